@@ -1,0 +1,200 @@
+"""The words every room shares: jobs, their inputs and outcomes, principals and events.
+
+Plain frozen data, no behaviour beyond conversion, no imports from the rest of the package but none.
+Times are integers: milliseconds since the Unix epoch, in the job Redis' clock where a job is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+SERVICE_NAME = "sem-image-classifier"
+
+Json = dict[str, Any]
+
+
+class JobStatus(StrEnum):
+    """The states of a job, the same words in the public API and in Redis."""
+
+    PENDING = "PENDING"
+    PROCESSING = "PROCESSING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is asking, from a verified token only.
+
+    `id` (hash of issuer and subject) owns jobs, records and limits. `name` is shown and reported, never compared.
+    """
+
+    id: str
+    name: str
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobInput:
+    """A reference to stored bytes and what admission needs to know of them.
+
+    `pixels` is the decoded size of the input in the unit its input layer counts (width x height x frames for images).
+    """
+
+    reference: str
+    bytes: int
+    pixels: int
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job ended FAILED: the slug of a problem type (`errors.py`) and a sentence a person can act on."""
+
+    slug: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job as its record in Redis tells it."""
+
+    id: str
+    owner: str
+    model: str
+    status: JobStatus
+    params: Json
+    input: JobInput | None
+    submitted_at: int
+    started_at: int | None = None
+    completed_at: int | None = None
+    run: int = 1
+    deliveries: int = 0
+    strikes: int = 0
+    result: Json | None = None
+    failure: Failure | None = None
+    traceparent: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One claimed job on its way to a model replica. `alone` marks a suspect: nothing else may run beside it."""
+
+    job_id: str
+    token: str
+    params: Json
+    input: JobInput | None
+    alone: bool = False
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a model made of one task: exactly one of `result` and `failure` is set."""
+
+    job_id: str
+    result: Json | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What the gateway needs to know of a served model. Built once by `app.build`; no weights, no torch."""
+
+    name: str
+    implementation: str
+    """`module:Class`, importable without torch; its `Params` validates what a submit carries."""
+    input_layer: Literal["image", "none"]
+    params_schema: Json
+    result_schema: Json
+    max_batch_size: int
+    chunks_per_replica: int
+    """`max_ongoing_requests` of the deployment: chunks one replica holds at once."""
+    wakes_from_zero: bool
+    """True when the deployment may have no replica until a job comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaCard:
+    """What a running model replica says of itself with every heartbeat."""
+
+    model: str
+    replica: str
+    version: str
+    device: str
+    description: Json = field(default_factory=dict)
+    """Model id, revision, weights' sha256, engine, precision, labels: shown by the API."""
+
+
+class Registrar(Protocol):
+    """The two things a model replica tells the tracker. `jobs` provides it, `app` hands it over."""
+
+    def beat(self, card: ReplicaCard) -> Awaitable[None]:
+        """Say that this replica runs; forgotten after a few missed beats."""
+        ...
+
+    def start_alone(self, task: Task) -> Awaitable[bool]:
+        """Report that a suspect begins, alone. False: the lease is no longer ours, do not start."""
+        ...
+
+
+class ModelHandle(Protocol):
+    """How the dispatcher reaches the replicas of one model."""
+
+    def predict(self, chunk: Sequence[Task]) -> Awaitable[list[Outcome]]:
+        """One outcome per task, in order. Raises `errors.ModelUnready` when the fault is not the input's,
+        `errors.ReplicaLost` when the replica died or timed out while it held the chunk."""
+        ...
+
+    def warm_up(self) -> Awaitable[str]:
+        """Send a warm-up input the whole way through one replica; its version. Raises as `predict` does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class UsageEvent:
+    """One authenticated request, written before its response starts. Field names are the outbox's."""
+
+    event_id: str
+    timestamp: int
+    principal_id: str
+    username: str
+    group: str
+    endpoint_type: str
+    status_code: int
+    url_path: str
+    latency_ms: float
+    request_bytes: int
+    job_id: str
+    model: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeEvent:
+    """One ended job, written by the script that ends it. Field names are the outbox's; the event id is `job_id:run`."""
+
+    job_id: str
+    run: int
+    owner: str
+    model: str
+    status: str
+    dead: bool
+    slug: str
+    detail: str
+    result: str
+    deliveries: int
+    submitted_at: int
+    started_at: int
+    completed_at: int

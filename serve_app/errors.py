@@ -1,0 +1,197 @@
+"""Every error a person or a client can meet; one class = one problem type (RFC 9457) = one heading in docs/problems.md.
+
+ServiceError
+├── RequestError                      the caller can mend it
+│   ├── TokenMissing              401 token-missing
+│   ├── TokenInvalid              401 token-invalid
+│   ├── BodyInvalid               400 body-invalid
+│   ├── BodyTooLarge              413 body-too-large
+│   ├── BodyTypeUnsupported       415 body-type-unsupported
+│   ├── ParamsInvalid             422 params-invalid
+│   ├── ImageMissing              400 image-missing
+│   ├── ImageTypeUnsupported      415 image-type-unsupported
+│   ├── ImageTooLarge             413 image-too-large
+│   ├── ImageUnreadable           422 image-unreadable
+│   ├── ImageUrlInvalid           422 image-url-invalid
+│   ├── ImageUrlForbidden         422 image-url-forbidden
+│   ├── ImageUrlFailed            422 image-url-failed
+│   ├── ModelUnknown              404 model-unknown
+│   ├── JobUnknown                404 job-unknown
+│   ├── RouteUnknown              404 route-unknown
+│   └── MethodNotAllowed          405 method-not-allowed
+├── CapacityError                     the house is full or a part of it is away; try again
+│   ├── QueueFull                 503 queue-full
+│   ├── StoreFull                 503 store-full
+│   ├── TrackerUnavailable        503 tracker-unavailable
+│   ├── KeysUnavailable           503 keys-unavailable
+│   └── DeadlineExceeded          504 deadline-exceeded
+├── JobError                          a job ends FAILED with it; never an HTTP status of its own
+│   ├── ImageUndecodable              image-undecodable
+│   ├── ImageTooCostly                image-too-costly
+│   ├── InputLost                     input-lost
+│   ├── ModelRejected                 model-rejected
+│   └── JobDead                       job-dead
+├── ModelUnready                      not the input's fault: the job is given back, never shown to a client
+├── ReplicaLost                       the replica died or hung with the chunk: counted as a delivery
+└── InternalError                 500 internal-error
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from serve_app.contracts import Failure
+
+
+class ServiceError(Exception):
+    """Base of all; `detail` is written for the person who has to act."""
+
+    slug: ClassVar[str] = "internal-error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "The service failed"
+
+    def __init__(self, detail: str, *, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class InternalError(ServiceError):
+    """A defect of ours. The detail says nothing of the inside."""
+
+
+class RequestError(ServiceError):
+    """The caller can mend it; 4xx."""
+
+
+class TokenMissing(RequestError):
+    slug, status, title = "token-missing", 401, "A bearer token is required"
+
+
+class TokenInvalid(RequestError):
+    slug, status, title = "token-invalid", 401, "The bearer token was refused"
+
+
+class BodyInvalid(RequestError):
+    slug, status, title = "body-invalid", 400, "The request body could not be read"
+
+
+class BodyTooLarge(RequestError):
+    slug, status, title = "body-too-large", 413, "The request body is too large"
+
+
+class BodyTypeUnsupported(RequestError):
+    slug, status, title = "body-type-unsupported", 415, "The request body has an unsupported media type"
+
+
+class ParamsInvalid(RequestError):
+    slug, status, title = "params-invalid", 422, "The model's parameters are not valid"
+
+
+class ImageMissing(RequestError):
+    slug, status, title = "image-missing", 400, "Send one image"
+
+
+class ImageTypeUnsupported(RequestError):
+    slug, status, title = "image-type-unsupported", 415, "The image type is not supported"
+
+
+class ImageTooLarge(RequestError):
+    slug, status, title = "image-too-large", 413, "The image is too large"
+
+
+class ImageUnreadable(RequestError):
+    slug, status, title = "image-unreadable", 422, "The image could not be read"
+
+
+class ImageUrlInvalid(RequestError):
+    slug, status, title = "image-url-invalid", 422, "The image URL is not valid"
+
+
+class ImageUrlForbidden(RequestError):
+    slug, status, title = "image-url-forbidden", 422, "The image URL is not allowed"
+
+
+class ImageUrlFailed(RequestError):
+    slug, status, title = "image-url-failed", 422, "The image could not be fetched"
+
+
+class ModelUnknown(RequestError):
+    slug, status, title = "model-unknown", 404, "No such model"
+
+
+class JobUnknown(RequestError):
+    slug, status, title = "job-unknown", 404, "No such job"
+
+
+class RouteUnknown(RequestError):
+    slug, status, title = "route-unknown", 404, "No such route"
+
+
+class MethodNotAllowed(RequestError):
+    slug, status, title = "method-not-allowed", 405, "The method is not allowed here"
+
+
+class CapacityError(ServiceError):
+    """The house is full or a part of it is away; the same request may pass later."""
+
+    status = 503
+
+
+class QueueFull(CapacityError):
+    slug, title = "queue-full", "The queue is full"
+
+
+class StoreFull(CapacityError):
+    slug, title = "store-full", "The image store is full"
+
+
+class TrackerUnavailable(CapacityError):
+    slug, title = "tracker-unavailable", "The job tracker is not reachable"
+
+
+class KeysUnavailable(CapacityError):
+    slug, title = "keys-unavailable", "The token issuer's keys are not reachable"
+
+
+class DeadlineExceeded(CapacityError):
+    slug, status, title = "deadline-exceeded", 504, "The request took too long"
+
+
+class JobError(ServiceError):
+    """A job ends FAILED with it."""
+
+    def as_failure(self) -> Failure:
+        return Failure(self.slug, self.detail)
+
+
+class ImageUndecodable(JobError):
+    slug, title = "image-undecodable", "The image's pixels could not be decoded"
+
+
+class ImageTooCostly(JobError):
+    slug, title = "image-too-costly", "Decoding the image took too much memory or time"
+
+
+class InputLost(JobError):
+    slug, title = "input-lost", "The stored input is no longer there"
+
+
+class ModelRejected(JobError):
+    slug, title = "model-rejected", "The model could not process this input"
+
+
+class JobDead(JobError):
+    slug, title = "job-dead", "The job was given up after repeated losses"
+
+
+class ModelUnready(ServiceError):
+    """Not the input's fault; jobs are given back uncounted and the breaker opens."""
+
+    slug, title = "model-unready", "The model is not ready"
+
+
+class ReplicaLost(ServiceError):
+    """The replica died or hung while it held the chunk; the loss counts as a delivery."""
+
+    slug, title = "replica-lost", "The model replica was lost"

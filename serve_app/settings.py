@@ -1,0 +1,144 @@
+"""Every setting, typed, frozen, read once from the environment (or `<NAME>` files under SECRETS_DIR).
+
+Each setting is one row of docs/settings.md; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """What the service reads from its environment. Names in the environment are these in upper case."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", secrets_dir=None, validate_default=True)
+
+    environment: Literal["local", "dev", "stage", "prod"] = "local"
+    """Where it runs. `prod` refuses the dev issuer, the demo model, an empty audience, http issuers and placeholders."""
+
+    redis_url: SecretStr = SecretStr("")
+    """Job Redis, >= 7.0, `noeviction`. Empty: `semapi up` starts an embedded Valkey."""
+    database_url: SecretStr = SecretStr("")
+    """PostgreSQL, >= 15. Empty: `semapi up` starts an embedded one."""
+
+    oidc_issuers: CommaList = ("http://localhost:18080/default",)
+    """Accepted token issuers, comma separated; keys come by OIDC discovery."""
+    oidc_audience: str = ""
+    """Required `aud` of access tokens. Empty accepts any (refused in prod)."""
+
+    job_ttl: Annotated[int, Field(ge=1)] = 3600
+    """Seconds a job's record stays after it ended."""
+    lease_seconds: Annotated[float, Field(ge=1)] = 10.0
+    """A claimed job not renewed for this long is taken back."""
+    queue_max_jobs: Annotated[int, Field(ge=1)] = 10_000
+    """Jobs that may wait or run, per model; beyond it 503."""
+    queue_max_bytes: Annotated[int, Field(ge=1)] = 1024 * MIB
+    """Stored inputs of jobs not ended, in bytes, all models together; beyond it 503."""
+    dead_max_jobs: Annotated[int, Field(ge=1)] = 1000
+    """Dead jobs kept per model for inspection; the oldest leave first."""
+
+    image_max_bytes: Annotated[int, Field(ge=1)] = 50 * MIB
+    """Largest image, uploaded or fetched."""
+    image_max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
+    """Largest image in pixels (width x height of one frame)."""
+    image_max_frames: Annotated[int, Field(ge=1)] = 64
+    """Most frames or pages of one file; the first is classified."""
+    image_store_share: Annotated[float, Field(gt=0, le=0.8)] = 0.6
+    """Share of Redis' `maxmemory` that stored images may take; beyond it 503."""
+    image_url_private_hosts: CommaList = ()
+    """`host` or `host:port` that `image_url` may reach although private; for development."""
+    upload_bytes_in_flight: Annotated[int, Field(ge=1)] = 256 * MIB
+    """Request bodies one gateway replica holds at once; beyond it 503."""
+
+    model_source: Literal["demo", "hugging_face", "private"] = "demo"
+    """`demo`: the shipped stand-in. `hugging_face`: a snapshot in the Hugging Face cache. `private`: MODEL_CACHE_DIR."""
+    model_id: str = ""
+    """`org/name` of the model, for example t0m-R/vit-sem-classification."""
+    model_revision: str = ""
+    """Commit of the model; required for hugging_face, in prod 40 hex digits."""
+    model_cache_dir: Path | None = None
+    """Absolute folder that holds `models--org--name/snapshots`, for `private`."""
+    inference_threads: Annotated[int, Field(ge=0)] = 0
+    """Threads of one forward pass; 0 takes the replica's processors."""
+    forward_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Deadline of one forward pass; a hung one fails the replica's health check."""
+    decode_workers: Annotated[int, Field(ge=1)] = 1
+    """Processes that decode images, per model replica."""
+    decode_timeout_s: Annotated[float, Field(gt=0)] = 20.0
+    """Deadline of decoding one image."""
+    decode_memory_mib: Annotated[int, Field(ge=256)] = 2048
+    """Memory one decode worker may take above its start."""
+
+    outbox_max: Annotated[int, Field(ge=1)] = 100_000
+    """Entries in the outbox beyond which usage events are counted instead of stored; outcome events always go in."""
+
+    submit_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """Deadline of a submit request; beyond it 504."""
+    read_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """Deadline of a read request; beyond it 504."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
+        for name in ("oidc_issuers", "image_url_private_hosts"):
+            if isinstance(text := values.get(name), str):
+                values[name] = tuple(part.strip() for part in text.split(",") if part.strip())
+        return values
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.model_source == "hugging_face" and not (self.model_id and self.model_revision):
+            raise ValueError("MODEL_SOURCE=hugging_face needs MODEL_ID and MODEL_REVISION")
+        if self.model_source == "private" and not (self.model_id and self.model_cache_dir):
+            raise ValueError("MODEL_SOURCE=private needs MODEL_ID and MODEL_CACHE_DIR")
+        if self.model_cache_dir and not self.model_cache_dir.is_absolute():
+            raise ValueError("MODEL_CACHE_DIR must be an absolute path")
+        if not self.oidc_issuers:
+            raise ValueError("OIDC_ISSUERS must name at least one issuer")
+        if self.environment == "prod":
+            self._refuse_development_values()
+        return self
+
+    def _refuse_development_values(self) -> None:
+        refused = []
+        if not self.redis_url.get_secret_value() or not self.database_url.get_secret_value():
+            refused.append("REDIS_URL and DATABASE_URL must be set")
+        if not self.oidc_audience:
+            refused.append("OIDC_AUDIENCE must be set")
+        for issuer in self.oidc_issuers:
+            parts = urlsplit(issuer)
+            if parts.scheme != "https" or parts.hostname in ("localhost", "127.0.0.1", "::1"):
+                refused.append(f"OIDC_ISSUERS: {issuer} is not a public https issuer")
+            if parts.hostname and (parts.hostname.endswith("example.com") or "REPLACE" in issuer):
+                refused.append(f"OIDC_ISSUERS: {issuer} is a placeholder")
+        if self.model_source == "demo":
+            refused.append("MODEL_SOURCE=demo is a stand-in; name the real model")
+        elif len(self.model_revision) != 40 or set(self.model_revision) - set("0123456789abcdef"):
+            refused.append("MODEL_REVISION must be a commit of 40 hex digits")
+        if self.image_url_private_hosts:
+            refused.append("IMAGE_URL_PRIVATE_HOSTS must be empty")
+        for name in ("redis_url", "database_url", "oidc_audience"):
+            value = getattr(self, name)
+            text = value.get_secret_value() if isinstance(value, SecretStr) else value
+            if "REPLACE" in text.upper() or "CHANGEME" in text.upper():
+                refused.append(f"{name.upper()} holds a placeholder")
+        if refused:
+            raise ValueError("ENVIRONMENT=prod refuses: " + "; ".join(refused))
+
+
+@lru_cache(maxsize=1)
+def read_settings() -> Settings:
+    """The process's settings, read once."""
+    secrets = os.environ.get("SECRETS_DIR")
+    return Settings(_secrets_dir=secrets)  # type: ignore[call-arg]
