@@ -1,0 +1,8 @@
+# Each target is a thin call: the work, and what it does, is in scripts/dev.py.
+PYTHON ?= python3
+.DEFAULT_GOAL := help
+TARGETS := help run test check bench setup train-demo lock
+
+.PHONY: $(TARGETS)
+$(TARGETS):
+	@$(PYTHON) scripts/dev.py $@ $(ARGS)

@@ -1,0 +1,164 @@
+"""Every task of this repository, with Python alone: `python3 scripts/dev.py help`.
+
+The Makefile calls nothing else. Standard library only, and syntax that older interpreters read.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from typing import Callable, Dict, List, NoReturn, Optional, Tuple
+
+from environment import PYTHON, REQUIREMENTS, ROOT, VENV, ensure, pip, stop
+
+OLDEST, NEWEST = (3, 11), (3, 13)
+CANDIDATES = ("python3.12", "python3.11", "python3.13")
+UV = "uv==0.13.8"
+
+
+def fits(version: Tuple[int, ...]) -> bool:
+    """True for the Python versions that the locked wheels exist for."""
+    return OLDEST <= version <= NEWEST
+
+
+def use_fitting_python() -> None:
+    """Go on under a Python that fits: this one, else one from PATH, else say what to install."""
+    if not fits(sys.version_info[:2]):
+        for command in CANDIDATES:
+            path = working(command)
+            if path:
+                os.execv(path, [path, *sys.argv])
+        stop(f"Python 3.11, 3.12 or 3.13 is needed; this is {platform.python_version()}. {how_to_install()}")
+    if platform.system() not in ("Linux", "Darwin") or sys.maxsize < 2**32:
+        stop("64-bit Linux or macOS is needed (on Windows: WSL 2).")
+
+
+def working(command: str) -> Optional[str]:
+    """The path of an interpreter that answers and fits; a version manager's shim may be there and start nothing."""
+    path = shutil.which(command)
+    if path is None:
+        return None
+    probe = [path, "-c", "import sys; print(*sys.version_info[:2])"]
+    try:
+        answer = subprocess.run(probe, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return path if fits(tuple(int(part) for part in answer.split())) else None
+
+
+def how_to_install() -> str:
+    """The command that gets a fitting Python on this kind of machine."""
+    if platform.system() == "Darwin":
+        return "Install one: brew install python@3.12"
+    if shutil.which("apt-get"):
+        return "Install one: sudo apt-get install python3.12 python3.12-venv (or 3.11, or 3.13)"
+    if shutil.which("dnf"):
+        return "Install one: sudo dnf install python3.12"
+    return "Install one: https://www.python.org/downloads/"
+
+
+def become(*command: str) -> NoReturn:
+    """Go over into a command of the environment, which then gets signals and sets the exit status itself."""
+    path = str(VENV / "bin" / command[0])
+    os.execv(path, [path, *command[1:]])
+
+
+def setup(arguments: List[str]) -> None:
+    """Build .venv, tools for tests included; the other tasks do it by themselves."""
+    ensure(dev=True)
+
+
+def run(arguments: List[str]) -> None:
+    """Start the service and everything it needs, and classify a sample (ARGS=--once: then end)."""
+    ensure(dev=False)
+    become("semapi", "up", *arguments)
+
+
+def test(arguments: List[str]) -> None:
+    """Run the tests (ARGS=tests/unit: some of them)."""
+    ensure(dev=True)
+    become("python", "-m", "pytest", *arguments)
+
+
+def check(arguments: List[str]) -> None:
+    """Style, types, import direction and file shape: all of them, then one line for each."""
+    ensure(dev=True)
+    checks = {
+        "style": ("ruff", "check", "."),
+        "format": ("ruff", "format", "--check", "."),
+        "types": ("mypy",),
+        "imports": ("lint-imports",),
+        "shape": ("python", "-m", "pytest", "-q", "tests/unit/test_shape.py"),
+    }
+    lines, failed = [], False
+    for name, (command, *rest) in checks.items():
+        print(f"== {name}", flush=True)
+        began = time.monotonic()
+        wrong = subprocess.run([str(VENV / "bin" / command), *rest], cwd=str(ROOT), check=False).returncode != 0
+        lines.append(f"{name:8} {'FAILED' if wrong else 'ok':6} {time.monotonic() - began:5.1f} s")
+        failed |= wrong
+    print("==", *lines, sep="\n")
+    sys.exit(1 if failed else 0)
+
+
+def bench(arguments: List[str]) -> None:
+    """Measure the service against its targets."""
+    ensure(dev=True)
+    become("python", "scripts/bench.py", *arguments)
+
+
+def train_demo(arguments: List[str]) -> None:
+    """Train the demo model again (about 6 minutes on two cores)."""
+    ensure(dev=False)
+    become("python", "scripts/train_demo_model.py", *arguments)
+
+
+def lock(arguments: List[str]) -> None:
+    """Resolve requirements/*.in into hashed locks (ARGS=--upgrade: to the newest versions)."""
+    ensure(dev=True)
+    subprocess.run(pip("install", "--no-deps", "--quiet", UV), check=True)
+    for name in ("serve", "dev"):
+        source, target = REQUIREMENTS / f"{name}.in", REQUIREMENTS / f"{name}.txt"
+        command = [str(PYTHON), "-m", "uv", "pip", "compile", "--universal", "--python-version", "3.11"]
+        command += ["--generate-hashes", "--no-emit-package", "torch", "--no-emit-index-url", "--quiet"]
+        command += ["--custom-compile-command", "make lock", *arguments]
+        command += [str(source.relative_to(ROOT)), "-o", str(target.relative_to(ROOT))]
+        subprocess.run(command, cwd=str(ROOT), check=True)
+
+
+def show_help(arguments: List[str]) -> None:
+    """This list."""
+    print("make TARGET, or python3 scripts/dev.py TARGET. Arguments: make TARGET ARGS='...'\n")
+    for name, task in TASKS.items():
+        print(f"  {name:11} {task.__doc__}")
+
+
+TASKS: Dict[str, Callable[[List[str]], None]] = {
+    "help": show_help,
+    "run": run,
+    "test": test,
+    "check": check,
+    "bench": bench,
+    "setup": setup,
+    "train-demo": train_demo,
+    "lock": lock,
+}
+
+
+def main() -> None:
+    """Read the task's name and do it, in the root of the checkout."""
+    name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("help", [])
+    if name not in TASKS:
+        stop(f"there is no task {name!r}; there are: {', '.join(TASKS)}.")
+    if name != "help":
+        use_fitting_python()
+    os.chdir(ROOT)
+    TASKS[name](arguments)
+
+
+if __name__ == "__main__":
+    main()
