@@ -38,6 +38,7 @@ ServiceError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from serve_app.contracts import Failure
@@ -50,10 +51,14 @@ class ServiceError(Exception):
     status: ClassVar[int] = 500
     title: ClassVar[str] = "The service failed"
 
-    def __init__(self, detail: str, *, retry_after: int | None = None) -> None:
+    def __init__(
+        self, detail: str, *, retry_after: int | None = None, pointers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after = retry_after
+        self.pointers = dict(pointers or {})
+        """JSON Pointer (RFC 6901) into the request body -> what is wrong there."""
 
 
 class InternalError(ServiceError):
