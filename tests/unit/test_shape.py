@@ -1,0 +1,128 @@
+"""The shape of the repository: small files, empty packages, nothing of the machine it was written on."""
+
+import ast
+import fnmatch
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 40
+MAX_FOLDER_MODULES = 14
+MAX_WEIGHTS_BYTES = 4_000_000
+
+CODE_SUFFIXES = {".py", ".lua", ".sql"}
+WEIGHT_SUFFIXES = {".bin", ".npz", ".onnx", ".pt", ".pth", ".safetensors"}
+# Home folders, work folders and package mirrors of single machines; written so that this file does not match itself.
+MACHINE_PATH = re.compile(r"(?<![\w.~})-])/(?:root|work|opt/(?:pypi|wheels)|home/[a-z]\w*|Users/\w+)(?![\w-])")
+CREDENTIALS_IN_INDEX = re.compile(r"(?:index-url|find-links)[= ]+\S*(?://[^/\s]+@|file:)")
+
+
+def ignored_names() -> list[str]:
+    lines = (ROOT / ".gitignore").read_text().splitlines()
+    return [".git", *(line.strip().rstrip("/") for line in lines if line.strip() and not line.startswith("#"))]
+
+
+def repository_files(folder: Path = ROOT) -> Iterator[Path]:
+    """Every file that git would track; without asking git, which a bare machine may not have."""
+    names = ignored_names()
+    for entry in sorted(folder.iterdir()):
+        if any(fnmatch.fnmatch(entry.name, name) for name in names) or entry.is_symlink():
+            continue
+        if entry.is_dir():
+            yield from repository_files(entry)
+        else:
+            yield entry
+
+
+FILES = list(repository_files())
+CODE = [path for path in FILES if path.suffix in CODE_SUFFIXES and path.relative_to(ROOT).parts[0] != "tests"]
+MODULES = [path for path in CODE if path.suffix == ".py"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_code_is_seen() -> None:
+    names = {name(path) for path in MODULES}
+    assert {"serve_app/contracts.py", "scripts/dev.py"} <= names
+
+
+def test_files_are_small() -> None:
+    lengths = {name(path): len(path.read_text("utf-8").splitlines()) for path in CODE}
+    assert {path: lines for path, lines in lengths.items() if lines > MAX_FILE_LINES} == {}
+
+
+def test_functions_are_small() -> None:
+    long = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    long[f"{name(path)}:{node.name}"] = lines
+    assert long == {}
+
+
+def test_folders_are_small() -> None:
+    modules: dict[str, int] = {}
+    for path in MODULES:
+        if path.name != "__init__.py":
+            modules[name(path.parent)] = modules.get(name(path.parent), 0) + 1
+    assert {folder: count for folder, count in modules.items() if count > MAX_FOLDER_MODULES} == {}
+
+
+def test_packages_only_re_export() -> None:
+    def allowed(node: ast.stmt) -> bool:
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        is_export_list = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        return is_docstring or is_export_list or isinstance(node, ast.Import | ast.ImportFrom)
+
+    packages = [path for path in MODULES if path.name == "__init__.py"]
+    assert packages
+    assert [name(path) for path in packages if not all(map(allowed, ast.parse(path.read_text("utf-8")).body))] == []
+
+
+def test_nothing_tells_of_the_machine_it_was_written_on() -> None:
+    found = []
+    for path in FILES:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+        if path.suffix in WEIGHT_SUFFIXES or "\0" in text:
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            if MACHINE_PATH.search(line) or CREDENTIALS_IN_INDEX.search(line):
+                found.append(f"{name(path)}:{number}: {line.strip()[:100]}")
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["cd /" + "root/project", "PATH=/" + "work/main", "'/" + "home/alice/x'", "--extra-index-url " + "file:///mirror"],
+)
+def test_a_path_of_a_machine_would_be_found(line: str) -> None:
+    assert MACHINE_PATH.search(line) or CREDENTIALS_IN_INDEX.search(line)
+
+
+@pytest.mark.parametrize("line", ["https://host/work/x", "homework/root", "/api/v1/jobs", "/workspace", "~/work/x"])
+def test_other_paths_are_left_alone(line: str) -> None:
+    assert not MACHINE_PATH.search(line)
+
+
+def test_weights_stay_small() -> None:
+    sizes = {name(path): path.stat().st_size for path in FILES if path.suffix in WEIGHT_SUFFIXES}
+    assert sum(sizes.values()) <= MAX_WEIGHTS_BYTES, sizes
+
+
+@pytest.mark.parametrize("lock", ["serve", "dev"])
+def test_every_locked_package_has_a_version_and_hashes(lock: str) -> None:
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text().replace("\\\n", " ")
+    rows = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    assert len(rows) > 10
+    assert [
+        row[:80] for row in rows if not re.match(r"[a-z0-9][\w.\[\]-]*==\S+ .*--hash=sha256:[0-9a-f]{64}", row)
+    ] == []
+    assert not any(row.startswith("torch==") for row in rows), "torch is installed in a step of its own"
