@@ -1,0 +1,192 @@
+"""One Ray node on loopback with the application on it, as two guarded families of processes.
+
+The node is started by `ray start`, because only there its address can be 127.0.0.1, which keeps Ray's ports on
+loopback; the application by `serve run`, as a person would. Ray's token authentication is on, its statistics off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import httpx2
+import yaml
+
+from serve_app.local.guard import guarded
+from serve_app.local.server import free_port, is_free
+from serve_app.local.state import LocalError, make_folder, password
+
+NODE_DEADLINE_S = 90.0
+APPLICATION_DEADLINE_S = 180.0
+STOP_GRACE_S = 15.0
+POLL_S = 0.2
+LOGICAL_CPUS = 8
+"""What Ray believes the machine has. Replicas share real processors; none of ours reserves a whole one here."""
+
+
+class Cluster:
+    """The application of one Serve config, on its own Ray node.
+
+    `environment` is what the replicas see beside ours (REDIS_URL, …). With `haproxy` the node runs Serve's HAProxy
+    and throughput switches, as a cluster does; HAProxy's statistics port faces the network then, so the laptop
+    default is the plain proxy.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Path,
+        environment: Mapping[str, str],
+        *,
+        api_port: int = 0,
+        dashboard_port: int = 0,
+        haproxy: bool = False,
+    ) -> None:
+        self.folder = folder.absolute()
+        self.config = config
+        self.api_port = api_port or free_port()
+        self.dashboard_port = dashboard_port or free_port()
+        self.node_port = free_port()
+        # Ray puts sockets below this folder; their paths must stay under 107 characters, so it is a short one.
+        digest = hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]
+        self.ray_folder = Path(tempfile.gettempdir()) / f"semapi-ray-{os.getuid()}-{digest}"
+        self.environment = {**os.environ, **environment, **self._ray_environment(haproxy)}
+        self._families: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.api_port}"
+
+    @property
+    def dashboard_url(self) -> str:
+        return f"http://localhost:{self.dashboard_port}"
+
+    @property
+    def token_file(self) -> Path:
+        """Ray's own token: the dashboard asks for it, `ray` and `serve` commands read it."""
+        return self.folder / "ray-token"
+
+    def start(self, progress: Callable[[str], None] = lambda _: None) -> None:
+        """Start and return when the service is healthy. Raises LocalError with the end of the log that tells why."""
+        for port in (self.api_port, self.dashboard_port):
+            if not is_free(port):
+                raise LocalError(f"Port {port} is taken by another program; end it or choose another port.")
+        make_folder(self.folder)
+        password(self.token_file)
+        shutil.rmtree(self.ray_folder, ignore_errors=True)
+        self.ray_folder.mkdir(mode=0o700)
+        try:
+            progress("starting a Ray node")
+            node = self._launch("node", self._node_command())
+            self._wait(node, "node", self._node_answers, NODE_DEADLINE_S)
+            progress("starting the application")
+            application = self._launch("application", self._application_command())
+            self._wait(application, "application", self.is_healthy, APPLICATION_DEADLINE_S)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the application, then the node with everything that came from it, HAProxy too."""
+        for family in reversed(self._families):
+            family.terminate()
+            try:
+                family.communicate(timeout=STOP_GRACE_S + 20)
+            except subprocess.TimeoutExpired:
+                family.kill()
+        self._families.clear()
+        shutil.rmtree(self.ray_folder, ignore_errors=True)
+
+    def is_healthy(self) -> bool:
+        return _get(f"{self.url}/health") == 200
+
+    def pids(self) -> list[int]:
+        """The guards; every process of the cluster descends from one of them."""
+        return [family.pid for family in self._families]
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def _launch(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        self.log(name).unlink(missing_ok=True)
+        family = guarded(command, self.environment, self.log(name), grace_s=STOP_GRACE_S)
+        self._families.append(family)
+        return family
+
+    def _wait(
+        self, family: subprocess.Popen[bytes], name: str, is_ready: Callable[[], bool], seconds: float
+    ) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and family.poll() is None:
+            if is_ready():
+                return
+            time.sleep(POLL_S)
+        tail = "\n".join(self.log(name).read_text(errors="replace").splitlines()[-25:])
+        raise LocalError(f"The {name} did not start. The end of {self.log(name)}:\n{tail}")
+
+    def _node_answers(self) -> bool:
+        return _get(f"{self.dashboard_url}/api/version", password(self.token_file)) == 200
+
+    def _node_command(self) -> list[str]:
+        options = {
+            "node-ip-address": "127.0.0.1",
+            "port": self.node_port,
+            "dashboard-host": "127.0.0.1",
+            "dashboard-port": self.dashboard_port,
+            "dashboard-agent-listen-port": free_port(),
+            "ray-client-server-port": free_port(),
+            "min-worker-port": 0,  # Ray's default range contains the token issuer's port
+            "max-worker-port": 0,
+            "num-cpus": LOGICAL_CPUS,
+            "temp-dir": self.ray_folder,
+        }
+        flags = [f"--{name}={value}" for name, value in options.items()]
+        return [_script("ray"), "start", "--head", "--block", "--disable-usage-stats", *flags]
+
+    def _application_command(self) -> list[str]:
+        config = yaml.safe_load(self.config.read_text())
+        config["http_options"] = {**config.get("http_options", {}), "host": "127.0.0.1", "port": self.api_port}
+        resolved = self.folder / "serve.yaml"
+        resolved.write_text(yaml.safe_dump(config, sort_keys=False))
+        return [_script("serve"), "run", f"--address=127.0.0.1:{self.node_port}", str(resolved)]
+
+    def _ray_environment(self, haproxy: bool) -> dict[str, str]:
+        environment = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token_file),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_SERVE_LOG_TO_STDERR": "0",
+            "AUTOSCALER_METRIC_PORT": str(free_port()),
+            "DASHBOARD_METRIC_PORT": str(free_port()),
+            # A replica's gateway drains for half a minute by default; on one machine nobody routes to it by then.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        }
+        if haproxy:
+            environment |= {
+                "RAY_SERVE_ENABLE_HA_PROXY": "1",
+                "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+                "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+                "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+                "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(self.ray_folder / "haproxy" / "haproxy.cfg"),
+                "RAY_SERVE_HAPROXY_SOCKET_PATH": str(self.ray_folder / "haproxy" / "admin.sock"),
+            }
+        return environment
+
+
+def _script(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def _get(url: str, token: str = "") -> int:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        return httpx2.get(url, headers=headers, timeout=3, trust_env=False).status_code
+    except httpx2.HTTPError:
+        return 0

@@ -1,0 +1,180 @@
+"""One embedded server: locked to its folder, started until it answers, ended with the process that started it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar, TextIO
+
+import psutil
+
+from serve_app.local.guard import guarded
+from serve_app.local.state import LocalError, give_to_service, hold, make_folder, refuse_unreachable, service_account
+
+START_DEADLINE_S = 30.0
+STOP_GRACE_S = 10.0
+GUARD_DEADLINE_S = 15.0
+"""What a guard may take after the grace, see guard.TERM_GRACE_S and KILL_DEADLINE_S."""
+POLL_S = 0.02
+
+
+class Server(ABC):
+    """A server whose data stay in `folder`. `port` 0 picks a free one, kept for the life of this object."""
+
+    title: ClassVar[str]
+    process_names: ClassVar[tuple[str, ...]]
+    """How its processes are called, to know our own from an earlier run."""
+    end_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    as_service: ClassVar[bool] = True
+    """As root, run as the service account."""
+
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        self.folder = folder.absolute()
+        self.data = self.folder / "data"
+        self.log = self.folder / "log"
+        self.port = port
+        self.pid = 0
+        self._lock: TextIO | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where clients reach it, password included. Valid after the first start."""
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Make what the server needs in its folder."""
+
+    @abstractmethod
+    def _command(self) -> list[str]:
+        """The command line for the current port."""
+
+    @abstractmethod
+    def _check(self) -> None:
+        """Raise NotReady while the server does not answer yet."""
+
+    def start(self) -> None:
+        """Start and return when the server answers. Raises LocalError: folder in use, port taken, or its log's end."""
+        make_folder(self.folder)
+        self._lock = hold(self.folder)
+        try:
+            if self.as_service:
+                refuse_unreachable(self.folder)
+            self._end_orphans()
+            self._prepare()
+            self._launch()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the server in order; data stay. Nothing happens when it is not running."""
+        if self._guard:
+            self._guard.terminate()
+        self._leave()
+
+    def kill(self) -> None:
+        """SIGKILL the server and what belongs to it, as a crash would."""
+        if self.pid:
+            head = psutil.Process(self.pid)
+            for member in [head, *head.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Wait for the guard, which ends after all it guards, and unlock the folder."""
+        if self._guard:
+            try:
+                self._guard.communicate(timeout=STOP_GRACE_S + GUARD_DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                self._guard.kill()
+                self._guard.communicate()
+        self._guard = None
+        self.pid = 0
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def _launch(self) -> None:
+        self.port = self.port or free_port()
+        if not is_free(self.port):
+            raise LocalError(f"Port {self.port} is taken by another program; end it or choose another port.")
+        account = service_account() if self.as_service else None
+        self.log.unlink(missing_ok=True)
+        guard = guarded(
+            self._command(),
+            {**os.environ, "LC_ALL": "C"},
+            self.log,
+            cwd=self.data,
+            account=(account.pw_uid, account.pw_gid) if account else None,
+            end_signal=self.end_signal,
+            grace_s=STOP_GRACE_S,
+        )
+        self._guard = guard
+        self._wait_until_ready(guard)
+        self.pid = min(psutil.Process(guard.pid).children(), key=lambda child: child.create_time()).pid
+
+    def _wait_until_ready(self, guard: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + START_DEADLINE_S
+        while time.monotonic() < deadline and guard.poll() is None:
+            try:
+                return self._check()
+            except NotReady:
+                time.sleep(POLL_S)
+        tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-12:])
+        raise LocalError(f"{self.title} did not start. The end of {self.log}:\n{tail}")
+
+    def _end_orphans(self) -> None:
+        """End what an earlier run left in our data folder. We hold the lock, so nobody else uses it."""
+        orphans = [found for found in psutil.process_iter() if self._is_ours(found)]
+        for orphan in orphans:
+            with suppress(psutil.NoSuchProcess):
+                orphan.send_signal(self.end_signal)
+        for orphan in psutil.wait_procs(orphans, timeout=STOP_GRACE_S)[1]:
+            with suppress(psutil.NoSuchProcess):
+                orphan.kill()
+        if psutil.wait_procs(orphans, timeout=STOP_GRACE_S)[1]:
+            raise LocalError(f"An earlier {self.title} in {self.data} does not end; end it by hand.")
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.name().startswith(self.process_names) and process.cwd() == str(self.data)
+        except psutil.Error:
+            return False
+
+    def _make_data_folder(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if self.as_service:
+            give_to_service(folder)
+
+
+class NotReady(Exception):
+    """The server does not answer yet."""
+
+
+def free_port() -> int:
+    """A port nobody listens on, below the range of outgoing connections, so that none takes it before the server."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        if is_free(port):
+            return port
+
+
+def is_free(port: int) -> bool:
+    """True when nobody listens on this loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,101 @@
+"""Where the local servers keep their data, who may look into it, and the lock one run holds on it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from serve_app.contracts import SERVICE_NAME
+
+SERVICE_ACCOUNT = "nobody"
+
+
+class LocalError(Exception):
+    """A local server cannot run; the message tells the person at the terminal what to do."""
+
+
+def state_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """SEMAPI_STATE_DIR, else /var/lib/<service> for root, else ~/.local/state/<service>. Made when missing."""
+    if named := environ.get("SEMAPI_STATE_DIR"):
+        folder = Path(named).absolute()
+    elif os.geteuid() == 0:
+        folder = Path("/var/lib") / SERVICE_NAME
+    else:
+        folder = Path.home() / ".local" / "state" / SERVICE_NAME
+    make_folder(folder)
+    return folder
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` for us alone: 0700, as root 0711 because the servers then run as `nobody` and walk through it.
+
+    A folder that is already there is never changed, only refused when others could write into it.
+    """
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    found = folder.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise LocalError(f"{folder} must belong to you and be writable by you alone; choose another SEMAPI_STATE_DIR.")
+
+
+def hold(folder: Path) -> TextIO:
+    """Lock `folder` until the returned file is closed or this process ends. Refuses when another run holds it."""
+    path = folder / "lock"
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise LocalError(f"{folder} is in use by process {holder}; stop it first or set SEMAPI_STATE_DIR.") from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def service_account() -> pwd.struct_passwd | None:
+    """The account the servers run as: `nobody` when we are root (PostgreSQL refuses root), else None: our own."""
+    return pwd.getpwnam(SERVICE_ACCOUNT) if os.geteuid() == 0 else None
+
+
+def give_to_service(path: Path) -> None:
+    """Make the service account the owner of `path`."""
+    if account := service_account():
+        os.chown(path, account.pw_uid, account.pw_gid)
+
+
+def refuse_unreachable(folder: Path) -> None:
+    """As root, refuse a folder the service account cannot walk to; PostgreSQL would only say 'permission denied'."""
+    account = service_account()
+    if account is None:
+        return
+    for step in (folder.resolve(), *folder.resolve().parents):
+        found = step.stat()
+        if not found.st_mode & 0o001 and found.st_uid != account.pw_uid:
+            raise LocalError(
+                f"{folder} cannot be reached by {SERVICE_ACCOUNT}: run `chmod o+x {step}` or choose another."
+            )
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner, the service account, can read; whole or not at all."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    give_to_service(fresh)
+    fresh.replace(path)
+
+
+def password(path: Path) -> str:
+    """The random password kept at `path` (0600), made at the first call."""
+    if not path.exists():
+        write_private(path, secrets.token_hex(24) + "\n")
+    return path.read_text().strip()

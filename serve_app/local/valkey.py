@@ -1,0 +1,81 @@
+"""The embedded job Redis: a Valkey server that keeps its promise over a crash (every write is synced)."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import redis
+
+from serve_app.local.binaries import Program, find_program
+from serve_app.local.server import NotReady, Server
+from serve_app.local.state import LocalError, password, service_account, write_private
+
+CONFIG = """\
+bind 127.0.0.1
+port {port}
+protected-mode yes
+requirepass {password}
+dir {data}
+appendonly yes
+appendfsync {appendfsync}
+save ""
+maxmemory {maxmemory}
+maxmemory-policy noeviction
+enable-protected-configs no
+enable-debug-command no
+enable-module-command no
+"""
+
+
+class Valkey(Server):
+    """Valkey in `folder`. `appendfsync` as in its manual; `maxmemory` in its units ("2gb")."""
+
+    title = "Valkey"
+    process_names = ("valkey-server", "redis-server")
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int = 0,
+        *,
+        appendfsync: Literal["always", "everysec", "no"] = "always",
+        maxmemory: str = "2gb",
+    ) -> None:
+        super().__init__(folder, port)
+        self._appendfsync = appendfsync
+        self._maxmemory = maxmemory
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{password(self.folder / 'password')}@127.0.0.1:{self.port}/0"
+
+    @cached_property
+    def _program(self) -> Program:
+        program = find_program("valkey")
+        return program.copied_to(self.folder / "program") if service_account() else program
+
+    def _prepare(self) -> None:
+        self._make_data_folder(self.data)
+
+    def _command(self) -> list[str]:
+        config = self.folder / "valkey.conf"
+        text = CONFIG.format(
+            port=self.port,
+            password=password(self.folder / "password"),
+            data=f'"{self.data}"',
+            appendfsync=self._appendfsync,
+            maxmemory=self._maxmemory,
+        )
+        write_private(config, text)
+        return [str(self._program.path), str(config)]
+
+    def _check(self) -> None:
+        try:
+            with redis.Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1) as client:
+                version = client.info("server")["redis_version"]
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise NotReady from error
+        if int(version.split(".")[0]) < 7:
+            raise LocalError(f"This Redis is {version}; 7.0 or newer is needed. Set REDIS_URL to one.")

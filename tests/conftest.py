@@ -1,0 +1,84 @@
+"""Fixtures that need real servers. They start when a test first asks for one and end with the session."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+from redis import Redis as BlockingRedis
+from redis.asyncio import Redis
+
+from serve_app.connections import connect_redis
+from serve_app.local.postgres import Postgres
+from serve_app.local.valkey import Valkey
+from serve_app.settings import Settings
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that the account of the servers can reach, unlike pytest's own below a 0700 folder."""
+    yield from _folder()
+
+
+@pytest.fixture(scope="session")
+def servers_folder() -> Iterator[Path]:
+    yield from _folder()
+
+
+def _folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="semapi-test-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def valkey(servers_folder: Path) -> Iterator[Valkey]:
+    """The job Redis of this test session; `kill()`, `start()` and `pid` are for tests that take it away."""
+    server = Valkey(servers_folder / "valkey")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres(servers_folder: Path) -> Iterator[Postgres]:
+    """The PostgreSQL of this test session; `kill()`, `start()` and `pid` are for tests that take it away."""
+    server = Postgres(servers_folder / "postgres")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Iterator[str]:
+    """URL of a fresh, empty database."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield postgres.url.rsplit("/", 1)[0] + "/" + name
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, valkey: Valkey) -> Settings:
+    """Settings of an empty job Redis; of a fresh database too, for a test that also asks for `database`."""
+    with BlockingRedis.from_url(valkey.url) as client:
+        client.flushall()
+    database_url = request.getfixturevalue("database") if "database" in request.fixturenames else ""
+    return Settings(redis_url=SecretStr(valkey.url), database_url=SecretStr(database_url))
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[Redis]:
+    """A client of the empty job Redis, as the service makes it."""
+    client = connect_redis(settings)
+    yield client
+    await client.aclose()
