@@ -1,0 +1,92 @@
+"""Stream entries as rows: what each kind of entry becomes in PostgreSQL.
+
+Values stay the text they are in the stream. PostgreSQL converts them, so one judge says what can be stored, and an
+entry it can never take is found there like any other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, LiteralString
+
+from serve_app.usage.storable import storable
+
+_DETAIL_LIMIT: Final = 4000
+_SHOWN_LIMIT: Final = 2000
+
+Fields = Mapping[bytes, bytes]
+
+INSERTS: Final[Mapping[str, LiteralString]] = {
+    "usage": """
+        INSERT INTO api_usage (event_id, timestamp, username, endpoint_type, status_code, url_path, latency_ms,
+            request_bytes, job_id, model, request_id, principal_id, group_name)
+        SELECT event_id, to_timestamp(timestamp / 1000.0), username, endpoint_type, status_code, url_path, latency_ms,
+            request_bytes, NULLIF(job_id, ''), NULLIF(model, ''), request_id, principal_id, NULLIF("group", '')
+        FROM json_to_recordset(%s::json) AS event (event_id text, timestamp bigint, username text, endpoint_type text,
+            status_code integer, url_path text, latency_ms double precision, request_bytes bigint, job_id text,
+            model text, request_id text, principal_id text, "group" text)
+        ON CONFLICT (event_id) DO NOTHING
+    """,
+    "outcome": """
+        INSERT INTO job_outcomes (job_id, run, owner, model, status, dead, slug, detail, result, deliveries,
+            submitted_at, started_at, completed_at)
+        SELECT job_id, run, owner, model, status, dead, NULLIF(slug, ''), NULLIF(detail, ''),
+            NULLIF(result, '')::jsonb, deliveries, to_timestamp(submitted_at / 1000.0),
+            to_timestamp(NULLIF(NULLIF(started_at, ''), '0')::bigint / 1000.0), to_timestamp(completed_at / 1000.0)
+        FROM json_to_recordset(%s::json) AS event (job_id text, run integer, owner text, model text, status text,
+            dead boolean, slug text, detail text, result text, deliveries integer, submitted_at bigint,
+            started_at text, completed_at bigint)
+        ON CONFLICT (job_id, run) DO NOTHING
+    """,
+    "gap": """
+        INSERT INTO usage_gaps (event_id, since, until, missing)
+        SELECT event_id, to_timestamp(since / 1000.0), to_timestamp(until / 1000.0), missing
+        FROM json_to_recordset(%s::json) AS event (event_id text, since bigint, until bigint, missing bigint)
+        ON CONFLICT (event_id) DO NOTHING
+    """,
+}
+
+
+class Malformed(ValueError):
+    """The entry is no event of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry on its way to a table."""
+
+    kind: str
+    values: dict[str, str]
+
+
+def read_row(fields: Fields) -> Row:
+    """The row of one entry. Raises `Malformed` for text that is not UTF-8 and for an unknown kind."""
+    try:
+        values = {name.decode(): value.decode() for name, value in fields.items()}
+    except UnicodeDecodeError as error:
+        raise Malformed("the entry is not UTF-8 text") from error
+    kind = values.pop("kind", "")
+    if kind not in INSERTS:
+        raise Malformed(f"no table takes entries of the kind {kind!r}")
+    if kind == "usage" and not values.get("event_id"):
+        raise Malformed("a usage event without its id could be counted twice")
+    if detail := values.get("detail"):
+        values["detail"] = storable(detail, _DETAIL_LIMIT)
+    return Row(kind, values)
+
+
+def as_parameter(rows: Sequence[Row]) -> str:
+    """The one parameter of an insert of `INSERTS`."""
+    return json.dumps([row.values for row in rows], ensure_ascii=False)
+
+
+def as_refused(entry_id: bytes, fields: Fields, reason: str) -> str:
+    """An entry set aside, as a person looks at it: JSON with the reason, every value cut to a readable length."""
+    shown = {_show(name): _show(value) for name, value in fields.items()}
+    return json.dumps({"entry": entry_id.decode(), "reason": storable(reason, _SHOWN_LIMIT), "fields": shown})
+
+
+def _show(raw: bytes) -> str:
+    return raw[:_SHOWN_LIMIT].decode(errors="backslashreplace")

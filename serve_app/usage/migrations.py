@@ -1,0 +1,99 @@
+"""Bring a PostgreSQL database to the tables of this version: numbered SQL files, each applied once, in order.
+
+A published file is never edited; a change is the next number. Files only add, so that the version before still
+runs on the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.resources import files
+
+import psycopg
+
+CONNECT_TIMEOUT_S = 10
+LOCK_TIMEOUT_MS = 60_000
+STATEMENT_TIMEOUT_MS = 600_000
+"""A large adopted table is rewritten once for its 64-bit ids."""
+
+_LOCK = 7_364_201
+"""Number of the advisory lock; any value no one else takes in this database."""
+
+_HISTORY = """
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    name       TEXT PRIMARY KEY,
+    sha256     TEXT NOT NULL,
+    applied_at TIMESTAMPTZ NOT NULL DEFAULT CURRENT_TIMESTAMP
+)
+"""
+
+
+class MigrationError(Exception):
+    """The database could not be migrated; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One SQL file. `name` begins with its number, so names sort in the order of application."""
+
+    name: str
+    sql: bytes
+
+    @property
+    def sha256(self) -> str:
+        return sha256(self.sql).hexdigest()
+
+
+def read_migrations() -> list[Migration]:
+    """The SQL files of this version, in order."""
+    folder = files(__package__).joinpath("sql")
+    found = [Migration(file.name, file.read_bytes()) for file in folder.iterdir() if file.name.endswith(".sql")]
+    return sorted(found, key=lambda migration: migration.name)
+
+
+def migrate(database_url: str) -> list[str]:
+    """Apply what is missing, all of it or nothing, and return the names of the files applied.
+
+    Safe to call again and from several processes at once: an advisory lock lets one at a time in.
+    Raises `MigrationError` when the database is away, refuses, or holds a file that was edited since.
+    """
+    if not database_url:
+        raise MigrationError("DATABASE_URL is not set.")
+    try:
+        with psycopg.connect(database_url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:
+            return _apply(connection, read_migrations())
+    except psycopg.errors.LockNotAvailable as error:
+        raise MigrationError("Another session holds the tables or is migrating; nothing was changed.") from error
+    except psycopg.OperationalError as error:
+        raise MigrationError(f"PostgreSQL is not reachable; check DATABASE_URL. It said: {error}") from error
+    except psycopg.Error as error:
+        raise MigrationError(f"PostgreSQL refused a migration; nothing was changed. It said: {error}") from error
+
+
+def _apply(connection: psycopg.Connection, migrations: list[Migration]) -> list[str]:
+    with connection.transaction():
+        _set_local(connection, "lock_timeout", LOCK_TIMEOUT_MS)
+        _set_local(connection, "statement_timeout", STATEMENT_TIMEOUT_MS)
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        connection.execute(_HISTORY)
+        applied: dict[str, str] = dict(connection.execute("SELECT name, sha256 FROM schema_migrations").fetchall())
+        missing = []
+        for migration in migrations:
+            if (known := applied.get(migration.name)) is None:
+                connection.execute(migration.sql)
+                connection.execute(
+                    "INSERT INTO schema_migrations (name, sha256) VALUES (%s, %s)", [migration.name, migration.sha256]
+                )
+                missing.append(migration.name)
+            elif known != migration.sha256:
+                raise MigrationError(
+                    f"{migration.name} was edited after it was applied to this database; "
+                    "restore the file and put the change into a new one."
+                )
+        return missing
+
+
+def _set_local(connection: psycopg.Connection, name: str, milliseconds: int) -> None:
+    """For this transaction alone: a pooled connection goes back as it came."""
+    connection.execute("SELECT set_config(%s, %s, true)", [name, str(milliseconds)])

@@ -1,0 +1,161 @@
+"""The reading end of the outbox: entries become rows in PostgreSQL, each exactly once, and leave after the commit.
+
+Every gateway replica runs one writer; the consumer group shares the entries out. What a writer took and did not
+settle, another takes over. Storing twice is harmless (`ON CONFLICT DO NOTHING` on ids made by the server), so the order
+is always: take, commit, settle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, Final, cast
+from uuid import uuid4
+
+import psycopg
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from serve_app.settings import Settings
+from serve_app.usage.database import Database
+from serve_app.usage.entries import Fields, Malformed, Row, as_refused, read_row
+from serve_app.usage.keys import DROPPED, GROUP, OUTBOX, REFUSED, TOTALS
+from serve_app.usage.scripts import read_script
+
+BATCH: Final = 500
+WAIT_MS: Final = 1000
+GATHER_S: Final = 0.2
+"""Pause after a batch that was not full: five transactions a second at most, so that a busy gateway keeps its
+processor for requests, and rows still appear within a second."""
+ABANDONED_MS: Final = 30_000
+"""An entry that its writer has not settled for this long is taken over; longer than any transaction may take."""
+SWEEP_S: Final = 10.0
+RETIRED_MS: Final = 600_000
+FIRST_PAUSE_S: Final = 0.2
+LONGEST_PAUSE_S: Final = 15.0
+REFUSED_KEPT: Final = 1000
+
+Entries = Mapping[bytes, Fields]
+
+_log = logging.getLogger(__name__)
+
+
+class Writer:
+    """Moves the outbox to PostgreSQL. Nothing that is away or refused ends it."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._database = Database(settings.database_url.get_secret_value())
+        self._name = uuid4().hex
+        self._settle_script = redis.register_script(read_script("settle"))
+        self._retire_script = redis.register_script(read_script("retire"))
+        self._joined = False
+        self._swept_at = float("-inf")
+        self._failures = 0
+        self.trouble: str | None = None
+        """Why rows are delayed, in one sentence; None when they are not."""
+
+    async def run(self) -> None:
+        """Move entries until cancelled. Away or full servers are waited for, with pauses up to 15 s."""
+        while True:
+            try:
+                full = await self._turn()
+            except Exception as error:  # whatever it was, the entries are still there for the next turn
+                await self._step_back(error)
+            else:
+                self._note_success()
+                if not full:
+                    await asyncio.sleep(GATHER_S)
+
+    async def close(self) -> None:
+        """Let the PostgreSQL connection go. What was taken and not settled is another writer's in 30 s."""
+        await self._database.close()
+
+    async def _turn(self) -> bool:
+        """Move one batch; True when it was a full one. PostgreSQL comes first: entries are not taken without it."""
+        await self._database.open()
+        if not self._joined:
+            entries = await self._rejoin()
+        else:
+            entries = await self._take_over() or await self._read(">", WAIT_MS)
+        if entries:
+            await self._settle(entries, await self._store(entries))
+        return len(entries) >= BATCH
+
+    async def _rejoin(self) -> Entries:
+        """Make the group where it is missing (a new or emptied Redis), then what this writer took and never settled."""
+        try:
+            await self._redis.xgroup_create(OUTBOX, GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+        entries = await self._read("0", None)
+        self._joined = not entries
+        return entries
+
+    async def _read(self, after: str, wait_ms: int | None) -> Entries:
+        reply = await self._redis.xreadgroup(GROUP, self._name, {OUTBOX: after}, count=BATCH, block=wait_ms)
+        streams = cast(list[tuple[bytes, list[tuple[bytes, Fields]]]], reply)
+        return {entry_id: fields for _, entries in streams for entry_id, fields in entries}
+
+    async def _take_over(self) -> Entries:
+        """Now and then: entries of writers that are gone, and the names of those long gone."""
+        now = asyncio.get_running_loop().time()
+        if now - self._swept_at < SWEEP_S:
+            return {}
+        reply = await self._redis.xautoclaim(OUTBOX, GROUP, self._name, ABANDONED_MS, count=BATCH)
+        entries = dict(cast(list[tuple[bytes, Fields]], reply[1]))
+        if not entries:
+            await self._retire_script(keys=(OUTBOX,), args=(GROUP, RETIRED_MS))
+            self._swept_at = now
+        return entries
+
+    async def _store(self, entries: Entries) -> list[str]:
+        """Commit what can be stored; what never can be, as it is set aside."""
+        rows: dict[bytes, Row] = {}
+        refused: dict[bytes, str] = {}
+        for entry_id, fields in entries.items():
+            if not fields:
+                continue  # deleted by hand while it was pending: nothing to store, only to settle
+            try:
+                rows[entry_id] = read_row(fields)
+            except Malformed as error:
+                refused[entry_id] = str(error)
+        if rows:
+            refused |= await self._database.store(rows)
+        return [as_refused(entry_id, entries[entry_id], reason) for entry_id, reason in refused.items()]
+
+    async def _settle(self, entries: Entries, refused: list[str]) -> None:
+        args: list[Any] = [GROUP, uuid4().hex, REFUSED_KEPT, len(entries), *entries, *refused]
+        await self._settle_script(keys=(OUTBOX, DROPPED, REFUSED, TOTALS), args=args)
+        if refused:
+            _log.error("set aside %d usage entries that can never be stored; see the list %s", len(refused), REFUSED)
+
+    async def _step_back(self, error: Exception) -> None:
+        """Forget every connection and wait; said once per trouble, not once per try."""
+        self._joined = False
+        trouble = _explain(error)
+        if trouble != self.trouble:
+            _log.warning("usage rows are delayed: %s", trouble, exc_info=error)
+            self.trouble = trouble
+        await self._database.close()
+        pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures, 10))
+        self._failures += 1
+        await asyncio.sleep(pause)
+
+    def _note_success(self) -> None:
+        if self.trouble is not None:
+            _log.info("usage rows flow again")
+        self.trouble, self._failures = None, 0
+
+
+def _explain(error: Exception) -> str:
+    """One sentence for health pages: no address, no password, no user's data."""
+    if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
+        return "PostgreSQL lacks tables of this version; run `semapi migrate`"
+    if isinstance(error, psycopg.Error | TimeoutError):
+        return "PostgreSQL is away or refuses"
+    if isinstance(error, RedisError):
+        return "Redis is away or refuses"
+    return f"unexpected {type(error).__name__}"
