@@ -1,0 +1,56 @@
+"""Every key of the job Redis that the tracker touches, on one screen. The scripts get their names from here.
+
+`id`: job id. `model`, `priority`, `owner`: as in the record. Jobs not ended are at most QUEUE_MAX_JOBS per model.
+
+| key | what it is | bound | leaves |
+|---|---|---|---|
+| job:{id} | hash: the record, small fields only | jobs not ended, ended, dead | JOB_TTL after the end; dead: see there |
+| blob:{id} | string: the input; who takes uploads writes it | QUEUE_MAX_BYTES | COMPLETED: at once; else with its job |
+| wait:{model}:{priority}:{owner} | sorted set: waiting job → its place | jobs not ended | when empty |
+| ring:{model}:{priority} | sorted set: owner that waits → next turn | owners that wait | when empty |
+| lease:{model} | sorted set: claimed job → deadline, ms | jobs not ended | when empty |
+| chunks:{model} | sorted set: lease token → deadline, ms | the window | when empty |
+| replicas:{model} | sorted set: a replica's card → deadline, ms | running replicas | HEARTBEAT_S after the last beat |
+| dead:{model} | sorted set: dead job → its end, ms | DEAD_MAX_JOBS and bytes | the oldest first, with job and blob |
+| dead-bytes:{model} | integer: bytes of their inputs | one per model | never |
+| ledger:{model} | hash: counters since the beginning | one per model | never |
+| held-bytes | integer: bytes of inputs of jobs not ended | one | never |
+| outbox | stream: events for PostgreSQL; `usage` reads it | one outcome per job that ends | after the commit |
+| wake | channel: name of a model that has something to claim | - | - |
+"""
+
+from __future__ import annotations
+
+import re
+
+KEYS = {
+    "job": "job:{id}",
+    "wait": "wait:{model}:{priority}:{owner}",
+    "ring": "ring:{model}:{priority}",
+    "lease": "lease:{model}",
+    "chunks": "chunks:{model}",
+    "replicas": "replicas:{model}",
+    "dead": "dead:{model}",
+    "dead_bytes": "dead-bytes:{model}",
+    "ledger": "ledger:{model}",
+    "held_bytes": "held-bytes",
+    "outbox": "outbox",
+    "wake": "wake",
+}
+
+
+def key(name: str, **parts: str) -> str:
+    """The key of that row of the table."""
+    return KEYS[name].format(**parts)
+
+
+def lua_keys() -> str:
+    """The same table for the scripts: one function `<name>_key(parts…)` per row, parts in the order of the template."""
+    return "\n".join(_lua_key(name, template) for name, template in KEYS.items())
+
+
+def _lua_key(name: str, template: str) -> str:
+    parts = re.findall(r"{(\w+)}", template)
+    pattern = re.sub(r"{\w+}", "%s", template)
+    arguments = ", ".join([repr(pattern), *parts])
+    return f"local function {name}_key({', '.join(parts)}) return string.format({arguments}) end"

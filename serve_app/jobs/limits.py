@@ -1,0 +1,32 @@
+"""The numbers of a job's life that no one needs to set, each with its reason."""
+
+from __future__ import annotations
+
+RECORD_VERSION = 1
+"""Written into every record. A release that finds another version leaves that job to one that knows it."""
+
+SUSPECT_AFTER = 2
+"""Losses after which a job runs alone: one is an accident, the second asks for a look."""
+MAX_STRIKES = 3
+"""Losses while it ran alone that make a job dead: only then is the job itself the likely cause."""
+MAX_DELIVERIES = 20
+"""Deliveries that make a job dead whatever the cause, so that no job is tried for ever."""
+
+RESULT_MAX_BYTES = 64 * 1024
+"""A result is a small record; outputs larger than this belong into a store."""
+REASON_MAX_CHARACTERS = 500
+"""What is kept of the sentence that says why a job was lost or failed."""
+
+HEARTBEAT_S = 6.0
+"""A replica is counted as running for this long after its last beat: three beats of two seconds."""
+
+MAX_CHUNK_BYTES = 64 * 1024 * 1024
+"""Stored inputs of one chunk: they are in one replica's memory at once. Above the largest single input."""
+MAX_CHUNK_PIXELS = 200_000_000
+"""Decoded size of one chunk: a few seconds of work on one core, so that a chunk of giants holds nobody up for long."""
+
+DEAD_BYTES_SHARE = 8
+"""Dead jobs' inputs may take this part (one eighth, per model) of what the inputs of living jobs may."""
+
+RETRY_AFTER_S = 5
+"""What a refused submit is told to wait: the queue moves by whole chunks, a few seconds each."""

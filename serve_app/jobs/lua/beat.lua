@@ -1,0 +1,5 @@
+-- A replica runs.
+local replicas = replicas_key(ARGV[1])
+redis.call('ZREMRANGEBYSCORE', replicas, '-inf', NOW)
+redis.call('ZADD', replicas, NOW + HEARTBEAT_MS, ARGV[2])
+redis.call('PEXPIRE', replicas, HEARTBEAT_MS)

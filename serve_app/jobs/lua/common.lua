@@ -1,0 +1,108 @@
+-- What all scripts share. The lines above this file (keys, numbers, ALLOWED) come from scripts.py.
+--
+-- Memory: Redis refuses a script's first write when it is full, but never a script that has written. So submit
+-- starts with a write that Redis may refuse, and every other script with one that it never refuses (a removal):
+-- a full Redis takes no new jobs, and those it has can still run and end.
+
+local CLOCK = redis.call('TIME')
+local NOW = CLOCK[1] * 1000 + math.floor(CLOCK[2] / 1000)
+
+local FIELDS = {
+  'v', 'owner', 'model', 'priority', 'status', 'run', 'deliveries', 'strikes', 'turn', 'token', 'alone',
+  'reference', 'bytes', 'pixels', 'submitted_at', 'started_at',
+}
+
+-- The record of a job. Nil when it is gone or of another version; then the second value is that version or false.
+local function load(id)
+  local values = redis.call('HMGET', job_key(id), unpack(FIELDS))
+  if values[1] ~= VERSION then return nil, values[1] end
+  local record = { id = id }
+  for place, name in ipairs(FIELDS) do record[name] = values[place] end
+  return record
+end
+
+-- The record of a job that this lease still holds, or nil.
+local function held(id, token)
+  local record = load(id)
+  if record and record.status == 'PROCESSING' and record.token == token then return record end
+end
+
+local function may(record, status) return ALLOWED[record.status][status] end
+
+local function count(model, name)
+  return redis.call('HINCRBY', ledger_key(model), name, 1)
+end
+
+-- Take a job out of where it stands: the wait of its owner, or the leases.
+local function leave(record)
+  if record.status == 'PROCESSING' then
+    redis.call('ZREM', lease_key(record.model), record.id)
+    return
+  end
+  local wait = wait_key(record.model, record.priority, record.owner)
+  redis.call('ZREM', wait, record.id)
+  if redis.call('EXISTS', wait) == 0 then
+    redis.call('ZREM', ring_key(record.model, record.priority), record.owner)
+  end
+end
+
+-- Put a job among the waiting, at its old place, and its owner into the ring.
+local function enter(record)
+  redis.call('ZADD', wait_key(record.model, record.priority, record.owner), record.turn, record.id)
+  redis.call('ZADD', ring_key(record.model, record.priority), 'NX', count(record.model, 'turn'), record.owner)
+end
+
+local function wake(model) redis.call('PUBLISH', wake_key(), model) end
+
+-- PROCESSING -> PENDING.
+local function put_back(record, deliveries, strikes)
+  leave(record)
+  redis.call('HDEL', job_key(record.id), 'token', 'alone')
+  redis.call('HSET', job_key(record.id), 'status', 'PENDING', 'deliveries', deliveries, 'strikes', strikes)
+  enter(record)
+end
+
+-- End a job and tell the outbox. `outcome`: result, or slug and detail. What happens to record and input is the
+-- caller's next step. The input no longer counts against the queue.
+local function finish(record, status, counter, outcome)
+  leave(record)
+  local result, slug, detail = outcome.result or '', outcome.slug or '', outcome.detail or ''
+  redis.call('HDEL', job_key(record.id), 'token', 'alone')
+  redis.call('HSET', job_key(record.id), 'status', status, 'completed_at', NOW,
+    'result', result, 'slug', slug, 'detail', detail)
+  redis.call('DECRBY', held_bytes_key(), record.bytes)
+  count(record.model, counter)
+  redis.call('XADD', outbox_key(), '*', 'kind', 'outcome', 'job_id', record.id, 'run', record.run,
+    'owner', record.owner, 'model', record.model, 'status', status, 'dead', counter == 'dead' and '1' or '0',
+    'slug', slug, 'detail', detail, 'result', result, 'deliveries', record.deliveries,
+    'submitted_at', record.submitted_at, 'started_at', record.started_at or '0', 'completed_at', NOW)
+end
+
+-- Keep a dead job for inspection; the oldest leave, with their input, when there are too many or they are too large.
+local function bury(record)
+  local dead, total = dead_key(record.model), dead_bytes_key(record.model)
+  redis.call('ZADD', dead, NOW, record.id)
+  local bytes = redis.call('INCRBY', total, record.bytes)
+  while redis.call('ZCARD', dead) > DEAD_MAX_JOBS or bytes > DEAD_MAX_BYTES do
+    local id = redis.call('ZPOPMIN', dead)[1]
+    local kept = redis.call('HMGET', job_key(id), 'bytes', 'reference')
+    bytes = redis.call('DECRBY', total, kept[1] or 0)
+    redis.call('UNLINK', job_key(id), kept[2] or job_key(id))
+  end
+end
+
+-- A delivery that ended without an answer. It is a strike only if this lease reported that the job ran alone.
+local function lose(record, reason)
+  local strikes = record.strikes + (record.alone == record.token and 1 or 0)
+  if strikes < MAX_STRIKES and record.deliveries + 0 < MAX_DELIVERIES then
+    return put_back(record, record.deliveries, strikes)
+  end
+  redis.call('HDEL', job_key(record.id), 'alone')
+  redis.call('HSET', job_key(record.id), 'strikes', strikes)
+  finish(record, 'FAILED', 'dead', {
+    slug = 'job-dead',
+    detail = string.format('Given up after %d deliveries, %d of them lost while the job ran alone. The last: %s',
+      record.deliveries, strikes, reason),
+  })
+  bury(record)
+end

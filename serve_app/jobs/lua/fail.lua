@@ -1,0 +1,14 @@
+-- End jobs that this lease holds with a failure (token, then id, slug, detail, …): 1 or 0 for each.
+local token = ARGV[1]
+local ended = {}
+for place = 2, #ARGV, 3 do
+  local record = held(ARGV[place], token)
+  ended[#ended + 1] = 0
+  if record and may(record, 'FAILED') then
+    finish(record, 'FAILED', 'failed', { slug = ARGV[place + 1], detail = ARGV[place + 2] })
+    if record.reference ~= '' then redis.call('EXPIRE', record.reference, JOB_TTL_S) end
+    redis.call('EXPIRE', job_key(record.id), JOB_TTL_S)
+    ended[#ended] = 1
+  end
+end
+return ended

@@ -1,0 +1,20 @@
+-- Accept a job, or say why not: {'accepted', now} | {'known'} | {'jobs'} | {'bytes'} | {'input'}.
+local id, owner, model, priority, params, reference, bytes, pixels, media_type, traceparent = unpack(ARGV)
+
+if redis.call('EXISTS', job_key(id)) == 1 then return { 'known' } end
+local counts = redis.call('HMGET', ledger_key(model), 'accepted', 'reopened', 'completed', 'failed', 'cancelled', 'dead')
+for place = 1, #counts do counts[place] = tonumber(counts[place] or 0) end
+if counts[1] + counts[2] - counts[3] - counts[4] - counts[5] - counts[6] >= QUEUE_MAX_JOBS then return { 'jobs' } end
+if (redis.call('GET', held_bytes_key()) or 0) + bytes > QUEUE_MAX_BYTES then return { 'bytes' } end
+if reference ~= '' and redis.call('EXISTS', reference) == 0 then return { 'input' } end
+
+local record = { id = id, owner = owner, model = model, priority = priority, turn = count(model, 'accepted') }
+redis.call('HSET', job_key(id), 'v', VERSION, 'owner', owner, 'model', model, 'priority', priority,
+  'status', 'PENDING', 'run', 1, 'deliveries', 0, 'strikes', 0, 'turn', record.turn, 'params', params,
+  'reference', reference, 'bytes', bytes, 'pixels', pixels, 'media_type', media_type,
+  'traceparent', traceparent, 'submitted_at', NOW)
+if reference ~= '' then redis.call('PERSIST', reference) end
+redis.call('INCRBY', held_bytes_key(), bytes)
+enter(record)
+wake(model)
+return { 'accepted', NOW }

@@ -1,0 +1,121 @@
+"""What the tracker takes and gives beyond `contracts`, and how a record in Redis is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, Task
+from serve_app.errors import TrackerUnavailable
+from serve_app.jobs.limits import RECORD_VERSION
+
+
+class Priority(StrEnum):
+    """Classes of waiting jobs, the first served first. Within a class, owners take turns."""
+
+    NORMAL = "normal"
+    BULK = "bulk"
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One job to be accepted. `id` is a new UUID (version 4, lower case) that the caller made."""
+
+    id: str
+    owner: str
+    model: str
+    params: Json
+    input: JobInput | None = None
+    priority: Priority = Priority.NORMAL
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Jobs claimed together under one lease: `token` proves that they are still ours."""
+
+    model: str
+    token: str
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Jobs of one model that are not ended."""
+
+    waiting: int
+    leased: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Counters of one model since its beginning."""
+
+    accepted: int = 0
+    reopened: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    dead: int = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs that wait or run."""
+        return self.accepted + self.reopened - self.completed - self.failed - self.cancelled - self.dead
+
+
+def decode(fields: Mapping[Any, Any]) -> dict[str, str]:
+    """A hash as Redis replies it, in text."""
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+def read_ledger(fields: Mapping[str, str]) -> Ledger:
+    """The counters of `ledger:{model}`; its `turn` numbers places and is nobody else's business."""
+    return Ledger(**{name: int(value) for name, value in fields.items() if name != "turn"})
+
+
+def read_job(job_id: str, fields: Mapping[str, str]) -> Job:
+    """The job that a record's fields tell. Raises TrackerUnavailable for the record of another release."""
+    if fields["v"] != str(RECORD_VERSION):
+        raise TrackerUnavailable("This job belongs to another release of the service. Try again.", retry_after=5)
+    return Job(
+        id=job_id,
+        owner=fields["owner"],
+        model=fields["model"],
+        status=JobStatus(fields["status"]),
+        params=json.loads(fields["params"]),
+        input=_read_input(fields["reference"], fields["bytes"], fields["pixels"], fields["media_type"]),
+        submitted_at=int(fields["submitted_at"]),
+        started_at=_number(fields.get("started_at")),
+        completed_at=_number(fields.get("completed_at")),
+        run=int(fields["run"]),
+        deliveries=int(fields["deliveries"]),
+        strikes=int(fields["strikes"]),
+        result=json.loads(fields["result"]) if fields.get("result") else None,
+        failure=Failure(fields["slug"], fields["detail"]) if fields.get("slug") else None,
+        traceparent=fields["traceparent"] or None,
+    )
+
+
+def read_task(token: str, reply: Sequence[bytes]) -> Task:
+    """One claimed job as `claim.lua` returns it."""
+    job_id, params, reference, size, pixels, media_type, traceparent, alone = (part.decode() for part in reply)
+    return Task(
+        job_id=job_id,
+        token=token,
+        params=json.loads(params),
+        input=_read_input(reference, size, pixels, media_type),
+        alone=alone == "1",
+        traceparent=traceparent or None,
+    )
+
+
+def _read_input(reference: str, size: str, pixels: str, media_type: str) -> JobInput | None:
+    return JobInput(reference, int(size), int(pixels), media_type) if reference else None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None

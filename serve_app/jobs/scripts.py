@@ -1,0 +1,64 @@
+"""The Lua scripts, each behind the same lines: keys, numbers, allowed changes, then `lua/common.lua`."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+
+from serve_app.jobs import limits
+from serve_app.jobs.keys import lua_keys
+from serve_app.jobs.records import Priority
+from serve_app.jobs.states import ALLOWED
+from serve_app.settings import Settings
+
+
+class Scripts:
+    """Runs a script by its file's name. Sent by hash; a server that forgot the text is given it again."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._head = _head(settings)
+        self._scripts: dict[str, AsyncScript] = {}
+
+    async def run(self, name: str, *arguments: str | int | float | bytes) -> Any:
+        """The script's reply."""
+        script = self._scripts.get(name)
+        if script is None:
+            script = self._scripts[name] = self._redis.register_script(self._head + _text(name))
+        return await script(args=arguments)
+
+
+def _text(name: str) -> str:
+    return (files("serve_app.jobs") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _head(settings: Settings) -> str:
+    numbers = {
+        "MAX_STRIKES": limits.MAX_STRIKES,
+        "MAX_DELIVERIES": limits.MAX_DELIVERIES,
+        "SUSPECT_AFTER": limits.SUSPECT_AFTER,
+        "HEARTBEAT_MS": int(limits.HEARTBEAT_S * 1000),
+        "LEASE_MS": int(settings.lease_seconds * 1000),
+        "JOB_TTL_S": settings.job_ttl,
+        "QUEUE_MAX_JOBS": settings.queue_max_jobs,
+        "QUEUE_MAX_BYTES": settings.queue_max_bytes,
+        "DEAD_MAX_JOBS": settings.dead_max_jobs,
+        "DEAD_MAX_BYTES": settings.queue_max_bytes // limits.DEAD_BYTES_SHARE,
+    }
+    return "\n".join(
+        [
+            lua_keys(),
+            *(f"local {name} = {number}" for name, number in numbers.items()),
+            f"local VERSION = '{limits.RECORD_VERSION}'",
+            f"local PRIORITIES = {{{', '.join(repr(priority.value) for priority in Priority)}}}",
+            f"local ALLOWED = {{{', '.join(_lua_changes())}}}",
+            _text("common"),
+        ]
+    )
+
+
+def _lua_changes() -> list[str]:
+    return [f"{before} = {{{', '.join(f'{after} = true' for after in sorted(ALLOWED[before]))}}}" for before in ALLOWED]

@@ -1,0 +1,197 @@
+"""The only code that changes a job. Each change is one Lua script (`lua/`), so it happens whole or not at all.
+
+Every method raises TrackerUnavailable when Redis is away and StoreFull when it is full (a submit only).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from redis.asyncio import Redis
+
+from serve_app.connections import redis_errors
+from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, ReplicaCard, Task
+from serve_app.errors import CapacityError, DeadlineExceeded, JobUnknown, ModelRejected, QueueFull
+from serve_app.jobs import limits
+from serve_app.jobs.keys import key
+from serve_app.jobs.records import Backlog, Chunk, Ledger, Submission, decode, read_job, read_ledger, read_task
+from serve_app.jobs.scripts import Scripts
+from serve_app.settings import Settings
+
+JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+class Tracker:
+    """Jobs in Redis. One per process and event loop; safe to share between tasks."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._scripts = Scripts(redis, settings)
+        self.lease_seconds = settings.lease_seconds
+
+    async def submit(self, submission: Submission) -> Job:
+        """Accept a job: when this returns, Redis has it. A second call with the same id returns the first one's job.
+
+        Its input must be stored: from now on it stays until the job ends.
+        Raises QueueFull, StoreFull, and DeadlineExceeded when the stored input is gone already.
+        """
+        stored = submission.input or JobInput("", 0, 0, "")
+        with redis_errors():
+            reply = await self._scripts.run(
+                "submit",
+                submission.id,
+                submission.owner,
+                submission.model,
+                submission.priority,
+                json.dumps(submission.params, allow_nan=False),
+                stored.reference,
+                stored.bytes,
+                stored.pixels,
+                stored.media_type,
+                submission.traceparent or "",
+            )
+        if reply[0] == b"known":
+            return await self.read(submission.id, submission.owner)
+        if reply[0] != b"accepted":
+            raise _refusal(reply[0])
+        return Job(
+            id=submission.id,
+            owner=submission.owner,
+            model=submission.model,
+            status=JobStatus.PENDING,
+            params=submission.params,
+            input=submission.input,
+            submitted_at=reply[1],
+            traceparent=submission.traceparent,
+        )
+
+    async def read(self, job_id: str, owner: str) -> Job:
+        """The job, for its owner alone. Raises JobUnknown for an id that is unknown, malformed or someone else's."""
+        if JOB_ID.fullmatch(job_id):
+            with redis_errors():
+                record = await self._hash(key("job", id=job_id))
+            if record and record["owner"] == owner:
+                return read_job(job_id, record)
+        raise JobUnknown("There is no job with this id.")
+
+    async def claim(
+        self, model: str, *, limit: int, max_bytes: int, max_pixels: int, chunks_per_replica: int
+    ) -> Chunk | None:
+        """Take up to `limit` waiting jobs under one lease. None: nothing waits, or the window is full.
+
+        The window is the number of chunks that all claimers together may hold: `chunks_per_replica` for each running
+        replica, at least one. The first job is taken whatever its size; the caps are for those after it.
+        """
+        token = secrets.token_hex(16)
+        with redis_errors():
+            reply = await self._scripts.run("claim", model, token, limit, max_bytes, max_pixels, chunks_per_replica)
+        return Chunk(model, token, tuple(read_task(token, task) for task in reply)) if reply else None
+
+    async def renew(self, chunk: Chunk) -> tuple[Task, ...]:
+        """Hold the chunk's lease for another term: those of its tasks that are still its own."""
+        with redis_errors():
+            ours = await self._scripts.run("renew", chunk.model, chunk.token, *(task.job_id for task in chunk.tasks))
+        return tuple(task for task in chunk.tasks if task.job_id.encode() in ours)
+
+    async def give_back(self, tasks: Sequence[Task]) -> int:
+        """Return jobs that were not begun, to their old place; the delivery does not count. How many it did return."""
+        return await self._release("give_back", tasks)
+
+    async def lose(self, tasks: Sequence[Task], reason: str) -> int:
+        """Return jobs whose replica was lost; the delivery counts, and may make a job dead. How many it did count."""
+        return await self._release("lose", tasks, reason[: limits.REASON_MAX_CHARACTERS])
+
+    async def _release(self, script: str, tasks: Sequence[Task], *arguments: str) -> int:
+        if not tasks:
+            return 0
+        with redis_errors():
+            reply = await self._scripts.run(script, tasks[0].token, *arguments, *(task.job_id for task in tasks))
+        return int(reply)
+
+    async def start_alone(self, task: Task) -> bool:
+        """Report that a suspect begins alone. False: the lease is no longer ours, do not begin."""
+        with redis_errors():
+            return bool(await self._scripts.run("start_alone", task.job_id, task.token))
+
+    async def complete(self, results: Sequence[tuple[Task, Json]]) -> list[bool]:
+        """End jobs as COMPLETED; False for each that had ended before. No lease is needed: finished work counts.
+
+        A result that is no JSON or larger than RESULT_MAX_BYTES ends its job as FAILED, if the lease still holds it.
+        """
+        texts = [(task, _result_text(result)) for task, result in results]
+        good = [(task, text) for task, text in texts if isinstance(text, str)]
+        ended = {}
+        if good:
+            arguments = (part for task, text in good for part in (task.job_id, text))
+            with redis_errors():
+                reply = await self._scripts.run("complete", *arguments)
+            ended = {task.job_id: bool(done) for (task, _), done in zip(good, reply, strict=True)}
+        for task, failure in texts:
+            if isinstance(failure, Failure):
+                [ended[task.job_id]] = await self.fail([(task, failure)])
+        return [ended[task.job_id] for task, _ in texts]
+
+    async def fail(self, failures: Sequence[tuple[Task, Failure]]) -> list[bool]:
+        """End jobs of one chunk as FAILED; False for each that the lease no longer holds."""
+        if not failures:
+            return []
+        arguments = (
+            part
+            for task, failure in failures
+            for part in (task.job_id, failure.slug, failure.detail[: limits.REASON_MAX_CHARACTERS])
+        )
+        with redis_errors():
+            return [bool(done) for done in await self._scripts.run("fail", failures[0][0].token, *arguments)]
+
+    async def close_chunk(self, chunk: Chunk) -> None:
+        """Free the chunk's place in the window."""
+        with redis_errors():
+            await self._scripts.run("close_chunk", chunk.model, chunk.token)
+
+    async def beat(self, card: ReplicaCard) -> None:
+        """Say that a replica runs; it counts for HEARTBEAT_S."""
+        with redis_errors():
+            await self._scripts.run("beat", card.model, json.dumps(asdict(card), sort_keys=True))
+
+    async def replicas(self, model: str) -> list[ReplicaCard]:
+        """The running replicas of a model."""
+        with redis_errors():
+            return [ReplicaCard(**json.loads(card)) for card in await self._scripts.run("replicas", model)]
+
+    async def ledger(self, model: str) -> Ledger:
+        """The model's counters."""
+        return read_ledger(await self._hash(key("ledger", model=model)))
+
+    async def backlog(self, model: str) -> Backlog:
+        """How many jobs of the model wait and run, at one moment."""
+        with redis_errors():
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.hgetall(key("ledger", model=model))
+                pipeline.zcard(key("lease", model=model))
+                counters, leased = await pipeline.execute()
+        return Backlog(waiting=read_ledger(decode(counters)).in_flight - leased, leased=leased)
+
+    async def _hash(self, name: str) -> dict[str, str]:
+        with redis_errors():
+            return decode(await self._redis.hgetall(name))
+
+
+def _refusal(reason: bytes) -> CapacityError:
+    if reason == b"jobs":
+        return QueueFull("Too many jobs wait for this model. Try again later.", retry_after=limits.RETRY_AFTER_S)
+    if reason == b"bytes":
+        return QueueFull("The waiting inputs fill the queue. Try again later.", retry_after=limits.RETRY_AFTER_S)
+    return DeadlineExceeded("The stored input was gone before the job was accepted. Send it again.", retry_after=1)
+
+
+def _result_text(result: Json) -> str | Failure:
+    try:
+        text = json.dumps(result, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError):
+        return ModelRejected("The model's result cannot be written as JSON.").as_failure()
+    if len(text) > limits.RESULT_MAX_BYTES:  # ASCII: json.dumps escapes the rest
+        return ModelRejected(f"The model's result is larger than {limits.RESULT_MAX_BYTES} bytes.").as_failure()
+    return text
