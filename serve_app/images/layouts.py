@@ -1,0 +1,253 @@
+"""Where each file type keeps its size and its frame count, read without a decoder.
+
+Pillow's openers inflate text chunks, build one object per TIFF strip and allocate the WebP canvas before a caller can
+look at the size. The gateway needs the size first, on an event loop, so it is read here in a bounded number of steps:
+PNG (W3C PNG 3rd ed.), JPEG (ITU-T T.81), GIF89a, BMP, WebP (RFC 9649), TIFF 6.0 and BigTIFF.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serve_app.errors import ImageTypeUnsupported, ImageUnreadable
+
+MAX_CHUNKS = 4096
+"""Chunks, segments or tags looked at in one file; real files have tens."""
+MAX_GIF_BLOCKS = 250_000
+"""GIF data blocks of at most 255 bytes passed over: 60 MB of a whole file, 20 ms at worst."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a header says. `frames` is counted to one above the limit, never further."""
+
+    format: str
+    width: int
+    height: int
+    frames: int = 1
+
+
+def read_layout(data: bytes, max_frames: int) -> Layout:
+    """The layout of a file whose type its first bytes tell.
+
+    Raises `ImageTypeUnsupported` for any other type, `ImageUnreadable` for a broken or cut header.
+    """
+    for name, matches, read in _TYPES:
+        if matches(data):
+            try:
+                return read(data, max_frames)
+            except (struct.error, IndexError) as error:
+                raise ImageUnreadable(f"The {name} header is cut off. Send the whole file.") from error
+    raise ImageTypeUnsupported(f"The file is {_guess(data)}. Send PNG, JPEG, TIFF, GIF, WebP or BMP.")
+
+
+_OTHERS = (
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a ZIP archive or an office document"),
+    (b"\x1f\x8b", "gzip-compressed"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"SIMPLE  =", "a FITS file"),
+    (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"),
+    (b"\xffO\xffQ", "a JPEG 2000 image"),
+    (b"8BPS", "a Photoshop document"),
+)
+
+
+def _guess(data: bytes) -> str:
+    for start, words in _OTHERS:
+        if data.startswith(start):
+            return words
+    if data[4:8] == b"ftyp":
+        return "a HEIC or AVIF image or a film"
+    if data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", b"{")):
+        return "text (HTML, XML, SVG or JSON)"
+    return "of no type known here"
+
+
+def _png(data: bytes, max_frames: int) -> Layout:
+    if data[8:16] != b"\x00\x00\x00\x0dIHDR":
+        raise ImageUnreadable("The PNG file does not begin with its IHDR chunk.")
+    width, height = struct.unpack_from(">II", data, 16)
+    if zlib.crc32(data[12:29]) != struct.unpack_from(">I", data, 29)[0]:
+        raise ImageUnreadable("The checksum of the PNG header is wrong: the file is damaged.")
+    position, frames = 33, 1
+    for _ in range(MAX_CHUNKS):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"acTL":
+            frames = max(1, struct.unpack_from(">I", data, position + 8)[0])
+        if kind == b"IDAT":
+            return Layout("PNG", width, height, min(frames, max_frames + 1))
+        position += 12 + length
+    raise ImageUnreadable(f"The PNG file has more than {MAX_CHUNKS} chunks before its pixels.")
+
+
+def _jpeg(data: bytes, max_frames: int) -> Layout:
+    position = 2
+    for _ in range(MAX_CHUNKS):
+        if data[position] != 0xFF:
+            raise ImageUnreadable("The JPEG file has stray bytes between its segments: it is damaged.")
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a body
+            position += 2
+        elif marker in (0xD9, 0xDA):
+            raise ImageUnreadable("The JPEG file has no frame header before its pixels.")
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            bits, height, width = struct.unpack_from(">BHH", data, position + 4)
+            if bits != 8:
+                raise ImageTypeUnsupported(f"The file is a {bits}-bit JPEG. Send 8-bit JPEG, or 16-bit PNG or TIFF.")
+            return Layout("JPEG", width, height)
+        else:
+            position += 2 + max(2, struct.unpack_from(">H", data, position + 2)[0])
+    raise ImageUnreadable(f"The JPEG file has more than {MAX_CHUNKS} segments before its frame header.")
+
+
+def _gif(data: bytes, max_frames: int) -> Layout:
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    position = 13 + _gif_palette(flags)
+    frames = 0
+    budget = [MAX_GIF_BLOCKS]
+    try:
+        while frames <= max_frames:
+            kind = data[position]
+            if kind == 0x21:
+                position = _gif_skip(data, position + 2, budget)
+            elif kind == 0x2C:
+                left, top, across, down, flags = struct.unpack_from("<HHHHB", data, position + 1)
+                if frames == 0:  # a first frame larger than the screen enlarges it
+                    width, height = max(width, left + across), max(height, top + down)
+                frames += 1
+                position = _gif_skip(data, position + 11 + _gif_palette(flags), budget)
+            else:  # the trailer, or bytes no decoder reads
+                break
+    except (IndexError, struct.error):
+        if frames == 0:
+            raise
+    if frames == 0:
+        raise ImageUnreadable("The GIF file has no picture in it.")
+    return Layout("GIF", width, height, frames)
+
+
+def _gif_palette(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _gif_skip(data: bytes, position: int, budget: list[int]) -> int:
+    left = budget[0]
+    while size := data[position]:
+        position += size + 1
+        left -= 1
+        if left < 0:
+            raise ImageUnreadable(f"The GIF file has more than {MAX_GIF_BLOCKS} data blocks.")
+    budget[0] = left - 1
+    return position + 1
+
+
+def _bmp(data: bytes, max_frames: int) -> Layout:
+    (size,) = struct.unpack_from("<I", data, 14)
+    if size == 12:
+        width, height = struct.unpack_from("<HH", data, 18)
+    elif size in (40, 52, 56, 64, 108, 124):
+        width, height = struct.unpack_from("<ii", data, 18)
+    else:
+        raise ImageUnreadable("The BMP file has an unknown header.")
+    return Layout("BMP", max(0, width), abs(height))
+
+
+def _webp(data: bytes, max_frames: int) -> Layout:
+    kind = data[12:16]
+    if kind == b"VP8 ":
+        if data[23:26] != b"\x9d\x01\x2a":
+            raise ImageUnreadable("The WebP file has no key frame: it is damaged.")
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+        return Layout("WEBP", width, height)
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return Layout("WEBP", (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1)
+    if kind != b"VP8X":
+        raise ImageUnreadable("The WebP file begins with an unknown chunk.")
+    if len(data) < 30:
+        raise IndexError
+    width = int.from_bytes(data[24:27], "little") + 1
+    height = int.from_bytes(data[27:30], "little") + 1
+    return Layout("WEBP", width, height, _webp_frames(data, max_frames) if data[20] & 0x02 else 1)
+
+
+def _webp_frames(data: bytes, max_frames: int) -> int:
+    position, frames = 30, 0
+    for _ in range(MAX_CHUNKS):
+        if position + 8 > len(data) or frames > max_frames:
+            return max(1, frames)
+        kind, size = struct.unpack_from("<4sI", data, position)
+        frames += kind == b"ANMF"
+        position += 8 + size + (size & 1)
+    raise ImageUnreadable(f"The WebP file has more than {MAX_CHUNKS} chunks.")
+
+
+_TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+
+
+@dataclass(frozen=True, slots=True)
+class _TiffKind:
+    order: str
+    count: str
+    """Format of the number of tags in a directory."""
+    entry: str
+    """Format of tag, type and value count; the value or its place follows."""
+    entry_bytes: int
+    place: str
+    """Format of a place in the file."""
+
+
+def _tiff_kind(data: bytes) -> _TiffKind:
+    order = "<" if data.startswith(b"II") else ">"
+    if 43 in data[2:4]:
+        return _TiffKind(order, order + "Q", order + "HHQ", 20, order + "Q")
+    return _TiffKind(order, order + "H", order + "HHI", 12, order + "I")
+
+
+def _tiff(data: bytes, max_frames: int) -> Layout:
+    kind = _tiff_kind(data)
+    (place,) = struct.unpack_from(kind.place, data, 8 if kind.place[1] == "Q" else 4)
+    width, height, following = _tiff_directory(data, place, kind)
+    seen = {place}
+    while following and following not in seen and len(seen) <= max_frames:
+        try:
+            (tags,) = struct.unpack_from(kind.count, data, following)
+            end = following + struct.calcsize(kind.count) + tags * kind.entry_bytes
+            (after,) = struct.unpack_from(kind.place, data, end)
+        except struct.error:  # a chain that leaves the file ends there
+            break
+        seen.add(following)
+        following = after
+    return Layout("TIFF", width, height, len(seen))
+
+
+def _tiff_directory(data: bytes, place: int, kind: _TiffKind) -> tuple[int, int, int]:
+    """Width and height of the picture whose directory is at `place`, and where the next one is."""
+    (tags,) = struct.unpack_from(kind.count, data, place)
+    if tags > MAX_CHUNKS:
+        raise ImageUnreadable(f"The TIFF file has more than {MAX_CHUNKS} tags in one directory.")
+    position = place + struct.calcsize(kind.count)
+    sides = {256: 0, 257: 0}
+    for _ in range(tags):
+        tag, type_, count = struct.unpack_from(kind.entry, data, position)
+        if tag in sides and count == 1 and type_ in _TIFF_INTEGERS:
+            value_at = position + struct.calcsize(kind.entry)
+            (sides[tag],) = struct.unpack_from(kind.order + _TIFF_INTEGERS[type_], data, value_at)
+        position += kind.entry_bytes
+    return sides[256], sides[257], struct.unpack_from(kind.place, data, position)[0]
+
+
+_TYPES: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes, int], Layout]], ...] = (
+    ("JPEG", lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg),
+    ("PNG", lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), _png),
+    ("TIFF", lambda data: data.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")), _tiff),
+    ("BMP", lambda data: data.startswith(b"BM") and len(data) >= 18 and data[15:18] == b"\x00\x00\x00", _bmp),
+    ("GIF", lambda data: data.startswith((b"GIF87a", b"GIF89a")), _gif),
+    ("WebP", lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP", _webp),
+)
