@@ -1,0 +1,90 @@
+"""What a model must be to be served: one class, one file.
+
+    gateway          Params, Result, input_layer              reads the class alone, never makes one
+    decode worker    preprocess(data, params, recipe)         a process of its own, bounded in memory and time
+    forward thread   load(settings), forward(items)           the one thread of the replica that computes
+    event loop       postprocess(output, params, notes)       small arithmetic only
+
+A model module is imported by the gateway and by every decode worker: it imports heavy libraries (torch,
+transformers) inside `load` and `forward` only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from serve_app.contracts import Json
+from serve_app.settings import Settings
+
+
+class Schema(BaseModel):
+    """Base of every `Params` and `Result`: unknown keys are refused, so that a misspelt one is no silent default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One input, ready for the forward pass.
+
+    `item` goes to `forward`: picklable and small, because it crosses from the decode worker to the replica.
+    `notes` go to `postprocess`: what the result should say of how the input was read.
+    """
+
+    item: Any
+    notes: Json = field(default_factory=dict)
+
+
+class Model(ABC):
+    """Base of all models. The replica makes one instance, without arguments, and calls `load` before anything else."""
+
+    input_layer: ClassVar[Literal["image", "none"]] = "image"
+    """`image`: a job carries one image. `none`: parameters are all there is, `preprocess` gets no data."""
+    Params: ClassVar[type[BaseModel]]
+    """What a submit may carry beside the input; derive it from `Schema`."""
+    Result: ClassVar[type[BaseModel]]
+    """What a completed job holds; finite numbers only, at most 64 kB as JSON."""
+
+    recipe: Any = None
+    """What `preprocess` has to know of the loaded model (an input size, a limit). Set by `load`, picklable."""
+    labels: tuple[str, ...] = ()
+    """The classes the model can answer, in the order of its outputs. Set by `load`; empty when it has none."""
+
+    @abstractmethod
+    def load(self, settings: Settings) -> None:
+        """Read the weights from local files. Called once, in the forward thread; may take minutes.
+
+        Raises `ModelUnready` with a sentence that says what is missing and how to get it.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def preprocess(data: bytes | None, params: Any, recipe: Any) -> Prepared:
+        """Turn one input into one item. Runs in a decode worker process that a hostile input may kill.
+
+        Raises a `JobError` (`ImageUndecodable`, `ModelRejected`) when the input is at fault.
+        """
+
+    @abstractmethod
+    def forward(self, items: Sequence[Any]) -> Sequence[Any]:
+        """One output per item, in order. One batch at a time, always in the thread that ran `load`."""
+
+    @abstractmethod
+    def postprocess(self, output: Any, params: Any, notes: Json) -> BaseModel:
+        """The `Result` of one output. Raises `ModelRejected` when the output means nothing."""
+
+    @abstractmethod
+    def warm_up_input(self) -> tuple[bytes | None, BaseModel]:
+        """An input that always works, and its parameters; sent the whole way to tell a bad input from a bad model."""
+
+    def describe(self) -> Json:
+        """What the API shows of the loaded model: id, revision, weights' sha256, engine, precision, labels.
+
+        The entry `device` names where the forward pass runs.
+        """
+        return {"device": "cpu", "labels": list(self.labels)}

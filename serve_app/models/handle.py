@@ -1,0 +1,76 @@
+"""How a gateway reaches the replicas of a model: Ray's errors become the two that the dispatcher knows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
+
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+
+from serve_app.contracts import Outcome, Task
+from serve_app.errors import ModelUnready, ReplicaLost
+
+PREDICT_TIMEOUT_S = 600.0
+"""Last resort: a dead replica shows at once and a hung forward pass after FORWARD_TIMEOUT_S."""
+WARM_UP_TIMEOUT_S = 120.0
+"""Long enough for a replica that has to be started first."""
+
+UNREADY = (RayTaskError, BackPressureError, DeploymentUnavailableError)
+"""The deployment answered, with an error of its own. All else that Ray raises means that the replica, its node or
+the way to it is gone, and that the chunk may have run or not."""
+
+
+class ServeHandle:
+    """`contracts.ModelHandle` on a Serve deployment handle."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._handle = handle
+
+    async def predict(self, chunk: Sequence[Task]) -> list[Outcome]:
+        try:
+            outcomes: list[Outcome] = await _bounded(self._handle.predict.remote(list(chunk)), PREDICT_TIMEOUT_S)
+        except TimeoutError as error:
+            raise ReplicaLost(f"No answer from the model within {PREDICT_TIMEOUT_S:g} s.") from error
+        return outcomes
+
+    async def warm_up(self) -> str:
+        try:
+            version: str = await _bounded(self._handle.warm_up.remote(), WARM_UP_TIMEOUT_S)
+        except TimeoutError as error:
+            raise ModelUnready(f"No replica of the model answered within {WARM_UP_TIMEOUT_S:g} s.") from error
+        return version
+
+
+async def _bounded(call: Any, timeout_s: float) -> Any:
+    """The call's value, or `TimeoutError`. Who stops waiting cancels the call in the replica too."""
+    response = cast("DeploymentResponse[Any]", call)
+    try:
+        async with asyncio.timeout(timeout_s) as deadline:
+            return await response
+    except asyncio.CancelledError:
+        response.cancel()  # type: ignore[no-untyped-call]
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Not our caller's doing: the replica was stopped while it held the call.
+        raise ReplicaLost("The model replica was stopped.") from None
+    except Exception as error:
+        if deadline.expired():
+            response.cancel()  # type: ignore[no-untyped-call]
+            raise
+        raise _translated(error) from error
+
+
+def _translated(error: Exception) -> ReplicaLost | ModelUnready:
+    """Ray's copy of our own error is a RayTaskError too, with the replica's traceback; the dispatcher needs ours."""
+    if isinstance(error, ReplicaLost):
+        return ReplicaLost(error.detail)
+    if isinstance(error, ModelUnready):
+        return ModelUnready(error.detail)
+    kind = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(error, UNREADY):
+        return ModelUnready(f"The model deployment failed: {type(kind).__name__}.")
+    return ReplicaLost(f"The model replica was lost: {type(kind).__name__}.")

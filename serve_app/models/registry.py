@@ -1,0 +1,78 @@
+"""From one block of the Serve config (`args.models`) to a model class and its card."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from serve_app.contracts import ModelCard
+from serve_app.models.contract import Model
+
+
+class ModelConfig(BaseModel):
+    """One served model. An unknown key is an error, because a misspelt one would be a silent default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    """Its name in the API, in Redis keys and as the deployment's name."""
+    implementation: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    """`module:Class`, a subclass of `serve_app.models.contract.Model`."""
+    max_batch_size: Annotated[int, Field(ge=1, le=256)] = 8
+    """Items of one forward pass, and jobs of one chunk."""
+    batch_wait_timeout_s: Annotated[float, Field(ge=0, le=1)] = 0.005
+    """How long a batch that is not full waits for more. A chunk arrives together, so a short wait fills batches."""
+    chunks_per_replica: Annotated[int, Field(ge=1, le=16)] = 3
+    """Chunks one replica holds at once: one computes, one is decoded, one is on its way."""
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    """Replicas that always run; 0 lets the model sleep until a job comes."""
+    max_replicas: Annotated[int, Field(ge=1)] = 1
+    """Most replicas the backlog may call for."""
+    jobs_per_replica: Annotated[int, Field(ge=1)] = 64
+    """Waiting and running jobs that call for one more replica."""
+    upscale_delay_s: Annotated[float, Field(ge=0)] = 3.0
+    """How long the backlog must call for more before a replica is added (waking from zero does not wait)."""
+    downscale_delay_s: Annotated[float, Field(ge=0)] = 60.0
+    """How long the backlog must call for fewer before a replica is taken away."""
+    num_cpus: Annotated[float, Field(gt=0)] = 1.0
+    """Processors Ray reserves for a replica."""
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    """Accelerators Ray reserves for a replica."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"model {self.name}: min_replicas is larger than max_replicas")
+        return self
+
+
+def load(implementation: str) -> type[Model]:
+    """The class behind `module:Class`. Raises ValueError that names what is wrong; imports no torch."""
+    module_name, _, class_name = implementation.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{implementation}: {error}. Is its folder on PYTHONPATH?") from error
+    if not (isinstance(found, type) and issubclass(found, Model)):
+        raise ValueError(f"{implementation} is not a subclass of serve_app.models.contract.Model")
+    for schema in ("Params", "Result"):
+        if not (isinstance(value := getattr(found, schema, None), type) and issubclass(value, BaseModel)):
+            raise ValueError(f"{implementation} needs a pydantic class named {schema}")
+    return found
+
+
+def card(config: ModelConfig) -> ModelCard:
+    """What the gateway needs to know of the model."""
+    model = load(config.implementation)
+    return ModelCard(
+        name=config.name,
+        implementation=config.implementation,
+        input_layer=model.input_layer,
+        params_schema=model.Params.model_json_schema(),
+        result_schema=model.Result.model_json_schema(),
+        max_batch_size=config.max_batch_size,
+        chunks_per_replica=config.chunks_per_replica,
+        wakes_from_zero=config.min_replicas == 0,
+    )

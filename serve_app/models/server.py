@@ -1,0 +1,214 @@
+"""A model replica: fetch, decode a whole chunk, batch, compute, and one outcome per task."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ray import serve
+from ray.serve import metrics
+
+from serve_app.connections import connect_redis
+from serve_app.contracts import Failure, Outcome, Registrar, ReplicaCard, Task
+from serve_app.errors import (
+    CapacityError,
+    InputLost,
+    ModelRejected,
+    ModelUnready,
+    ReplicaLost,
+    ServiceError,
+)
+from serve_app.images.store import ImageStore
+from serve_app.models import registry
+from serve_app.models.batch import Batch
+from serve_app.models.contract import Model, Prepared
+from serve_app.models.forward import ForwardThread
+from serve_app.models.pool import DecodePool
+from serve_app.models.registry import ModelConfig
+from serve_app.models.solitude import Solitude
+from serve_app.settings import read_settings
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 2.0
+LOAD_TIMEOUT_S = 600.0
+MILLISECONDS: list[float] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A task whose input is prepared."""
+
+    params: BaseModel
+    prepared: Prepared
+
+
+class ModelServer:
+    """The deployment of one model. Ready once a warm-up input went the whole way."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, config: ModelConfig, version: str, make_registrar: Callable[[], Registrar]
+    ) -> None:
+        """`make_registrar` is called here, in the replica; `version` is what `warm_up` answers."""
+        settings = read_settings()
+        self._version = version
+        self._registrar = make_registrar()
+        self._images = ImageStore(connect_redis(settings, max_connections=8), settings)
+        self._solitude = Solitude()
+        self._decode_ms, self._forward_ms, self._batch_size = _histograms()
+        self._model: Model = registry.load(config.implementation)()
+        self._thread = ForwardThread()
+        self._pool = DecodePool(settings, type(self._model).__module__)
+        await self._pool.start()
+        await self._thread.run(self._model.load, settings, deadline_s=LOAD_TIMEOUT_S)
+        known_good = (await self._prepare(*self._model.warm_up_input())).prepared.item
+        self._batch = Batch(self._model, self._thread, known_good, settings.forward_timeout_s)
+        self._forward = serve.batch(
+            max_batch_size=config.max_batch_size, batch_wait_timeout_s=config.batch_wait_timeout_s
+        )(self._run_batch)
+        await self.warm_up()
+        self._beats = asyncio.create_task(self._beat(_replica_card(config, version, self._model)))
+
+    async def predict(self, chunk: Sequence[Task]) -> list[Outcome]:
+        """One outcome per task, in order; a suspect (`alone`) runs when nothing else does in this replica.
+
+        Raises `ModelUnready` when the fault is not an input's, `ReplicaLost` when the forward thread hangs. A
+        suspect whose lease is no longer ours does not start; its outcome says so and the tracker, which wants the
+        lease's token, does not take it.
+        """
+        outcomes: dict[str, Outcome] = {}
+        if together := [task for task in chunk if not task.alone]:
+            async with self._solitude.together():
+                outcomes.update(await self._process(together))
+        for suspect in (task for task in chunk if task.alone):
+            async with self._solitude.alone():
+                outcomes.update(await self._process_suspect(suspect))
+        return [outcomes[task.job_id] for task in chunk]
+
+    async def warm_up(self) -> str:
+        """Send the warm-up input the whole way, decode worker and batch; the version this replica was built for."""
+        data, params = self._model.warm_up_input()
+        async with self._solitude.together():
+            ready = await self._prepare(data, params)
+            output = await self._forward(ready.prepared.item)
+        if isinstance(output, ModelRejected):
+            raise ModelUnready(f"The model refuses its own warm-up input: {output.detail}")
+        self._model.postprocess(output, params, ready.prepared.notes)
+        return self._version
+
+    async def check_health(self) -> None:
+        """Raises when only a new replica can help; Serve then replaces this one."""
+        if self._thread.hung:
+            raise ReplicaLost("The forward thread hangs.")
+
+    async def __del__(self) -> None:
+        """Serve awaits this when it stops the replica."""
+        if beats := getattr(self, "_beats", None):
+            beats.cancel()
+        if thread := getattr(self, "_thread", None):
+            thread.close()
+        if pool := getattr(self, "_pool", None):
+            await pool.close()
+
+    async def _process_suspect(self, task: Task) -> dict[str, Outcome]:
+        try:
+            ours = await self._registrar.start_alone(task)
+        except CapacityError as error:
+            raise ModelUnready(f"The start of a suspect could not be reported: {error.detail}") from error
+        if not ours:
+            return {task.job_id: _failed(task, ReplicaLost("The lease ended before this replica could start."))}
+        return await self._process([task])
+
+    async def _process(self, tasks: Sequence[Task]) -> dict[str, Outcome]:
+        """Decode all first, then batch: items that arrive together fill batches (half of them stay empty if not)."""
+        inputs = await asyncio.gather(*(self._fetch_and_prepare(task) for task in tasks))
+        outputs = await asyncio.gather(*(self._forward(one.prepared.item) for one in inputs if isinstance(one, _Ready)))
+        remaining = iter(outputs)
+        return {
+            task.job_id: self._conclude(task, one, next(remaining)) if isinstance(one, _Ready) else _failed(task, one)
+            for task, one in zip(tasks, inputs, strict=True)
+        }
+
+    async def _fetch_and_prepare(self, task: Task) -> _Ready | ServiceError:
+        """The task's input, prepared, or the error that is the input's own. Holds at most a slot's bytes."""
+        try:
+            params = self._model.Params.model_validate(task.params)
+        except ValidationError as error:
+            return ModelRejected(f"The parameters do not fit this version of the model: {error.error_count()} errors.")
+        started = time.perf_counter()
+        try:
+            async with self._pool.slot():
+                data = None
+                if task.input is not None and (data := await self._images.get(task.input.reference)) is None:
+                    return InputLost("The stored input is gone; submit it again.")
+                return await self._run_preprocess(data, params)
+        except CapacityError as error:
+            raise ModelUnready(f"The image store is away: {error.detail}") from error
+        except ModelUnready:
+            raise
+        except ServiceError as error:
+            return error
+        except Exception as error:
+            log.exception("preprocess failed on job %s", task.job_id)
+            return ModelRejected(f"The input could not be prepared: {type(error).__name__}.")
+        finally:
+            self._decode_ms.observe((time.perf_counter() - started) * 1000)
+
+    async def _prepare(self, data: bytes | None, params: BaseModel) -> _Ready:
+        async with self._pool.slot():
+            return await self._run_preprocess(data, params)
+
+    async def _run_preprocess(self, data: bytes | None, params: BaseModel) -> _Ready:
+        return _Ready(params, await self._pool.run(self._model.preprocess, data, params, self._model.recipe))
+
+    async def _run_batch(self, items: list[Any]) -> list[Any]:
+        started = time.perf_counter()
+        try:
+            return await self._batch.run(items)
+        finally:
+            self._batch_size.observe(len(items))
+            self._forward_ms.observe((time.perf_counter() - started) * 1000)
+
+    def _conclude(self, task: Task, ready: _Ready, output: Any) -> Outcome:
+        if isinstance(output, ModelRejected):
+            return _failed(task, output)
+        try:
+            result = self._model.postprocess(output, ready.params, ready.prepared.notes)
+        except ServiceError as error:
+            return _failed(task, error)
+        except Exception as error:
+            log.exception("postprocess failed on job %s", task.job_id)
+            return _failed(task, ModelRejected(f"The model's answer could not be read: {type(error).__name__}."))
+        return Outcome(task.job_id, result=result.model_dump(mode="json"))
+
+    async def _beat(self, card: ReplicaCard) -> None:
+        """Tell the tracker that this replica runs, for as long as it can compute."""
+        while not self._thread.hung:
+            try:
+                await self._registrar.beat(card)
+            except Exception as error:  # nothing may end the heartbeat of a replica that works
+                log.warning("heartbeat failed: %s", error)
+            await asyncio.sleep(BEAT_SECONDS)
+
+
+def _failed(task: Task, error: ServiceError) -> Outcome:
+    return Outcome(task.job_id, failure=Failure(error.slug, error.detail))
+
+
+def _replica_card(config: ModelConfig, version: str, model: Model) -> ReplicaCard:
+    description = model.describe()
+    replica = serve.get_replica_context().replica_id.unique_id
+    return ReplicaCard(config.name, replica, version, str(description.get("device", "cpu")), description)
+
+
+def _histograms() -> tuple[metrics.Histogram, metrics.Histogram, metrics.Histogram]:
+    return (
+        metrics.Histogram("model_decode_ms", "Fetching and preparing one input.", boundaries=MILLISECONDS),
+        metrics.Histogram("model_forward_ms", "One batch in the forward thread.", boundaries=MILLISECONDS),
+        metrics.Histogram("model_batch_size", "Items of one batch.", boundaries=[1, 2, 4, 8, 16, 32, 64, 128, 256]),
+    )
