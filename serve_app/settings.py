@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     """Commit of the model; required for hugging_face, in prod 40 hex digits."""
     model_cache_dir: Path | None = None
     """Absolute folder that holds `models--org--name/snapshots`, for `private`."""
+    engine: Literal["torch", "openvino"] = "torch"
+    """What runs the forward pass. `openvino`: faster on a CPU, needs the extra of that name."""
     inference_threads: Annotated[int, Field(ge=0)] = 0
     """Threads of one forward pass; 0 takes the replica's processors."""
     forward_timeout_s: Annotated[float, Field(gt=0)] = 60.0
