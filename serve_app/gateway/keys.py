@@ -60,7 +60,7 @@ class IssuerKeys:
         self._refresh: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str) -> Key:
-        """The key of this id. Raises `TokenInvalid` when the issuer has none, `KeysUnavailable` before the first fetch."""
+        """The key of this id. Raises `TokenInvalid` for an unknown one, `KeysUnavailable` while no key was ever had."""
         if self._keys is None:
             await self._fetch_once()
         elif key_id not in self._keys and self._clock() >= self._unknown_until:

@@ -1,0 +1,132 @@
+"""The gateway as one ASGI application: a pure factory, and the life of its parts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from serve_app.connections import connect_redis
+from serve_app.contracts import ModelCard, ModelHandle
+from serve_app.errors import InternalError, RouteUnknown, ServiceError
+from serve_app.gateway.endpoint import Endpoint, PathEndpoint, request_id_of
+from serve_app.gateway.keys import KeyRing
+from serve_app.gateway.problems import SECURITY_HEADERS, problem_response
+from serve_app.gateway.routes import ROUTES
+from serve_app.gateway.service import Service
+from serve_app.gateway.tokens import TokenVerifier
+from serve_app.gateway.uploads import UploadBudget
+from serve_app.images.store import ImageStore
+from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.tracker import Tracker
+from serve_app.models.registry import load
+from serve_app.settings import Settings
+from serve_app.usage.outbox import Outbox
+from serve_app.usage.writer import Writer
+
+SHUTDOWN_S: Final = 15.0
+"""Most time the parts get to end; what is still claimed then is taken back by its lease."""
+
+_log = logging.getLogger(__name__)
+
+
+def build_gateway(
+    settings: Settings, cards: Sequence[ModelCard], handles: Mapping[str, ModelHandle], *, version: str
+) -> Starlette:
+    """The gateway of the given models, the first of them the default. Nothing is opened before its lifespan starts."""
+    requests, work = connect_redis(settings), connect_redis(settings)
+    service = _assemble(settings, cards, handles, version, requests, work)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        runners = [*service.dispatchers.values(), service.writer]
+        tasks = [asyncio.create_task(runner.run(), name=type(runner).__name__) for runner in runners]
+        for task in tasks:
+            task.add_done_callback(_report_end)
+        try:
+            yield
+        finally:
+            await _end(service, tasks, (requests, work))
+
+    routes = [
+        Route(path, PathEndpoint({route.method: Endpoint(route, service) for route in group}), name=path)
+        for path, group in groupby(ROUTES, attrgetter("path"))
+    ]
+    handlers: dict[Any, Any] = {HTTPException: _route_unknown, Exception: _failed}
+    application = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    application.router.redirect_slashes = False
+    return application
+
+
+def _assemble(
+    settings: Settings,
+    cards: Sequence[ModelCard],
+    handles: Mapping[str, ModelHandle],
+    version: str,
+    requests: Redis,
+    work: Redis,
+) -> Service:
+    """Requests and background work have a client each: a burst of requests must not keep leases from being renewed."""
+    keys = KeyRing(settings)
+    tracker = Tracker(work, settings)
+    return Service(
+        settings=settings,
+        version=version,
+        cards={card.name: card for card in cards},
+        params={card.name: load(card.implementation).Params for card in cards},
+        endpoints={f"{route.method:<4} {route.path}": route.summary for route in ROUTES},
+        tracker=Tracker(requests, settings),
+        store=ImageStore(requests, settings),
+        outbox=Outbox(requests, settings),
+        keys=keys,
+        verifier=TokenVerifier(settings, keys),
+        dispatchers={card.name: Dispatcher(tracker, handles[card.name], card, version=version) for card in cards},
+        writer=Writer(work, settings),
+        uploads=UploadBudget(settings.upload_bytes_in_flight),
+        fetches=asyncio.Semaphore(max(1, settings.upload_bytes_in_flight // settings.image_max_bytes)),
+    )
+
+
+async def _end(service: Service, tasks: list[asyncio.Task[None]], clients: tuple[Redis, ...]) -> None:
+    """Accepting ends first, then claiming, then the writer that takes the last outcomes; bounded as a whole."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SHUTDOWN_S):
+            await asyncio.gather(*service.background, return_exceptions=True)
+            await asyncio.gather(*(one.close() for one in service.dispatchers.values()), return_exceptions=True)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(service.writer.close(), service.keys.close(), return_exceptions=True)
+    for client in clients:
+        await client.aclose()
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        _log.critical("%s ended; this replica works no more jobs or rows", task.get_name(), exc_info=error)
+
+
+async def _route_unknown(request: Request, _: Exception) -> Response:
+    return _problem(request, RouteUnknown("There is nothing at this path. GET /api/v1/version lists the routes."))
+
+
+async def _failed(request: Request, _: Exception) -> Response:
+    return _problem(request, InternalError("The service failed. The request id helps to find out why."))
+
+
+def _problem(request: Request, error: ServiceError) -> Response:
+    request_id = request_id_of(request.scope)
+    response = problem_response(error, path=request.scope["path"], request_id=request_id)
+    response.headers.update({"X-Request-ID": request_id, **SECURITY_HEADERS})
+    return response

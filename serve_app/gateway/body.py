@@ -1,0 +1,109 @@
+"""Request bodies: JSON of at most 64 kB, or a form with one file; counted while they arrive."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Final, NoReturn
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+
+from serve_app.contracts import Json
+from serve_app.errors import BodyInvalid, BodyTooLarge, BodyTypeUnsupported
+from serve_app.gateway.service import Call
+from serve_app.gateway.uploads import UploadShare
+from serve_app.settings import MIB
+
+JSON_MAX_BYTES: Final = 64 * 1024
+FORM_MARGIN_BYTES: Final = 1 * MIB
+"""What a form may hold beside the image: boundaries, part headers, the other fields."""
+FIELDS_MAX: Final = 4
+FIELD_MAX_BYTES: Final = 64 * 1024
+
+Form = dict[str, str | UploadFile]
+
+
+def media_type(call: Call) -> str:
+    """The body's media type without parameters. Raises `BodyTypeUnsupported` for compressed bodies."""
+    encoding = call.request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise BodyTypeUnsupported("Send the body without a Content-Encoding.")
+    return call.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_json(call: Call) -> Json:
+    """The body as a JSON object of well-formed text. Raises `BodyTypeUnsupported`, `BodyTooLarge`, `BodyInvalid`."""
+    if media_type(call) != "application/json":
+        raise BodyTypeUnsupported("Send application/json.")
+    body = bytearray()
+    async with aclosing(_pieces(call, JSON_MAX_BYTES)) as pieces:
+        async for piece in pieces:
+            body += piece
+    return parse_object(bytes(body), "The body")
+
+
+async def read_form(call: Call, share: UploadShare) -> Form:
+    """The fields of a multipart/form-data body; files above 1 MiB are on disk. The caller closes the file.
+
+    Raises `BodyTooLarge`, `BodyInvalid`, and `StoreFull` when the replica holds too many uploads already.
+    """
+    limit = call.service.settings.image_max_bytes + FORM_MARGIN_BYTES
+    async with aclosing(_pieces(call, limit, share)) as pieces:
+        parser = MultiPartParser(
+            call.request.headers, pieces, max_files=1, max_fields=FIELDS_MAX, max_part_size=FIELD_MAX_BYTES
+        )
+        try:
+            items = (await parser.parse()).multi_items()
+        except MultiPartException as error:
+            raise BodyInvalid(f"The form could not be read: {error.message}") from error
+    form = dict(items)
+    if len(form) < len(items):
+        close_form(form)
+        raise BodyInvalid("A form field was sent twice.")
+    return form
+
+
+def close_form(form: Form) -> None:
+    """Give the file's memory or disk back."""
+    for value in form.values():
+        if isinstance(value, UploadFile):
+            value.file.close()
+
+
+def parse_object(text: bytes, name: str) -> Json:
+    """A JSON object (RFC 8259, UTF-8), without NaN and without lone surrogates, which no store could keep."""
+    try:
+        value: Any = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+        if b"\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise BodyInvalid(f"{name} is not valid JSON in UTF-8.") from error
+    if not isinstance(value, dict):
+        raise BodyInvalid(f"{name} must be a JSON object.")
+    return value
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+async def _pieces(call: Call, limit: int, share: UploadShare | None = None) -> AsyncGenerator[bytes, None]:
+    declared = call.request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared[:20]) > limit:
+        raise BodyTooLarge(f"The body may have at most {limit} bytes.")
+    if share is not None and declared.isdecimal():
+        share.reach(int(declared))
+    try:
+        async with aclosing(call.request.stream()) as stream:
+            async for piece in stream:
+                call.request_bytes += len(piece)
+                if call.request_bytes > limit:
+                    raise BodyTooLarge(f"The body may have at most {limit} bytes.")
+                if share is not None:
+                    share.reach(call.request_bytes)
+                yield piece
+    except ClientDisconnect as error:
+        raise BodyInvalid("The body ended early.") from error

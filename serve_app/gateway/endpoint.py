@@ -1,0 +1,163 @@
+"""One wrapper around every endpoint: request id, deadline, caller, errors as problems, usage, headers.
+
+The usage event is in the outbox before the answer starts, also for an answer that is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from serve_app.contracts import UsageEvent
+from serve_app.errors import (
+    DeadlineExceeded,
+    InternalError,
+    MethodNotAllowed,
+    ServiceError,
+    TokenInvalid,
+    TokenMissing,
+)
+from serve_app.gateway.problems import SECURITY_HEADERS, problem_response
+from serve_app.gateway.service import Call, Service
+
+CLIENT_GONE: Final = 499
+"""Status in the usage event of a request whose client went away before the answer."""
+USAGE_TIMEOUT_S: Final = 2.0
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """One row of the route table."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    handler: Callable[[Call], Awaitable[Response]]
+    summary: str
+    problems: tuple[type[ServiceError], ...] = ()
+    """Problems of its own, beside those of every route and of every authenticated route."""
+    tracked: str | None = None
+    """`endpoint_type` of its usage events. Authenticated and tracked are one thing; None is open to all."""
+    deadline: Literal["submit", "read"] = "read"
+
+
+class Endpoint:
+    """The ASGI application of one route."""
+
+    def __init__(self, route: RouteSpec, service: Service) -> None:
+        self._route = route
+        self._service = service
+        settings = service.settings
+        self._deadline_s = settings.submit_timeout_s if route.deadline == "submit" else settings.read_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started, now = time.perf_counter(), time.time()
+        call = Call(self._service, Request(scope, receive), request_id_of(scope))
+        try:
+            response = await self._answer(call)
+        except asyncio.CancelledError:
+            self._service.spawn(self._record(call, CLIENT_GONE, started, now))
+            raise
+        # Shielded: a client that goes away now was still served, and is still counted once.
+        await asyncio.shield(self._service.spawn(self._record(call, response.status_code, started, now)))
+        await send_response(response, call.request_id, scope, receive, send)
+
+    async def _answer(self, call: Call) -> Response:
+        error: ServiceError
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                if self._route.tracked is not None:
+                    call.principal = await self._service.verifier.verify(bearer_token(call.request.scope))
+                return await self._route.handler(call)
+        except TimeoutError:
+            error = DeadlineExceeded(f"The request was not answered within {self._deadline_s:g} seconds.")
+        except ServiceError as met:
+            error = met
+        except Exception:
+            _log.exception("request %s to %s failed", call.request_id, self._route.path)
+            error = InternalError("The service failed. The request id helps to find out why.")
+        return problem_response(error, path=call.request.scope["path"], request_id=call.request_id)
+
+    async def _record(self, call: Call, status: int, started: float, now: float) -> None:
+        """Tell the outbox. When Redis is away the answer still goes out; the loss is logged."""
+        if self._route.tracked is None or call.principal is None:
+            return
+        event = UsageEvent(
+            event_id=uuid.uuid4().hex,
+            timestamp=int(now * 1000),
+            principal_id=call.principal.id,
+            username=call.principal.name,
+            group=call.principal.group or "",
+            endpoint_type=self._route.tracked,
+            status_code=status,
+            url_path=self._route.path,
+            latency_ms=round((time.perf_counter() - started) * 1000, 3),
+            request_bytes=call.request_bytes,
+            job_id=call.job_id,
+            model=call.model,
+            request_id=call.request_id,
+        )
+        try:
+            async with asyncio.timeout(USAGE_TIMEOUT_S):
+                await self._service.outbox.record(event)
+        except (ServiceError, TimeoutError) as error:
+            _log.error("usage event of request %s is lost: %s", call.request_id, error)
+
+
+class PathEndpoint:
+    """The ASGI application of one path: its methods, and 405 for every other."""
+
+    def __init__(self, methods: Mapping[str, Endpoint]) -> None:
+        # RFC 9110 section 9.1: HEAD wherever GET is.
+        self._methods = {**methods, **({"HEAD": methods["GET"]} if "GET" in methods else {})}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if endpoint := self._methods.get(scope["method"]):
+            await endpoint(scope, receive, send)
+            return
+        request_id = request_id_of(scope)
+        allowed = ", ".join(sorted(self._methods))
+        error = MethodNotAllowed(f"Allowed here: {allowed}.")
+        response = problem_response(error, path=scope["path"], request_id=request_id)
+        response.headers["Allow"] = allowed
+        await send_response(response, request_id, scope, receive, send)
+
+
+async def send_response(response: Response, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send with the headers that every answer has."""
+    response.headers["X-Request-ID"] = request_id
+    for name, value in SECURITY_HEADERS.items():
+        response.headers[name] = value
+    await response(scope, receive, send)
+
+
+def request_id_of(scope: Scope) -> str:
+    """The caller's X-Request-ID when it is safe to log and echo, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(text := value.decode("latin-1")):
+            return str(text)
+    return uuid.uuid4().hex
+
+
+def bearer_token(scope: Scope) -> str:
+    """The token of the Authorization header (RFC 6750). Raises `TokenMissing`, `TokenInvalid`."""
+    values = [value for name, value in scope["headers"] if name == b"authorization"]
+    if not values:
+        raise TokenMissing("Send the header Authorization: Bearer with an access token.")
+    if len(values) > 1:
+        raise TokenInvalid("Send one Authorization header.")
+    scheme, _, token = values[0].decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise TokenMissing("Send the header Authorization: Bearer with an access token.")
+    return str(token.strip())

@@ -1,0 +1,85 @@
+"""The route table: every path of the public API, what it may answer, and how its use is counted."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serve_app import errors
+from serve_app.gateway import health, reads, submit
+from serve_app.gateway.endpoint import RouteSpec
+
+_BODY: Final = (errors.BodyInvalid, errors.BodyTooLarge, errors.BodyTypeUnsupported)
+_SUBMIT: Final = (
+    *_BODY,
+    errors.ParamsInvalid,
+    errors.ModelUnknown,
+    errors.ImageMissing,
+    errors.ImageTypeUnsupported,
+    errors.ImageTooLarge,
+    errors.ImageUnreadable,
+    errors.ImageUrlInvalid,
+    errors.ImageUrlForbidden,
+    errors.ImageUrlFailed,
+    errors.QueueFull,
+    errors.StoreFull,
+    errors.TrackerUnavailable,
+)
+_READ: Final = (errors.TrackerUnavailable,)
+
+EVERY_ROUTE: Final = (errors.MethodNotAllowed, errors.DeadlineExceeded, errors.InternalError)
+"""Problems any route may answer with."""
+EVERY_AUTHENTICATED_ROUTE: Final = (errors.TokenMissing, errors.TokenInvalid, errors.KeysUnavailable)
+"""Problems any route that needs a token may answer with."""
+
+ROUTES: Final = (
+    # Both submits count as `inference`: usage tells what was asked for, not through which door.
+    RouteSpec(
+        "POST",
+        "/api/v1/inference",
+        submit.submit_inference,
+        "Submit an image to the default model",
+        _SUBMIT,
+        tracked="inference",
+        deadline="submit",
+    ),
+    RouteSpec(
+        "POST",
+        "/api/v1/jobs/status",
+        reads.read_status,
+        "Status of a job, by id in the body",
+        (*_BODY, *_READ),
+        tracked="job_status",
+    ),
+    RouteSpec(
+        "POST",
+        "/api/v1/jobs/results",
+        reads.read_results,
+        "Result of a job, by id in the body",
+        (*_BODY, *_READ),
+        tracked="job_results",
+    ),
+    RouteSpec(
+        "POST",
+        "/api/v1/jobs",
+        submit.submit_job,
+        "Submit a job to any model",
+        _SUBMIT,
+        tracked="inference",
+        deadline="submit",
+    ),
+    RouteSpec(
+        "GET",
+        "/api/v1/jobs/{job_id}",
+        reads.read_job,
+        "A job with its result or problem",
+        (errors.JobUnknown, *_READ),
+        tracked="job_status",
+    ),
+    RouteSpec("GET", "/api/v1/models", health.models, "The served models and their replicas", _READ, tracked="models"),
+    RouteSpec("GET", "/api/v1/version", health.version, "API version and routes"),
+    RouteSpec("GET", "/health", health.health, "Health of gateway, queue and models"),
+    RouteSpec("GET", "/__health", health.alive, "The gateway answers"),
+    RouteSpec("GET", "/livez", health.alive, "The process lives"),
+    RouteSpec("GET", "/readyz", health.ready, "Whether jobs are worked on, and why not"),
+)
+"""In matching order: a fixed path stands before the pattern that would also take it."""

@@ -1,0 +1,88 @@
+"""What every endpoint works with: the parts of one gateway replica, and one request on its way through them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from serve_app.contracts import ModelCard, Principal
+from serve_app.errors import ModelUnknown, TokenMissing
+from serve_app.gateway.keys import KeyRing
+from serve_app.gateway.tokens import TokenVerifier
+from serve_app.gateway.uploads import UploadBudget
+from serve_app.images.store import ImageStore
+from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.tracker import Tracker
+from serve_app.settings import Settings
+from serve_app.usage.outbox import Outbox
+from serve_app.usage.writer import Writer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts of one gateway replica. The first model is the default one."""
+
+    settings: Settings
+    version: str
+    cards: Mapping[str, ModelCard]
+    params: Mapping[str, type[BaseModel]]
+    endpoints: Mapping[str, str]
+    """What GET /api/v1/version shows: `METHOD path` and a sentence."""
+    tracker: Tracker
+    store: ImageStore
+    outbox: Outbox
+    keys: KeyRing
+    verifier: TokenVerifier
+    dispatchers: Mapping[str, Dispatcher]
+    writer: Writer
+    uploads: UploadBudget
+    fetches: asyncio.Semaphore
+    """Fetched images in memory at once, each up to the image limit."""
+    background: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def card(self, name: str | None) -> ModelCard:
+        """The model of this name, or the default. Raises `ModelUnknown`."""
+        if name is None:
+            return next(iter(self.cards.values()))
+        if card := self.cards.get(name):
+            return card
+        raise ModelUnknown("No model of this name is served here. GET /api/v1/models lists them.")
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run `work` to its end even when the request that started it is cancelled; shut-down waits for it."""
+        task = asyncio.create_task(work)
+        self.background.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self.background.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not report it as lost when the caller has gone
+
+
+@dataclass(slots=True)
+class Call:
+    """One request: what came, who asks, and what its usage event will say of it."""
+
+    service: Service
+    request: Request
+    request_id: str
+    principal: Principal | None = None
+    request_bytes: int = 0
+    job_id: str = ""
+    model: str = ""
+
+    @property
+    def caller(self) -> Principal:
+        """The principal. Raises `TokenMissing` where the route asked for none."""
+        if self.principal is None:
+            raise TokenMissing("This needs an access token.")
+        return self.principal

@@ -1,0 +1,169 @@
+"""POST /api/v1/jobs and POST /api/v1/inference: a request body becomes an accepted job, or leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.responses import Response
+
+from serve_app.contracts import Job, JobInput, Json, ModelCard
+from serve_app.errors import (
+    BodyInvalid,
+    BodyTypeUnsupported,
+    ImageMissing,
+    ParamsInvalid,
+    ServiceError,
+    TrackerUnavailable,
+)
+from serve_app.gateway import views
+from serve_app.gateway.body import Form, close_form, media_type, parse_object, read_form, read_json
+from serve_app.gateway.problems import json_response
+from serve_app.gateway.service import Call, Service
+from serve_app.gateway.uploads import UploadShare
+from serve_app.images.fetch import fetch
+from serve_app.images.header import ImageHeader, inspect
+from serve_app.jobs.records import Submission
+
+UNKNOWN: Final = "no such field; the body may hold image, image_url, model and params"
+POINTERS_MAX: Final = 20
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a submit body asks for, whichever of the two media types it came in."""
+
+    image: UploadFile | None
+    image_url: str | None
+    model: str | None
+    params: Json
+
+
+async def submit_job(call: Call) -> Response:
+    """202 with the job object, once the job is in Redis."""
+    job = await _accept(call)
+    path = views.job_path(job.id)
+    return json_response(views.job_object(job), 202, {"Location": path, "Retry-After": str(views.POLL_AFTER_S)})
+
+
+async def submit_inference(call: Call) -> Response:
+    """200 with id and status, as the first public version of this route answered."""
+    return json_response(views.submitted(await _accept(call)))
+
+
+async def _accept(call: Call) -> Job:
+    with call.service.uploads.share() as share:
+        kind = media_type(call)
+        if kind == "multipart/form-data":
+            form = await read_form(call, share)
+            try:
+                return await _accept_ask(call, share, _ask_of_form(form))
+            finally:
+                close_form(form)
+        if kind == "application/json":
+            return await _accept_ask(call, share, _ask_of_json(await read_json(call)))
+        raise BodyTypeUnsupported("Send multipart/form-data with the file field image, or application/json.")
+
+
+async def _accept_ask(call: Call, share: UploadShare, ask: Ask) -> Job:
+    service = call.service
+    card = service.card(ask.model)
+    call.model = card.name
+    params = _checked_params(service, card, ask.params)
+    data = await _image_bytes(service, share, ask) if _wants_image(card, ask) else None
+    submission = Submission(
+        id=str(uuid.uuid4()), owner=call.caller.id, model=card.name, params=params, traceparent=_traceparent(call)
+    )
+    if data is None:
+        work = service.tracker.submit(submission)
+    else:
+        work = _submit_with_input(service, submission, data, inspect(data, service.settings))
+    # From here accepting runs to its end: a client that goes away leaves a whole job or none.
+    job = await asyncio.shield(service.spawn(work))
+    call.job_id = job.id
+    return job
+
+
+async def _submit_with_input(service: Service, submission: Submission, data: bytes, header: ImageHeader) -> Job:
+    reference = await service.store.put(submission.id, data)
+    stored = JobInput(reference, len(data), header.pixels, header.media_type)
+    try:
+        return await service.tracker.submit(replace(submission, input=stored))
+    except TrackerUnavailable:
+        # The job may have been accepted before the answer was lost; if not, the input's own 15 minutes end it.
+        raise
+    except ServiceError:
+        await service.store.delete(reference)
+        raise
+
+
+def _wants_image(card: ModelCard, ask: Ask) -> bool:
+    sources = (ask.image is not None) + (ask.image_url is not None)
+    if card.input_layer == "none":
+        if sources:
+            raise BodyInvalid(f"The model {card.name} takes parameters only, no image.")
+        return False
+    if sources != 1:
+        raise ImageMissing("Send exactly one image: the file field image, or image_url.")
+    return True
+
+
+async def _image_bytes(service: Service, share: UploadShare, ask: Ask) -> bytes:
+    if ask.image is None:
+        async with service.fetches:
+            data = await fetch(ask.image_url or "", service.settings)
+            share.reach(len(data))
+            return data
+    return await ask.image.read()
+
+
+def _checked_params(service: Service, card: ModelCard, params: Json) -> Json:
+    try:
+        return service.params[card.name].model_validate(params).model_dump(mode="json")
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)[:POINTERS_MAX]
+        pointers = {"/".join(("/params", *map(_escape, fault["loc"]))): fault["msg"] for fault in faults}
+        where = ", ".join(pointers)
+        raise ParamsInvalid(f"The parameters of {card.name} are not valid at {where}.", pointers=pointers) from error
+
+
+def _escape(part: str | int) -> str:
+    """One token of a JSON Pointer (RFC 6901); cut, because the name may be the caller's."""
+    return str(part)[:100].replace("~", "~0").replace("/", "~1")
+
+
+def _ask_of_form(form: Form) -> Ask:
+    image, params = form.get("image"), form.get("params")
+    if isinstance(image, str):
+        raise ImageMissing("Send the field image as a file: its part needs a filename.")
+    if params is not None and not isinstance(params, str):
+        raise BodyInvalid("Send the field params as text that holds a JSON object.")
+    fields: Json = {name: value for name, value in form.items() if name not in ("image", "params")}
+    if params is not None:
+        fields["params"] = parse_object(params.encode(), "The field params")
+    return _ask(fields, image)
+
+
+def _ask_of_json(fields: Json) -> Ask:
+    return _ask({name: value for name, value in fields.items() if value is not None}, None)
+
+
+def _ask(fields: Json, image: UploadFile | None) -> Ask:
+    if unknown := fields.keys() - {"image_url", "model", "params"}:
+        raise BodyInvalid("Unknown fields in the body.", pointers={f"/{_escape(name)}": UNKNOWN for name in unknown})
+    for name, kind, words in (("image_url", str, "a text"), ("model", str, "a text"), ("params", dict, "an object")):
+        if not isinstance(fields.get(name, kind()), kind):
+            raise BodyInvalid(f"The field {name} must be {words}.", pointers={f"/{name}": f"must be {words}"})
+    return Ask(image, fields.get("image_url"), fields.get("model"), fields.get("params", {}))
+
+
+def _traceparent(call: Call) -> str | None:
+    """The W3C trace context that came with the request, when it is well formed."""
+    text = call.request.headers.get("traceparent", "")
+    return text if _TRACEPARENT.fullmatch(text) else None
