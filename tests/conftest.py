@@ -15,6 +15,7 @@ from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 
 from serve_app.connections import connect_redis
+from serve_app.local.authority import Authority
 from serve_app.local.postgres import Postgres
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
@@ -51,6 +52,15 @@ def valkey(servers_folder: Path) -> Iterator[Valkey]:
 def postgres(servers_folder: Path) -> Iterator[Postgres]:
     """The PostgreSQL of this test session; `kill()`, `start()` and `pid` are for tests that take it away."""
     server = Postgres(servers_folder / "postgres")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def authority(servers_folder: Path) -> Iterator[Authority]:
+    """A running development issuer; `mint` also makes the tokens no issuer should."""
+    server = Authority(servers_folder / "issuer")
     server.start()
     yield server
     server.stop()

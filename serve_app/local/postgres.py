@@ -11,7 +11,7 @@ import psycopg
 
 from serve_app.local.binaries import Program, find_program
 from serve_app.local.server import NotReady, Server
-from serve_app.local.state import LocalError, password, service_account
+from serve_app.local.state import LocalError, give_to_service, password, service_account
 
 ROLE = "semapi"
 DATABASE = "app"
@@ -46,6 +46,7 @@ class Postgres(Server):
     def _make_cluster(self) -> None:
         """Make the data folder under another name first: an interrupted run leaves nothing that looks finished."""
         password(self.folder / "password")
+        give_to_service(self.folder / "password")
         fresh = self.folder / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
         self._make_data_folder(fresh)

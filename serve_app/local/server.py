@@ -61,6 +61,10 @@ class Server(ABC):
     def _check(self) -> None:
         """Raise NotReady while the server does not answer yet."""
 
+    def _environment(self) -> dict[str, str]:
+        """What the server sees of ours: nothing that could be a secret or bend its configuration."""
+        return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+
     def start(self) -> None:
         """Start and return when the server answers. Raises LocalError: folder in use, port taken, or its log's end."""
         make_folder(self.folder)
@@ -112,7 +116,7 @@ class Server(ABC):
         self.log.unlink(missing_ok=True)
         guard = guarded(
             self._command(),
-            {**os.environ, "LC_ALL": "C"},
+            self._environment(),
             self.log,
             cwd=self.data,
             account=(account.pw_uid, account.pw_gid) if account else None,

@@ -85,12 +85,11 @@ def refuse_unreachable(folder: Path) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner, the service account, can read; whole or not at all."""
+    """Write a file that we alone can read; whole or not at all."""
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
-    give_to_service(fresh)
     fresh.replace(path)
 
 

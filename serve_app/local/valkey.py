@@ -10,7 +10,7 @@ import redis
 
 from serve_app.local.binaries import Program, find_program
 from serve_app.local.server import NotReady, Server
-from serve_app.local.state import LocalError, password, service_account, write_private
+from serve_app.local.state import LocalError, give_to_service, password, service_account, write_private
 
 CONFIG = """\
 bind 127.0.0.1
@@ -69,6 +69,7 @@ class Valkey(Server):
             maxmemory=self._maxmemory,
         )
         write_private(config, text)
+        give_to_service(config)
         return [str(self._program.path), str(config)]
 
     def _check(self) -> None:

@@ -1,0 +1,79 @@
+"""Everything the application needs around it on one machine: job Redis, PostgreSQL and a token issuer."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from serve_app.local.authority import Authority
+from serve_app.local.postgres import Postgres
+from serve_app.local.server import Server
+from serve_app.local.state import hold, make_folder
+from serve_app.local.valkey import Valkey
+from serve_app.settings import Settings
+
+ISSUER_PORT = 18080
+
+
+class LocalStack:
+    """Starts what `settings` leave open: a server of yours, named by its setting, always wins.
+
+    As a context manager: servers start in order and stop in reverse; one run at a time per folder. Ports 0 are
+    picked freely. Raises LocalError.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        *,
+        redis_port: int = 0,
+        database_port: int = 0,
+        issuer_port: int = ISSUER_PORT,
+    ) -> None:
+        self.folder = folder.absolute()
+        self.settings = settings
+        self.valkey = Valkey(self.folder / "valkey", redis_port)
+        self.postgres = Postgres(self.folder / "postgres", database_port)
+        self.authority = Authority(self.folder / "issuer", issuer_port)
+        self._running = ExitStack()
+
+    @property
+    def servers(self) -> list[Server]:
+        """What this stack runs itself."""
+        own: list[Server] = []
+        if not self.settings.redis_url.get_secret_value():
+            own.append(self.valkey)
+        if not self.settings.database_url.get_secret_value():
+            own.append(self.postgres)
+        if "oidc_issuers" not in self.settings.model_fields_set:
+            own.append(self.authority)
+        return own
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the application has to be told. Secrets are in it."""
+        own = self.servers
+        given = self.settings
+        return {
+            "REDIS_URL": self.valkey.url if self.valkey in own else given.redis_url.get_secret_value(),
+            "DATABASE_URL": self.postgres.url if self.postgres in own else given.database_url.get_secret_value(),
+            "OIDC_ISSUERS": self.authority.url if self.authority in own else ",".join(given.oidc_issuers),
+        }
+
+    def __enter__(self) -> Self:
+        with ExitStack() as starting:
+            make_folder(self.folder)
+            starting.enter_context(hold(self.folder))
+            for server in self.servers:
+                server.start()
+                starting.callback(server.stop)
+            self._running = starting.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.close()
