@@ -4,7 +4,7 @@
 
 | key | what it is | bound | leaves |
 |---|---|---|---|
-| job:{id} | hash: the record, small fields only | jobs not ended, ended, dead | JOB_TTL after the end; dead: see there |
+| job:{id} | hash: the record, small fields only | jobs not ended, ended, dead | JOB_TTL after its end; dead: below |
 | blob:{id} | string: the input; who takes uploads writes it | QUEUE_MAX_BYTES | COMPLETED: at once; else with its job |
 | wait:{model}:{priority}:{owner} | sorted set: waiting job → its place | jobs not ended | when empty |
 | ring:{model}:{priority} | sorted set: owner that waits → next turn | owners that wait | when empty |

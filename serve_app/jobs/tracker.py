@@ -24,6 +24,7 @@ from serve_app.settings import Settings
 
 JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
+
 class Tracker:
     """Jobs in Redis. One per process and event loop; safe to share between tasks."""
 
@@ -71,8 +72,7 @@ class Tracker:
     async def read(self, job_id: str, owner: str) -> Job:
         """The job, for its owner alone. Raises JobUnknown for an id that is unknown, malformed or someone else's."""
         if JOB_ID.fullmatch(job_id):
-            with redis_errors():
-                record = await self._hash(key("job", id=job_id))
+            record = await self._hash(key("job", id=job_id))
             if record and record["owner"] == owner:
                 return read_job(job_id, record)
         raise JobUnknown("There is no job with this id.")

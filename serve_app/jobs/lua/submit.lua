@@ -2,9 +2,11 @@
 local id, owner, model, priority, params, reference, bytes, pixels, media_type, traceparent = unpack(ARGV)
 
 if redis.call('EXISTS', job_key(id)) == 1 then return { 'known' } end
-local counts = redis.call('HMGET', ledger_key(model), 'accepted', 'reopened', 'completed', 'failed', 'cancelled', 'dead')
+local counts = redis.call('HMGET', ledger_key(model),
+  'accepted', 'reopened', 'completed', 'failed', 'cancelled', 'dead')
 for place = 1, #counts do counts[place] = tonumber(counts[place] or 0) end
-if counts[1] + counts[2] - counts[3] - counts[4] - counts[5] - counts[6] >= QUEUE_MAX_JOBS then return { 'jobs' } end
+local in_flight = counts[1] + counts[2] - counts[3] - counts[4] - counts[5] - counts[6]
+if in_flight >= QUEUE_MAX_JOBS then return { 'jobs' } end
 if (redis.call('GET', held_bytes_key()) or 0) + bytes > QUEUE_MAX_BYTES then return { 'bytes' } end
 if reference ~= '' and redis.call('EXISTS', reference) == 0 then return { 'input' } end
 
@@ -15,6 +17,8 @@ redis.call('HSET', job_key(id), 'v', VERSION, 'owner', owner, 'model', model, 'p
   'traceparent', traceparent, 'submitted_at', NOW)
 if reference ~= '' then redis.call('PERSIST', reference) end
 redis.call('INCRBY', held_bytes_key(), bytes)
+-- Dispatchers claim until nothing waits or the window is full, and a chunk that closes wakes them again. So only the
+-- first job that waits has to.
+if in_flight == redis.call('ZCARD', lease_key(model)) then wake(model) end
 enter(record)
-wake(model)
 return { 'accepted', NOW }

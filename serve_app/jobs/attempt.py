@@ -1,0 +1,95 @@
+"""One chunk's way through the model: call, renew meanwhile, and settle every job of it, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+from serve_app.contracts import ModelHandle, Outcome
+from serve_app.errors import CapacityError, ModelUnready, ReplicaLost
+from serve_app.jobs.records import Chunk
+from serve_app.jobs.tracker import Tracker
+
+SETTLE_S = 60.0
+"""How long finished work is kept for a Redis that is away. Beyond it the jobs run again."""
+RETRY_S = 0.3
+GIVE_BACK_S = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+async def attempt(tracker: Tracker, handle: ModelHandle, chunk: Chunk, timeout_s: float) -> bool:
+    """Send the chunk and settle its jobs. True: answered. False: lost with its replica, or not within `timeout_s`.
+
+    Raises ModelUnready when the fault was not the jobs': then they were given back, as they are on cancellation.
+    """
+    renewing = asyncio.create_task(_renew(tracker, chunk))
+    try:
+        return await _call(tracker, handle, chunk, timeout_s)
+    except asyncio.CancelledError:
+        async with asyncio.timeout(GIVE_BACK_S):
+            await tracker.give_back(chunk.tasks)
+        raise
+    finally:
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+        await _insist(lambda: tracker.close_chunk(chunk), GIVE_BACK_S)
+
+
+async def _call(tracker: Tracker, handle: ModelHandle, chunk: Chunk, timeout_s: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout_s):
+            outcomes = await handle.predict(chunk.tasks)
+        _check(chunk, outcomes)
+    except (ReplicaLost, TimeoutError) as error:
+        reason = str(error) or f"no answer within {timeout_s:g} s"
+        logger.warning("A chunk of %d jobs of %s was lost: %s", len(chunk.tasks), chunk.model, reason)
+        await _insist(lambda: tracker.lose(chunk.tasks, reason))
+        return False
+    except Exception as error:  # anything else is not the jobs' fault either
+        await _insist(lambda: tracker.give_back(chunk.tasks))
+        raise ModelUnready(str(error) or type(error).__name__) from error
+    await _settle(tracker, chunk, outcomes)
+    return True
+
+
+def _check(chunk: Chunk, outcomes: Sequence[Outcome]) -> None:
+    if [outcome.job_id for outcome in outcomes] != [task.job_id for task in chunk.tasks]:
+        raise ModelUnready("The model did not answer for the jobs that it was given.")
+    if any((outcome.result is None) == (outcome.failure is None) for outcome in outcomes):
+        raise ModelUnready("The model answered with neither a result nor a failure.")
+
+
+async def _settle(tracker: Tracker, chunk: Chunk, outcomes: Sequence[Outcome]) -> None:
+    pairs = list(zip(chunk.tasks, outcomes, strict=True))
+    results = [(task, outcome.result) for task, outcome in pairs if outcome.result is not None]
+    failures = [(task, outcome.failure) for task, outcome in pairs if outcome.failure is not None]
+    await _insist(lambda: tracker.complete(results))
+    await _insist(lambda: tracker.fail(failures))
+
+
+async def _insist(change: Callable[[], Awaitable[object]], seconds: float = SETTLE_S) -> None:
+    """Try a change until Redis takes it, for a bounded time. Repeated after a lost answer, it does nothing."""
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                try:
+                    await change()
+                    return
+                except CapacityError:
+                    await asyncio.sleep(RETRY_S * random.uniform(0.5, 1.5))
+    except TimeoutError:
+        logger.error("The job tracker was away for %g s; the jobs' leases end and they run again.", seconds)
+
+
+async def _renew(tracker: Tracker, chunk: Chunk) -> None:
+    """Hold the lease while the call runs; end when no job of it is ours any more."""
+    while True:
+        await asyncio.sleep(tracker.lease_seconds / 3)
+        try:
+            if not await tracker.renew(chunk):
+                return
+        except CapacityError:
+            logger.debug("The lease of a chunk could not be renewed; trying again.")

@@ -1,0 +1,163 @@
+"""Brings waiting jobs of one model to its replicas, chunk by chunk, and survives whatever fails on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import suppress
+
+from serve_app.contracts import ModelCard, ModelHandle
+from serve_app.errors import ModelUnready, ServiceError
+from serve_app.jobs import limits
+from serve_app.jobs.attempt import attempt
+from serve_app.jobs.breaker import Breaker
+from serve_app.jobs.records import Chunk
+from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.wake import Wake
+
+POLL_S = 1.0
+WARM_UP_S = 60.0
+CLOSE_S = 15.0
+
+READY = "ready"
+WAITING = "waiting"
+
+logger = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """One per model and gateway process. `run` it in a task; `close` it before that task is cancelled.
+
+    `version` is the model version that this release was built for: no job goes to another. `attempt_timeout_s` is the
+    deadline of one chunk, from the call to the answer.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        handle: ModelHandle,
+        card: ModelCard,
+        wake: Wake,
+        *,
+        version: str,
+        attempt_timeout_s: float,
+    ) -> None:
+        self._tracker = tracker
+        self._handle = handle
+        self._card = card
+        self._version = version
+        self._attempt_timeout_s = attempt_timeout_s
+        self._woken = wake.event(card.name)
+        self._breaker = Breaker()
+        self._trouble: str | None = None
+        self._closing = asyncio.Event()
+        self._claiming = asyncio.Lock()
+        self._chunks: set[asyncio.Task[None]] = set()
+
+    @property
+    def state(self) -> str:
+        """`ready`: jobs are claimed. `waiting`: a warm-up is due or under way. Anything else: why no jobs are claimed."""
+        if self._trouble:
+            return self._trouble
+        return READY if self._breaker.closed else self._breaker.reason or WAITING
+
+    async def run(self) -> None:
+        """Dispatch until closed or cancelled. No failure ends it."""
+        while not self._closing.is_set():
+            try:
+                await (self._dispatch() if self._breaker.closed else self._probe())
+                self._trouble = None
+            except Exception as error:
+                self._trouble = error.detail if isinstance(error, ServiceError) else repr(error)
+                logger.warning("The dispatcher of %s goes on after: %r", self._card.name, error)
+                await self._pause(POLL_S * random.uniform(0.5, 1.5))
+
+    async def close(self, seconds: float = CLOSE_S) -> None:
+        """Claim no more, let the chunks in flight finish for that long, then give the rest back."""
+        self._closing.set()
+        async with self._claiming:
+            chunks = set(self._chunks)
+        if chunks:
+            _, late = await asyncio.wait(chunks, timeout=seconds)
+            for chunk in late:
+                chunk.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _dispatch(self) -> None:
+        self._woken.clear()
+        while self._breaker.closed and await self._claim():
+            pass
+        await self._rest()
+        if self._card.wakes_from_zero and not await self._tracker.replicas(self._card.name):
+            self._breaker.half_open()
+
+    async def _claim(self) -> bool:
+        async with self._claiming:  # so that close() sees the chunk of a claim that was under way
+            if self._closing.is_set():
+                return False
+            chunk = await self._tracker.claim(
+                self._card.name,
+                limit=self._card.max_batch_size,
+                max_bytes=limits.MAX_CHUNK_BYTES,
+                max_pixels=limits.MAX_CHUNK_PIXELS,
+                chunks_per_replica=self._card.chunks_per_replica,
+            )
+            if chunk is None:
+                return False
+            task = asyncio.create_task(self._attempt(chunk))
+            self._chunks.add(task)
+            task.add_done_callback(self._chunks.discard)
+            return True
+
+    async def _attempt(self, chunk: Chunk) -> None:
+        try:
+            if await attempt(self._tracker, self._handle, chunk, self._attempt_timeout_s):
+                self._breaker.succeed()
+            elif self._breaker.closed:
+                self._breaker.half_open()  # what lost the replica may lose the next: it has to warm up first
+        except ModelUnready as error:
+            self._open(error.detail)
+        except Exception as error:  # a defect of ours must not go unseen, nor claim more in a tight loop
+            logger.exception("A chunk of %s was left to its lease.", self._card.name)
+            self._open(repr(error))
+
+    async def _probe(self) -> None:
+        """Send a warm-up through the model, and trust it again when that passes."""
+        if await self._pause(self._breaker.delay):
+            return
+        self._woken.clear()
+        if self._card.wakes_from_zero and not await self._has_jobs():
+            return await self._rest()
+        self._breaker.half_open()
+        try:
+            async with asyncio.timeout(WARM_UP_S):
+                version = await self._handle.warm_up()
+        except TimeoutError:
+            self._open(f"The model did not warm up within {WARM_UP_S:g} s.")
+        except Exception as error:
+            self._open(str(error) or repr(error))
+        else:
+            if version == self._version:
+                self._breaker.close()
+            else:
+                self._open(f"The model runs version {version}; this release waits for {self._version}.")
+
+    async def _has_jobs(self) -> bool:
+        backlog = await self._tracker.backlog(self._card.name)
+        return backlog.waiting + backlog.leased > 0
+
+    def _open(self, reason: str) -> None:
+        logger.warning("No jobs go to %s: %s", self._card.name, reason)
+        self._breaker.open(reason)
+
+    async def _rest(self) -> None:
+        """Until a job may be there; the poll is for a wake call that got lost, and for leases that run out."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), POLL_S)
+
+    async def _pause(self, seconds: float) -> bool:
+        """Wait, or until close() is called: whether it was."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
+        return self._closing.is_set()
