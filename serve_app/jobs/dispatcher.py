@@ -14,14 +14,15 @@ from serve_app.jobs.attempt import attempt
 from serve_app.jobs.breaker import Breaker
 from serve_app.jobs.records import Chunk
 from serve_app.jobs.tracker import Tracker
-from serve_app.jobs.wake import Wake
 
 POLL_S = 1.0
-WARM_UP_S = 60.0
+"""A wake call may get lost, and a lease that runs out calls nobody: look this often."""
+WARM_UP_S = 120.0
+"""Deadline of a warm-up: long enough for a replica that has to be started first."""
+ATTEMPT_S = 600.0
+"""Deadline of a chunk: the slowest chunks of a full replica, one after the other. A dead replica shows long before."""
 CLOSE_S = 15.0
-
-READY = "ready"
-WAITING = "waiting"
+"""What chunks in flight are given at the end, within Serve's own 20 s."""
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ logger = logging.getLogger(__name__)
 class Dispatcher:
     """One per model and gateway process. `run` it in a task; `close` it before that task is cancelled.
 
-    `version` is the model version that this release was built for: no job goes to another. `attempt_timeout_s` is the
-    deadline of one chunk, from the call to the answer.
+    `version` is the model version that this release was built for: no job goes to another. `attempt_s` is the deadline
+    of one chunk, from the call to the answer.
     """
 
     def __init__(
@@ -38,17 +39,15 @@ class Dispatcher:
         tracker: Tracker,
         handle: ModelHandle,
         card: ModelCard,
-        wake: Wake,
         *,
         version: str,
-        attempt_timeout_s: float,
+        attempt_s: float = ATTEMPT_S,
     ) -> None:
         self._tracker = tracker
         self._handle = handle
         self._card = card
         self._version = version
-        self._attempt_timeout_s = attempt_timeout_s
-        self._woken = wake.event(card.name)
+        self._attempt_s = attempt_s
         self._breaker = Breaker()
         self._trouble: str | None = None
         self._closing = asyncio.Event()
@@ -57,21 +56,24 @@ class Dispatcher:
 
     @property
     def state(self) -> str:
-        """`ready`: jobs are claimed. `waiting`: a warm-up is due or under way. Anything else: why no jobs are claimed."""
+        """`ready`, `waiting` (a warm-up is due or under way), `breaker: <why>`, or `tracker: <why>`."""
         if self._trouble:
-            return self._trouble
-        return READY if self._breaker.closed else self._breaker.reason or WAITING
+            return f"tracker: {self._trouble}"
+        if self._breaker.closed:
+            return "ready"
+        return f"breaker: {self._breaker.reason}" if self._breaker.reason else "waiting"
 
     async def run(self) -> None:
         """Dispatch until closed or cancelled. No failure ends it."""
-        while not self._closing.is_set():
-            try:
-                await (self._dispatch() if self._breaker.closed else self._probe())
-                self._trouble = None
-            except Exception as error:
-                self._trouble = error.detail if isinstance(error, ServiceError) else repr(error)
-                logger.warning("The dispatcher of %s goes on after: %r", self._card.name, error)
-                await self._pause(POLL_S * random.uniform(0.5, 1.5))
+        async with self._tracker.wake.event(self._card.name) as woken:
+            while not self._closing.is_set():
+                try:
+                    await (self._dispatch(woken) if self._breaker.closed else self._probe(woken))
+                    self._trouble = None
+                except Exception as error:
+                    self._trouble = error.detail if isinstance(error, ServiceError) else repr(error)
+                    logger.warning("The dispatcher of %s goes on after: %r", self._card.name, error)
+                    await self._pause(POLL_S * random.uniform(0.5, 1.5))
 
     async def close(self, seconds: float = CLOSE_S) -> None:
         """Claim no more, let the chunks in flight finish for that long, then give the rest back."""
@@ -84,11 +86,11 @@ class Dispatcher:
                 chunk.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _dispatch(self) -> None:
-        self._woken.clear()
+    async def _dispatch(self, woken: asyncio.Event) -> None:
+        woken.clear()
         while self._breaker.closed and await self._claim():
             pass
-        await self._rest()
+        await _rest(woken)
         if self._card.wakes_from_zero and not await self._tracker.replicas(self._card.name):
             self._breaker.half_open()
 
@@ -112,7 +114,7 @@ class Dispatcher:
 
     async def _attempt(self, chunk: Chunk) -> None:
         try:
-            if await attempt(self._tracker, self._handle, chunk, self._attempt_timeout_s):
+            if await attempt(self._tracker, self._handle, chunk, self._attempt_s):
                 self._breaker.succeed()
             elif self._breaker.closed:
                 self._breaker.half_open()  # what lost the replica may lose the next: it has to warm up first
@@ -122,13 +124,13 @@ class Dispatcher:
             logger.exception("A chunk of %s was left to its lease.", self._card.name)
             self._open(repr(error))
 
-    async def _probe(self) -> None:
+    async def _probe(self, woken: asyncio.Event) -> None:
         """Send a warm-up through the model, and trust it again when that passes."""
         if await self._pause(self._breaker.delay):
             return
-        self._woken.clear()
+        woken.clear()
         if self._card.wakes_from_zero and not await self._has_jobs():
-            return await self._rest()
+            return await _rest(woken)
         self._breaker.half_open()
         try:
             async with asyncio.timeout(WARM_UP_S):
@@ -151,13 +153,13 @@ class Dispatcher:
         logger.warning("No jobs go to %s: %s", self._card.name, reason)
         self._breaker.open(reason)
 
-    async def _rest(self) -> None:
-        """Until a job may be there; the poll is for a wake call that got lost, and for leases that run out."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), POLL_S)
-
     async def _pause(self, seconds: float) -> bool:
         """Wait, or until close() is called: whether it was."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), seconds)
         return self._closing.is_set()
+
+
+async def _rest(woken: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(woken.wait(), POLL_S)

@@ -20,6 +20,7 @@ from serve_app.jobs import limits
 from serve_app.jobs.keys import key
 from serve_app.jobs.records import Backlog, Chunk, Ledger, Submission, decode, read_job, read_ledger, read_task
 from serve_app.jobs.scripts import Scripts
+from serve_app.jobs.wake import Wake
 from serve_app.settings import Settings
 
 JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -32,6 +33,7 @@ class Tracker:
         self._redis = redis
         self._scripts = Scripts(redis, settings)
         self.lease_seconds = settings.lease_seconds
+        self.wake = Wake(redis)
 
     async def submit(self, submission: Submission) -> Job:
         """Accept a job: when this returns, Redis has it. A second call with the same id returns the first one's job.

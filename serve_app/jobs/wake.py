@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
 
@@ -21,13 +23,27 @@ class Wake:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._events: dict[str, asyncio.Event] = {}
+        self._waiters = 0
+        self._listening: asyncio.Task[None] | None = None
 
-    def event(self, model: str) -> asyncio.Event:
-        """The event of a model; ask before `run` starts listening."""
-        return self._events.setdefault(model, asyncio.Event())
+    @asynccontextmanager
+    async def event(self, model: str) -> AsyncIterator[asyncio.Event]:
+        """The event of a model. The subscription lasts while anybody is inside."""
+        event = self._events.setdefault(model, asyncio.Event())
+        self._waiters += 1
+        if self._listening is None:
+            self._listening = asyncio.create_task(self._run())
+        try:
+            yield event
+        finally:
+            self._waiters -= 1
+            if self._waiters == 0:
+                listening, self._listening = self._listening, None
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
 
-    async def run(self) -> None:
-        """Listen until cancelled; come back by itself when Redis was away."""
+    async def _run(self) -> None:
+        """Come back by itself when Redis was away."""
         while True:
             try:
                 await self._listen()

@@ -1,0 +1,49 @@
+"""The key table and the record: what the tracker's documentation shows is what it uses."""
+
+import pytest
+
+from serve_app.contracts import JobStatus
+from serve_app.errors import TrackerUnavailable
+from serve_app.jobs import keys
+from serve_app.jobs.records import Ledger, read_job, read_ledger
+
+RECORD = {
+    "v": "1",
+    "owner": "o",
+    "model": "m",
+    "status": "PENDING",
+    "params": "{}",
+    "reference": "",
+    "bytes": "0",
+    "pixels": "0",
+    "media_type": "",
+    "submitted_at": "1700000000000",
+    "run": "1",
+    "deliveries": "0",
+    "strikes": "0",
+    "traceparent": "",
+}
+
+
+@pytest.mark.parametrize("template", keys.KEYS.values())
+def test_every_key_is_a_row_of_the_table(template: str) -> None:
+    assert keys.__doc__ is not None
+    assert f"| {template} |" in keys.__doc__
+
+
+def test_a_key_is_made_of_its_parts() -> None:
+    assert keys.key("wait", model="sem", priority="normal", owner="abc") == "wait:sem:normal:abc"
+
+
+def test_a_record_of_another_release_is_not_misread() -> None:
+    assert read_job("id", RECORD).status is JobStatus.PENDING
+    with pytest.raises(TrackerUnavailable):
+        read_job("id", {**RECORD, "v": "2"})
+
+
+def test_a_ledger_knows_what_is_in_flight() -> None:
+    ledger = read_ledger(
+        {"accepted": "10", "reopened": "2", "completed": "5", "failed": "1", "dead": "1", "turn": "44"}
+    )
+    assert ledger == Ledger(accepted=10, reopened=2, completed=5, failed=1, dead=1)
+    assert ledger.in_flight == 5
