@@ -3,6 +3,7 @@
 import ast
 import fnmatch
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def repository_files(folder: Path = ROOT) -> Iterator[Path]:
 
 
 FILES = list(repository_files())
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 CODE = [path for path in FILES if path.suffix in CODE_SUFFIXES and path.relative_to(ROOT).parts[0] != "tests"]
 MODULES = [path for path in CODE if path.suffix == ".py"]
 
@@ -126,3 +128,20 @@ def test_every_locked_package_has_a_version_and_hashes(lock: str) -> None:
         row[:80] for row in rows if not re.match(r"[a-z0-9][\w.\[\]-]*==\S+ .*--hash=sha256:[0-9a-f]{64}", row)
     ] == []
     assert not any(row.startswith("torch==") for row in rows), "torch is installed in a step of its own"
+
+
+def test_the_locks_hold_what_the_project_asks_for() -> None:
+    wanted = {"serve": list(PYPROJECT["project"]["dependencies"]), "dev": []}
+    for extra, needs in PYPROJECT["project"]["optional-dependencies"].items():
+        wanted["dev" if extra == "dev" else "serve"] += needs
+    for lock, needs in wanted.items():
+        locked = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements" / f"{lock}.txt").read_text(), re.MULTILINE))
+        names = {re.match(r"[\w.-]+", need).group().lower() for need in needs}  # type: ignore[union-attr]
+        assert names - locked - {"torch"} == set(), lock
+
+
+def test_an_installed_package_holds_what_lies_beside_the_code() -> None:
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["serve_app"]
+    beside = [path.relative_to(ROOT / "serve_app") for path in FILES if name(path).startswith("serve_app/")]
+    left_out = [path for path in beside if path.suffix != ".py" and not any(path.match(one[3:]) for one in patterns)]
+    assert left_out == []
