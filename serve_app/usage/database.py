@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from serve_app.usage.entries import INSERTS, Row, as_parameter
 
@@ -24,20 +25,26 @@ class Database:
 
     async def open(self) -> psycopg.AsyncConnection:
         """The connection, made unless it is there. Raises `psycopg.Error`."""
-        if not self._url:
-            raise psycopg.InterfaceError("DATABASE_URL is not set")
         if self._connection is None or self._connection.closed:
-            self._connection = await psycopg.AsyncConnection.connect(
-                self._url,
-                autocommit=True,
-                prepare_threshold=None,  # a pooler in between may not keep prepared statements
-                connect_timeout=CONNECT_TIMEOUT_S,
-                keepalives_idle=10,
-                keepalives_interval=5,
-                keepalives_count=3,
-                tcp_user_timeout=int(TRANSACTION_TIMEOUT_S * 1000),
-            )
+            self._connection = await self._connect()
         return self._connection
+
+    async def _connect(self) -> psycopg.AsyncConnection:
+        try:
+            if not conninfo_to_dict(self._url):
+                raise psycopg.InterfaceError("DATABASE_URL is not set")
+        except psycopg.ProgrammingError:  # its text would show a part of the password
+            raise psycopg.InterfaceError("DATABASE_URL is no PostgreSQL URL") from None
+        return await psycopg.AsyncConnection.connect(
+            self._url,
+            autocommit=True,
+            prepare_threshold=None,  # a pooler in between may not keep prepared statements
+            connect_timeout=CONNECT_TIMEOUT_S,
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+            tcp_user_timeout=int(TRANSACTION_TIMEOUT_S * 1000),
+        )
 
     async def close(self) -> None:
         """Let the connection go; `open` makes a new one."""

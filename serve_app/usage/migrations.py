@@ -11,6 +11,7 @@ from hashlib import sha256
 from importlib.resources import files
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 CONNECT_TIMEOUT_S = 10
 LOCK_TIMEOUT_MS = 60_000
@@ -58,8 +59,11 @@ def migrate(database_url: str) -> list[str]:
     Safe to call again and from several processes at once: an advisory lock lets one at a time in.
     Raises `MigrationError` when the database is away, refuses, or holds a file that was edited since.
     """
-    if not database_url:
-        raise MigrationError("DATABASE_URL is not set.")
+    try:
+        if not conninfo_to_dict(database_url):
+            raise MigrationError("DATABASE_URL is not set.")
+    except psycopg.ProgrammingError:  # its text would show a part of the password
+        raise MigrationError("DATABASE_URL is no PostgreSQL URL; percent-encode what is special in it.") from None
     try:
         with psycopg.connect(database_url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:
             return _apply(connection, read_migrations())

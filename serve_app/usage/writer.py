@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import psycopg
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from serve_app.settings import Settings
 from serve_app.usage.database import Database
@@ -31,7 +31,7 @@ processor for requests, and rows still appear within a second."""
 ABANDONED_MS: Final = 30_000
 """An entry that its writer has not settled for this long is taken over; longer than any transaction may take."""
 SWEEP_S: Final = 10.0
-RETIRED_MS: Final = 600_000
+FORGOTTEN_MS: Final = 600_000
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 15.0
 REFUSED_KEPT: Final = 1000
@@ -48,8 +48,8 @@ class Writer:
         self._redis = redis
         self._database = Database(settings.database_url.get_secret_value())
         self._name = uuid4().hex
+        self._join_script = redis.register_script(read_script("join"))
         self._settle_script = redis.register_script(read_script("settle"))
-        self._retire_script = redis.register_script(read_script("retire"))
         self._joined = False
         self._swept_at = float("-inf")
         self._failures = 0
@@ -84,12 +84,8 @@ class Writer:
         return len(entries) >= BATCH
 
     async def _rejoin(self) -> Entries:
-        """Make the group where it is missing (a new or emptied Redis), then what this writer took and never settled."""
-        try:
-            await self._redis.xgroup_create(OUTBOX, GROUP, id="0", mkstream=True)
-        except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise
+        """Join the group, which a new or emptied Redis does not have; then what this writer took and never settled."""
+        await self._join_script(keys=(OUTBOX,), args=(GROUP, FORGOTTEN_MS))
         entries = await self._read("0", None)
         self._joined = not entries
         return entries
@@ -100,14 +96,13 @@ class Writer:
         return {entry_id: fields for _, entries in streams for entry_id, fields in entries}
 
     async def _take_over(self) -> Entries:
-        """Now and then: entries of writers that are gone, and the names of those long gone."""
+        """Now and then: entries of writers that are gone."""
         now = asyncio.get_running_loop().time()
         if now - self._swept_at < SWEEP_S:
             return {}
         reply = await self._redis.xautoclaim(OUTBOX, GROUP, self._name, ABANDONED_MS, count=BATCH)
         entries = dict(cast(list[tuple[bytes, Fields]], reply[1]))
         if not entries:
-            await self._retire_script(keys=(OUTBOX,), args=(GROUP, RETIRED_MS))
             self._swept_at = now
         return entries
 

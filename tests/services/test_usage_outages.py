@@ -1,0 +1,127 @@
+"""A server that is away delays rows and nothing else."""
+
+import asyncio
+import time
+
+import pytest
+from redis.asyncio import Redis
+from usage_events import rows, running, until, until_settled, usage_event
+
+from serve_app.errors import TrackerUnavailable
+from serve_app.local.postgres import Postgres
+from serve_app.local.valkey import Valkey
+from serve_app.settings import Settings
+from serve_app.usage.migrations import migrate
+from serve_app.usage.outbox import Outbox
+
+
+@pytest.fixture
+def tables(database: str) -> str:
+    migrate(database)
+    return database
+
+
+async def test_postgres_away_loses_and_delays_nothing(
+    redis: Redis, settings: Settings, postgres: Postgres, tables: str
+) -> None:
+    outbox = Outbox(redis, settings)
+    slowest, numbers = 0.0, iter(range(1000))
+
+    async def record(count: int) -> None:
+        nonlocal slowest
+        for _ in range(count):
+            started = time.monotonic()
+            await outbox.record(usage_event(event_id=f"e{next(numbers)}"))
+            slowest = max(slowest, time.monotonic() - started)
+
+    async with running(redis, settings) as writer:
+        await record(100)
+        await until_settled(redis)
+        assert writer.trouble is None
+        await asyncio.to_thread(postgres.kill)
+        await record(100)
+
+        async def is_troubled() -> bool:
+            return writer.trouble is not None
+
+        await until(is_troubled)
+        assert writer.trouble == "PostgreSQL is away or refuses"
+        await record(100)
+        assert (await outbox.figures()).waiting == 200
+        await asyncio.to_thread(postgres.start)
+        await record(100)
+        await until_settled(redis)
+    assert slowest < 1
+    assert rows(tables, "SELECT count(*), count(DISTINCT event_id) FROM api_usage") == [(400, 400)]
+
+
+async def test_redis_away_and_emptied_is_survived(
+    redis: Redis, settings: Settings, tables: str, valkey: Valkey
+) -> None:
+    outbox = Outbox(redis, settings)
+    async with running(redis, settings) as writer:
+        await outbox.record(usage_event(event_id="before"))
+        await until_settled(redis)
+        await asyncio.to_thread(valkey.kill)
+        with pytest.raises(TrackerUnavailable):
+            await outbox.record(usage_event(event_id="refused"))
+
+        async def is_troubled() -> bool:
+            return writer.trouble == "Redis is away or refuses"
+
+        await until(is_troubled)
+        await asyncio.to_thread(valkey.start)
+        assert await outbox.record(usage_event(event_id="after"))
+        await until_settled(redis)
+        await redis.flushall()
+        assert await outbox.record(usage_event(event_id="emptied"))
+        await until_settled(redis)
+    assert rows(tables, "SELECT event_id FROM api_usage ORDER BY id") == [("before",), ("after",), ("emptied",)]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_a_postgres_that_dies_in_the_middle_of_a_batch_gets_each_row_once(
+    redis: Redis, settings: Settings, postgres: Postgres, tables: str, committed: bool
+) -> None:
+    """The writer has taken the entries; the server goes before or after it commits, and its answer never comes."""
+    outbox = Outbox(redis, settings)
+    async with running(redis, settings):
+        await until_settled(redis)
+        for number in range(50):
+            await outbox.record(usage_event(event_id=f"e{number}"))
+        if committed:
+
+            async def has_rows() -> bool:
+                return bool(rows(tables, "SELECT 1 FROM api_usage"))
+
+            await until(has_rows)
+        await asyncio.to_thread(postgres.kill)
+        await outbox.record(usage_event(event_id="last"))
+        await asyncio.to_thread(postgres.start)
+        await until_settled(redis)
+    assert rows(tables, "SELECT count(*), count(DISTINCT event_id) FROM api_usage") == [(51, 51)]
+
+
+async def test_missing_tables_are_waited_for_and_named(redis: Redis, settings: Settings, database: str) -> None:
+    async with running(redis, settings) as writer:
+        await Outbox(redis, settings).record(usage_event(event_id="early"))
+
+        async def is_named() -> bool:
+            return "semapi migrate" in (writer.trouble or "")
+
+        await until(is_named)
+        migrate(database)
+        await until_settled(redis)
+        assert writer.trouble is None
+    assert rows(database, "SELECT event_id FROM api_usage") == [("early",)]
+
+
+async def test_without_a_database_events_wait(redis: Redis, settings: Settings) -> None:
+    async with running(redis, settings) as writer:
+        await Outbox(redis, settings).record(usage_event())
+
+        async def is_troubled() -> bool:
+            return writer.trouble is not None
+
+        await until(is_troubled)
+        assert (await Outbox(redis, settings).figures()).waiting == 1

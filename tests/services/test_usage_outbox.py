@@ -1,0 +1,153 @@
+"""Recording usage costs one round trip, takes any text, is bounded, and never takes job outcomes with it."""
+
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
+from usage_events import NOW_MS, end_job, rows, running, until, until_settled, usage_event
+
+from serve_app.connections import connect_redis
+from serve_app.errors import TrackerUnavailable
+from serve_app.settings import Settings
+from serve_app.usage.keys import OUTBOX
+from serve_app.usage.migrations import migrate
+from serve_app.usage.outbox import Outbox
+
+HOSTILE_NAMES = [
+    "'; DROP TABLE api_usage; --",
+    "<script>alert(1)</script>",
+    '=HYPERLINK("http://evil","x")',
+    "@SUM(1+1)*cmd|' /C calc'!A0",
+    "Ada\0Lovelace",
+    "\0",
+    "",
+    "x" * 300,
+    "\u202eadmin",
+    "עדה لوفلايس",
+    "👩\u200d🔬🔬" * 100,
+    "\ud800 lone \udfff",
+    "line\r\nbreak\ttab\x1b[31m",
+    "{}%s%(name)s$1\\",
+]
+
+
+async def test_an_event_is_one_command(redis: Redis, settings: Settings) -> None:
+    outbox = Outbox(redis, settings)
+    await outbox.record(usage_event())
+    await redis.config_resetstat()
+    for _ in range(20):
+        assert await outbox.record(usage_event())
+    stats = await redis.info("commandstats")
+    sent = {name: stat["calls"] for name, stat in stats.items() if name not in ("cmdstat_xlen", "cmdstat_xadd")}
+    assert sent.pop("cmdstat_evalsha") == 20
+    assert set(sent) <= {"cmdstat_config|resetstat", "cmdstat_info"}
+
+
+async def test_figures_tell_what_waits_and_for_how_long(redis: Redis, settings: Settings) -> None:
+    outbox = Outbox(redis, settings)
+    empty = await outbox.figures()
+    assert (empty.waiting, empty.lag_s, empty.dropped, empty.refused) == (0, 0.0, 0, 0)
+    seconds, _ = await redis.time()
+    await redis.xadd(OUTBOX, {"kind": "usage"}, id=f"{(seconds - 60) * 1000}-0")
+    await outbox.record(usage_event())
+    figures = await outbox.figures()
+    assert figures.waiting == 2
+    assert 59 < figures.lag_s < 90
+
+
+async def test_recording_goes_on_after_the_scripts_were_forgotten(redis: Redis, settings: Settings) -> None:
+    outbox = Outbox(redis, settings)
+    await outbox.record(usage_event())
+    await redis.script_flush()
+    assert await outbox.record(usage_event())
+    assert await redis.xlen(OUTBOX) == 2
+
+
+async def test_a_redis_that_is_away_is_said_in_our_words(settings: Settings) -> None:
+    away = connect_redis(settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")}))
+    with pytest.raises(TrackerUnavailable):
+        await Outbox(away, settings).record(usage_event())
+    with pytest.raises(TrackerUnavailable):
+        await Outbox(away, settings).figures()
+    await away.aclose()
+
+
+async def test_full_memory_does_not_stop_the_bookkeeping(redis: Redis, settings: Settings, database: str) -> None:
+    migrate(database)
+    outbox = Outbox(redis, settings)
+    memory = (await redis.config_get("maxmemory"))["maxmemory"]
+    async with running(redis, settings):
+        await redis.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(OutOfMemoryError):
+                await redis.set("image", "x")
+            assert await outbox.record(usage_event(event_id="e1"))
+            await until_settled(redis)
+        finally:
+            await redis.config_set("maxmemory", memory)
+    assert rows(database, "SELECT event_id FROM api_usage") == [("e1",)]
+
+
+async def test_hostile_names_are_rows_like_any_other(redis: Redis, settings: Settings, database: str) -> None:
+    migrate(database)
+    outbox = Outbox(redis, settings)
+    for number, name in enumerate(HOSTILE_NAMES):
+        await outbox.record(usage_event(event_id=f"e{number}", username=name, group=name, url_path=f"/{name}"))
+    async with running(redis, settings):
+        await until_settled(redis)
+    stored = dict(rows(database, "SELECT event_id, username FROM api_usage"))
+    assert len(stored) == len(HOSTILE_NAMES)
+    assert stored["e0"] == HOSTILE_NAMES[0]
+    assert stored["e4"] == "AdaLovelace"
+    assert stored["e5"] == stored["e6"] == "<unknown>"
+    assert len(stored["e7"]) == 250
+    assert stored["e8"] == "admin"
+    assert stored["e9"] == HOSTILE_NAMES[9]
+    assert stored["e11"] == "lone"
+    assert (await outbox.figures()).refused == 0
+
+
+async def test_a_full_outbox_counts_usage_and_still_takes_outcomes(
+    redis: Redis, settings: Settings, database: str
+) -> None:
+    migrate(database)
+    outbox = Outbox(redis, settings.model_copy(update={"outbox_max": 10}))
+    stored = [await outbox.record(usage_event(event_id=f"e{number}")) for number in range(25)]
+    assert stored == [True] * 10 + [False] * 15
+    await end_job(redis, "j1")
+    assert await redis.xlen(OUTBOX) == 11
+    assert (await outbox.figures()).dropped == 15
+
+    async with running(redis, settings):
+
+        async def has_gap() -> bool:
+            return bool(rows(database, "SELECT 1 FROM usage_gaps"))
+
+        await until(has_gap)
+        await until_settled(redis)
+        assert await outbox.record(usage_event(event_id="after"))
+        await until_settled(redis)
+
+    gaps = rows(database, "SELECT missing, since <= until, until > now() - interval '1 minute' FROM usage_gaps")
+    assert gaps == [(15, True, True)]
+    assert rows(database, "SELECT count(*) FROM api_usage") == [(11,)]
+    assert rows(database, "SELECT job_id FROM job_outcomes") == [("j1",)]
+    assert (await outbox.figures()).dropped == 15
+
+
+async def test_every_field_reaches_its_column(redis: Redis, settings: Settings, database: str) -> None:
+    migrate(database)
+    await Outbox(redis, settings).record(usage_event(event_id="full"))
+    await Outbox(redis, settings).record(usage_event(event_id="bare", group="", job_id="", model=""))
+    async with running(redis, settings):
+        await until_settled(redis)
+    query = """
+        SELECT event_id, extract(epoch FROM timestamp) * 1000, username, service_name, endpoint_type, status_code,
+            url_path, latency_ms, request_bytes, job_id, model, request_id, principal_id, group_name
+        FROM api_usage ORDER BY event_id
+    """
+    common = (NOW_MS, "ada", "sem-image-classifier", "inference", 202, "/api/v1/jobs", 1.25, 65536)
+    assert rows(database, query) == [
+        ("bare", *common, None, None, "r1", "p1", None),
+        ("full", *common, "j1", "sem", "r1", "p1", "microscopy"),
+    ]
