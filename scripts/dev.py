@@ -3,8 +3,6 @@
 The Makefile calls nothing else. Standard library only, and syntax that older interpreters read.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil
@@ -44,7 +42,7 @@ def working(command: str) -> Optional[str]:
         return None
     probe = [path, "-c", "import sys; print(*sys.version_info[:2])"]
     try:
-        answer = subprocess.run(probe, capture_output=True, text=True, timeout=20, check=True).stdout
+        answer = subprocess.check_output(probe, stderr=subprocess.DEVNULL, universal_newlines=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return None
     return path if fits(tuple(int(part) for part in answer.split())) else None

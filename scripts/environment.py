@@ -5,8 +5,6 @@ first change and comes back after the last one, so a set-up that failed or was k
 Standard library alone, and syntax that older interpreters read, so that they can say what to install.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

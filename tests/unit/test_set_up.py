@@ -1,0 +1,143 @@
+"""Set-up picks a Python that works, says what to install, and does no more than has changed."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dev
+import environment
+import pytest
+
+SOURCES = [Path(str(module.__file__)) for module in (dev, environment)]
+
+
+@pytest.fixture(autouse=True)
+def default_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No choice of torch made, and an environment that is there, wherever these tests run."""
+    monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
+    for variable in environment.TORCH_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_an_older_python_can_read_it_and_needs_nothing_else(source: Path) -> None:
+    tree = ast.parse(source.read_text("utf-8"), feature_version=(3, 6))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported - set(sys.stdlib_module_names) <= {"environment"}
+    assert "__future__" not in imported
+
+
+@pytest.mark.parametrize(("version", "fits"), [((3, 10), False), ((3, 11), True), ((3, 13), True), ((3, 14), False)])
+def test_the_pythons_with_wheels_fit(version: tuple[int, int], fits: bool) -> None:
+    assert dev.fits(version) is fits
+
+
+def command_in(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(0o755)
+
+
+def test_a_shim_that_starts_nothing_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    command_in(tmp_path, "python3.12", "exit 127\n")
+    command_in(tmp_path, "python3.11", "echo 3 11\n")
+    command_in(tmp_path, "python3.13", "echo 3 14\n")
+    assert [dev.working(name) for name in ("python3.12", "python3.13", "python3.9")] == [None, None, None]
+    assert dev.working("python3.11") == str(tmp_path / "python3.11")
+
+
+def test_without_a_fitting_python_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(dev, "NEWEST", (3, 10))
+    with pytest.raises(SystemExit, match=r"Python 3\.11, 3\.12 or 3\.13 is needed; this is .+ Install one: "):
+        dev.use_fitting_python()
+
+
+def names(stamp: dict[str, object], *, dev: bool = True) -> list[str]:
+    return [step.name for step in environment.outdated(dev=dev, stamp=stamp)]
+
+
+def finished(*, dev: bool = True) -> dict[str, object]:
+    torch = environment.choose_torch({})
+    return {"torch": {}, "steps": {step.name: step.digest for step in environment.steps(torch, dev=dev)}}
+
+
+def test_nothing_is_done_twice() -> None:
+    assert names(finished()) == []
+
+
+def test_what_was_never_finished_is_made_anew() -> None:
+    assert names({}) == ["venv", "torch", "serve", "dev", "project"]
+    assert names({}, dev=False) == ["venv", "torch", "serve", "project"]
+
+
+def test_the_tools_for_tests_come_later_and_stay() -> None:
+    assert names(finished(dev=False)) == ["dev", "project"]
+    assert names(finished(dev=True), dev=False) == []
+
+
+def test_a_changed_lock_is_installed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stamp = finished()
+    for lock in ("serve.txt", "dev.txt"):
+        (tmp_path / lock).write_text((environment.REQUIREMENTS / lock).read_text())
+    monkeypatch.setattr(environment, "REQUIREMENTS", tmp_path)
+    assert names(stamp) == []
+    (tmp_path / "serve.txt").write_text("pillow==1\n")
+    assert names(stamp) == ["serve", "project"]
+
+
+def test_another_torch_is_a_new_environment_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    stamp = finished()
+    monkeypatch.setenv("TORCH_INDEX_URL", "https://index.example.org/cu130")
+    assert names(stamp)[0] == "venv"
+    stamp["torch"] = environment.chosen_variables(stamp)
+    torch = environment.choose_torch(environment.chosen_variables(stamp))
+    stamp["steps"] = {step.name: step.digest for step in environment.steps(torch, dev=True)}
+    monkeypatch.delenv("TORCH_INDEX_URL")
+    assert names(stamp) == []
+    monkeypatch.setenv("TORCH", "cpu")
+    assert names(stamp)[0] == "venv"
+
+
+def test_the_default_torch_never_brings_more_than_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    torch = environment.choose_torch({})
+    assert torch.spec.endswith("+cpu")
+    assert torch.source == "https://download.pytorch.org/whl/cpu"
+    assert torch.alone
+    assert environment.choose_torch({"TORCH": "pypi"}).source is None
+
+
+def test_a_torch_nobody_knows_is_refused() -> None:
+    with pytest.raises(SystemExit, match="TORCH is cpu or pypi, not 'cuda'"):
+        environment.choose_torch({"TORCH": "cuda"})
+
+
+def test_a_damaged_stamp_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "STAMP", tmp_path / "stamp.json")
+    assert environment.read_stamp() == {}
+    for text in ("{", "[]", json.dumps("steps")):
+        environment.STAMP.write_text(text)
+        assert environment.read_stamp() == {}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_checkout_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o555)
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match="belongs to another user"):
+        environment.refuse_foreign_checkout()
+
+
+def test_help_lists_every_task() -> None:
+    shown = subprocess.run(
+        [sys.executable, str(dev.ROOT / "scripts" / "dev.py")], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+    listed = {line.split()[0] for line in shown.splitlines() if line.startswith("  ")}
+    targets = (dev.ROOT / "Makefile").read_text().split("TARGETS := ")[1].splitlines()[0].split()
+    assert listed == set(targets) == set(dev.TASKS)
