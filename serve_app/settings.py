@@ -6,6 +6,7 @@ Each setting is one row of docs/settings.md; a test holds the two together.
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -15,6 +16,8 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 1024 * 1024
+COMMIT = re.compile(r"[0-9a-f]{40}")
+PLACEHOLDER = re.compile(r"REPLACE|CHANGE_?ME", re.IGNORECASE)
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
@@ -22,10 +25,10 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 class Settings(BaseSettings):
     """What the service reads from its environment. Names in the environment are these in upper case."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", secrets_dir=None, validate_default=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", validate_default=True, hide_input_in_errors=True)
 
     environment: Literal["local", "dev", "stage", "prod"] = "local"
-    """Where it runs. `prod` refuses the dev issuer, the demo model, an empty audience, http issuers and placeholders."""
+    """Where it runs. `prod` refuses dev issuer, demo model, empty audience, http issuers and placeholders."""
 
     redis_url: SecretStr = SecretStr("")
     """Job Redis, >= 7.0, `noeviction`. Empty: `semapi up` starts an embedded Valkey."""
@@ -62,7 +65,7 @@ class Settings(BaseSettings):
     """Request bodies one gateway replica holds at once; beyond it 503."""
 
     model_source: Literal["demo", "hugging_face", "private"] = "demo"
-    """`demo`: the shipped stand-in. `hugging_face`: a snapshot in the Hugging Face cache. `private`: MODEL_CACHE_DIR."""
+    """`demo`: the shipped stand-in. `hugging_face`: from the Hugging Face cache. `private`: from MODEL_CACHE_DIR."""
     model_id: str = ""
     """`org/name` of the model, for example t0m-R/vit-sem-classification."""
     model_revision: str = ""
@@ -113,30 +116,33 @@ class Settings(BaseSettings):
         return self
 
     def _refuse_development_values(self) -> None:
-        refused = []
+        refused = [fault for issuer in self.oidc_issuers for fault in _issuer_faults(issuer)]
         if not self.redis_url.get_secret_value() or not self.database_url.get_secret_value():
             refused.append("REDIS_URL and DATABASE_URL must be set")
         if not self.oidc_audience:
             refused.append("OIDC_AUDIENCE must be set")
-        for issuer in self.oidc_issuers:
-            parts = urlsplit(issuer)
-            if parts.scheme != "https" or parts.hostname in ("localhost", "127.0.0.1", "::1"):
-                refused.append(f"OIDC_ISSUERS: {issuer} is not a public https issuer")
-            if parts.hostname and (parts.hostname.endswith("example.com") or "REPLACE" in issuer):
-                refused.append(f"OIDC_ISSUERS: {issuer} is a placeholder")
         if self.model_source == "demo":
             refused.append("MODEL_SOURCE=demo is a stand-in; name the real model")
-        elif len(self.model_revision) != 40 or set(self.model_revision) - set("0123456789abcdef"):
+        elif not COMMIT.fullmatch(self.model_revision):
             refused.append("MODEL_REVISION must be a commit of 40 hex digits")
         if self.image_url_private_hosts:
             refused.append("IMAGE_URL_PRIVATE_HOSTS must be empty")
         for name in ("redis_url", "database_url", "oidc_audience"):
             value = getattr(self, name)
-            text = value.get_secret_value() if isinstance(value, SecretStr) else value
-            if "REPLACE" in text.upper() or "CHANGEME" in text.upper():
+            if PLACEHOLDER.search(value.get_secret_value() if isinstance(value, SecretStr) else value):
                 refused.append(f"{name.upper()} holds a placeholder")
         if refused:
             raise ValueError("ENVIRONMENT=prod refuses: " + "; ".join(refused))
+
+
+def _issuer_faults(issuer: str) -> list[str]:
+    faults, parts = [], urlsplit(issuer)
+    host = parts.hostname or ""
+    if parts.scheme != "https" or host in ("", "localhost", "127.0.0.1", "::1"):
+        faults.append(f"OIDC_ISSUERS: {issuer} is not a public https issuer")
+    if host.endswith("example.com") or PLACEHOLDER.search(issuer):
+        faults.append(f"OIDC_ISSUERS: {issuer} is a placeholder")
+    return faults
 
 
 @lru_cache(maxsize=1)

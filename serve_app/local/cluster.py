@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx2
 import yaml
 
+from serve_app.contracts import Json
 from serve_app.local.guard import guarded
 from serve_app.local.server import free_port, is_free
 from serve_app.local.state import LocalError, make_folder, password
@@ -57,7 +58,8 @@ class Cluster:
         # Ray puts sockets below this folder; their paths must stay under 107 characters, so it is a short one.
         digest = hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]
         self.ray_folder = Path(tempfile.gettempdir()) / f"semapi-ray-{os.getuid()}-{digest}"
-        self.environment = {**os.environ, **environment, **self._ray_environment(haproxy)}
+        inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        self.environment = {**inherited, **environment, **self._ray_environment(haproxy)}
         self._families: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -105,7 +107,7 @@ class Cluster:
         shutil.rmtree(self.ray_folder, ignore_errors=True)
 
     def is_healthy(self) -> bool:
-        return _get(f"{self.url}/health") == 200
+        return _get(f"{self.url}/health") is not None
 
     def pids(self) -> list[int]:
         """The guards; every process of the cluster descends from one of them."""
@@ -120,19 +122,27 @@ class Cluster:
         self._families.append(family)
         return family
 
-    def _wait(
-        self, family: subprocess.Popen[bytes], name: str, is_ready: Callable[[], bool], seconds: float
-    ) -> None:
+    def _wait(self, family: subprocess.Popen[bytes], name: str, is_ready: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and family.poll() is None:
             if is_ready():
                 return
+            if failure := self._deployment_failure():
+                raise LocalError(f"The {name} did not start: {failure}")
             time.sleep(POLL_S)
         tail = "\n".join(self.log(name).read_text(errors="replace").splitlines()[-25:])
         raise LocalError(f"The {name} did not start. The end of {self.log(name)}:\n{tail}")
 
     def _node_answers(self) -> bool:
-        return _get(f"{self.dashboard_url}/api/version", password(self.token_file)) == 200
+        return _get(f"{self.dashboard_url}/api/version", password(self.token_file)) is not None
+
+    def _deployment_failure(self) -> str:
+        """What Serve says of an application it gave up; empty while there is hope."""
+        details = _get_json(f"{self.dashboard_url}/api/serve/applications/", password(self.token_file))
+        for application in details.get("applications", {}).values():
+            if application["status"] == "DEPLOY_FAILED":
+                return str(application["message"])
+        return ""
 
     def _node_command(self) -> list[str]:
         options = {
@@ -184,9 +194,15 @@ def _script(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def _get(url: str, token: str = "") -> int:
+def _get(url: str, token: str = "") -> httpx2.Response | None:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        return httpx2.get(url, headers=headers, timeout=3, trust_env=False).status_code
+        answer = httpx2.get(url, headers=headers, timeout=5, trust_env=False)
     except httpx2.HTTPError:
-        return 0
+        return None
+    return answer if answer.status_code == 200 else None
+
+
+def _get_json(url: str, token: str) -> Json:
+    answer = _get(url, token)
+    return answer.json() if answer else {}

@@ -1,0 +1,44 @@
+"""Batch sizes as Ray's node agent exports them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from dataclasses import dataclass
+
+import httpx2
+
+from serve_app.local.cluster import Cluster
+
+EXPORT_DEADLINE_S = 40.0
+SAMPLE = re.compile(r"^\w*model_batch_size_(sum|count)\{(.*)\} ([0-9.e+]+)$")
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches a model ran since its start, and the items in them."""
+
+    count: float
+    items: float
+
+
+async def batches(cluster: Cluster, model: str, at_least: float = 0) -> Batches:
+    """What the agent has exported, once that covers `at_least` items: replicas push every few seconds."""
+    async with asyncio.timeout(EXPORT_DEADLINE_S):
+        while True:
+            found = await _read(cluster, model)
+            if found.items >= at_least:
+                return found
+            await asyncio.sleep(0.5)
+
+
+async def _read(cluster: Cluster, model: str) -> Batches:
+    discovery = json.loads((cluster.ray_folder / "prom_metrics_service_discovery.json").read_text())
+    totals = {"sum": 0.0, "count": 0.0}
+    async with httpx2.AsyncClient(trust_env=False, timeout=5) as client:
+        for target in {target for group in discovery for target in group["targets"]}:
+            for line in (await client.get(f"http://{target}/metrics")).text.splitlines():
+                if (sample := SAMPLE.match(line)) and f'deployment="{model}"' in sample[2]:
+                    totals[sample[1]] += float(sample[3])
+    return Batches(totals["count"], totals["sum"])

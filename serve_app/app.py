@@ -1,0 +1,102 @@
+"""The Serve application: binds the gateway and one deployment per model, nothing else.
+
+`serve run` and the RayService name `serve_app.app:build`; its arguments are one block per model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from importlib.metadata import version as installed_version
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
+
+from serve_app.contracts import ModelCard
+from serve_app.gateway.application import build_gateway
+from serve_app.jobs.registrar import TrackerRegistrar
+from serve_app.jobs.scaling import BacklogPolicy
+from serve_app.loopback import keep_on_loopback
+from serve_app.models.handle import ServeHandle
+from serve_app.models.registry import ModelConfig, card
+from serve_app.models.server import ModelServer
+from serve_app.settings import read_settings
+
+
+class ApplicationArgs(BaseModel):
+    """The `args` of the application in a Serve config. An unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
+    """Served models; the first answers `POST /api/v1/inference`."""
+    gateway_replicas: Annotated[int, Field(ge=1)] = 2
+    """Two, so that a lost one costs no submit."""
+    gateway_cpus: Annotated[float, Field(gt=0)] = 0.25
+    """Processors Ray reserves for a gateway replica."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [model.name for model in self.models]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two models share a name: {', '.join(sorted(names))}")
+        return self
+
+
+@serve.deployment(name="gateway", max_ongoing_requests=256, health_check_period_s=5, health_check_timeout_s=10)
+@serve.ingress()
+class Gateway:
+    """The ingress replica: builds the Starlette application where its event loop runs."""
+
+    async def __init__(self, cards: list[ModelCard], handles: Mapping[str, DeploymentHandle], version: str) -> None:
+        keep_on_loopback()
+        self.cards, self.handles, self.version = cards, handles, version
+
+    async def __serve_build_asgi_app__(self) -> Starlette:
+        handles = {model.name: ServeHandle(self.handles[model.name]) for model in self.cards}
+        return build_gateway(read_settings(), self.cards, handles, version=self.version)
+
+
+class Model(ModelServer):
+    """A model replica as Serve starts it."""
+
+    async def __init__(self, config: ModelConfig, version: str) -> None:
+        keep_on_loopback()
+        await super().__init__(config, version, TrackerRegistrar)
+
+
+def bind_model(config: ModelConfig, version: str) -> Application:
+    """The deployment of one model, scaled on its backlog."""
+    deployment = serve.deployment(
+        Model,
+        name=config.name,
+        max_ongoing_requests=config.chunks_per_replica,
+        graceful_shutdown_timeout_s=30,
+        health_check_period_s=5,
+        health_check_timeout_s=10,
+        ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+        autoscaling_config={
+            "min_replicas": config.min_replicas,
+            "max_replicas": config.max_replicas,
+            "upscale_delay_s": config.upscale_delay_s,
+            "downscale_delay_s": config.downscale_delay_s,
+            "policy": {
+                "policy_function": BacklogPolicy,
+                "policy_kwargs": {"model": config.name, "jobs_per_replica": config.jobs_per_replica},
+            },
+        },
+    )
+    return deployment.bind(config, version)
+
+
+def build(args: ApplicationArgs) -> Application:
+    """The whole application. Gateway and models of one build share a version: a gateway feeds only its own."""
+    described = installed_version("sem-image-classifier") + args.model_dump_json()
+    version = hashlib.sha256(described.encode()).hexdigest()[:12]
+    models = {config.name: bind_model(config, version) for config in args.models}
+    gateway = Gateway.options(num_replicas=args.gateway_replicas, ray_actor_options={"num_cpus": args.gateway_cpus})
+    return gateway.bind([card(config) for config in args.models], models, version)

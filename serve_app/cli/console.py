@@ -1,0 +1,39 @@
+"""What every command prints with, and how it gives up: one line that a person can act on, status 1."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+from serve_app.contracts import Json
+
+output = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+BAR_WIDTH = 24
+
+
+def give_up(message: str) -> NoReturn:
+    errors.print(f"semapi: {message}", style="red", markup=False)
+    raise typer.Exit(1)
+
+
+def print_scores(result: Json, top: int = 3) -> None:
+    """The best classes of a classification with bars, and the model that said so."""
+    scores = sorted(result["all_scores"].items(), key=lambda item: -item[1])[:top]
+    width = max(len(label) for label, _ in scores)
+    for label, score in scores:
+        bar = "█" * round(score * BAR_WIDTH)
+        output.print(f"    {label:<{width}}  {score:7.1%}  {bar}", markup=False)
+    if image := result.get("image"):
+        output.print(f"    read as: {image.get('read_as', image)}", markup=False)
+    if model := result.get("model"):
+        output.print(f"    model: {describe_model(model)}", markup=False)
+
+
+def describe_model(model: Json) -> str:
+    """One line on the model; a stand-in is called one."""
+    name = f"{model.get('id')} @ {str(model.get('revision'))[:12]}, {model.get('engine')} {model.get('precision')}"
+    return f"{name} — DEMO MODEL, a stand-in trained on drawn textures" if model.get("demo") else name

@@ -1,0 +1,58 @@
+"""`semapi predict`: a model on files, without a server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from serve_app.cli.console import give_up, output, print_scores
+from serve_app.contracts import Json
+from serve_app.errors import ServiceError
+from serve_app.settings import read_settings
+
+
+def predict(
+    files: Annotated[list[Path] | None, typer.Argument(exists=True, dir_okay=False, help="Inputs.")] = None,
+    model: Annotated[
+        str, typer.Option(help="`module:Class` of the model.")
+    ] = "serve_app.models.sem_classifier:SemClassifier",
+    params: Annotated[str, typer.Option(help="The model's parameters, as JSON.")] = "{}",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+) -> None:
+    """Run a model on files in this process: the same reading, preprocessing and forward pass as the service."""
+    try:
+        results = _predict(model, files or [], params)
+    except (ServiceError, ValidationError, ValueError) as error:
+        give_up(str(error))
+    for name, result in results:
+        if as_json:
+            typer.echo(json.dumps({"input": name, **result}))
+        elif "all_scores" in result:
+            output.print(f"\n  {name} is {result['label']}", style="bold", markup=False)
+            print_scores(result)
+        else:
+            output.print(f"\n  {name}: {json.dumps(result)}", markup=False)
+
+
+def _predict(implementation: str, files: list[Path], params: str) -> list[tuple[str, Json]]:
+    from serve_app.models import registry  # numpy and the model's own libraries
+
+    kind = registry.load(implementation)
+    checked = kind.Params.model_validate_json(params)
+    if kind.input_layer == "image" and not files:
+        give_up("name at least one image file")
+    inputs: list[tuple[str, bytes | None]] = [(path.name, path.read_bytes()) for path in files]
+    if kind.input_layer == "none":
+        inputs = [("params", None)]
+    model = kind()
+    model.load(read_settings())
+    results = []
+    for name, data in inputs:
+        prepared = model.preprocess(data, checked, model.recipe)
+        [answer] = model.forward([prepared.item])
+        results.append((name, model.postprocess(answer, checked, prepared.notes).model_dump(mode="json")))
+    return results

@@ -1,0 +1,37 @@
+"""`semapi token USER`: a token of the development issuer."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import httpx2
+import typer
+
+from serve_app.cli.console import give_up
+
+DEFAULT_ISSUER = "http://localhost:18080/default"
+
+
+def token(
+    user: Annotated[str, typer.Argument(help="The user's name; it becomes the token's subject.")],
+    issuer: Annotated[str, typer.Option(help="The development issuer of `semapi up`.")] = DEFAULT_ISSUER,
+) -> None:
+    """Print an access token of the local development issuer (a stand-in: it signs for any name)."""
+    typer.echo(development_token(user, issuer))
+
+
+def development_token(user: str, issuer: str = DEFAULT_ISSUER) -> str:
+    """A token for `user`; gives up with a hint when the issuer does not run."""
+    form = {"grant_type": "client_credentials", "client_id": user, "client_secret": "development", "scope": "openid"}
+    try:
+        answer = httpx2.post(f"{issuer}/token", data=form, timeout=10, trust_env=False)
+        answer.raise_for_status()
+    except httpx2.HTTPError as error:
+        give_up(f"no token from the development issuer at {issuer} ({error}). Is `semapi up` running?")
+    return str(answer.json()["access_token"])
+
+
+def find_token(issuer: str = DEFAULT_ISSUER) -> str:
+    """SEMAPI_TOKEN, else a development token for the account that runs us."""
+    return os.environ.get("SEMAPI_TOKEN") or development_token(os.environ.get("USER") or "developer", issuer)
