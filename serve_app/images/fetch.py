@@ -36,6 +36,8 @@ PUBLIC_PORTS = (80, 443)
 CONTENT_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
 HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "sem-image-classifier"}
 
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+
 # A hung name server holds threads for longer than a request lives; it must not take those of the rest of the process.
 _LOOKUPS = ThreadPoolExecutor(max_workers=8, thread_name_prefix="lookup")
 
@@ -89,6 +91,8 @@ def _target(url: str, settings: Settings) -> _Target:
         raise ImageUrlInvalid("The image URL must begin with http:// or https:// and name a host.")
     if re.match(r"[^/?#]*//[^/?#]*@", url):
         raise ImageUrlInvalid("The image URL must not carry a user name or a password.")
+    if len(host) > 253 or not (_is_address(host) or _HOST.fullmatch(host)):
+        raise ImageUrlInvalid("The image URL's host is not a valid host name.")
     port = parsed.port or (443 if parsed.scheme == "https" else 80)
     target = _Target(parsed, host, port, _is_private_exception(host, port, settings))
     if not target.private:
@@ -165,9 +169,10 @@ async def _get_from(target: _Target, address: str, max_bytes: int) -> bytes | st
     pinned = target.url.copy_with(host=address, fragment=None)
     headers = {**HEADERS, "Host": target.url.netloc.decode("ascii")}
     # One client per connection: a pool would reuse a connection whose TLS name was checked for another host.
+    tls = await asyncio.to_thread(_tls)  # reads the machine's certificates when first asked
     async with (
         httpx2.AsyncClient(
-            verify=_tls(),
+            verify=tls,
             trust_env=False,
             timeout=httpx2.Timeout(DEADLINE_S, connect=CONNECT_S),
             follow_redirects=False,

@@ -1,0 +1,113 @@
+"""Every kind of image file the service may meet, made here: good ones, odd ones and hostile ones."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def gradient(height: int = 48, width: int = 64, dtype: str = "uint8", top: float = 255) -> NDArray[Any]:
+    """Rising from left to right, from 0 to `top`; a small dark corner tells which way is up."""
+    picture = np.tile(np.linspace(0, top, width), (height, 1))
+    picture[: height // 4, width * 3 // 4 :] = 0
+    return picture.astype(dtype)
+
+
+def texture(height: int = 768, width: int = 1024, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth noise, 8-bit grey: something for a resize to get wrong."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8), dtype=np.uint8)
+    return np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encode(picture: NDArray[Any] | Image.Image, kind: str, **options: Any) -> bytes:
+    """A file written by Pillow."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def encode_tiff(picture: NDArray[Any], **options: Any) -> bytes:
+    """A file written by tifffile, for layouts Pillow does not write."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, picture, metadata=None, **options)
+    return buffer.getvalue()
+
+
+def frames(kind: str, count: int, size: tuple[int, int] = (8, 8)) -> bytes:
+    """`count` different frames in one file."""
+    pictures = [Image.new("L", size, index * 37 % 256) for index in range(count)]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    return encode(pictures[0], kind, save_all=True, append_images=pictures[1:], **options)
+
+
+def rotated(kind: str, orientation: int) -> bytes:
+    """A gradient with an EXIF orientation."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    options = {"quality": 100} if kind == "JPEG" else {}
+    return encode(gradient(), kind, exif=exif, **options)
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_claiming(width: int, height: int, *, before: bytes = b"") -> bytes:
+    """A PNG of a few bytes whose header claims any size."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    body = png_chunk(b"IDAT", zlib.compress(bytes(64)))
+    return b"\x89PNG\r\n\x1a\n" + header + before + body + png_chunk(b"IEND", b"")
+
+
+def tiff_of(tags: list[tuple[int, int, int, int]], body: bytes = b"", *, following: int = 0) -> bytes:
+    """A little-endian TIFF with one directory of (tag, type, count, value) at 8 and `body` behind it."""
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\x00" + struct.pack("<I", 8) + directory + struct.pack("<I", following) + body
+
+
+def tiff_deflated(width: int, height: int, strip: bytes) -> bytes:
+    """An 8-bit grey TIFF with one zlib-compressed strip, which may hold far more than the image needs."""
+    packed = zlib.compress(strip, 9)
+    tags = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, 1, 8),
+        (259, 3, 1, 8),
+        (262, 3, 1, 1),
+        (273, 4, 1, 8 + 2 + 12 * 9 + 4),
+        (277, 3, 1, 1),
+        (278, 4, 1, height),
+        (279, 4, 1, len(packed)),
+    ]
+    return tiff_of(tags, packed)
+
+
+def jpeg_claiming(width: int, height: int) -> bytes:
+    """A JPEG that ends after its frame header."""
+    return b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 11, 8, height, width, 1) + b"\x01\x11\x00\xff\xd9"
+
+
+def one_of_each() -> dict[str, bytes]:
+    """A good file of every accepted type, small."""
+    colour = np.dstack([gradient(), gradient()[::-1], gradient()[:, ::-1]])
+    return {
+        "png": encode(gradient(), "PNG"),
+        "png-colour": encode(colour, "PNG"),
+        "jpeg": encode(colour, "JPEG"),
+        "tiff": encode(gradient(dtype="uint16", top=60000), "TIFF"),
+        "tiff-lzw": encode(gradient(), "TIFF", compression="tiff_lzw"),
+        "tiff-float64": encode_tiff(gradient(dtype="float64")),
+        "tiff-colour16": encode_tiff(np.dstack([gradient(dtype="uint16", top=60000)] * 3), photometric="rgb"),
+        "gif": frames("GIF", 3),
+        "webp": encode(colour, "WEBP", lossless=True),
+        "webp-moving": frames("WEBP", 3),
+        "bmp": encode(gradient(), "BMP"),
+    }

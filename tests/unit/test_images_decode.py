@@ -1,0 +1,344 @@
+"""Every kind of file becomes the pixels a person would see, the result says how, and damage is never half an image."""
+
+from __future__ import annotations
+
+import io
+import time
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import settings as rules
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from serve_app.errors import ImageUndecodable, ServiceError
+from serve_app.images.decode import read_pixels
+from serve_app.settings import Settings
+from tests import pictures
+from tests.pictures import encode, encode_tiff, gradient
+from tests.unit.test_images_header import GOOD, mutated
+
+SETTINGS = Settings()
+GREY = gradient()
+COLOUR = np.dstack([GREY, GREY[::-1], GREY[:, ::-1]])
+
+
+def colour_image() -> Image.Image:
+    return Image.fromarray(COLOUR)
+
+
+def off(array: NDArray[Any], expected: NDArray[Any]) -> int:
+    """The largest difference in grey levels."""
+    assert array.shape == expected.shape
+    return int(np.abs(array.astype(int) - expected.astype(int)).max())
+
+
+def grey_palette() -> Image.Image:
+    """Index 255 is black, index 0 is white: taken as grey numbers, the picture would be its negative."""
+    image = Image.fromarray(255 - GREY, "L").convert("P")
+    image.putpalette([255 - index // 3 for index in range(768)])
+    return image
+
+
+EXACT_GREY = {
+    "png": encode(GREY, "PNG"),
+    "bmp": encode(GREY, "BMP"),
+    "gif": encode(GREY, "GIF"),
+    "tiff lzw": encode(GREY, "TIFF", compression="tiff_lzw"),
+    "tiff deflate": encode(GREY, "TIFF", compression="tiff_adobe_deflate"),
+    "tiff packbits": encode(GREY, "TIFF", compression="packbits"),
+    "tiff tiled": encode_tiff(np.tile(GREY, (2, 2)), tile=(16, 16)),
+    "tiff tiled deflate": encode_tiff(GREY, tile=(16, 16), compression="zlib"),
+    "tiff big": encode_tiff(GREY, bigtiff=True),
+    "tiff big-endian": encode_tiff(GREY, byteorder=">"),
+    "tiff white is zero": encode_tiff(255 - GREY, photometric="miniswhite"),
+    "tiff white is zero, deflate": encode_tiff(255 - GREY, photometric="miniswhite", compression="zlib"),
+    "tiff signed 8-bit": encode_tiff((GREY.astype(int) - 128).astype(np.int8)),
+    "tiff grey palette": encode(grey_palette(), "TIFF"),
+    "png grey palette": encode(grey_palette(), "PNG"),
+    "bmp grey palette": encode(grey_palette(), "BMP"),
+    "png grey and opaque alpha": encode(Image.fromarray(GREY).convert("LA"), "PNG"),
+}
+
+
+@pytest.mark.parametrize("name", EXACT_GREY)
+def test_eight_bit_grey_is_not_touched(name: str) -> None:
+    pixels = read_pixels(EXACT_GREY[name], SETTINGS)
+    expected = np.tile(GREY, (2, 2)) if name == "tiff tiled" else GREY
+    assert off(pixels.array, expected) == 0
+    assert "window" not in pixels.how
+
+
+DEEP = {
+    "png 16": encode(gradient(dtype="uint16", top=4000), "PNG"),
+    "tiff 16": encode_tiff(gradient(dtype="uint16", top=65535)),
+    "tiff 16 big-endian": encode_tiff(gradient(dtype="uint16", top=900), byteorder=">"),
+    "tiff 16 lzw": encode(gradient(dtype="uint16", top=900), "TIFF", compression="tiff_lzw"),
+    "tiff 16 deflate": encode_tiff(gradient(dtype="uint16", top=900), compression="zlib", predictor=True),
+    "tiff 16 white is zero": encode_tiff(4000 - gradient(dtype="uint16", top=4000), photometric="miniswhite"),
+    "tiff 16 big-endian white is zero": encode_tiff(
+        4000 - gradient(dtype="uint16", top=4000), photometric="miniswhite", byteorder=">"
+    ),
+    "tiff signed 16": encode_tiff(gradient(dtype="int16", top=30000) - 15000),
+    "tiff 32": encode_tiff(gradient(dtype="uint32", top=4e9)),
+    "tiff signed 32": encode_tiff(gradient(dtype="int32", top=2e9) - 1_000_000_000),
+    "tiff 64": encode_tiff(gradient(dtype="uint64", top=1e15)),
+    "tiff float 16": encode_tiff(gradient(dtype="float16", top=1)),
+    "tiff float 32": encode_tiff(gradient(dtype="float32", top=1e-6)),
+    "tiff float 64": encode_tiff(gradient(dtype="float64", top=1e300)),
+    "tiff float 32 deflate": encode_tiff(gradient(dtype="float32", top=1), compression="zlib"),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_grey_is_scaled_by_a_window_and_named(name: str) -> None:
+    pixels = read_pixels(DEEP[name], SETTINGS)
+    assert pixels.array.dtype == np.uint8
+    assert off(pixels.array, GREY) <= 1
+    assert "greyscale, window 0.1–99.9 %" in pixels.how["read_as"]
+    low, high = pixels.how["window"]
+    assert low < high
+
+
+def test_few_outliers_do_not_darken_the_rest() -> None:
+    values = gradient(400, 400, "uint16", 4000)
+    values[200, :30] = 65535
+    values[201, :30] = 0
+    pixels = read_pixels(encode_tiff(values), SETTINGS)
+    assert off(pixels.array[300], gradient(400, 400)[300]) <= 2
+
+
+def test_a_single_bright_spot_on_a_flat_ground_stays_visible() -> None:
+    values = np.full((100, 100), 700, np.uint16)
+    values[5, 5] = 900
+    array = read_pixels(encode_tiff(values), SETTINGS).array
+    assert array[5, 5] == 255
+    assert array[50, 50] == 0
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32", "float64"])
+def test_a_constant_image_is_mid_grey(dtype: str) -> None:
+    pixels = read_pixels(encode_tiff(np.full((20, 30), 7, dtype)), SETTINGS)
+    assert (pixels.array == 128).all()
+    assert pixels.array.shape == (20, 30)
+
+
+def test_not_a_number_and_infinity_are_not_measured() -> None:
+    values = gradient(dtype="float32", top=1.0)
+    values[20, 10], values[21, 10], values[22, 10] = np.nan, np.inf, -np.inf
+    array = read_pixels(encode_tiff(values), SETTINGS).array
+    assert list(array[20:23, 10]) == [0, 255, 0]
+    assert off(array[30:], GREY[30:]) <= 1
+    with pytest.raises(ImageUndecodable, match="finite"):
+        read_pixels(encode_tiff(np.full((8, 8), np.nan, np.float32)), SETTINGS)
+
+
+COLOURS = {
+    "png": encode(COLOUR, "PNG"),
+    "webp": encode(COLOUR, "WEBP", lossless=True),
+    "bmp": encode(COLOUR, "BMP"),
+    "tiff": encode(COLOUR, "TIFF"),
+    "tiff planar": encode_tiff(np.moveaxis(COLOUR, 2, 0), photometric="rgb", planarconfig="separate"),
+    "tiff planar deflate": encode_tiff(
+        np.moveaxis(COLOUR, 2, 0), photometric="rgb", planarconfig="separate", compression="zlib"
+    ),
+    "tiff 16": encode_tiff(COLOUR.astype(np.uint16) * 16, photometric="rgb"),
+    "tiff 16 planar": encode_tiff(
+        np.moveaxis(COLOUR.astype(np.uint16) * 16, 2, 0), photometric="rgb", planarconfig="separate"
+    ),
+    "tiff float": encode_tiff(COLOUR.astype(np.float32), photometric="rgb"),
+    "png opaque": encode(colour_image().convert("RGBA"), "PNG"),
+}
+
+
+@pytest.mark.parametrize("name", COLOURS)
+def test_colour_stays_colour(name: str) -> None:
+    assert off(read_pixels(COLOURS[name], SETTINGS).array, COLOUR) <= 1
+
+
+@pytest.mark.parametrize(
+    ("data", "read_as", "tolerance"),
+    [
+        (encode(colour_image().convert("CMYK"), "JPEG", quality=100), "CMYK", 12),
+        (encode(colour_image().convert("CMYK"), "TIFF"), "CMYK", 1),
+        (encode(colour_image().convert("YCbCr"), "TIFF"), "YCbCr", 12),
+        (encode(colour_image(), "JPEG", quality=100, subsampling=0), "8-bit colour", 12),
+        (encode(colour_image().quantize(256), "PNG"), "colour palette", 90),
+        (encode(colour_image().quantize(256), "GIF"), "colour palette", 90),
+    ],
+)
+def test_other_colour_spaces_become_rgb(data: bytes, read_as: str, tolerance: int) -> None:
+    pixels = read_pixels(data, SETTINGS)
+    assert read_as in pixels.how["read_as"]
+    assert off(pixels.array, COLOUR) <= tolerance
+    assert np.abs(pixels.array.astype(int) - COLOUR).mean() < 15
+
+
+def test_lab_becomes_rgb() -> None:
+    lab = Image.merge("LAB", (Image.new("L", (8, 8), 255), Image.new("L", (8, 8), 128), Image.new("L", (8, 8), 128)))
+    pixels = read_pixels(encode(lab, "TIFF"), SETTINGS)
+    assert pixels.array.shape == (8, 8, 3)
+    assert pixels.how["read_as"] == "LAB, converted to RGB"
+    assert pixels.array.min() > 240
+
+
+def test_a_tiff_palette_of_eight_bit_numbers_is_not_black() -> None:
+    image = Image.fromarray(GREY).convert("P")
+    image.putpalette([index // 3 for index in range(768)])
+    data = bytearray(encode(image, "TIFF"))
+    stored = Image.open(io.BytesIO(bytes(data))).tag_v2  # type: ignore[attr-defined]
+    colormap = b"".join(int(number).to_bytes(2, "little") for number in stored[320])
+    start = data.index(colormap)
+    data[start : start + len(colormap)] = b"".join((number // 256).to_bytes(2, "little") for number in stored[320])
+    assert off(read_pixels(bytes(data), SETTINGS).array, GREY) == 0
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_on_white(mode: str) -> None:
+    image = Image.new(mode, (10, 10))
+    pixels = read_pixels(encode(image, "PNG"), SETTINGS)
+    assert (pixels.array == 255).all()
+    assert pixels.array.ndim == (2 if mode == "LA" else 3)
+    assert pixels.how["read_as"] == "transparency laid on white"
+
+
+def test_one_bit_is_black_and_white() -> None:
+    bilevel = Image.fromarray(GREY > 100)
+    for kind in ("PNG", "TIFF", "BMP"):
+        pixels = read_pixels(encode(bilevel, kind), SETTINGS)
+        assert off(pixels.array, np.asarray(bilevel.convert("L"))) == 0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_every_orientation_comes_out_as_an_exif_reader_shows_it(kind: str, orientation: int) -> None:
+    """Written as stored, read upright: the dark corner goes where the EXIF standard says."""
+    pixels = read_pixels(pictures.rotated(kind, orientation), SETTINGS)
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's transposition numbers
+    stored = Image.fromarray(GREY)
+    expected = stored if orientation == 1 else stored.transpose(Image.Transpose(back[orientation]))
+    assert np.abs(pixels.array.reshape(*pixels.array.shape[:2], -1)[:, :, 0].astype(int) - expected).mean() < 8
+    assert pixels.how["rotated"] is (orientation != 1)
+    assert (pixels.how["width"], pixels.how["height"]) == expected.size
+
+
+def test_a_deep_tiff_is_turned_too() -> None:
+    for dtype in ("uint16", "float32", "float64"):
+        data = encode_tiff(gradient(dtype=dtype, top=1000), extratags=[(274, "H", 1, 6, True)])
+        assert off(read_pixels(data, SETTINGS).array, np.rot90(GREY, -1)) <= 1
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "PNG"])
+def test_the_first_of_many_frames_is_read_and_named(kind: str) -> None:
+    pixels = read_pixels(pictures.frames(kind, 3), SETTINGS)
+    assert (pixels.array == 0).all()
+    assert pixels.how["frame"] == "1 of 3"
+
+
+def test_the_result_says_what_was_done() -> None:
+    assert read_pixels(encode_tiff(gradient(dtype="uint16", top=4095)), SETTINGS).how == {
+        "format": "TIFF",
+        "width": 64,
+        "height": 48,
+        "mode": "I;16",
+        "read_as": "16-bit greyscale, window 0.1–99.9 % (0–4095)",
+        "frame": "1 of 1",
+        "rotated": False,
+        "window": [0.0, 4095.0],
+    }
+
+
+CUT = {
+    name: data
+    for name, data in {**GOOD, **EXACT_GREY, **DEEP, **COLOURS}.items()
+    if "gif" not in name and "moving" not in name
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_file_cut_in_the_middle_of_its_pixels_is_an_error(name: str) -> None:
+    """tifffile and Pillow write TIFF pixels last or first; a cut at 60 % meets pixels or the directory."""
+    data = CUT[name]
+    with pytest.raises(ImageUndecodable) as caught:
+        read_pixels(data[: len(data) * 6 // 10], SETTINGS)
+    assert caught.value.detail.endswith(".")
+    assert "object at" not in caught.value.detail
+
+
+def test_a_cut_gif_is_an_error() -> None:
+    data = encode(pictures.texture(64, 64), "GIF")
+    with pytest.raises(ImageUndecodable):
+        read_pixels(data[: len(data) // 2 + 500], SETTINGS)
+
+
+def test_missing_strips_are_an_error_where_a_reader_would_fill_them() -> None:
+    data = bytearray(encode_tiff(gradient(dtype="float64"), rowsperstrip=8, compression="zlib"))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        tag = file.pages.first.tags[279]
+        place = tag.valueoffset
+    data[place : place + 4] = bytes(4)
+    with pytest.raises(ImageUndecodable):
+        read_pixels(bytes(data), SETTINGS)
+
+
+def test_the_pixel_limit_holds_at_decoding() -> None:
+    with pytest.raises(ImageUndecodable, match="at most 1,000"):
+        read_pixels(EXACT_GREY["png"], Settings(image_max_pixels=1000))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pictures.tiff_deflated(16, 16, bytes(60_000_000)),
+        pictures.png_claiming(9000, 9000),
+        encode_tiff(np.zeros((4, 4), np.complex64)),
+        pictures.png_claiming(8, 8, before=pictures.png_chunk(b"iCCP", b"a\x00\x00" + bytes(1000))),
+    ],
+)
+def test_bombs_and_oddities_cost_little(data: bytes) -> None:
+    tracemalloc.start()
+    began = time.perf_counter()
+    try:
+        read_pixels(data, SETTINGS)
+    except ImageUndecodable:
+        pass
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 64 * 2**20
+    assert time.perf_counter() - began < 2.0
+
+
+@given(st.one_of(st.binary(max_size=200), mutated()))
+@rules(max_examples=500, deadline=2000)
+def test_no_bytes_raise_anything_else(data: bytes) -> None:
+    try:
+        pixels = read_pixels(data, SETTINGS)
+    except ServiceError:
+        return
+    assert pixels.array.dtype == np.uint8
+    assert pixels.array.shape[:2] == (pixels.how["height"], pixels.how["width"])
+    assert pixels.array.ndim == 2 or pixels.array.shape[2] == 3
+
+
+@given(
+    st.lists(st.floats(width=64, allow_nan=True, allow_infinity=True), min_size=4, max_size=40),
+    st.sampled_from(["float32", "float64"]),
+)
+@rules(max_examples=100, deadline=1000)
+def test_no_numbers_break_the_window(numbers: list[float], dtype: str) -> None:
+    with np.errstate(over="ignore"):
+        values = np.asarray(numbers).astype(dtype).reshape(1, -1)
+    try:
+        array = read_pixels(encode_tiff(values), SETTINGS).array
+    except ImageUndecodable:
+        assert not np.isfinite(values).any()
+        return
+    finite = np.isfinite(values)
+    order = np.argsort(values[finite], kind="stable")
+    assert (np.diff(array[finite][order].astype(int)) >= 0).all()
