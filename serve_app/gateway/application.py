@@ -30,7 +30,6 @@ from serve_app.gateway.uploads import UploadBudget
 from serve_app.images.store import ImageStore
 from serve_app.jobs.dispatcher import Dispatcher
 from serve_app.jobs.tracker import Tracker
-from serve_app.jobs.wake import Wake
 from serve_app.models.registry import load
 from serve_app.settings import Settings
 from serve_app.usage.outbox import Outbox
@@ -51,7 +50,7 @@ def build_gateway(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        runners = [service.wake, *service.dispatchers.values(), service.writer]
+        runners: list[Dispatcher | Writer] = [*service.dispatchers.values(), service.writer]
         tasks = [asyncio.create_task(runner.run(), name=type(runner).__name__) for runner in runners]
         for task in tasks:
             task.add_done_callback(_report_end)
@@ -80,18 +79,7 @@ def _assemble(
 ) -> Service:
     """Requests and background work have a client each: a burst of requests must not keep leases from being renewed."""
     keys = KeyRing(settings)
-    tracker, wake = Tracker(work, settings), Wake(work)
-    dispatchers = {
-        card.name: Dispatcher(
-            tracker,
-            handles[card.name],
-            card,
-            wake,
-            version=version,
-            attempt_timeout_s=attempt_timeout_s(settings, card),
-        )
-        for card in cards
-    }
+    tracker = Tracker(work, settings)
     return Service(
         settings=settings,
         version=version,
@@ -103,18 +91,11 @@ def _assemble(
         outbox=Outbox(requests, settings),
         keys=keys,
         verifier=TokenVerifier(settings, keys),
-        wake=wake,
-        dispatchers=dispatchers,
+        dispatchers={card.name: Dispatcher(tracker, handles[card.name], card, version=version) for card in cards},
         writer=Writer(work, settings),
         uploads=UploadBudget(settings.upload_bytes_in_flight),
         fetches=asyncio.Semaphore(max(1, settings.upload_bytes_in_flight // settings.image_max_bytes)),
     )
-
-
-def attempt_timeout_s(settings: Settings, card: ModelCard) -> float:
-    """Longest a chunk may take that waits for the others of its replica, each at the limit of decoding and forward."""
-    decode_s = card.max_batch_size * settings.decode_timeout_s / settings.decode_workers
-    return card.chunks_per_replica * (decode_s + settings.forward_timeout_s)
 
 
 async def _end(service: Service, tasks: list[asyncio.Task[None]], clients: tuple[Redis, ...]) -> None:

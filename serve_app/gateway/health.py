@@ -10,7 +10,6 @@ from serve_app.contracts import Json, ModelCard, ReplicaCard
 from serve_app.errors import TrackerUnavailable
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call, Service
-from serve_app.jobs.dispatcher import READY, WAITING
 from serve_app.jobs.records import Backlog
 
 API_VERSION = "v1.0.0"
@@ -30,7 +29,7 @@ async def ready(call: Call) -> Response:
     models = {name: dispatcher.state for name, dispatcher in service.dispatchers.items()}
     tracker = "ready" if await _tracker_answers(service) else "away"
     # A model that sleeps waits for its first job; any other has to have passed its warm-up.
-    fine = {name: (READY, WAITING) if card.wakes_from_zero else (READY,) for name, card in service.cards.items()}
+    fine = {name: ("ready", "waiting") if card.wakes_from_zero else ("ready",) for name, card in service.cards.items()}
     whole = tracker == "ready" and all(state in fine[name] for name, state in models.items())
     document = {
         "status": "ready" if whole else "not ready",

@@ -18,7 +18,6 @@ from serve_app.gateway.uploads import UploadBudget
 from serve_app.images.store import ImageStore
 from serve_app.jobs.dispatcher import Dispatcher
 from serve_app.jobs.tracker import Tracker
-from serve_app.jobs.wake import Wake
 from serve_app.settings import Settings
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.writer import Writer
@@ -41,7 +40,6 @@ class Service:
     outbox: Outbox
     keys: KeyRing
     verifier: TokenVerifier
-    wake: Wake
     dispatchers: Mapping[str, Dispatcher]
     writer: Writer
     uploads: UploadBudget

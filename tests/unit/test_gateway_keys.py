@@ -18,7 +18,7 @@ GOOD = {
     "EdDSA": json.loads(OKPAlgorithm.to_jwk(ed25519.Ed25519PrivateKey.generate().public_key())),
 }
 BAD = {
-    "short RSA": json.loads(RSAAlgorithm.to_jwk(rsa.generate_private_key(65537, 1024).public_key())),
+    "short RSA": json.loads(RSAAlgorithm.to_jwk(rsa.generate_private_key(65537, 1024).public_key())),  # noqa: S505
     "private": json.loads(RSAAlgorithm.to_jwk(RSA)),
     "symmetric": {"kty": "oct", "k": "c2VjcmV0"},
     "another curve": json.loads(ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP384R1()).public_key())),

@@ -1,0 +1,125 @@
+"""A gateway without Ray, on the session's servers, for the tests that send it requests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+from redis.asyncio import Redis
+
+from serve_app.connections import connect_redis
+from serve_app.contracts import Failure, Json, ModelCard, Outcome, ReplicaCard, Task
+from serve_app.gateway.application import build_gateway
+from serve_app.jobs.tracker import Tracker
+from serve_app.local.authority import Authority
+from serve_app.models.registry import ModelConfig, card
+from serve_app.settings import Settings
+from tests.pictures import encode, gradient
+
+VERSION = "release-1"
+AUDIENCE = "sem-image-classifier"
+PICTURE = encode(gradient(), "PNG")
+IMAGE_MODEL = card(ModelConfig(name="sem-classifier", implementation="serve_app.models.sem_classifier:SemClassifier"))
+TEXT_MODEL = card(ModelConfig(name="words", implementation="tests.toy_model:WordStatistics"))
+RESULT = {"label": "Tips", "confidence": 0.9, "all_scores": {"Tips": 0.9, "Powder": 0.1}, "device_used": "cpu"}
+
+
+class Answering:
+    """A model that answers every task when it is let, with what `answer` says."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.open.set()
+        self.answer: Callable[[Task], Outcome] = lambda task: Outcome(task.job_id, result=RESULT)
+        self.tasks: list[Task] = []
+
+    async def predict(self, chunk: Sequence[Task]) -> list[Outcome]:
+        self.tasks.extend(chunk)
+        await self.open.wait()
+        return [self.answer(task) for task in chunk]
+
+    async def warm_up(self) -> str:
+        return VERSION
+
+
+class Running:
+    """A running gateway, a client of it, and what stands behind it."""
+
+    def __init__(self, client: httpx2.AsyncClient, redis: Redis, model: Answering, authority: Authority) -> None:
+        self.client, self.redis, self.model, self.authority = client, redis, model, authority
+
+    def bearer(self, user: str = "ada", **claims: Any) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.authority.mint(user, **claims)}"}
+
+    async def get(self, path: str, user: str = "ada") -> httpx2.Response:
+        return await self.client.get(path, headers=self.bearer(user))
+
+    async def post(self, path: str, user: str = "ada", **body: Any) -> httpx2.Response:
+        return await self.client.post(path, headers=self.bearer(user), **body)
+
+    async def submit(self, user: str = "ada", picture: bytes = PICTURE) -> str:
+        answer = await self.post("/api/v1/jobs", user, files={"image": ("a.png", picture)})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    async def ended(self, job_id: str, user: str = "ada") -> Json:
+        """The job object, once the job has ended."""
+        return await until(lambda: self._ended(job_id, user))
+
+    async def _ended(self, job_id: str, user: str) -> Json | None:
+        job: Json = (await self.get(f"/api/v1/jobs/{job_id}", user)).json()
+        return job if job["completed_at"] else None
+
+    async def usage(self) -> list[dict[str, str]]:
+        """The usage events in the outbox, oldest first."""
+        entries = [entry for _, entry in await self.redis.xrange("outbox")]
+        events = [{name.decode(): value.decode() for name, value in entry.items()} for entry in entries]
+        return [event for event in events if event["kind"] == "usage"]
+
+    async def keys(self) -> set[str]:
+        """The keys in Redis beside the outbox's own."""
+        names = {name.decode() for name in await self.redis.keys()}
+        return {name for name in names if not name.startswith("outbox")}
+
+    async def beat(self, model: str = IMAGE_MODEL.name, **description: Any) -> None:
+        """Say that a replica of the model runs."""
+        tracker = Tracker(self.redis, Settings())
+        await tracker.beat(ReplicaCard(model, "replica-1", VERSION, "cpu", description))
+
+
+@asynccontextmanager
+async def running_gateway(
+    settings: Settings, authority: Authority, *, cards: Sequence[ModelCard] = (IMAGE_MODEL, TEXT_MODEL), **changes: Any
+) -> AsyncIterator[Running]:
+    """A gateway whose settings are `settings` with `changes`."""
+    changes = {"oidc_issuers": (authority.url,), "oidc_audience": AUDIENCE, **changes}
+    settings = settings.model_copy(update=changes)
+    model = Answering()
+    application = build_gateway(settings, cards, {card.name: model for card in cards}, version=VERSION)
+    redis = connect_redis(settings)
+    transport = httpx2.ASGITransport(application)
+    async with (
+        application.router.lifespan_context(application),
+        httpx2.AsyncClient(transport=transport, base_url="http://gateway", timeout=30) as client,
+    ):
+        yield Running(client, redis, model, authority)
+        model.open.set()
+    await redis.aclose()
+
+
+async def until(look: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """What `look` gives, once it is true; looked for again and again within the deadline."""
+    deadline = time.monotonic() + seconds
+    while not (found := await look()):
+        assert time.monotonic() < deadline, "the awaited condition did not come"
+        await asyncio.sleep(0.02)
+    return found
+
+
+def failed(slug: str, detail: str) -> Callable[[Task], Outcome]:
+    """An answer that ends a job FAILED."""
+    return lambda task: Outcome(task.job_id, failure=Failure(slug, detail))
