@@ -154,8 +154,11 @@ def main() -> None:
         stop(f"there is no task {name!r}; there are: {', '.join(TASKS)}.")
     if name != "help":
         use_fitting_python()
-    os.chdir(ROOT)
-    TASKS[name](arguments)
+    os.chdir(str(ROOT))
+    try:
+        TASKS[name](arguments)
+    except KeyboardInterrupt:
+        stop("interrupted")
 
 
 if __name__ == "__main__":
