@@ -41,7 +41,7 @@ class Preprocessing:
             size=_square(config.get("size")),
             scale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0,
             mean=_three(config, "image_mean") if normalise else (0.0, 0.0, 0.0),
-            std=_three(config, "image_std") if normalise else (1.0, 1.0, 1.0),
+            std=_deviations(config) if normalise else (1.0, 1.0, 1.0),
         )
 
     def normalise(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -75,3 +75,10 @@ def _three(config: Json, name: str) -> tuple[float, float, float]:
     if not isinstance(values, list) or len(values) != 3 or not all(isinstance(one, (int, float)) for one in values):
         raise ModelUnready(f"preprocessor_config.json: {name} must be three numbers.")
     return float(values[0]), float(values[1]), float(values[2])
+
+
+def _deviations(config: Json) -> tuple[float, float, float]:
+    deviations = _three(config, "image_std")
+    if min(deviations) <= 0:
+        raise ModelUnready("preprocessor_config.json: image_std must be above zero.")
+    return deviations

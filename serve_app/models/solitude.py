@@ -6,52 +6,57 @@ A suspect is a job that was lost before. If the replica dies while it runs alone
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
 class Solitude:
-    """A lock with two sides. A waiting suspect holds later others back, so it always gets its turn."""
+    """A lock with two sides, in order of arrival: a suspect waits for all before it and holds all after it back."""
 
     def __init__(self) -> None:
-        self._changed = asyncio.Condition()
-        self._together = 0
+        self._waiting: deque[tuple[bool, asyncio.Future[None]]] = deque()
+        self._inside = 0
         self._alone = False
-        self._suspects_waiting = 0
 
     @asynccontextmanager
     async def together(self) -> AsyncIterator[None]:
         """Run beside others; waits while a suspect runs or waits."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._alone and not self._suspects_waiting)
-            self._together += 1
-        try:
+        async with self._turn(alone=False):
             yield
-        finally:
-            self._together -= 1
-            await self._announce()
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """Run with nothing else; waits until everything that runs has ended."""
-        self._suspects_waiting += 1
+        """Run with nothing else; waits until everything that came before has ended."""
+        async with self._turn(alone=True):
+            yield
+
+    @asynccontextmanager
+    async def _turn(self, *, alone: bool) -> AsyncIterator[None]:
+        ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((alone, ticket))
+        self._admit()
         try:
-            async with self._changed:
-                await self._changed.wait_for(lambda: not self._alone and not self._together)
-                self._alone = True
-        finally:
-            self._suspects_waiting -= 1
-            await self._announce()
-        try:
+            await ticket
             yield
         finally:
-            self._alone = False
-            await self._announce()
+            # Nothing is awaited here, so that a cancelled visitor cannot leave without opening the door. One that
+            # was admitted but cancelled before it noticed leaves like any other.
+            if ticket.cancelled():
+                self._waiting.remove((alone, ticket))
+            else:
+                self._inside -= 1
+                self._alone = False
+            self._admit()
 
-    async def _announce(self) -> None:
-        # Shielded: a caller that is cancelled here must still wake those who wait.
-        await asyncio.shield(asyncio.ensure_future(self._notify()))
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _admit(self) -> None:
+        while self._waiting and not self._alone:
+            alone, ticket = self._waiting[0]
+            if ticket.cancelled():
+                return  # its visitor is about to leave the queue and will call this again
+            if alone and self._inside:
+                return
+            self._waiting.popleft()
+            self._inside += 1
+            self._alone = alone
+            ticket.set_result(None)

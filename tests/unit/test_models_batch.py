@@ -1,0 +1,91 @@
+"""A failing item fails alone, a failing model fails nobody's job, and a hung one is noticed."""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from serve_app.errors import ModelRejected, ModelUnready, ReplicaLost
+from serve_app.models.batch import Batch
+from serve_app.models.forward import ForwardThread
+from tests.toy_model import WordStatistics
+
+
+class Halves(WordStatistics):
+    """Halves numbers; an odd one fails the batch, and a broken model fails on everything."""
+
+    broken = False
+
+    def forward(self, items: Sequence[Any]) -> list[Any]:
+        if self.broken or any(item % 2 for item in items):
+            raise ArithmeticError("odd")
+        return [item // 2 for item in items]
+
+
+@pytest.fixture
+def thread() -> Iterator[ForwardThread]:
+    made = ForwardThread()
+    yield made
+    made.close()
+
+
+async def test_only_the_failing_items_are_rejected(thread: ForwardThread):
+    answers = await Batch(Halves(), thread, known_good=2, deadline_s=5).run([2, 3, 4, 5])
+    assert answers[0] == 1
+    assert answers[2] == 2
+    assert [type(answers[place]) for place in (1, 3)] == [ModelRejected, ModelRejected]
+    assert "ArithmeticError" in answers[1].detail
+
+
+async def test_a_model_that_fails_on_its_own_input_rejects_nobody(thread: ForwardThread):
+    model = Halves()
+    model.broken = True
+    with pytest.raises(ModelUnready, match="warm-up"):
+        await Batch(model, thread, known_good=2, deadline_s=5).run([2, 4])
+
+
+async def test_a_wrong_number_of_outputs_is_the_model_s_fault(thread: ForwardThread):
+    class Mute(Halves):
+        def forward(self, items: Sequence[Any]) -> list[Any]:
+            return []
+
+    with pytest.raises(ModelUnready):
+        await Batch(Mute(), thread, known_good=2, deadline_s=5).run([2])
+
+
+async def test_a_hung_forward_is_noticed_once_and_for_all(thread: ForwardThread):
+    release = threading.Event()
+
+    class Hung(Halves):
+        def forward(self, items: Sequence[Any]) -> list[Any]:
+            release.wait()
+            return list(items)
+
+    batch = Batch(Hung(), thread, known_good=2, deadline_s=0.05)
+    try:
+        with pytest.raises(ReplicaLost, match="longer than"):
+            await batch.run([2])
+        assert thread.hung
+        with pytest.raises(ReplicaLost, match="hangs"):
+            await asyncio.wait_for(batch.run([4]), 1)
+    finally:
+        release.set()
+
+
+async def test_the_thread_is_one_and_of_low_priority(thread: ForwardThread):
+    import os
+
+    def who() -> tuple[int, int, int]:
+        here = threading.get_native_id()
+        started: list[int] = []
+        child = threading.Thread(target=lambda: started.append(os.getpriority(os.PRIO_PROCESS, 0)))
+        child.start()
+        child.join()
+        return here, os.getpriority(os.PRIO_PROCESS, here), started[0]
+
+    first, second = [await thread.run(who, deadline_s=5) for _ in range(2)]
+    assert first == second
+    assert first[1:] == (10, 10)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == 0

@@ -1,0 +1,60 @@
+"""One block of configuration becomes a model and its card; what is wrong with it is named."""
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from serve_app.models.registry import ModelConfig, card, load
+from tests.toy_model import WordStatistics
+
+TOY = "tests.toy_model:WordStatistics"
+
+
+def test_a_block_becomes_a_card():
+    made = card(ModelConfig(name="words", implementation=TOY, min_replicas=0, chunks_per_replica=2))
+    assert (made.name, made.input_layer, made.wakes_from_zero, made.chunks_per_replica) == ("words", "none", True, 2)
+    assert made.params_schema["required"] == ["text"]
+    assert made.params_schema["additionalProperties"] is False
+    assert set(made.result_schema["properties"]) == {"words", "most_common", "mean_length"}
+    assert load(made.implementation) is WordStatistics
+
+
+@pytest.mark.parametrize(
+    ("implementation", "reason"),
+    [
+        ("nowhere.at_all:Model", "PYTHONPATH"),
+        ("tests.toy_model:Missing", "not a subclass"),
+        ("tests.toy_model:Text", "not a subclass"),
+        ("serve_app.models.contract:Model", "Params"),
+    ],
+)
+def test_a_wrong_implementation_is_named(implementation: str, reason: str):
+    with pytest.raises(ValueError, match=reason):
+        load(implementation)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"name": "words", "implementation": TOY, "max_batch_sise": 4},
+        {"name": "Words!", "implementation": TOY},
+        {"name": "words", "implementation": "tests.toy_model"},
+        {"name": "words", "implementation": TOY, "min_replicas": 3, "max_replicas": 2},
+        {"name": "words", "implementation": TOY, "max_batch_size": 0},
+    ],
+)
+def test_a_wrong_block_is_refused(block: dict[str, object]):
+    with pytest.raises(ValidationError):
+        ModelConfig.model_validate(block)
+
+
+def test_the_gateway_s_view_of_a_model_loads_no_heavy_library():
+    code = (
+        "import sys; from serve_app.models.registry import ModelConfig, card;"
+        "card(ModelConfig(name='sem', implementation='serve_app.models.sem_classifier:SemClassifier'));"
+        "print(sorted({'torch', 'transformers', 'openvino', 'ray'} & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert said.stdout.strip() == "[]"
