@@ -42,7 +42,8 @@ def guarded(
 
     `terminate()` on it ends the whole family: `end_signal` to the command, after `grace_s` SIGTERM and then SIGKILL
     to all that is left. It exits with the command's status (128 + n for signal n). `account` is (uid, gid).
-    Output goes to `log` (appended, 0600), else to ours. Keep the returned object: closing its stdin ends the family.
+    Output goes to `log` (appended, 0600), else to ours. Keep the returned object and wait with `wait()`:
+    closing its stdin, as `communicate()` does, ends the family.
     """
     options = [f"--signal={int(end_signal)}", f"--grace={grace_s}"]
     if account:
@@ -134,13 +135,14 @@ def _descendants(root: int, head: int) -> list[int]:
 
 
 def _process_table() -> list[tuple[int, int, int]]:
-    """(pid, parent, process group) of every living process; zombies are left out, they need no signal."""
+    """(pid, parent, process group) of every process but zombies of others, which need no signal."""
     if sys.platform == "linux":
         return [row for name in os.listdir("/proc") if name.isdigit() and (row := _proc_row(name))]
     listing = subprocess.Popen(["/bin/ps", "-axo", "pid=,ppid=,pgid=,state="], stdout=subprocess.PIPE)
     text = listing.communicate(timeout=5)[0].decode()
     rows = [line.split() for line in text.splitlines()]
-    return [(int(a), int(b), int(c)) for a, b, c, state in rows if state[0] != "Z" and int(a) != listing.pid]
+    table = [(int(pid), int(parent), int(group), state) for pid, parent, group, state in rows]
+    return [row[:3] for row in table if row[0] != listing.pid and not _is_remains(row[3], row[1])]
 
 
 def _proc_row(name: str) -> tuple[int, int, int] | None:
@@ -149,7 +151,12 @@ def _proc_row(name: str) -> tuple[int, int, int] | None:
     except OSError:
         return None  # ended while we looked
     state, parent, process_group = stat.rpartition(")")[2].split()[:3]  # the name before ')' may hold anything
-    return None if state in "ZX" else (int(name), int(parent), int(process_group))
+    return None if _is_remains(state, int(parent)) else (int(name), int(parent), int(process_group))
+
+
+def _is_remains(state: str, parent: int) -> bool:
+    """An ended process that its parent has not collected. Our own count as members until we have."""
+    return state[0] in "ZX" and parent != os.getpid()
 
 
 def _prctl(option: int, value: int) -> None:
