@@ -52,7 +52,7 @@ async def read_form(call: Call, share: UploadShare) -> Form:
     """
     limit = call.service.settings.image_max_bytes + FORM_MARGIN_BYTES
     async with aclosing(_pieces(call, limit, share)) as pieces:
-        parser = MultiPartParser(
+        parser = _FormParser(
             call.request.headers, pieces, max_files=1, max_fields=FIELDS_MAX, max_part_size=FIELD_MAX_BYTES
         )
         try:
@@ -60,9 +60,9 @@ async def read_form(call: Call, share: UploadShare) -> Form:
         except MultiPartException as error:
             raise BodyInvalid(f"The form could not be read: {error.message}") from error
     form = dict(items)
-    if len(form) < len(items):
-        close_form(form)
-        raise BodyInvalid("A form field was sent twice.")
+    if not parser.ended or len(form) < len(items):
+        parser.close_files()
+        raise BodyInvalid("A form field was sent twice." if parser.ended else "The form ends early.")
     return form
 
 
@@ -71,6 +71,19 @@ def close_form(form: Form) -> None:
     for value in form.values():
         if isinstance(value, UploadFile):
             value.file.close()
+
+
+class _FormParser(MultiPartParser):
+    """Starlette's parser, which takes a form without its closing boundary for a whole one."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+    def close_files(self) -> None:
+        for file in self._files_to_close_on_error:
+            file.close()
 
 
 def parse_object(text: bytes, name: str) -> Json:

@@ -8,8 +8,10 @@ from serve_app import errors
 from serve_app.gateway import health, reads, submit
 from serve_app.gateway.endpoint import RouteSpec
 
-_BODY: Final = (errors.BodyInvalid, errors.BodyTooLarge, errors.BodyTypeUnsupported)
-_SUBMIT: Final = (
+Problems = tuple[type[errors.ServiceError], ...]
+
+_BODY: Final[Problems] = (errors.BodyInvalid, errors.BodyTooLarge, errors.BodyTypeUnsupported)
+_SUBMIT: Final[Problems] = (
     *_BODY,
     errors.ParamsInvalid,
     errors.ModelUnknown,
@@ -24,11 +26,11 @@ _SUBMIT: Final = (
     errors.StoreFull,
     errors.TrackerUnavailable,
 )
-_READ: Final = (errors.TrackerUnavailable,)
+_READ: Final[Problems] = (errors.TrackerUnavailable,)
 
-EVERY_ROUTE: Final = (errors.MethodNotAllowed, errors.DeadlineExceeded, errors.InternalError)
+EVERY_ROUTE: Final[Problems] = (errors.MethodNotAllowed, errors.DeadlineExceeded, errors.InternalError)
 """Problems any route may answer with."""
-EVERY_AUTHENTICATED_ROUTE: Final = (errors.TokenMissing, errors.TokenInvalid, errors.KeysUnavailable)
+EVERY_AUTHENTICATED_ROUTE: Final[Problems] = (errors.TokenMissing, errors.TokenInvalid, errors.KeysUnavailable)
 """Problems any route that needs a token may answer with."""
 
 ROUTES: Final = (

@@ -75,8 +75,9 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask) -> Job:
     service = call.service
     card = service.card(ask.model)
     call.model = card.name
+    wants_image = _wants_image(card, ask)
     params = _checked_params(service, card, ask.params)
-    data = await _image_bytes(service, share, ask) if _wants_image(card, ask) else None
+    data = await _image_bytes(service, share, ask) if wants_image else None
     submission = Submission(
         id=str(uuid.uuid4()), owner=call.caller.id, model=card.name, params=params, traceparent=_traceparent(call)
     )

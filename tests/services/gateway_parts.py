@@ -16,6 +16,8 @@ from serve_app.contracts import Failure, Json, ModelCard, Outcome, ReplicaCard, 
 from serve_app.gateway.application import build_gateway
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.authority import Authority
+from serve_app.local.issuer import Issuer
+from serve_app.local.keys import SigningKeys
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import Settings
 from tests.pictures import encode, gradient
@@ -50,10 +52,11 @@ class Running:
     """A running gateway, a client of it, and what stands behind it."""
 
     def __init__(self, client: httpx2.AsyncClient, redis: Redis, model: Answering, authority: Authority) -> None:
-        self.client, self.redis, self.model, self.authority = client, redis, model, authority
+        self.client, self.redis, self.model = client, redis, model
+        self.issuer = Issuer(authority.url, SigningKeys(authority.data))
 
     def bearer(self, user: str = "ada", **claims: Any) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.authority.mint(user, **claims)}"}
+        return {"Authorization": f"Bearer {self.issuer.mint(user, **claims)}"}
 
     async def get(self, path: str, user: str = "ada") -> httpx2.Response:
         return await self.client.get(path, headers=self.bearer(user))
@@ -68,7 +71,8 @@ class Running:
 
     async def ended(self, job_id: str, user: str = "ada") -> Json:
         """The job object, once the job has ended."""
-        return await until(lambda: self._ended(job_id, user))
+        job: Json = await until(lambda: self._ended(job_id, user))
+        return job
 
     async def _ended(self, job_id: str, user: str) -> Json | None:
         job: Json = (await self.get(f"/api/v1/jobs/{job_id}", user)).json()
@@ -76,14 +80,14 @@ class Running:
 
     async def usage(self) -> list[dict[str, str]]:
         """The usage events in the outbox, oldest first."""
-        entries = [entry for _, entry in await self.redis.xrange("outbox")]
-        events = [{name.decode(): value.decode() for name, value in entry.items()} for entry in entries]
+        stream: Any = await self.redis.xrange("outbox")
+        events = [{name.decode(): value.decode() for name, value in entry.items()} for _, entry in stream]
         return [event for event in events if event["kind"] == "usage"]
 
     async def keys(self) -> set[str]:
         """The keys in Redis beside the outbox's own."""
-        names = {name.decode() for name in await self.redis.keys()}
-        return {name for name in names if not name.startswith("outbox")}
+        names: Any = await self.redis.keys()
+        return {name.decode() for name in names if not name.startswith(b"outbox")}
 
     async def beat(self, model: str = IMAGE_MODEL.name, **description: Any) -> None:
         """Say that a replica of the model runs."""

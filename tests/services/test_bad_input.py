@@ -1,0 +1,426 @@
+"""Bad input in all its kinds: each case is answered with its documented 4xx problem, and leaves nothing in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import hmac
+import json
+import struct
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from gateway_parts import PICTURE, Running, running_gateway
+from jwt.algorithms import RSAAlgorithm
+from jwt.utils import base64url_encode
+
+from serve_app.gateway.routes import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
+from serve_app.gateway.tokens import TOKEN_MAX_BYTES
+from serve_app.local.authority import Authority
+from serve_app.local.issuer import Issuer
+from serve_app.settings import Settings
+from tests import pictures
+
+IMAGE_MAX_BYTES = 256 * 1024
+UNKNOWN_ID = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
+ATTACKER = rsa.generate_private_key(65537, 2048)
+
+Parts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class World:
+    """What a case may need beside the gateway."""
+
+    gateway: Running
+    pictures_port: int
+
+    @property
+    def issuer(self) -> Issuer:
+        return self.gateway.issuer
+
+    def hosted(self, path: str) -> Parts:
+        return {"json": {"image_url": f"http://127.0.0.1:{self.pictures_port}/{path}"}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request and the problem it must meet. `parts` are those of an httpx2 request."""
+
+    name: str
+    status: int
+    slug: str
+    parts: Callable[[World], Parts]
+    method: str = "POST"
+    path: str = "/api/v1/jobs"
+
+
+def case(name: str, status: int, slug: str, path: str = "/api/v1/jobs", method: str = "POST", **parts: Any) -> Case:
+    return Case(name, status, slug, lambda _: parts, method, path)
+
+
+def upload(data: bytes, name: str = "a.png", **fields: str) -> Parts:
+    return {"files": {"image": (name, data)}, "data": fields}
+
+
+# ------------------------------------------------------------------------------------------------------------- tokens
+
+
+def signed(world: World, header: Parts, key: Any = None, algorithm: str = "RS256", **claims: Any) -> Parts:
+    """A token of `claims` signed with `key`, by default the issuer's own."""
+    now = int(time.time())
+    payload = {"iss": world.issuer.url, "sub": "eve", "aud": "sem-image-classifier", "exp": now + 600}
+    current = world.issuer.keys.current
+    header = {name: value for name, value in {"kid": current.id, "typ": "at+jwt", **header}.items() if value}
+    return bearer(jwt.encode({**payload, **claims}, key or current.private, algorithm, header))
+
+
+def bearer(token: str) -> Parts:
+    return {"headers": {"Authorization": f"Bearer {token}"}}
+
+
+def minted(header: Parts | None = None, **claims: Any) -> Callable[[World], Parts]:
+    return lambda world: bearer(world.issuer.mint("eve", header=header, **claims))
+
+
+def unsigned(world: World) -> Parts:
+    head = base64url_encode(b'{"alg":"none","kid":"x"}').decode()
+    return bearer(f"{head}.{world.issuer.mint('eve').split('.')[1]}.")
+
+
+def signed_with_public_key_as_secret(world: World) -> Parts:
+    """The classic confusion: HS256, keyed with what everybody may read (RFC 8725 section 2.1)."""
+    current = world.issuer.keys.current
+    secret = current.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    head = base64url_encode(json.dumps({"alg": "HS256", "typ": "at+jwt", "kid": current.id}).encode())
+    body = world.issuer.mint("eve").split(".")[1].encode()
+    signature = hmac.new(secret, head + b"." + body, hashlib.sha256).digest()
+    return bearer(b".".join((head, body, base64url_encode(signature))).decode())
+
+
+def tampered(world: World) -> Parts:
+    head, body, signature = world.issuer.mint("eve").split(".")
+    claims = json.loads(jwt.utils.base64url_decode(body))
+    return bearer(".".join((head, base64url_encode(json.dumps({**claims, "sub": "ada"}).encode()).decode(), signature)))
+
+
+def token_case(name: str, parts: Callable[[World], Parts], slug: str = "token-invalid") -> Case:
+    return Case(name, 401, slug, parts, "GET", f"/api/v1/jobs/{UNKNOWN_ID}")
+
+
+PUBLIC = json.loads(RSAAlgorithm.to_jwk(ATTACKER.public_key()))
+TOKENS = [
+    token_case("no token", lambda _: {"headers": {"Authorization": ""}}, "token-missing"),
+    token_case("another scheme", lambda _: {"headers": {"Authorization": "Basic YTpi"}}, "token-missing"),
+    token_case("an empty token", lambda _: {"headers": {"Authorization": "Bearer "}}, "token-missing"),
+    token_case("two tokens", lambda _: {"headers": [("Authorization", "Bearer a.b.c"), ("Authorization", "Bearer d")]}),
+    token_case("garbage", lambda _: bearer("x.y.z")),
+    token_case("one part", lambda _: bearer("x" * 100)),
+    token_case("not ASCII", lambda _: {"headers": {b"Authorization": b"Bearer \xe9.\xe9.\xe9"}}),
+    token_case("deep JSON", lambda _: bearer(base64url_encode(b"[" * 9000).decode() + ".e30.e30")),
+    token_case("too large", minted(padding="x" * TOKEN_MAX_BYTES)),
+    token_case("no signature", unsigned),
+    token_case("public key as secret", signed_with_public_key_as_secret),
+    token_case("changed claims", tampered),
+    token_case("another algorithm", lambda world: signed(world, {}, algorithm="RS512")),
+    token_case("expired", minted(exp=int(time.time()) - 60)),
+    token_case("not valid yet", minted(nbf=int(time.time()) + 600)),
+    token_case("issued in the future", minted(iat=int(time.time()) + 600)),
+    token_case("endless", minted(exp=None)),
+    token_case("an expiry that is no number", minted(exp="soon")),
+    token_case("another audience", minted(aud="someone-else")),
+    token_case("no audience", minted(aud=None)),
+    token_case("another issuer", minted(iss="http://elsewhere.invalid/default")),
+    token_case("no issuer", minted(iss=None)),
+    token_case("no subject", minted(sub=None)),
+    token_case("an empty subject", minted(sub=" ")),
+    token_case("a subject that is no text", lambda world: signed(world, {}, sub=7)),
+    token_case("no key named", lambda world: signed(world, {"kid": None})),
+    token_case("an unknown key", minted(header={"kid": "unknown"})),
+    token_case("a stranger's key under a known id", lambda world: signed(world, {}, ATTACKER)),
+    token_case("brings its own key", lambda world: signed(world, {"jwk": PUBLIC}, ATTACKER)),
+    token_case("says where its key is", lambda world: signed(world, {"jku": "http://127.0.0.1:9/"}, ATTACKER)),
+    token_case("a critical extension", minted(header={"crit": ["exp"]})),
+    token_case("an ID token", minted(header={"typ": "JWT"}, nonce="n", at_hash="h")),
+    token_case("an ID token by its use", minted(token_use="id")),
+    token_case("an ID token by its type", minted(header={"typ": "JWT"}, typ="ID")),
+    token_case("a logout token", minted(header={"typ": "logout+jwt"})),
+]
+
+# ------------------------------------------------------------------------------------------------------------- bodies
+
+URL = "http://example.com/a.png"
+JSON = {"Content-Type": "application/json"}
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+PART = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+STATUS = "/api/v1/jobs/status"
+BODIES = [
+    case("no body", 415, "body-type-unsupported"),
+    case("text", 415, "body-type-unsupported", content=b"x", headers={"Content-Type": "text/plain"}),
+    case("a bare image", 415, "body-type-unsupported", content=PICTURE, headers={"Content-Type": "image/png"}),
+    case("a plain form", 415, "body-type-unsupported", data={"image_url": URL}),
+    case(
+        "compressed",
+        415,
+        "body-type-unsupported",
+        content=gzip.compress(b"{}"),
+        headers={**JSON, "Content-Encoding": "gzip"},
+    ),
+    case("broken JSON", 400, "body-invalid", content=b'{"image_url":', headers=JSON),
+    case("a JSON list", 400, "body-invalid", json=[URL]),
+    case("deep JSON", 400, "body-invalid", content=b'{"a":' * 10_000, headers=JSON),
+    case("not a number", 400, "body-invalid", content=b'{"params":{"a":NaN}}', headers=JSON),
+    case("a giant number", 400, "body-invalid", content=b'{"params":{"a":%b}}' % (b"9" * 5000), headers=JSON),
+    case("half a character", 400, "body-invalid", content=b'{"params":{"a":"\\ud800"}}', headers=JSON),
+    case("not UTF-8", 400, "body-invalid", content=b'{"a":"\xff"}', headers=JSON),
+    case("long JSON", 413, "body-too-large", json={"image_url": URL, "params": {"a": "x" * 70_000}}),
+    case("an unknown field", 400, "body-invalid", json={"image_url": URL, "imgae": 1}),
+    case("a URL that is no text", 400, "body-invalid", json={"image_url": 5}),
+    case("parameters that are no object", 400, "body-invalid", json={"image_url": URL, "params": [1]}),
+    case("a model that is no text", 400, "body-invalid", json={"image_url": URL, "model": {}}),
+    case("an unknown model", 404, "model-unknown", json={"image_url": URL, "model": "no-such"}),
+    case("an unknown parameter", 422, "params-invalid", **upload(PICTURE, params='{"threshold": 1}')),
+    case("parameters that are no JSON", 400, "body-invalid", **upload(PICTURE, params="a=1")),
+    case("a form without boundary", 400, "body-invalid", content=b"x", headers={"Content-Type": "multipart/form-data"}),
+    case("a form without parts", 400, "body-invalid", content=b"x", headers=FORM),
+    case("a form that ends early", 400, "body-invalid", content=PART + PICTURE[:20], headers=FORM),
+    case("endless part headers", 400, "body-invalid", content=b"--b\r\nX: " + b"x" * 100_000, headers=FORM),
+    case(
+        "a part without name",
+        400,
+        "body-invalid",
+        content=b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--",
+        headers=FORM,
+    ),
+    case("an unknown form field", 400, "body-invalid", **upload(PICTURE, colour="red")),
+    case("a file of another name", 400, "body-invalid", files={"picture": ("a.png", PICTURE)}),
+    case("two images", 400, "body-invalid", files=[("image", ("a", PICTURE)), ("image", ("b", PICTURE))]),
+    case(
+        "a field twice",
+        400,
+        "body-invalid",
+        content=b"".join(b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nx\r\n' for _ in range(2))
+        + b"--b--",
+        headers=FORM,
+    ),
+    case("many fields", 400, "body-invalid", **upload(PICTURE, a="1", b="2", c="3", d="4", e="5")),
+    case("a long field", 400, "body-invalid", **upload(PICTURE, params='{"a":"' + "x" * 70_000 + '"}')),
+    case("image and URL", 400, "image-missing", **upload(PICTURE, image_url=URL)),
+    case("neither image nor URL", 400, "image-missing", json={}),
+    case("nulls", 400, "image-missing", path="/api/v1/inference", json={"image_url": None, "image": None}),
+    case("an image that is no file", 400, "image-missing", files={"image": (None, "text")}),
+    case("an image for a model without", 400, "body-invalid", **upload(PICTURE, model="words")),
+    case("a parameter is missing", 422, "params-invalid", json={"model": "words"}),
+    case("a status without id", 400, "body-invalid", path=STATUS, json={}),
+    case("a status of a number", 400, "body-invalid", path=STATUS, json={"job_id": 5}),
+    case("a result of nothing", 400, "body-invalid", path="/api/v1/jobs/results", json={"job_id": None}),
+    case("a status of a form", 415, "body-type-unsupported", path=STATUS, data={"job_id": UNKNOWN_ID}),
+]
+
+# ------------------------------------------------------------------------------------------------------------- images
+
+
+def image_case(name: str, status: int, slug: str, data: bytes, file: str = "a.png") -> Case:
+    return case(name, status, slug, "/api/v1/inference", **upload(data, file))
+
+
+UNSUPPORTED = (415, "image-type-unsupported")
+TYPES = [
+    image_case("text", *UNSUPPORTED, b"not an image at all, whatever its name says", "a.png"),
+    image_case("PDF", *UNSUPPORTED, b"%PDF-1.7\n" + b"x" * 100, "a.jpg"),
+    image_case("SVG", *UNSUPPORTED, b'<svg xmlns="http://www.w3.org/2000/svg"/>', "a.tif"),
+    image_case("HTML", *UNSUPPORTED, b"<!doctype html><script>1</script>", "a.gif"),
+    image_case("ZIP", *UNSUPPORTED, b"PK\x03\x04" + bytes(100)),
+    image_case("program", *UNSUPPORTED, b"\x7fELF\x02\x01\x01" + bytes(100)),
+    image_case("HEIC", *UNSUPPORTED, b"\x00\x00\x00\x18ftypheic" + bytes(100)),
+    image_case("JPEG 2000", *UNSUPPORTED, b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(100)),
+    image_case("Windows icon", *UNSUPPORTED, b"\x00\x00\x01\x00" + bytes(100)),
+    image_case("FITS", *UNSUPPORTED, b"SIMPLE  =                    T" + b" " * 2900),
+    image_case("PostScript", *UNSUPPORTED, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n"),
+    image_case("nothing", 422, "image-unreadable", b""),
+]
+SIZES = [
+    image_case("a PNG bomb", 413, "image-too-large", pictures.png_claiming(50_000, 50_000)),
+    image_case("a JPEG bomb", 413, "image-too-large", pictures.jpeg_claiming(65_500, 65_500)),
+    image_case("a TIFF bomb", 413, "image-too-large", pictures.tiff_deflated(40_000, 40_000, bytes(100_000))),
+    image_case(
+        "a BMP bomb",
+        413,
+        "image-too-large",
+        b"BM" + struct.pack("<IHHIIiiHHIIIIII", 1 << 20, 0, 0, 54, 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0),
+    ),
+    image_case("many frames", 413, "image-too-large", pictures.frames("GIF", 70)),
+    image_case("many pages", 413, "image-too-large", pictures.frames("TIFF", 70)),
+    image_case("no width", 422, "image-unreadable", pictures.png_claiming(0, 5)),
+    image_case("half a header", 422, "image-unreadable", PICTURE[:20]),
+    image_case("half a JPEG", 422, "image-unreadable", b"\xff\xd8\xff\xe0\x00"),
+    image_case(
+        "a TIFF that goes in circles", 422, "image-unreadable", b"II*\x00\x08\x00\x00\x00\x00\x00\x08\x00\x00\x00"
+    ),
+    image_case("a large file", 413, "image-too-large", PICTURE + bytes(IMAGE_MAX_BYTES)),
+    image_case("a large body", 413, "body-too-large", PICTURE + bytes(IMAGE_MAX_BYTES + 1_100_000)),
+]
+
+
+def url_case(name: str, slug: str, url: str) -> Case:
+    return case(name, 422, slug, "/api/v1/inference", json={"image_url": url})
+
+
+def hosted_case(name: str, status: int, slug: str, path: str) -> Case:
+    return Case(name, status, slug, lambda world: world.hosted(path), path="/api/v1/inference")
+
+
+URLS = [
+    url_case("empty", "image-url-invalid", ""),
+    url_case("a path", "image-url-invalid", "/etc/passwd"),
+    url_case("a file", "image-url-invalid", "file:///etc/passwd"),
+    url_case("another protocol", "image-url-invalid", "gopher://example.com/"),
+    url_case("no host", "image-url-invalid", "http://"),
+    url_case("a password", "image-url-invalid", "http://user:secret@example.com/a.png"),
+    url_case("spaces", "image-url-invalid", "http://exa mple.com/"),
+    url_case("too long", "image-url-invalid", "http://example.com/" + "x" * 5000),
+    url_case("one number", "image-url-invalid", "http://2130706433/"),
+    url_case("this machine", "image-url-forbidden", "http://127.0.0.1/a.png"),
+    url_case("this machine's name", "image-url-forbidden", "http://localhost/a.png"),
+    url_case("this machine, version 6", "image-url-forbidden", "http://[::1]/a.png"),
+    url_case("mapped", "image-url-forbidden", "http://[::ffff:10.0.0.1]/a.png"),
+    url_case("cloud metadata", "image-url-forbidden", "http://169.254.169.254/latest/meta-data"),
+    url_case("a private network", "image-url-forbidden", "https://10.1.2.3/a.png"),
+    url_case("a cluster name", "image-url-forbidden", "http://redis.default.svc.cluster.local/"),
+    url_case("another port", "image-url-forbidden", "http://93.184.216.34:22/"),
+    hosted_case("a redirect inside", 422, "image-url-forbidden", "redirect"),
+    hosted_case("not there", 422, "image-url-failed", "missing"),
+    hosted_case("a page", 422, "image-url-failed", "page"),
+    hosted_case("a hang-up", 422, "image-url-failed", "hang-up"),
+    hosted_case("a large file behind a URL", 413, "image-too-large", "large"),
+    hosted_case("text behind a URL", 415, "image-type-unsupported", "text"),
+]
+
+
+def id_case(name: str, job_id: str) -> Case:
+    return case(name, 404, "job-unknown", f"/api/v1/jobs/{job_id}", "GET")
+
+
+IDS = [
+    id_case("unknown", UNKNOWN_ID),
+    id_case("no UUID", "job-1"),
+    id_case("upper case", UNKNOWN_ID.upper()),
+    id_case("a pattern", "*"),
+    id_case("control characters", "%00%0d%0a"),
+    id_case("a long one", "x" * 4000),
+    id_case("a key of the store", f"blob:{UNKNOWN_ID}"),
+]
+CASES = {
+    f"{kind}: {one.name}": one
+    for kind, cases in (
+        ("token", TOKENS),
+        ("body", BODIES),
+        ("type", TYPES),
+        ("size", SIZES),
+        ("url", URLS),
+        ("id", IDS),
+    )
+    for one in cases
+}
+
+PAGES = {
+    b"/redirect": b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n",
+    b"/page": b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nhi",
+    b"/large": b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 99999999\r\n\r\n",
+    b"/text": b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 12\r\n\r\nnot an image",
+    b"/hang-up": b"",
+    b"/picture": b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n%b"
+    % (len(PICTURE), PICTURE),
+}
+
+
+async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+    writer.write(PAGES.get(path, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"))
+    await writer.drain()
+    writer.close()
+
+
+@pytest.fixture
+async def world(settings: Settings, authority: Authority) -> AsyncIterator[World]:
+    server = await asyncio.start_server(_serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    changes: Parts = {"image_max_bytes": IMAGE_MAX_BYTES, "image_url_private_hosts": (f"127.0.0.1:{port}",)}
+    async with running_gateway(settings, authority, **changes) as gateway:
+        yield World(gateway, port)
+    server.close()
+    await server.wait_closed()
+
+
+async def send(world: World, one: Case) -> httpx2.Response:
+    parts = one.parts(world)
+    headers = parts.pop("headers", {})
+    if one not in TOKENS:
+        headers = {**headers, **world.gateway.bearer("eve")}
+    return await world.gateway.client.request(one.method, one.path, headers=headers, **parts)
+
+
+def documented(one: Case) -> set[str]:
+    """The problem types that the route table promises for the case's route."""
+    path = "/api/v1/jobs/{job_id}" if one.method == "GET" else one.path
+    (route,) = (route for route in ROUTES if (route.method, route.path) == (one.method, path))
+    return {error.slug for error in (*route.problems, *EVERY_ROUTE, *EVERY_AUTHENTICATED_ROUTE)}
+
+
+async def test_each_kind_has_its_cases_and_each_case_its_problem(world: World) -> None:
+    """One gateway for all cases, because a gateway must outlive every one of them."""
+    wrong = []
+    for name, one in CASES.items():
+        answer = await send(world, one)
+        problem = answer.json()
+        found = (answer.status_code, problem.get("type"), answer.headers["content-type"])
+        if found != (one.status, f"/problems/{one.slug}", "application/problem+json"):
+            wrong.append(f"{name}: {found} {problem}")
+        if not problem.get("detail") or one.slug not in documented(one):
+            wrong.append(f"{name}: {one.slug} is not documented for this route, or has no reason")
+        if left := await world.gateway.keys():
+            wrong.append(f"{name}: left {left} in Redis")
+            await world.gateway.redis.delete(*left)
+    assert wrong == []
+    assert world.gateway.model.tasks == []
+    counts = {"auth": len(TOKENS), "body": len(BODIES), "type": len(TYPES), "size": len(SIZES), "url": len(URLS)}
+    assert counts["auth"] >= 12
+    assert counts["body"] >= 10
+    assert min(counts["type"], counts["size"], counts["url"]) >= 8
+    # Whoever had a good token is in the usage record, and nobody else.
+    assert len(await world.gateway.usage()) == len(CASES) - len(TOKENS)
+
+
+async def test_the_same_requests_without_the_fault_are_accepted(world: World) -> None:
+    """What refuses the cases is their fault, not the way they are sent."""
+    gateway = world.gateway
+    for parts in (upload(PICTURE), upload(PICTURE, params="{}", model="sem-classifier"), world.hosted("picture")):
+        answer = await gateway.client.post("/api/v1/jobs", headers=gateway.bearer(), **parts)
+        assert answer.status_code == 202, answer.text
+        assert (await gateway.ended(answer.json()["id"]))["status"] == "COMPLETED"
+    for token in (minted(), minted(header={"typ": "JWT"}), minted(exp=int(time.time()) - 10)):
+        answer = await gateway.client.get(f"/api/v1/jobs/{UNKNOWN_ID}", **token(world))
+        assert answer.status_code == 404
+
+
+async def test_a_refused_token_is_not_repeated_and_its_challenge_says_why(world: World) -> None:
+    token = world.issuer.mint("eve", exp=int(time.time()) - 60)
+    answer = await world.gateway.client.get("/api/v1/models", **bearer(token))
+    assert token[-20:] not in answer.text
+    assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+    assert "expired" in answer.headers["www-authenticate"]
+    missing = await world.gateway.client.get("/api/v1/models")
+    assert missing.headers["www-authenticate"] == 'Bearer realm="sem-image-classifier"'
+
+
+async def test_a_bad_parameter_is_pointed_at(world: World) -> None:
+    answer = await world.gateway.post("/api/v1/jobs", json={"model": "words", "params": {"text": 5, "a/b~c": 1}})
+    assert {fault["pointer"] for fault in answer.json()["errors"]} == {"/params/text", "/params/a~1b~0c"}
