@@ -1,0 +1,170 @@
+"""What the gateway does when it is full, when it is slow, and when Redis is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from gateway_parts import IMAGE_MODEL, PICTURE, Running, running_gateway, until
+from pydantic import SecretStr
+
+from serve_app.local.authority import Authority
+from serve_app.local.valkey import Valkey
+from serve_app.settings import MIB, Settings
+
+UNKNOWN_ID = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+HEAD = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+
+
+async def test_a_full_queue_refuses_and_keeps_nothing(settings: Settings, authority: Authority) -> None:
+    async with running_gateway(settings, authority, queue_max_jobs=2) as gateway:
+        gateway.model.open.clear()
+        for _ in range(2):
+            await gateway.submit()
+        before = await gateway.keys()
+        answer = await gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE)})
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/queue-full")
+        assert int(answer.headers["retry-after"]) > 0
+        assert {key for key in await gateway.keys() if key.startswith("blob")} <= before
+        assert [event["status_code"] for event in await gateway.usage()] == ["202", "202", "503"]
+
+
+async def test_a_full_store_refuses_and_keeps_nothing(settings: Settings, authority: Authority) -> None:
+    async with running_gateway(settings, authority, image_store_share=0.0001) as gateway:
+        answer = await gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE)})
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/store-full")
+        assert await gateway.keys() == set()
+
+
+async def test_uploads_under_way_are_bounded_and_give_their_share_back(
+    settings: Settings, authority: Authority
+) -> None:
+    async with running_gateway(settings, authority, upload_bytes_in_flight=2 * MIB) as gateway:
+        going_on, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield HEAD + PICTURE + bytes(MIB)
+            going_on.set()
+            await go_on.wait()
+            yield b"\r\n--b--\r\n"
+
+        headers = {**FORM, **gateway.bearer()}
+        first = asyncio.create_task(gateway.client.post("/api/v1/jobs", headers=headers, content=slow()))
+        await going_on.wait()
+        refused = await gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE + bytes(MIB))})
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/store-full")
+        assert refused.headers["retry-after"]
+        go_on.set()
+        assert (await first).status_code == 202
+        for _ in range(3):
+            again = await gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE + bytes(MIB))})
+            assert again.status_code == 202
+
+
+async def test_a_body_without_length_is_counted_while_it_arrives(settings: Settings, authority: Authority) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        yield HEAD
+        while True:
+            sent += MIB // 4
+            yield bytes(MIB // 4)
+
+    async with running_gateway(settings, authority, image_max_bytes=MIB) as gateway:
+        headers = {**FORM, **gateway.bearer()}
+        answer = await gateway.client.post("/api/v1/jobs", headers=headers, content=endless())
+        assert (answer.status_code, answer.json()["type"]) == (413, "/problems/body-too-large")
+        assert sent <= 3 * MIB
+
+
+async def test_a_body_that_does_not_end_meets_the_deadline(settings: Settings, authority: Authority) -> None:
+    async def stuck() -> AsyncIterator[bytes]:
+        yield b'{"job_id":'
+        await asyncio.Event().wait()
+
+    async with running_gateway(settings, authority, read_timeout_s=0.3) as gateway:
+        headers = {"Content-Type": "application/json", **gateway.bearer()}
+        answer = await gateway.client.post("/api/v1/jobs/status", headers=headers, content=stuck())
+        assert (answer.status_code, answer.json()["type"]) == (504, "/problems/deadline-exceeded")
+        assert [event["status_code"] for event in await gateway.usage()] == ["504"]
+
+
+async def test_an_issuer_that_was_never_reached_is_503(settings: Settings, authority: Authority) -> None:
+    issuer = "http://127.0.0.1:9/default"
+    async with running_gateway(settings, authority, oidc_issuers=(issuer,)) as gateway:
+        answer = await gateway.client.get("/api/v1/models", headers=gateway.bearer(iss=issuer))
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/keys-unavailable")
+        assert answer.headers["retry-after"]
+        assert await gateway.usage() == []
+
+
+async def test_an_expired_token_is_refused_although_it_was_verified_before(
+    settings: Settings, authority: Authority
+) -> None:
+    async with running_gateway(settings, authority) as gateway:
+        ends_soon = gateway.bearer(exp=int(time.time()) - 28)  # the leeway is 30 s
+        path = f"/api/v1/jobs/{UNKNOWN_ID}"
+        assert (await gateway.client.get(path, headers=ends_soon)).status_code == 404
+
+        async def refused() -> bool:
+            answer = await gateway.client.get(path, headers=ends_soon)
+            return answer.status_code == 401 and "expired" in answer.json()["detail"]
+
+        await until(refused)
+
+
+@pytest.fixture
+def own_valkey(folder: Path) -> Valkey:
+    server = Valkey(folder / "valkey")
+    server.start()
+    return server
+
+
+async def test_redis_away_is_503_at_once_and_comes_back_without_a_restart(
+    own_valkey: Valkey, settings: Settings, authority: Authority
+) -> None:
+    settings = settings.model_copy(update={"redis_url": SecretStr(own_valkey.url)})
+    async with running_gateway(settings, authority, cards=(IMAGE_MODEL,)) as gateway:
+        kept = await gateway.submit()
+        await gateway.ended(kept)
+        own_valkey.kill()
+        await _all_answer_503_at_once(gateway, kept)
+        assert (await gateway.client.get("/livez")).status_code == 200
+        own_valkey.start()
+
+        async def back() -> bool:
+            return (await gateway.get(f"/api/v1/jobs/{kept}")).status_code == 200
+
+        await until(back)
+        assert (await gateway.ended(await gateway.submit()))["status"] == "COMPLETED"
+
+        async def ready() -> bool:
+            return (await gateway.client.get("/readyz")).status_code == 200
+
+        await until(ready)
+    own_valkey.stop()
+
+
+async def _all_answer_503_at_once(gateway: Running, job_id: str) -> None:
+    for method, path, body in (
+        ("POST", "/api/v1/jobs", {"files": {"image": ("a.png", PICTURE)}}),
+        ("POST", "/api/v1/inference", {"files": {"image": ("a.png", PICTURE)}}),
+        ("POST", "/api/v1/jobs/status", {"json": {"job_id": job_id}}),
+        ("POST", "/api/v1/jobs/results", {"json": {"job_id": job_id}}),
+        ("GET", f"/api/v1/jobs/{job_id}", {}),
+        ("GET", "/api/v1/models", {}),
+    ):
+        started = time.monotonic()
+        answer = await gateway.client.request(method, path, headers=gateway.bearer(), **body)
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/tracker-unavailable"), path
+        assert answer.headers["retry-after"]
+        assert time.monotonic() - started < 2
+    health = await gateway.client.get("/health")
+    assert (health.status_code, health.json()["redis_connected"]) == (503, False)
+    ready = await gateway.client.get("/readyz")
+    assert (ready.status_code, ready.json()["tracker"]) == (503, "away")
