@@ -1,0 +1,350 @@
+"""The tracker against a model of it in plain Python: after any sequence of calls both hold the same jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from redis import Redis as BlockingRedis
+
+from serve_app.connections import connect_redis
+from serve_app.contracts import Failure, JobInput, Task
+from serve_app.errors import DeadlineExceeded, QueueFull
+from serve_app.jobs import limits
+from serve_app.jobs.records import Chunk, Priority, Submission
+from serve_app.jobs.tracker import Tracker
+from serve_app.settings import Settings
+
+ACTIONS = ("complete", "complete_too_large", "fail", "give_back", "lose", "lose_chunk", "start_alone", "expire")
+MODEL = "m"
+OWNERS = ("ann", "bob", "cyd")
+MAX_JOBS, MAX_BYTES, MAX_DEAD = 8, 400, 2
+DEAD_BYTES = MAX_BYTES // 8
+
+
+def new_id(number: int) -> str:
+    """Job ids that are the same in every run."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, str(number)))
+
+
+@dataclass
+class Known:
+    """What the model knows of a job. `place` orders the jobs of one owner."""
+
+    owner: str
+    priority: Priority
+    place: int
+    bytes: int
+    status: str = "PENDING"
+    deliveries: int = 0
+    strikes: int = 0
+    token: str = ""
+    alone: str = ""
+    expired: bool = False
+    dead: bool = False
+    kept: bool = True
+
+    @property
+    def in_flight(self) -> bool:
+        return self.status in ("PENDING", "PROCESSING")
+
+
+class TrackerMachine(RuleBasedStateMachine):
+    """Every rule does the same to both; the invariants compare everything that is in Redis."""
+
+    service: Settings
+    seen: ClassVar[Counter[str]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.redis: BlockingRedis = BlockingRedis.from_url(
+            self.service.redis_url.get_secret_value(), decode_responses=True
+        )
+        self.redis.flushall()
+        self.client = connect_redis(self.service, max_connections=2)
+        self.tracker = Tracker(self.client, self.service)
+        self.jobs: dict[str, Known] = {}
+        self.handed: list[Task] = []
+        self.chunks: dict[str, Chunk] = {}
+        self.dead: list[str] = []
+        self.ledger: Counter[str] = Counter()
+
+    def teardown(self) -> None:
+        self.run(self.client.aclose())
+        self.runner.close()
+        self.redis.close()
+
+    def run(self, call: Any) -> Any:
+        return self.runner.run(call)
+
+    # What happens.
+
+    @rule(owner=st.sampled_from(OWNERS), priority=st.sampled_from(Priority), size=st.sampled_from([0, 10, 30, 200]))
+    def submit(self, owner: str, priority: Priority, size: int) -> None:
+        job_id = new_id(len(self.jobs))
+        waiting = [job for job in self.jobs.values() if job.in_flight]
+        full = len(waiting) >= MAX_JOBS or sum(job.bytes for job in waiting) + size > MAX_BYTES
+        stored = JobInput(f"blob:{job_id}", size, size, "image/png") if size else None
+        if stored and not full:
+            self.redis.set(stored.reference, b"x" * size, ex=900)
+        try:
+            self.run(self.tracker.submit(Submission(job_id, owner, MODEL, {"n": size}, stored, priority)))
+        except QueueFull:
+            assert full
+            return
+        assert not full
+        self.ledger["accepted"] += 1
+        self.jobs[job_id] = Known(owner, priority, self.ledger["accepted"], size)
+
+    @rule()
+    def submit_without_its_input(self) -> None:
+        missing = JobInput("blob:gone", 1, 1, "image/png")
+        try:
+            self.run(self.tracker.submit(Submission(new_id(999), "ann", MODEL, {}, missing)))
+        except (DeadlineExceeded, QueueFull):
+            return
+        raise AssertionError("accepted a job whose input is gone")
+
+    @rule(limit=st.integers(1, 5), window=st.integers(1, 3))
+    def claim(self, limit: int, window: int) -> None:
+        chunk = self.run(self.tracker.claim(MODEL, limit=limit, max_bytes=60, max_pixels=60, chunks_per_replica=window))
+        self.expect_expired(limit)
+        waiting = {job_id: job for job_id, job in self.jobs.items() if job.status == "PENDING"}
+        if chunk is None:
+            assert not waiting or len(self.chunks) >= 1  # no replica beats here, so the window is one chunk
+            return
+        assert not self.chunks
+        self.chunks[chunk.token] = chunk
+        self.expect_fair(chunk, waiting)
+        for task in chunk.tasks:
+            job = self.jobs[task.job_id]
+            assert task.alone == (job.deliveries >= limits.SUSPECT_AFTER)
+            assert not task.alone or len(chunk.tasks) == 1
+            job.status, job.token, job.deliveries = "PROCESSING", chunk.token, job.deliveries + 1
+            self.handed.append(task)
+        self.seen["suspect"] += chunk.tasks[0].alone
+
+    def expect_expired(self, limit: int) -> None:
+        for _, job in sorted((job_id, job) for job_id, job in self.jobs.items() if job.expired)[:limit]:
+            self.expect_lost(job)
+
+    def expect_fair(self, chunk: Chunk, waiting: dict[str, Known]) -> None:
+        assert 1 <= len(chunk.tasks) <= 5
+        assert sum(task.input.bytes if task.input else 0 for task in chunk.tasks[1:]) <= 60
+        taken = [(task.job_id, waiting[task.job_id]) for task in chunk.tasks]
+        for priority in Priority:
+            mine = [(job_id, job) for job_id, job in taken if job.priority is priority]
+            turns = Counter(job.owner for _, job in mine)
+            rest = [job for job_id, job in waiting.items() if job.priority is priority and (job_id, job) not in mine]
+            for owner in {job.owner for job in rest}:
+                left = min(job.place for job in rest if job.owner == owner)
+                assert all(job.place < left for _, job in mine if job.owner == owner), "out of an owner's order"
+                assert max(turns.values(), default=0) - turns[owner] <= 1, "an owner was passed over"
+            if rest and priority is Priority.NORMAL:
+                assert all(job.priority is Priority.NORMAL for _, job in taken), "a later class was served first"
+
+    @precondition(lambda self: self.handed)
+    @rule(actions=st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(1, 7)), min_size=1, max_size=6))
+    def act(self, actions: list[tuple[str, int]]) -> None:
+        """Do something with tasks that were handed out, now or long ago: most of the earlier ones are zombies."""
+        for action, back in actions:
+            getattr(self, action)(self.handed[-min(back, len(self.handed))])
+
+    def expire(self, task: Task) -> None:
+        job = self.jobs[task.job_id]
+        if job.status == "PROCESSING":
+            self.redis.zadd(f"lease:{MODEL}", {task.job_id: 1})
+            job.expired = True
+
+    @precondition(lambda self: self.chunks)
+    @rule()
+    def renew(self) -> None:
+        chunk = next(iter(self.chunks.values()))
+        ours = [task for task in chunk.tasks if self.holds(task)]
+        assert list(self.run(self.tracker.renew(chunk))) == ours
+        for task in ours:
+            self.jobs[task.job_id].expired = False
+
+    @precondition(lambda self: self.chunks)
+    @rule()
+    def close_chunk(self) -> None:
+        self.run(self.tracker.close_chunk(self.chunks.popitem()[1]))
+
+    def give_back(self, task: Task) -> None:
+        assert self.run(self.tracker.give_back([task])) == self.holds(task)
+        if self.holds(task):
+            job = self.jobs[task.job_id]
+            self.expect_waiting(job)
+            job.deliveries -= 1
+
+    def lose(self, task: Task) -> None:
+        self.lose_all([task])
+
+    def lose_chunk(self, task: Task) -> None:
+        self.lose_all([other for other in self.handed if other.token == task.token])
+
+    def lose_all(self, tasks: Sequence[Task]) -> None:
+        held = [self.jobs[one.job_id] for one in tasks if self.holds(one)]
+        assert self.run(self.tracker.lose(tasks, "the replica was lost")) == len(held)
+        for job in held:
+            self.expect_lost(job)
+
+    @precondition(lambda self: not self.chunks)
+    @rule(times=st.integers(1, 4))
+    def crash(self, times: int) -> None:
+        """Replicas die one after the other with what they claimed, which is the same jobs again and again."""
+        for _ in range(times):
+            self.claim(5, 1)
+            for chunk in list(self.chunks.values()):
+                for task in chunk.tasks:
+                    if task.alone:
+                        self.start_alone(task)
+                self.lose_all(chunk.tasks)
+                self.close_chunk()
+
+    def start_alone(self, task: Task) -> None:
+        assert self.run(self.tracker.start_alone(task)) == self.holds(task)
+        if self.holds(task):
+            self.jobs[task.job_id].alone = task.token
+
+    def complete_too_large(self, task: Task) -> None:
+        self.complete(task, large=True)
+
+    def complete(self, task: Task, large: bool = False) -> None:
+        job = self.jobs[task.job_id]
+        takes = self.holds(task) if large else job.in_flight
+        result = {"answer": "x" * 70_000 if large else "x"}
+        assert self.run(self.tracker.complete([(task, result)])) == [takes]
+        if takes:
+            self.seen["late"] += not self.holds(task)
+            self.expect_ended(job, "FAILED" if large else "COMPLETED")
+
+    def fail(self, task: Task) -> None:
+        held = self.holds(task)
+        assert self.run(self.tracker.fail([(task, Failure("model-rejected", "no"))])) == [held]
+        if held:
+            self.expect_ended(self.jobs[task.job_id], "FAILED")
+
+    # What the model says to it.
+
+    def holds(self, task: Task) -> bool:
+        job = self.jobs[task.job_id]
+        return job.status == "PROCESSING" and job.token == task.token
+
+    def expect_waiting(self, job: Known) -> None:
+        job.status, job.token, job.alone, job.expired = "PENDING", "", "", False
+
+    def expect_lost(self, job: Known) -> None:
+        job.strikes += bool(job.alone) and job.alone == job.token
+        if job.strikes >= limits.MAX_STRIKES or job.deliveries >= limits.MAX_DELIVERIES:
+            self.expect_ended(job, "FAILED", dead=True)
+        else:
+            self.expect_waiting(job)
+
+    def expect_ended(self, job: Known, status: str, dead: bool = False) -> None:
+        self.expect_waiting(job)
+        job.status, job.dead = status, dead
+        self.ledger["dead" if dead else status.lower()] += 1
+        self.seen["dead" if dead else status.lower()] += 1
+        if not dead:
+            return
+        self.dead.append(next(job_id for job_id, other in self.jobs.items() if other is job))
+        while len(self.dead) > MAX_DEAD or sum(self.jobs[job_id].bytes for job_id in self.dead) > DEAD_BYTES:
+            oldest = min(self.dead, key=lambda job_id: (self.died_at(job_id), job_id))
+            self.dead.remove(oldest)
+            self.jobs[oldest].kept = False
+
+    def died_at(self, job_id: str) -> int:
+        """When Redis says that a job died: its record may be gone, its event is not."""
+        return next(
+            int(event["completed_at"]) for _, event in self.redis.xrevrange("outbox") if event["job_id"] == job_id
+        )
+
+    # What must hold after every step.
+
+    @invariant()
+    def the_ledger_balances(self) -> None:
+        self.seen["steps"] += 1
+        ledger = self.run(self.tracker.ledger(MODEL))
+        with self.redis.pipeline() as pipeline:
+            pipeline.get("held-bytes").get(f"dead-bytes:{MODEL}").xlen("outbox").zcard(f"lease:{MODEL}")
+            held, dead, events, leased = pipeline.execute()
+        in_flight = [job for job in self.jobs.values() if job.in_flight]
+        assert (ledger.accepted, ledger.completed, ledger.failed, ledger.dead) == tuple(
+            self.ledger[name] for name in ("accepted", "completed", "failed", "dead")
+        )
+        assert ledger.in_flight == len(in_flight)
+        assert leased == sum(job.status == "PROCESSING" for job in in_flight)
+        assert int(held or 0) == sum(job.bytes for job in in_flight)
+        assert int(dead or 0) == sum(self.jobs[job_id].bytes for job_id in self.dead)
+        assert events == ledger.completed + ledger.failed + ledger.dead
+
+    @invariant()
+    def the_records_are_right(self) -> None:
+        kept = [job_id for job_id, job in self.jobs.items() if job.kept]
+        with self.redis.pipeline() as pipeline:
+            for job_id in kept:
+                pipeline.hgetall(f"job:{job_id}").ttl(f"job:{job_id}").exists(f"blob:{job_id}").ttl(f"blob:{job_id}")
+            replies = pipeline.execute()
+        for place, job_id in enumerate(kept):
+            record, ttl, blob, blob_ttl = replies[4 * place : 4 * place + 4]
+            job = self.jobs[job_id]
+            stays = job.in_flight or job.dead
+            assert (record["status"], int(record["deliveries"])) == (job.status, job.deliveries)
+            assert int(record["strikes"]) == job.strikes
+            assert record.get("token", "") == job.token
+            assert ttl == -1 if stays else 0 < ttl <= self.service.job_ttl
+            assert blob == (job.bytes > 0 and job.status != "COMPLETED")
+            assert not blob or (blob_ttl == -1) == stays
+
+    @invariant()
+    def no_key_is_left_over(self) -> None:
+        waiting = [job for job in self.jobs.values() if job.status == "PENDING"]
+        expected = {"outbox", "held-bytes", f"ledger:{MODEL}", f"dead-bytes:{MODEL}", f"dead:{MODEL}"}
+        expected |= {f"lease:{MODEL}", f"chunks:{MODEL}"}
+        expected |= {f"wait:{MODEL}:{job.priority}:{job.owner}" for job in waiting}
+        expected |= {f"ring:{MODEL}:{job.priority}" for job in waiting}
+        expected |= {f"{kind}:{job_id}" for job_id, job in self.jobs.items() if job.kept for kind in ("job", "blob")}
+        with self.redis.pipeline() as pipeline:
+            pipeline.keys().zrange(f"chunks:{MODEL}", 0, -1)
+            for priority in Priority:
+                pipeline.zrange(f"ring:{MODEL}:{priority}", 0, -1)
+            keys, chunks, *rings = pipeline.execute()
+        assert set(keys) <= expected
+        assert set(chunks) == set(self.chunks)
+        for priority, ring in zip(Priority, rings, strict=True):
+            assert set(ring) == {job.owner for job in waiting if job.priority is priority}
+
+
+def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, number in (("limits.SUSPECT_AFTER", 1), ("limits.MAX_STRIKES", 2), ("limits.MAX_DELIVERIES", 4)):
+        monkeypatch.setattr(f"serve_app.jobs.{name}", number)  # short lives: random calls reach their ends
+
+    class Machine(TrackerMachine):
+        service = settings.model_copy(
+            update={"queue_max_jobs": MAX_JOBS, "queue_max_bytes": MAX_BYTES, "dead_max_jobs": MAX_DEAD}
+        )
+        seen: ClassVar[Counter[str]] = Counter()
+
+    run_state_machine_as_test(
+        Machine,
+        settings=hypothesis_settings(
+            max_examples=40,
+            stateful_step_count=30,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    assert {"completed", "failed", "dead", "late", "suspect"} <= set(Machine.seen), f"tried: {Machine.seen}"
