@@ -7,6 +7,7 @@ libraries that read what strangers send.
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +24,13 @@ from serve_app.images.tiff import read_page
 from serve_app.images.window import HIGH_PERCENTILE, LOW_PERCENTILE, to_eight_bits
 from serve_app.settings import Settings
 
+# What it logs describes the sender's file; what matters of it comes out as the job's error.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
 Numbers = NDArray[Any]
 
-ORIENTATION, PHOTOMETRIC, SAMPLE_FORMAT, BITS, COLORMAP = 274, 262, 339, 258, 320
+# TIFF tags; the first is EXIF's too.
+ORIENTATION, PHOTOMETRIC, SAMPLE_FORMAT, BITS, COLORMAP, PLANES, WIDTH, HEIGHT = 274, 262, 339, 258, 320, 284, 256, 257
 
 UPRIGHT: dict[int, Callable[[Numbers], Numbers]] = {
     2: lambda a: a[:, ::-1],
@@ -126,6 +131,8 @@ def _from_tifffile(data: bytes, max_pixels: int) -> _Reading:
 def _from_pillow(image: Image.Image, data: bytes) -> _Reading:
     tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
     orientation = image.tag_v2.get(ORIENTATION, 1) if tiff else 1  # type: ignore[attr-defined]
+    if tiff:
+        _check_whole(image)
     image.load()
     values, read_as = _samples(image, data)
     return _Reading(
@@ -137,6 +144,20 @@ def _from_pillow(image: Image.Image, data: bytes) -> _Reading:
         orientation=orientation if tiff else _exif_orientation(image),
         turned=tiff,
     )
+
+
+def _check_whole(image: Image.Image) -> None:
+    """Pillow leaves black what no strip or tile covers; an image with a hole in it is damaged here."""
+    width, height = image.tag_v2[WIDTH], image.tag_v2[HEIGHT]  # type: ignore[attr-defined]
+    pieces = image.tile  # type: ignore[attr-defined]
+    # libtiff is given the whole image as one piece and looks for holes itself.
+    separate = image.tag_v2.get(PLANES) == 2 and pieces[0].codec_name != "libtiff"  # type: ignore[attr-defined]
+    covered = 0
+    for piece in pieces:
+        left, upper, right, lower = piece.extents
+        covered += (right - left) * (lower - upper)
+    if covered < width * height * (len(image.getbands()) if separate else 1):
+        raise ValueError("some of its strips or tiles are missing")
 
 
 def _exif_orientation(image: Image.Image) -> int:
@@ -203,7 +224,7 @@ def _through_palette(image: Image.Image) -> tuple[Numbers, str]:
         listed = np.frombuffer(bytes(image.getpalette("RGB") or b""), np.uint8).reshape(-1, 3)[:256]
         colours[: len(listed)] = listed
     indices = np.asarray(image)
-    used = colours[np.flatnonzero(np.bincount(indices.ravel(), minlength=256))]
+    used = colours[np.flatnonzero(image.histogram())]
     if (used == used[:, :1]).all():
         return colours[:, 0][indices], "grey palette, read as 8-bit greyscale"
     return colours[indices], "colour palette, read as RGB"
@@ -211,11 +232,12 @@ def _through_palette(image: Image.Image) -> tuple[Numbers, str]:
 
 def _on_white(image: Image.Image) -> tuple[Numbers, str]:
     grey = image.mode in ("L", "LA", "La")
-    if image.mode in ("La", "RGBa"):
-        image = image.convert("LA" if grey else "RGBA")
-    layer = image.convert("RGBA")
-    flat = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.asarray(flat.convert("L" if grey else "RGB")), "transparency laid on white"
+    opaque, clear = ("L", "LA") if grey else ("RGB", "RGBA")
+    if image.mode != clear:
+        image = image.convert(clear)
+    flat = Image.new(opaque, image.size, "white")
+    flat.paste(image.convert(opaque), mask=image.getchannel("A"))
+    return np.asarray(flat), "transparency laid on white"
 
 
 def _finish(reading: _Reading, header: ImageHeader) -> Pixels:

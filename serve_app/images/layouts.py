@@ -19,6 +19,9 @@ MAX_CHUNKS = 4096
 MAX_GIF_BLOCKS = 250_000
 """GIF data blocks of at most 255 bytes passed over: 60 MB of a whole file, 20 ms at worst."""
 
+_OUTSIDE = (struct.error, IndexError, OverflowError)
+"""What reading at a place beyond the file raises; the last for BigTIFF places of 2^63 and more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -39,7 +42,7 @@ def read_layout(data: bytes, max_frames: int) -> Layout:
         if matches(data):
             try:
                 return read(data, max_frames)
-            except (struct.error, IndexError) as error:
+            except _OUTSIDE as error:
                 raise ImageUnreadable(f"The {name} header is cut off. Send the whole file.") from error
     raise ImageTypeUnsupported(f"The file is {_guess(data)}. Send PNG, JPEG, TIFF, GIF, WebP or BMP.")
 
@@ -124,7 +127,7 @@ def _gif(data: bytes, max_frames: int) -> Layout:
                 position = _gif_skip(data, position + 11 + _gif_palette(flags), budget)
             else:  # the trailer, or bytes no decoder reads
                 break
-    except (IndexError, struct.error):
+    except _OUTSIDE:
         if frames == 0:
             raise
     if frames == 0:
@@ -220,7 +223,7 @@ def _tiff(data: bytes, max_frames: int) -> Layout:
             (tags,) = struct.unpack_from(kind.count, data, following)
             end = following + struct.calcsize(kind.count) + tags * kind.entry_bytes
             (after,) = struct.unpack_from(kind.place, data, end)
-        except struct.error:  # a chain that leaves the file ends there
+        except _OUTSIDE:  # a chain that leaves the file ends there
             break
         seen.add(following)
         following = after

@@ -39,13 +39,16 @@ def to_eight_bits(values: Numbers) -> tuple[NDArray[np.uint8], tuple[float, floa
 
 def _window(values: Numbers) -> tuple[float, float]:
     step = int(np.ceil(np.sqrt(max(1.0, values.size / SAMPLE_PIXELS))))
-    low, high = _ends(values[::step, ::step], (LOW_PERCENTILE, HIGH_PERCENTILE))
-    return (low, high) if low < high else _ends(values, (0.0, 100.0))
+    sample = _finite(values[::step, ::step])
+    low, high = np.percentile(sample, (LOW_PERCENTILE, HIGH_PERCENTILE), method="nearest")
+    if low < high:
+        return float(low), float(high)
+    whole = _finite(values)
+    return float(whole.min()), float(whole.max())
 
 
-def _ends(values: Numbers, percentiles: tuple[float, float]) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
+def _finite(values: Numbers) -> Numbers:
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     if finite.size == 0:
         raise ValueError("none of its values is a finite number")
-    low, high = np.percentile(finite, percentiles, method="nearest")
-    return float(low), float(high)
+    return finite

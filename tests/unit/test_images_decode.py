@@ -207,6 +207,11 @@ def test_transparency_is_laid_on_white(mode: str) -> None:
     assert pixels.how["read_as"] == "transparency laid on white"
 
 
+def test_half_transparent_black_on_white_is_grey() -> None:
+    pixels = read_pixels(encode(Image.new("RGBA", (4, 4), (0, 0, 0, 127)), "PNG"), SETTINGS)
+    assert (pixels.array == 128).all()
+
+
 def test_one_bit_is_black_and_white() -> None:
     bilevel = Image.fromarray(GREY > 100)
     for kind in ("PNG", "TIFF", "BMP"):
@@ -282,6 +287,17 @@ def test_missing_strips_are_an_error_where_a_reader_would_fill_them() -> None:
         tag = file.pages.first.tags[279]
         place = tag.valueoffset
     data[place : place + 4] = bytes(4)
+    with pytest.raises(ImageUndecodable):
+        read_pixels(bytes(data), SETTINGS)
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"rowsperstrip": 8}, {"tile": (16, 16)}])
+@pytest.mark.parametrize("picture", [GREY, gradient(dtype="uint16"), gradient(dtype="float64"), COLOUR])
+def test_a_tiff_that_claims_more_rows_than_it_has_is_an_error(picture: NDArray[Any], options: dict[str, Any]) -> None:
+    data = bytearray(encode_tiff(picture, **options))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        place = file.pages.first.tags[257].valueoffset
+    data[place : place + 2] = (4800).to_bytes(2, "little")
     with pytest.raises(ImageUndecodable):
         read_pixels(bytes(data), SETTINGS)
 

@@ -114,6 +114,7 @@ UNREADABLE = {
     "0 x N png": pictures.png_claiming(0, 100),
     "N x 0 jpeg": pictures.jpeg_claiming(100, 0),
     "tiff without a size": pictures.tiff_of([(258, 3, 1, 8)]),
+    "big tiff pointing nowhere": b"II+\x00\x08\x00\x00\x00" + b"\xff" * 8 + bytes(40),
     "tiff pointing nowhere": b"II*\x00\xff\xff\xff\x7f",
     "tiff with 65535 tags": b"II*\x00\x08\x00\x00\x00\xff\xff" + bytes(70),
     "png with a wrong checksum": GOOD["png"][:20] + b"\x01" + GOOD["png"][21:],
