@@ -1,9 +1,8 @@
 """The Serve application: binds the gateway and one deployment per model, nothing else.
 
-`serve run` and the RayService name `serve_app.app:build`; its arguments are one block per model.
+`serve run` and the RayService name `serve_app.app:build`; its arguments are one block per model. Serve reads the
+type of those arguments from the signature, so annotations here are objects: no `from __future__ import annotations`.
 """
-
-from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping

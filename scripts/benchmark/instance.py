@@ -23,6 +23,7 @@ BATCH = 8
 MODEL = "vit-b32"
 SLEEPER = "sleeper"
 USER = "bench"
+GATEWAY = "ServeReplica:sem-image-classifier:gateway"
 
 
 class Instance:
@@ -69,11 +70,7 @@ class Instance:
         sizes = []
         for guard in self.cluster.pids():
             for process in psutil.Process(guard).children(recursive=True):
-                if (
-                    process.is_running()
-                    and "ServeReplica" in (name := " ".join(process.cmdline()))
-                    and ":gateway" in name
-                ):
+                if GATEWAY in " ".join(process.cmdline()):
                     sizes.append(process.memory_full_info().pss / 1e6)
         return sizes
 

@@ -26,14 +26,17 @@ DEADLINE_S = 300.0
 
 
 def processors() -> int:
+    """Processors of this machine."""
     return os.cpu_count() or 1
 
 
 def script_environment() -> dict[str, str]:
+    """Ours, with this folder's packages importable."""
     return {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
 
 
 async def wait_for_port(port: int) -> None:
+    """Return when somebody listens on `port` of loopback."""
     async with asyncio.timeout(30):
         while True:
             try:

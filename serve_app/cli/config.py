@@ -18,9 +18,7 @@ def config(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
     try:
         settings = read_settings()
     except ValidationError as error:
-        give_up(
-            "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".lstrip(": ") for fault in error.errors())
-        )
+        give_up(explain(error))
     values = {name.upper(): _shown(getattr(settings, name)) for name in Settings.model_fields}
     if as_json:
         output.print_json(json.dumps(values))
@@ -30,6 +28,12 @@ def config(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
         value, default = values[name.upper()], _shown(field.default)
         table.add_row(name.upper(), str(value), "" if value == default else str(default))
     output.print(table)
+
+
+def explain(error: ValidationError) -> str:
+    """The faults of the settings in one line, without their values: they may be secrets."""
+    faults = [(".".join(map(str, fault["loc"])).upper(), fault["msg"]) for fault in error.errors()]
+    return "; ".join(f"{name}: {message}" if name else message for name, message in faults)
 
 
 def _shown(value: object) -> object:

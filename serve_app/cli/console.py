@@ -16,6 +16,7 @@ BAR_WIDTH = 24
 
 
 def give_up(message: str) -> NoReturn:
+    """Say why in one line and end with status 1."""
     errors.print(f"semapi: {message}", style="red", markup=False)
     raise typer.Exit(1)
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 import serve_app
 from serve_app.cli.classify import classify_files
+from serve_app.cli.config import explain
 from serve_app.cli.console import errors, give_up, output, print_scores
 from serve_app.cli.token import development_token
 from serve_app.settings import Settings
@@ -80,7 +81,7 @@ def _read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        give_up("; ".join(fault["msg"] for fault in error.errors()))
+        give_up(explain(error))
 
 
 def _classify_sample(url: str, issuer: str) -> None:

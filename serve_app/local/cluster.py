@@ -169,6 +169,8 @@ class Cluster:
 
     def _ray_environment(self, haproxy: bool) -> dict[str, str]:
         environment = {
+            # Without this Ray replaces 127.0.0.1 by the machine's address. On macOS and Windows it is Ray's default.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_USAGE_STATS_ENABLED": "0",
