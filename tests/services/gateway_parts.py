@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
+import uvicorn
 from redis.asyncio import Redis
+from starlette.applications import Starlette
 
 from serve_app.connections import connect_redis
 from serve_app.contracts import Failure, Json, ModelCard, Outcome, ReplicaCard, Task
@@ -51,8 +53,10 @@ class Answering:
 class Running:
     """A running gateway, a client of it, and what stands behind it."""
 
-    def __init__(self, client: httpx2.AsyncClient, redis: Redis, model: Answering, authority: Authority) -> None:
-        self.client, self.redis, self.model = client, redis, model
+    def __init__(
+        self, application: Starlette, client: httpx2.AsyncClient, redis: Redis, model: Answering, authority: Authority
+    ) -> None:
+        self.application, self.client, self.redis, self.model = application, client, redis, model
         self.issuer = Issuer(authority.url, SigningKeys(authority.data))
 
     def bearer(self, user: str = "ada", **claims: Any) -> dict[str, str]:
@@ -110,9 +114,25 @@ async def running_gateway(
         application.router.lifespan_context(application),
         httpx2.AsyncClient(transport=transport, base_url="http://gateway", timeout=30) as client,
     ):
-        yield Running(client, redis, model, authority)
+        yield Running(application, client, redis, model, authority)
         model.open.set()
     await redis.aclose()
+
+
+@asynccontextmanager
+async def listening(application: Starlette) -> AsyncIterator[str]:
+    """The URL of an application that answers on a real socket; its lifespan is someone else's."""
+    config = uvicorn.Config(application, host="127.0.0.1", port=0, lifespan="off", log_level="warning")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+
+    async def started() -> bool:
+        return server.started
+
+    await until(started)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await serving
 
 
 async def until(look: Callable[[], Any], seconds: float = 10.0) -> Any:

@@ -1,0 +1,89 @@
+"""A small HTTP client of the service, for the command line and for scripts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+import httpx2
+
+from serve_app.contracts import ENDED, Json
+from serve_app.errors import CapacityError, DeadlineExceeded, ServiceError
+
+TIMEOUT_S: Final = 60.0
+"""Deadline of one request; above the service's own 30 s for a submit."""
+POLL_MIN_S: Final = 0.1
+POLL_MAX_S: Final = 5.0
+"""Quick at first, because most jobs take less than a second; then rarely."""
+
+
+class ServiceClient:
+    """Submits files and waits for their jobs. Use it as a context manager.
+
+    What the service refuses raises the class of `serve_app.errors` that its problem type names; a service that cannot
+    be reached raises `CapacityError`.
+    """
+
+    def __init__(self, base_url: str, token: str) -> None:
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        # A proxy from the environment may stand between us and a remote service, never before one on this machine.
+        remote = urlsplit(base_url).hostname not in ("localhost", "127.0.0.1", "::1")
+        self._http = httpx2.Client(base_url=base_url, headers=headers, timeout=TIMEOUT_S, trust_env=remote)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._http.close()
+
+    def submit(self, file: Path, *, model: str | None = None) -> Json:
+        """Send one image; the accepted job."""
+        with file.open("rb") as stream:
+            fields = {} if model is None else {"model": model}
+            return self._ask("POST", "/api/v1/jobs", files={"image": (file.name, stream)}, data=fields)
+
+    def job(self, job_id: str) -> Json:
+        """The job as it is now."""
+        return self._ask("GET", f"/api/v1/jobs/{job_id}")
+
+    def wait(self, job_id: str, timeout_s: float) -> Json:
+        """The job once it has ended. Raises `DeadlineExceeded` when it has not after `timeout_s` seconds."""
+        deadline, pause = time.monotonic() + timeout_s, POLL_MIN_S
+        while (job := self.job(job_id))["status"] not in ENDED:
+            if time.monotonic() + pause > deadline:
+                raise DeadlineExceeded(f"Job {job_id} is still {job['status']} after {timeout_s:g} seconds.")
+            time.sleep(pause)
+            pause = min(pause * 1.5, POLL_MAX_S)
+        return job
+
+    def _ask(self, method: str, path: str, **parts: Any) -> Json:
+        try:
+            answer = self._http.request(method, path, **parts)
+        except httpx2.HTTPError as error:
+            raise CapacityError(f"{self._http.base_url} cannot be reached: {error}") from error
+        try:
+            document = answer.json()
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise CapacityError(f"{self._http.base_url} answered {answer.status_code} with something else than JSON.")
+        if answer.status_code >= 400:
+            raise _error(document)
+        return document
+
+
+def _error(problem: Json) -> ServiceError:
+    slug = str(problem.get("type", "")).rpartition("/")[2]
+    detail = str(problem.get("detail", "The service gave no reason."))
+    return next((kind for kind in _kinds(ServiceError) if kind.slug == slug), ServiceError)(detail)
+
+
+def _kinds(base: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    for kind in base.__subclasses__():
+        if "slug" in vars(kind):
+            yield kind
+        yield from _kinds(kind)

@@ -1,0 +1,73 @@
+"""The HTTP client against a gateway on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from gateway_parts import PICTURE, RESULT, Running, failed, listening, running_gateway
+
+from serve_app import errors
+from serve_app.client.http import ServiceClient
+from serve_app.local.authority import Authority
+from serve_app.settings import Settings
+
+
+@pytest.fixture
+async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
+    async with running_gateway(settings, authority) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(gateway: Running) -> AsyncIterator[ServiceClient]:
+    async with listening(gateway.application) as url:
+        with ServiceClient(url, gateway.issuer.mint("ada")) as client:
+            yield client
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "tips.png"
+    path.write_bytes(PICTURE)
+    return path
+
+
+async def test_a_file_becomes_a_result(client: ServiceClient, picture: Path) -> None:
+    job = await asyncio.to_thread(client.submit, picture)
+    ended = await asyncio.to_thread(client.wait, job["id"], 10)
+    assert (ended["status"], ended["result"]) == ("COMPLETED", RESULT)
+
+
+async def test_a_failed_job_is_returned_with_its_problem(
+    client: ServiceClient, picture: Path, gateway: Running
+) -> None:
+    gateway.model.answer = failed("image-undecodable", "The file ends early.")
+    job = await asyncio.to_thread(client.submit, picture)
+    ended = await asyncio.to_thread(client.wait, job["id"], 10)
+    assert (ended["status"], ended["problem"]["detail"]) == ("FAILED", "The file ends early.")
+
+
+async def test_waiting_ends_at_its_deadline(client: ServiceClient, picture: Path, gateway: Running) -> None:
+    gateway.model.open.clear()
+    job = await asyncio.to_thread(client.submit, picture)
+    with pytest.raises(errors.DeadlineExceeded, match="still"):
+        await asyncio.to_thread(client.wait, job["id"], 0.2)
+
+
+async def test_a_refusal_is_the_error_of_its_problem_type(client: ServiceClient, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("not an image")
+    with pytest.raises(errors.ImageTypeUnsupported, match="PNG"):
+        await asyncio.to_thread(client.submit, tmp_path / "a.txt")
+    with pytest.raises(errors.JobUnknown):
+        await asyncio.to_thread(client.job, "unknown")
+
+
+def test_a_service_that_is_not_there_is_a_capacity_error(tmp_path: Path) -> None:
+    with (
+        ServiceClient("http://127.0.0.1:9", "token") as client,
+        pytest.raises(errors.CapacityError, match="cannot be reached"),
+    ):
+        client.job("any")
