@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -29,6 +30,9 @@ class Authority(Server):
     def mint(self, user: str, **claims: Any) -> str:
         """A token signed with the current key, claims as `Issuer.mint` takes them. Works while the server is down."""
         return Issuer(self.url, SigningKeys(self.data)).mint(user, **claims)
+
+    def _environment(self) -> dict[str, str]:
+        return dict(os.environ)  # our own code under our own account: what this interpreter needs, that one needs
 
     def _prepare(self) -> None:
         self._make_data_folder(self.data)

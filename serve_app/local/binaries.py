@@ -6,6 +6,7 @@ Their Python layers are not used: importing them changes accounts and modes, and
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 from dataclasses import dataclass, replace
@@ -32,9 +33,11 @@ class Program:
         stamp = folder / "source"
         if not stamp.exists() or stamp.read_text() != source:
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(mode=0o755)
+            folder.mkdir()
             for part in self.parts:
                 self._copy_part(part, folder / part)
+            for path in (folder, *folder.rglob("*")):  # a narrow umask may have made the source private
+                path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or os.access(path, os.X_OK) else 0o444))
             stamp.write_text(source)
         return replace(self, base=folder)
 

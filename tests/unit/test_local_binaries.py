@@ -51,9 +51,11 @@ def test_a_copy_has_all_parts_and_follows_its_source(tmp_path: Path) -> None:
     (base / "tool.libs").mkdir()
     (base / "tool" / "bin" / "server").write_text("one")
     (base / "tool.libs" / "library").write_text("library")
+    (base / "tool" / "bin" / "server").chmod(0o700)
     program = Program(base, "tool/bin/server", ("tool", "tool.libs"))
     copy = program.copied_to(tmp_path / "copy")
     assert copy.path.read_text() == "one"
+    assert copy.path.stat().st_mode & 0o777 == 0o755
     assert (tmp_path / "copy" / "tool.libs" / "library").read_text() == "library"
     (base / "tool" / "bin" / "server").write_text("two")
     os.utime(program.path, (1, 1))
