@@ -1,0 +1,87 @@
+"""What the tests of jobs share: submissions, a card, and a stub model that answers from a task's parameters."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from serve_app.contracts import Failure, JobInput, ModelCard, Outcome, ReplicaCard, Task
+from serve_app.jobs.records import Chunk, Priority, Submission
+from serve_app.jobs.tracker import Tracker
+
+MODEL = "stub"
+VERSION = "v1"
+
+
+def submission(owner: str = "ann", *, stored: JobInput | None = None, **changes: Any) -> Submission:
+    values: dict[str, Any] = {"id": str(uuid.uuid4()), "model": MODEL, "params": {"n": 1}, "priority": Priority.NORMAL}
+    return Submission(owner=owner, input=stored, **{**values, **changes})
+
+
+async def claim(tracker: Tracker, limit: int = 100, *, max_bytes: int = 10**9, max_pixels: int = 10**9) -> Chunk | None:
+    """Claim as if a replica ran that takes any number of chunks."""
+    await tracker.beat(ReplicaCard(MODEL, "r0", VERSION, "cpu"))
+    return await tracker.claim(MODEL, limit=limit, max_bytes=max_bytes, max_pixels=max_pixels, chunks_per_replica=1000)
+
+
+async def claim_one(tracker: Tracker, chunks_per_replica: int) -> Chunk | None:
+    """Claim a chunk of one job, within the window of the replicas that the test made beat."""
+    return await tracker.claim(MODEL, limit=1, max_bytes=10**9, max_pixels=10**9, chunks_per_replica=chunks_per_replica)
+
+
+async def claimed(tracker: Tracker, limit: int = 100, **caps: int) -> Chunk:
+    chunk = await claim(tracker, limit, **caps)
+    assert chunk is not None
+    return chunk
+
+
+def card(*, max_batch_size: int = 4, chunks_per_replica: int = 2, wakes_from_zero: bool = False) -> ModelCard:
+    return ModelCard(
+        name=MODEL,
+        implementation="stub:Stub",
+        input_layer="none",
+        params_schema={},
+        result_schema={},
+        max_batch_size=max_batch_size,
+        chunks_per_replica=chunks_per_replica,
+        wakes_from_zero=wakes_from_zero,
+    )
+
+
+async def until(true: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> None:
+    """Wait for a condition; a test that needs longer than `seconds` fails."""
+    async with asyncio.timeout(seconds):
+        while not await true():  # noqa: ASYNC110  the condition is in another process or in Redis
+            await asyncio.sleep(0.02)
+
+
+class StubModel:
+    """Doubles `n`. `trouble` is raised instead of an answer; `gate` holds every call while it is closed."""
+
+    def __init__(self) -> None:
+        self.version = VERSION
+        self.trouble: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.calls: list[list[Task]] = []
+        self.warm_ups = 0
+
+    async def predict(self, chunk: Sequence[Task]) -> list[Outcome]:
+        self.calls.append(list(chunk))
+        await self.gate.wait()
+        if self.trouble:
+            raise self.trouble
+        return [self._answer(task) for task in chunk]
+
+    async def warm_up(self) -> str:
+        self.warm_ups += 1
+        if self.trouble:
+            raise self.trouble
+        return self.version
+
+    def _answer(self, task: Task) -> Outcome:
+        if task.params["n"] < 0:
+            return Outcome(task.job_id, failure=Failure("model-rejected", "n is negative"))
+        return Outcome(task.job_id, result={"double": 2 * task.params["n"]})

@@ -1,0 +1,395 @@
+"""Promises of the tracker, one by one, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from job_help import MODEL, claim, claim_one, claimed, submission
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from serve_app.connections import connect_redis
+from serve_app.contracts import Failure, Job, JobInput, JobStatus, ReplicaCard, Task
+from serve_app.errors import DeadlineExceeded, JobUnknown, QueueFull, StoreFull, TrackerUnavailable
+from serve_app.jobs.limits import MAX_DELIVERIES, MAX_STRIKES, RESULT_MAX_BYTES, SUSPECT_AFTER
+from serve_app.jobs.records import Priority
+from serve_app.jobs.tracker import Tracker
+from serve_app.local.valkey import Valkey
+from serve_app.settings import Settings
+
+
+@pytest.fixture
+def tracker(redis: Redis, settings: Settings) -> Tracker:
+    return Tracker(redis, settings)
+
+
+async def store(redis: Redis, reference: str, size: int = 10, pixels: int = 10) -> JobInput:
+    await redis.set(reference, b"x" * size, ex=900)
+    return JobInput(reference, size, pixels, "image/png")
+
+
+async def expire(redis: Redis, *tasks: Task) -> None:
+    await redis.zadd(f"lease:{MODEL}", {task.job_id: 1 for task in tasks})
+
+
+async def suspect(tracker: Tracker, owner: str = "ann") -> tuple[Job, Task]:
+    """A job that was lost often enough to run alone from now on, claimed."""
+    job = await tracker.submit(submission(owner))
+    for _ in range(SUSPECT_AFTER):
+        await tracker.lose((await claimed(tracker, 1)).tasks, "the replica was lost")
+    return job, (await claimed(tracker, 1)).tasks[0]
+
+
+async def test_a_job_lives_from_submit_to_result(tracker: Tracker, redis: Redis) -> None:
+    stored = await store(redis, "blob:a")
+    job = await tracker.submit(submission("ann", stored=stored, params={"top": 3}, traceparent="00-1-2-03"))
+    assert await tracker.read(job.id, "ann") == job
+    assert await redis.ttl("blob:a") == -1
+    chunk = await claimed(tracker)
+    assert chunk.tasks == (Task(job.id, chunk.token, {"top": 3}, stored, traceparent="00-1-2-03"),)
+    running = await tracker.read(job.id, "ann")
+    assert (running.status, running.deliveries) == (JobStatus.PROCESSING, 1)
+    assert await tracker.complete([(chunk.tasks[0], {"label": "Tips", "µ": "ü"})]) == [True]
+    done = await tracker.read(job.id, "ann")
+    assert (done.status, done.result) == (JobStatus.COMPLETED, {"label": "Tips", "µ": "ü"})
+    assert done.started_at is not None
+    assert done.completed_at is not None
+    assert done.submitted_at <= done.started_at <= done.completed_at
+    assert not await redis.exists("blob:a")
+
+
+async def test_the_end_of_a_job_is_told_once(tracker: Tracker, redis: Redis) -> None:
+    job = await tracker.submit(submission("ann"))
+    [task] = (await claimed(tracker)).tasks
+    await tracker.fail([(task, Failure("model-rejected", "too dark"))])
+    await tracker.complete([(task, {})])
+    [(_, event)] = await redis.xrange("outbox")
+    ended = await tracker.read(job.id, "ann")
+    assert {name.decode(): value.decode() for name, value in event.items()} == {
+        "kind": "outcome",
+        "job_id": job.id,
+        "run": "1",
+        "owner": "ann",
+        "model": MODEL,
+        "status": "FAILED",
+        "dead": "0",
+        "slug": "model-rejected",
+        "detail": "too dark",
+        "result": "",
+        "deliveries": "1",
+        "submitted_at": str(ended.submitted_at),
+        "started_at": str(ended.started_at),
+        "completed_at": str(ended.completed_at),
+    }
+
+
+@pytest.mark.parametrize("job_id", ["", "x", "0" * 36, "../ledger", "*", "a" * 10_000, "é", "job\n"])
+async def test_a_malformed_id_is_unknown(tracker: Tracker, job_id: str) -> None:
+    with pytest.raises(JobUnknown):
+        await tracker.read(job_id, "ann")
+
+
+async def test_nobody_else_can_read_a_job(tracker: Tracker) -> None:
+    job = await tracker.submit(submission("ann"))
+    with pytest.raises(JobUnknown):
+        await tracker.read(job.id, "bob")
+
+
+async def test_a_submit_that_is_repeated_makes_one_job(tracker: Tracker) -> None:
+    first = submission("ann")
+    assert await tracker.submit(first) == await tracker.submit(first)
+    assert (await tracker.ledger(MODEL)).accepted == 1
+    with pytest.raises(JobUnknown):
+        await tracker.submit(replace(first, owner="bob"))
+
+
+async def test_an_input_that_is_gone_is_not_accepted(tracker: Tracker, redis: Redis) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await tracker.submit(submission(stored=JobInput("blob:gone", 1, 1, "image/png")))
+    assert await redis.dbsize() == 0
+
+
+async def test_the_queue_is_bounded_by_count(redis: Redis, settings: Settings) -> None:
+    tracker = Tracker(redis, settings.model_copy(update={"queue_max_jobs": 3}))
+    refused = await asyncio.gather(*(tracker.submit(submission()) for _ in range(8)), return_exceptions=True)
+    errors = [error for error in refused if isinstance(error, QueueFull)]
+    assert len(errors) == 5
+    assert all(error.retry_after for error in errors)
+    await tracker.complete([((await claimed(tracker, 1)).tasks[0], {})])
+    await tracker.submit(submission())
+    await tracker.submit(submission(model="another"))
+
+
+async def test_the_queue_is_bounded_by_bytes_of_all_models(redis: Redis, settings: Settings) -> None:
+    tracker = Tracker(redis, settings.model_copy(update={"queue_max_bytes": 100}))
+    await tracker.submit(submission(stored=await store(redis, "blob:a", 60)))
+    with pytest.raises(QueueFull):
+        await tracker.submit(submission(model="another", stored=await store(redis, "blob:b", 60)))
+    assert await redis.ttl("blob:b") > 0
+    await tracker.complete([((await claimed(tracker)).tasks[0], {})])
+    await tracker.submit(submission(model="another", stored=await store(redis, "blob:b", 60)))
+
+
+async def test_one_job_behind_a_thousand_is_in_the_next_chunk(tracker: Tracker) -> None:
+    await asyncio.gather(*(tracker.submit(submission("greedy")) for _ in range(1000)))
+    single = await tracker.submit(submission("modest"))
+    assert single.id in [task.job_id for task in (await claimed(tracker, 4)).tasks]
+
+
+async def test_an_owner_is_served_in_order_and_a_given_back_job_keeps_its_place(tracker: Tracker) -> None:
+    jobs = [(await tracker.submit(submission())).id for _ in range(6)]
+    first = await claimed(tracker, 3)
+    assert [task.job_id for task in first.tasks] == jobs[:3]
+    assert await tracker.give_back(first.tasks) == 3
+    again = await claimed(tracker, 6)
+    assert [task.job_id for task in again.tasks] == jobs
+    assert (await tracker.read(jobs[0], "ann")).deliveries == 1
+
+
+async def test_an_earlier_class_goes_first(tracker: Tracker) -> None:
+    bulk = await tracker.submit(submission(priority=Priority.BULK))
+    normal = await tracker.submit(submission(priority=Priority.NORMAL))
+    assert [task.job_id for task in (await claimed(tracker)).tasks] == [normal.id, bulk.id]
+
+
+@pytest.mark.parametrize("cap", ["max_bytes", "max_pixels"])
+async def test_a_chunk_is_capped_by_size(tracker: Tracker, redis: Redis, cap: str) -> None:
+    for number in range(4):
+        await tracker.submit(submission(stored=await store(redis, f"blob:{number}", 100, 100)))
+    assert len((await claimed(tracker, 4, **{cap: 250})).tasks) == 2
+    assert len((await claimed(tracker, 4, **{cap: 50})).tasks) == 1
+
+
+async def test_all_claimers_together_stay_within_the_window(tracker: Tracker) -> None:
+    for number in range(3):
+        await tracker.beat(ReplicaCard(MODEL, f"r{number}", "v", "cpu", {"labels": ["a"]}))
+    await asyncio.gather(*(tracker.submit(submission()) for _ in range(100)))
+    chunks = await asyncio.gather(*(claim_one(tracker, 2) for _ in range(60)))
+    held = [chunk for chunk in chunks if chunk]
+    assert len(held) == 6
+    await tracker.close_chunk(held[0])
+    assert await claim_one(tracker, 2)
+    assert not await claim_one(tracker, 2)
+
+
+async def test_a_deployment_without_replicas_gets_one_chunk_that_wakes_it(tracker: Tracker) -> None:
+    for _ in range(3):
+        await tracker.submit(submission())
+    assert await claim_one(tracker, 4)
+    assert not await claim_one(tracker, 4)
+
+
+async def test_a_chunk_whose_claimer_is_gone_leaves_the_window(tracker: Tracker, redis: Redis) -> None:
+    await tracker.submit(submission())
+    chunk = await claim_one(tracker, 1)
+    assert chunk
+    await expire(redis, *chunk.tasks)
+    assert not await claim_one(tracker, 1)
+    await redis.zadd(f"chunks:{MODEL}", {chunk.token: 1})
+    again = await claim_one(tracker, 1)
+    assert again
+    assert again.tasks[0].job_id == chunk.tasks[0].job_id
+    assert (await tracker.read(chunk.tasks[0].job_id, "ann")).deliveries == 2
+
+
+async def test_an_old_token_is_worth_nothing_but_finished_work_counts(tracker: Tracker, redis: Redis) -> None:
+    job = await tracker.submit(submission())
+    zombie = await claimed(tracker)
+    await expire(redis, *zombie.tasks)
+    await redis.zrem(f"chunks:{MODEL}", zombie.token)
+    current = await claimed(tracker)
+    assert await tracker.renew(zombie) == ()
+    await tracker.close_chunk(zombie)
+    assert await tracker.give_back(zombie.tasks) == 0
+    assert await tracker.lose(zombie.tasks, "late") == 0
+    assert await tracker.fail([(zombie.tasks[0], Failure("model-rejected", "late"))]) == [False]
+    assert not await tracker.start_alone(zombie.tasks[0])
+    assert await tracker.renew(current) == current.tasks
+    assert await tracker.complete([(zombie.tasks[0], {"by": "zombie"})]) == [True]
+    assert await tracker.complete([(current.tasks[0], {"by": "current"})]) == [False]
+    assert (await tracker.read(job.id, "ann")).result == {"by": "zombie"}
+
+
+async def test_a_late_result_ends_a_job_that_waits_again(tracker: Tracker, redis: Redis) -> None:
+    job = await tracker.submit(submission())
+    chunk = await claimed(tracker)
+    await tracker.lose(chunk.tasks, "no answer")
+    assert await tracker.complete([(chunk.tasks[0], {"n": 1})]) == [True]
+    assert (await tracker.read(job.id, "ann")).status is JobStatus.COMPLETED
+    assert await claim(tracker) is None
+    assert not await redis.keys("wait:*")
+    assert not await redis.keys("ring:*")
+
+
+async def test_a_suspect_runs_in_a_chunk_of_its_own(tracker: Tracker) -> None:
+    _, task = await suspect(tracker)
+    assert task.alone
+    await tracker.give_back([task])
+    neighbours = {(await tracker.submit(submission("bob"))).id for _ in range(3)}
+    chunks = [await claimed(tracker, 8), await claimed(tracker, 8)]
+    assert sorted([len(chunk.tasks) for chunk in chunks]) == [1, 3]
+    healthy = max(chunks, key=lambda chunk: len(chunk.tasks))
+    assert {one.job_id for one in healthy.tasks} == neighbours
+    assert not any(one.alone for one in healthy.tasks)
+
+
+async def test_three_strikes_make_a_job_dead(tracker: Tracker, redis: Redis) -> None:
+    job, task = await suspect(tracker)
+    for strike in range(1, MAX_STRIKES + 1):
+        assert (await tracker.read(job.id, "ann")).status is JobStatus.PROCESSING
+        assert await tracker.start_alone(task)
+        await tracker.lose([task], "killed by signal 9")
+        assert (await tracker.read(job.id, "ann")).strikes == strike
+        if strike < MAX_STRIKES:
+            [task] = (await claimed(tracker)).tasks
+    dead = await tracker.read(job.id, "ann")
+    assert dead.status is JobStatus.FAILED
+    assert dead.failure is not None
+    assert dead.failure.slug == "job-dead"
+    assert "killed by signal 9" in dead.failure.detail
+    ledger = await tracker.ledger(MODEL)
+    assert (ledger.dead, ledger.failed) == (1, 0)
+    assert await redis.ttl(f"job:{job.id}") == -1
+    [(_, event)] = await redis.xrange("outbox")
+    assert (event[b"dead"], event[b"slug"]) == (b"1", b"job-dead")
+
+
+async def test_a_loss_before_the_start_was_reported_is_no_strike(tracker: Tracker) -> None:
+    job, task = await suspect(tracker)
+    assert await tracker.start_alone(task)
+    await tracker.give_back([task])
+    for _ in range(5):
+        await tracker.lose((await claimed(tracker)).tasks, "the replica was killed")
+    assert (await tracker.read(job.id, "ann")).strikes == 0
+
+
+async def test_twenty_deliveries_make_a_job_dead(tracker: Tracker) -> None:
+    job = await tracker.submit(submission())
+    for _ in range(MAX_DELIVERIES):
+        assert not (await tracker.read(job.id, "ann")).ended
+        await tracker.lose((await claimed(tracker)).tasks, "lost")
+    assert (await tracker.read(job.id, "ann")).ended
+    assert await claim(tracker) is None
+
+
+async def test_dead_jobs_are_kept_up_to_a_bound(redis: Redis, settings: Settings) -> None:
+    tracker = Tracker(redis, settings.model_copy(update={"dead_max_jobs": 2}))
+    jobs = []
+    for number in range(4):
+        jobs.append(await tracker.submit(submission(stored=await store(redis, f"blob:{number}"))))
+        for _ in range(MAX_DELIVERIES):
+            await tracker.lose((await claimed(tracker)).tasks, "lost")
+        await until_the_clock_moves(redis)
+    assert [bool(await redis.exists(f"job:{job.id}")) for job in jobs] == [False, False, True, True]
+    assert sorted(await redis.keys("blob:*")) == [b"blob:2", b"blob:3"]
+
+
+async def until_the_clock_moves(redis: Redis) -> None:
+    """Redis orders dead jobs by the millisecond."""
+    before = await redis.time()
+    while (await redis.time())[1] // 1000 == before[1] // 1000:
+        pass
+
+
+async def test_ended_jobs_leave_after_their_time(tracker: Tracker, redis: Redis, settings: Settings) -> None:
+    failed = await tracker.submit(submission(stored=await store(redis, "blob:f")))
+    done = await tracker.submit(submission(stored=await store(redis, "blob:d")))
+    tasks = (await claimed(tracker)).tasks
+    assert await redis.ttl(f"job:{done.id}") == -1
+    await tracker.fail([(tasks[0], Failure("model-rejected", "no"))])
+    await tracker.complete([(tasks[1], {})])
+    for key in (f"job:{failed.id}", f"job:{done.id}", "blob:f"):
+        assert timedelta(seconds=settings.job_ttl - 5).seconds <= await redis.ttl(key) <= settings.job_ttl
+    assert not await redis.exists("blob:d")
+
+
+@pytest.mark.parametrize("result", [{"x": "y" * RESULT_MAX_BYTES}, {"x": float("nan")}, {"x": object()}])
+async def test_a_result_that_cannot_be_kept_fails_the_job(tracker: Tracker, result: dict[str, object]) -> None:
+    job = await tracker.submit(submission())
+    [task] = (await claimed(tracker)).tasks
+    assert await tracker.complete([(task, result)]) == [True]
+    failed = await tracker.read(job.id, "ann")
+    assert failed.failure is not None
+    assert failed.failure.slug == "model-rejected"
+
+
+async def test_an_input_that_got_lost_is_still_delivered(tracker: Tracker, redis: Redis) -> None:
+    await tracker.submit(submission(stored=await store(redis, "blob:a")))
+    await redis.delete("blob:a")
+    assert (await claimed(tracker)).tasks[0].input == JobInput("blob:a", 10, 10, "image/png")
+
+
+async def test_the_job_of_another_release_is_left_to_it(tracker: Tracker, redis: Redis) -> None:
+    newer = await tracker.submit(submission())
+    await redis.hset(f"job:{newer.id}", "v", "2")
+    ours = await tracker.submit(submission())
+    assert [task.job_id for task in (await claimed(tracker)).tasks] == [ours.id]
+    assert await claim(tracker) is None
+    with pytest.raises(TrackerUnavailable):
+        await tracker.read(newer.id, "ann")
+    await redis.hset(f"job:{newer.id}", "v", "1")
+    assert [task.job_id for task in (await claimed(tracker)).tasks] == [newer.id]
+
+
+async def test_a_record_removed_by_hand_blocks_nobody(tracker: Tracker, redis: Redis) -> None:
+    removed = await tracker.submit(submission())
+    job = await tracker.submit(submission())
+    await redis.delete(f"job:{removed.id}")
+    assert [task.job_id for task in (await claimed(tracker)).tasks] == [job.id]
+    assert (await tracker.ledger(MODEL)).in_flight == 1
+
+
+async def test_scripts_are_sent_again_to_a_server_that_forgot_them(tracker: Tracker, redis: Redis) -> None:
+    first = await tracker.submit(submission())
+    await redis.script_flush()
+    second = await tracker.submit(submission())
+    await redis.script_flush()
+    assert [task.job_id for task in (await claimed(tracker)).tasks] == [first.id, second.id]
+
+
+async def test_replicas_count_while_they_beat(tracker: Tracker, redis: Redis) -> None:
+    replica = ReplicaCard(MODEL, "r1", "v", "cpu", {"labels": ["Tips"], "µ": 1})
+    await tracker.beat(replica)
+    await tracker.beat(replica)
+    assert await tracker.replicas(MODEL) == [replica]
+    assert 0 < await redis.pttl(f"replicas:{MODEL}") <= 6000
+    [member] = await redis.zrange(f"replicas:{MODEL}", 0, -1)
+    await redis.zadd(f"replicas:{MODEL}", {member: 1})
+    assert await tracker.replicas(MODEL) == []
+
+
+async def test_a_full_redis_refuses_new_jobs_and_ends_those_it_has(folder: Path, settings: Settings) -> None:
+    server = Valkey(folder, maxmemory="8mb")
+    server.start()
+    redis = connect_redis(settings.model_copy(update={"redis_url": SecretStr(server.url)}))
+    try:
+        tracker = Tracker(redis, settings)
+        done, lost = await tracker.submit(submission()), await tracker.submit(submission())
+        tasks = (await claimed(tracker)).tasks
+        keys = await redis.dbsize()
+        await redis.config_set("maxmemory", 1)
+        with pytest.raises(StoreFull):
+            await tracker.submit(submission())
+        assert await redis.dbsize() == keys
+        assert (await tracker.ledger(MODEL)).accepted == 2
+        assert await tracker.complete([(tasks[0], {"label": "Tips"})]) == [True]
+        assert await tracker.lose([tasks[1]], "lost") == 1
+        assert (await claimed(tracker)).tasks[0].job_id == lost.id
+        assert (await tracker.read(done.id, "ann")).result == {"label": "Tips"}
+    finally:
+        await redis.aclose()
+        server.stop()
+
+
+async def test_a_redis_that_is_away_is_said_in_our_words(settings: Settings) -> None:
+    away = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
+    redis = connect_redis(away)
+    tracker = Tracker(redis, away)
+    for call in (tracker.submit(submission()), tracker.backlog(MODEL), claim(tracker)):
+        with pytest.raises(TrackerUnavailable):
+            await call
+    await redis.aclose()
