@@ -1,0 +1,90 @@
+"""The laptop's Serve config and the RayService carry the same application, and Serve knows every key of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from ray.serve.schema import ServeDeploySchema
+
+from serve_app.app import ApplicationArgs
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = {"gateway_cpus", "num_cpus", "max_replicas"}
+"""What may differ: how large the house is."""
+
+
+def laptop() -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / "serve_app" / "serve.yaml").read_text()))
+
+
+def cluster() -> dict[str, Any]:
+    resource = yaml.safe_load((ROOT / "rayservice.yaml").read_text())
+    return dict(yaml.safe_load(resource["spec"]["serveConfigV2"]))
+
+
+def without_sizes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_sizes(item) for name, item in value.items() if name not in SIZES}
+    return [without_sizes(item) for item in value] if isinstance(value, list) else value
+
+
+def unknown_keys(given: Any, known: Any, place: str = "") -> list[str]:
+    """Keys of `given` that are not in what Serve made of it: its schema drops them in silence."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        here = [f"{place}{name}" for name in given if name not in known]
+        return here + [
+            found
+            for name, item in given.items()
+            if name in known and name != "args"
+            for found in unknown_keys(item, known[name], f"{place}{name}.")
+        ]
+    if isinstance(given, list) and isinstance(known, list):
+        pairs = zip(given, known, strict=True)
+        return [
+            found
+            for number, (one, other) in enumerate(pairs)
+            for found in unknown_keys(one, other, f"{place}{number}.")
+        ]
+    return []
+
+
+def dumped(config: dict[str, Any]) -> Any:
+    def plain(value: Any) -> Any:
+        if isinstance(value, BaseModel):
+            return {name: plain(getattr(value, name)) for name in type(value).model_fields}
+        return [plain(item) for item in value] if isinstance(value, list) else value
+
+    return plain(ServeDeploySchema.model_validate(config))
+
+
+def test_both_describe_the_same_applications() -> None:
+    assert without_sizes(laptop()["applications"]) == without_sizes(cluster()["applications"])
+
+
+@pytest.mark.parametrize("config", [laptop(), cluster()], ids=["laptop", "cluster"])
+def test_serve_knows_every_key(config: dict[str, Any]) -> None:
+    assert unknown_keys(config, dumped(config)) == []
+
+
+@pytest.mark.parametrize("config", [laptop(), cluster()], ids=["laptop", "cluster"])
+def test_arguments_are_valid(config: dict[str, Any]) -> None:
+    [application] = config["applications"]
+    assert ApplicationArgs.model_validate(application["args"]).models[0].name == "sem-classifier"
+
+
+def test_a_misspelt_key_is_found() -> None:
+    config = laptop()
+    config["applications"][0]["route_prefixx"] = "/"
+    config["http_options"]["prot"] = 1
+    assert unknown_keys(config, dumped(config)) == ["http_options.prot", "applications.0.route_prefixx"]
+
+
+def test_a_misspelt_argument_is_refused() -> None:
+    [application] = laptop()["applications"]
+    application["args"]["models"][0]["max_batchsize"] = 4
+    with pytest.raises(ValueError, match="max_batchsize"):
+        ApplicationArgs.model_validate(application["args"])
