@@ -51,7 +51,7 @@ async def _bounded(call: Any, timeout_s: float) -> Any:
         async with asyncio.timeout(timeout_s) as deadline:
             return await response
     except asyncio.CancelledError:
-        response.cancel()  # type: ignore[no-untyped-call]
+        response.cancel()
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
@@ -59,7 +59,7 @@ async def _bounded(call: Any, timeout_s: float) -> Any:
         raise ReplicaLost("The model replica was stopped.") from None
     except Exception as error:
         if deadline.expired():
-            response.cancel()  # type: ignore[no-untyped-call]
+            response.cancel()
             raise
         raise _translated(error) from error
 

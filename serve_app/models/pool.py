@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import multiprocessing
 import os
 import resource
@@ -15,14 +16,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pebble import ProcessExpired, ProcessPool
 
-from serve_app.errors import ImageTooCostly, ImageUndecodable, ModelUnready
+from serve_app.errors import ImageTooCostly, ImageUndecodable, ModelRejected, ModelUnready, ServiceError
 from serve_app.settings import MIB, Settings
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 NICE = 5
 """Between the gateway (0) and the forward pass (10), so that the next chunk is ready when the forward ends."""
@@ -85,16 +88,17 @@ class DecodePool:
             yield
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
-        """The function's value or its exception, from a worker process; call it inside `slot()`.
+        """The function's value or the `ServiceError` it raised, from a worker process; call it inside `slot()`.
 
         Raises `ImageTooCostly` past the time or memory limit, `ImageUndecodable` when the worker crashed twice,
-        `ModelUnready` when the pool itself broke (a new one is made for the next call).
+        `ModelRejected` on any other exception, `ModelUnready` when the pool itself broke (a new one takes over).
         """
         deaths = 0
         while True:
+            pool = self._pool
             try:
-                future = self._pool.schedule(function, args=args, timeout=self._deadline_s)
-                return await asyncio.wrap_future(future)
+                future = pool.schedule(_guarded, args=(function, args), timeout=self._deadline_s)
+                return cast("T", await asyncio.wrap_future(future))
             except TimeoutError as error:
                 raise ImageTooCostly(f"Reading this input took longer than {self._deadline_s:g} s.") from error
             except MemoryError as error:
@@ -104,11 +108,13 @@ class DecodePool:
                 if deaths > DEATHS_ALLOWED:
                     raise _death(error) from error
             except RuntimeError as error:
-                if self._pool.active:
-                    raise
-                self._pool, broken = self._make(), self._pool
-                await asyncio.to_thread(_end, broken)
+                await self._replace(pool)
                 raise ModelUnready("The decode workers broke and were started again.") from error
+
+    async def _replace(self, broken: ProcessPool) -> None:
+        if self._pool is broken:  # the first of its callers to notice
+            self._pool = self._make()
+            await asyncio.to_thread(_end, broken)
 
     async def close(self) -> None:
         """End the workers; running calls are dropped."""
@@ -124,6 +130,17 @@ def _death(error: ProcessExpired) -> ImageTooCostly | ImageUndecodable:
     if error.exitcode == -signal.SIGKILL:
         return ImageTooCostly("The system ended the decoder while it read this input, twice.")
     return ImageUndecodable("The decoder crashed on this input, twice.")
+
+
+def _guarded(function: Callable[..., T], args: tuple[object, ...]) -> T:
+    """Runs in the worker: lets out only exceptions that can be sent; one that cannot would break the whole pool."""
+    try:
+        return function(*args)
+    except (ServiceError, MemoryError):
+        raise
+    except Exception as error:
+        log.exception("an input could not be prepared")
+        raise ModelRejected(f"This input could not be prepared: {type(error).__name__}.") from None
 
 
 def _prepare_worker(module: str, memory_bytes: int) -> None:

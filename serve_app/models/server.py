@@ -153,9 +153,6 @@ class ModelServer:
             raise
         except ServiceError as error:
             return error
-        except Exception as error:
-            log.exception("preprocess failed on job %s", task.job_id)
-            return ModelRejected(f"The input could not be prepared: {type(error).__name__}.")
         finally:
             self._decode_ms.observe((time.perf_counter() - started) * 1000)
 

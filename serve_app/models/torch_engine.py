@@ -16,7 +16,9 @@ def load_network(snapshot: Snapshot) -> Any:
     """The snapshot's classifier as a torch module in float32: local safetensors, no foreign code."""
     import torch
     from transformers import AutoModelForImageClassification
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # it would go into the replica's log
     try:
         network = AutoModelForImageClassification.from_pretrained(
             snapshot.folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32

@@ -1,0 +1,87 @@
+"""What a hostile input does to the process that decodes it. Functions here run in decode workers."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from serve_app.errors import ImageUndecodable
+
+
+def echo(value: object) -> object:
+    return value
+
+
+def leave() -> None:
+    os._exit(3)
+
+
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+def swell() -> int:
+    return len(bytearray(1 << 40))
+
+
+def loop() -> None:
+    while True:
+        pass
+
+
+def die_as_the_system_kills() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once(marker: str) -> str:
+    """Dies in the first worker and works in the second."""
+    if not os.path.exists(marker):
+        with open(marker, "x"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+def about() -> dict[str, object]:
+    return {
+        "pid": os.getpid(),
+        "nice": os.getpriority(os.PRIO_PROCESS, 0),
+        "heavy": sorted({"torch", "transformers", "ray", "pytest"} & set(sys.modules)),
+    }
+
+
+def sleep_long(marker: str) -> None:
+    with open(marker, "x") as file:
+        file.write(str(os.getpid()))
+    time.sleep(600)
+
+
+def refuse(reason: str) -> None:
+    raise ImageUndecodable(reason)
+
+
+def divide() -> float:
+    return 1 / 0
+
+
+class Stranger(Exception):
+    """Pickles, and cannot be unpickled: its constructor wants what its arguments do not hold."""
+
+    def __init__(self, one: object, two: object) -> None:
+        super().__init__(one)
+
+
+def raise_what_cannot_travel() -> None:
+    raise Stranger(1, 2)
+
+
+def _spring() -> None:
+    raise TypeError("not to be unpickled")
+
+
+class Trap:
+    """A value that breaks whoever reads it."""
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return _spring, ()
