@@ -99,7 +99,7 @@ def _assemble(
 
 
 async def _end(service: Service, tasks: list[asyncio.Task[None]], clients: tuple[Redis, ...]) -> None:
-    """Accepting ends first, then claiming, then the writer that takes the last outcomes; bounded as a whole."""
+    """Accepting ends first, then claiming, then the writer; bounded. What stays in the outbox another writer takes."""
     with suppress(TimeoutError):
         async with asyncio.timeout(SHUTDOWN_S):
             await asyncio.gather(*service.background, return_exceptions=True)

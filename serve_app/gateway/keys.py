@@ -35,7 +35,7 @@ ALGORITHM_OF_KEY: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("O
 _log = logging.getLogger(__name__)
 
 
-class _KeysUnreadable(Exception):
+class _KeysUnreadable(ValueError):
     """The issuer answered, but not with what it should; the text goes to the log, never to a client."""
 
 
@@ -95,7 +95,7 @@ class IssuerKeys:
         try:
             async with asyncio.timeout(FETCH_TIMEOUT_S):
                 keys = await self._read_keys()
-        except (TimeoutError, httpx2.HTTPError, httpx2.InvalidURL, _KeysUnreadable) as error:
+        except (OSError, ValueError, httpx2.HTTPError, httpx2.InvalidURL) as error:
             self._failed_at = self._clock()
             _log.warning("keys of issuer %s could not be read: %s: %s", self.issuer, type(error).__name__, error)
         else:

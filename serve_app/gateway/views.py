@@ -31,7 +31,7 @@ def job_path(job_id: str) -> str:
 def job_object(job: Job) -> Json:
     """The job as the resource routes show it."""
     return {
-        "id": job.id,
+        "job_id": job.id,
         "status": job.status.value,
         "model": job.model,
         "submitted_at": timestamp(job.submitted_at),

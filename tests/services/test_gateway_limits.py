@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from gateway_parts import IMAGE_MODEL, PICTURE, Running, running_gateway, until
-from pydantic import SecretStr
+from pydantic import SecretStr, field_validator
 
 from serve_app.local.authority import Authority
 from serve_app.local.valkey import Valkey
+from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import MIB, Settings
+from tests.toy_model import Text, WordStatistics
 
 UNKNOWN_ID = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -92,6 +94,47 @@ async def test_a_body_that_does_not_end_meets_the_deadline(settings: Settings, a
         answer = await gateway.client.post("/api/v1/jobs/status", headers=headers, content=stuck())
         assert (answer.status_code, answer.json()["type"]) == (504, "/problems/deadline-exceeded")
         assert [event["status_code"] for event in await gateway.usage()] == ["504"]
+
+
+async def test_a_client_that_goes_away_is_counted(settings: Settings, authority: Authority) -> None:
+    arriving = asyncio.Event()
+
+    async def stuck() -> AsyncIterator[bytes]:
+        yield HEAD
+        arriving.set()
+        await asyncio.Event().wait()
+
+    async with running_gateway(settings, authority) as gateway:
+        headers = {**FORM, **gateway.bearer()}
+        request = asyncio.create_task(gateway.client.post("/api/v1/jobs", headers=headers, content=stuck()))
+        await arriving.wait()
+        request.cancel()
+        (event,) = await until(gateway.usage)
+        assert (event["status_code"], event["job_id"], event["username"]) == ("499", "", "ada")
+        assert await gateway.keys() == set()
+
+
+class Defective(WordStatistics):
+    """A model whose parameters cannot even be checked."""
+
+    class Params(Text):
+        @field_validator("text")
+        @classmethod
+        def broken(cls, text: str) -> str:
+            raise RuntimeError(f"secret path of the inside: {text}")
+
+
+async def test_a_defect_shows_nothing_of_the_inside(
+    settings: Settings, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    defective = card(ModelConfig(name="defective", implementation=f"{__name__}:Defective"))
+    async with running_gateway(settings, authority, cards=(defective,)) as gateway:
+        answer = await gateway.post("/api/v1/jobs", json={"params": {"text": "x"}})
+        assert (answer.status_code, answer.json()["type"]) == (500, "/problems/internal-error")
+        assert "secret" not in answer.text
+        assert answer.json()["request_id"] in caplog.text  # the log has both, to find one by the other
+        assert "secret" in caplog.text
+        assert await gateway.keys() == set()
 
 
 async def test_an_issuer_that_was_never_reached_is_503(settings: Settings, authority: Authority) -> None:

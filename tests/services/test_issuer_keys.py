@@ -164,6 +164,7 @@ def _answer(body: bytes, status: bytes = b"200 OK", more: bytes = b"") -> bytes:
 UNREADABLE = {
     "another issuer": ("openid-configuration", _answer(b'{"issuer":"http://elsewhere","jwks_uri":"http://elsewhere"}')),
     "no key address": ("openid-configuration", _answer(b'{"issuer":"ISSUER"}')),
+    "a broken address": ("openid-configuration", _answer(b'{"issuer":"ISSUER","jwks_uri":"http://[::"}')),
     "a file address": ("openid-configuration", _answer(b'{"issuer":"ISSUER","jwks_uri":"file:///etc/passwd"}')),
     "an endless document": ("jwks", _answer(b" " * (DOCUMENT_MAX_BYTES + 1))),
     "no JSON": ("jwks", _answer(b"<html>")),

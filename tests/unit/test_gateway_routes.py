@@ -1,0 +1,77 @@
+"""The route table keeps its promises to itself, and jobs show as clients know them."""
+
+from __future__ import annotations
+
+import pytest
+
+from serve_app.contracts import Failure, Job, JobStatus
+from serve_app.errors import InternalError, QueueFull, StoreFull, TokenInvalid, TokenMissing
+from serve_app.gateway import views
+from serve_app.gateway.problems import problem_response
+from serve_app.gateway.routes import ROUTES
+from serve_app.gateway.uploads import UploadBudget, UploadShare
+
+OPEN = {"/api/v1/version", "/health", "/__health", "/livez", "/readyz"}
+
+
+def test_only_these_routes_are_open_and_all_others_are_counted() -> None:
+    assert {route.path for route in ROUTES if route.tracked is None} == OPEN
+    older = {route.path: route.tracked for route in ROUTES}
+    assert older["/api/v1/inference"] == "inference"
+    assert older["/api/v1/jobs/status"] == "job_status"
+    assert older["/api/v1/jobs/results"] == "job_results"
+
+
+def test_every_method_and_path_is_there_once() -> None:
+    pairs = [(route.method, route.path) for route in ROUTES]
+    assert len(set(pairs)) == len(pairs)
+    paths = [route.path for route in ROUTES]
+    assert all(not fixed.startswith("/api/v1/jobs/") for fixed in paths[paths.index("/api/v1/jobs/{job_id}") + 1 :])
+
+
+def job(status: JobStatus, failure: Failure | None = None) -> Job:
+    return Job("id", "owner", "model", status, {}, None, 1_767_225_600_123, failure=failure, completed_at=1)
+
+
+@pytest.mark.parametrize("failure", [None, Failure("job-dead", "It was given up.")])
+def test_a_job_without_result_is_failed_with_a_reason_on_the_older_routes(failure: Failure | None) -> None:
+    status = JobStatus.FAILED if failure else JobStatus.CANCELLED
+    shown = views.results_of(job(status, failure))
+    assert shown["status"] == views.status_of(job(status, failure))["status"] == "FAILED"
+    assert shown["result"] is None
+    assert shown["error"] == ("job-dead: It was given up." if failure else "job-cancelled: The job was cancelled.")
+    assert views.job_object(job(status, failure))["status"] == status.value
+
+
+def test_times_are_utc_to_the_millisecond() -> None:
+    assert views.timestamp(1_767_225_600_123) == "2026-01-01T00:00:00.123Z"
+    assert views.timestamp(1_767_225_600_000) == "2026-01-01T00:00:00.000Z"
+    assert views.timestamp(None) is None
+
+
+def test_a_problem_has_the_headers_its_status_asks_for() -> None:
+    def headers(error: Exception) -> dict[str, str]:
+        assert isinstance(error, TokenMissing | TokenInvalid | QueueFull | InternalError)
+        return dict(problem_response(error, path="/é\r\n" + "x" * 5000, request_id="r").headers)
+
+    assert "error=" not in headers(TokenMissing("no token"))["www-authenticate"]
+    assert headers(TokenInvalid('a "quoted" reason'))["www-authenticate"].endswith(
+        "error_description=\"a 'quoted' reason\""
+    )
+    assert headers(QueueFull("full", retry_after=7))["retry-after"] == "7"
+    assert headers(QueueFull("full"))["retry-after"] == "2"
+    assert "retry-after" not in headers(InternalError("no"))
+
+
+def test_a_share_of_the_upload_budget_is_given_back_whatever_happens() -> None:
+    budget = UploadBudget(100)
+    with pytest.raises(StoreFull), budget.share() as share:
+        _fill(share)
+    assert budget.held == 0
+
+
+def _fill(share: UploadShare) -> None:
+    share.reach(60)
+    share.reach(40)  # held already
+    assert share.held == 60
+    share.reach(101)
