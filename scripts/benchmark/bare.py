@@ -39,11 +39,12 @@ def pipeline(snapshot: str, folder: str, batch: int) -> None:
 
     from serve_app.images.decode import read_pixels
     from serve_app.images.resize import to_model_input
+    from serve_app.settings import Settings
 
     torch.set_num_threads(os.cpu_count() or 1)
     model = AutoModelForImageClassification.from_pretrained(snapshot, local_files_only=True).eval()
     files = [path.read_bytes() for path in sorted(Path(folder).glob("*.jpg"))]
-    size = int(model.config.image_size)
+    size, settings = int(model.config.image_size), Settings()
 
     def forward(images: list[object]) -> None:
         grey = torch.stack([torch.from_numpy(image) for image in images])  # type: ignore[arg-type]
@@ -52,7 +53,7 @@ def pipeline(snapshot: str, folder: str, batch: int) -> None:
             model(pixel_values=pixels).logits.softmax(-1).tolist()
 
     def prepare(data: bytes) -> object:
-        return to_model_input(read_pixels(data), size)
+        return to_model_input(read_pixels(data, settings), size)
 
     ready = [prepare(data) for data in files[:batch]]
     forward(ready)

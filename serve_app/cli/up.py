@@ -90,7 +90,7 @@ def _classify_sample(url: str, issuer: str) -> None:
     token = os.environ.get("SEMAPI_TOKEN") or development_token("developer", issuer)
     [(_, job)] = classify_files([sample], url, token)
     if job["status"] != "COMPLETED":
-        give_up(f"the sample ended {job['status']}: {job.get('error') or job.get('problem')}")
+        give_up(f"the sample ended {job['status']}: {job['problem']['detail']}")
     output.print(f"\n  {sample.name} is {job['result']['label']}", style="bold")
     print_scores(job["result"])
     if job["result"]["label"] != sample.stem:

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,9 +54,9 @@ class Cluster:
         self.api_port = api_port or free_port()
         self.dashboard_port = dashboard_port or free_port()
         self.node_port = free_port()
-        # Ray puts sockets below this folder; their paths must stay under 107 characters, so it is a short one.
-        digest = hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]
-        self.ray_folder = Path(tempfile.gettempdir()) / f"semapi-ray-{os.getuid()}-{digest}"
+        # Ray and HAProxy put sockets below this folder; a socket's path has 97 characters at most, so it is short.
+        digest = hashlib.sha256(f"{os.getuid()} {self.folder}".encode()).hexdigest()[:8]
+        self.ray_folder = Path("/tmp") / f"semapi-{digest}"  # noqa: S108  made 0700 by us, and refused when it is not
         inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         self.environment = {**inherited, **environment, **self._ray_environment(haproxy)}
         self._families: list[subprocess.Popen[bytes]] = []
@@ -186,8 +185,8 @@ class Cluster:
                 "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
                 "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
                 "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-                "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(self.ray_folder / "haproxy" / "haproxy.cfg"),
-                "RAY_SERVE_HAPROXY_SOCKET_PATH": str(self.ray_folder / "haproxy" / "admin.sock"),
+                "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(self.ray_folder / "h" / "haproxy.cfg"),
+                "RAY_SERVE_HAPROXY_SOCKET_PATH": str(self.ray_folder / "h" / "admin.sock"),
             }
         return environment
 

@@ -71,7 +71,7 @@ class Running:
     async def submit(self, user: str = "ada", picture: bytes = PICTURE) -> str:
         answer = await self.post("/api/v1/jobs", user, files={"image": ("a.png", picture)})
         assert answer.status_code == 202, answer.text
-        return str(answer.json()["id"])
+        return str(answer.json()["job_id"])
 
     async def ended(self, job_id: str, user: str = "ada") -> Json:
         """The job object, once the job has ended."""

@@ -405,7 +405,7 @@ async def test_the_same_requests_without_the_fault_are_accepted(world: World) ->
     for parts in (upload(PICTURE), upload(PICTURE, params="{}", model="sem-classifier"), world.hosted("picture")):
         answer = await gateway.client.post("/api/v1/jobs", headers=gateway.bearer(), **parts)
         assert answer.status_code == 202, answer.text
-        assert (await gateway.ended(answer.json()["id"]))["status"] == "COMPLETED"
+        assert (await gateway.ended(answer.json()["job_id"]))["status"] == "COMPLETED"
     for token in (minted(), minted(header={"typ": "JWT"}), minted(exp=int(time.time()) - 10)):
         answer = await gateway.client.get(f"/api/v1/jobs/{UNKNOWN_ID}", **token(world))
         assert answer.status_code == 404

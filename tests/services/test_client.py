@@ -37,7 +37,7 @@ def picture(tmp_path: Path) -> Path:
 
 async def test_a_file_becomes_a_result(client: ServiceClient, picture: Path) -> None:
     job = await asyncio.to_thread(client.submit, picture)
-    ended = await asyncio.to_thread(client.wait, job["id"], 10)
+    ended = await asyncio.to_thread(client.wait, job["job_id"], 10)
     assert (ended["status"], ended["result"]) == ("COMPLETED", RESULT)
 
 
@@ -46,7 +46,7 @@ async def test_a_failed_job_is_returned_with_its_problem(
 ) -> None:
     gateway.model.answer = failed("image-undecodable", "The file ends early.")
     job = await asyncio.to_thread(client.submit, picture)
-    ended = await asyncio.to_thread(client.wait, job["id"], 10)
+    ended = await asyncio.to_thread(client.wait, job["job_id"], 10)
     assert (ended["status"], ended["problem"]["detail"]) == ("FAILED", "The file ends early.")
 
 
@@ -54,7 +54,7 @@ async def test_waiting_ends_at_its_deadline(client: ServiceClient, picture: Path
     gateway.model.open.clear()
     job = await asyncio.to_thread(client.submit, picture)
     with pytest.raises(errors.DeadlineExceeded, match="still"):
-        await asyncio.to_thread(client.wait, job["id"], 0.2)
+        await asyncio.to_thread(client.wait, job["job_id"], 0.2)
 
 
 async def test_a_refusal_is_the_error_of_its_problem_type(client: ServiceClient, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ async def test_a_submitted_job_is_a_resource(gateway: Running) -> None:
     waiting = await gateway.get(job["links"]["self"])
     assert (waiting.status_code, waiting.headers["retry-after"]) == (200, "1")
     gateway.model.open.set()
-    ended = await gateway.ended(job["id"])
+    ended = await gateway.ended(job["job_id"])
     assert (ended["status"], ended["result"], ended["problem"], ended["deliveries"]) == ("COMPLETED", RESULT, None, 1)
     assert "retry-after" not in (await gateway.get(job["links"]["self"])).headers
 
@@ -114,7 +114,7 @@ async def test_a_submitted_job_is_a_resource(gateway: Running) -> None:
 async def test_a_model_without_images_is_reached_through_the_same_route(gateway: Running) -> None:
     answer = await gateway.post("/api/v1/jobs", json={"model": "words", "params": {"text": "one two"}})
     assert answer.status_code == 202
-    job = await gateway.ended(answer.json()["id"])
+    job = await gateway.ended(answer.json()["job_id"])
     assert (job["model"], job["status"]) == ("words", "COMPLETED")
     (task,) = gateway.model.tasks
     assert (task.params, task.input) == ({"text": "one two"}, None)
@@ -138,7 +138,7 @@ async def test_people_with_one_name_do_not_see_each_others_jobs(gateway: Running
     mine = gateway.bearer("subject-1", preferred_username="ada")
     theirs = gateway.bearer("subject-2", preferred_username="ada")
     answer = await gateway.client.post("/api/v1/jobs", headers=mine, files={"image": ("a.png", PICTURE)})
-    job_id = answer.json()["id"]
+    job_id = answer.json()["job_id"]
     body = {"job_id": job_id}
     assert (await gateway.client.get(f"/api/v1/jobs/{job_id}", headers=mine)).status_code == 200
     foreign = await gateway.client.get(f"/api/v1/jobs/{job_id}", headers=theirs)

@@ -1,0 +1,84 @@
+"""`semapi classify FILE…`: images to a running service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from serve_app.cli.console import errors, give_up, output, print_scores
+from serve_app.cli.token import DEFAULT_ISSUER, find_token
+from serve_app.client.http import ServiceClient
+from serve_app.contracts import Json
+from serve_app.errors import ServiceError
+
+AT_ONCE = 8
+"""Files on their way at the same time: enough to fill a batch, too few to crowd out others."""
+
+
+def classify(
+    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Images.")],
+    url: Annotated[str, typer.Option(envvar="SEMAPI_URL", help="The service.")] = "http://localhost:8080",
+    issuer: Annotated[
+        str, typer.Option(help="Development issuer, used when SEMAPI_TOKEN is not set.")
+    ] = DEFAULT_ISSUER,
+    model: Annotated[str | None, typer.Option(help="Name of the model; default: the service's first.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for one file's answer.")] = 300.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+) -> None:
+    """Classify images by a running service; the token is SEMAPI_TOKEN, else one of the development issuer.
+
+    Ends with 1 when a file was not classified.
+    """
+    answers = classify_files(files, url, find_token(issuer), model=model, timeout_s=timeout)
+    for path, job in answers:
+        if as_json:
+            typer.echo(json.dumps({"file": str(path), **job}))
+        elif job["status"] == "COMPLETED":
+            _print_result(path, job["result"])
+        else:
+            errors.print(f"\n  {path.name}: {job['status']}: {job['problem']['detail']}", style="red", markup=False)
+    if any(job["status"] != "COMPLETED" for _, job in answers):
+        raise typer.Exit(1)
+
+
+def classify_files(
+    files: Sequence[Path], url: str, token: str, *, model: str | None = None, timeout_s: float = 300.0
+) -> list[tuple[Path, Json]]:
+    """Every file with its ended job, in the order given. A refused file has the status REFUSED and its problem."""
+    with (
+        ServiceClient(url, token) as client,
+        ThreadPoolExecutor(AT_ONCE) as threads,
+        Progress(console=errors, transient=True, disable=len(files) < 2) as progress,
+    ):
+        bar = progress.add_task("classifying", total=len(files))
+        waiting = {threads.submit(_classify, client, path, model, timeout_s): path for path in files}
+        try:
+            for _ in as_completed(waiting):
+                progress.advance(bar)
+        except KeyboardInterrupt:
+            threads.shutdown(wait=False, cancel_futures=True)
+            give_up("interrupted; jobs already sent go on at the service")
+        return [(path, future.result()) for future, path in waiting.items()]
+
+
+def _classify(client: ServiceClient, path: Path, model: str | None, timeout_s: float) -> Json:
+    try:
+        return client.wait(client.submit(path, model=model)["job_id"], timeout_s)
+    except (ServiceError, OSError) as error:
+        slug = error.slug if isinstance(error, ServiceError) else "file-unreadable"
+        detail = error.detail if isinstance(error, ServiceError) else str(error)
+        return {"status": "REFUSED", "result": None, "problem": {"type": f"/problems/{slug}", "detail": detail}}
+
+
+def _print_result(path: Path, result: Json) -> None:
+    if "all_scores" in result:
+        output.print(f"\n  {path.name} is {result['label']}", style="bold", markup=False)
+        print_scores(result)
+    else:
+        output.print(f"\n  {path.name}: {json.dumps(result)}", markup=False)
