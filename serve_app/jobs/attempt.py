@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from serve_app.contracts import ModelHandle, Outcome
 from serve_app.errors import CapacityError, ModelUnready, ReplicaLost
+from serve_app.jobs.breaker import Breaker
 from serve_app.jobs.records import Chunk
 from serve_app.jobs.tracker import Tracker
 
@@ -20,14 +21,11 @@ GIVE_BACK_S = 2.0
 logger = logging.getLogger(__name__)
 
 
-async def attempt(tracker: Tracker, handle: ModelHandle, chunk: Chunk, timeout_s: float) -> bool:
-    """Send the chunk and settle its jobs. True: answered. False: lost with its replica, or not within `timeout_s`.
-
-    Raises ModelUnready when the fault was not the jobs': then they were given back, as they are on cancellation.
-    """
+async def attempt(tracker: Tracker, handle: ModelHandle, chunk: Chunk, breaker: Breaker, timeout_s: float) -> None:
+    """Send the chunk, settle its jobs and tell the breaker how it went. On cancellation the jobs are given back."""
     renewing = asyncio.create_task(_renew(tracker, chunk))
     try:
-        return await _call(tracker, handle, chunk, timeout_s)
+        await _call(tracker, handle, chunk, breaker, timeout_s)
     except asyncio.CancelledError:
         async with asyncio.timeout(GIVE_BACK_S):
             await tracker.give_back(chunk.tasks)
@@ -38,7 +36,8 @@ async def attempt(tracker: Tracker, handle: ModelHandle, chunk: Chunk, timeout_s
         await _insist(lambda: tracker.close_chunk(chunk), GIVE_BACK_S)
 
 
-async def _call(tracker: Tracker, handle: ModelHandle, chunk: Chunk, timeout_s: float) -> bool:
+async def _call(tracker: Tracker, handle: ModelHandle, chunk: Chunk, breaker: Breaker, timeout_s: float) -> None:
+    """The breaker hears of a failure before the jobs wait again, or they would go out to the same failure at once."""
     try:
         async with asyncio.timeout(timeout_s):
             outcomes = await handle.predict(chunk.tasks)
@@ -46,13 +45,15 @@ async def _call(tracker: Tracker, handle: ModelHandle, chunk: Chunk, timeout_s: 
     except (ReplicaLost, TimeoutError) as error:
         reason = str(error) or f"no answer within {timeout_s:g} s"
         logger.warning("A chunk of %d jobs of %s was lost: %s", len(chunk.tasks), chunk.model, reason)
+        breaker.doubt()
         await _insist(lambda: tracker.lose(chunk.tasks, reason))
-        return False
-    except Exception as error:  # anything else is not the jobs' fault either
+    except Exception as error:  # whatever it was, it was not the jobs' fault
+        logger.warning("A chunk of %d jobs of %s goes back: %r", len(chunk.tasks), chunk.model, error)
+        breaker.open(str(error) or repr(error))
         await _insist(lambda: tracker.give_back(chunk.tasks))
-        raise ModelUnready(str(error) or type(error).__name__) from error
-    await _settle(tracker, chunk, outcomes)
-    return True
+    else:
+        breaker.succeed()
+        await _settle(tracker, chunk, outcomes)
 
 
 def _check(chunk: Chunk, outcomes: Sequence[Outcome]) -> None:

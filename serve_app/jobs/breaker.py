@@ -41,8 +41,13 @@ class Breaker:
         self.reason = reason
 
     def half_open(self) -> None:
-        """The delay has passed, or the model has to show again that it works."""
+        """The delay has passed: try one warm-up."""
         self._state = "half open"
+
+    def doubt(self) -> None:
+        """The model has to warm up again before it gets more jobs, without delay; no change if it has to anyway."""
+        if self.closed:
+            self._state = "half open"
 
     def close(self) -> None:
         """The warm-up passed."""

@@ -8,7 +8,7 @@ import random
 from contextlib import suppress
 
 from serve_app.contracts import ModelCard, ModelHandle
-from serve_app.errors import ModelUnready, ServiceError
+from serve_app.errors import ServiceError
 from serve_app.jobs import limits
 from serve_app.jobs.attempt import attempt
 from serve_app.jobs.breaker import Breaker
@@ -92,7 +92,7 @@ class Dispatcher:
             pass
         await _rest(woken)
         if self._card.wakes_from_zero and not await self._tracker.replicas(self._card.name):
-            self._breaker.half_open()
+            self._breaker.doubt()
 
     async def _claim(self) -> bool:
         async with self._claiming:  # so that close() sees the chunk of a claim that was under way
@@ -114,15 +114,10 @@ class Dispatcher:
 
     async def _attempt(self, chunk: Chunk) -> None:
         try:
-            if await attempt(self._tracker, self._handle, chunk, self._attempt_s):
-                self._breaker.succeed()
-            elif self._breaker.closed:
-                self._breaker.half_open()  # what lost the replica may lose the next: it has to warm up first
-        except ModelUnready as error:
-            self._open(error.detail)
+            await attempt(self._tracker, self._handle, chunk, self._breaker, self._attempt_s)
         except Exception as error:  # a defect of ours must not go unseen, nor claim more in a tight loop
             logger.exception("A chunk of %s was left to its lease.", self._card.name)
-            self._open(repr(error))
+            self._breaker.open(repr(error))
 
     async def _probe(self, woken: asyncio.Event) -> None:
         """Send a warm-up through the model, and trust it again when that passes."""

@@ -32,7 +32,6 @@ class BacklogPolicy:
             raise ValueError("jobs_per_replica must be at least 1")
         self._model = model
         self._jobs_per_replica = jobs_per_replica
-        self._tracker: Tracker | None = None
         self._jobs: int | None = None
         self._polling: asyncio.Task[None] | None = None
         self._polled_at = -POLL_S
@@ -48,13 +47,14 @@ class BacklogPolicy:
         return -(-self._jobs // self._jobs_per_replica), {"jobs": self._jobs}
 
     async def _poll(self) -> None:
-        """Read the backlog. When that fails the last one stands: a Redis that is away is no reason to scale."""
+        """Read the backlog. When that fails the last one stands: a Redis that is away is no reason to scale.
+
+        Each poll has a connection of its own: nobody tells a policy that it was replaced, so it could not close one.
+        """
         try:
-            async with asyncio.timeout(DEADLINE_S):
-                if self._tracker is None:
-                    settings = read_settings()
-                    self._tracker = Tracker(connect_redis(settings, max_connections=2), settings)
-                backlog = await self._tracker.backlog(self._model)
+            settings = read_settings()
+            async with asyncio.timeout(DEADLINE_S), connect_redis(settings, max_connections=2) as redis:
+                backlog = await Tracker(redis, settings).backlog(self._model)
         except Exception:  # noqa: S110  said by the gateway's readiness already; here it would be said twice a second
             pass
         else:

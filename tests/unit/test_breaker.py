@@ -50,3 +50,14 @@ def test_a_warm_up_alone_does_not_forgive_earlier_failures() -> None:
     breaker.succeed()
     breaker.open("and again")
     assert breaker.delay <= FIRST_DELAY_S
+
+
+def test_doubt_asks_a_trusted_model_for_a_warm_up_at_once_and_shortens_no_delay() -> None:
+    breaker = Breaker()
+    breaker.close()
+    breaker.doubt()
+    assert not breaker.closed
+    assert breaker.delay == 0
+    breaker = failed(8)
+    breaker.doubt()
+    assert breaker.delay > 0

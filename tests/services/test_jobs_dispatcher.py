@@ -1,0 +1,306 @@
+"""The dispatcher finishes every job, whatever dies on the way: replica, model, Redis, another dispatcher."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+from job_help import MODEL, VERSION, StubModel, card, submission, until
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from serve_app.connections import connect_redis
+from serve_app.contracts import Job, JobStatus, ModelCard, ReplicaCard
+from serve_app.errors import ModelUnready, ReplicaLost
+from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.records import Backlog
+from serve_app.jobs.tracker import Tracker
+from serve_app.local.valkey import Valkey
+from serve_app.settings import Settings
+
+
+@pytest.fixture
+def tracker(redis: Redis, settings: Settings) -> Tracker:
+    return Tracker(redis, settings.model_copy(update={"lease_seconds": 1.0}))
+
+
+@asynccontextmanager
+async def running(
+    tracker: Tracker, model: StubModel, model_card: ModelCard | None = None, attempt_s: float = 20.0
+) -> AsyncIterator[Dispatcher]:
+    dispatcher = Dispatcher(tracker, model, model_card or card(), version=VERSION, attempt_s=attempt_s)
+    task = asyncio.create_task(dispatcher.run())
+    try:
+        yield dispatcher
+    finally:
+        await dispatcher.close(seconds=0.1)
+        task.cancel()
+        [end] = await asyncio.gather(task, return_exceptions=True)
+        assert end is None or isinstance(end, asyncio.CancelledError)
+
+
+async def submit(tracker: Tracker, count: int) -> list[Job]:
+    return list(await asyncio.gather(*(tracker.submit(submission(params={"n": n})) for n in range(count))))
+
+
+async def ended(tracker: Tracker, jobs: list[Job]) -> list[Job]:
+    async def all_ended() -> bool:
+        return (await tracker.ledger(MODEL)).in_flight == 0
+
+    await until(all_ended, 30)
+    return [await tracker.read(job.id, job.owner) for job in jobs]
+
+
+def assert_right(jobs: list[Job]) -> None:
+    assert [job.result for job in jobs] == [{"double": 2 * job.params["n"]} for job in jobs]
+
+
+async def state_is(dispatcher: Dispatcher, start: str) -> None:
+    async def matches() -> bool:
+        return dispatcher.state.startswith(start)
+
+    await until(matches)
+
+
+async def test_jobs_go_out_in_chunks_and_come_back_with_their_own_results(tracker: Tracker) -> None:
+    model = StubModel()
+    jobs = await submit(tracker, 40)
+    async with running(tracker, model):
+        assert_right(await ended(tracker, jobs))
+    assert len(model.calls) == 10
+    assert {len(chunk) for chunk in model.calls} == {4}
+
+
+async def test_a_failure_is_the_end_of_its_own_job_alone(tracker: Tracker) -> None:
+    bad = await tracker.submit(submission(params={"n": -1}))
+    good = await tracker.submit(submission(params={"n": 1}))
+    async with running(tracker, StubModel()):
+        bad, good = await ended(tracker, [bad, good])
+    assert bad.failure is not None
+    assert bad.failure.slug == "model-rejected"
+    assert good.status is JobStatus.COMPLETED
+
+
+async def test_calls_in_flight_stay_within_the_window_of_the_running_replicas(tracker: Tracker) -> None:
+    model = StubModel()
+    model.gate.clear()
+    await tracker.beat(ReplicaCard(MODEL, "r0", VERSION, "cpu"))
+    jobs = await submit(tracker, 40)
+    async with running(tracker, model), running(tracker, model):
+
+        async def window_is_full() -> bool:
+            return len(model.calls) >= 2
+
+        await until(window_is_full)
+        assert (await tracker.backlog(MODEL)).leased == 8
+        assert len(model.calls) == 2
+        model.gate.set()
+        assert_right(await ended(tracker, jobs))
+
+
+async def test_the_lease_is_held_while_the_call_runs(tracker: Tracker, redis: Redis) -> None:
+    model = StubModel()
+    model.gate.clear()
+    [job] = await submit(tracker, 1)
+    async with running(tracker, model):
+
+        async def is_leased() -> bool:
+            return bool(await redis.zscore(f"lease:{MODEL}", job.id))
+
+        await until(is_leased)
+        first = await redis.zscore(f"lease:{MODEL}", job.id)
+
+        async def was_renewed_past_its_first_term() -> bool:
+            now, _ = await redis.time()
+            return now * 1000 > first and await redis.zscore(f"lease:{MODEL}", job.id) > first
+
+        await until(was_renewed_past_its_first_term)
+        model.gate.set()
+        [job] = await ended(tracker, [job])
+    assert job.deliveries == 1
+
+
+async def test_a_lost_replica_costs_a_delivery_and_no_job(tracker: Tracker) -> None:
+    model = StubModel()
+    model.gate.clear()
+    jobs = await submit(tracker, 3)
+    async with running(tracker, model):
+
+        async def is_called() -> bool:
+            return bool(model.calls)
+
+        await until(is_called)
+        model.trouble = ReplicaLost("killed")
+        model.gate.set()
+        await until(is_probed_again(model))
+        model.trouble = None
+        jobs = await ended(tracker, jobs)
+    assert_right(jobs)
+    assert all(job.deliveries == 2 for job in jobs)
+
+
+def is_probed_again(model: StubModel) -> Callable[[], Awaitable[bool]]:
+    before = model.warm_ups
+
+    async def probed() -> bool:
+        return model.warm_ups > before
+
+    return probed
+
+
+async def test_a_call_that_never_answers_is_lost(tracker: Tracker) -> None:
+    model = StubModel()
+    model.gate.clear()
+    jobs = await submit(tracker, 1)
+    async with running(tracker, model, attempt_s=0.2):
+
+        async def is_called_again() -> bool:
+            return len(model.calls) > 1
+
+        await until(is_called_again)
+        model.gate.set()
+        [job] = await ended(tracker, jobs)
+    assert job.deliveries >= 2
+    assert job.strikes == 0
+
+
+@pytest.mark.parametrize("trouble", [ModelUnready("no weights"), ValueError("a defect")])
+async def test_a_model_that_is_not_ready_costs_nothing_and_is_tried_again(tracker: Tracker, trouble: Exception) -> None:
+    model = StubModel()
+    async with running(tracker, model) as dispatcher:
+        await state_is(dispatcher, "ready")
+        model.trouble = trouble
+        jobs = await submit(tracker, 3)
+        await state_is(dispatcher, f"breaker: {trouble}")
+
+        async def all_wait() -> bool:
+            return await tracker.backlog(MODEL) == Backlog(waiting=3, leased=0)
+
+        await until(all_wait)
+        await until(is_probed_again(model))
+        assert await all_wait()
+        model.trouble = None
+        jobs = await ended(tracker, jobs)
+    assert_right(jobs)
+    assert all(job.deliveries == 1 for job in jobs)
+
+
+async def test_no_job_goes_to_another_version_of_the_model(tracker: Tracker) -> None:
+    model = StubModel()
+    model.version = "v0"
+    jobs = await submit(tracker, 1)
+    async with running(tracker, model) as dispatcher:
+        await state_is(dispatcher, "breaker: The model runs version v0")
+        assert not model.calls
+        model.version = VERSION
+        assert_right(await ended(tracker, jobs))
+
+
+async def test_a_model_at_zero_is_warmed_only_once_a_job_waits(tracker: Tracker, redis: Redis) -> None:
+    model = StubModel()
+    async with running(tracker, model, card(wakes_from_zero=True)) as dispatcher:
+
+        async def listens() -> bool:
+            return (await redis.pubsub_numsub("wake"))[0][1] > 0
+
+        await until(listens)
+        assert (dispatcher.state, model.warm_ups) == ("waiting", 0)
+        assert_right(await ended(tracker, await submit(tracker, 1)))
+        assert model.warm_ups >= 1
+
+
+async def test_closing_gives_back_what_did_not_finish(tracker: Tracker) -> None:
+    model = StubModel()
+    model.gate.clear()
+    jobs = await submit(tracker, 3)
+    async with running(tracker, model):
+
+        async def is_called() -> bool:
+            return bool(model.calls)
+
+        await until(is_called)
+    backlog = await tracker.backlog(MODEL)
+    assert (backlog.waiting, backlog.leased) == (3, 0)
+    assert [(await tracker.read(job.id, "ann")).deliveries for job in jobs] == [0, 0, 0]
+
+
+async def test_closing_lets_running_calls_finish(tracker: Tracker) -> None:
+    model = StubModel()
+    model.gate.clear()
+    jobs = await submit(tracker, 3)
+    dispatcher = Dispatcher(tracker, model, card(), version=VERSION)
+    running_task = asyncio.create_task(dispatcher.run())
+
+    async def is_called() -> bool:
+        return bool(model.calls)
+
+    await until(is_called)
+    closing = asyncio.create_task(dispatcher.close())
+    model.gate.set()
+    await closing
+    await running_task
+    assert_right([await tracker.read(job.id, "ann") for job in jobs])
+
+
+async def test_redis_may_be_killed_and_come_back(folder: Path, settings: Settings) -> None:
+    server = Valkey(folder)
+    server.start()
+    settings = settings.model_copy(update={"redis_url": SecretStr(server.url), "lease_seconds": 1.0})
+    redis = connect_redis(settings)
+    tracker, model = Tracker(redis, settings), StubModel()
+    try:
+        async with running(tracker, model) as dispatcher:
+            model.gate.clear()
+            jobs = await submit(tracker, 12)
+
+            async def is_called() -> bool:
+                return bool(model.calls)
+
+            await until(is_called)
+            server.kill()
+            model.gate.set()  # the answer comes while nobody can take it
+            await state_is(dispatcher, "tracker: ")
+            server.start()
+            jobs = await ended(tracker, jobs)
+            await state_is(dispatcher, "ready")
+        assert_right(jobs)
+        assert (await tracker.ledger(MODEL)).dead == 0
+    finally:
+        await redis.aclose()
+        server.stop()
+
+
+@contextmanager
+def process(settings: Settings, mode: str) -> Iterator[subprocess.Popen[bytes]]:
+    script = Path(__file__).with_name("dispatcher_process.py")
+    started = subprocess.Popen([sys.executable, str(script), settings.redis_url.get_secret_value(), mode])
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+async def test_a_dispatcher_killed_with_claimed_jobs_loses_none(tracker: Tracker, settings: Settings) -> None:
+    jobs = await submit(tracker, 200)
+    with process(settings, "stuck") as stuck:
+
+        async def holds_jobs() -> bool:
+            return (await tracker.backlog(MODEL)).leased > 0
+
+        await until(holds_jobs, 30)
+        with process(settings, "works") as works:
+            stuck.send_signal(signal.SIGKILL)
+            stuck.wait()
+            assert (await tracker.backlog(MODEL)).leased > 0
+            jobs = await ended(tracker, jobs)
+            assert works.poll() is None
+    assert_right(jobs)
+    assert max(job.deliveries for job in jobs) >= 2
+    assert (await tracker.ledger(MODEL)).dead == 0

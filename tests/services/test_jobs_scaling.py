@@ -1,0 +1,97 @@
+"""The scaling policy as Ray Serve's controller makes and calls it: sent by value, called in the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from job_help import MODEL, claimed, submission, until
+from ray.serve._private.autoscaling_state import _resolve_policy_callable
+from ray.serve._private.common import DeploymentID
+from ray.serve.autoscaling_policy import _apply_autoscaling_config
+from ray.serve.config import AutoscalingConfig, AutoscalingContext
+from redis.asyncio import Redis
+
+from serve_app.jobs.tracker import Tracker
+from serve_app.local.valkey import Valkey
+from serve_app.settings import Settings, read_settings
+
+CONFIG: dict[str, Any] = {
+    "min_replicas": 0,
+    "max_replicas": 4,
+    "upscale_delay_s": 0,
+    "downscale_delay_s": 0,
+    "policy": {
+        "policy_function": "serve_app.jobs.scaling:BacklogPolicy",
+        "policy_kwargs": {"model": MODEL, "jobs_per_replica": 4},
+    },
+}
+
+
+@pytest.fixture
+def tracker(redis: Redis, settings: Settings) -> Tracker:
+    return Tracker(redis, settings)
+
+
+@pytest.fixture
+def decide(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], int]]:
+    """What Serve decides for a deployment of that many replicas."""
+    monkeypatch.setenv("REDIS_URL", valkey.url)
+    read_settings.cache_clear()
+    config = AutoscalingConfig(**CONFIG)
+    policy = _apply_autoscaling_config(_resolve_policy_callable(config.policy))
+
+    def decide(replicas: int) -> int:
+        context = AutoscalingContext(
+            deployment_id=DeploymentID("model"),
+            deployment_name="model",
+            app_name="app",
+            current_num_replicas=replicas,
+            target_num_replicas=replicas,
+            running_replicas=[],
+            total_num_requests=0,
+            total_queued_requests=0,
+            aggregated_metrics=None,
+            raw_metrics=None,
+            capacity_adjusted_min_replicas=0,
+            capacity_adjusted_max_replicas=4,
+            policy_state={},
+            last_scale_up_time=None,
+            last_scale_down_time=None,
+            current_time=None,
+            config=config,
+        )
+        return policy(context)[0]
+
+    yield decide
+    read_settings.cache_clear()
+
+
+async def test_replicas_follow_the_jobs_that_wait_and_run(tracker: Tracker, decide: Callable[[int], int]) -> None:
+    async def decided(replicas: int, wanted: int) -> None:
+        async def matches() -> bool:
+            return decide(replicas) == wanted
+
+        await until(matches)
+
+    await tracker.submit(submission())
+    await decided(0, 1)
+    for _ in range(5):
+        await tracker.submit(submission())
+    await decided(1, 2)
+    tasks = (await claimed(tracker)).tasks
+    assert decide(1) == 2
+    await tracker.complete([(task, {}) for task in tasks[1:]])
+    await decided(2, 1)
+    assert decide(1) == 1
+    await tracker.complete([(tasks[0], {})])
+    await decided(1, 0)
+    assert decide(0) == 0
+
+
+async def test_nothing_changes_while_the_backlog_is_not_known(
+    decide: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    assert [decide(replicas) for replicas in (0, 1, 3)] == [0, 1, 3]
