@@ -100,7 +100,7 @@ async def test_a_submitted_job_is_a_resource(gateway: Running) -> None:
     answer = await gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE)}, data={"params": "{}"})
     assert answer.status_code == 202
     job = answer.json()
-    assert answer.headers["location"] == job["links"]["self"] == f"/api/v1/jobs/{job['id']}"
+    assert answer.headers["location"] == job["links"]["self"] == f"/api/v1/jobs/{job['job_id']}"
     assert answer.headers["retry-after"] == "1"
     assert (job["status"], job["model"], job["deliveries"]) == ("PENDING", "sem-classifier", 0)
     waiting = await gateway.get(job["links"]["self"])
