@@ -174,6 +174,8 @@ class Cluster:
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_SERVE_LOG_TO_STDERR": "0",
+            # Ray gives every worker niceness 15. Then nothing lower is left for inference, which must yield to the gateway.
+            "RAY_worker_niceness": "0",
             "AUTOSCALER_METRIC_PORT": str(free_port()),
             "DASHBOARD_METRIC_PORT": str(free_port()),
             # A replica's gateway drains for half a minute by default; on one machine nobody routes to it by then.
