@@ -104,9 +104,9 @@ class Tracker:
 
     async def lose(self, tasks: Sequence[Task], reason: str) -> int:
         """Return jobs whose replica was lost; the delivery counts, and may make a job dead. How many it did count."""
-        return await self._release("lose", tasks, reason[: limits.REASON_MAX_CHARACTERS])
+        return await self._release("lose", tasks, _sentence(reason))
 
-    async def _release(self, script: str, tasks: Sequence[Task], *arguments: str) -> int:
+    async def _release(self, script: str, tasks: Sequence[Task], *arguments: bytes) -> int:
         if not tasks:
             return 0
         with redis_errors():
@@ -141,9 +141,7 @@ class Tracker:
         if not failures:
             return []
         arguments = (
-            part
-            for task, failure in failures
-            for part in (task.job_id, failure.slug, failure.detail[: limits.REASON_MAX_CHARACTERS])
+            part for task, failure in failures for part in (task.job_id, failure.slug, _sentence(failure.detail))
         )
         with redis_errors():
             return [bool(done) for done in await self._scripts.run("fail", failures[0][0].token, *arguments)]
@@ -187,6 +185,11 @@ def _refusal(reason: bytes) -> CapacityError:
     if reason == b"bytes":
         return QueueFull("The waiting inputs fill the queue. Try again later.", retry_after=limits.RETRY_AFTER_S)
     return DeadlineExceeded("The stored input was gone before the job was accepted. Send it again.", retry_after=1)
+
+
+def _sentence(text: str) -> bytes:
+    """What Redis keeps of a reason. It may quote a library or a file, so what is no Unicode text is replaced."""
+    return text[: limits.REASON_MAX_CHARACTERS].encode(errors="replace")
 
 
 def _result_text(result: Json) -> str | Failure:

@@ -339,7 +339,7 @@ def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: 
     run_state_machine_as_test(
         Machine,
         settings=hypothesis_settings(
-            max_examples=60,
+            max_examples=40,
             stateful_step_count=30,
             deadline=None,
             derandomize=True,

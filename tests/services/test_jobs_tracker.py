@@ -317,6 +317,15 @@ async def test_a_result_that_cannot_be_kept_fails_the_job(tracker: Tracker, resu
     assert failed.failure.slug == "model-rejected"
 
 
+async def test_a_reason_that_is_no_text_or_long_does_not_keep_a_job_from_its_end(tracker: Tracker) -> None:
+    job = await tracker.submit(submission())
+    await tracker.lose((await claimed(tracker)).tasks, "\udcff" * 1000)
+    [task] = (await claimed(tracker)).tasks
+    assert await tracker.fail([(task, Failure("model-rejected", "\udcff" * 1000))]) == [True]
+    failed = await tracker.read(job.id, "ann")
+    assert failed.failure == Failure("model-rejected", "?" * 500)
+
+
 async def test_an_input_that_got_lost_is_still_delivered(tracker: Tracker, redis: Redis) -> None:
     await tracker.submit(submission(stored=await store(redis, "blob:a")))
     await redis.delete("blob:a")
