@@ -22,10 +22,12 @@ def processors() -> int:
     return max(1, min(count, math.ceil(int(quota) / int(period))))
 
 
-def lower_thread_priority(nice: int) -> None:
-    """Set the niceness of the calling thread; threads it starts later inherit it (Linux keeps it per thread).
+def lower_thread_priority(steps: int) -> None:
+    """Make the calling thread nicer by `steps`; threads it starts later inherit that (Linux keeps it per thread).
 
     Elsewhere niceness belongs to the whole process, which also answers health checks: nothing is done there.
     """
     if os.uname().sysname == "Linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+        thread = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + steps
+        os.setpriority(os.PRIO_PROCESS, thread, min(niceness, 19))
