@@ -14,6 +14,8 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.contracts import ModelCard
 from serve_app.gateway.application import build_gateway
@@ -57,7 +59,24 @@ class Gateway:
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         handles = {model.name: ServeHandle(self.handles[model.name]) for model in self.cards}
-        return build_gateway(read_settings(), self.cards, handles, version=self.version)
+        application = build_gateway(read_settings(), self.cards, handles, version=self.version)
+        application.add_middleware(OneRequestId)
+        return application
+
+
+class OneRequestId:
+    """Serve appends X-Request-ID to every answer, the gateway has set the same: this leaves Serve's."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        self.application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_once(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                del MutableHeaders(scope=message)["X-Request-ID"]
+            await send(message)
+
+        await self.application(scope, receive, send_once)
 
 
 class Model(ModelServer):
