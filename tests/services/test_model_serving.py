@@ -1,0 +1,181 @@
+"""Models in real replicas: batches, failures, suspects, deaths and hangs, seen from where the dispatcher stands."""
+
+import asyncio
+import io
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import ray
+from PIL import Image
+from ray import serve
+from redis import Redis as BlockingRedis
+from redis.asyncio import Redis
+
+from serve_app.connections import connect_redis
+from serve_app.contracts import JobInput, Outcome, Task
+from serve_app.errors import ReplicaLost
+from serve_app.images.store import ImageStore
+from serve_app.local.valkey import Valkey
+from serve_app.models.handle import ServeHandle
+from serve_app.models.registry import ModelConfig
+from serve_app.models.server import ModelServer
+from serve_app.settings import Settings
+from tests.services.replica import make_registrar
+from tests.tiny_vit import LABELS, write_snapshot
+
+VERSION = "v1"
+CONFIGS = {
+    "words": ModelConfig(name="words", implementation="tests.services.replica:HostileWords", num_cpus=0.1),
+    "sem": ModelConfig(name="sem", implementation="serve_app.models.sem_classifier:SemClassifier", num_cpus=0.1),
+}
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
+def service(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ServeHandle]]:
+    with BlockingRedis.from_url(valkey.url) as client:
+        client.flushall()
+    cache = tmp_path_factory.mktemp("cache")
+    write_snapshot(cache)
+    environment = {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "REDIS_URL": valkey.url,
+        "MODEL_SOURCE": "private",
+        "MODEL_ID": "org/tiny",
+        "MODEL_CACHE_DIR": str(cache),
+        "INFERENCE_THREADS": "1",
+        "FORWARD_TIMEOUT_S": "2",
+        "OMP_NUM_THREADS": "1",
+    }
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # or Ray would write one into the home folder
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": environment})
+    serve.start(proxy_location="Disabled")
+    targets = []
+    for name, config in CONFIGS.items():
+        deployment = serve.deployment(
+            ModelServer,
+            name=name,
+            max_ongoing_requests=config.chunks_per_replica,
+            health_check_period_s=0.5,
+            health_check_timeout_s=5,
+            ray_actor_options={"num_cpus": config.num_cpus},
+        )
+        bound = deployment.bind(config, VERSION, make_registrar)
+        targets.append(serve.RunTarget(bound, name=name, route_prefix=None))
+    handles = serve.run_many(targets)
+    yield {name: ServeHandle(handle) for name, handle in zip(CONFIGS, handles, strict=True)}
+    serve.shutdown()
+    ray.shutdown()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
+    client = connect_redis(Settings(redis_url=valkey.url))
+    yield client
+    await client.aclose()
+
+
+def task(number: int, text: str = "one two", **more: object) -> Task:
+    return Task(job_id=f"job-{number}", token="now", params={"text": text}, input=None, **more)
+
+
+def scores(outcomes: list[Outcome]) -> np.ndarray:
+    return np.array([[one.result["all_scores"][label] for label in LABELS] for one in outcomes])
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110  what changes is in another process
+            await asyncio.sleep(0.05)
+
+
+def slugs(outcomes: list[Outcome]) -> list[str | None]:
+    return [outcome.failure.slug if outcome.failure else None for outcome in outcomes]
+
+
+async def test_a_burst_is_batched_and_scores_as_its_images_alone(service: dict[str, ServeHandle], redis: Redis):
+    store = ImageStore(redis, Settings())
+    source = np.random.default_rng(5)
+    tasks = []
+    for number in range(24):
+        file = io.BytesIO()
+        Image.fromarray(source.integers(number * 8, number * 8 + 40, (60, 80), np.uint8)).save(file, "PNG")
+        reference = await store.put(f"image-{number}", file.getvalue())
+        held = JobInput(reference, len(file.getvalue()), 4800, "image/png")
+        tasks.append(Task(f"image-{number}", "now", {}, held))
+    chunks = [tasks[start : start + 8] for start in range(0, 24, 8)]
+    together = [one for chunk in await asyncio.gather(*map(service["sem"].predict, chunks)) for one in chunk]
+    alone = [(await service["sem"].predict([one]))[0] for one in tasks]
+    assert [one.job_id for one in together] == [one.job_id for one in tasks]
+    np.testing.assert_allclose(scores(together), scores(alone), atol=1e-4)
+    assert together[0].result["image"]["read_as"] == "8-bit greyscale"
+
+
+async def test_chunks_fill_batches(service: dict[str, ServeHandle]):
+    chunks = [[task(8 * chunk + place, "batch") for place in range(8)] for chunk in range(3)]
+    outcomes = await asyncio.gather(*map(service["words"].predict, chunks))
+    sizes = [one.result["words"] for chunk in outcomes for one in chunk]
+    batches = sum(1 / size for size in sizes)
+    assert 24 / batches >= 0.5 * CONFIGS["words"].max_batch_size
+    assert max(sizes) <= CONFIGS["words"].max_batch_size
+
+
+async def test_each_input_s_failure_is_its_own(service: dict[str, ServeHandle], redis: Redis):
+    store = ImageStore(redis, Settings())
+    file = io.BytesIO()
+    Image.linear_gradient("L").save(file, "PNG")
+    good = JobInput(await store.put("good", file.getvalue()), 1, 1, "image/png")
+    cut = JobInput(await store.put("cut", file.getvalue()[:100]), 1, 1, "image/png")
+    gone = JobInput("blob:gone", 1, 1, "image/png")
+    chunk = [Task(name, "now", {}, held) for name, held in (("good", good), ("cut", cut), ("gone", gone))]
+    chunk.append(Task("none", "now", {}, None))
+    chunk.append(Task("odd", "now", {"unknown": 1}, good))
+    outcomes = await service["sem"].predict(chunk)
+    assert slugs(outcomes) == [None, "image-undecodable", "input-lost", "model-rejected", "model-rejected"]
+    assert all((one.result is None) != (one.failure is None) for one in outcomes)
+
+
+async def test_an_item_that_fails_the_batch_fails_alone(service: dict[str, ServeHandle]):
+    outcomes = await service["words"].predict([task(1), task(2, "please fail"), task(3, "a b c")])
+    assert slugs(outcomes) == [None, "model-rejected", None]
+    assert outcomes[2].result == {"words": 3, "most_common": "a", "mean_length": 1.0}
+
+
+async def test_a_suspect_reports_its_start_and_a_late_one_does_not_run(service: dict[str, ServeHandle], redis: Redis):
+    late = Task("job-3", "late", {"text": "x"}, None, alone=True)
+    outcomes = await service["words"].predict([task(1, alone=True), task(2), late])
+    assert slugs(outcomes) == [None, None, "replica-lost"]
+    assert await redis.lrange("started-alone", 0, -1) == [b"job-1"]
+
+
+async def test_warm_up_tells_the_version_and_replicas_beat(service: dict[str, ServeHandle], redis: Redis):
+    assert [await handle.warm_up() for handle in service.values()] == [VERSION, VERSION]
+
+    async def both_beat() -> bool:
+        return sorted((await redis.hgetall("beats")).values()) == [b"sem v1 cpu", b"words v1 cpu"]
+
+    await until(both_beat, 10)
+
+
+async def test_a_killed_replica_loses_its_chunk_and_comes_back(service: dict[str, ServeHandle]):
+    with pytest.raises(ReplicaLost):
+        await service["words"].predict([task(1, "die")])
+    assert await service["words"].warm_up() == VERSION
+
+
+async def test_a_hung_replica_loses_its_chunk_and_is_replaced(service: dict[str, ServeHandle], redis: Redis):
+    before = set(await redis.hkeys("beats"))
+    with pytest.raises(ReplicaLost):
+        await service["words"].predict([task(1, "hang")])
+
+    async def another_beats() -> bool:
+        return not set(await redis.hkeys("beats")) <= before
+
+    await until(another_beats, 60)
+    assert slugs(await service["words"].predict([task(2)])) == [None]
