@@ -13,7 +13,7 @@ from serve_app.models.processors import lower_thread_priority
 T = TypeVar("T")
 
 NICE = 10
-"""Lower than the gateway's: without it status reads starve while the processors are full."""
+"""Steps below the gateway's priority: without them status reads starve while the processors are full."""
 
 
 class ForwardThread:

@@ -1,6 +1,7 @@
 """A hostile input ends as its own failure: it harms neither the replica nor any other input."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -57,7 +58,7 @@ async def test_a_worker_that_something_else_killed_costs_no_input(pool: DecodePo
 async def test_workers_are_light_and_of_lower_priority(pool: DecodePool):
     said = await run(pool, hostile.about)
     assert isinstance(said, dict)
-    assert said["nice"] == 5
+    assert said["nice"] == min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19)
     assert said["heavy"] == []
 
 

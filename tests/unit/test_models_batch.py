@@ -87,5 +87,5 @@ async def test_the_thread_is_one_and_of_low_priority(thread: ForwardThread):
 
     first, second = [await thread.run(who, deadline_s=5) for _ in range(2)]
     assert first == second
-    assert first[1:] == (10, 10)
-    assert os.getpriority(os.PRIO_PROCESS, 0) == 0
+    lower = min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)
+    assert first[1:] == (lower, lower)
