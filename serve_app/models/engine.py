@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import os
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.contracts import Json
-from serve_app.models.processors import processors
 from serve_app.models.snapshot import Snapshot
 from serve_app.settings import Settings
+
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class Engine(Protocol):
@@ -44,3 +48,15 @@ def load_engine(snapshot: Snapshot, size: int, settings: Settings) -> Engine:
     from serve_app.models.torch_engine import TorchEngine
 
     return TorchEngine(snapshot, threads)
+
+
+def processors() -> int:
+    """Processors this process may use: its affinity, cut to the container's quota (cgroup v2), at least 1."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CGROUP_QUOTA.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return count
+    if quota == "max":
+        return count
+    return max(1, min(count, math.ceil(int(quota) / int(period))))

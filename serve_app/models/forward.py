@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from serve_app.errors import ReplicaLost
-from serve_app.models.processors import lower_thread_priority
 
 T = TypeVar("T")
 
@@ -44,3 +45,14 @@ class ForwardThread:
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def lower_thread_priority(steps: int) -> None:
+    """Make the calling thread nicer by `steps`; threads it starts later inherit that (Linux keeps it per thread).
+
+    Elsewhere niceness belongs to the whole process, which also answers health checks: nothing is done there.
+    """
+    if os.uname().sysname == "Linux":
+        thread = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + steps
+        os.setpriority(os.PRIO_PROCESS, thread, min(niceness, 19))
