@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -51,11 +50,19 @@ def service(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "MODEL_CACHE_DIR": str(cache),
         "INFERENCE_THREADS": "1",
         "FORWARD_TIMEOUT_S": "2",
-        "OMP_NUM_THREADS": "1",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),  # or Ray would write one into the home folder
     }
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # or Ray would write one into the home folder
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": environment})
-    serve.start(proxy_location="Disabled")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():  # the replicas inherit it, faster than by a runtime_env
+            patch.setenv(name, value)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        serve.start(proxy_location="Disabled")
+        yield deploy()
+        serve.shutdown()
+        ray.shutdown()
+
+
+def deploy() -> dict[str, ServeHandle]:
     targets = []
     for name, config in CONFIGS.items():
         deployment = serve.deployment(
@@ -69,9 +76,7 @@ def service(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         bound = deployment.bind(config, VERSION, make_registrar)
         targets.append(serve.RunTarget(bound, name=name, route_prefix=None))
     handles = serve.run_many(targets)
-    yield {name: ServeHandle(handle) for name, handle in zip(CONFIGS, handles, strict=True)}
-    serve.shutdown()
-    ray.shutdown()
+    return {name: ServeHandle(handle) for name, handle in zip(CONFIGS, handles, strict=True)}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
