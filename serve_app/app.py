@@ -7,11 +7,11 @@ type of those arguments from the signature, so annotations here are objects: no 
 import hashlib
 from collections.abc import Mapping
 from importlib.metadata import version as installed_version
-from typing import Annotated, Self
+from typing import Annotated, Any, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ray import serve
-from ray.serve import Application
+from ray.serve import Application, Deployment
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -53,7 +53,9 @@ class ApplicationArgs(BaseModel):
 class Gateway:
     """The ingress replica: builds the Starlette application where its event loop runs."""
 
-    async def __init__(self, cards: list[ModelCard], handles: Mapping[str, DeploymentHandle], version: str) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, cards: list[ModelCard], handles: Mapping[str, DeploymentHandle[Any]], version: str
+    ) -> None:
         keep_on_loopback()
         self.cards, self.handles, self.version = cards, handles, version
 
@@ -82,14 +84,14 @@ class OneRequestId:
 class Model(ModelServer):
     """A model replica as Serve starts it."""
 
-    async def __init__(self, config: ModelConfig, version: str) -> None:
+    async def __init__(self, config: ModelConfig, version: str) -> None:  # type: ignore[misc]  # Serve awaits it
         keep_on_loopback()
         await super().__init__(config, version, TrackerRegistrar)
 
 
 def bind_model(config: ModelConfig, version: str) -> Application:
     """The deployment of one model, scaled on its backlog."""
-    deployment = serve.deployment(
+    deployment: Deployment = serve.deployment(  # type: ignore[assignment]  # called with a class, it is one
         Model,
         name=config.name,
         max_ongoing_requests=config.chunks_per_replica,
@@ -108,7 +110,8 @@ def bind_model(config: ModelConfig, version: str) -> Application:
             },
         },
     )
-    return deployment.bind(config, version)
+    application: Application = deployment.bind(config, version)
+    return application
 
 
 def build(args: ApplicationArgs) -> Application:
@@ -116,5 +119,7 @@ def build(args: ApplicationArgs) -> Application:
     described = installed_version("sem-image-classifier") + args.model_dump_json()
     version = hashlib.sha256(described.encode()).hexdigest()[:12]
     models = {config.name: bind_model(config, version) for config in args.models}
-    gateway = Gateway.options(num_replicas=args.gateway_replicas, ray_actor_options={"num_cpus": args.gateway_cpus})
-    return gateway.bind([card(config) for config in args.models], models, version)
+    ingress = cast(Deployment, Gateway)
+    gateway = ingress.options(num_replicas=args.gateway_replicas, ray_actor_options={"num_cpus": args.gateway_cpus})
+    application: Application = gateway.bind([card(config) for config in args.models], models, version)
+    return application

@@ -7,6 +7,9 @@ sent, so on a laptop it must not face the network. Replicas call this before Ser
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import ray
 from ray.serve._private import replica
 
@@ -15,5 +18,9 @@ def keep_on_loopback() -> None:
     """Bind the replica's gRPC server to 127.0.0.1 if this Ray node lives there; otherwise change nothing."""
     if ray.util.get_node_ip_address() != "127.0.0.1":
         return
-    bind = replica.add_port_to_grpc_server
-    replica.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]", "127.0.0.1"))
+    bind: Callable[[Any, str], int] = vars(replica)["add_port_to_grpc_server"]
+
+    def bind_on_loopback(server: Any, address: str) -> int:
+        return bind(server, address.replace("[::]", "127.0.0.1"))
+
+    vars(replica)["add_port_to_grpc_server"] = bind_on_loopback

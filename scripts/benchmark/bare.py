@@ -47,7 +47,7 @@ def pipeline(snapshot: str, folder: str, batch: int) -> None:
     size, settings = int(model.config.image_size), Settings()
 
     def forward(images: list[object]) -> None:
-        grey = torch.stack([torch.from_numpy(image) for image in images])  # type: ignore[arg-type]
+        grey = torch.stack([torch.tensor(image) for image in images])
         pixels = ((grey.float() / 255 - 0.5) / 0.5).unsqueeze(1).expand(-1, 3, -1, -1)
         with torch.inference_mode():
             model(pixel_values=pixels).logits.softmax(-1).tolist()

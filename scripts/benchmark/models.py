@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serve_app.models.sem_classifier import SemClassifier
 from serve_app.settings import Settings
@@ -21,7 +22,7 @@ class Sleeper(SemClassifier):
         super().load(settings)
         self.warm_up_item = self.preprocess(*self.warm_up_input(), self.recipe).item
 
-    def forward(self, items: Sequence[Any]) -> Sequence[Any]:
+    def forward(self, items: Sequence[Any]) -> list[NDArray[np.float64]]:
         if not all(np.array_equal(item, self.warm_up_item) for item in items):
             threading.Event().wait(NAP_S)
         return super().forward(items)
