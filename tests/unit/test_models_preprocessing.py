@@ -6,8 +6,16 @@ import pytest
 from serve_app.errors import ModelUnready
 from serve_app.models.preprocessing import Preprocessing
 
-VIT = {"do_normalize": True, "do_rescale": True, "do_resize": True, "image_mean": [0.5, 0.5, 0.5],
-       "image_std": [0.5, 0.5, 0.5], "resample": 2, "rescale_factor": 1 / 255, "size": {"height": 4, "width": 4}}  # fmt: skip
+VIT = {
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "resample": 2,
+    "rescale_factor": 1 / 255,
+    "size": {"height": 4, "width": 4},
+}
 
 
 def test_grey_and_colour_share_a_batch():
