@@ -12,7 +12,8 @@ import httpx2
 from serve_app.local.cluster import Cluster
 
 EXPORT_DEADLINE_S = 40.0
-SAMPLE = re.compile(r"^\w*model_batch_size_(sum|count)\{(.*)\} ([0-9.e+]+)$")
+# The histogram's own sum is made up by Ray from the middles of its buckets; its count and a counter are exact.
+SAMPLE = re.compile(r"^\w*model_(items|batch_size_count)(?:_total)?\{(.*)\} ([0-9.e+]+)$")
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ async def batches(cluster: Cluster, model: str, at_least: float = 0) -> Batches:
 
 async def _read(cluster: Cluster, model: str) -> Batches:
     discovery = json.loads((cluster.ray_folder / "prom_metrics_service_discovery.json").read_text())
-    totals = {"sum": 0.0, "count": 0.0}
+    totals = {"items": 0.0, "batch_size_count": 0.0}
     async with httpx2.AsyncClient(trust_env=False, timeout=5) as client:
         for target in {target for group in discovery for target in group["targets"]}:
             for line in (await client.get(f"http://{target}/metrics")).text.splitlines():
                 if (sample := SAMPLE.match(line)) and f'deployment="{model}"' in sample[2]:
                     totals[sample[1]] += float(sample[3])
-    return Batches(totals["count"], totals["sum"])
+    return Batches(totals["batch_size_count"], totals["items"])

@@ -61,6 +61,8 @@ class ModelServer:
         self._images = ImageStore(connect_redis(settings, max_connections=8), settings)
         self._solitude = Solitude()
         self._decode_ms, self._forward_ms, self._batch_size = _histograms()
+        # Ray exports a histogram's sum from the middles of its buckets; the mean batch needs a count that is exact.
+        self._items = metrics.Counter("model_items", "Items that were in a batch.")
         self._model: Model = registry.load(config.implementation)()
         self._thread = ForwardThread()
         self._pool = DecodePool(settings, type(self._model).__module__)
@@ -169,6 +171,7 @@ class ModelServer:
             return await self._batch.run(items)
         finally:
             self._batch_size.observe(len(items))
+            self._items.inc(len(items))
             self._forward_ms.observe((time.perf_counter() - started) * 1000)
 
     def _conclude(self, task: Task, ready: _Ready, output: Any) -> Outcome:

@@ -1,0 +1,106 @@
+"""One running service for all tests of this folder. Each test leaves it whole."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from pictures import encode, texture
+from running_service import BATCH, MODEL, PACED, WORDS, RunningService
+from service_client import Client, connected
+
+from serve_app.contracts import Json
+
+JOBS = 200
+START_S = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test's time holds the start of everything."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(START_S))
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[bytes]:
+    """As many different micrographs as a burst has jobs."""
+    return [encode(texture(240, 320, seed), "JPEG") for seed in range(JOBS)]
+
+
+@pytest.fixture(scope="session")
+def model_environment(servers_folder: Path) -> dict[str, str]:
+    """Which weights the service and the reference use."""
+    from tiny_vit import write_snapshot
+
+    write_snapshot(servers_folder / "models")
+    return {"MODEL_SOURCE": "private", "MODEL_ID": "org/tiny", "MODEL_CACHE_DIR": str(servers_folder / "models")}
+
+
+@pytest.fixture(scope="session")
+def picture_url() -> Iterator[str]:
+    """Where a picture server of ours answers, on loopback."""
+    body = encode(texture(480, 640, 1), "JPEG")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "image/jpeg")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/micrograph.jpg"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def service(servers_folder: Path, model_environment: dict[str, str], picture_url: str) -> Iterator[RunningService]:
+    """The running service: two gateways, two classifiers, a toy that sleeps and one that scales."""
+    classifier = {"implementation": "serve_app.models.sem_classifier:SemClassifier", "max_batch_size": BATCH}
+    sleeper = {"implementation": "toy_model:WordStatistics", "min_replicas": 0, "downscale_delay_s": 1}
+    paced = {"implementation": "paced_words:PacedWords", "max_batch_size": 2, "max_replicas": 2}
+    paced |= {"jobs_per_replica": 4, "upscale_delay_s": 0, "downscale_delay_s": 1}
+    models = [
+        {"name": MODEL, **classifier, "min_replicas": 2, "max_replicas": 2},
+        {"name": WORDS, **sleeper},
+        {"name": PACED, **paced},
+    ]
+    environment = {**model_environment, "IMAGE_URL_PRIVATE_HOSTS": picture_url.split("/")[2]}
+    folder = servers_folder / "serve"
+    folder.mkdir(mode=0o711)
+    with RunningService(folder, [{**model, "num_cpus": 0.1} for model in models], environment) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(service: RunningService) -> AsyncIterator[Client]:
+    """A user whom no other test knows."""
+    async with connected(service, f"ada-{uuid.uuid4().hex[:8]}") as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def references(servers_folder: Path, pictures: list[bytes], model_environment: dict[str, str]) -> list[Json]:
+    """What the model answers to each picture when it gets one at a time, without service, queue or batch."""
+    folder = servers_folder / "pictures"
+    folder.mkdir()
+    for number, picture in enumerate(pictures):
+        (folder / f"{number:03}.jpg").write_bytes(picture)
+    command = [sys.executable, str(Path(__file__).with_name("one_at_a_time.py")), str(folder)]
+    done = subprocess.run(command, env=model_environment, capture_output=True, timeout=240)
+    assert done.returncode == 0, done.stderr.decode()
+    answers: list[Json] = json.loads(done.stdout)
+    return answers

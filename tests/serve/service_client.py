@@ -1,0 +1,102 @@
+"""A client as a careful user writes one: bounded in count, patient with a service that loses a process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+from running_service import POLL_S, RunningService
+
+from serve_app.contracts import Json
+
+CONNECTIONS = 8
+ENDED = ("COMPLETED", "FAILED", "CANCELLED")
+PROXY_FAULTS = (500, 502, 504)
+"""What the proxy answers for a replica that it lost."""
+
+
+class Client:
+    """One user's client. `interruptions` tells what it had to try again, and why."""
+
+    def __init__(self, service: RunningService, http: httpx2.AsyncClient, user: str) -> None:
+        self.http, self.user = http, user
+        self.interruptions: list[str] = []
+        self.headers = {"Authorization": f"Bearer {service.token(user)}"}
+        self._turns = asyncio.Semaphore(CONNECTIONS)
+
+    async def get(self, path: str, **options: Any) -> httpx2.Response:
+        return await self._send("GET", path, **options)
+
+    async def post(self, path: str, **options: Any) -> httpx2.Response:
+        return await self._send("POST", path, **options)
+
+    async def submit(self, picture: bytes, **fields: str) -> str:
+        """Submit one picture until it is accepted; the job's id."""
+        return await self._submit(files={"image": ("picture.jpg", picture)}, data=fields)
+
+    async def submit_text(self, text: str, model: str) -> str:
+        """Submit a job of parameters alone; its id."""
+        return await self._submit(json={"model": model, "params": {"text": text}})
+
+    async def submit_all(self, pictures: Sequence[bytes]) -> list[str]:
+        """One job per picture; their ids, in order."""
+        return list(await asyncio.gather(*map(self.submit, pictures)))
+
+    async def wait(self, ids: Sequence[str], seconds: float = 90) -> list[Json]:
+        """The ended jobs, in order."""
+        async with asyncio.timeout(seconds):
+            return list(await asyncio.gather(*map(self._ended, ids)))
+
+    async def _ended(self, job_id: str) -> Json:
+        while True:
+            answer = await self._insist("GET", f"/api/v1/jobs/{job_id}")
+            assert answer.status_code == 200, answer.text
+            job: Json = answer.json()
+            if job["status"] in ENDED:
+                return job
+            await asyncio.sleep(4 * POLL_S)
+
+    async def _submit(self, **body: Any) -> str:
+        answer = await self._insist("POST", "/api/v1/jobs", **body)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["job_id"])
+
+    async def _insist(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        """Try again after a lost connection, a 503, and a fault of the proxy; the application itself never has one."""
+        while True:
+            try:
+                answer = await self._send(method, path, **options)
+            except httpx2.TransportError as error:
+                self.interruptions.append(type(error).__name__)
+            else:
+                if answer.status_code < 500:
+                    return answer
+                ours = "problem+json" in answer.headers.get("Content-Type", "")
+                assert answer.status_code == 503 or (answer.status_code in PROXY_FAULTS and not ours), answer.text
+                self.interruptions.append(str(answer.status_code))
+            await asyncio.sleep(POLL_S)
+
+    async def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        headers = {**self.headers, **options.pop("headers", {})}
+        async with self._turns:
+            return await self.http.request(method, path, headers=headers, **options)
+
+
+@asynccontextmanager
+async def connected(service: RunningService, user: str) -> AsyncIterator[Client]:
+    """A client of the running service for one user."""
+    async with httpx2.AsyncClient(base_url=service.cluster.url, timeout=30, trust_env=False) as http:
+        yield Client(service, http, user)
+
+
+async def until(look: Callable[[], Any], seconds: float = 30) -> Any:
+    """What `look` gives, once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, "the awaited condition did not come"
+        await asyncio.sleep(POLL_S)
+    return found

@@ -1,0 +1,21 @@
+"""Starts a small service in HAProxy mode in the folder it is told, says so, and waits to be killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+from running_service import WORDS, RunningService
+
+
+def main() -> None:
+    model = {"name": WORDS, "implementation": "toy_model:WordStatistics", "num_cpus": 0.1}
+    with RunningService(Path(sys.argv[1]), [model], {}, gateways=1, haproxy=True) as service:
+        print(json.dumps({"ray_folder": str(service.cluster.ray_folder)}), flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()

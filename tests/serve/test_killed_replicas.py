@@ -1,0 +1,99 @@
+"""kill -9 of a process that holds claimed jobs: every job still ends once, with the right result."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import psutil
+import pytest
+from running_service import LEASE_S, MODEL, RunningService, frozen
+from service_client import Client, until
+
+from serve_app.contracts import Json
+
+STEADY_S = 2.0
+"""No job ended for so long, although one of two replicas works: what is left is held by the other."""
+
+
+async def test_a_killed_model_replica_costs_no_job(
+    service: RunningService, client: Client, pictures: list[bytes], references: list[Json]
+) -> None:
+    before = service.ledger(MODEL)
+    victim = psutil.Process(min(service.replicas(MODEL)))
+    with frozen({worker.pid for worker in victim.children(recursive=True)}):  # it takes chunks and cannot decode them
+        ids = await client.submit_all(pictures)
+        held = await until(lambda: _held_by_the_one_that_cannot_decode(service))
+        victim.kill()
+    jobs = await client.wait(ids)
+
+    assert held <= set(ids)
+    assert all(job["deliveries"] >= 2 for job in jobs if job["job_id"] in held)
+    await _ended_once(service, client, jobs, references, before)
+    await until(lambda: victim.pid not in service.replicas(MODEL))
+    service.wait_until_whole(MODEL, replicas=2)
+
+
+async def test_a_killed_gateway_replica_costs_no_job(
+    service: RunningService, client: Client, pictures: list[bytes], references: list[Json]
+) -> None:
+    before, half = service.ledger(MODEL), len(pictures) // 2
+    with frozen(service.replicas(MODEL)):  # so that claimed jobs stay claimed until the gateway is dead
+        first = await client.submit_all(pictures[:half])
+        gateways = sorted(service.replicas("gateway"))
+        with frozen({gateways[0]}) as [victim]:
+            submitting = asyncio.create_task(client.submit_all(pictures[half:]))
+            held = await until(lambda: _held_by_a_frozen_gateway(service))
+            victim.kill()
+    ids = first + await submitting
+    jobs = await client.wait(ids)
+
+    assert held <= set(ids)
+    assert all(job["deliveries"] >= 2 for job in jobs if job["job_id"] in held)
+    await _ended_once(service, client, jobs, references, before)
+    await until(lambda: victim.pid not in service.replicas("gateway"))
+    service.wait_until_whole("gateway", replicas=2)
+
+
+def _held_by_the_one_that_cannot_decode(service: RunningService) -> set[str]:
+    """The claimed jobs, when nothing waits and nothing ends any more; else none."""
+    ended, claimed = service.ledger(MODEL), set(service.leases(MODEL))
+    if not claimed or service.in_flight(MODEL) != len(claimed):
+        return set()
+    time.sleep(STEADY_S)
+    return claimed if (service.ledger(MODEL), set(service.leases(MODEL))) == (ended, claimed) else set()
+
+
+def _held_by_a_frozen_gateway(service: RunningService) -> set[str]:
+    """Jobs under a valid lease that missed its last renewal: those of living gateways are renewed every third of it."""
+    return {job for job, left in service.leases(MODEL).items() if 0 < left < LEASE_S / 2}
+
+
+async def _ended_once(
+    service: RunningService, client: Client, jobs: list[Json], references: list[Json], before: dict[str, int]
+) -> None:
+    assert [job["status"] for job in jobs] == ["COMPLETED"] * len(references)
+    for job, reference in zip(jobs, references, strict=True):
+        assert job["result"]["label"] == reference["label"]
+        assert job["result"]["all_scores"] == pytest.approx(reference["all_scores"], abs=1e-4)
+    await until(lambda: service.in_flight(MODEL) == 0)
+    change = {name: count - before[name] for name, count in service.ledger(MODEL).items()}
+    # A submit whose answer got lost may have been accepted; nothing else may be left over.
+    unseen = change["accepted"] - len(jobs)
+    assert 0 <= unseen <= len(client.interruptions)
+    assert change == {**dict.fromkeys(change, 0), "accepted": len(jobs) + unseen, "completed": len(jobs) + unseen}
+    await _recorded_once(service, client, [job["job_id"] for job in jobs], unseen)
+
+
+async def _recorded_once(service: RunningService, client: Client, ids: list[str], unseen: int) -> None:
+    mine = "FROM job_outcomes WHERE owner = (SELECT owner FROM job_outcomes WHERE job_id = %s)"
+    await until(lambda: service.rows(f"SELECT count(*) {mine}", ids[0])[0][0] >= len(ids) + unseen, seconds=60)
+    outcomes = service.rows(f"SELECT job_id, run, status, dead {mine}", ids[0])
+    assert set(ids) <= {job for job, *_ in outcomes}
+    assert len(outcomes) == len({job for job, *_ in outcomes}) == len(ids) + unseen
+    assert {tuple(outcome) for _, *outcome in outcomes} == {(1, "COMPLETED", False)}
+    submits = "SELECT job_id FROM api_usage WHERE username = %s AND endpoint_type = 'inference' AND status_code = 202"
+    await until(lambda: len(service.rows(submits, client.user)) >= len(ids), seconds=60)
+    billed = [job for (job,) in service.rows(submits, client.user)]
+    assert len(billed) == len(set(billed))
+    assert set(ids) <= set(billed) <= {job for job, *_ in outcomes}

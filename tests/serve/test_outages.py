@@ -1,0 +1,67 @@
+"""A server that is away: what still works, what is told, and that everything comes back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from running_service import MODEL, RunningService, frozen
+from service_client import Client, until
+
+AT_ONCE_S = 5.0
+FEW = 24
+
+
+async def test_postgres_away_delays_rows_and_nothing_else(
+    service: RunningService, client: Client, pictures: list[bytes]
+) -> None:
+    await asyncio.to_thread(service.stack.postgres.kill)
+    try:
+        ids = await client.submit_all(pictures[:FEW])
+        jobs = await client.wait(ids)
+        assert [job["status"] for job in jobs] == ["COMPLETED"] * FEW
+        assert (await client.get("/health")).status_code == 200
+        assert (await client.get("/readyz")).status_code == 200
+        assert not client.interruptions
+    finally:
+        await asyncio.to_thread(service.stack.postgres.start)
+    outcomes = "SELECT job_id FROM job_outcomes WHERE job_id = ANY(%s)"
+    await until(lambda: len(service.rows(outcomes, ids)) >= FEW)
+    assert sorted(job for (job,) in service.rows(outcomes, ids)) == sorted(ids)
+    submits = "SELECT job_id FROM api_usage WHERE username = %s AND endpoint_type = 'inference'"
+    await until(lambda: len(service.rows(submits, client.user)) >= FEW)
+    assert sorted(job for (job,) in service.rows(submits, client.user)) == sorted(ids)
+
+
+async def test_redis_away_is_told_at_once_and_no_accepted_job_is_lost(
+    service: RunningService, client: Client, pictures: list[bytes]
+) -> None:
+    with frozen(service.replicas(MODEL)):  # so that jobs are waiting and claimed when Redis goes
+        ids = await client.submit_all(pictures[:FEW])
+        await until(lambda: service.leases(MODEL))
+        await asyncio.to_thread(service.stack.valkey.kill)
+        try:
+            await _told_at_once(client, ids[0], pictures[0])
+        finally:
+            await asyncio.to_thread(service.stack.valkey.start)
+    jobs = await client.wait(ids)
+    assert [job["status"] for job in jobs] == ["COMPLETED"] * FEW
+    service.wait_until_whole(MODEL, replicas=2)
+
+
+async def _told_at_once(client: Client, job_id: str, picture: bytes) -> None:
+    began = time.monotonic()
+    answers = await asyncio.gather(
+        client.post("/api/v1/jobs", files={"image": ("a.jpg", picture)}),
+        client.post("/api/v1/inference", files={"image": ("a.jpg", picture)}),
+        client.get(f"/api/v1/jobs/{job_id}"),
+        client.post("/api/v1/jobs/status", json={"job_id": job_id}),
+    )
+    assert time.monotonic() - began < AT_ONCE_S
+    for answer in answers:
+        assert answer.status_code == 503
+        assert answer.json()["type"].endswith("tracker-unavailable")
+        assert int(answer.headers["Retry-After"]) > 0
+    health = await client.get("/health")
+    assert health.status_code == 503
+    assert (health.json()["status"], health.json()["redis_connected"]) == ("degraded", False)

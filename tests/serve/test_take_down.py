@@ -1,0 +1,44 @@
+"""A run that is killed takes everything it started with it: Ray, replicas, HAProxy, servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+GONE_S = 40
+PARTS = ("haproxy", "gcs_server", "raylet", "ServeReplica", "valkey-server", "postgres", "local.issuer")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="HAProxy mode and child subreapers need Linux")
+def test_a_killed_run_leaves_no_process_behind(folder: Path) -> None:
+    script = Path(__file__).with_name("short_run.py")
+    path = os.pathsep.join(map(str, (script.parent, script.parents[1])))
+    environment = {**os.environ, "PYTHONPATH": path}
+    with subprocess.Popen([sys.executable, str(script), str(folder)], env=environment, stdout=subprocess.PIPE) as run:
+        try:
+            assert run.stdout
+            started = json.loads(run.stdout.readline())
+            processes = psutil.Process(run.pid).children(recursive=True)
+            commands = " ".join(" ".join(process.cmdline()) for process in processes)
+            for part in (
+                "haproxy",
+                "gcs_server",
+                "raylet",
+                "ServeReplica",
+                "valkey-server",
+                "postgres",
+                "local.issuer",
+            ):
+                assert part in commands
+        finally:
+            run.kill()
+        _, alive = psutil.wait_procs(processes, timeout=GONE_S)
+        assert [process.cmdline() for process in alive] == []
+    shutil.rmtree(started["ray_folder"])
