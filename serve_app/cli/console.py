@@ -36,5 +36,6 @@ def print_scores(result: Json, top: int = 3) -> None:
 
 def describe_model(model: Json) -> str:
     """One line on the model; a stand-in is called one."""
-    name = f"{model.get('id')} @ {str(model.get('revision'))[:12]}, {model.get('engine')} {model.get('precision')}"
+    commit = model.get("revision") or model.get("sha256") or "unknown"
+    name = f"{model.get('id')} @ {commit[:12]}, {model.get('engine')} {model.get('precision')}"
     return f"{name} — DEMO MODEL, a stand-in trained on drawn textures" if model.get("demo") else name

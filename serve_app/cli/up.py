@@ -23,6 +23,7 @@ from serve_app.settings import Settings
 PACKAGE = Path(serve_app.__file__).parent
 SAMPLES = PACKAGE / "samples"
 ALIVE_POLL_S = 1.0
+ROWS_DEADLINE_S = 15.0
 
 
 def up(
@@ -68,7 +69,8 @@ def _run(once: bool, port: int, issuer_port: int, dashboard_port: int, config: P
         try:
             cluster.start(lambda step: _say(started, step))
             _say(started, "healthy")
-            _classify_sample(cluster.url, issuer)
+            job_id = _classify_sample(cluster.url, issuer)
+            _show_rows(stack.environment["DATABASE_URL"], job_id)
             if not once:
                 _serve(cluster.url, cluster.dashboard_url, cluster.token_file, issuer, cluster.pids())
         finally:
@@ -84,18 +86,38 @@ def _read_settings() -> Settings:
         give_up(explain(error))
 
 
-def _classify_sample(url: str, issuer: str) -> None:
-    """Send one shipped picture the whole way, as a client does."""
-    sample = SAMPLES / "Nanowires.png"
+def _classify_sample(url: str, issuer: str) -> str:
+    """Send one shipped picture the whole way, as a client does; its job id."""
+    sample = SAMPLES / "nanowires.jpg"
     token = os.environ.get("SEMAPI_TOKEN") or development_token("developer", issuer)
     [(_, job)] = classify_files([sample], url, token)
     if job["status"] != "COMPLETED":
         give_up(f"the sample ended {job['status']}: {job['problem']['detail']}")
     output.print(f"\n  {sample.name} is {job['result']['label']}", style="bold")
     print_scores(job["result"])
-    if job["result"]["label"] != sample.stem:
-        errors.print(f"semapi: expected {sample.stem}", style="red")
+    if job["result"]["label"].lower() != sample.stem:
+        errors.print(f"semapi: expected a picture of {sample.stem}", style="red")
         raise typer.Exit(1)
+    return str(job["job_id"])
+
+
+def _show_rows(database_url: str, job_id: str) -> None:
+    """Wait until the sample's outcome and its requests are rows in PostgreSQL, and say so."""
+    import psycopg
+
+    counting = (
+        "SELECT (SELECT count(*) FROM job_outcomes WHERE job_id = %(id)s), "
+        "(SELECT count(*) FROM api_usage WHERE job_id = %(id)s)"
+    )
+    deadline = time.monotonic() + ROWS_DEADLINE_S
+    with psycopg.connect(database_url, autocommit=True, connect_timeout=5) as connection:
+        while time.monotonic() < deadline:
+            outcomes, requests = connection.execute(counting, {"id": job_id}).fetchone() or (0, 0)
+            if outcomes and requests:
+                output.print(f"    in PostgreSQL: {outcomes} outcome, {requests} requests of this job")
+                return
+            time.sleep(0.1)
+    give_up(f"job {job_id} has no rows in PostgreSQL after {ROWS_DEADLINE_S:g} s")
 
 
 def _serve(url: str, dashboard: str, ray_token: Path, issuer: str, guards: list[int]) -> None:
