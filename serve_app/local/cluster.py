@@ -20,13 +20,15 @@ import yaml
 
 from serve_app.contracts import Json
 from serve_app.local.guard import guarded
-from serve_app.local.server import free_port, is_free
+from serve_app.local.server import free_ports, is_free
 from serve_app.local.state import LocalError, make_folder, password
 
 NODE_DEADLINE_S = 90.0
 APPLICATION_DEADLINE_S = 180.0
 STOP_GRACE_S = 15.0
 POLL_S = 0.2
+PORTS = 9
+"""How many ports of its own a cluster needs at most."""
 LOGICAL_CPUS = 8
 """What Ray believes the machine has. Replicas share real processors; none of ours reserves a whole one here."""
 
@@ -51,9 +53,10 @@ class Cluster:
     ) -> None:
         self.folder = folder.absolute()
         self.config = config
-        self.api_port = api_port or free_port()
-        self.dashboard_port = dashboard_port or free_port()
-        self.node_port = free_port()
+        self._ports = free_ports(PORTS)
+        self.api_port = api_port or self._ports.pop()
+        self.dashboard_port = dashboard_port or self._ports.pop()
+        self.node_port = self._ports.pop()
         # Ray and HAProxy put sockets below this folder; a socket's path has 97 characters at most, so it is short.
         digest = hashlib.sha256(f"{os.getuid()} {self.folder}".encode()).hexdigest()[:8]
         self.ray_folder = Path("/tmp") / f"semapi-{digest}"  # noqa: S108  made 0700 by us, and refused when it is not
@@ -149,8 +152,8 @@ class Cluster:
             "port": self.node_port,
             "dashboard-host": "127.0.0.1",
             "dashboard-port": self.dashboard_port,
-            "dashboard-agent-listen-port": free_port(),
-            "ray-client-server-port": free_port(),
+            "dashboard-agent-listen-port": self._ports.pop(),
+            "ray-client-server-port": self._ports.pop(),
             "min-worker-port": 0,  # Ray's default range contains the token issuer's port
             "max-worker-port": 0,
             "num-cpus": LOGICAL_CPUS,
@@ -174,10 +177,12 @@ class Cluster:
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_SERVE_LOG_TO_STDERR": "0",
+            # A node told to end first waits until its work has moved to others; here there are none.
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             # Ray gives every worker niceness 15. Then nothing lower is left for inference, which must yield to the gateway.
             "RAY_worker_niceness": "0",
-            "AUTOSCALER_METRIC_PORT": str(free_port()),
-            "DASHBOARD_METRIC_PORT": str(free_port()),
+            "AUTOSCALER_METRIC_PORT": str(self._ports.pop()),
+            "DASHBOARD_METRIC_PORT": str(self._ports.pop()),
             # A replica's gateway drains for half a minute by default; on one machine nobody routes to it by then.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         }
@@ -185,8 +190,8 @@ class Cluster:
             environment |= {
                 "RAY_SERVE_ENABLE_HA_PROXY": "1",
                 "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-                "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-                "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+                "RAY_SERVE_HAPROXY_STATS_PORT": str(self._ports.pop()),
+                "RAY_SERVE_HAPROXY_METRICS_PORT": str(self._ports.pop()),
                 "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(self.ray_folder / "h" / "haproxy.cfg"),
                 "RAY_SERVE_HAPROXY_SOCKET_PATH": str(self.ray_folder / "h" / "admin.sock"),
             }

@@ -171,6 +171,14 @@ def free_port() -> int:
             return port
 
 
+def free_ports(count: int) -> list[int]:
+    """So many different free ports."""
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return sorted(found)
+
+
 def is_free(port: int) -> bool:
     """True when nobody listens on this loopback port."""
     with socket.socket() as probe:
