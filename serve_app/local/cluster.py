@@ -56,7 +56,7 @@ class Cluster:
         self._ports = free_ports(PORTS)
         self.api_port = api_port or self._ports.pop()
         self.dashboard_port = dashboard_port or self._ports.pop()
-        self.node_port = self._ports.pop()
+        self.node_port, self.agent_port, self.client_port = (self._ports.pop() for _ in range(3))
         # Ray and HAProxy put sockets below this folder; a socket's path has 97 characters at most, so it is short.
         digest = hashlib.sha256(f"{os.getuid()} {self.folder}".encode()).hexdigest()[:8]
         self.ray_folder = Path("/tmp") / f"semapi-{digest}"  # noqa: S108  made 0700 by us, and refused when it is not
@@ -152,8 +152,8 @@ class Cluster:
             "port": self.node_port,
             "dashboard-host": "127.0.0.1",
             "dashboard-port": self.dashboard_port,
-            "dashboard-agent-listen-port": self._ports.pop(),
-            "ray-client-server-port": self._ports.pop(),
+            "dashboard-agent-listen-port": self.agent_port,
+            "ray-client-server-port": self.client_port,
             "min-worker-port": 0,  # Ray's default range contains the token issuer's port
             "max-worker-port": 0,
             "num-cpus": LOGICAL_CPUS,
@@ -179,7 +179,7 @@ class Cluster:
             "RAY_SERVE_LOG_TO_STDERR": "0",
             # A node told to end first waits until its work has moved to others; here there are none.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-            # Ray gives every worker niceness 15. Then nothing lower is left for inference, which must yield to the gateway.
+            # By default workers have niceness 15; nothing lower would be left for inference, which yields to the gateway.
             "RAY_worker_niceness": "0",
             "AUTOSCALER_METRIC_PORT": str(self._ports.pop()),
             "DASHBOARD_METRIC_PORT": str(self._ports.pop()),
