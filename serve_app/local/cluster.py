@@ -179,7 +179,7 @@ class Cluster:
             "RAY_SERVE_LOG_TO_STDERR": "0",
             # A node told to end first waits until its work has moved to others; here there are none.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-            # By default workers have niceness 15; nothing lower would be left for inference, which yields to the gateway.
+            # Workers have niceness 15 by default; that leaves nothing lower for inference, which yields to the gateway.
             "RAY_worker_niceness": "0",
             "AUTOSCALER_METRIC_PORT": str(self._ports.pop()),
             "DASHBOARD_METRIC_PORT": str(self._ports.pop()),
