@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from serve_app.contracts import Json
 
 JOBS = 200
 START_S = 300
+WEIGHTS = {"MODEL_SOURCE": "demo", "ENGINE": "torch"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,15 +35,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pictures() -> list[bytes]:
     """As many different micrographs as a burst has jobs."""
     return [encode(texture(240, 320, seed), "JPEG") for seed in range(JOBS)]
-
-
-@pytest.fixture(scope="session")
-def model_environment(servers_folder: Path) -> dict[str, str]:
-    """Which weights the service and the reference use."""
-    from tiny_vit import write_snapshot
-
-    write_snapshot(servers_folder / "models")
-    return {"MODEL_SOURCE": "private", "MODEL_ID": "org/tiny", "MODEL_CACHE_DIR": str(servers_folder / "models")}
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +60,7 @@ def picture_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def service(servers_folder: Path, model_environment: dict[str, str], picture_url: str) -> Iterator[RunningService]:
+def service(servers_folder: Path, picture_url: str) -> Iterator[RunningService]:
     """The running service: two gateways, two classifiers, a toy that sleeps and one that scales."""
     classifier = {"implementation": "serve_app.models.sem_classifier:SemClassifier", "max_batch_size": BATCH}
     sleeper = {"implementation": "toy_model:WordStatistics", "min_replicas": 0, "downscale_delay_s": 1}
@@ -78,7 +71,7 @@ def service(servers_folder: Path, model_environment: dict[str, str], picture_url
         {"name": WORDS, **sleeper},
         {"name": PACED, **paced},
     ]
-    environment = {**model_environment, "IMAGE_URL_PRIVATE_HOSTS": picture_url.split("/")[2]}
+    environment = {**WEIGHTS, "IMAGE_URL_PRIVATE_HOSTS": picture_url.split("/")[2]}
     folder = servers_folder / "serve"
     folder.mkdir(mode=0o711)
     with RunningService(folder, [{**model, "num_cpus": 0.1} for model in models], environment) as running:
@@ -93,14 +86,14 @@ async def client(service: RunningService) -> AsyncIterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def references(servers_folder: Path, pictures: list[bytes], model_environment: dict[str, str]) -> list[Json]:
+def references(servers_folder: Path, pictures: list[bytes]) -> list[Json]:
     """What the model answers to each picture when it gets one at a time, without service, queue or batch."""
     folder = servers_folder / "pictures"
     folder.mkdir()
     for number, picture in enumerate(pictures):
         (folder / f"{number:03}.jpg").write_bytes(picture)
     command = [sys.executable, str(Path(__file__).with_name("one_at_a_time.py")), str(folder)]
-    done = subprocess.run(command, env=model_environment, capture_output=True, timeout=240)
+    done = subprocess.run(command, env={**os.environ, **WEIGHTS}, capture_output=True, timeout=240)
     assert done.returncode == 0, done.stderr.decode()
     answers: list[Json] = json.loads(done.stdout)
     return answers

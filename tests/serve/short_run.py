@@ -13,7 +13,8 @@ from running_service import WORDS, RunningService
 def main() -> None:
     model = {"name": WORDS, "implementation": "toy_model:WordStatistics", "num_cpus": 0.1}
     with RunningService(Path(sys.argv[1]), [model], {}, gateways=1, haproxy=True) as service:
-        print(json.dumps({"ray_folder": str(service.cluster.ray_folder)}), flush=True)
+        replicas = sorted(service.replicas("gateway") | service.replicas(WORDS))
+        print(json.dumps({"ray_folder": str(service.cluster.ray_folder), "replicas": replicas}), flush=True)
         signal.pause()
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 GONE_S = 40
-PARTS = ("haproxy", "gcs_server", "raylet", "ServeReplica", "valkey-server", "postgres", "local.issuer")
+PARTS = ("haproxy", "gcs_server", "raylet", "valkey-server", "postgres", "local.issuer")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="HAProxy mode and child subreapers need Linux")
