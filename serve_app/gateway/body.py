@@ -74,9 +74,14 @@ def close_form(form: Form) -> None:
 
 
 class _FormParser(MultiPartParser):
-    """Starlette's parser, which takes a form without its closing boundary for a whole one."""
+    """Starlette's parser, which takes a form without its closing boundary for a whole one, and decodes its text by
+    whatever codec of Python's the caller names: some raise, some make lone surrogates."""
 
     ended = False
+
+    def on_part_begin(self) -> None:
+        self._charset = "utf-8"  # RFC 7578 section 5.1.2
+        super().on_part_begin()
 
     def on_end(self) -> None:
         self.ended = True
@@ -103,12 +108,18 @@ def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
+def _declared_length(call: Call) -> int:
+    """What Content-Length says, or 0 for what says nothing. Zeros in front may be thousands, more than int() reads."""
+    digits = call.request.headers.get("content-length", "").lstrip("0")
+    return int(digits[:20]) if digits.isdecimal() else 0
+
+
 async def _pieces(call: Call, limit: int, share: UploadShare | None = None) -> AsyncGenerator[bytes, None]:
-    declared = call.request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared[:20]) > limit:
+    declared = _declared_length(call)
+    if declared > limit:
         raise BodyTooLarge(f"The body may have at most {limit} bytes.")
-    if share is not None and declared.isdecimal():
-        share.reach(int(declared))
+    if share is not None:
+        share.reach(declared)
     try:
         async with aclosing(call.request.stream()) as stream:
             async for piece in stream:

@@ -211,7 +211,31 @@ BODIES = [
         + b"--b--",
         headers=FORM,
     ),
+    *(
+        case(
+            f"a form in {codec}",
+            404,
+            "model-unknown",
+            content=b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n\\ud800\xff-\r\n--b--',
+            headers={"Content-Type": f"multipart/form-data; boundary=b; charset={codec}"},
+        )
+        for codec in ("undefined", "punycode", "raw_unicode_escape", "cp037")
+    ),
     case("many fields", 400, "body-invalid", **upload(PICTURE, a="1", b="2", c="3", d="4", e="5")),
+    case(
+        "a length of too many digits",
+        413,
+        "body-too-large",
+        content=b"--b--",
+        headers={**FORM, "Content-Length": "9" * 5000},
+    ),
+    case(
+        "a length of many zeros",
+        400,
+        "body-invalid",
+        content=b"x",
+        headers={**FORM, "Content-Length": "0" * 5000 + "1"},
+    ),
     case("a long field", 400, "body-invalid", **upload(PICTURE, params='{"a":"' + "x" * 70_000 + '"}')),
     case("image and URL", 400, "image-missing", **upload(PICTURE, image_url=URL)),
     case("neither image nor URL", 400, "image-missing", json={}),
