@@ -21,8 +21,8 @@ WARM_UP_S = 120.0
 """Deadline of a warm-up: long enough for a replica that has to be started first."""
 ATTEMPT_S = 600.0
 """Deadline of a chunk: the slowest chunks of a full replica, one after the other. A dead replica shows long before."""
-CLOSE_S = 15.0
-"""What chunks in flight are given at the end, within Serve's own 20 s."""
+CLOSE_S = 10.0
+"""What chunks in flight are given at the end. To give back the rest takes some more, all within Serve's own 20 s."""
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,12 @@ import pytest
 from serve_app.contracts import Failure, Job, JobStatus
 from serve_app.errors import InternalError, QueueFull, StoreFull, TokenInvalid, TokenMissing
 from serve_app.gateway import views
+from serve_app.gateway.application import SHUTDOWN_S
 from serve_app.gateway.problems import problem_response
 from serve_app.gateway.routes import ROUTES
 from serve_app.gateway.uploads import UploadBudget, UploadShare
+from serve_app.jobs.attempt import GIVE_BACK_S
+from serve_app.jobs.dispatcher import CLOSE_S
 
 OPEN = {"/api/v1/version", "/health", "/__health", "/livez", "/readyz"}
 
@@ -75,3 +78,9 @@ def _fill(share: UploadShare) -> None:
     share.reach(40)  # held already
     assert share.held == 60
     share.reach(101)
+
+
+def test_a_gateway_that_ends_has_time_to_give_its_chunks_back() -> None:
+    """Else they would wait for their leases, and each would cost its jobs a delivery."""
+    give_back_and_close_the_chunk = 2 * GIVE_BACK_S
+    assert CLOSE_S + give_back_and_close_the_chunk < SHUTDOWN_S
