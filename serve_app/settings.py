@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     """Accepted token issuers, comma separated; keys come by OIDC discovery."""
     oidc_audience: str = ""
     """Required `aud` of access tokens. Empty accepts any (refused in prod)."""
+    oidc_group_claim: str = "groups"
+    """Claim that names a principal's group in usage records; of a list the first. Empty: no groups."""
 
     job_ttl: Annotated[int, Field(ge=1)] = 3600
     """Seconds a job's record stays after it ended."""

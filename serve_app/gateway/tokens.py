@@ -51,6 +51,7 @@ class TokenVerifier:
 
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
         self._audience = settings.oidc_audience or None
+        self._group_claim = settings.oidc_group_claim
         self._keys = keys
         self._verdicts: OrderedDict[bytes, _Verdict] = OrderedDict()
 
@@ -93,18 +94,26 @@ class TokenVerifier:
         except refusals.PyJWTError as error:
             raise TokenInvalid(_reason(error)) from error
         _refuse_id_token(header, claims)
-        return _Verdict(principal_of(claims), key, int(claims["exp"]))
+        return _Verdict(principal_of(claims, self._group_claim), key, int(claims["exp"]))
 
 
-def principal_of(claims: dict[str, Any]) -> Principal:
-    """Who verified claims speak of. The id depends on issuer and subject alone; a name may change or be shared."""
+def principal_of(claims: dict[str, Any], group_claim: str) -> Principal:
+    """Who verified claims speak of. The id depends on issuer and subject alone; name and group may change or be shared.
+
+    The group is the text of `group_claim`, or the first text of its list; None where there is none.
+    """
     issuer, subject = claims["iss"], claims["sub"]
     if not subject.strip() or len(subject) > SUBJECT_MAX_CHARACTERS:
         raise TokenInvalid(f"The token's subject must have 1 to {SUBJECT_MAX_CHARACTERS} characters.")
     names = (claims.get("preferred_username"), claims.get("name"), subject)
     name = next(text for text in names if isinstance(text, str) and text.strip())
     digest = hashlib.sha256(json.dumps([issuer, subject]).encode()).hexdigest()
-    return Principal(id=digest[:32], name=name)
+    return Principal(id=digest[:32], name=name, group=_first_text(claims.get(group_claim)))
+
+
+def _first_text(value: object) -> str | None:
+    values = value if isinstance(value, list) else [value]
+    return next((text for text in values if isinstance(text, str) and text.strip()), None)
 
 
 def _peek(token: str) -> tuple[dict[str, Any], str]:

@@ -175,6 +175,12 @@ async def test_usage_has_one_event_for_every_authenticated_request(gateway: Runn
     assert all(float(event["latency_ms"]) > 0 for event in events)
 
 
+async def test_usage_names_the_group_that_the_token_names(gateway: Running) -> None:
+    for claims in ({"groups": ["sem-lab", "staff"]}, {"groups": "optics"}, {}):
+        await gateway.client.get("/api/v1/models", headers=gateway.bearer(**claims))
+    assert [event["group"] for event in await gateway.usage()] == ["sem-lab", "optics", ""]
+
+
 async def test_a_client_that_goes_away_leaves_a_whole_job_or_none(settings: Settings, authority: Authority) -> None:
     """Cancelled at twenty moments of a submit: every input in the store belongs to an accepted job, and all end."""
     async with running_gateway(settings, authority) as gateway:
