@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serve_app.connections import connect_redis
+from serve_app.connections import GroupingRedis, connect_redis
 from serve_app.contracts import ModelCard, ModelHandle
 from serve_app.errors import InternalError, RouteUnknown, ServiceError
 from serve_app.gateway.endpoint import Endpoint, PathEndpoint, request_id_of
@@ -45,7 +45,7 @@ def build_gateway(
     settings: Settings, cards: Sequence[ModelCard], handles: Mapping[str, ModelHandle], *, version: str
 ) -> Starlette:
     """The gateway of the given models, the first of them the default. Nothing is opened before its lifespan starts."""
-    requests, work = connect_redis(settings), connect_redis(settings)
+    requests, work = connect_redis(settings, client=GroupingRedis), connect_redis(settings)
     service = _assemble(settings, cards, handles, version, requests, work)
 
     @asynccontextmanager

@@ -1,0 +1,76 @@
+"""Commands that travel together: each caller gets its own reply, and one caller's trouble is nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from serve_app.connections import GroupingRedis, connect_redis
+from serve_app.local.valkey import Valkey
+from serve_app.settings import Settings
+
+
+@pytest.fixture
+async def grouping(settings: Settings) -> AsyncIterator[GroupingRedis]:
+    client = connect_redis(settings, client=GroupingRedis)
+    assert isinstance(client, GroupingRedis)
+    yield client
+    await client.aclose()
+
+
+async def test_every_caller_gets_its_own_reply(grouping: GroupingRedis) -> None:
+    large = b"x" * 100_000
+    await asyncio.gather(*(grouping.set(f"key-{n}", large if n % 50 == 0 else str(n)) for n in range(500)))
+    replies = await asyncio.gather(*(grouping.get(f"key-{n}") for n in range(500)))
+    assert replies == [large if n % 50 == 0 else str(n).encode() for n in range(500)]
+
+
+async def test_commands_share_a_write(grouping: GroupingRedis, valkey: Valkey) -> None:
+    await grouping.ping()
+    before = (await grouping.info("stats"))["total_reads_processed"]
+    await asyncio.gather(*(grouping.incr("counter") for _ in range(100)))
+    after = (await grouping.info("stats"))["total_reads_processed"]
+    assert await grouping.get("counter") == b"100"
+    assert after - before < 20
+
+
+async def test_an_error_is_its_callers_alone(grouping: GroupingRedis) -> None:
+    await grouping.set("text", "no number")
+    replies = await asyncio.gather(
+        grouping.set("a", "1"), grouping.incr("text"), grouping.get("a"), return_exceptions=True
+    )
+    assert replies[0] is True
+    assert isinstance(replies[1], ResponseError)
+    assert replies[2] == b"1"
+
+
+async def test_a_caller_that_goes_away_leaves_the_others_alone(grouping: GroupingRedis) -> None:
+    leaving = [asyncio.ensure_future(grouping.get(f"gone-{n}")) for n in range(20)]
+    staying = [asyncio.ensure_future(grouping.set(f"kept-{n}", n)) for n in range(20)]
+    await asyncio.sleep(0)
+    for task in leaving:
+        task.cancel()
+    assert all(await asyncio.gather(*staying))
+    assert await grouping.get("kept-19") == b"19"
+
+
+async def test_a_server_that_dies_fails_its_callers_and_serves_the_next(folder: Path) -> None:
+    server = Valkey(folder / "valkey")
+    server.start()
+    client = connect_redis(Settings(redis_url=SecretStr(server.url)), client=GroupingRedis)
+    try:
+        await client.set("kept", "1")
+        server.kill()
+        outcomes = await asyncio.gather(*(client.get("kept") for _ in range(20)), return_exceptions=True)
+        assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes)
+        server.start()
+        assert await client.get("kept") == b"1"
+    finally:
+        await client.aclose()
+        server.stop()
