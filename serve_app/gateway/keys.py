@@ -60,20 +60,26 @@ class IssuerKeys:
         self._refresh: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str) -> Key:
-        """The key of this id. Raises `TokenInvalid` for an unknown one, `KeysUnavailable` while no key was ever had."""
+        """The key of this id. Raises `TokenInvalid` for one that the issuer does not have, `KeysUnavailable` for one
+        that cannot be looked up while the issuer is away."""
         if self._keys is None:
             await self._fetch_once()
         elif key_id not in self._keys and self._clock() >= self._unknown_until:
             await self._fetch_once()
-            if key_id not in self._keys:
+            if key_id not in self._keys and not self._away:
                 self._unknown_until = self._clock() + UNKNOWN_KEY_COOL_DOWN_S
         elif self._clock() - self._fetched_at >= FRESH_S:
             self._start_fetch()
-        if self._keys is None:
-            raise KeysUnavailable("The token issuer cannot be reached. Try again in a moment.", retry_after=5)
-        if key := self._keys.get(key_id):
+        if self._keys is not None and (key := self._keys.get(key_id)):
             return key
+        if self._keys is None or self._away:
+            raise KeysUnavailable("The token issuer cannot be reached. Try again in a moment.", retry_after=5)
         raise TokenInvalid("The token is signed with a key that its issuer does not publish.")
+
+    @property
+    def _away(self) -> bool:
+        """Whether the last fetch failed."""
+        return self._failed_at > self._fetched_at
 
     async def close(self) -> None:
         """End a fetch that is under way."""

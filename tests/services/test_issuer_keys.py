@@ -139,9 +139,24 @@ async def test_last_good_keys_stay_while_the_issuer_is_away(issuer: KeyServer, c
     for _ in range(5):
         clock.now += FRESH_S
         assert (await keys.find(key_id)).id == key_id
-        with pytest.raises(TokenInvalid):
+        with pytest.raises(KeysUnavailable):
             await keys.find("unknown")
     await issuer.start()
+
+
+async def test_a_key_made_while_the_issuer_was_away_is_found_as_soon_as_it_is_back(
+    issuer: KeyServer, clock: Clock
+) -> None:
+    keys = keys_of(issuer, clock)
+    await keys.find(issuer.signing.current.id)
+    await issuer.stop()
+    issuer.signing.rotate()
+    clock.now += 1
+    with pytest.raises(KeysUnavailable):
+        await keys.find(issuer.signing.current.id)
+    await issuer.start()
+    clock.now += FAILURE_COOL_DOWN_S
+    assert await keys.find(issuer.signing.current.id)
 
 
 async def test_before_the_first_key_an_issuer_that_is_away_is_asked_rarely(issuer: KeyServer, clock: Clock) -> None:
