@@ -23,9 +23,10 @@ from serve_app.settings import Settings
 
 
 class Schema(BaseModel):
-    """Base of every `Params` and `Result`: unknown keys are refused, so that a misspelt one is no silent default."""
+    """Base of every `Params` and `Result`: unknown keys are refused, so that a misspelt one is no silent default, and
+    so are numbers that JSON does not have (a client may write them as text: "nan")."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,10 @@ class Model(ABC):
 
     input_layer: ClassVar[Literal["image", "none"]] = "image"
     """`image`: a job carries one image. `none`: parameters are all there is, `preprocess` gets no data."""
-    Params: ClassVar[type[BaseModel]]
-    """What a submit may carry beside the input; derive it from `Schema`."""
-    Result: ClassVar[type[BaseModel]]
-    """What a completed job holds; finite numbers only, at most 64 kB as JSON."""
+    Params: ClassVar[type[Schema]]
+    """What a submit may carry beside the input."""
+    Result: ClassVar[type[Schema]]
+    """What a completed job holds; at most 64 kB as JSON."""
 
     recipe: Any = None
     """What `preprocess` has to know of the loaded model (an input size, a limit). Set by `load`, picklable."""

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve_app.contracts import ModelCard
-from serve_app.models.contract import Model
+from serve_app.models.contract import Model, Schema
 
 
 class ModelConfig(BaseModel):
@@ -58,8 +58,8 @@ def load(implementation: str) -> type[Model]:
     if not (isinstance(found, type) and issubclass(found, Model)):
         raise ValueError(f"{implementation} is not a subclass of serve_app.models.contract.Model")
     for schema in ("Params", "Result"):
-        if not (isinstance(value := getattr(found, schema, None), type) and issubclass(value, BaseModel)):
-            raise ValueError(f"{implementation} needs a pydantic class named {schema}")
+        if not (isinstance(value := getattr(found, schema, None), type) and issubclass(value, Schema)):
+            raise ValueError(f"{implementation} needs a subclass of serve_app.models.contract.Schema named {schema}")
     return found
 
 

@@ -4,12 +4,20 @@ import subprocess
 import sys
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from serve_app.models.contract import Schema
 from serve_app.models.registry import ModelConfig, card, load
 from tests.toy_model import WordStatistics
 
 TOY = "tests.toy_model:WordStatistics"
+
+
+class Lenient(WordStatistics):
+    """Its parameters would let numbers through that JSON does not have."""
+
+    class Params(BaseModel):
+        threshold: float
 
 
 def test_a_block_becomes_a_card():
@@ -28,11 +36,21 @@ def test_a_block_becomes_a_card():
         ("tests.toy_model:Missing", "not a subclass"),
         ("tests.toy_model:Text", "not a subclass"),
         ("serve_app.models.contract:Model", "Params"),
+        (f"{__name__}:Lenient", "Schema named Params"),
     ],
 )
 def test_a_wrong_implementation_is_named(implementation: str, reason: str):
     with pytest.raises(ValueError, match=reason):
         load(implementation)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-Infinity", float("nan")])
+def test_a_number_that_json_does_not_have_is_refused(number: object):
+    class Threshold(Schema):
+        threshold: float
+
+    with pytest.raises(ValidationError):
+        Threshold.model_validate({"threshold": number})
 
 
 @pytest.mark.parametrize(
