@@ -30,7 +30,7 @@ MODEL = "sem-classifier"
 WORDS = "words"
 PACED = "paced-words"
 BATCH = 8
-LEASE_S = 4.0
+LEASE_S = 6.0
 POLL_S = 0.05
 
 

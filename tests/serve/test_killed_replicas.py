@@ -8,11 +8,11 @@ import time
 import psutil
 import pytest
 from running_service import LEASE_S, MODEL, RunningService, frozen
-from service_client import Client, until
+from service_client import CONNECTIONS, Client, until
 
 from serve_app.contracts import Json
 
-STEADY_S = 2.0
+STEADY_S = 3.0
 """No job ended for so long, although one of two replicas works: what is left is held by the other."""
 
 
@@ -37,12 +37,12 @@ async def test_a_killed_model_replica_costs_no_job(
 async def test_a_killed_gateway_replica_costs_no_job(
     service: RunningService, client: Client, pictures: list[bytes], references: list[Json]
 ) -> None:
-    before, half = service.ledger(MODEL), len(pictures) // 2
+    before, half, gateway = service.ledger(MODEL), len(pictures) // 2, min(service.replicas("gateway"))
     with frozen(service.replicas(MODEL)):  # so that claimed jobs stay claimed until the gateway is dead
         first = await client.submit_all(pictures[:half])
-        gateways = sorted(service.replicas("gateway"))
-        with frozen({gateways[0]}) as [victim]:
-            submitting = asyncio.create_task(client.submit_all(pictures[half:]))
+        submitting = asyncio.create_task(client.submit_all(pictures[half:]))
+        await until(lambda: service.ledger(MODEL)["accepted"] > before["accepted"] + half)
+        with frozen({gateway}) as [victim]:  # some submits are in its hands
             held = await until(lambda: _held_by_a_frozen_gateway(service))
             victim.kill()
     ids = first + await submitting
@@ -65,8 +65,8 @@ def _held_by_the_one_that_cannot_decode(service: RunningService) -> set[str]:
 
 
 def _held_by_a_frozen_gateway(service: RunningService) -> set[str]:
-    """Jobs under a valid lease that missed its last renewal: those of living gateways are renewed every third of it."""
-    return {job for job, left in service.leases(MODEL).items() if 0 < left < LEASE_S / 2}
+    """Jobs under a lease that is valid and missed a renewal: those of living gateways are renewed every third of it."""
+    return {job for job, left in service.leases(MODEL).items() if 0 < left < LEASE_S / 3}
 
 
 async def _ended_once(
@@ -78,9 +78,9 @@ async def _ended_once(
         assert job["result"]["all_scores"] == pytest.approx(reference["all_scores"], abs=1e-4)
     await until(lambda: service.in_flight(MODEL) == 0)
     change = {name: count - before[name] for name, count in service.ledger(MODEL).items()}
-    # A submit whose answer got lost may have been accepted; nothing else may be left over.
+    # A submit whose answer got lost may have been accepted; there were only so many at once.
     unseen = change["accepted"] - len(jobs)
-    assert 0 <= unseen <= len(client.interruptions)
+    assert 0 <= unseen <= CONNECTIONS
     assert change == {**dict.fromkeys(change, 0), "accepted": len(jobs) + unseen, "completed": len(jobs) + unseen}
     await _recorded_once(service, client, [job["job_id"] for job in jobs], unseen)
 
