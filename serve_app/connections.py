@@ -48,17 +48,26 @@ class GroupingRedis(Redis):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """The reply, as redis-py gives it."""
-        if any(isinstance(arg, bytes) and len(arg) > GROUPED_MAX_BYTES for arg in args):
+        if any(isinstance(arg, bytes | str) and len(arg) > GROUPED_MAX_BYTES for arg in args):
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        command = _Command(args, options, asyncio.get_running_loop().create_future())
+        # Packed here, so that what cannot be sent fails its caller and not the group.
+        packed = bytes(hiredis.pack_command((*args[0].split(), *args[1:])))
+        command = _Command(args[0], packed, options, asyncio.get_running_loop().create_future())
         self._waiting.append(command)
         if len(self._senders) < GROUPS_AT_ONCE:
             sender = asyncio.create_task(self._send())
             self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
         return await command.reply
 
     async def _send(self) -> None:
+        try:
+            await self._send_all()
+        finally:
+            # Not in a callback of the task, which runs later: a command that comes in between would wait for ever.
+            if task := asyncio.current_task():
+                self._senders.discard(task)
+
+    async def _send_all(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
             try:
@@ -73,10 +82,10 @@ class GroupingRedis(Redis):
     async def _exchange(self, group: list[_Command]) -> None:
         connection = await self.connection_pool.get_connection()  # type: ignore[no-untyped-call]
         try:
-            await connection.send_packed_command([command.packed() for command in group], check_health=False)
+            await connection.send_packed_command([command.packed for command in group], check_health=False)
             for command in group:
                 try:
-                    reply = await self.parse_response(connection, command.args[0], **command.options)
+                    reply = await self.parse_response(connection, command.name, **command.options)
                 except ResponseError as error:
                     if not command.reply.done():
                         command.reply.set_exception(error)
@@ -92,12 +101,10 @@ class GroupingRedis(Redis):
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    args: tuple[Any, ...]
+    name: str
+    packed: bytes
     options: dict[str, Any]
     reply: asyncio.Future[Any]
-
-    def packed(self) -> bytes:
-        return bytes(hiredis.pack_command((*self.args[0].split(), *self.args[1:])))
 
 
 def connect_redis(settings: Settings, *, client: type[Redis] = Redis, max_connections: int = 64) -> Redis:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from serve_app.connections import GroupingRedis, connect_redis
+from serve_app.connections import GROUPS_AT_ONCE, GroupingRedis, connect_redis
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
 
@@ -58,6 +59,43 @@ async def test_a_caller_that_goes_away_leaves_the_others_alone(grouping: Groupin
         task.cancel()
     assert all(await asyncio.gather(*staying))
     assert await grouping.get("kept-19") == b"19"
+
+
+class AllAtOnce(GroupingRedis):
+    """Its groups are answered in one and the same moment."""
+
+    answered = asyncio.Event()
+
+    async def _exchange(self, group: list[Any]) -> None:
+        await self.answered.wait()
+        for command in group:
+            command.reply.set_result(b"")
+
+
+async def test_a_command_asked_for_the_moment_the_last_groups_end_is_sent(settings: Settings) -> None:
+    client = connect_redis(settings, client=AllAtOnce)
+
+    async def ask_again() -> None:
+        await client.get("first")
+        await client.get("second")
+
+    callers = [asyncio.create_task(ask_again())]
+    for _ in range(GROUPS_AT_ONCE - 1):
+        await asyncio.sleep(0)  # its group is on its way before the next command comes
+        await asyncio.sleep(0)
+        callers.append(asyncio.create_task(client.get("other")))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    AllAtOnce.answered.set()
+    async with asyncio.timeout(2):
+        await asyncio.gather(*callers)
+    await client.aclose()
+
+
+async def test_what_cannot_be_sent_is_its_callers_fault_alone(grouping: GroupingRedis) -> None:
+    replies = await asyncio.gather(grouping.set("a", "1"), grouping.get("\ud800"), return_exceptions=True)
+    assert replies[0] is True
+    assert isinstance(replies[1], UnicodeEncodeError)
 
 
 async def test_a_server_that_dies_fails_its_callers_and_serves_the_next(folder: Path) -> None:
