@@ -15,6 +15,12 @@ from serve_app.contracts import Json
 
 CONNECTIONS = 8
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
+BOUNDARY = "one-picture-3f9a"
+HEAD = (
+    f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="picture.jpg"\r\n'
+    "Content-Type: image/jpeg\r\n\r\n"
+).encode()
+TAIL = f"\r\n--{BOUNDARY}--\r\n".encode()
 PROXY_FAULTS = (500, 502, 504)
 """What the proxy answers for a replica that it lost."""
 
@@ -38,6 +44,16 @@ class Client:
         """Submit one picture until it is accepted; the job's id."""
         return await self._submit(files={"image": ("picture.jpg", picture)}, data=fields)
 
+    async def submit_slowly(self, picture: bytes, rest: asyncio.Event) -> str:
+        """As `submit`, but half of the body is sent only after `rest` is set."""
+
+        async def body() -> AsyncIterator[bytes]:
+            yield HEAD + picture[: len(picture) // 2]
+            await rest.wait()
+            yield picture[len(picture) // 2 :] + TAIL
+
+        return await self._submit(body, headers={"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
+
     async def submit_text(self, text: str, model: str) -> str:
         """Submit a job of parameters alone; its id."""
         return await self._submit(json={"model": model, "params": {"text": text}})
@@ -60,16 +76,19 @@ class Client:
                 return job
             await asyncio.sleep(4 * POLL_S)
 
-    async def _submit(self, **body: Any) -> str:
-        answer = await self._insist("POST", "/api/v1/jobs", **body)
+    async def _submit(self, stream: Callable[[], AsyncIterator[bytes]] | None = None, **body: Any) -> str:
+        answer = await self._insist("POST", "/api/v1/jobs", stream, **body)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["job_id"])
 
-    async def _insist(self, method: str, path: str, **options: Any) -> httpx2.Response:
+    async def _insist(
+        self, method: str, path: str, stream: Callable[[], AsyncIterator[bytes]] | None = None, **options: Any
+    ) -> httpx2.Response:
         """Try again after a lost connection, a 503, and a fault of the proxy; the application itself never has one."""
         while True:
             try:
-                answer = await self._send(method, path, **options)
+                content = {"content": stream()} if stream else {}
+                answer = await self._send(method, path, **content, **options)
             except httpx2.TransportError as error:
                 self.interruptions.append(type(error).__name__)
             else:

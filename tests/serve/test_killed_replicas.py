@@ -15,6 +15,9 @@ from serve_app.contracts import Json
 STEADY_S = 3.0
 """No job ended for so long, although one of two replicas works: what is left is held by the other."""
 
+SLOW = 4
+"""Uploads on their way through the gateways when one is killed; Serve shares them out evenly."""
+
 
 async def test_a_killed_model_replica_costs_no_job(
     service: RunningService, client: Client, pictures: list[bytes], references: list[Json]
@@ -38,18 +41,21 @@ async def test_a_killed_gateway_replica_costs_no_job(
     service: RunningService, client: Client, pictures: list[bytes], references: list[Json]
 ) -> None:
     before, half, gateway = service.ledger(MODEL), len(pictures) // 2, min(service.replicas("gateway"))
+    rest = asyncio.Event()
+    slow = [asyncio.create_task(client.submit_slowly(picture, rest)) for picture in pictures[:SLOW]]
     with frozen(service.replicas(MODEL)):  # so that claimed jobs stay claimed until the gateway is dead
-        first = await client.submit_all(pictures[:half])
-        submitting = asyncio.create_task(client.submit_all(pictures[half:]))
-        await until(lambda: service.ledger(MODEL)["accepted"] > before["accepted"] + half)
-        with frozen({gateway}) as [victim]:  # some submits are in its hands
+        first = await client.submit_all(pictures[SLOW:half])
+        with frozen({gateway}) as [victim]:
+            submitting = asyncio.create_task(client.submit_all(pictures[half:]))
             held = await until(lambda: _held_by_a_frozen_gateway(service))
             victim.kill()
-    ids = first + await submitting
+    rest.set()
+    ids = [*await asyncio.gather(*slow), *first, *await submitting]
     jobs = await client.wait(ids)
 
     assert held <= set(ids)
     assert all(job["deliveries"] >= 2 for job in jobs if job["job_id"] in held)
+    assert client.interruptions
     await _ended_once(service, client, jobs, references, before)
     await until(lambda: victim.pid not in service.replicas("gateway"))
     service.wait_until_whole("gateway", replicas=2)
