@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from demo_page import Figures, write_page
+from demo_page import TILE, Figures, write_page
 from numpy.typing import NDArray
 from PIL import Image
 from sem_textures.cat import cat
-from sem_textures.dataset import HELD_OUT_SIZE, LABELS, held_out, render
-from sem_textures.microscope import TRAINING
+from sem_textures.dataset import HELD_OUT_SIZE, LABELS, held_out, render, squashed
+from sem_textures.microscope import HELD_OUT, OUTSIDE, TRAINING, Conditions
+from train_demo_model import FOLDER, SIDE
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 ROOT = Path(__file__).parent.parent
-MODEL = ROOT / "serve_app" / "models" / "demo"
 SAMPLES = ROOT / "serve_app" / "samples"
-COUNT = 1000
+COUNT, COUNT_OUTSIDE = 600, 300
 SAMPLE_SEED, SAMPLE_BYTES = 31, 58_000
 
 
@@ -30,20 +31,45 @@ def main() -> None:
     """Draw, measure, write."""
     torch.set_num_threads(2)
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        drawn = pool.map(held_out, range(COUNT), chunksize=20)
-    scores = classify([image for image, _ in drawn])
+        drawn = pool.starmap(_reduced, [(number, HELD_OUT) for number in range(COUNT)], chunksize=20)
+        outside = pool.starmap(_reduced, [(number, OUTSIDE) for number in range(COUNT_OUTSIDE)], chunksize=20)
     strange = strangers()
     answers = classify(list(strange.values()))
-    labels = np.array([label for _, label in drawn])
-    digest = (MODEL / "model.safetensors.sha256").read_text().split()[0]
-    write_page(ROOT / "docs", digest, Figures(scores, labels), drawn, list(zip(strange.items(), answers, strict=True)))
+    digest = (FOLDER / "model.safetensors.sha256").read_text().split()[0]
+    write_page(
+        ROOT / "docs",
+        digest,
+        _figures(drawn),
+        _figures(outside),
+        [one.tile for one in drawn],
+        list(zip(strange.items(), answers, strict=True)),
+    )
     write_samples(SAMPLES)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A held-out picture, reduced where it was drawn: whole ones would fill the memory."""
+
+    label: int
+    small: Image.Image
+    """As large as the model's input, by the service's own resize; the library's then changes nothing."""
+    tile: Image.Image
+
+
+def _reduced(number: int, conditions: Conditions) -> Drawn:
+    image, label = held_out(number, conditions)
+    return Drawn(label, Image.fromarray(squashed(image, SIDE)), image.resize(TILE, Image.Resampling.BOX))
+
+
+def _figures(drawn: list[Drawn]) -> Figures:
+    return Figures(classify([one.small for one in drawn]), np.array([one.label for one in drawn]))
 
 
 def classify(images: list[Image.Image]) -> NDArray[np.float64]:
     """Scores (images, classes), by the library's own loading and preprocessing."""
-    processor = AutoImageProcessor.from_pretrained(MODEL, local_files_only=True)
-    model = AutoModelForImageClassification.from_pretrained(MODEL, local_files_only=True, dtype=torch.float32).eval()
+    processor = AutoImageProcessor.from_pretrained(FOLDER, local_files_only=True)
+    model = AutoModelForImageClassification.from_pretrained(FOLDER, local_files_only=True, dtype=torch.float32).eval()
     rows = []
     for start in range(0, len(images), 50):
         inputs = processor([image.convert("RGB") for image in images[start : start + 50]], return_tensors="pt")

@@ -44,10 +44,10 @@ def render(label: str, rng: Rng, conditions: Conditions, size: Size) -> Image.Im
     return photograph(scene, rng, conditions)
 
 
-def held_out(number: int) -> tuple[Image.Image, int]:
+def held_out(number: int, conditions: Conditions = HELD_OUT) -> tuple[Image.Image, int]:
     """Held-out picture `number` and its class; classes take turns."""
     label = number % len(LABELS)
-    return render(LABELS[label], np.random.default_rng((HELD_OUT_SEED, number)), HELD_OUT, HELD_OUT_SIZE), label
+    return render(LABELS[label], np.random.default_rng((HELD_OUT_SEED, number)), conditions, HELD_OUT_SIZE), label
 
 
 def training(number: int) -> tuple[Image.Image, int]:

@@ -55,6 +55,16 @@ HELD_OUT = Conditions(
     tilt=((12, 20),),
     bar=((0.07, 0.09),),
 )
+OUTSIDE = Conditions(
+    magnification=((0.6, 0.66), (1.5, 1.62)),
+    contrast=((0.38, 0.42), (1.3, 1.4)),
+    brightness=((58, 65), (180, 188)),
+    dose=((11, 14), (800, 1400)),
+    blur=((4.2, 5.0),),
+    tilt=((34, 39),),
+    bar=((0.12, 0.14),),
+)
+"""Beyond the ends of every training range at once: how far the model can be stretched."""
 
 
 def draw_from(rng: Rng, ranges: Ranges) -> float:
