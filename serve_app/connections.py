@@ -27,6 +27,8 @@ from serve_app.settings import Settings
 
 COMMAND_TIMEOUT_S = 3.0
 CONNECT_TIMEOUT_S = 1.0
+UNWILLING = ("BUSY", "MISCONF", "NOREPLICAS")
+"""What Redis' error begins with while it runs a long script, cannot write to its disk, or misses its replicas."""
 GROUP_MAX = 128
 """Commands of one group: enough for every request of a replica, few enough to be answered within one deadline."""
 GROUPED_MAX_BYTES = 16 * 1024
@@ -127,10 +129,14 @@ def connect_redis(settings: Settings, *, client: type[Redis] = Redis, max_connec
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Turn what redis-py raises when Redis is away or full into `TrackerUnavailable` and `StoreFull`."""
+    """Turn what redis-py raises when Redis is away, unwilling or full into `TrackerUnavailable` and `StoreFull`."""
     try:
         yield
     except OutOfMemoryError as error:
         raise StoreFull("The job Redis is full. Try again in a moment.", retry_after=5) from error
     except (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError) as error:
         raise TrackerUnavailable("The job tracker is away. Try again in a moment.", retry_after=2) from error
+    except ResponseError as error:
+        if not str(error).startswith(UNWILLING):
+            raise
+        raise TrackerUnavailable("The job tracker takes no writes now. Try again in a moment.", retry_after=5) from error

@@ -161,6 +161,36 @@ async def test_an_expired_token_is_refused_although_it_was_verified_before(
         await until(refused)
 
 
+async def test_a_redis_that_takes_no_writes_is_503_and_costs_no_job(settings: Settings, authority: Authority) -> None:
+    """As with a full disk; here for want of replicas, which a test can switch."""
+    async with running_gateway(settings, authority, cards=(IMAGE_MODEL,)) as gateway:
+        gateway.model.open.clear()
+        running = await gateway.submit()
+
+        async def begun() -> bool:
+            return bool(gateway.model.tasks)
+
+        await until(begun)
+        await gateway.redis.config_set("min-replicas-to-write", 1)
+        try:
+            for path in ("/api/v1/jobs", "/api/v1/inference"):
+                answer = await gateway.post(path, files={"image": ("a.png", PICTURE)})
+                assert (answer.status_code, answer.json()["type"]) == (503, "/problems/tracker-unavailable")
+                assert answer.headers["retry-after"]
+            assert (await gateway.get(f"/api/v1/jobs/{running}")).status_code == 200
+            gateway.model.open.set()  # the result comes while it cannot be kept
+
+            async def told() -> bool:
+                ready = await gateway.client.get("/readyz")
+                return ready.status_code == 503 and "tracker: " in ready.json()["models"][IMAGE_MODEL.name]
+
+            await until(told)
+        finally:
+            await gateway.redis.config_set("min-replicas-to-write", 0)
+        job = await gateway.ended(running)
+        assert (job["status"], job["deliveries"]) == ("COMPLETED", 1)
+
+
 @pytest.fixture
 def own_valkey(folder: Path) -> Valkey:
     server = Valkey(folder / "valkey")
