@@ -139,4 +139,4 @@ def redis_errors() -> Iterator[None]:
     except ResponseError as error:
         if not str(error).startswith(UNWILLING):
             raise
-        raise TrackerUnavailable("The job tracker takes no writes now. Try again in a moment.", retry_after=5) from error
+        raise TrackerUnavailable("The job tracker takes no jobs now. Try again later.", retry_after=5) from error
