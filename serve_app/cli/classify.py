@@ -35,7 +35,10 @@ def classify(
 
     Ends with 1 when a file was not classified.
     """
-    answers = classify_files(files, url, find_token(issuer), model=model, timeout_s=timeout)
+    try:
+        answers = classify_files(files, url, find_token(issuer), model=model, timeout_s=timeout)
+    except ValueError as error:
+        give_up(str(error))
     for path, job in answers:
         if as_json:
             typer.echo(json.dumps({"file": str(path), **job}))

@@ -7,18 +7,16 @@ from typing import Annotated
 
 import typer
 from pydantic import SecretStr, ValidationError
+from pydantic_settings import SettingsError
 from rich.table import Table
 
-from serve_app.cli.console import give_up, output
+from serve_app.cli.console import explain, give_up, output
 from serve_app.settings import Settings, read_settings
 
 
 def config(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False) -> None:
     """Show every setting with its value here; secrets are masked."""
-    try:
-        settings = read_settings()
-    except ValidationError as error:
-        give_up(explain(error))
+    settings = settings_or_give_up()
     values = {name.upper(): _shown(getattr(settings, name)) for name in Settings.model_fields}
     if as_json:
         output.print_json(json.dumps(values))
@@ -30,10 +28,14 @@ def config(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
     output.print(table)
 
 
-def explain(error: ValidationError) -> str:
-    """The faults of the settings in one line, without their values: they may be secrets."""
-    faults = [(".".join(map(str, fault["loc"])).upper(), fault["msg"]) for fault in error.errors()]
-    return "; ".join(f"{name}: {message}" if name else message for name, message in faults)
+def settings_or_give_up() -> Settings:
+    """The settings of this process; a fault in them ends it in one line, without values: they may be secrets."""
+    try:
+        return read_settings()
+    except ValidationError as error:
+        give_up(explain(error, str.upper))
+    except SettingsError as error:
+        give_up(f"the settings cannot be read: {error}")
 
 
 def _shown(value: object) -> object:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from serve_app.contracts import Json
@@ -19,6 +21,13 @@ def give_up(message: str) -> NoReturn:
     """Say why in one line and end with status 1."""
     errors.print(f"semapi: {message}", style="red", markup=False)
     raise typer.Exit(1)
+
+
+def explain(error: ValidationError, spell: Callable[[str], str] = str) -> str:
+    """What is wrong, in one line and without the values; `spell` turns a field's name into the one people know."""
+    faults = [(spell(".".join(map(str, fault["loc"]))), fault["msg"]) for fault in error.errors()]
+    said = [f"{name}: {message}" if name else message for name, message in faults]
+    return "; ".join(said).replace("Value error, ", "")
 
 
 def print_scores(result: Json, top: int = 3) -> None:

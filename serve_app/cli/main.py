@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from serve_app.cli import classify, config, migrate, predict, token, up
 
-app = typer.Typer(
+commands = typer.Typer(
     name="semapi",
     help="Asynchronous classification of scanning-electron-microscopy images.",
     no_args_is_help=True,
@@ -14,4 +16,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for module in (up, token, classify, predict, config, migrate):
-    app.command()(getattr(module, module.__name__.rpartition(".")[2]))
+    commands.command()(getattr(module, module.__name__.rpartition(".")[2]))
+
+
+def app() -> None:
+    """Run the command line. A library that the thin base install leaves out is named with the way to get it."""
+    try:
+        commands()
+    except ModuleNotFoundError as error:
+        if (error.name or "serve_app").partition(".")[0] == "serve_app":
+            raise
+        sys.exit(f"semapi: this needs {error.name}: pip install 'sem-image-classifier[serve,local]'")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from serve_app.cli.config import settings_or_give_up
 from serve_app.cli.console import give_up, output
-from serve_app.settings import read_settings
 
 
 def migrate() -> None:
     """Apply the numbered SQL migrations to DATABASE_URL; safe to repeat and to run at once from several places."""
     from serve_app.usage import migrations  # psycopg belongs to the extra [serve]
 
-    url = read_settings().database_url.get_secret_value()
+    url = settings_or_give_up().database_url.get_secret_value()
     if not url:
         give_up("DATABASE_URL is not set; `semapi up` migrates its own database.")
     try:

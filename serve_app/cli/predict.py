@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from serve_app.cli.console import give_up, output, print_scores
+from serve_app.cli.config import settings_or_give_up
+from serve_app.cli.console import explain, give_up, output, print_scores
 from serve_app.contracts import Json
 from serve_app.errors import ServiceError
-from serve_app.settings import read_settings
 
 
 def predict(
@@ -26,7 +26,9 @@ def predict(
     """Run a model on files in this process: the same reading, preprocessing and forward pass as the service."""
     try:
         results = _predict(model, files or [], params)
-    except (ServiceError, ValidationError, ValueError) as error:
+    except ValidationError as error:
+        give_up(f"the parameters do not fit {model}: {explain(error)}")
+    except (ServiceError, ValueError, OSError) as error:
         give_up(str(error))
     for name, result in results:
         if as_json:
@@ -49,7 +51,7 @@ def _predict(implementation: str, files: list[Path], params: str) -> list[tuple[
     if kind.input_layer == "none":
         inputs = [("params", None)]
     model = kind()
-    model.load(read_settings())
+    model.load(settings_or_give_up())
     results = []
     for name, data in inputs:
         prepared = model.preprocess(data, checked, model.recipe)

@@ -26,10 +26,16 @@ def development_token(user: str, issuer: str = DEFAULT_ISSUER) -> str:
     form = {"grant_type": "client_credentials", "client_id": user, "client_secret": "development", "scope": "openid"}
     try:
         answer = httpx2.post(f"{issuer}/token", data=form, timeout=10, trust_env=False)
-        answer.raise_for_status()
-    except httpx2.HTTPError as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         give_up(f"no token from the development issuer at {issuer} ({error}). Is `semapi up` running?")
-    return str(answer.json()["access_token"])
+    try:
+        document = answer.json()
+        if answer.status_code == 200:
+            return str(document["access_token"])
+        reason = document["error_description"]
+    except (ValueError, KeyError, TypeError):
+        reason = f"it answered {answer.status_code}, not as a token issuer does"
+    give_up(f"no token from {issuer}: {reason}")
 
 
 def find_token(issuer: str = DEFAULT_ISSUER) -> str:

@@ -3,51 +3,66 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from pydantic import ValidationError
 
 import serve_app
 from serve_app.cli.classify import classify_files
-from serve_app.cli.config import explain
+from serve_app.cli.config import settings_or_give_up
 from serve_app.cli.console import errors, give_up, output, print_scores
-from serve_app.cli.token import development_token
-from serve_app.settings import Settings
+from serve_app.cli.token import DEFAULT_ISSUER, development_token
+
+if TYPE_CHECKING:
+    from serve_app.local.cluster import Cluster
 
 PACKAGE = Path(serve_app.__file__).parent
 SAMPLES = PACKAGE / "samples"
 ALIVE_POLL_S = 1.0
+HIGHEST_PORT = 65_535
 ROWS_DEADLINE_S = 15.0
+INTERRUPTED = 130
+"""What shells report for SIGINT: `--once` did not get to its sample."""
 
 
 def up(
     once: Annotated[
         bool, typer.Option("--once", help="End after the sample, with status 0 if it was classified.")
     ] = False,
-    port: Annotated[int, typer.Option(help="Port of the API, on loopback.")] = 8080,
-    issuer_port: Annotated[int, typer.Option(help="Port of the development token issuer.")] = 18080,
-    dashboard_port: Annotated[int, typer.Option(help="Port of the Ray dashboard.")] = 8265,
-    config: Annotated[Path, typer.Option(help="Serve config of the application.")] = PACKAGE / "serve.yaml",
+    port: Annotated[int, typer.Option(min=0, max=HIGHEST_PORT, help="Port of the API; 0: a free one.")] = 8080,
+    issuer_port: Annotated[
+        int, typer.Option(min=0, max=HIGHEST_PORT, help="Port of the development token issuer; 0: a free one.")
+    ] = 18080,
+    dashboard_port: Annotated[
+        int, typer.Option(min=0, max=HIGHEST_PORT, help="Port of the Ray dashboard; 0: a free one.")
+    ] = 8265,
+    config: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="Serve config of the application.")
+    ] = PACKAGE / "serve.yaml",
 ) -> None:
     """Start everything on this machine, classify a sample, and serve until Ctrl-C.
 
-    REDIS_URL and DATABASE_URL, where set, are used; otherwise an embedded Valkey and PostgreSQL start.
+    REDIS_URL and DATABASE_URL, where set, are used; otherwise an embedded Valkey and PostgreSQL start. Everything
+    listens on loopback. With OIDC_ISSUERS set, the sample needs a token of yours in SEMAPI_TOKEN.
     """
     from serve_app.local.state import LocalError  # the extra [local]
+    from serve_app.usage.migrations import MigrationError
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a script's background job starts with SIGINT ignored
+        signal.signal(number, _interrupt)
     try:
         _run(once, port, issuer_port, dashboard_port, config)
-    except LocalError as error:
+    except (LocalError, MigrationError) as error:
         give_up(str(error))
     except KeyboardInterrupt:
         output.print("stopped")
+        raise typer.Exit(INTERRUPTED if once else 0) from None
 
 
 def _run(once: bool, port: int, issuer_port: int, dashboard_port: int, config: Path) -> None:
@@ -57,7 +72,11 @@ def _run(once: bool, port: int, issuer_port: int, dashboard_port: int, config: P
     from serve_app.usage.migrations import migrate
 
     started = time.monotonic()
-    settings = _read_settings()
+    settings = settings_or_give_up()
+    own_issuer = "oidc_issuers" not in settings.model_fields_set
+    can_sample = own_issuer or bool(os.environ.get("SEMAPI_TOKEN"))
+    if once and not can_sample:
+        give_up("OIDC_ISSUERS names an issuer of yours: set SEMAPI_TOKEN to a token of it for the sample")
     folder = state_folder()
     with LocalStack(folder, settings, issuer_port=issuer_port) as stack:
         for server in stack.servers:
@@ -69,21 +88,15 @@ def _run(once: bool, port: int, issuer_port: int, dashboard_port: int, config: P
         try:
             cluster.start(lambda step: _say(started, step))
             _say(started, "healthy")
-            job_id = _classify_sample(cluster.url, issuer)
-            _show_rows(stack.environment["DATABASE_URL"], job_id)
+            if can_sample:
+                job_id = _classify_sample(cluster.url, issuer)
+                _show_rows(stack.environment["DATABASE_URL"], job_id)
             if not once:
-                _serve(cluster.url, cluster.dashboard_url, cluster.token_file, issuer, cluster.pids())
+                _serve(cluster, issuer if own_issuer else None)
         finally:
             _say(started, "stopping")
             cluster.stop()
     output.print("stopped; data stay in", str(folder))
-
-
-def _read_settings() -> Settings:
-    try:
-        return Settings()
-    except ValidationError as error:
-        give_up(explain(error))
 
 
 def _classify_sample(url: str, issuer: str) -> str:
@@ -120,21 +133,36 @@ def _show_rows(database_url: str, job_id: str) -> None:
     give_up(f"job {job_id} has no rows in PostgreSQL after {ROWS_DEADLINE_S:g} s")
 
 
-def _serve(url: str, dashboard: str, ray_token: Path, issuer: str, guards: list[int]) -> None:
+def _serve(cluster: Cluster, issuer: str | None) -> None:
+    """Say how to use the service, then wait. `issuer`: the development issuer, where it is the one in use."""
     output.print(
-        f"\n  API            {url}\n"
-        f"  Ray dashboard  {dashboard}  (asks for the token in {ray_token})\n"
-        f"  tokens         semapi token USER   (development issuer {issuer}, a stand-in)\n\n"
-        f'  try: curl -H "Authorization: Bearer $(semapi token alice)" -F image=@FILE {url}/api/v1/inference\n'
-        "  stop: Ctrl-C\n"
+        f"\n  API            {cluster.url}\n"
+        f"  Ray dashboard  {cluster.dashboard_url}  (asks for the token in {cluster.token_file})",
+        markup=False,
     )
+    if issuer:
+        _show_token(issuer)
+    output.print(
+        f'\n  try:  curl -H "Authorization: Bearer $TOKEN" -F image=@FILE {cluster.url}/api/v1/jobs\n  stop: Ctrl-C\n',
+        markup=False,
+    )
+    sys.stdout.flush()
     ended = threading.Event()
     while not ended.wait(ALIVE_POLL_S):
-        for guard in guards:
-            try:
-                os.kill(guard, 0)
-            except ProcessLookupError:
-                give_up(f"the service ended by itself; its logs are beside {ray_token}")
+        if not cluster.runs():
+            give_up(f"the service ended by itself; its logs are in {cluster.folder}")
+
+
+def _show_token(issuer: str) -> None:
+    """A token that is ready to use, and the command that makes others, as it can be typed here."""
+    command = "semapi" if shutil.which("semapi") else os.path.relpath(sys.argv[0])
+    elsewhere = "" if issuer == DEFAULT_ISSUER else f" --issuer {issuer}"
+    output.print(
+        f"  token          of user developer, for an hour, by a development issuer that signs for any name:\n"
+        f"\n  TOKEN={development_token('developer', issuer)}\n"
+        f"\n  another:       {command} token USER{elsewhere}",
+        markup=False,
+    )
 
 
 def _say(started: float, text: str) -> None:

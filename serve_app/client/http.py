@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ TIMEOUT_S: Final = 60.0
 POLL_MIN_S: Final = 0.1
 POLL_MAX_S: Final = 5.0
 """Quick at first, because most jobs take less than a second; then rarely."""
+AWAY_S: Final = 30.0
+"""How long `wait` bears that the service cannot be reached or answers 503: a restart, a lost gateway."""
+TOKEN: Final = re.compile(r"[!-~]+")
 
 
 class ServiceClient:
@@ -29,10 +33,16 @@ class ServiceClient:
     """
 
     def __init__(self, base_url: str, token: str) -> None:
+        """Raises ValueError for a URL or a token that cannot be one."""
+        if not TOKEN.fullmatch(token):
+            raise ValueError("The token is not a token: it is empty or holds spaces, line breaks or foreign letters.")
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         # A proxy from the environment may stand between us and a remote service, never before one on this machine.
-        remote = urlsplit(base_url).hostname not in ("localhost", "127.0.0.1", "::1")
-        self._http = httpx2.Client(base_url=base_url, headers=headers, timeout=TIMEOUT_S, trust_env=remote)
+        try:
+            remote = urlsplit(base_url).hostname not in ("localhost", "127.0.0.1", "::1")
+            self._http = httpx2.Client(base_url=base_url, headers=headers, timeout=TIMEOUT_S, trust_env=remote)
+        except (ValueError, httpx2.InvalidURL) as error:
+            raise ValueError(f"{base_url} is not the URL of a service: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -51,14 +61,27 @@ class ServiceClient:
         return self._ask("GET", f"/api/v1/jobs/{job_id}")
 
     def wait(self, job_id: str, timeout_s: float) -> Json:
-        """The job once it has ended. Raises `DeadlineExceeded` when it has not after `timeout_s` seconds."""
-        deadline, pause = time.monotonic() + timeout_s, POLL_MIN_S
-        while (job := self.job(job_id))["status"] not in ENDED:
+        """The job once it has ended. Raises `DeadlineExceeded` when it has not after `timeout_s` seconds.
+
+        An accepted job outlives a service that is away for a moment, so that is waited out: `AWAY_S` at most.
+        """
+        now = time.monotonic()
+        deadline, seen, pause = now + timeout_s, now, POLL_MIN_S
+        while True:
+            try:
+                job = self.job(job_id)
+                seen = time.monotonic()
+                if job["status"] in ENDED:
+                    return job
+                state = job["status"]
+            except CapacityError as error:
+                if time.monotonic() - seen > AWAY_S:
+                    raise
+                state = f"unknown ({error.detail})"
             if time.monotonic() + pause > deadline:
-                raise DeadlineExceeded(f"Job {job_id} is still {job['status']} after {timeout_s:g} seconds.")
+                raise DeadlineExceeded(f"Job {job_id} is still {state} after {timeout_s:g} seconds.")
             time.sleep(pause)
             pause = min(pause * 1.5, POLL_MAX_S)
-        return job
 
     def _ask(self, method: str, path: str, **parts: Any) -> Json:
         try:

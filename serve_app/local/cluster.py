@@ -83,15 +83,15 @@ class Cluster:
             if not is_free(port):
                 raise LocalError(f"Port {port} is taken by another program; end it or choose another port.")
         make_folder(self.folder)
+        application_command = self._application_command()
         password(self.token_file)
-        shutil.rmtree(self.ray_folder, ignore_errors=True)
-        self.ray_folder.mkdir(mode=0o700)
+        self._make_ray_folder()
         try:
             progress("starting a Ray node")
             node = self._launch("node", self._node_command())
             self._wait(node, "node", self._node_answers, NODE_DEADLINE_S)
             progress("starting the application")
-            application = self._launch("application", self._application_command())
+            application = self._launch("application", application_command)
             self._wait(application, "application", self.is_healthy, APPLICATION_DEADLINE_S)
         except BaseException:
             self.stop()
@@ -111,12 +111,23 @@ class Cluster:
     def is_healthy(self) -> bool:
         return _get(f"{self.url}/health") is not None
 
+    def runs(self) -> bool:
+        """False once the node or the application has ended by itself."""
+        return all(family.poll() is None for family in self._families)
+
     def pids(self) -> list[int]:
         """The guards; every process of the cluster descends from one of them."""
         return [family.pid for family in self._families]
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
+
+    def _make_ray_folder(self) -> None:
+        shutil.rmtree(self.ray_folder, ignore_errors=True)
+        try:
+            self.ray_folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise LocalError(f"{self.ray_folder} cannot be made ({error.strerror}): remove what is there.") from error
 
     def _launch(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         self.log(name).unlink(missing_ok=True)
@@ -163,11 +174,20 @@ class Cluster:
         return [_script("ray"), "start", "--head", "--block", "--disable-usage-stats", *flags]
 
     def _application_command(self) -> list[str]:
-        config = yaml.safe_load(self.config.read_text())
+        config = self._read_config()
         config["http_options"] = {**config.get("http_options", {}), "host": "127.0.0.1", "port": self.api_port}
         resolved = self.folder / "serve.yaml"
         resolved.write_text(yaml.safe_dump(config, sort_keys=False))
         return [_script("serve"), "run", f"--address=127.0.0.1:{self.node_port}", str(resolved)]
+
+    def _read_config(self) -> Json:
+        try:
+            config = yaml.safe_load(self.config.read_text())
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise LocalError(f"The Serve config {self.config} cannot be read: {error}") from error
+        if not isinstance(config, dict) or not config.get("applications"):
+            raise LocalError(f"The Serve config {self.config} names no applications.")
+        return config
 
     def _ray_environment(self, haproxy: bool) -> dict[str, str]:
         environment = {

@@ -7,11 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import redis
+
 from serve_app.local.authority import Authority
 from serve_app.local.postgres import Postgres
 from serve_app.local.server import Server
-from serve_app.local.state import hold, make_folder
-from serve_app.local.valkey import Valkey
+from serve_app.local.state import LocalError, hold, make_folder
+from serve_app.local.valkey import Valkey, check_redis
 from serve_app.settings import Settings
 
 ISSUER_PORT = 18080
@@ -66,12 +68,23 @@ class LocalStack:
     def __enter__(self) -> Self:
         with ExitStack() as starting:
             make_folder(self.folder)
+            self._check_given_redis()
             starting.enter_context(hold(self.folder))
             for server in self.servers:
                 server.start()
                 starting.callback(server.stop)
             self._running = starting.pop_all()
         return self
+
+    def _check_given_redis(self) -> None:
+        """A server of yours that cannot be used is said at once, not after minutes by an application that waits."""
+        try:
+            if url := self.settings.redis_url.get_secret_value():
+                check_redis(url)
+        except redis.RedisError as error:
+            raise LocalError(f"The server of REDIS_URL cannot be used: {error}") from error
+        except ValueError:  # its text would show a part of the password
+            raise LocalError("REDIS_URL is no Redis URL; percent-encode what is special in it.") from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -6,6 +6,7 @@ import fcntl
 import os
 import pwd
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
@@ -36,10 +37,15 @@ def make_folder(folder: Path) -> None:
 
     A folder that is already there is never changed, only refused when others could write into it.
     """
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
-    found = folder.stat()
+    try:
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        found = folder.stat()
+    except OSError as error:
+        raise LocalError(f"{folder} cannot be made: {error.strerror}; choose another SEMAPI_STATE_DIR.") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise LocalError(f"{folder} is not a folder; choose another SEMAPI_STATE_DIR.")
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise LocalError(f"{folder} must belong to you and be writable by you alone; choose another SEMAPI_STATE_DIR.")
 

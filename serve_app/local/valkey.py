@@ -74,9 +74,14 @@ class Valkey(Server):
 
     def _check(self) -> None:
         try:
-            with redis.Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1) as client:
-                version = client.info("server")["redis_version"]
+            check_redis(self.url, timeout_s=1)
         except (redis.ConnectionError, redis.TimeoutError) as error:
             raise NotReady from error
-        if int(version.split(".")[0]) < 7:
-            raise LocalError(f"This Redis is {version}; 7.0 or newer is needed. Set REDIS_URL to one.")
+
+
+def check_redis(url: str, timeout_s: float = 5) -> None:
+    """Raises redis-py's errors for a server that does not answer, LocalError for one that is too old."""
+    with redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s) as client:
+        version = client.info("server")["redis_version"]
+    if int(version.split(".")[0]) < 7:
+        raise LocalError(f"This Redis is {version}; 7.0 or newer is needed. Set REDIS_URL to one.")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from gateway_parts import PICTURE, RESULT, Running, failed, listening, running_gateway
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 from serve_app import errors
 from serve_app.client.http import ServiceClient
@@ -55,6 +57,24 @@ async def test_waiting_ends_at_its_deadline(client: ServiceClient, picture: Path
     job = await asyncio.to_thread(client.submit, picture)
     with pytest.raises(errors.DeadlineExceeded, match="still"):
         await asyncio.to_thread(client.wait, job["job_id"], 0.2)
+
+
+async def test_waiting_bears_a_service_that_is_away_for_a_moment(gateway: Running, picture: Path) -> None:
+    away = 3
+
+    async def restarting(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal away
+        if scope["type"] == "http" and scope["method"] == "GET" and away:
+            away -= 1
+            await PlainTextResponse("Service Unavailable", 503)(scope, receive, send)
+        else:
+            await gateway.application(scope, receive, send)
+
+    async with listening(restarting) as url:
+        with ServiceClient(url, gateway.issuer.mint("ada")) as client:
+            job = await asyncio.to_thread(client.submit, picture)
+            ended = await asyncio.to_thread(client.wait, job["job_id"], 10)
+    assert (ended["status"], away) == ("COMPLETED", 0)
 
 
 async def test_a_refusal_is_the_error_of_its_problem_type(client: ServiceClient, tmp_path: Path) -> None:
