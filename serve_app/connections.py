@@ -31,7 +31,8 @@ UNWILLING = ("BUSY", "MISCONF", "NOREPLICAS")
 """What Redis' error begins with while it runs a long script, cannot write to its disk, or misses its replicas."""
 GROUP_MAX = 128
 """Commands of one group: enough for every request of a replica, few enough to be answered within one deadline."""
-GROUPED_MAX_BYTES = 16 * 1024
+GROUPED_MAX_BYTES = 128 * 1024
+"""Most uploads; larger ones would keep the others of their group waiting."""
 GROUPS_AT_ONCE = 2
 """A reply may have to wait for the disk; meanwhile others go on."""
 

@@ -26,7 +26,7 @@ async def grouping(settings: Settings) -> AsyncIterator[GroupingRedis]:
 
 
 async def test_every_caller_gets_its_own_reply(grouping: GroupingRedis) -> None:
-    large = b"x" * 100_000
+    large = b"x" * 200_000
     await asyncio.gather(*(grouping.set(f"key-{n}", large if n % 50 == 0 else str(n)) for n in range(500)))
     replies = await asyncio.gather(*(grouping.get(f"key-{n}") for n in range(500)))
     assert replies == [large if n % 50 == 0 else str(n).encode() for n in range(500)]
