@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -91,7 +92,8 @@ class Cluster:
             node = self._launch("node", self._node_command())
             self._wait(node, "node", self._node_answers, NODE_DEADLINE_S)
             progress("starting the application")
-            application = self._launch("application", application_command)
+            # SIGINT is what `serve run` takes for Ctrl-C: replicas give back what they hold. SIGTERM would just end it.
+            application = self._launch("application", application_command, signal.SIGINT)
             self._wait(application, "application", self.is_healthy, APPLICATION_DEADLINE_S)
         except BaseException:
             self.stop()
@@ -129,9 +131,11 @@ class Cluster:
         except OSError as error:
             raise LocalError(f"{self.ray_folder} cannot be made ({error.strerror}): remove what is there.") from error
 
-    def _launch(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+    def _launch(
+        self, name: str, command: list[str], end_signal: signal.Signals = signal.SIGTERM
+    ) -> subprocess.Popen[bytes]:
         self.log(name).unlink(missing_ok=True)
-        family = guarded(command, self.environment, self.log(name), grace_s=STOP_GRACE_S)
+        family = guarded(command, self.environment, self.log(name), end_signal=end_signal, grace_s=STOP_GRACE_S)
         self._families.append(family)
         return family
 
