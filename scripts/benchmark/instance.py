@@ -78,6 +78,8 @@ class Instance:
         scripts = str(Path(__file__).resolve().parents[1])
         return self.stack.environment | {
             "PYTHONPATH": os.pathsep.join(filter(None, [scripts, os.environ.get("PYTHONPATH", "")])),
+            "ENVIRONMENT": "local",
+            "ENGINE": "torch",  # what the bare pipeline runs, whatever the caller has set
             "MODEL_SOURCE": "private",
             "MODEL_ID": MODEL_ID,
             "MODEL_CACHE_DIR": str(self._models.absolute()),

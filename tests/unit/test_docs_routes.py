@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from serve_app.app import ApplicationArgs
-from serve_app.cli.main import app
+from serve_app.cli import main
 from serve_app.errors import ServiceError
 from serve_app.gateway.routes import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
 from serve_app.models.registry import ModelConfig
@@ -56,7 +56,7 @@ def test_problems_of_many_routes_are_named_once() -> None:
 
 
 def test_every_command_is_a_row_of_the_readme() -> None:
-    commands = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    commands = [command.callback.__name__ for command in main.commands.registered_commands if command.callback]
     assert re.findall(r"^\| `semapi (\w+)", README, re.MULTILINE) == commands
 
 
