@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -19,6 +20,11 @@ from serve_app.local.authority import Authority
 from serve_app.local.postgres import Postgres
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
+
+# Tests mean the defaults: what the person at the terminal has set for a run of theirs must not bend them.
+OTHERS = {"secrets_dir", "semapi_token", "semapi_url", "semapi_state_dir"}
+for name in [name for name in os.environ if name.lower() in OTHERS.union(Settings.model_fields)]:
+    del os.environ[name]
 
 
 @pytest.fixture
