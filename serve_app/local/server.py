@@ -18,7 +18,8 @@ import psutil
 from serve_app.local.guard import guarded
 from serve_app.local.state import LocalError, give_to_service, hold, make_folder, refuse_unreachable, service_account
 
-START_DEADLINE_S = 30.0
+START_DEADLINE_S = 120.0
+"""Reading a full append-only file takes a while; a server that ends is noticed at once."""
 STOP_GRACE_S = 10.0
 GUARD_DEADLINE_S = 15.0
 """What a guard may take after the grace, see guard.TERM_GRACE_S and KILL_DEADLINE_S."""

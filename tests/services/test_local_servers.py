@@ -119,6 +119,20 @@ def test_data_outlive_a_stop_and_a_crash(kept_folder: Path) -> None:
         assert kept(valkey, postgres) == [[1, 2], [1, 2]]
 
 
+def test_a_start_waits_until_the_data_are_read(folder: Path) -> None:
+    server = Valkey(folder / "valkey", appendfsync="no")
+    server.start()
+    with Redis.from_url(server.url) as redis:
+        redis.eval("for key = 1, 400000 do redis.call('SET', key, key) end", 0)
+    server.kill()
+    server.start()
+    try:
+        with Redis.from_url(server.url) as redis:
+            assert redis.get("400000") == b"400000"
+    finally:
+        server.stop()
+
+
 def test_a_new_start_ends_orphans_and_a_stale_pid_file(kept_folder: Path) -> None:
     postgres = Postgres(kept_folder / "postgres")
     postgres.start()
