@@ -28,7 +28,8 @@ A vision transformer (1.4 million parameters, input 128 x 128, patches of 16) wi
 stored in half precision and computed in single; their sha256 is
 `{digest}`.
 
-`make train-demo` draws {training} and trains it in about six minutes on two cores, from fixed seeds;
+`make train-demo` draws {training} and trains it from fixed seeds. The run that made these weights took 24
+core-minutes on a machine shared with much other work; it has not been timed on a quiet one yet.
 `python scripts/report_demo_model.py` measures it and writes this page.
 
 ## What it was tested on

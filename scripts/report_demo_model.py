@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sem_textures.cat import cat
 from sem_textures.dataset import HELD_OUT_SIZE, LABELS, held_out, render, squashed
-from sem_textures.microscope import HELD_OUT, OUTSIDE, TRAINING, Conditions
+from sem_textures.microscope import HELD_OUT, OUTSIDE, Conditions
 from train_demo_model import FOLDER, SIDE
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -95,10 +95,10 @@ def strangers() -> dict[str, Image.Image]:
 
 
 def write_samples(folder: Path) -> None:
-    """One JPEG per class, named after it. They are training-like pictures with seeds of their own."""
+    """One JPEG per class, named after it: held-out conditions, seeds of their own."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, label in enumerate(LABELS):
-        image = render(label, np.random.default_rng((SAMPLE_SEED, index)), TRAINING, HELD_OUT_SIZE)
+        image = render(label, np.random.default_rng((SAMPLE_SEED, index)), HELD_OUT, HELD_OUT_SIZE)
         (folder / f"{label.lower()}.jpg").write_bytes(_jpeg(image))
 
 

@@ -1,4 +1,4 @@
-"""Train the demo model: a small vision transformer on drawn SEM textures. About five minutes on two cores.
+"""Train the demo model: a small vision transformer on drawn SEM textures.
 
 The demo model stands in for the real classifier where that cannot be downloaded. It has seen no micrograph, only the
 drawings of `sem_textures`. Everything is seeded; two runs on one machine give the same weights.

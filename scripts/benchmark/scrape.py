@@ -1,4 +1,4 @@
-"""Batch sizes as Ray's node agent exports them."""
+"""Metrics as Ray's node agent exports them."""
 
 from __future__ import annotations
 
@@ -34,12 +34,18 @@ async def batches(cluster: Cluster, model: str, at_least: float = 0) -> Batches:
             await asyncio.sleep(0.5)
 
 
-async def _read(cluster: Cluster, model: str) -> Batches:
+async def exported(cluster: Cluster) -> list[str]:
+    """Every line that the metrics endpoints of the cluster show now."""
     discovery = json.loads((cluster.ray_folder / "prom_metrics_service_discovery.json").read_text())
-    totals = {"items": 0.0, "batch_size_count": 0.0}
+    targets = {target for group in discovery for target in group["targets"]}
     async with httpx2.AsyncClient(trust_env=False, timeout=5) as client:
-        for target in {target for group in discovery for target in group["targets"]}:
-            for line in (await client.get(f"http://{target}/metrics")).text.splitlines():
-                if (sample := SAMPLE.match(line)) and f'deployment="{model}"' in sample[2]:
-                    totals[sample[1]] += float(sample[3])
+        pages = [(await client.get(f"http://{target}/metrics")).text for target in targets]
+    return [line for page in pages for line in page.splitlines()]
+
+
+async def _read(cluster: Cluster, model: str) -> Batches:
+    totals = {"items": 0.0, "batch_size_count": 0.0}
+    for line in await exported(cluster):
+        if (sample := SAMPLE.match(line)) and f'deployment="{model}"' in sample[2]:
+            totals[sample[1]] += float(sample[3])
     return Batches(totals["batch_size_count"], totals["items"])
