@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from serve_app.settings import Settings
 
 COMMAND_TIMEOUT_S = 3.0
 CONNECT_TIMEOUT_S = 1.0
+CANCEL_AGAIN_S = 0.5
 UNWILLING = ("BUSY", "MISCONF", "NOREPLICAS")
 """What Redis' error begins with while it runs a long script, cannot write to its disk, or misses its replicas."""
 GROUP_MAX = 128
@@ -141,3 +142,16 @@ def redis_errors() -> Iterator[None]:
         if not str(error).startswith(UNWILLING):
             raise
         raise TrackerUnavailable("The job tracker takes no jobs now. Try again later.", retry_after=5) from error
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks that use a client, and return when all have ended.
+
+    Once is not enough: redis-py sends by `asyncio.wait_for`, which before Python 3.12 loses a cancellation that meets
+    the end of the send (python/cpython#86296), and a task that works for ever would go on.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
+from serve_app.connections import end_tasks
 from serve_app.contracts import ModelHandle, Outcome
 from serve_app.errors import CapacityError, ModelUnready, ReplicaLost
 from serve_app.jobs.breaker import Breaker
@@ -31,8 +32,7 @@ async def attempt(tracker: Tracker, handle: ModelHandle, chunk: Chunk, breaker: 
             await tracker.give_back(chunk.tasks)
         raise
     finally:
-        renewing.cancel()
-        await asyncio.gather(renewing, return_exceptions=True)
+        await end_tasks([renewing])
         await _insist(lambda: tracker.close_chunk(chunk), GIVE_BACK_S)
 
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
 
+from serve_app.connections import end_tasks
 from serve_app.jobs.keys import key
 
 LISTEN_S = 5.0
@@ -39,8 +40,7 @@ class Wake:
             self._waiters -= 1
             if self._waiters == 0:
                 listening, self._listening = self._listening, None
-                listening.cancel()
-                await asyncio.gather(listening, return_exceptions=True)
+                await end_tasks([listening])
 
     async def _run(self) -> None:
         """Come back by itself when Redis was away."""
