@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serve_app.connections import GroupingRedis, connect_redis
+from serve_app.connections import GroupingRedis, connect_redis, end_tasks
 from serve_app.contracts import ModelCard, ModelHandle
 from serve_app.errors import InternalError, RouteUnknown, ServiceError
 from serve_app.gateway.endpoint import Endpoint, PathEndpoint, request_id_of
@@ -104,9 +104,7 @@ async def _end(service: Service, tasks: list[asyncio.Task[None]], clients: tuple
         async with asyncio.timeout(SHUTDOWN_S):
             await asyncio.gather(*service.background, return_exceptions=True)
             await asyncio.gather(*(one.close() for one in service.dispatchers.values()), return_exceptions=True)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await end_tasks(tasks)
     await asyncio.gather(service.writer.close(), service.keys.close(), return_exceptions=True)
     for client in clients:
         await client.aclose()
