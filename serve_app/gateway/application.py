@@ -22,6 +22,7 @@ from serve_app.contracts import ModelCard, ModelHandle
 from serve_app.errors import InternalError, RouteUnknown, ServiceError
 from serve_app.gateway.endpoint import Endpoint, PathEndpoint, request_id_of
 from serve_app.gateway.keys import KeyRing
+from serve_app.gateway.metrics import Meter
 from serve_app.gateway.problems import SECURITY_HEADERS, problem_response
 from serve_app.gateway.routes import ROUTES
 from serve_app.gateway.service import Service
@@ -50,7 +51,7 @@ def build_gateway(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        runners: list[Dispatcher | Writer] = [*service.dispatchers.values(), service.writer]
+        runners: list[Dispatcher | Writer | Meter] = [*service.dispatchers.values(), service.writer, Meter(service)]
         tasks = [asyncio.create_task(runner.run(), name=type(runner).__name__) for runner in runners]
         for task in tasks:
             task.add_done_callback(_report_end)

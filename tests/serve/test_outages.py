@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 
+from benchmark.scrape import exported
 from running_service import MODEL, RunningService, frozen
 from service_client import Client, until
 
 AT_ONCE_S = 5.0
+METRICS_S = 40.0
 FEW = 24
 
 
@@ -23,6 +26,7 @@ async def test_postgres_away_delays_rows_and_nothing_else(
         assert (await client.get("/health")).status_code == 200
         assert (await client.get("/readyz")).status_code == 200
         assert not client.interruptions
+        await _measured(service, at_least=2 * FEW)
     finally:
         await asyncio.to_thread(service.stack.postgres.start)
     outcomes = "SELECT job_id FROM job_outcomes WHERE job_id = ANY(%s)"
@@ -31,6 +35,19 @@ async def test_postgres_away_delays_rows_and_nothing_else(
     submits = "SELECT job_id FROM api_usage WHERE username = %s AND endpoint_type = 'inference'"
     await until(lambda: len(service.rows(submits, client.user)) >= FEW)
     assert sorted(job for (job,) in service.rows(submits, client.user)) == sorted(ids)
+
+
+async def _measured(service: RunningService, at_least: int) -> None:
+    """The gateways' gauges tell how many events wait, and that the model works all the same."""
+    async with asyncio.timeout(METRICS_S):
+        while True:
+            lines = "\n".join(await exported(service.cluster))
+            waiting = re.findall(r"^ray_gateway_outbox_entries\{.*\} ([0-9.]+)$", lines, re.MULTILINE)
+            if any(float(number) >= at_least for number in waiting):
+                break
+            await asyncio.sleep(0.5)
+    breakers = re.findall(rf'^ray_gateway_breaker_open\{{.*model="{MODEL}".*\}} ([0-9.]+)$', lines, re.MULTILINE)
+    assert set(map(float, breakers)) == {0.0}
 
 
 async def test_redis_away_is_told_at_once_and_no_accepted_job_is_lost(
