@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from enum import StrEnum
 from typing import Any
 
@@ -73,8 +74,8 @@ def decode(fields: Mapping[Any, Any]) -> dict[str, str]:
 
 
 def read_ledger(fields: Mapping[str, str]) -> Ledger:
-    """The counters of `ledger:{model}`; its `turn` numbers places and is nobody else's business."""
-    return Ledger(**{name: int(value) for name, value in fields.items() if name != "turn"})
+    """The counters of `ledger:{model}` that this release knows; a newer one may keep more beside them."""
+    return Ledger(**{counter.name: int(fields.get(counter.name, 0)) for counter in dataclass_fields(Ledger)})
 
 
 def read_job(job_id: str, fields: Mapping[str, str]) -> Job:

@@ -344,6 +344,12 @@ async def test_the_job_of_another_release_is_left_to_it(tracker: Tracker, redis:
     assert [task.job_id for task in (await claimed(tracker)).tasks] == [newer.id]
 
 
+async def test_a_counter_of_a_newer_release_is_not_looked_at(tracker: Tracker, redis: Redis) -> None:
+    await tracker.submit(submission())
+    await redis.hset(f"ledger:{MODEL}", "expired", "7")
+    assert (await tracker.ledger(MODEL)).in_flight == 1
+
+
 async def test_a_record_removed_by_hand_blocks_nobody(tracker: Tracker, redis: Redis) -> None:
     removed = await tracker.submit(submission())
     job = await tracker.submit(submission())
