@@ -48,7 +48,13 @@ class ApplicationArgs(BaseModel):
         return self
 
 
-@serve.deployment(name="gateway", max_ongoing_requests=256, health_check_period_s=5, health_check_timeout_s=10)
+@serve.deployment(
+    name="gateway",
+    max_ongoing_requests=256,
+    max_queued_requests=1024,  # of one replica or proxy; what comes beyond is 503 at once
+    health_check_period_s=5,
+    health_check_timeout_s=10,
+)
 @serve.ingress()
 class Gateway:
     """The ingress replica: builds the Starlette application where its event loop runs."""

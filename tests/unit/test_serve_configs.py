@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
 
-from serve_app.app import ApplicationArgs
+from serve_app.app import ApplicationArgs, Gateway
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"gateway_cpus", "num_cpus", "max_replicas"}
@@ -88,3 +88,7 @@ def test_a_misspelt_argument_is_refused() -> None:
     application["args"]["models"][0]["max_batchsize"] = 4
     with pytest.raises(ValueError, match="max_batchsize"):
         ApplicationArgs.model_validate(application["args"])
+
+
+def test_requests_do_not_queue_without_bound() -> None:
+    assert 0 < Gateway.max_queued_requests <= 4096
