@@ -45,15 +45,19 @@ async def test_a_killed_gateway_replica_costs_no_job(
     slow = [asyncio.create_task(client.submit_slowly(picture, rest)) for picture in pictures[:SLOW]]
     with frozen(service.replicas(MODEL)):  # so that claimed jobs stay claimed until the gateway is dead
         first = await client.submit_all(pictures[SLOW:half])
-        submitting = asyncio.create_task(client.submit_all(pictures[half:]))
+        submitting = []
+        waiting = [pictures[half : half + half // 2], pictures[half + half // 2 :]]
         for gateway in sorted(service.replicas("gateway")):  # one of them may have claimed all there was to claim
             with frozen({gateway}) as [victim]:
+                submitting.append(asyncio.create_task(client.submit_all(waiting.pop(0))))
                 if held := await _held_by_a_frozen_gateway(service):
                     victim.kill()
                     break
         assert held
+        submitting += [asyncio.create_task(client.submit_all(part)) for part in waiting]
     rest.set()
-    ids = [*await asyncio.gather(*slow), *first, *await submitting]
+    later = [job for part in await asyncio.gather(*submitting) for job in part]
+    ids = [*await asyncio.gather(*slow), *first, *later]
     jobs = await client.wait(ids)
 
     assert held <= set(ids)
