@@ -207,6 +207,8 @@ class Cluster:
             "RAY_worker_niceness": "0",
             "AUTOSCALER_METRIC_PORT": str(self._ports.pop()),
             "DASHBOARD_METRIC_PORT": str(self._ports.pop()),
+            # Ten looks a second at what hardly changes take a laptop more processor time than anything else while idle.
+            "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
             # A replica's gateway drains for half a minute by default; on one machine nobody routes to it by then.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         }

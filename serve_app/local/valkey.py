@@ -21,6 +21,8 @@ dir {data}
 appendonly yes
 appendfsync {appendfsync}
 save ""
+rdbcompression no
+auto-aof-rewrite-min-size 256mb
 maxmemory {maxmemory}
 maxmemory-policy noeviction
 enable-protected-configs no

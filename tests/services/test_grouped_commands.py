@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from serve_app.connections import GROUPS_AT_ONCE, GroupingRedis, connect_redis
+from serve_app.connections import COMMAND_TIMEOUT_S, GROUPS_AT_ONCE, GroupingRedis, connect_redis
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
 
@@ -64,31 +66,48 @@ async def test_a_caller_that_goes_away_leaves_the_others_alone(grouping: Groupin
 class AllAtOnce(GroupingRedis):
     """Its groups are answered in one and the same moment."""
 
-    answered = asyncio.Event()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.under_way = 0
+        self.answered = asyncio.Event()
 
-    async def _exchange(self, group: list[Any]) -> None:
+    async def _exchange(self, connection: AbstractConnection, group: list[Any]) -> None:
+        self.under_way += 1
         await self.answered.wait()
         for command in group:
-            command.reply.set_result(b"")
+            command.answer(b"", {})
 
 
 async def test_a_command_asked_for_the_moment_the_last_groups_end_is_sent(settings: Settings) -> None:
     client = connect_redis(settings, client=AllAtOnce)
+    assert isinstance(client, AllAtOnce)
 
     async def ask_again() -> None:
         await client.get("first")
         await client.get("second")
 
-    callers = [asyncio.create_task(ask_again())]
-    for _ in range(GROUPS_AT_ONCE - 1):
-        await asyncio.sleep(0)  # its group is on its way before the next command comes
-        await asyncio.sleep(0)
-        callers.append(asyncio.create_task(client.get("other")))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    AllAtOnce.answered.set()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
+        callers = [asyncio.create_task(ask_again())]
+        for sent in range(1, GROUPS_AT_ONCE):
+            while client.under_way < sent:  # its group is on its way before the next command comes
+                await asyncio.sleep(0)
+            callers.append(asyncio.create_task(client.get("other")))
+        while client.under_way < GROUPS_AT_ONCE:
+            await asyncio.sleep(0)
+        client.answered.set()
         await asyncio.gather(*callers)
+    await client.aclose()
+
+
+async def test_a_server_that_never_answers_fails_a_long_row_of_groups_in_time(settings: Settings) -> None:
+    class Silent(GroupingRedis):
+        async def _exchange(self, connection: AbstractConnection, group: list[Any]) -> None:
+            await asyncio.Event().wait()
+
+    client = connect_redis(settings, client=Silent)
+    async with asyncio.timeout(COMMAND_TIMEOUT_S * 2):
+        replies = await asyncio.gather(*(client.get(f"key-{n}") for n in range(20)), return_exceptions=True)
+    assert all(isinstance(reply, RedisTimeoutError) for reply in replies)
     await client.aclose()
 
 

@@ -25,5 +25,7 @@ async def test_a_task_that_failed_has_ended() -> None:
     async def fails() -> None:
         raise ValueError
 
+    task = asyncio.create_task(fails())
     async with asyncio.timeout(5):
-        await end_tasks([asyncio.create_task(fails())])
+        await end_tasks([task])
+    assert task.done()
