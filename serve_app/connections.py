@@ -52,7 +52,7 @@ class GroupingRedis(Redis):
         self._senders: set[asyncio.Task[None]] = set()
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """The reply, as redis-py gives it. A caller that is cancelled while it waits has sent its command all the same."""
+        """The reply, as redis-py gives it. Who is cancelled while waiting for it has sent the command all the same."""
         if any(isinstance(arg, bytes | str) and len(arg) > GROUPED_MAX_BYTES for arg in args):
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         options.pop("keys", None)  # redis-py's note to a cache of its own

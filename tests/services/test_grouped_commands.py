@@ -68,11 +68,11 @@ class AllAtOnce(GroupingRedis):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.under_way = 0
+        self.under_way: asyncio.Queue[None] = asyncio.Queue()
         self.answered = asyncio.Event()
 
     async def _exchange(self, connection: AbstractConnection, group: list[Any]) -> None:
-        self.under_way += 1
+        self.under_way.put_nowait(None)
         await self.answered.wait()
         for command in group:
             command.answer(b"", {})
@@ -88,12 +88,10 @@ async def test_a_command_asked_for_the_moment_the_last_groups_end_is_sent(settin
 
     async with asyncio.timeout(10):
         callers = [asyncio.create_task(ask_again())]
-        for sent in range(1, GROUPS_AT_ONCE):
-            while client.under_way < sent:  # its group is on its way before the next command comes
-                await asyncio.sleep(0)
+        for _ in range(1, GROUPS_AT_ONCE):
+            await client.under_way.get()  # its group is on its way before the next command comes
             callers.append(asyncio.create_task(client.get("other")))
-        while client.under_way < GROUPS_AT_ONCE:
-            await asyncio.sleep(0)
+        await client.under_way.get()
         client.answered.set()
         await asyncio.gather(*callers)
     await client.aclose()
