@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from benchmark import corpus, figures, measure  # noqa: E402  the folder is no package of the project
-from benchmark.instance import Instance  # noqa: E402
+from benchmark.instance import MODE, Instance  # noqa: E402
 
 from serve_app.local.guard import guarded  # noqa: E402
 from serve_app.local.server import free_port  # noqa: E402
@@ -47,7 +47,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="semapi-bench-") as folder, _bare_routes() as bare_port:
         Path(folder).chmod(0o711)
         with Instance(Path(folder), BUILD / "bench" / "models") as instance:
-            print(f"# mode: {instance.mode}, {platform.machine()}, {measure.processors()} processors", flush=True)
+            print(f"# mode: {MODE}, {platform.machine()}, {measure.processors()} processors", flush=True)
             for repetition in range(options.repetitions):
                 print(f"# repetition {repetition + 1} of {options.repetitions}", flush=True)
                 run = measure.Run(instance, bare_port, pictures, options.requests, raw, details)
@@ -55,7 +55,7 @@ def main() -> int:
     document = {
         "command": "make bench",
         "revision": _revision(),
-        "mode": instance.mode,
+        "mode": MODE,
         "started_at": started,
         "seconds": time.time() - started,
         "options": vars(options),

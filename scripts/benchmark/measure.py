@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 
 from benchmark import corpus, load
-from benchmark.instance import BATCH, MODEL, SLEEPER, Instance
+from benchmark.instance import BATCH, MODEL, SLEEPER, USER, Instance
 from benchmark.scrape import batches
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +61,7 @@ class Run:
         details: dict[str, list[object]],
     ) -> None:
         self.instance, self.bare_port, self.requests = instance, bare_port, requests
+        self.token = instance.token(USER)
         self.files = [path.read_bytes() for path in sorted(pictures.glob("*.jpg"))]
         self.pictures, self.raw, self.details = pictures, raw, details
 
@@ -78,8 +79,8 @@ class Run:
 
     def _status_read(self, job_id: str) -> bytes:
         body = json.dumps({"job_id": job_id}).encode()
-        path, token = "/api/v1/jobs/status", self.instance.token
-        return load.request("POST", path, token=token, body=body, content_type="application/json")
+        path = "/api/v1/jobs/status"
+        return load.request("POST", path, token=self.token, body=body, content_type="application/json")
 
     async def _one_completed_job(self) -> str:
         start = time.monotonic()
@@ -111,7 +112,7 @@ class Run:
     async def _accepting(self) -> None:
         image = corpus.small_jpeg()
         bare = await load.send_all(self.bare_port, [load.upload("/upload", image)] * UPLOADS)
-        message = load.upload("/api/v1/jobs", image, token=self.instance.token, model=SLEEPER)
+        message = load.upload("/api/v1/jobs", image, token=self.token, model=SLEEPER)
         ours = await load.send_all(self.instance.port, [message] * UPLOADS)
         _expect(bare, 202)
         _expect(ours, 202)
@@ -141,7 +142,7 @@ class Run:
         self._note("mean_batch_per_max", mean / BATCH, {"batches": after.count - before.count, "mean": mean})
 
     async def _submit(self, files: list[bytes]) -> list[str]:
-        messages = [load.upload("/api/v1/jobs", file, token=self.instance.token, model=MODEL) for file in files]
+        messages = [load.upload("/api/v1/jobs", file, token=self.token, model=MODEL) for file in files]
         run = await load.send_all(self.instance.port, messages, connections=8)
         _expect(run, 202)
         return [json.loads(body)["job_id"] for body in run.bodies]

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx2
 import psutil
 import psycopg
-import yaml
-from pydantic import SecretStr
+from benchmark.local_service import LocalService
 from redis import Redis
 
 from serve_app.contracts import Json
-from serve_app.local.cluster import Cluster
-from serve_app.local.server import free_port
-from serve_app.local.stack import LocalStack
 from serve_app.local.state import password
-from serve_app.settings import Settings
-from serve_app.usage.migrations import migrate
 
 TESTS = Path(__file__).resolve().parents[1]
 MODEL = "sem-classifier"
@@ -32,43 +24,32 @@ PACED = "paced-words"
 BATCH = 8
 LEASE_S = 6.0
 POLL_S = 0.05
+ENVIRONMENT = {
+    "OIDC_AUDIENCE": "sem-image-classifier",
+    "LEASE_SECONDS": str(LEASE_S),
+    "DECODE_TIMEOUT_S": "60",  # a decode worker that a test freezes must not be replaced meanwhile
+    "RAY_metrics_report_interval_ms": "2000",
+}
 
 
-class RunningService:
+class RunningService(LocalService):
     """A context manager; `models` are the blocks of its Serve config, `environment` what its replicas see beside."""
 
     def __init__(
         self, folder: Path, models: Sequence[Json], environment: Json, *, gateways: int = 2, haproxy: bool = False
     ) -> None:
-        self.folder = folder
-        own = Settings(redis_url=SecretStr(""), database_url=SecretStr(""))
-        self.stack = LocalStack(folder / "state", own, issuer_port=free_port())
-        self._models, self._gateways, self._haproxy = list(models), gateways, haproxy
-        self._given = environment
-
-    def __enter__(self) -> Self:
-        self.stack.__enter__()
-        try:
-            migrate(self.stack.environment["DATABASE_URL"])
-            self.cluster = Cluster(self.folder / "ray", self._config(), self._environment(), haproxy=self._haproxy)
-            self.cluster.start()
-        except BaseException:
-            self.stack.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cluster.stop()
-        self.stack.__exit__(kind, error, trace)
-
-    def token(self, user: str) -> str:
-        return self.stack.authority.mint(user)
+        super().__init__(
+            folder,
+            {"gateway_replicas": gateways, "gateway_cpus": 0.1, "models": list(models)},
+            {**ENVIRONMENT, **environment},
+            options={},
+            python_path=[TESTS, TESTS / "serve"],
+            haproxy=haproxy,
+        )
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What PostgreSQL answers."""
-        with psycopg.connect(self.stack.environment["DATABASE_URL"], autocommit=True) as connection:
+        with psycopg.connect(self.database_url, autocommit=True) as connection:
             return connection.execute(query, values).fetchall()
 
     def redis(self) -> Redis:
@@ -128,31 +109,6 @@ class RunningService:
             trust_env=False,
         )
         return answer.json()["applications"]["sem-image-classifier"]
-
-    def _config(self) -> Path:
-        arguments = {"gateway_replicas": self._gateways, "gateway_cpus": 0.1, "models": self._models}
-        application = {
-            "name": "sem-image-classifier",
-            "route_prefix": "/",
-            "import_path": "serve_app.app:build",
-            "args": arguments,
-        }
-        path = self.folder / "serve.yaml"
-        path.write_text(yaml.safe_dump({"proxy_location": "HeadOnly", "applications": [application]}))
-        return path
-
-    def _environment(self) -> dict[str, str]:
-        folders = [str(TESTS), str(TESTS / "serve"), os.environ.get("PYTHONPATH", "")]
-        return {
-            **self.stack.environment,
-            "PYTHONPATH": os.pathsep.join(filter(None, folders)),
-            "ENVIRONMENT": "local",
-            "OIDC_AUDIENCE": "sem-image-classifier",
-            "LEASE_SECONDS": str(LEASE_S),
-            "DECODE_TIMEOUT_S": "60",  # a decode worker that a test freezes must not be replaced meanwhile
-            "RAY_metrics_report_interval_ms": "2000",
-            **self._given,
-        }
 
 
 @contextmanager
