@@ -195,6 +195,8 @@ class Cluster:
 
     def _ray_environment(self, haproxy: bool) -> dict[str, str]:
         environment = {
+            # Spooled uploads and what killed processes leave behind go with the folder, and are nobody else's to read.
+            "TMPDIR": str(self.ray_folder),
             # Without this Ray replaces 127.0.0.1 by the machine's address. On macOS and Windows it is Ray's default.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_AUTH_MODE": "token",
@@ -218,8 +220,12 @@ class Cluster:
                 "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
                 "RAY_SERVE_HAPROXY_STATS_PORT": str(self._ports.pop()),
                 "RAY_SERVE_HAPROXY_METRICS_PORT": str(self._ports.pop()),
+                # Two users of one machine would share the folder of the defaults, which the first of them owns.
                 "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(self.ray_folder / "h" / "haproxy.cfg"),
                 "RAY_SERVE_HAPROXY_SOCKET_PATH": str(self.ray_folder / "h" / "admin.sock"),
+                "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(self.ray_folder / "h" / "metrics.sock"),
+                "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(self.ray_folder / "h"),
+                "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(self.ray_folder / "h" / "server-state"),
             }
         return environment
 

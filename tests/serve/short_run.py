@@ -13,6 +13,8 @@ from running_service import WORDS, RunningService
 def main() -> None:
     model = {"name": WORDS, "implementation": "toy_model:WordStatistics", "num_cpus": 0.1}
     with RunningService(Path(sys.argv[1]), [model], {}, gateways=1, haproxy=True) as service:
+        for deployment in ("gateway", WORDS):
+            service.wait_until_whole(deployment, replicas=1)
         replicas = sorted(service.replicas("gateway") | service.replicas(WORDS))
         print(json.dumps({"ray_folder": str(service.cluster.ray_folder), "replicas": replicas}), flush=True)
         signal.pause()

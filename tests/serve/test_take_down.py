@@ -19,7 +19,7 @@ PARTS = ("haproxy", "gcs_server", "raylet", "valkey-server", "postgres", "local.
 @pytest.mark.skipif(sys.platform != "linux", reason="HAProxy mode and child subreapers need Linux")
 def test_a_killed_run_leaves_no_process_behind(folder: Path) -> None:
     script = Path(__file__).with_name("short_run.py")
-    path = os.pathsep.join(map(str, (script.parent, script.parents[1])))
+    path = os.pathsep.join(map(str, (script.parent, script.parents[1], script.parents[2] / "scripts")))
     environment = {**os.environ, "PYTHONPATH": path}
     with subprocess.Popen([sys.executable, str(script), str(folder)], env=environment, stdout=subprocess.PIPE) as run:
         try:
