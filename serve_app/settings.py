@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     oidc_group_claim: str = "groups"
     """Claim that names a principal's group in usage records; of a list the first. Empty: no groups."""
 
+    metrics_token: SecretStr = SecretStr("")
+    """Bearer token of a scraper of GET /metrics. Empty: nobody may read them."""
+
     job_ttl: Annotated[int, Field(ge=1)] = 3600
     """Seconds a job's record stays after it ended."""
     lease_seconds: Annotated[float, Field(ge=1)] = 10.0

@@ -22,7 +22,7 @@ from serve_app.contracts import ModelCard, ModelHandle
 from serve_app.errors import InternalError, RouteUnknown, ServiceError
 from serve_app.gateway.endpoint import Endpoint, PathEndpoint, request_id_of
 from serve_app.gateway.keys import KeyRing
-from serve_app.gateway.metrics import Meter
+from serve_app.gateway.monitoring.meters import BreakerMeter, RequestMeter
 from serve_app.gateway.problems import SECURITY_HEADERS, problem_response
 from serve_app.gateway.routes import ROUTES
 from serve_app.gateway.service import Service
@@ -51,7 +51,8 @@ def build_gateway(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        runners: list[Dispatcher | Writer | Meter] = [*service.dispatchers.values(), service.writer, Meter(service)]
+        runners: list[Dispatcher | Writer | BreakerMeter] = [*service.dispatchers.values(), service.writer]
+        runners.append(BreakerMeter(service.dispatchers))
         tasks = [asyncio.create_task(runner.run(), name=type(runner).__name__) for runner in runners]
         for task in tasks:
             task.add_done_callback(_report_end)
@@ -94,6 +95,7 @@ def _assemble(
         verifier=TokenVerifier(settings, keys),
         dispatchers={card.name: Dispatcher(tracker, handles[card.name], card, version=version) for card in cards},
         writer=Writer(work, settings),
+        requests=RequestMeter(),
         uploads=UploadBudget(settings.upload_bytes_in_flight),
         fetches=asyncio.Semaphore(max(1, settings.upload_bytes_in_flight // settings.image_max_bytes)),
     )

@@ -67,8 +67,10 @@ class Endpoint:
         try:
             response = await self._answer(call)
         except asyncio.CancelledError:
+            self._observe(CLIENT_GONE, started)
             self._service.spawn(self._record(call, CLIENT_GONE, started, now))
             raise
+        self._observe(response.status_code, started)
         # Shielded: a client that goes away now was still served, and is still counted once.
         await asyncio.shield(self._service.spawn(self._record(call, response.status_code, started, now)))
         await send_response(response, call.request_id, scope, receive, send)
@@ -88,6 +90,10 @@ class Endpoint:
             _log.exception("request %s to %s failed", call.request_id, self._route.path)
             error = InternalError("The service failed. The request id helps to find out why.")
         return problem_response(error, path=call.request.scope["path"], request_id=call.request_id)
+
+    def _observe(self, status: int, started: float) -> None:
+        latency_ms = (time.perf_counter() - started) * 1000
+        self._service.requests.observe(self._route.path, self._route.method, status, latency_ms)
 
     async def _record(self, call: Call, status: int, started: float, now: float) -> None:
         """Tell the outbox. When Redis is away the answer still goes out; the loss is logged."""

@@ -7,6 +7,7 @@ from typing import Final
 from serve_app import errors
 from serve_app.gateway import health, reads, submit
 from serve_app.gateway.endpoint import RouteSpec
+from serve_app.gateway.monitoring import exposition
 
 Problems = tuple[type[errors.ServiceError], ...]
 
@@ -83,5 +84,12 @@ ROUTES: Final = (
     RouteSpec("GET", "/__health", health.alive, "The gateway answers"),
     RouteSpec("GET", "/livez", health.alive, "The process lives"),
     RouteSpec("GET", "/readyz", health.ready, "Whether jobs are worked on, and why not"),
+    RouteSpec(
+        "GET",
+        "/metrics",
+        exposition.metrics,
+        "Queue, ledger and outbox for Prometheus",
+        (errors.TokenMissing, errors.TokenInvalid, *_READ),
+    ),
 )
 """In matching order: a fixed path stands before the pattern that would also take it."""

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from serve_app.contracts import ModelCard, Principal
 from serve_app.errors import ModelUnknown, TokenMissing
 from serve_app.gateway.keys import KeyRing
+from serve_app.gateway.monitoring.meters import RequestMeter
 from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import UploadBudget
 from serve_app.images.store import ImageStore
@@ -42,6 +43,7 @@ class Service:
     verifier: TokenVerifier
     dispatchers: Mapping[str, Dispatcher]
     writer: Writer
+    requests: RequestMeter
     uploads: UploadBudget
     fetches: asyncio.Semaphore
     """Fetched images in memory at once, each up to the image limit."""

@@ -68,6 +68,23 @@ class Ledger:
         return self.accepted + self.reopened - self.completed - self.failed - self.cancelled - self.dead
 
 
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A model's queue at one moment."""
+
+    leased: int
+    dead_kept: int
+    replicas: int
+    oldest_wait_s: float
+    """Age of the job that has waited longest; 0 when none waits."""
+    ledger: Ledger
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait."""
+        return self.ledger.in_flight - self.leased
+
+
 def decode(fields: Mapping[Any, Any]) -> dict[str, str]:
     """A hash as Redis replies it, in text."""
     return {name.decode(): value.decode() for name, value in fields.items()}

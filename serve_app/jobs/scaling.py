@@ -37,7 +37,7 @@ class BacklogPolicy:
         self._polled_at = -POLL_S
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """Called in the controller's event loop every 0.1 s: it never waits, it answers from the last poll."""
+        """Called in the controller's event loop at each of its turns: it never waits, it answers from the last poll."""
         now = time.monotonic()
         if now - self._polled_at >= POLL_S and (self._polling is None or self._polling.done()):
             self._polled_at = now

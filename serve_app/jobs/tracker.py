@@ -18,7 +18,17 @@ from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, Replica
 from serve_app.errors import CapacityError, DeadlineExceeded, JobUnknown, ModelRejected, QueueFull
 from serve_app.jobs import limits
 from serve_app.jobs.keys import key
-from serve_app.jobs.records import Backlog, Chunk, Ledger, Submission, decode, read_job, read_ledger, read_task
+from serve_app.jobs.records import (
+    Backlog,
+    Chunk,
+    Ledger,
+    QueueState,
+    Submission,
+    decode,
+    read_job,
+    read_ledger,
+    read_task,
+)
 from serve_app.jobs.scripts import Scripts
 from serve_app.jobs.wake import Wake
 from serve_app.settings import Settings
@@ -173,6 +183,13 @@ class Tracker:
                 pipeline.zcard(key("lease", model=model))
                 counters, leased = await pipeline.execute()
         return Backlog(waiting=read_ledger(decode(counters)).in_flight - leased, leased=leased)
+
+    async def queue(self, model: str) -> QueueState:
+        """All that is counted of a model's queue, at one moment."""
+        with redis_errors():
+            leased, dead, replicas, oldest_ms, ledger = await self._scripts.run("queue", model)
+        counters = decode(dict(zip(ledger[::2], ledger[1::2], strict=True)))
+        return QueueState(leased, dead, replicas, oldest_ms / 1000, read_ledger(counters))
 
     async def _hash(self, name: str) -> dict[str, str]:
         with redis_errors():

@@ -23,9 +23,11 @@ WORDS = "words"
 PACED = "paced-words"
 BATCH = 8
 LEASE_S = 6.0
+METRICS_TOKEN = "a-scraper-of-the-tests"
 POLL_S = 0.05
 ENVIRONMENT = {
     "OIDC_AUDIENCE": "sem-image-classifier",
+    "METRICS_TOKEN": METRICS_TOKEN,
     "LEASE_SECONDS": str(LEASE_S),
     "DECODE_TIMEOUT_S": "60",  # a decode worker that a test freezes must not be replaced meanwhile
     "RAY_metrics_report_interval_ms": "2000",

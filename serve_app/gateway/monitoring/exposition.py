@@ -1,0 +1,81 @@
+"""GET /metrics: what is the same whichever replica answers, read from Redis when it is asked for.
+
+What each replica knows of itself alone (`gateway/monitoring/meters.py`, `models/server.py`) Ray's node agents export.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.responses import Response
+
+from serve_app.errors import TokenInvalid
+from serve_app.gateway.endpoint import bearer_token
+from serve_app.gateway.service import Call
+from serve_app.jobs.records import QueueState
+from serve_app.usage.outbox import OutboxFigures
+
+MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""The text format of Prometheus, which every scraper reads."""
+
+
+async def metrics(call: Call) -> Response:
+    """The figures as text, for the holder of METRICS_TOKEN."""
+    _check_token(call)
+    service = call.service
+    names = list(service.cards)
+    states, outbox = await asyncio.gather(
+        asyncio.gather(*(service.tracker.queue(name) for name in names)), service.outbox.figures()
+    )
+    queues = dict(zip(names, states, strict=True))
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Figures([*_queue_families(queues), *_outbox_families(outbox)]))
+    return Response(generate_latest(registry), media_type=MEDIA_TYPE)
+
+
+def _check_token(call: Call) -> None:
+    given, wanted = bearer_token(call.request.scope), call.service.settings.metrics_token.get_secret_value()
+    if not wanted or not hmac.compare_digest(given.encode(), wanted.encode()):
+        raise TokenInvalid("Metrics need the token that METRICS_TOKEN names.")
+
+
+class _Figures(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _queue_families(queues: dict[str, QueueState]) -> list[Metric]:
+    waiting = GaugeMetricFamily("semapi_jobs_waiting", "Jobs that wait.", labels=["model"])
+    running = GaugeMetricFamily("semapi_jobs_running", "Jobs under a lease.", labels=["model"])
+    oldest = GaugeMetricFamily("semapi_oldest_wait_seconds", "Age of the job that waits longest.", labels=["model"])
+    dead = GaugeMetricFamily("semapi_dead_jobs", "Dead jobs that are kept.", labels=["model"])
+    replicas = GaugeMetricFamily("semapi_model_replicas", "Replicas that beat.", labels=["model"])
+    jobs = CounterMetricFamily("semapi_jobs", "Jobs by what became of them; the ledger.", labels=["model", "event"])
+    for model, queue in queues.items():
+        waiting.add_metric([model], queue.waiting)
+        running.add_metric([model], queue.leased)
+        oldest.add_metric([model], queue.oldest_wait_s)
+        dead.add_metric([model], queue.dead_kept)
+        replicas.add_metric([model], queue.replicas)
+        for event, number in asdict(queue.ledger).items():
+            jobs.add_metric([model, event], number)
+    return [waiting, running, oldest, dead, replicas, jobs]
+
+
+def _outbox_families(outbox: OutboxFigures) -> list[Metric]:
+    return [
+        GaugeMetricFamily("semapi_outbox_entries", "Events on their way to PostgreSQL.", outbox.waiting),
+        GaugeMetricFamily("semapi_outbox_lag_seconds", "Age of the oldest of them.", outbox.lag_s),
+        CounterMetricFamily("semapi_usage_dropped", "Usage events counted instead of stored.", outbox.dropped),
+        CounterMetricFamily("semapi_usage_refused", "Events that PostgreSQL can never take.", outbox.refused),
+    ]

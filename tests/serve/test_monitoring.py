@@ -1,0 +1,34 @@
+"""Every metric of the dashboard and the alert rules is exported by a running service."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import httpx2
+from benchmark.scrape import EXPORT_DEADLINE_S, exported
+from monitoring import METRIC, dashboard_expressions, rules
+from running_service import METRICS_TOKEN, POLL_S, RunningService
+from service_client import Client
+
+
+async def test_every_metric_named_there_exists_in_what_is_exported(
+    service: RunningService, client: Client, pictures: list[bytes]
+) -> None:
+    jobs = await client.wait(await client.submit_all(pictures[:1]))
+    assert jobs[0]["status"] == "COMPLETED"
+    expressions = [*dashboard_expressions(), *(rule["expr"] for rule in rules())]
+    named = {name for text in expressions for name in METRIC.findall(text)}
+    deadline = time.monotonic() + EXPORT_DEADLINE_S
+    while missing := named - await _shown(service):
+        assert time.monotonic() < deadline, f"not exported: {sorted(missing)}"
+        await asyncio.sleep(POLL_S)
+
+
+async def _shown(service: RunningService) -> set[str]:
+    """Names of all samples, of the service and of Ray's node agent."""
+    headers = {"Authorization": f"Bearer {METRICS_TOKEN}"}
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        page = (await http.get(f"{service.cluster.url}/metrics", headers=headers)).raise_for_status().text
+    lines = [*page.splitlines(), *await exported(service.cluster)]
+    return {name for line in lines for name in METRIC.findall(line.partition("{")[0])}

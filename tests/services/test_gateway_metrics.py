@@ -1,0 +1,93 @@
+"""GET /metrics tells what Redis holds, to the holder of its token alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from gateway_parts import IMAGE_MODEL, Running, failed, running_gateway, until
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+
+from serve_app.local.authority import Authority
+from serve_app.settings import Settings
+
+TOKEN = "a-scraper-of-this-test"
+Samples = dict[tuple[str, str, str], float]
+
+
+@pytest.fixture
+async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
+    async with running_gateway(settings, authority, metrics_token=SecretStr(TOKEN)) as running:
+        yield running
+
+
+async def scrape(gateway: Running) -> Samples:
+    answer = await gateway.client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    return {
+        (sample.name, sample.labels.get("model", ""), sample.labels.get("event", "")): sample.value
+        for metric in text_string_to_metric_families(answer.text)
+        for sample in metric.samples
+    }
+
+
+async def test_the_figures_follow_jobs_from_waiting_to_ended(gateway: Running) -> None:
+    model = IMAGE_MODEL.name
+    await gateway.beat()
+    gateway.model.open.clear()
+    first = await gateway.submit()
+
+    async def runs() -> bool:
+        return (await scrape(gateway))["semapi_jobs_running", model, ""] == 1
+
+    await until(runs)
+    found = await scrape(gateway)
+    assert found["semapi_model_replicas", model, ""] == 1
+    assert found["semapi_jobs_waiting", model, ""] == 0
+    assert found["semapi_jobs_total", model, "accepted"] == 1
+    gateway.model.answer = failed("model-rejected", "no")
+    gateway.model.open.set()
+    await gateway.ended(first)
+    found = await scrape(gateway)
+    assert found["semapi_jobs_running", model, ""] == 0
+    assert found["semapi_jobs_total", model, "failed"] == 1
+    assert found["semapi_outbox_entries", "", ""] > 0  # this test has no PostgreSQL
+    assert found["semapi_outbox_lag_seconds", "", ""] > 0
+
+
+async def test_the_oldest_waiting_job_tells_its_age(gateway: Running) -> None:
+    gateway.model.open.clear()
+    for user in ("ada", "bob", "cem"):  # chunks are full at eight: some wait, of more than one owner
+        for _ in range(9):
+            await gateway.submit(user)
+
+    async def some_wait_for_a_while() -> bool:
+        found = await scrape(gateway)
+        waiting = found["semapi_jobs_waiting", IMAGE_MODEL.name, ""]
+        return 0 < waiting < 27 and found["semapi_oldest_wait_seconds", IMAGE_MODEL.name, ""] > 0.2
+
+    await until(some_wait_for_a_while)
+
+
+@pytest.mark.parametrize(
+    ("headers", "slug"),
+    [
+        ({}, "token-missing"),
+        ({"Authorization": "Bearer "}, "token-missing"),
+        ({"Authorization": "Bearer wrong"}, "token-invalid"),
+        ({"Authorization": "Bearer \u00e4".encode("latin-1")}, "token-invalid"),
+    ],
+)
+async def test_nobody_else_reads_them(gateway: Running, headers: dict[str, str], slug: str) -> None:
+    answer = await gateway.client.get("/metrics", headers=headers)
+    assert answer.status_code == 401
+    assert answer.json()["type"].endswith(slug)
+
+
+async def test_without_the_setting_no_token_is_right(settings: Settings, authority: Authority) -> None:
+    async with running_gateway(settings, authority) as gateway:
+        for token in ("", "x", gateway.issuer.mint("ada")):
+            answer = await gateway.client.get("/metrics", headers={"Authorization": f"Bearer {token}"})
+            assert answer.status_code == 401
