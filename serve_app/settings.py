@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 1024 * 1024
+URL_SCHEMES = {"redis_url": ("redis://", "rediss://", "unix://"), "database_url": ("postgresql://", "postgres://")}
 COMMIT = re.compile(r"[0-9a-f]{40}")
 PLACEHOLDER = re.compile(r"REPLACE|CHANGE_?ME", re.IGNORECASE)
 
@@ -108,6 +109,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
+        for name, schemes in URL_SCHEMES.items():
+            if (url := getattr(self, name).get_secret_value()) and not url.startswith(schemes):
+                raise ValueError(f"{name.upper()} must begin with {' or '.join(schemes)}")
         if self.model_source == "hugging_face" and not (self.model_id and self.model_revision):
             raise ValueError("MODEL_SOURCE=hugging_face needs MODEL_ID and MODEL_REVISION")
         if self.model_source == "private" and not (self.model_id and self.model_cache_dir):

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from serve_app.cli.console import errors, give_up, output, print_scores
+from serve_app.cli.console import errors, give_up, print_result
 from serve_app.cli.token import DEFAULT_ISSUER, find_token
 from serve_app.client.http import ServiceClient
 from serve_app.contracts import Json
@@ -43,7 +43,7 @@ def classify(
         if as_json:
             typer.echo(json.dumps({"file": str(path), **job}))
         elif job["status"] == "COMPLETED":
-            _print_result(path, job["result"])
+            print_result(path.name, job["result"])
         else:
             errors.print(f"\n  {path.name}: {job['status']}: {job['problem']['detail']}", style="red", markup=False)
     if any(job["status"] != "COMPLETED" for _, job in answers):
@@ -77,11 +77,3 @@ def _classify(client: ServiceClient, path: Path, model: str | None, timeout_s: f
         slug = error.slug if isinstance(error, ServiceError) else "file-unreadable"
         detail = error.detail if isinstance(error, ServiceError) else str(error)
         return {"status": "REFUSED", "result": None, "problem": {"type": f"/problems/{slug}", "detail": detail}}
-
-
-def _print_result(path: Path, result: Json) -> None:
-    if "all_scores" in result:
-        output.print(f"\n  {path.name} is {result['label']}", style="bold", markup=False)
-        print_scores(result)
-    else:
-        output.print(f"\n  {path.name}: {json.dumps(result)}", markup=False)

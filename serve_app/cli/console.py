@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -28,6 +29,15 @@ def explain(error: ValidationError, spell: Callable[[str], str] = str) -> str:
     faults = [(spell(".".join(map(str, fault["loc"]))), fault["msg"]) for fault in error.errors()]
     said = [f"{name}: {message}" if name else message for name, message in faults]
     return "; ".join(said).replace("Value error, ", "")
+
+
+def print_result(name: str, result: Json) -> None:
+    """What a model made of the file of this name; a classification with its scores, anything else as it is."""
+    if "all_scores" in result:
+        output.print(f"\n  {name} is {result['label']}", style="bold", markup=False)
+        print_scores(result)
+    else:
+        output.print(f"\n  {name}: {json.dumps(result)}", markup=False)
 
 
 def print_scores(result: Json, top: int = 3) -> None:

@@ -56,6 +56,10 @@ class ServiceClient:
             fields = {} if model is None else {"model": model}
             return self._ask("POST", "/api/v1/jobs", files={"image": (file.name, stream)}, data=fields)
 
+    def models(self) -> Json:
+        """The served models, and which of them is the default."""
+        return self._ask("GET", "/api/v1/models")
+
     def job(self, job_id: str) -> Json:
         """The job as it is now."""
         return self._ask("GET", f"/api/v1/jobs/{job_id}")

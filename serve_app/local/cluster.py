@@ -158,7 +158,7 @@ class Cluster:
         details = _get_json(f"{self.dashboard_url}/api/serve/applications/", password(self.token_file))
         for application in details.get("applications", {}).values():
             if application["status"] == "DEPLOY_FAILED":
-                return str(application["message"])
+                return _why(application)
         return ""
 
     def _node_command(self) -> list[str]:
@@ -228,6 +228,13 @@ class Cluster:
                 "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(self.ray_folder / "h" / "server-state"),
             }
         return environment
+
+
+def _why(application: Json) -> str:
+    """The failed deployments with the last line of each traceback; without one, what Serve says."""
+    failed = {name: one for name, one in application["deployments"].items() if one["status"] == "DEPLOY_FAILED"}
+    reasons = [f"{name}: {(one['message'].strip().splitlines() or [''])[-1]}" for name, one in failed.items()]
+    return "; ".join(reasons) or str(application["message"])
 
 
 def _script(name: str) -> str:

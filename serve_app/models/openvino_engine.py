@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
@@ -23,6 +24,8 @@ class OpenvinoEngine:
     device = "cpu"
 
     def __init__(self, snapshot: Snapshot, size: int, threads: int) -> None:
+        # Importing its converter reports to its makers over the network. Without the reporter it goes on in silence.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what the import system allows
         try:
             import openvino
         except ModuleNotFoundError as error:
