@@ -26,6 +26,7 @@ from serve_app.models.handle import ServeHandle
 from serve_app.models.registry import ModelConfig, card
 from serve_app.models.server import ModelServer
 from serve_app.settings import read_settings
+from serve_app.tracing import make_tracer
 
 
 class ApplicationArgs(BaseModel):
@@ -67,7 +68,8 @@ class Gateway:
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         handles = {model.name: ServeHandle(self.handles[model.name]) for model in self.cards}
-        application = build_gateway(read_settings(), self.cards, handles, version=self.version)
+        settings = read_settings()
+        application = build_gateway(settings, self.cards, handles, version=self.version, tracer=make_tracer(settings))
         application.add_middleware(OneRequestId)
         return application
 

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     metrics_token: SecretStr = SecretStr("")
     """Bearer token of a scraper of GET /metrics. Empty: nobody may read them."""
 
+    traces_endpoint: str = ""
+    """OTLP/HTTP URL of a trace collector, with its path. Empty: no traces are made; a caller's are carried on."""
+
     job_ttl: Annotated[int, Field(ge=1)] = 3600
     """Seconds a job's record stays after it ended."""
     lease_seconds: Annotated[float, Field(ge=1)] = 10.0

@@ -33,6 +33,7 @@ from serve_app.jobs.dispatcher import Dispatcher
 from serve_app.jobs.tracker import Tracker
 from serve_app.models.registry import load
 from serve_app.settings import Settings
+from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.writer import Writer
 
@@ -43,11 +44,16 @@ _log = logging.getLogger(__name__)
 
 
 def build_gateway(
-    settings: Settings, cards: Sequence[ModelCard], handles: Mapping[str, ModelHandle], *, version: str
+    settings: Settings,
+    cards: Sequence[ModelCard],
+    handles: Mapping[str, ModelHandle],
+    *,
+    version: str,
+    tracer: Tracer,
 ) -> Starlette:
     """The gateway of the given models, the first of them the default. Nothing is opened before its lifespan starts."""
     requests, work = connect_redis(settings, client=GroupingRedis), connect_redis(settings)
-    service = _assemble(settings, cards, handles, version, requests, work)
+    service = _assemble(settings, cards, handles, version, tracer, requests, work)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -76,6 +82,7 @@ def _assemble(
     cards: Sequence[ModelCard],
     handles: Mapping[str, ModelHandle],
     version: str,
+    tracer: Tracer,
     requests: Redis,
     work: Redis,
 ) -> Service:
@@ -96,6 +103,7 @@ def _assemble(
         dispatchers={card.name: Dispatcher(tracker, handles[card.name], card, version=version) for card in cards},
         writer=Writer(work, settings),
         requests=RequestMeter(),
+        tracer=tracer,
         uploads=UploadBudget(settings.upload_bytes_in_flight),
         fetches=asyncio.Semaphore(max(1, settings.upload_bytes_in_flight // settings.image_max_bytes)),
     )
@@ -111,6 +119,7 @@ async def _end(service: Service, tasks: list[asyncio.Task[None]], clients: tuple
     await asyncio.gather(service.writer.close(), service.keys.close(), return_exceptions=True)
     for client in clients:
         await client.aclose()
+    await asyncio.to_thread(service.tracer.close)
 
 
 def _report_end(task: asyncio.Task[None]) -> None:

@@ -29,6 +29,7 @@ from serve_app.errors import (
 )
 from serve_app.gateway.problems import SECURITY_HEADERS, problem_response
 from serve_app.gateway.service import Call, Service
+from serve_app.tracing import Kind, Step
 
 CLIENT_GONE: Final = 499
 """Status in the usage event of a request whose client went away before the answer."""
@@ -64,13 +65,14 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, now = time.perf_counter(), time.time()
         call = Call(self._service, Request(scope, receive), request_id_of(scope))
+        step = self._begin(call)
         try:
             response = await self._answer(call)
         except asyncio.CancelledError:
-            self._observe(CLIENT_GONE, started)
+            self._end(call, step, CLIENT_GONE, started)
             self._service.spawn(self._record(call, CLIENT_GONE, started, now))
             raise
-        self._observe(response.status_code, started)
+        self._end(call, step, response.status_code, started)
         # Shielded: a client that goes away now was still served, and is still counted once.
         await asyncio.shield(self._service.spawn(self._record(call, response.status_code, started, now)))
         await send_response(response, call.request_id, scope, receive, send)
@@ -91,9 +93,22 @@ class Endpoint:
             error = InternalError("The service failed. The request id helps to find out why.")
         return problem_response(error, path=call.request.scope["path"], request_id=call.request_id)
 
-    def _observe(self, status: int, started: float) -> None:
+    def _begin(self, call: Call) -> Step | None:
+        """The request's step in a trace. Probes and scrapes have none: they would be most of all traces."""
+        if self._route.tracked is None:
+            return None
+        parent = call.request.headers.get("traceparent")
+        step = self._service.tracer.step(f"{self._route.method} {self._route.path}", parent, Kind.SERVER)
+        call.traceparent = step.traceparent
+        return step
+
+    def _end(self, call: Call, step: Step | None, status: int, started: float) -> None:
         latency_ms = (time.perf_counter() - started) * 1000
         self._service.requests.observe(self._route.path, self._route.method, status, latency_ms)
+        if step is not None:
+            facts = {"http.route": self._route.path, "request.id": call.request_id, "job.id": call.job_id}
+            facts["model"] = call.model
+            step.end(facts | {"http.response.status_code": status}, str(status) if status >= 500 else None)
 
     async def _record(self, call: Call, status: int, started: float, now: float) -> None:
         """Tell the outbox. When Redis is away the answer still goes out; the loss is logged."""

@@ -20,6 +20,7 @@ from serve_app.images.store import ImageStore
 from serve_app.jobs.dispatcher import Dispatcher
 from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
+from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.writer import Writer
 
@@ -44,6 +45,7 @@ class Service:
     dispatchers: Mapping[str, Dispatcher]
     writer: Writer
     requests: RequestMeter
+    tracer: Tracer
     uploads: UploadBudget
     fetches: asyncio.Semaphore
     """Fetched images in memory at once, each up to the image limit."""
@@ -78,6 +80,8 @@ class Call:
     request: Request
     request_id: str
     principal: Principal | None = None
+    traceparent: str | None = None
+    """Where this request stands in a trace, for the job it may submit."""
     request_bytes: int = 0
     job_id: str = ""
     model: str = ""

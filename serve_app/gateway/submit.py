@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import uuid
 from dataclasses import dataclass, replace
 from typing import Final
@@ -32,7 +31,6 @@ from serve_app.jobs.records import Submission
 
 UNKNOWN: Final = "no such field; the body may hold image, image_url, model and params"
 POINTERS_MAX: Final = 20
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask) -> Job:
     params = _checked_params(service, card, ask.params)
     data = await _image_bytes(service, share, ask) if wants_image else None
     submission = Submission(
-        id=str(uuid.uuid4()), owner=call.caller.id, model=card.name, params=params, traceparent=_traceparent(call)
+        id=str(uuid.uuid4()), owner=call.caller.id, model=card.name, params=params, traceparent=call.traceparent
     )
     if data is None:
         work = service.tracker.submit(submission)
@@ -162,9 +160,3 @@ def _ask(fields: Json, image: UploadFile | None) -> Ask:
         if not isinstance(fields.get(name, kind()), kind):
             raise BodyInvalid(f"The field {name} must be {words}.", pointers={f"/{name}": f"must be {words}"})
     return Ask(image, fields.get("image_url"), fields.get("model"), fields.get("params", {}))
-
-
-def _traceparent(call: Call) -> str | None:
-    """The W3C trace context that came with the request, when it is well formed."""
-    text = call.request.headers.get("traceparent", "")
-    return text if _TRACEPARENT.fullmatch(text) else None

@@ -32,6 +32,7 @@ from serve_app.models.pool import DecodePool
 from serve_app.models.registry import ModelConfig
 from serve_app.models.solitude import Solitude
 from serve_app.settings import read_settings
+from serve_app.tracing import Kind, make_tracer
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class ModelServer:
         """`make_registrar` is called here, in the replica; `version` is what `warm_up` answers."""
         settings = read_settings()
         self._version = version
+        self._name = config.name
+        self._tracer = make_tracer(settings)
         self._registrar = make_registrar()
         self._images = ImageStore(connect_redis(settings, max_connections=8), settings)
         self._solitude = Solitude()
@@ -116,6 +119,8 @@ class ModelServer:
             thread.close()
         if pool := getattr(self, "_pool", None):
             await pool.close()
+        if tracer := getattr(self, "_tracer", None):
+            await asyncio.to_thread(tracer.close)
 
     async def _process_suspect(self, task: Task) -> dict[str, Outcome]:
         try:
@@ -127,6 +132,19 @@ class ModelServer:
         return await self._process([task])
 
     async def _process(self, tasks: Sequence[Task]) -> dict[str, Outcome]:
+        """Work on the tasks as a step of each one's trace."""
+        name = f"predict {self._name}"
+        steps = {task.job_id: self._tracer.step(name, task.traceparent, Kind.CONSUMER) for task in tasks}
+        failures: dict[str, str | None] = dict.fromkeys(steps, "the replica could not go on")
+        try:
+            outcomes = await self._compute(tasks)
+            failures = {job_id: one.failure.slug if one.failure else None for job_id, one in outcomes.items()}
+            return outcomes
+        finally:
+            for job_id, step in steps.items():
+                step.end({"job.id": job_id, "model": self._name}, failures[job_id])
+
+    async def _compute(self, tasks: Sequence[Task]) -> dict[str, Outcome]:
         """Decode all first, then batch: items that arrive together fill batches (half of them stay empty if not)."""
         inputs = await asyncio.gather(*(self._fetch_and_prepare(task) for task in tasks))
         outputs = await asyncio.gather(*(self._forward(one.prepared.item) for one in inputs if isinstance(one, _Ready)))

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from collector import Collector, listening_collector
 from pictures import encode, texture
 from running_service import BATCH, MODEL, PACED, WORDS, RunningService
 from service_client import Client, connected
@@ -63,7 +64,14 @@ def picture_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def service(servers_folder: Path, picture_url: str) -> Iterator[RunningService]:
+def collector() -> Iterator[Collector]:
+    """Where the running service sends its traces."""
+    with listening_collector() as listening:
+        yield listening
+
+
+@pytest.fixture(scope="session")
+def service(servers_folder: Path, picture_url: str, collector: Collector) -> Iterator[RunningService]:
     """The running service: two gateways, two classifiers, a toy that sleeps and one that scales."""
     classifier = {"implementation": "serve_app.models.sem_classifier:SemClassifier", "max_batch_size": BATCH}
     sleeper = {"implementation": "toy_model:WordStatistics", "min_replicas": 0, "downscale_delay_s": 1}
@@ -75,6 +83,7 @@ def service(servers_folder: Path, picture_url: str) -> Iterator[RunningService]:
         {"name": PACED, **paced},
     ]
     environment = {**WEIGHTS, "IMAGE_URL_PRIVATE_HOSTS": picture_url.split("/")[2]}
+    environment["TRACES_ENDPOINT"] = collector.url
     folder = servers_folder / "serve"
     folder.mkdir(mode=0o711)
     with RunningService(folder, [{**model, "num_cpus": 0.1} for model in models], environment) as running:

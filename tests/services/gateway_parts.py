@@ -22,9 +22,11 @@ from serve_app.local.issuer import Issuer
 from serve_app.local.keys import SigningKeys
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import Settings
+from serve_app.tracing import Tracer
 from tests.pictures import encode, gradient
 
 VERSION = "release-1"
+NO_TRACES = Tracer(None)
 AUDIENCE = "sem-image-classifier"
 PICTURE = encode(gradient(), "PNG")
 IMAGE_MODEL = card(ModelConfig(name="sem-classifier", implementation="serve_app.models.sem_classifier:SemClassifier"))
@@ -101,13 +103,18 @@ class Running:
 
 @asynccontextmanager
 async def running_gateway(
-    settings: Settings, authority: Authority, *, cards: Sequence[ModelCard] = (IMAGE_MODEL, TEXT_MODEL), **changes: Any
+    settings: Settings,
+    authority: Authority,
+    *,
+    cards: Sequence[ModelCard] = (IMAGE_MODEL, TEXT_MODEL),
+    tracer: Tracer = NO_TRACES,
+    **changes: Any,
 ) -> AsyncIterator[Running]:
     """A gateway whose settings are `settings` with `changes`."""
     changes = {"oidc_issuers": (authority.url,), "oidc_audience": AUDIENCE, **changes}
     settings = settings.model_copy(update=changes)
     model = Answering()
-    application = build_gateway(settings, cards, {card.name: model for card in cards}, version=VERSION)
+    application = build_gateway(settings, cards, {card.name: model for card in cards}, version=VERSION, tracer=tracer)
     redis = connect_redis(settings)
     transport = httpx2.ASGITransport(application)
     async with (
