@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 DEADLINE_S = 120.0
+CONNECTIONS = 32
+"""At once in a rate's measurement, of the service and of what it is held against: enough that commands of concurrent
+requests share writes and syncs, as they do under any load worth measuring, few enough for a client of one processor."""
 
 
 @dataclass
@@ -51,7 +54,9 @@ def upload(path: str, image: bytes, *, token: str = "", model: str = "") -> byte
     return request("POST", path, token=token, body=body, content_type=f"multipart/form-data; boundary={boundary}")
 
 
-async def send_all(port: int, requests: Sequence[bytes], *, connections: int = 16, pause_s: float = 0.0) -> Load:
+async def send_all(
+    port: int, requests: Sequence[bytes], *, connections: int = CONNECTIONS, pause_s: float = 0.0
+) -> Load:
     """Send every request once over `connections` connections; with `pause_s` each waits so long between two."""
     load, waiting = Load(), list(reversed(requests))
     cpu, start = time.process_time(), time.perf_counter()
