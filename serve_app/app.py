@@ -25,6 +25,7 @@ from serve_app.loopback import keep_on_loopback
 from serve_app.models.handle import ServeHandle
 from serve_app.models.registry import ModelConfig, card
 from serve_app.models.server import ModelServer
+from serve_app.replica_logs import log_requests_beside_serve, log_through_serve
 from serve_app.settings import read_settings
 from serve_app.tracing import make_tracer
 
@@ -64,6 +65,8 @@ class Gateway:
         self, cards: list[ModelCard], handles: Mapping[str, DeploymentHandle[Any]], version: str
     ) -> None:
         keep_on_loopback()
+        log_through_serve()
+        log_requests_beside_serve()
         self.cards, self.handles, self.version = cards, handles, version
 
     async def __serve_build_asgi_app__(self) -> Starlette:
@@ -94,6 +97,7 @@ class Model(ModelServer):
 
     async def __init__(self, config: ModelConfig, version: str) -> None:  # type: ignore[misc]  # Serve awaits it
         keep_on_loopback()
+        log_through_serve()
         await super().__init__(config, version, TrackerRegistrar)
 
 

@@ -23,6 +23,8 @@ from serve_app.errors import InternalError, RouteUnknown, ServiceError
 from serve_app.gateway.endpoint import Endpoint, PathEndpoint, request_id_of
 from serve_app.gateway.keys import KeyRing
 from serve_app.gateway.monitoring.meters import BreakerMeter, RequestMeter
+from serve_app.gateway.monitoring.request_log import RequestLog
+from serve_app.gateway.monitoring.vitals import Vitals
 from serve_app.gateway.problems import SECURITY_HEADERS, problem_response
 from serve_app.gateway.routes import ROUTES
 from serve_app.gateway.service import Service
@@ -74,6 +76,7 @@ def build_gateway(
     handlers: dict[Any, Any] = {HTTPException: _route_unknown, Exception: _failed}
     application = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
     application.router.redirect_slashes = False
+    application.add_middleware(RequestLog)
     return application
 
 
@@ -88,14 +91,15 @@ def _assemble(
 ) -> Service:
     """Requests and background work have a client each: a burst of requests must not keep leases from being renewed."""
     keys = KeyRing(settings)
-    tracker = Tracker(work, settings)
+    tracker, asked = Tracker(work, settings), Tracker(requests, settings)
     return Service(
         settings=settings,
         version=version,
         cards={card.name: card for card in cards},
         params={card.name: load(card.implementation).Params for card in cards},
         endpoints={f"{route.method:<4} {route.path}": route.summary for route in ROUTES},
-        tracker=Tracker(requests, settings),
+        tracker=asked,
+        vitals=Vitals(asked, [card.name for card in cards]),
         store=ImageStore(requests, settings),
         outbox=Outbox(requests, settings),
         keys=keys,

@@ -65,6 +65,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, now = time.perf_counter(), time.time()
         call = Call(self._service, Request(scope, receive), request_id_of(scope))
+        scope["call"] = call  # the request's log line tells of it
         step = self._begin(call)
         try:
             response = await self._answer(call)
@@ -164,11 +165,19 @@ async def send_response(response: Response, request_id: str, scope: Scope, recei
 
 
 def request_id_of(scope: Scope) -> str:
-    """The caller's X-Request-ID when it is safe to log and echo, else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(text := value.decode("latin-1")):
-            return str(text)
-    return uuid.uuid4().hex
+    """The caller's X-Request-ID when it is safe to log and echo, else a new one; one request keeps one."""
+    if "request_id" not in scope:
+        given = header_of(scope, b"x-request-id")
+        scope["request_id"] = given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return str(scope["request_id"])
+
+
+def header_of(scope: Scope, name: bytes) -> str | None:
+    """The first header of this name, in lower case; None without one."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value.decode("latin-1"))
+    return None
 
 
 def bearer_token(scope: Scope) -> str:

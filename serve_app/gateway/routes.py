@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from serve_app import errors
-from serve_app.gateway import health, reads, submit
+from serve_app.gateway import reads, submit
 from serve_app.gateway.endpoint import RouteSpec
-from serve_app.gateway.monitoring import exposition
+from serve_app.gateway.monitoring import exposition, health
 
 Problems = tuple[type[errors.ServiceError], ...]
 
@@ -83,7 +83,8 @@ ROUTES: Final = (
     RouteSpec("GET", "/health", health.health, "Health of gateway, queue and models"),
     RouteSpec("GET", "/__health", health.alive, "The gateway answers"),
     RouteSpec("GET", "/livez", health.alive, "The process lives"),
-    RouteSpec("GET", "/readyz", health.ready, "Whether jobs are worked on, and why not"),
+    RouteSpec("GET", "/readyz", health.ready, "Whether jobs are worked on; ?verbose: which part is not ready"),
+    RouteSpec("GET", "/healthz", health.ready, "The same as /readyz"),
     RouteSpec(
         "GET",
         "/metrics",

@@ -14,6 +14,7 @@ from serve_app.contracts import ModelCard, Principal
 from serve_app.errors import ModelUnknown, TokenMissing
 from serve_app.gateway.keys import KeyRing
 from serve_app.gateway.monitoring.meters import RequestMeter
+from serve_app.gateway.monitoring.vitals import Vitals
 from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import UploadBudget
 from serve_app.images.store import ImageStore
@@ -38,6 +39,7 @@ class Service:
     endpoints: Mapping[str, str]
     """What GET /api/v1/version shows: `METHOD path` and a sentence."""
     tracker: Tracker
+    vitals: Vitals
     store: ImageStore
     outbox: Outbox
     keys: KeyRing

@@ -107,13 +107,14 @@ async def running_gateway(
     authority: Authority,
     *,
     cards: Sequence[ModelCard] = (IMAGE_MODEL, TEXT_MODEL),
+    model: Answering | None = None,
     tracer: Tracer = NO_TRACES,
     **changes: Any,
 ) -> AsyncIterator[Running]:
-    """A gateway whose settings are `settings` with `changes`."""
+    """A gateway whose settings are `settings` with `changes`, before one model under all names."""
     changes = {"oidc_issuers": (authority.url,), "oidc_audience": AUDIENCE, **changes}
     settings = settings.model_copy(update=changes)
-    model = Answering()
+    model = model or Answering()
     application = build_gateway(settings, cards, {card.name: model for card in cards}, version=VERSION, tracer=tracer)
     redis = connect_redis(settings)
     transport = httpx2.ASGITransport(application)

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 
+import httpx2
 import pytest
 from gateway_parts import PICTURE, RESULT, VERSION, Running, failed, running_gateway, until
 
@@ -254,8 +255,12 @@ async def test_the_service_says_how_it_is(gateway: Running) -> None:
     }
     await gateway.beat("sem-classifier", labels=["Tips"])
     await gateway.beat("words")
-    healthy = await gateway.client.get("/health")
-    assert healthy.status_code == 200
+
+    async def with_replicas() -> httpx2.Response | None:
+        answer = await gateway.client.get("/health")
+        return answer if answer.status_code == 200 else None
+
+    healthy = await until(with_replicas)
     assert {**healthy.json(), "queue": None} == {
         "status": "healthy",
         "model_loaded": True,

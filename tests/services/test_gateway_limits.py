@@ -181,7 +181,7 @@ async def test_a_redis_that_takes_no_writes_is_503_and_costs_no_job(settings: Se
             gateway.model.open.set()  # the result comes while it cannot be kept
 
             async def told() -> bool:
-                ready = await gateway.client.get("/readyz")
+                ready = await gateway.get("/readyz?verbose")
                 return ready.status_code == 503 and "tracker: " in ready.json()["models"][IMAGE_MODEL.name]
 
             await until(told)
@@ -239,5 +239,5 @@ async def _all_answer_503_at_once(gateway: Running, job_id: str) -> None:
         assert time.monotonic() - started < 2
     health = await gateway.client.get("/health")
     assert (health.status_code, health.json()["redis_connected"]) == (503, False)
-    ready = await gateway.client.get("/readyz")
+    ready = await gateway.client.get("/readyz?verbose")
     assert (ready.status_code, ready.json()["tracker"]) == (503, "away")

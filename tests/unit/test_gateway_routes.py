@@ -14,7 +14,7 @@ from serve_app.gateway.uploads import UploadBudget, UploadShare
 from serve_app.jobs.attempt import GIVE_BACK_S
 from serve_app.jobs.dispatcher import CLOSE_S
 
-OPEN = {"/api/v1/version", "/health", "/__health", "/livez", "/readyz", "/metrics"}
+OPEN = {"/api/v1/version", "/health", "/__health", "/livez", "/readyz", "/healthz", "/metrics"}
 
 
 def test_only_these_routes_are_open_and_all_others_are_counted() -> None:

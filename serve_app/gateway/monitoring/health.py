@@ -7,10 +7,10 @@ import asyncio
 from starlette.responses import Response
 
 from serve_app.contracts import Json, ModelCard, ReplicaCard
-from serve_app.errors import TrackerUnavailable
+from serve_app.errors import ServiceError
+from serve_app.gateway.endpoint import bearer_token
 from serve_app.gateway.problems import json_response
-from serve_app.gateway.service import Call, Service
-from serve_app.jobs.records import Backlog
+from serve_app.gateway.service import Call
 
 API_VERSION = "v1.0.0"
 
@@ -21,44 +21,42 @@ async def alive(call: Call) -> Response:
 
 
 async def ready(call: Call) -> Response:
-    """200 when jobs are accepted and worked on, else 503; the body says which part is not ready and why.
+    """200 when jobs are accepted and worked on, else 503; with `?verbose` it names the parts, and with a token why.
 
+    A reason may be the text of a library, which tells of the inside: strangers get the word before it.
     PostgreSQL that is away is told, and changes nothing: usage rows wait in the outbox.
     """
     service = call.service
+    tracker = "away" if await service.vitals.latest() is None else "ready"
     models = {name: dispatcher.state for name, dispatcher in service.dispatchers.items()}
-    tracker = "ready" if await _tracker_answers(service) else "away"
     # A model that sleeps waits for its first job; any other has to have passed its warm-up.
     fine = {name: ("ready", "waiting") if card.wakes_from_zero else ("ready",) for name, card in service.cards.items()}
     whole = tracker == "ready" and all(state in fine[name] for name, state in models.items())
-    document = {
-        "status": "ready" if whole else "not ready",
-        "tracker": tracker,
-        "models": models,
-        "usage": service.writer.trouble or "ready",
-    }
+    document: Json = {"status": "ready" if whole else "not ready"}
+    if "verbose" in call.request.query_params:
+        if not await _is_known(call):
+            models = {name: state.partition(":")[0] for name, state in models.items()}
+        document |= {"tracker": tracker, "models": models, "usage": service.writer.trouble or "ready"}
     return json_response(document, 200 if whole else 503)
 
 
 async def health(call: Call) -> Response:
     """200 `healthy` or 503 `degraded`: Redis answers and every model has a replica or may wake from none."""
     service = call.service
-    cards = list(service.cards.values())
-    try:
-        looks = await asyncio.gather(*(_look(service, card) for card in cards))
-    except TrackerUnavailable:
-        looks = []
-    replicas = [replica for running, _ in looks for replica in running]
-    served = [bool(running) or card.wakes_from_zero for card, (running, _) in zip(cards, looks, strict=False)]
-    healthy = bool(looks) and all(served)
+    vitals = await service.vitals.latest() or {}
+    cards = service.cards
+    default = next(iter(cards))
+    served = [bool(model.replicas) or cards[name].wakes_from_zero for name, model in vitals.items()]
+    devices = [replica.device for model in vitals.values() for replica in model.replicas]
+    healthy = bool(vitals) and all(served)
     document = {
         "status": "healthy" if healthy else "degraded",
-        "model_loaded": bool(looks) and bool(looks[0][0]),
-        "device": replicas[0].device if replicas else "none",
-        "redis_connected": bool(looks),
+        "model_loaded": bool(vitals) and bool(vitals[default].replicas),
+        "device": devices[0] if devices else "none",
+        "redis_connected": bool(vitals),
         "queue": {
-            "pending": sum(backlog.waiting for _, backlog in looks),
-            "processing": sum(backlog.leased for _, backlog in looks),
+            "pending": sum(model.backlog.waiting for model in vitals.values()),
+            "processing": sum(model.backlog.leased for model in vitals.values()),
         },
     }
     return json_response(document, 200 if healthy else 503)
@@ -98,13 +96,10 @@ def _model(card: ModelCard, replicas: list[ReplicaCard]) -> Json:
     }
 
 
-async def _look(service: Service, card: ModelCard) -> tuple[list[ReplicaCard], Backlog]:
-    return await service.tracker.replicas(card.name), await service.tracker.backlog(card.name)
-
-
-async def _tracker_answers(service: Service) -> bool:
+async def _is_known(call: Call) -> bool:
+    """Whether the request brings a token that passes. One that does not, or cannot be checked now, fails no probe."""
     try:
-        await asyncio.gather(*(service.tracker.backlog(name) for name in service.cards))
-    except TrackerUnavailable:
+        await call.service.verifier.verify(bearer_token(call.request.scope))
+    except ServiceError:
         return False
     return True

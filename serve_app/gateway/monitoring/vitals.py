@@ -1,0 +1,54 @@
+"""What Redis tells of the models, for health answers: looked at when somebody asks, at most once a second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from serve_app.contracts import ReplicaCard
+from serve_app.errors import TrackerUnavailable
+from serve_app.jobs.records import Backlog
+from serve_app.jobs.tracker import Tracker
+
+FRESH_S: Final = 1.0
+"""However many probes come, so old may an answer be."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVitals:
+    """One model as the tracker knows it."""
+
+    replicas: list[ReplicaCard]
+    backlog: Backlog
+
+
+class Vitals:
+    """The latest look. Who asks while one is under way waits for that one."""
+
+    def __init__(self, tracker: Tracker, models: Sequence[str]) -> None:
+        self._tracker = tracker
+        self._models = models
+        self._look: asyncio.Task[dict[str, ModelVitals] | None] | None = None
+        self._stale_at = 0.0
+
+    async def latest(self) -> dict[str, ModelVitals] | None:
+        """By model's name; None while Redis is away."""
+        if self._look is None or (self._look.done() and time.monotonic() >= self._stale_at):
+            self._look = asyncio.create_task(self._ask())
+        return await asyncio.shield(self._look)  # a probe that gives up takes no answer from the others
+
+    async def _ask(self) -> dict[str, ModelVitals] | None:
+        try:
+            looks = await asyncio.gather(*map(self._ask_model, self._models))
+        except TrackerUnavailable:
+            return None
+        finally:
+            self._stale_at = time.monotonic() + FRESH_S
+        return dict(zip(self._models, looks, strict=True))
+
+    async def _ask_model(self, name: str) -> ModelVitals:
+        replicas, backlog = await asyncio.gather(self._tracker.replicas(name), self._tracker.backlog(name))
+        return ModelVitals(replicas, backlog)

@@ -1,0 +1,92 @@
+"""Where the log lines of a replica's process go: into Serve's file of the replica, and requests into one beside it.
+
+Serve gives handlers to its own logger alone. A record of any other reaches Python's last resort, the standard error
+stream, which Serve has replaced by one that writes whatever comes as INFO, line by line, and below WARNING nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Final
+
+LINES_MAX: Final = 256
+"""Request lines held before they are written."""
+FLUSH_S: Final = 0.5
+"""Most time one is held."""
+
+_serve = logging.getLogger("ray.serve")
+_log = logging.getLogger(__name__)
+
+
+def log_through_serve() -> None:
+    """Hand every record of this process to Serve's logger, ours from Serve's own level on. Call it once."""
+    logging.getLogger("serve_app").setLevel(_serve.getEffectiveLevel())
+    logging.getLogger().addHandler(_ToServe())
+
+
+def log_requests_beside_serve() -> None:
+    """Write the lines of `serve_app.request` to `…_requests.log` beside Serve's file, rotated as that is."""
+    files = (getattr(handler, "target", handler) for handler in _serve.handlers)
+    found = next((file for file in files if isinstance(file, RotatingFileHandler)), None)
+    if found is None:
+        _log.warning("Serve keeps no log file here: requests are not logged.")
+        return
+    path = Path(found.baseFilename)
+    file = RotatingFileHandler(
+        path.with_name(f"{path.stem}_requests.log"),
+        maxBytes=found.maxBytes,
+        backupCount=found.backupCount,
+        encoding="utf-8",
+    )
+    requests = logging.getLogger("serve_app.request")
+    requests.propagate = False
+    requests.addHandler(GatheredLines(file))
+
+
+class _ToServe(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _serve.handle(record)
+        if record.levelno >= logging.WARNING:
+            for handler in _serve.handlers:  # in throughput mode Serve keeps a thousand records in memory
+                handler.flush()
+
+
+class GatheredLines(logging.Handler):
+    """Writes messages as they are, many at once.
+
+    A line takes Serve's own chain of filters and formatters 35 µs of processor time, and each is written alone.
+    """
+
+    def __init__(self, file: logging.Handler) -> None:
+        super().__init__()
+        self._file = file
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage())
+        if len(self._lines) >= LINES_MAX:
+            self.flush()
+        elif len(self._lines) == 1:
+            try:
+                asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+            except RuntimeError:  # not in an event loop: nothing would call
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what is held; also called when the process ends."""
+        self.acquire()
+        try:
+            lines, self._lines = self._lines, []
+            if lines:
+                self._file.handle(logging.makeLogRecord({"msg": "\n".join(lines)}))
+        finally:
+            self.release()
+
+    def close(self) -> None:
+        """Write what is held, and close the file."""
+        self.flush()
+        self._file.close()
+        super().close()
