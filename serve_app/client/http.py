@@ -37,9 +37,8 @@ class ServiceClient:
         if not TOKEN.fullmatch(token):
             raise ValueError("The token is not a token: it is empty or holds spaces, line breaks or foreign letters.")
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
-        # A proxy from the environment may stand between us and a remote service, never before one on this machine.
         try:
-            remote = urlsplit(base_url).hostname not in ("localhost", "127.0.0.1", "::1")
+            remote = may_need_proxy(base_url)
             self._http = httpx2.Client(base_url=base_url, headers=headers, timeout=TIMEOUT_S, trust_env=remote)
         except (ValueError, httpx2.InvalidURL) as error:
             raise ValueError(f"{base_url} is not the URL of a service: {error}") from error
@@ -101,6 +100,11 @@ class ServiceClient:
         if answer.status_code >= 400:
             raise _error(document)
         return document
+
+
+def may_need_proxy(url: str) -> bool:
+    """A proxy from the environment may stand between us and a remote service, never before one on this machine."""
+    return urlsplit(url).hostname not in ("localhost", "127.0.0.1", "::1")
 
 
 def _error(problem: Json) -> ServiceError:
