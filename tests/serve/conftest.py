@@ -27,9 +27,9 @@ WEIGHTS = {"MODEL_SOURCE": "demo", "ENGINE": "torch"}
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """These run last, so that no other test shares the machine with a whole service; the first one's time holds its
-    start."""
+    start. The logs are looked at when all others have been through the service."""
     folder = Path(__file__).parent
-    items.sort(key=lambda item: folder in item.path.parents)
+    items.sort(key=lambda item: (folder in item.path.parents, item.path == folder / "test_logs.py"))
     for item in items:
         if folder in item.path.parents:
             item.add_marker(pytest.mark.timeout(START_S))

@@ -11,13 +11,16 @@ from typing import Any
 import httpx2
 import psutil
 import psycopg
+import yaml
 from benchmark.local_service import LocalService
 from redis import Redis
 
+import serve_app
 from serve_app.contracts import Json
 from serve_app.local.state import password
 
 TESTS = Path(__file__).resolve().parents[1]
+LAPTOP = Path(serve_app.__file__).with_name("serve.yaml")
 MODEL = "sem-classifier"
 WORDS = "words"
 PACED = "paced-words"
@@ -44,10 +47,16 @@ class RunningService(LocalService):
             folder,
             {"gateway_replicas": gateways, "gateway_cpus": 0.1, "models": list(models)},
             {**ENVIRONMENT, **environment},
-            options={},
+            options={"logging_config": yaml.safe_load(LAPTOP.read_text())["logging_config"]},
             python_path=[TESTS, TESTS / "serve"],
             haproxy=haproxy,
         )
+        self.tokens: list[str] = []
+        """Every token that was made for a test: no log may hold one."""
+
+    def token(self, user: str) -> str:
+        self.tokens.append(super().token(user))
+        return self.tokens[-1]
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What PostgreSQL answers."""
