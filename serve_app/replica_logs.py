@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
@@ -48,6 +49,9 @@ def log_requests_beside_serve() -> None:
 
 class _ToServe(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            # logging would do it by print(), and Serve's own in a replica (2.60) writes a tuple for every line.
+            record.exc_text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
         _serve.handle(record)
         if record.levelno >= logging.WARNING:
             for handler in _serve.handlers:  # in throughput mode Serve keeps a thousand records in memory

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ray.serve._private.logging_utils import configure_component_logger
+from ray.serve._private.logging_utils import configure_component_logger, redirected_print
 from ray.serve.schema import LoggingConfig
 
 from serve_app.contracts import Json
@@ -53,7 +54,8 @@ def written(folder: Path, pattern: str) -> list[Json]:
     return [json.loads(line) for path in folder.glob(pattern) for line in path.read_text().splitlines()]
 
 
-def test_a_warning_is_a_warning_and_is_written_at_once(folder: Path) -> None:
+def test_a_warning_is_a_warning_and_is_written_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builtins, "print", redirected_print)  # as in a replica
     logging.getLogger("serve_app.jobs.dispatcher").warning("No jobs go to %s", "words")
     try:
         raise ValueError("broken\ntwice")
@@ -62,7 +64,8 @@ def test_a_warning_is_a_warning_and_is_written_at_once(folder: Path) -> None:
     first, second = written(folder, "replica_*.log")
     assert (first["levelname"], first["message"]) == ("WARNING", "No jobs go to words")
     assert (second["levelname"], second["message"]) == ("ERROR", "lost")
-    assert second["exc_text"].endswith("ValueError: broken\ntwice")
+    assert second["exc_text"].startswith("Traceback (most recent call last):\n  File ")
+    assert second["exc_text"].endswith("\nValueError: broken\ntwice")
     logging.getLogger("serve_app.usage.writer").info("usage rows flow again")
     logging.getLogger("serve_app.usage.writer").debug("not asked for")
     logging.getLogger("serve_app.usage.writer").warning("again")
