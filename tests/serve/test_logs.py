@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx2
 from leaks import leaks, log_files
-from running_service import RunningService
+from running_service import METRICS_TOKEN, RunningService
 from service_client import Client, until
 
 from serve_app.contracts import Json
@@ -26,8 +26,8 @@ def request_lines(service: RunningService) -> Iterator[Json]:
 
 
 def secrets(service: RunningService) -> list[str]:
-    """Passwords of the servers and of Ray."""
-    found = [password(service.cluster.token_file)]
+    """Passwords of the servers, of Ray and of who scrapes."""
+    found = [password(service.cluster.token_file), METRICS_TOKEN]
     for name in ("REDIS_URL", "DATABASE_URL"):
         secret = httpx2.URL(service.stack.environment[name]).password
         assert secret, name
