@@ -23,8 +23,8 @@ async def status(gateway: Running, path: str) -> int:
     return (await gateway.client.get(path)).status_code
 
 
-class Failing(Answering):
-    """A model whose warm-up is held until it is let, and fails then."""
+class Loading(Answering):
+    """A model whose warm-up is held until it is let."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,13 +32,23 @@ class Failing(Answering):
 
     async def warm_up(self) -> str:
         await self.open.wait()
+        return await super().warm_up()
+
+
+class Failing(Loading):
+    """It fails then."""
+
+    async def warm_up(self) -> str:
+        await super().warm_up()
         raise OSError(SECRET)
 
 
 async def test_healthz_waits_for_the_warm_up_of_every_model_that_does_not_sleep(
     settings: Settings, authority: Authority
 ) -> None:
-    async with running_gateway(settings, authority, cards=(IMAGE_MODEL, SLEEPER)) as gateway:
+    async with running_gateway(settings, authority, cards=(IMAGE_MODEL, SLEEPER), model=Loading()) as gateway:
+        assert [await status(gateway, path) for path in ("/healthz", "/readyz", "/livez")] == [503, 503, 200]
+        gateway.model.open.set()
 
         async def warm() -> bool:
             return await status(gateway, "/healthz") == await status(gateway, "/readyz") == 200
