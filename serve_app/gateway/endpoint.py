@@ -81,6 +81,7 @@ class Endpoint:
             response = await self._answer(call)
         except asyncio.CancelledError:
             self._end(call, step, CLIENT_GONE, started)
+            self._audit(call, CLIENT_GONE)
             self._service.spawn(self._record(call, CLIENT_GONE, started, now))
             raise
         self._end(call, step, response.status_code, started)
@@ -153,7 +154,7 @@ class Endpoint:
             return
         if status in REFUSALS:
             self._service.audit.refused(call, f"{route.method} {route.path}", status)
-        elif route.admin and route.method != "GET":
+        elif route.admin and route.method != "GET" and call.principal is not None and call.principal.is_admin:
             self._service.audit.acted(call, f"{route.method} {route.path}", status)
 
     async def _record(self, call: Call, status: int, started: float, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -262,3 +263,27 @@ async def test_no_page_may_call_unless_it_is_configured(gateway: Running) -> Non
     answer = await gateway.client.options("/api/v1/inference", headers=headers)
     assert answer.status_code == 405
     assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+async def test_what_an_admin_left_without_waiting_is_in_the_log_too(
+    gateway: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "serve_app.audit")
+    arriving = asyncio.Event()
+
+    async def stuck() -> AsyncIterator[bytes]:
+        yield b'{"principal_id":'
+        arriving.set()
+        await asyncio.Event().wait()
+
+    headers = {"Content-Type": "application/json"}
+    for claims in ({"roles": ["sem-admin"]}, {}):  # who is no admin is refused before the body is read
+        request = gateway.client.post(BLOCKS, headers={**headers, **gateway.bearer("root", **claims)}, content=stuck())
+        task = asyncio.create_task(request)
+        await asyncio.wait([task, waiting := asyncio.create_task(arriving.wait())], return_when="FIRST_COMPLETED")
+        task.cancel()
+        waiting.cancel()
+        await asyncio.gather(task, waiting, return_exceptions=True)
+        arriving.clear()
+    shown = [(one["event"], one["outcome"], one["status"]) for one in lines(caplog)]
+    assert shown == [("acted", "unknown", 499), ("refused", "admin-required", 403)]

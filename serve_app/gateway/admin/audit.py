@@ -85,7 +85,8 @@ def _write(event: str, call: Call, route: str, status: int, left_out: int) -> No
         "principal_id": principal.id if principal else "",
         "what": route,
         "target": storable(call.target, SHOWN_MAX),
-        "outcome": call.refusal or "done",
+        # Unknown where the client went away: then the table has it if it was done.
+        "outcome": call.refusal or ("done" if status < 400 else "unknown"),
         "status": status,
         "from": client_address(call.request),
         # What a proxy, or anybody, has written there.

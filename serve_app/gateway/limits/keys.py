@@ -8,7 +8,7 @@
 | limits:blocks | hash: principal id → JSON: why, by whom, when | DECISIONS_MAX | when an admin takes it back |
 | limits:overrides | hash: principal id → JSON: rates, by whom, when | DECISIONS_MAX | when an admin takes it back |
 
-Buckets are neither in the append-only file nor on a replica of Redis: after a restart they are full.
+What is taken from a bucket is neither in the append-only file nor on a replica of Redis: losing it fills the bucket.
 """
 
 from __future__ import annotations
