@@ -25,7 +25,7 @@ from serve_app.loopback import keep_on_loopback
 from serve_app.models.handle import ServeHandle
 from serve_app.models.registry import ModelConfig, card
 from serve_app.models.server import ModelServer
-from serve_app.replica_logs import log_requests_beside_serve, log_through_serve
+from serve_app.replica_logs import log_audit_beside_serve, log_requests_beside_serve, log_through_serve
 from serve_app.settings import read_settings
 from serve_app.tracing import make_tracer
 
@@ -67,6 +67,7 @@ class Gateway:
         keep_on_loopback()
         log_through_serve()
         log_requests_beside_serve()
+        log_audit_beside_serve()
         self.cards, self.handles, self.version = cards, handles, version
 
     async def __serve_build_asgi_app__(self) -> Starlette:

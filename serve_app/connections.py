@@ -56,6 +56,10 @@ class GroupingRedis(Redis):
         if any(isinstance(arg, bytes | str) and len(arg) > GROUPED_MAX_BYTES for arg in args):
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         options.pop("keys", None)  # redis-py's note to a cache of its own
+        return await self.begin(*args, **options)
+
+    def begin(self, *args: Any, **options: Any) -> asyncio.Future[Any]:
+        """Send a small command with the next group; its reply, for who has other things to do meanwhile."""
         # Packed here, so that what cannot be sent fails its caller and not the group.
         packed = hiredis.pack_command((*args[0].split(), *args[1:]))
         command = _Command(args[0], packed, options, asyncio.get_running_loop().create_future())
@@ -63,7 +67,7 @@ class GroupingRedis(Redis):
         if len(self._senders) < GROUPS_AT_ONCE:
             sender = asyncio.create_task(self._send())
             self._senders.add(sender)
-        return await command.reply
+        return command.reply
 
     async def _send(self) -> None:
         try:

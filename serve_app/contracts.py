@@ -39,6 +39,8 @@ class Principal:
     id: str
     name: str
     group: str | None = None
+    roles: frozenset[str] = frozenset()
+    is_admin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,21 @@ class UsageEvent:
     request_bytes: int
     job_id: str
     model: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One thing an admin did, written by the script that does it. Field names are the outbox's."""
+
+    event_id: str
+    timestamp: int
+    principal_id: str
+    username: str
+    action: str
+    target: str
+    detail: str
+    address: str
     request_id: str
 
 

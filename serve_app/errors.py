@@ -4,6 +4,8 @@ ServiceError
 ├── RequestError                      the caller can mend it
 │   ├── TokenMissing              401 token-missing
 │   ├── TokenInvalid              401 token-invalid
+│   ├── UserBlocked               403 user-blocked
+│   ├── AdminRequired             403 admin-required
 │   ├── BodyInvalid               400 body-invalid
 │   ├── BodyTooLarge              413 body-too-large
 │   ├── BodyTypeUnsupported       415 body-type-unsupported
@@ -17,9 +19,12 @@ ServiceError
 │   ├── ImageUrlFailed            422 image-url-failed
 │   ├── ModelUnknown              404 model-unknown
 │   ├── JobUnknown                404 job-unknown
+│   ├── DecisionUnknown           404 decision-unknown
+│   ├── DecisionsFull             409 decisions-full
 │   ├── RouteUnknown              404 route-unknown
 │   └── MethodNotAllowed          405 method-not-allowed
-├── CapacityError                     the house is full or a part of it is away; try again
+├── CapacityError                     the house is full, a part of it is away, or the caller is too fast; try again
+│   ├── RateLimited               429 rate-limited
 │   ├── QueueFull                 503 queue-full
 │   ├── StoreFull                 503 store-full
 │   ├── TrackerUnavailable        503 tracker-unavailable
@@ -77,6 +82,14 @@ class TokenInvalid(RequestError):
     slug, status, title = "token-invalid", 401, "The bearer token was refused"
 
 
+class UserBlocked(RequestError):
+    slug, status, title = "user-blocked", 403, "Your access is blocked"
+
+
+class AdminRequired(RequestError):
+    slug, status, title = "admin-required", 403, "Only admins may do this"
+
+
 class BodyInvalid(RequestError):
     slug, status, title = "body-invalid", 400, "The request body could not be read"
 
@@ -129,6 +142,14 @@ class JobUnknown(RequestError):
     slug, status, title = "job-unknown", 404, "No such job"
 
 
+class DecisionUnknown(RequestError):
+    slug, status, title = "decision-unknown", 404, "There is no such block or override"
+
+
+class DecisionsFull(RequestError):
+    slug, status, title = "decisions-full", 409, "No more blocks or overrides fit"
+
+
 class RouteUnknown(RequestError):
     slug, status, title = "route-unknown", 404, "No such route"
 
@@ -138,9 +159,13 @@ class MethodNotAllowed(RequestError):
 
 
 class CapacityError(ServiceError):
-    """The house is full or a part of it is away; the same request may pass later."""
+    """The house is full, a part of it is away, or the caller is too fast; the same request may pass later."""
 
     status = 503
+
+
+class RateLimited(CapacityError):
+    slug, status, title = "rate-limited", 429, "Too many requests"
 
 
 class QueueFull(CapacityError):

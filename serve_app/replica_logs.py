@@ -1,4 +1,4 @@
-"""Where the log lines of a replica's process go: into Serve's file of the replica, and requests into one beside it.
+"""Where a replica's log lines go: into Serve's file of the replica; requests and the audit log into files beside it.
 
 Serve gives handlers to its own logger alone. A record of any other reaches Python's last resort, the standard error
 stream, which Serve has replaced by one that writes whatever comes as INFO, line by line, and below WARNING nothing.
@@ -30,21 +30,37 @@ def log_through_serve() -> None:
 
 def log_requests_beside_serve() -> None:
     """Write the lines of `serve_app.request` to `…_requests.log` beside Serve's file, rotated as that is."""
+    if file := _file_beside_serve("requests"):
+        _write_alone("serve_app.request", GatheredLines(file))
+
+
+def log_audit_beside_serve() -> None:
+    """Write the lines of `serve_app.audit` to `…_audit.log` beside Serve's file: all, and each at once."""
+    logging.getLogger("serve_app.audit").setLevel(logging.INFO)
+    if file := _file_beside_serve("audit"):
+        _write_alone("serve_app.audit", file)
+
+
+def _file_beside_serve(name: str) -> RotatingFileHandler | None:
     files = (getattr(handler, "target", handler) for handler in _serve.handlers)
     found = next((file for file in files if isinstance(file, RotatingFileHandler)), None)
     if found is None:
-        _log.warning("Serve keeps no log file here: requests are not logged.")
-        return
+        _log.warning("Serve keeps no log file here: %s have none beside it.", name)
+        return None
     path = Path(found.baseFilename)
-    file = RotatingFileHandler(
-        path.with_name(f"{path.stem}_requests.log"),
+    return RotatingFileHandler(
+        path.with_name(f"{path.stem}_{name}.log"),
         maxBytes=found.maxBytes,
         backupCount=found.backupCount,
         encoding="utf-8",
     )
-    requests = logging.getLogger("serve_app.request")
-    requests.propagate = False
-    requests.addHandler(GatheredLines(file))
+
+
+def _write_alone(name: str, handler: logging.Handler) -> None:
+    """Write a logger's lines by this handler alone."""
+    logger = logging.getLogger(name)
+    logger.propagate = False
+    logger.addHandler(handler)
 
 
 class _ToServe(logging.Handler):

@@ -20,7 +20,12 @@ URL_SCHEMES = {"redis_url": ("redis://", "rediss://", "unix://"), "database_url"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 PLACEHOLDER = re.compile(r"REPLACE|CHANGE_?ME", re.IGNORECASE)
 
+ORIGIN = re.compile(r"\*|https?://[^/\s]+")
+ROLE_QUOTA = re.compile(r"(\S+)=(\d{1,9})")
+
 CommaList = Annotated[tuple[str, ...], NoDecode]
+Rate = Annotated[float, Field(ge=0.01, le=10_000)]
+"""Per second. The limiter counts whole microseconds between two requests: exact to 1 % at the upper end."""
 
 
 class Settings(BaseSettings):
@@ -48,6 +53,26 @@ class Settings(BaseSettings):
 
     traces_endpoint: str = ""
     """OTLP/HTTP URL of a trace collector, with its path. Empty: no traces are made; a caller's are carried on."""
+
+    oidc_roles_claims: CommaList = ("realm_access.roles", "roles", "groups", "scope")
+    """Claims that hold a principal's roles, all of them read: lists, or texts of words; dots lead inside."""
+    oidc_admin_role: Annotated[str, Field(min_length=1)] = "sem-admin"
+    """The role that makes an admin."""
+    cors_allowed_origins: CommaList = ()
+    """Origins of web pages that may call the service, or `*`. Empty: none."""
+
+    rate_submits_per_s: Rate = 20.0
+    """Submits of one user per second; twice as many at once."""
+    rate_reads_per_s: Rate = 100.0
+    """Other requests of one user per second; twice as many at once."""
+    rate_house_submits_per_s: Rate = 100.0
+    """Submits of all users together per second; twice as many at once."""
+    rate_house_reads_per_s: Rate = 200.0
+    """Other requests of all users together per second, admin routes left out; twice as many at once."""
+    quota_submits_per_day: Annotated[int, Field(ge=0)] = 0
+    """Submits of one user per day (UTC). 0: no quota."""
+    quota_submits_per_day_roles: CommaList = ()
+    """`role=number`, instead of that for users with the role; the largest of several counts, 0 is none."""
 
     job_ttl: Annotated[int, Field(ge=1)] = 3600
     """Seconds a job's record stays after it ended."""
@@ -105,7 +130,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
-        for name in ("oidc_issuers", "image_url_private_hosts"):
+        for name in [name for name, field in cls.model_fields.items() if isinstance(field.default, tuple)]:
             if isinstance(text := values.get(name), str):
                 values[name] = tuple(part.strip() for part in text.split(",") if part.strip())
         return values
@@ -123,9 +148,19 @@ class Settings(BaseSettings):
             raise ValueError("MODEL_CACHE_DIR must be an absolute path")
         if not self.oidc_issuers:
             raise ValueError("OIDC_ISSUERS must name at least one issuer")
+        if wrong := [origin for origin in self.cors_allowed_origins if not ORIGIN.fullmatch(origin)]:
+            raise ValueError(f"CORS_ALLOWED_ORIGINS: {', '.join(wrong)} is no scheme://host[:port], and not *")
+        if any(not ROLE_QUOTA.fullmatch(pair) for pair in self.quota_submits_per_day_roles):
+            raise ValueError("QUOTA_SUBMITS_PER_DAY_ROLES must be role=number, comma separated")
         if self.environment == "prod":
             self._refuse_development_values()
         return self
+
+    @property
+    def role_quotas(self) -> dict[str, int]:
+        """QUOTA_SUBMITS_PER_DAY_ROLES as a table."""
+        pairs = (pair.rpartition("=") for pair in self.quota_submits_per_day_roles)
+        return {role: int(number) for role, _, number in pairs}
 
     def _refuse_development_values(self) -> None:
         refused = [fault for issuer in self.oidc_issuers for fault in _issuer_faults(issuer)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from benchmark.corpus import MODEL_ID
-from benchmark.local_service import LocalService
+from benchmark.local_service import UNHURRIED, LocalService
 from serve_app.contracts import Json
 
 BATCH = 8
@@ -31,6 +31,7 @@ class Instance(LocalService):
             "MODEL_CACHE_DIR": str(models.absolute()),
             "QUEUE_MAX_JOBS": "100000",
             "FORWARD_TIMEOUT_S": "900",
+            **UNHURRIED,
         }
         super().__init__(
             folder,

@@ -16,6 +16,14 @@ from serve_app.local.stack import LocalStack
 from serve_app.settings import Settings
 from serve_app.usage.migrations import migrate
 
+UNHURRIED = {
+    "RATE_SUBMITS_PER_S": "10000",
+    "RATE_READS_PER_S": "10000",
+    "RATE_HOUSE_SUBMITS_PER_S": "10000",
+    "RATE_HOUSE_READS_PER_S": "10000",
+}
+"""Limits for one user who is a load client. The limiter works as ever; it only never has to refuse."""
+
 
 class LocalService:
     """Own servers, own Ray node, one application; it starts as `semapi up` starts it. A context manager.

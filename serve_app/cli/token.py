@@ -9,21 +9,25 @@ import httpx2
 import typer
 
 from serve_app.cli.console import give_up
+from serve_app.settings import Settings
 
+ADMIN_ROLE = Settings.model_fields["oidc_admin_role"].default
+"""What `semapi up` takes for an admin unless OIDC_ADMIN_ROLE says otherwise; scopes are roles there."""
 DEFAULT_ISSUER = "http://localhost:18080/default"
 
 
 def token(
     user: Annotated[str, typer.Argument(help="The user's name; it becomes the token's subject.")],
     issuer: Annotated[str, typer.Option(help="The development issuer of `semapi up`.")] = DEFAULT_ISSUER,
+    admin: Annotated[bool, typer.Option("--admin", help="An admin's token: this issuer makes one of anybody.")] = False,
 ) -> None:
     """Print an access token of the local development issuer (a stand-in: it signs for any name)."""
-    typer.echo(development_token(user, issuer))
+    typer.echo(development_token(user, issuer, scope=f"openid {ADMIN_ROLE}" if admin else "openid"))
 
 
-def development_token(user: str, issuer: str = DEFAULT_ISSUER) -> str:
+def development_token(user: str, issuer: str = DEFAULT_ISSUER, *, scope: str = "openid") -> str:
     """A token for `user`; gives up with a hint when the issuer does not run."""
-    form = {"grant_type": "client_credentials", "client_id": user, "client_secret": "development", "scope": "openid"}
+    form = {"grant_type": "client_credentials", "client_id": user, "client_secret": "development", "scope": scope}
     try:
         answer = httpx2.post(f"{issuer}/token", data=form, timeout=10, trust_env=False)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:

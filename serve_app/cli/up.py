@@ -171,7 +171,7 @@ def _show_token(issuer: str) -> None:
     output.print(
         f"  token          of user developer, for an hour, by a development issuer that signs for any name:\n"
         f"\n  TOKEN={development_token('developer', issuer)}\n"
-        f"\n  another:       {command} token USER{elsewhere}",
+        f"\n  another:       {command} token USER{elsewhere}, an admin's with --admin",
         markup=False,
     )
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from serve_app.contracts import ENDED, Json
-from serve_app.errors import CapacityError, DeadlineExceeded, ServiceError
+from serve_app.errors import CapacityError, DeadlineExceeded, RateLimited, ServiceError
 
 TIMEOUT_S: Final = 60.0
 """Deadline of one request; above the service's own 30 s for a submit."""
@@ -22,6 +22,8 @@ POLL_MAX_S: Final = 5.0
 """Quick at first, because most jobs take less than a second; then rarely."""
 AWAY_S: Final = 30.0
 """How long `wait` bears that the service cannot be reached or answers 503: a restart, a lost gateway."""
+TOO_FAST_S: Final = 60.0
+"""How long `submit` waits where the service tells it to slow down; a quota that is used up takes longer."""
 TOKEN: Final = re.compile(r"[!-~]+")
 
 
@@ -50,10 +52,17 @@ class ServiceClient:
         self._http.close()
 
     def submit(self, file: Path, *, model: str | None = None) -> Json:
-        """Send one image; the accepted job."""
-        with file.open("rb") as stream:
-            fields = {} if model is None else {"model": model}
-            return self._ask("POST", "/api/v1/jobs", files={"image": (file.name, stream)}, data=fields)
+        """Send one image; the accepted job. Waits where the service says that this user is too fast."""
+        fields, deadline = {} if model is None else {"model": model}, time.monotonic() + TOO_FAST_S
+        while True:
+            try:
+                with file.open("rb") as stream:
+                    return self._ask("POST", "/api/v1/jobs", files={"image": (file.name, stream)}, data=fields)
+            except RateLimited as error:
+                pause = error.retry_after or 1
+                if time.monotonic() + pause > deadline:
+                    raise
+                time.sleep(pause)
 
     def models(self) -> Json:
         """The served models, and which of them is the default."""
@@ -98,7 +107,7 @@ class ServiceClient:
         if not isinstance(document, dict):
             raise CapacityError(f"{self._http.base_url} answered {answer.status_code} with something else than JSON.")
         if answer.status_code >= 400:
-            raise _error(document)
+            raise _error(document, answer.headers.get("Retry-After", ""))
         return document
 
 
@@ -107,10 +116,11 @@ def may_need_proxy(url: str) -> bool:
     return urlsplit(url).hostname not in ("localhost", "127.0.0.1", "::1")
 
 
-def _error(problem: Json) -> ServiceError:
+def _error(problem: Json, retry_after: str) -> ServiceError:
     slug = str(problem.get("type", "")).rpartition("/")[2]
     detail = str(problem.get("detail", "The service gave no reason."))
-    return next((kind for kind in _kinds(ServiceError) if kind.slug == slug), ServiceError)(detail)
+    kind = next((kind for kind in _kinds(ServiceError) if kind.slug == slug), ServiceError)
+    return kind(detail, retry_after=int(retry_after) if retry_after.isdecimal() else None)
 
 
 def _kinds(base: type[ServiceError]) -> Iterator[type[ServiceError]]:

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -20,8 +22,11 @@ from starlette.routing import Route
 from serve_app.connections import GroupingRedis, connect_redis, end_tasks
 from serve_app.contracts import ModelCard, ModelHandle
 from serve_app.errors import InternalError, RouteUnknown, ServiceError
+from serve_app.gateway.admin.audit import AuditLog
 from serve_app.gateway.endpoint import Endpoint, PathEndpoint, request_id_of
 from serve_app.gateway.keys import KeyRing
+from serve_app.gateway.limits.decisions import Decisions
+from serve_app.gateway.limits.limiter import Limiter
 from serve_app.gateway.monitoring.meters import BreakerMeter, RequestMeter
 from serve_app.gateway.monitoring.request_log import RequestLog
 from serve_app.gateway.monitoring.vitals import Vitals
@@ -41,6 +46,8 @@ from serve_app.usage.writer import Writer
 
 SHUTDOWN_S: Final = 15.0
 """Most time the parts get to end; what is still claimed then is taken back by its lease."""
+CORS_EXPOSED: Final = ("Content-Length", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID")
+CORS_MAX_AGE_S: Final = 12 * 3600
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +61,7 @@ def build_gateway(
     tracer: Tracer,
 ) -> Starlette:
     """The gateway of the given models, the first of them the default. Nothing is opened before its lifespan starts."""
-    requests, work = connect_redis(settings, client=GroupingRedis), connect_redis(settings)
+    requests, work = cast(GroupingRedis, connect_redis(settings, client=GroupingRedis)), connect_redis(settings)
     service = _assemble(settings, cards, handles, version, tracer, requests, work)
 
     @asynccontextmanager
@@ -74,10 +81,25 @@ def build_gateway(
         for path, group in groupby(ROUTES, attrgetter("path"))
     ]
     handlers: dict[Any, Any] = {HTTPException: _route_unknown, Exception: _failed}
-    application = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    application = Starlette(routes=routes, middleware=_cors(settings), exception_handlers=handlers, lifespan=lifespan)
     application.router.redirect_slashes = False
     application.add_middleware(RequestLog)
     return application
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    """Lets pages of the configured origins call the service with a token. Cookies are never read: none are let in."""
+    if not settings.cors_allowed_origins:
+        return []
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_allowed_origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("Authorization", "Content-Type"),
+        expose_headers=CORS_EXPOSED,
+        max_age=CORS_MAX_AGE_S,
+    )
+    return [cors]
 
 
 def _assemble(
@@ -86,7 +108,7 @@ def _assemble(
     handles: Mapping[str, ModelHandle],
     version: str,
     tracer: Tracer,
-    requests: Redis,
+    requests: GroupingRedis,
     work: Redis,
 ) -> Service:
     """Requests and background work have a client each: a burst of requests must not keep leases from being renewed."""
@@ -104,6 +126,9 @@ def _assemble(
         outbox=Outbox(requests, settings),
         keys=keys,
         verifier=TokenVerifier(settings, keys),
+        limiter=Limiter(requests, settings),
+        decisions=Decisions(requests),
+        audit=AuditLog(),
         dispatchers={card.name: Dispatcher(tracker, handles[card.name], card, version=version) for card in cards},
         writer=Writer(work, settings),
         requests=RequestMeter(),

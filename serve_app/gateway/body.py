@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final, NoReturn
 
+from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -22,6 +23,7 @@ FORM_MARGIN_BYTES: Final = 1 * MIB
 """What a form may hold beside the image: boundaries, part headers, the other fields."""
 FIELDS_MAX: Final = 4
 FIELD_MAX_BYTES: Final = 64 * 1024
+POINTERS_MAX: Final = 20
 
 Form = dict[str, str | UploadFile]
 
@@ -104,6 +106,17 @@ def parse_object(text: bytes, name: str) -> Json:
     return value
 
 
+def pointers_of(error: ValidationError, root: str = "") -> dict[str, str]:
+    """JSON Pointers (RFC 6901) below `root` to what does not fit, and why; the first `POINTERS_MAX`."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)[:POINTERS_MAX]
+    return {"/".join((root, *map(escape, fault["loc"]))): fault["msg"] for fault in faults}
+
+
+def escape(part: str | int) -> str:
+    """One token of a JSON Pointer; cut, because the name may be the caller's."""
+    return str(part)[:100].replace("~", "~0").replace("/", "~1")
+
+
 def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
@@ -123,6 +136,8 @@ async def _pieces(call: Call, limit: int, share: UploadShare | None = None) -> A
     try:
         async with aclosing(call.request.stream()) as stream:
             async for piece in stream:
+                if call.admission and call.admission.is_there:
+                    await call.admission.granted()  # a refused upload need not arrive
                 call.request_bytes += len(piece)
                 if call.request_bytes > limit:
                     raise BodyTooLarge(f"The body may have at most {limit} bytes.")

@@ -18,8 +18,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serve_app.contracts import UsageEvent
+from serve_app.contracts import Principal, UsageEvent
 from serve_app.errors import (
+    AdminRequired,
     DeadlineExceeded,
     InternalError,
     MethodNotAllowed,
@@ -27,6 +28,8 @@ from serve_app.errors import (
     TokenInvalid,
     TokenMissing,
 )
+from serve_app.gateway.admin.audit import REFUSALS
+from serve_app.gateway.limits.limiter import Asked
 from serve_app.gateway.problems import SECURITY_HEADERS, problem_response
 from serve_app.gateway.service import Call, Service
 from serve_app.tracing import Kind, Step
@@ -42,7 +45,7 @@ _log = logging.getLogger(__name__)
 class RouteSpec:
     """One row of the route table."""
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     path: str
     handler: Callable[[Call], Awaitable[Response]]
     summary: str
@@ -51,6 +54,13 @@ class RouteSpec:
     tracked: str | None = None
     """`endpoint_type` of its usage events. Authenticated and tracked are one thing; None is open to all."""
     deadline: Literal["submit", "read"] = "read"
+    admin: bool = False
+    """True: for admins alone, and what is no GET goes into the audit log."""
+
+    @property
+    def asked(self) -> Asked:
+        """What the limiter counts it as."""
+        return "admin" if self.admin else self.deadline
 
 
 class Endpoint:
@@ -71,20 +81,26 @@ class Endpoint:
             response = await self._answer(call)
         except asyncio.CancelledError:
             self._end(call, step, CLIENT_GONE, started)
+            self._audit(call, CLIENT_GONE)
             self._service.spawn(self._record(call, CLIENT_GONE, started, now))
             raise
         self._end(call, step, response.status_code, started)
         # Shielded: a client that goes away now was still served, and is still counted once.
         await asyncio.shield(self._service.spawn(self._record(call, response.status_code, started, now)))
+        self._audit(call, response.status_code)
+        if call.admission is not None:
+            for name, value in call.admission.headers:
+                response.headers[name] = value
         await send_response(response, call.request_id, scope, receive, send)
 
     async def _answer(self, call: Call) -> Response:
         error: ServiceError
         try:
             async with asyncio.timeout(self._deadline_s):
-                if self._route.tracked is not None:
-                    call.principal = await self._service.verifier.verify(bearer_token(call.request.scope))
-                return await self._route.handler(call)
+                if self._route.tracked is None:
+                    return await self._route.handler(call)
+                call.principal = await self._service.verifier.verify(bearer_token(call.request.scope))
+                return await self._limited(call, call.principal)
         except TimeoutError:
             error = DeadlineExceeded(f"The request was not answered within {self._deadline_s:g} seconds.")
         except ServiceError as met:
@@ -92,6 +108,7 @@ class Endpoint:
         except Exception:
             _log.exception("request %s to %s failed", call.request_id, self._route.path)
             error = InternalError("The service failed. The request id helps to find out why.")
+        call.refusal = error.slug
         return problem_response(error, path=call.request.scope["path"], request_id=call.request_id)
 
     def _begin(self, call: Call) -> Step | None:
@@ -110,6 +127,35 @@ class Endpoint:
             facts = {"http.route": self._route.path, "request.id": call.request_id, "job.id": call.job_id}
             facts["model"] = call.model
             step.end(facts | {"http.response.status_code": status}, str(status) if status >= 500 else None)
+
+    async def _limited(self, call: Call, principal: Principal) -> Response:
+        """The handler works while the limiter is asked. What it found is told only to who may know: a refusal comes
+        before any other problem. Handlers that change something await the admission themselves; for admins' it is done
+        here."""
+        admission = call.admission = self._service.limiter.ask(principal, self._route.asked)
+        try:
+            if self._route.admin:
+                await admission.granted()
+                if not principal.is_admin:
+                    raise AdminRequired("Your token names no role that makes you an admin here.")
+            response = await self._route.handler(call)
+        except Exception:
+            await admission.granted()
+            raise
+        except BaseException:
+            admission.drop()
+            raise
+        await admission.granted()
+        return response
+
+    def _audit(self, call: Call, status: int) -> None:
+        route = self._route
+        if route.tracked is None:
+            return
+        if status in REFUSALS:
+            self._service.audit.refused(call, f"{route.method} {route.path}", status)
+        elif route.admin and route.method != "GET" and call.principal is not None and call.principal.is_admin:
+            self._service.audit.acted(call, f"{route.method} {route.path}", status)
 
     async def _record(self, call: Call, status: int, started: float, now: float) -> None:
         """Tell the outbox. When Redis is away the answer still goes out; the loss is logged."""

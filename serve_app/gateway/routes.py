@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, Literal
+
+from starlette.responses import Response
 
 from serve_app import errors
 from serve_app.gateway import reads, submit
+from serve_app.gateway.admin import figures, people
 from serve_app.gateway.endpoint import RouteSpec
 from serve_app.gateway.monitoring import exposition, health
+from serve_app.gateway.service import Call
 
 Problems = tuple[type[errors.ServiceError], ...]
 
@@ -25,14 +30,32 @@ _SUBMIT: Final[Problems] = (
     errors.ImageUrlFailed,
     errors.QueueFull,
     errors.StoreFull,
-    errors.TrackerUnavailable,
 )
-_READ: Final[Problems] = (errors.TrackerUnavailable,)
+_DECIDE: Final[Problems] = (*_BODY, errors.DecisionsFull)
+_TAKE_BACK: Final[Problems] = (errors.DecisionUnknown,)
 
 EVERY_ROUTE: Final[Problems] = (errors.MethodNotAllowed, errors.DeadlineExceeded, errors.InternalError)
 """Problems any route may answer with."""
-EVERY_AUTHENTICATED_ROUTE: Final[Problems] = (errors.TokenMissing, errors.TokenInvalid, errors.KeysUnavailable)
+EVERY_AUTHENTICATED_ROUTE: Final[Problems] = (
+    errors.TokenMissing,
+    errors.TokenInvalid,
+    errors.KeysUnavailable,
+    errors.UserBlocked,
+    errors.RateLimited,
+    errors.TrackerUnavailable,
+)
 """Problems any route that needs a token may answer with."""
+
+
+def _admin(
+    method: Literal["GET", "POST", "DELETE"],
+    path: str,
+    handler: Callable[[Call], Awaitable[Response]],
+    summary: str,
+    problems: Problems = (),
+) -> RouteSpec:
+    return RouteSpec(method, path, handler, summary, (errors.AdminRequired, *problems), tracked="admin", admin=True)
+
 
 ROUTES: Final = (
     # Both submits count as `inference`: usage tells what was asked for, not through which door.
@@ -50,7 +73,7 @@ ROUTES: Final = (
         "/api/v1/jobs/status",
         reads.read_status,
         "Status of a job, by id in the body",
-        (*_BODY, *_READ),
+        _BODY,
         tracked="job_status",
     ),
     RouteSpec(
@@ -58,7 +81,7 @@ ROUTES: Final = (
         "/api/v1/jobs/results",
         reads.read_results,
         "Result of a job, by id in the body",
-        (*_BODY, *_READ),
+        _BODY,
         tracked="job_results",
     ),
     RouteSpec(
@@ -75,10 +98,21 @@ ROUTES: Final = (
         "/api/v1/jobs/{job_id}",
         reads.read_job,
         "A job with its result or problem",
-        (errors.JobUnknown, *_READ),
+        (errors.JobUnknown,),
         tracked="job_status",
     ),
-    RouteSpec("GET", "/api/v1/models", health.models, "The served models and their replicas", _READ, tracked="models"),
+    RouteSpec("GET", "/api/v1/models", health.models, "The served models and their replicas", tracked="models"),
+    _admin("GET", "/api/v1/admin/queue", figures.queue, "Jobs by state, all and by model"),
+    _admin("GET", "/api/v1/admin/ledger", figures.counters, "Counters of each model's jobs"),
+    _admin("GET", "/api/v1/admin/limits", figures.limits, "Rates and quotas in force"),
+    _admin("GET", "/api/v1/admin/blocks", people.blocks, "Blocked users"),
+    _admin("POST", "/api/v1/admin/blocks", people.block, "Block a user", _DECIDE),
+    _admin("DELETE", "/api/v1/admin/blocks/{principal_id}", people.unblock, "Unblock a user", _TAKE_BACK),
+    _admin("GET", "/api/v1/admin/overrides", people.overrides, "Users with rates of their own"),
+    _admin("POST", "/api/v1/admin/overrides", people.override, "Give a user other rates", _DECIDE),
+    _admin(
+        "DELETE", "/api/v1/admin/overrides/{principal_id}", people.remove_override, "Give the usual rates", _TAKE_BACK
+    ),
     RouteSpec("GET", "/api/v1/version", health.version, "API version and routes"),
     RouteSpec("GET", "/health", health.health, "Health of gateway, queue and models"),
     RouteSpec("GET", "/__health", health.alive, "The gateway answers"),
@@ -90,7 +124,7 @@ ROUTES: Final = (
         "/metrics",
         exposition.metrics,
         "Queue, ledger and outbox for Prometheus",
-        (errors.TokenMissing, errors.TokenInvalid, *_READ),
+        (errors.TokenMissing, errors.TokenInvalid, errors.TrackerUnavailable),
     ),
 )
 """In matching order: a fixed path stands before the pattern that would also take it."""

@@ -12,7 +12,10 @@ from starlette.requests import Request
 
 from serve_app.contracts import ModelCard, Principal
 from serve_app.errors import ModelUnknown, TokenMissing
+from serve_app.gateway.admin.audit import AuditLog
 from serve_app.gateway.keys import KeyRing
+from serve_app.gateway.limits.decisions import Decisions
+from serve_app.gateway.limits.limiter import Admission, Limiter
 from serve_app.gateway.monitoring.meters import RequestMeter
 from serve_app.gateway.monitoring.vitals import Vitals
 from serve_app.gateway.tokens import TokenVerifier
@@ -44,6 +47,9 @@ class Service:
     outbox: Outbox
     keys: KeyRing
     verifier: TokenVerifier
+    limiter: Limiter
+    decisions: Decisions
+    audit: AuditLog
     dispatchers: Mapping[str, Dispatcher]
     writer: Writer
     requests: RequestMeter
@@ -84,9 +90,14 @@ class Call:
     principal: Principal | None = None
     traceparent: str | None = None
     """Where this request stands in a trace, for the job it may submit."""
+    admission: Admission | None = None
+    refusal: str = ""
+    """The slug of the problem that it was answered with."""
     request_bytes: int = 0
     job_id: str = ""
     model: str = ""
+    target: str = ""
+    """Whom an admin's action was about: a principal's id."""
 
     @property
     def caller(self) -> Principal:
@@ -94,3 +105,8 @@ class Call:
         if self.principal is None:
             raise TokenMissing("This needs an access token.")
         return self.principal
+
+    async def admitted(self) -> None:
+        """Return when the limiter has let the request pass. Raises as `Admission.granted`."""
+        if self.admission is not None:
+            await self.admission.granted()

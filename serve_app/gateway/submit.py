@@ -21,7 +21,7 @@ from serve_app.errors import (
     TrackerUnavailable,
 )
 from serve_app.gateway import views
-from serve_app.gateway.body import Form, close_form, media_type, parse_object, read_form, read_json
+from serve_app.gateway.body import Form, close_form, escape, media_type, parse_object, pointers_of, read_form, read_json
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call, Service
 from serve_app.gateway.uploads import UploadShare
@@ -30,7 +30,6 @@ from serve_app.images.header import ImageHeader, inspect
 from serve_app.jobs.records import Submission
 
 UNKNOWN: Final = "no such field; the body may hold image, image_url, model and params"
-POINTERS_MAX: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +74,7 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask) -> Job:
     call.model = card.name
     wants_image = _wants_image(card, ask)
     params = _checked_params(service, card, ask.params)
+    await call.admitted()  # before anything is fetched or stored
     data = await _image_bytes(service, share, ask) if wants_image else None
     submission = Submission(
         id=str(uuid.uuid4()), owner=call.caller.id, model=card.name, params=params, traceparent=call.traceparent
@@ -126,15 +126,9 @@ def _checked_params(service: Service, card: ModelCard, params: Json) -> Json:
     try:
         return service.params[card.name].model_validate(params).model_dump(mode="json")
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)[:POINTERS_MAX]
-        pointers = {"/".join(("/params", *map(_escape, fault["loc"]))): fault["msg"] for fault in faults}
+        pointers = pointers_of(error, "/params")
         where = ", ".join(pointers)
         raise ParamsInvalid(f"The parameters of {card.name} are not valid at {where}.", pointers=pointers) from error
-
-
-def _escape(part: str | int) -> str:
-    """One token of a JSON Pointer (RFC 6901); cut, because the name may be the caller's."""
-    return str(part)[:100].replace("~", "~0").replace("/", "~1")
 
 
 def _ask_of_form(form: Form) -> Ask:
@@ -155,7 +149,7 @@ def _ask_of_json(fields: Json) -> Ask:
 
 def _ask(fields: Json, image: UploadFile | None) -> Ask:
     if unknown := fields.keys() - {"image_url", "model", "params"}:
-        raise BodyInvalid("Unknown fields in the body.", pointers={f"/{_escape(name)}": UNKNOWN for name in unknown})
+        raise BodyInvalid("Unknown fields in the body.", pointers={f"/{escape(name)}": UNKNOWN for name in unknown})
     for name, kind, words in (("image_url", str, "a text"), ("model", str, "a text"), ("params", dict, "an object")):
         if not isinstance(fields.get(name, kind()), kind):
             raise BodyInvalid(f"The field {name} must be {words}.", pointers={f"/{name}": f"must be {words}"})

@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -51,7 +52,7 @@ class TokenVerifier:
 
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
         self._audience = settings.oidc_audience or None
-        self._group_claim = settings.oidc_group_claim
+        self._settings = settings
         self._keys = keys
         self._verdicts: OrderedDict[bytes, _Verdict] = OrderedDict()
 
@@ -94,13 +95,13 @@ class TokenVerifier:
         except refusals.PyJWTError as error:
             raise TokenInvalid(_reason(error)) from error
         _refuse_id_token(header, claims)
-        return _Verdict(principal_of(claims, self._group_claim), key, int(claims["exp"]))
+        return _Verdict(principal_of(claims, self._settings), key, int(claims["exp"]))
 
 
-def principal_of(claims: dict[str, Any], group_claim: str) -> Principal:
-    """Who verified claims speak of. The id depends on issuer and subject alone; name and group may change or be shared.
+def principal_of(claims: dict[str, Any], settings: Settings) -> Principal:
+    """Who verified claims speak of. The id depends on issuer and subject alone; all else may change or be shared.
 
-    The group is the text of `group_claim`, or the first text of its list; None where there is none.
+    The group is the text of its claim, or the first text of its list; None where there is none.
     """
     issuer, subject = claims["iss"], claims["sub"]
     if not subject.strip() or len(subject) > SUBJECT_MAX_CHARACTERS:
@@ -108,7 +109,35 @@ def principal_of(claims: dict[str, Any], group_claim: str) -> Principal:
     names = (claims.get("preferred_username"), claims.get("name"), subject)
     name = next(text for text in names if isinstance(text, str) and text.strip())
     digest = hashlib.sha256(json.dumps([issuer, subject]).encode()).hexdigest()
-    return Principal(id=digest[:32], name=name, group=_first_text(claims.get(group_claim)))
+    roles = roles_of(claims, settings.oidc_roles_claims)
+    return Principal(
+        id=digest[:32],
+        name=name,
+        group=_first_text(claims.get(settings.oidc_group_claim)),
+        roles=roles,
+        is_admin=settings.oidc_admin_role in roles,
+    )
+
+
+def roles_of(claims: dict[str, Any], paths: Sequence[str]) -> frozenset[str]:
+    """The roles in all the claims that `paths` name: the texts of a list, or the words of a text (as in `scope`).
+
+    A claim's whole name counts before its dots: names that are URLs have some.
+    """
+    found = (claims[path] if path in claims else _inside(claims, path.split(".")) for path in paths)
+    return frozenset(role for value in found for role in _texts(value))
+
+
+def _inside(value: object, names: Sequence[str]) -> object:
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, str):
+        return value.split()
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
 def _first_text(value: object) -> str | None:

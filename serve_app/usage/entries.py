@@ -40,6 +40,15 @@ INSERTS: Final[Mapping[str, LiteralString]] = {
             started_at text, completed_at bigint)
         ON CONFLICT (job_id, run) DO NOTHING
     """,
+    "audit": """
+        INSERT INTO admin_audit (event_id, timestamp, principal_id, username, action, target, detail, address,
+            request_id)
+        SELECT event_id, to_timestamp(timestamp / 1000.0), principal_id, username, action, target,
+            NULLIF(detail, '')::jsonb, address, request_id
+        FROM json_to_recordset(%s::json) AS event (event_id text, timestamp bigint, principal_id text, username text,
+            action text, target text, detail text, address text, request_id text)
+        ON CONFLICT (event_id) DO NOTHING
+    """,
     "gap": """
         INSERT INTO usage_gaps (event_id, since, until, missing)
         SELECT event_id, to_timestamp(since / 1000.0), to_timestamp(until / 1000.0), missing
@@ -70,8 +79,8 @@ def read_row(fields: Fields) -> Row:
     kind = values.pop("kind", "")
     if kind not in INSERTS:
         raise Malformed(f"no table takes entries of the kind {kind!r}")
-    if kind == "usage" and not values.get("event_id"):
-        raise Malformed("a usage event without its id could be counted twice")
+    if kind in ("usage", "audit") and not values.get("event_id"):
+        raise Malformed("an event without its id could be counted twice")
     if detail := values.get("detail"):
         values["detail"] = storable(detail, _DETAIL_LIMIT)
     return Row(kind, values)

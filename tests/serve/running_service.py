@@ -12,7 +12,7 @@ import httpx2
 import psutil
 import psycopg
 import yaml
-from benchmark.local_service import LocalService
+from benchmark.local_service import UNHURRIED, LocalService
 from redis import Redis
 
 import serve_app
@@ -33,6 +33,7 @@ ENVIRONMENT = {
     "METRICS_TOKEN": METRICS_TOKEN,
     "LEASE_SECONDS": str(LEASE_S),
     "DECODE_TIMEOUT_S": "60",  # a decode worker that a test freezes must not be replaced meanwhile
+    **UNHURRIED,
     "RAY_metrics_report_interval_ms": "2000",
 }
 

@@ -91,9 +91,9 @@ class Running:
         return [event for event in events if event["kind"] == "usage"]
 
     async def keys(self) -> set[str]:
-        """The keys in Redis beside the outbox's own."""
+        """The keys in Redis beside the outbox's and the limiter's own."""
         names: Any = await self.redis.keys()
-        return {name.decode() for name in names if not name.startswith(b"outbox")}
+        return {name.decode() for name in names if not name.startswith((b"outbox", b"rate:"))}
 
     async def beat(self, model: str = IMAGE_MODEL.name, **description: Any) -> None:
         """Say that a replica of the model runs."""

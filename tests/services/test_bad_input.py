@@ -378,6 +378,7 @@ async def world(settings: Settings, authority: Authority) -> AsyncIterator[World
     server = await asyncio.start_server(_serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     changes: Parts = {"image_max_bytes": IMAGE_MAX_BYTES, "image_url_private_hosts": (f"127.0.0.1:{port}",)}
+    changes |= {"rate_submits_per_s": 1000.0, "rate_house_submits_per_s": 1000.0}  # the cases come quickly
     async with running_gateway(settings, authority, **changes) as gateway:
         yield World(gateway, port)
     server.close()

@@ -77,6 +77,28 @@ async def test_waiting_bears_a_service_that_is_away_for_a_moment(gateway: Runnin
     assert (ended["status"], away) == ("COMPLETED", 0)
 
 
+async def test_many_files_at_once_wait_their_turn(settings: Settings, authority: Authority, picture: Path) -> None:
+    async with (
+        running_gateway(settings, authority, rate_submits_per_s=1.0) as gateway,
+        listening(gateway.application) as url,
+    ):
+        with ServiceClient(url, gateway.issuer.mint("ada")) as client:
+            jobs = await asyncio.gather(*(asyncio.to_thread(client.submit, picture) for _ in range(4)))
+    assert len({job["job_id"] for job in jobs}) == 4
+
+
+async def test_a_quota_that_is_used_up_is_said_at_once(settings: Settings, authority: Authority, picture: Path) -> None:
+    async with (
+        running_gateway(settings, authority, quota_submits_per_day=1) as gateway,
+        listening(gateway.application) as url,
+    ):
+        with ServiceClient(url, gateway.issuer.mint("ada")) as client:
+            await asyncio.to_thread(client.submit, picture)
+            with pytest.raises(errors.RateLimited, match="midnight") as refused:
+                await asyncio.to_thread(client.submit, picture)
+    assert 0 < (refused.value.retry_after or 0) <= 86400
+
+
 async def test_a_refusal_is_the_error_of_its_problem_type(client: ServiceClient, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("not an image")
     with pytest.raises(errors.ImageTypeUnsupported, match="PNG"):

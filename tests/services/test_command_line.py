@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import jwt
 import pytest
 from typer.testing import CliRunner
 
 from serve_app.cli.main import commands
+from serve_app.gateway.tokens import principal_of
+from serve_app.local.authority import Authority
 from serve_app.local.server import free_port
 from serve_app.local.valkey import Valkey
-from serve_app.settings import read_settings
+from serve_app.settings import Settings, read_settings
 
 SAMPLE = str(Path(__file__).parents[2] / "serve_app" / "samples" / "fibres.jpg")
 
@@ -125,6 +128,13 @@ def test_a_state_folder_that_is_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_that_is_no_issuer(not_an_issuer: str) -> None:
     assert "no token" in complaint("token", "ada", "--issuer", not_an_issuer)
     assert "semapi up" in complaint("token", "ada", "--issuer", f"http://127.0.0.1:{free_port()}")
+
+
+def test_a_token_for_an_admin_names_the_role(authority: Authority) -> None:
+    for options, admin in (([], False), (["--admin"], True)):
+        done = CliRunner().invoke(commands, ["token", "ada", "--issuer", authority.url, *options])
+        claims = jwt.decode(done.stdout.strip(), options={"verify_signature": False})
+        assert (claims["sub"], principal_of(claims, Settings()).is_admin) == ("ada", admin)
 
 
 @pytest.mark.parametrize(("url", "token"), [("http://[", "token"), ("http://127.0.0.1", "línea"), ("http://a", "a\nb")])

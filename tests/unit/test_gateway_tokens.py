@@ -9,10 +9,11 @@ import pytest
 from serve_app.contracts import Principal
 from serve_app.errors import TokenInvalid
 from serve_app.gateway.tokens import SUBJECT_MAX_CHARACTERS, principal_of
+from serve_app.settings import Settings
 
 
 def principal(**claims: Any) -> Principal:
-    return principal_of({"iss": "https://issuer", "sub": "7", **claims}, "groups")
+    return principal_of({"iss": "https://issuer", "sub": "7", **claims}, Settings())
 
 
 def test_the_owner_is_issuer_and_subject_and_nothing_else() -> None:
@@ -45,10 +46,50 @@ def test_the_group_is_the_first_of_its_claim(groups: object, group: str | None) 
 
 
 def test_no_claim_named_means_no_group() -> None:
-    assert principal_of({"iss": "https://issuer", "sub": "7", "groups": ["sem"]}, "").group is None
+    claims = {"iss": "https://issuer", "sub": "7", "groups": ["sem"]}
+    assert principal_of(claims, Settings(oidc_group_claim="")).group is None
 
 
 @pytest.mark.parametrize("subject", ["", " ", "x" * (SUBJECT_MAX_CHARACTERS + 1)])
 def test_a_subject_that_names_nobody_is_refused(subject: str) -> None:
     with pytest.raises(TokenInvalid, match="subject"):
         principal(sub=subject)
+
+
+@pytest.mark.parametrize(
+    ("claims", "roles"),
+    [
+        ({"realm_access": {"roles": ["a", "b c"]}}, {"a", "b c"}),
+        ({"roles": ["a"], "groups": "b c", "scope": "openid c"}, {"a", "b", "c", "openid"}),
+        ({"realm_access": ["a"], "roles": {"a": 1}, "groups": [5, None, "g"], "scope": 7}, {"g"}),
+        ({"realm_access": {"roles": {"a": True}}}, set()),
+        ({"realm_access": None}, set()),
+        ({"realm_access.roles": ["a"]}, {"a"}),
+        ({"sem-admin": True, "admin": True, "resource_access": {"roles": ["sem-admin"]}}, set()),
+    ],
+)
+def test_roles_are_those_of_all_claims_named(claims: dict[str, Any], roles: set[str]) -> None:
+    found = principal(**claims)
+    assert found.roles == roles
+    assert not found.is_admin
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"realm_access": {"roles": ["sem-admin"]}},
+        {"roles": ["user", "sem-admin"]},
+        {"groups": ["sem-admin"]},
+        {"scope": "openid sem-admin"},
+    ],
+)
+def test_an_admin_is_who_has_the_role(claims: dict[str, Any]) -> None:
+    assert principal(**claims).is_admin
+
+
+def test_the_claim_and_the_role_are_settings() -> None:
+    settings = Settings(oidc_roles_claims="https://lab.example.org/roles,app.roles", oidc_admin_role="boss")
+    base = {"iss": "https://issuer", "sub": "7"}
+    assert principal_of({**base, "https://lab.example.org/roles": ["boss"]}, settings).is_admin
+    assert principal_of({**base, "app": {"roles": ["boss"]}}, settings).is_admin
+    assert not principal_of({**base, "scope": "boss", "roles": ["boss"]}, settings).is_admin

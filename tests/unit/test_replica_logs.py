@@ -14,9 +14,15 @@ from ray.serve._private.logging_utils import configure_component_logger, redirec
 from ray.serve.schema import LoggingConfig
 
 from serve_app.contracts import Json
-from serve_app.replica_logs import FLUSH_S, LINES_MAX, log_requests_beside_serve, log_through_serve
+from serve_app.replica_logs import (
+    FLUSH_S,
+    LINES_MAX,
+    log_audit_beside_serve,
+    log_requests_beside_serve,
+    log_through_serve,
+)
 
-NAMES = ("", "ray.serve", "serve_app", "serve_app.request")
+NAMES = ("", "ray.serve", "serve_app", "serve_app.request", "serve_app.audit")
 
 
 @pytest.fixture
@@ -47,6 +53,7 @@ def folder(kept: None, tmp_path: Path) -> Path:
     )
     log_through_serve()
     log_requests_beside_serve()
+    log_audit_beside_serve()
     return tmp_path
 
 
@@ -84,6 +91,12 @@ async def test_request_lines_are_gathered_for_a_moment(folder: Path) -> None:
     for number in range(LINES_MAX):
         log.info('{"number":%d}', number)
     assert len(written(folder, "*_requests.log")) == 2 + LINES_MAX
+    assert written(folder, "replica_r1.log") == []
+
+
+def test_a_line_of_the_audit_log_is_written_at_once_and_nowhere_else(folder: Path) -> None:
+    logging.getLogger("serve_app.audit").info('{"event":"acted"}')
+    assert written(folder, "*_audit.log") == [{"event": "acted"}]
     assert written(folder, "replica_r1.log") == []
 
 

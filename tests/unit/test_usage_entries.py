@@ -5,12 +5,12 @@ from dataclasses import fields
 
 import pytest
 
-from serve_app.contracts import OutcomeEvent, UsageEvent
+from serve_app.contracts import AuditEvent, OutcomeEvent, UsageEvent
 from serve_app.usage.entries import INSERTS, Malformed, Row, as_parameter, as_refused, read_row
 
 
 def test_every_field_of_the_events_has_its_column() -> None:
-    for kind, event in (("usage", UsageEvent), ("outcome", OutcomeEvent)):
+    for kind, event in (("usage", UsageEvent), ("outcome", OutcomeEvent), ("audit", AuditEvent)):
         known = INSERTS[kind].split("AS event (")[1].split(")")[0].replace('"', "")
         columns = {column.split()[0] for column in known.split(",")}
         assert columns == {field.name for field in fields(event)}
@@ -33,6 +33,7 @@ def test_the_detail_of_an_outcome_is_made_storable() -> None:
         {b"kind": b"usage", b"event_id": b"e1", b"username": b"\xff\xfe"},
         {b"kind": b"usage", b"username": b"ada"},
         {b"kind": b"usage", b"event_id": b""},
+        {b"kind": b"audit", b"action": b"block"},
         {b"kind": b"surprise", b"event_id": b"e1"},
         {b"event_id": b"e1"},
         {b"kind\xff": b"usage"},

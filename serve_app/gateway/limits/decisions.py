@@ -1,0 +1,85 @@
+"""What admins decide on single users while the service runs: blocks, and other rates than everybody's."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal
+
+from redis.asyncio import Redis
+
+from serve_app.connections import redis_errors
+from serve_app.contracts import AuditEvent, Json, Principal
+from serve_app.errors import DecisionsFull, DecisionUnknown
+from serve_app.gateway.limits.keys import BLOCKS, DECISIONS_MAX, OVERRIDES, read_script
+from serve_app.usage.keys import OUTBOX
+from serve_app.usage.storable import storable, storable_name
+
+TABLES: Final[Mapping[str, str]] = {"block": BLOCKS, "override": OVERRIDES}
+
+Sort = Literal["block", "override"]
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """The admin who acts: who it is, from where, in which request."""
+
+    principal: Principal
+    address: str
+    request_id: str
+
+
+class Decisions:
+    """Blocks and overrides in Redis. Each change and its audit event happen together or not at all.
+
+    Every method raises `TrackerUnavailable` when Redis is away.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._decide = redis.register_script(read_script("decide"))
+
+    async def keep(self, sort: Sort, owner: str, decision: Json, actor: Actor) -> Json:
+        """Put a decision into force, in place of the last one; as it is kept. Raises `DecisionsFull`."""
+        now = int(time.time() * 1000)
+        kept = {**decision, "by": actor.principal.name, "by_id": actor.principal.id, "at": now}
+        event = _event(sort, owner, decision, actor, now)
+        if await self._change(sort, owner, json.dumps(kept), event) == b"full":
+            raise DecisionsFull(f"There are {DECISIONS_MAX} already. Take some back that are no longer needed.")
+        return {"principal_id": owner, **kept}
+
+    async def remove(self, sort: Sort, owner: str, actor: Actor) -> None:
+        """Take a decision back. Raises `DecisionUnknown`."""
+        event = _event(f"remove-{sort}", owner, {}, actor, int(time.time() * 1000))
+        if await self._change(sort, owner, "", event) == b"unknown":
+            raise DecisionUnknown(f"There is no {sort} of this principal id.")
+
+    async def listed(self, sort: Sort) -> list[Json]:
+        """All decisions in force, the newest first."""
+        with redis_errors():
+            found: Any = await self._redis.hgetall(TABLES[sort])
+        kept = [{"principal_id": owner.decode(), **json.loads(decision)} for owner, decision in found.items()]
+        return sorted(kept, key=lambda decision: -decision["at"])
+
+    async def _change(self, sort: Sort, owner: str, decision: str, event: AuditEvent) -> bytes:
+        pairs = [part for field in fields(event) for part in (field.name, getattr(event, field.name))]
+        with redis_errors():
+            done: bytes = await self._decide(keys=(TABLES[sort], OUTBOX), args=(DECISIONS_MAX, owner, decision, *pairs))
+        return done
+
+
+def _event(action: str, owner: str, decision: Json, actor: Actor, now: int) -> AuditEvent:
+    return AuditEvent(
+        event_id=uuid.uuid4().hex,
+        timestamp=now,
+        principal_id=actor.principal.id,
+        username=storable_name(actor.principal.name),
+        action=action,
+        target=owner,
+        detail=json.dumps(decision) if decision else "",
+        address=storable(actor.address, 200),
+        request_id=actor.request_id,
+    )
