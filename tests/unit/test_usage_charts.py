@@ -25,11 +25,19 @@ def test_time_without_requests_takes_its_place() -> None:
     assert drawn.step == "hour"
 
 
+def test_bars_begin_where_people_count_from() -> None:
+    rows = [bucket("2026-10-15 04:00:00", 1), bucket("2026-10-29 09:00:00", 2)]
+    drawn = charts.timeline(rows, "hour", width=340, most=40, ticks=3)
+    assert drawn.step == "12 hours"
+    assert drawn.bars[0].title == "2026-10-15 00:00: 1 requests, 0 errors"
+    assert len(drawn.bars) == 29
+
+
 def test_a_long_time_is_drawn_in_fewer_bars_that_hold_it_all() -> None:
     rows = [bucket(f"2026-{month:02d}-{day:02d} 00:00:00", 1) for month in range(1, 13) for day in range(1, 29)]
     drawn = charts.timeline(rows, "day", width=1060, most=120, ticks=8)
     assert len(drawn.bars) <= 120
-    assert drawn.step == "4 days"
+    assert drawn.step == "7 days"
     assert sum(int(bar.title.split(": ")[1].split()[0]) for bar in drawn.bars) == len(rows)
     assert all(bar.x >= drawn.left and bar.x + bar.width <= drawn.width and bar.y >= 0 for bar in drawn.bars)
     assert len(drawn.times) <= 8

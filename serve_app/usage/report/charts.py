@@ -12,6 +12,13 @@ from serve_app.contracts import Json
 
 DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _STEPS: Final = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
+_MERGED: Final = {
+    "minute": (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440),
+    "hour": (1, 2, 3, 6, 12, 24),
+    "day": (1, 7, 14, 28),
+}
+"""How many buckets one bar may stand for, or a multiple of the last: spans that people count in."""
+_LABEL_WIDTH: Final = 84
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +58,15 @@ class Timeline:
 
 def timeline(buckets: Sequence[Json], bucket: str, *, width: int, most: int, ticks: int) -> Timeline:
     """All the time from the first bucket to the last, empty ones too, in at most `most` bars."""
-    left, top, bottom, height = 46, 14, 30, 250
-    step, starts = _STEPS[bucket], [datetime.fromisoformat(row["bucket"]) for row in buckets]
-    merged = max(1, math.ceil(((starts[-1] - starts[0]) / step + 1) / most))
-    number = int((starts[-1] - starts[0]) / step) // merged + 1
+    left, top, bottom, height = 46, 32, 30, 260
+    starts = [datetime.fromisoformat(row["bucket"]) for row in buckets]
+    merged = _merged(starts[0], starts[-1], bucket, most)
+    span = merged * _STEPS[bucket]
+    begin = _begin(starts[0], span)
+    number = (starts[-1] - begin) // span + 1
     sums = [[0, 0] for _ in range(number)]
     for start, row in zip(starts, buckets, strict=True):
-        slot = sums[int((start - starts[0]) / step) // merged]
+        slot = sums[(start - begin) // span]
         slot[0] += row["n"]
         slot[1] += row["errors"]
     marks = axis(max(count for count, _ in sums))
@@ -65,7 +74,7 @@ def timeline(buckets: Sequence[Json], bucket: str, *, width: int, most: int, tic
     slot_width = (width - left - 8) / number
     bars = []
     for index, (count, errors) in enumerate(sums):
-        start = starts[0] + index * merged * step
+        start = begin + index * span
         red = min(count * scale, max(3.0, errors * scale)) if errors else 0.0
         title = f"{_moment(start, bucket)}: {count:,} requests, {errors:,} errors"
         bar_width = max(1.0, slot_width * 0.8)
@@ -73,8 +82,9 @@ def timeline(buckets: Sequence[Json], bucket: str, *, width: int, most: int, tic
         bars.append(Bar(x, base - count * scale, bar_width, count * scale, red, title))
     every = max(1, math.ceil(number / ticks))
     times = [
-        Tick(left + (index + 0.5) * slot_width, _short(starts[0] + index * merged * step, bucket))
+        Tick(left + (index + 0.5) * slot_width, _short(begin + index * span, bucket))
         for index in range(0, number, every)
+        if left + (index + 0.5) * slot_width <= width - _LABEL_WIDTH / 2
     ]
     counts = [Tick(base - mark * scale, compact(mark)) for mark in marks]
     return Timeline(width, height, left, base, bars, times, counts, bucket if merged == 1 else f"{merged} {bucket}s")
@@ -180,6 +190,19 @@ def duration(seconds: float) -> str:
     if seconds < 99.95:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
+
+
+def _merged(first: datetime, last: datetime, bucket: str, most: int) -> int:
+    """Buckets of one bar, so that there are at most `most` bars; one is left for a first bar that begins earlier."""
+    needed = ((last - first) / _STEPS[bucket] + 1) / (most - 1)
+    largest = _MERGED[bucket][-1]
+    return next((number for number in _MERGED[bucket] if number >= needed), largest * math.ceil(needed / largest))
+
+
+def _begin(first: datetime, span: timedelta) -> datetime:
+    """Where the first bar begins: a whole number of spans after midnight."""
+    midnight = first.replace(hour=0, minute=0, second=0)
+    return midnight + (first - midnight) // span * span
 
 
 def _round_numbers() -> Iterator[int]:
