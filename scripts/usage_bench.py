@@ -69,6 +69,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--repetitions", type=int, default=3)
     options = parser.parse_args()
+    BUILD.mkdir(exist_ok=True)
     raw: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="semapi-bench-") as folder:
         Path(folder).chmod(0o711)
@@ -84,7 +85,6 @@ def main() -> int:
         finally:
             server.stop()
     document = {"command": "make bench-usage", "options": vars(options), "machine": platform.machine(), "figures": raw}
-    BUILD.mkdir(exist_ok=True)
     (BUILD / "bench-usage.json").write_text(json.dumps(document, indent=1))
     found = figures.figures(raw, bench="bench-usage")
     print(*(figure.spread for figure in found), *(figure.line for figure in found), sep="\n")
