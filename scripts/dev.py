@@ -109,6 +109,18 @@ def bench(arguments: List[str]) -> None:
     become("python", "scripts/bench.py", *arguments)
 
 
+def bench_usage(arguments: List[str]) -> None:
+    """Measure the usage report over ten million generated rows (about 10 minutes, 6 GB of disk)."""
+    ensure(dev=True)
+    become("python", "scripts/usage_bench.py", *arguments)
+
+
+def pictures(arguments: List[str]) -> None:
+    """Draw the usage report with headless Chromium, as on a phone, a tablet and a desk."""
+    ensure(dev=True)
+    become("python", "scripts/usage_pictures.py", *arguments)
+
+
 def train_demo(arguments: List[str]) -> None:
     """Train the demo model again (about 6 minutes on two cores)."""
     ensure(dev=False)
@@ -141,6 +153,8 @@ TASKS: Dict[str, Callable[[List[str]], None]] = {
     "test": test,
     "check": check,
     "bench": bench,
+    "bench-usage": bench_usage,
+    "pictures": pictures,
     "setup": setup,
     "train-demo": train_demo,
     "lock": lock,

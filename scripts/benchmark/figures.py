@@ -45,7 +45,11 @@ class Figure:
         return f"# {self.name}: median {self.median:.3g} of {values}"
 
 
-def figures(raw: Mapping[str, Sequence[float]], targets: Path = TARGETS) -> list[Figure]:
-    """Every figure of the table of targets. Raises KeyError for one that was not measured."""
+def figures(raw: Mapping[str, Sequence[float]], targets: Path = TARGETS, bench: str = "bench") -> list[Figure]:
+    """Every figure that the table of targets wants of one bench. Raises KeyError for one that was not measured."""
     table = tomllib.loads(targets.read_text())
-    return [Figure(name, raw[name], row.get("at_least"), row.get("at_most")) for name, row in table.items()]
+    return [
+        Figure(name, raw[name], row.get("at_least"), row.get("at_most"))
+        for name, row in table.items()
+        if row.get("bench", "bench") == bench
+    ]

@@ -81,7 +81,7 @@ def test_an_adopted_table_is_like_a_new_one(database: str) -> None:
     indexes = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
     fresh, fresh_indexes = rows(database, COLUMNS), rows(database, indexes)
     with psycopg.connect(database) as connection:
-        connection.execute("DROP TABLE api_usage, job_outcomes, usage_gaps, admin_audit, schema_migrations")
+        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     make_source_table(database)
     migrate(database)
     assert rows(database, COLUMNS) == fresh

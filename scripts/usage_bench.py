@@ -1,0 +1,146 @@
+"""`make bench-usage`: the usage report over millions of generated rows, and what the hourly sums cost the writer.
+
+Fills a PostgreSQL of its own with a year of requests, makes the report in a process of its own, and stores batches with
+and without the triggers in turns. Every repetition goes to build/bench-usage.json; one line per figure is printed:
+`name value target ok|short`. Ends with 1 when one is short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from uuid import uuid4
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+import psycopg  # noqa: E402  the checkout's own modules come first
+from benchmark import figures  # noqa: E402
+
+from serve_app.local.postgres import Postgres  # noqa: E402
+from serve_app.usage.database import Database  # noqa: E402
+from serve_app.usage.entries import Row  # noqa: E402
+from serve_app.usage.migrations import migrate  # noqa: E402
+
+BUILD = ROOT / "build"
+CHUNK = 250_000
+BATCH = 500
+BATCHES = 40
+# Twelve users are at work in an hour, most hours the same busy ones of 300; every tenth request is a submit.
+REQUESTS = """
+    INSERT INTO api_usage (event_id, timestamp, username, endpoint_type, status_code, url_path, latency_ms,
+        request_bytes, job_id, model, request_id, principal_id, group_name)
+    SELECT 'bench-' || n, at, 'user ' || person, kind, CASE WHEN random() < 0.02 THEN 429 ELSE 200 END,
+        '/api/v1/' || kind, exp(1.5 + (random() + random() + random() + random() - 2)),
+        CASE WHEN kind = 'inference' THEN 65536 ELSE 60 END, 'job-' || n / 10, 'sem-classifier', 'request-' || n,
+        'principal-' || person, 'group ' || person %% 15
+    FROM (
+        SELECT n, at, floor(300 * (hash * hash))::int AS person,
+            CASE WHEN n %% 10 = 0 THEN 'inference' WHEN n %% 10 < 8 THEN 'job_status' ELSE 'job_results' END AS kind
+        FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n,
+            LATERAL (
+                SELECT timestamptz '2026-01-01Z' + n::float8 / %(rows)s * 31536000 * interval '1 s' AS at
+            ) AS moment,
+            LATERAL (SELECT abs(hashtext(date_trunc('hour', at)::text || n / 10 %% 12)::float8) / 2147483648 AS hash)
+                AS hashed
+    ) AS request
+"""
+OUTCOMES = """
+    INSERT INTO job_outcomes (job_id, run, owner, model, status, dead, deliveries, submitted_at, started_at,
+        completed_at)
+    SELECT job_id, 1, principal_id, model, CASE WHEN random() < 0.01 THEN 'FAILED' ELSE 'COMPLETED' END, false, 1,
+        timestamp, timestamp + interval '20 ms', timestamp + interval '90 ms'
+    FROM api_usage WHERE event_id = ANY (SELECT 'bench-' || n FROM generate_series(%(first)s, %(last)s, 10) AS n)
+"""
+
+
+def main() -> int:
+    """Fill, measure, write, report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--repetitions", type=int, default=3)
+    options = parser.parse_args()
+    BUILD.mkdir(exist_ok=True)
+    raw: dict[str, list[float]] = defaultdict(list)
+    with tempfile.TemporaryDirectory(prefix="semapi-bench-") as folder:
+        Path(folder).chmod(0o711)
+        server = Postgres(Path(folder) / "postgres")
+        server.start()
+        try:
+            migrate(server.url)
+            raw["usage_fill_s"].append(_fill(server.url, options.rows))
+            for repetition in range(options.repetitions):
+                print(f"# repetition {repetition + 1} of {options.repetitions}", flush=True)
+                _measure_report(server.url, raw)
+                raw["usage_batch_per_plain"].append(asyncio.run(_batch_ratio(server.url)))
+        finally:
+            server.stop()
+    document = {"command": "make bench-usage", "options": vars(options), "machine": platform.machine(), "figures": raw}
+    (BUILD / "bench-usage.json").write_text(json.dumps(document, indent=1))
+    found = figures.figures(raw, bench="bench-usage")
+    print(*(figure.spread for figure in found), *(figure.line for figure in found), sep="\n")
+    return int(any(figure.is_short for figure in found))
+
+
+def _fill(url: str, rows: int) -> float:
+    """Insert as the writer does, with the sums kept in the same transactions; the seconds it took."""
+    started = time.monotonic()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET synchronous_commit = off")
+        for first in range(1, rows + 1, CHUNK):
+            span = {"first": first, "last": min(first + CHUNK - 1, rows), "rows": rows}
+            connection.execute(REQUESTS, span)
+            connection.execute(OUTCOMES, {**span, "first": -(-first // 10) * 10})
+            print(f"# {span['last']:,} rows after {time.monotonic() - started:.0f} s", flush=True)
+        connection.execute("VACUUM ANALYZE")
+    return time.monotonic() - started
+
+
+def _measure_report(url: str, raw: dict[str, list[float]]) -> None:
+    """The HTML report of all rows by the script that people run, in a process of its own."""
+    page = BUILD / "bench-usage.html"
+    command = [sys.executable, str(ROOT / "scripts" / "usage_report.py"), "report", "--until", "2027-01-01"]
+    started = time.monotonic()
+    subprocess.run([*command, "--dsn", url, "--output", str(page)], check=True, timeout=600)
+    raw["usage_report_s"].append(time.monotonic() - started)
+    raw["usage_report_mb"].append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000)
+
+
+async def _batch_ratio(url: str) -> float:
+    """Seconds for batches of the writer with the sums, by the same without; in turns, so that both meet the same."""
+    seconds = {"ENABLE": 0.0, "DISABLE": 0.0}
+    database = Database(url)
+    try:
+        connection = await database.open()
+        for number in range(BATCHES):
+            switch = "ENABLE" if number % 2 else "DISABLE"
+            await connection.execute(f"ALTER TABLE api_usage {switch} TRIGGER roll_up".encode())
+            rows = {str(index).encode(): _row(index) for index in range(BATCH)}
+            started = time.monotonic()
+            await database.store(rows)
+            seconds[switch] += time.monotonic() - started
+        await connection.execute("DELETE FROM api_usage WHERE group_name = 'batch'")
+    finally:
+        await database.close()
+    return seconds["ENABLE"] / seconds["DISABLE"]
+
+
+def _row(index: int) -> Row:
+    values = {"event_id": uuid4().hex, "timestamp": "1798761600000", "username": f"user {index % 12}"}
+    values |= {"endpoint_type": "inference", "status_code": "202", "url_path": "/api/v1/jobs"}
+    values |= {"latency_ms": str(1 + index % 40), "request_bytes": "65536", "job_id": f"batch-{index}"}
+    values |= {"model": "sem", "request_id": f"r{index}", "principal_id": f"p{index % 12}", "group": "batch"}
+    return Row("usage", values)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

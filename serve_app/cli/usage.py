@@ -1,0 +1,175 @@
+"""`semapi usage`: who used the service, and how long rows are kept. scripts/usage_report.py is another door to it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from serve_app.cli.config import settings_or_give_up
+from serve_app.cli.console import errors
+
+if TYPE_CHECKING:
+    from serve_app.contracts import Json
+    from serve_app.usage.report.sources import Source
+    from serve_app.usage.report.window import Window
+
+
+class Mode(StrEnum):
+    """What a report is written as."""
+
+    summary = "summary"
+    report = "report"
+    json = "json"
+
+
+class BucketChoice(StrEnum):
+    """How finely the timeline is cut."""
+
+    auto = "auto"
+    minute = "minute"
+    hour = "hour"
+    day = "day"
+
+
+class _ShowFirst(TyperGroup):
+    """`show` needs no name: `semapi usage json --since 7d` is `semapi usage show json --since 7d`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, "--help"):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+commands = typer.Typer(cls=_ShowFirst, help="Usage reports, and how long usage is kept.", rich_markup_mode=None)
+
+Dsn = Annotated[str, typer.Option(help="PostgreSQL URL. Default: DATABASE_URL.", show_default=False)]
+
+
+@commands.command()
+def show(
+    mode: Annotated[Mode, typer.Argument(help="Text, an HTML page, or JSON.")] = Mode.summary,
+    since: Annotated[str | None, typer.Option(help="ISO time or <N>s|m|h|d|w ago. Default: 24h; report: all.")] = None,
+    until: Annotated[str | None, typer.Option(help="ISO time, <N>s|m|h|d|w ago, or now.")] = None,
+    window_mins: Annotated[int | None, typer.Option(min=1, help="The last N minutes: --since Nm.")] = None,
+    month: Annotated[str | None, typer.Option(help="One calendar month, as 2026-10.")] = None,
+    timezone: Annotated[str, typer.Option(help="Clock of timeline, heatmap and --month.")] = "UTC",
+    bucket: Annotated[BucketChoice, typer.Option(help="Step of the timeline.")] = BucketChoice.auto,
+    recent_limit: Annotated[int, typer.Option(min=1, max=1000, help="Newest requests listed.")] = 25,
+    output: Annotated[Path | None, typer.Option(dir_okay=False, help="File to write instead of the terminal.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV by user, group and model, all of them.")] = False,
+    dsn: Dsn = "",
+    namespace: Annotated[str, typer.Option(help="Read by psql in this Kubernetes namespace's postgresql-0.")] = "",
+) -> None:
+    """Who used the service, for what, and how it went."""
+    from serve_app.usage.report import statements  # psycopg belongs to the extra [serve]
+    from serve_app.usage.report.figures import make_report
+    from serve_app.usage.report.window import ReportError
+
+    try:
+        window = _window(mode, since, until, window_mins, month, timezone, bucket)
+        most_names = statements.MOST_NAMES if as_csv else statements.TOP
+        report = make_report(_source(dsn, namespace), window, recent_limit=recent_limit, most_names=most_names)
+        _deliver(report, mode, output, as_csv)
+    except (ReportError, OSError) as error:
+        _fail(str(error))
+
+
+@commands.command()
+def prune(
+    before: Annotated[str | None, typer.Option(help="ISO time: what is older goes.")] = None,
+    older_than: Annotated[str | None, typer.Option(help="Age as <N>d or <N>w: what is older goes.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dsn: Dsn = "",
+) -> None:
+    """Delete old requests and empty old outcomes; sums, job ids and owners stay."""
+    from serve_app.usage.report import prune as retention  # psycopg belongs to the extra [serve]
+    from serve_app.usage.report.window import ReportError, parse_time
+
+    try:
+        if (before is None) == (older_than is None):
+            raise ReportError("say either --before TIME or --older-than AGE")
+        now = datetime.now(UTC)
+        cut = retention.pruned_before(parse_time(before or older_than or "", now), now)
+        url = dsn or _configured()
+        old = retention.count_old(url, cut)
+        typer.echo(
+            f"before {cut:%Y-%m-%d %H:%M} UTC: {old.requests} requests to delete, {old.outcomes} outcomes to empty"
+        )
+        if old == retention.Old(0, 0) or not (yes or typer.confirm("Go on?")):
+            return
+        done = retention.prune(url, cut)
+        typer.echo(f"deleted {done.requests} requests, emptied {done.outcomes} outcomes; the hourly sums are kept")
+    except ReportError as error:
+        _fail(str(error))
+
+
+def _window(
+    mode: Mode,
+    since: str | None,
+    until: str | None,
+    window_mins: int | None,
+    month: str | None,
+    timezone: str,
+    bucket: BucketChoice,
+) -> Window:
+    from serve_app.usage.report.window import ReportError, make_month, make_window
+
+    if sum(choice is not None for choice in (since, window_mins, month)) > 1 or (month and until):
+        raise ReportError("--since, --window-mins and --month each say where the window begins; take one")
+    if month:
+        return make_month(month, timezone, bucket.value)
+    start = f"{window_mins}m" if window_mins else since
+    return make_window(mode.value, start, until, timezone, bucket.value, datetime.now(UTC))
+
+
+def _source(dsn: str, namespace: str) -> Source:
+    from serve_app.usage.report.sources import Database, Pod
+    from serve_app.usage.report.window import ReportError
+
+    if dsn and namespace:
+        raise ReportError("--dsn and --namespace are two ways to one database; take one")
+    return Pod(namespace) if namespace else Database(dsn or _configured())
+
+
+def _configured() -> str:
+    return settings_or_give_up().database_url.get_secret_value()
+
+
+def _deliver(report: Json, mode: Mode, output: Path | None, as_csv: bool) -> None:
+    from serve_app.usage.report.page import write_page
+    from serve_app.usage.report.sheet import write_csv
+    from serve_app.usage.report.summary import write_summary
+
+    if as_csv:
+        text = write_csv(report).removesuffix("\n")
+    elif mode is Mode.report:
+        text = write_page(report)
+        output = output or _new_page_file()
+    else:
+        text = json.dumps(report, indent=2) if mode is Mode.json else write_summary(report)
+    if output is None:
+        typer.echo(text)
+        return
+    output.write_text(f"{text}\n", encoding="utf-8")
+    if mode is Mode.report and not as_csv:
+        typer.echo(f"HTML report: {output}")
+
+
+def _new_page_file() -> Path:
+    """The source system's place; others may write there too, so that a file or link under this name is refused."""
+    path = Path(tempfile.gettempdir()) / f"sem-usage-report-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.html"
+    path.touch(exist_ok=False)
+    return path
+
+
+def _fail(message: str) -> NoReturn:
+    """As the source system's report fails: its callers look for this word."""
+    errors.print(f"ERROR: {' '.join(message.split())}", markup=False)
+    raise typer.Exit(1)

@@ -1,0 +1,82 @@
+"""Retention: old rows leave, the hourly sums stay.
+
+Outcomes keep id and owner, so that someone's ended job is told apart from one that never was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, LiteralString
+
+import psycopg
+
+from serve_app.usage.report.connection import connected
+from serve_app.usage.report.window import ReportError, floor_hour
+
+BATCH: Final = 10_000
+"""Rows of one transaction: locks are short, and an interrupted run keeps what it did."""
+KEPT: Final = timedelta(days=1)
+"""Never pruned: an event whose acknowledgement was lost is written again, and must find its row."""
+
+_COUNT: Final = """
+    SELECT (SELECT count(*) FROM api_usage WHERE timestamp < %(before)s),
+        (SELECT count(*) FROM job_outcomes WHERE completed_at < %(before)s
+            AND (result IS NOT NULL OR detail IS NOT NULL))
+"""
+_DELETE_REQUESTS: Final = """
+    WITH gone AS (
+        DELETE FROM api_usage WHERE id = ANY (ARRAY(
+            SELECT id FROM api_usage WHERE id > %(after)s AND timestamp < %(before)s ORDER BY id LIMIT %(batch)s))
+        RETURNING id
+    )
+    SELECT count(*), max(id) FROM gone
+"""
+_EMPTY_OUTCOMES: Final = """
+    WITH emptied AS (
+        UPDATE job_outcomes SET result = NULL, detail = NULL WHERE id = ANY (ARRAY(
+            SELECT id FROM job_outcomes WHERE id > %(after)s AND completed_at < %(before)s
+                AND (result IS NOT NULL OR detail IS NOT NULL) ORDER BY id LIMIT %(batch)s))
+        RETURNING id
+    )
+    SELECT count(*), max(id) FROM emptied
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """How many rows a prune is about: requests to delete, outcomes to empty."""
+
+    requests: int
+    outcomes: int
+
+
+def pruned_before(wanted: datetime, now: datetime) -> datetime:
+    """The start of the hour of `wanted`: hours are pruned whole. Raises `ReportError` within the last day."""
+    if wanted > now - KEPT:
+        raise ReportError("rows of the last 24 hours are not pruned")
+    return floor_hour(wanted)
+
+
+def count_old(url: str, before: datetime) -> Old:
+    """What `prune` would change. Raises `ReportError`."""
+    with connected(url) as connection:
+        return Old(*(connection.execute(_COUNT, {"before": before}).fetchone() or (0, 0)))
+
+
+def prune(url: str, before: datetime) -> Old:
+    """Delete requests and empty outcomes older than `before`, and say how many. Raises `ReportError`.
+
+    Safe to repeat after it was interrupted.
+    """
+    with connected(url) as connection:
+        return Old(_in_batches(connection, _DELETE_REQUESTS, before), _in_batches(connection, _EMPTY_OUTCOMES, before))
+
+
+def _in_batches(connection: psycopg.Connection, statement: LiteralString, before: datetime) -> int:
+    total, after = 0, 0
+    while True:
+        row = connection.execute(statement, {"before": before, "after": after, "batch": BATCH}).fetchone()
+        if row is None or row[0] == 0:
+            return total
+        total, after = total + row[0], row[1]

@@ -1,0 +1,179 @@
+"""The report's SQL: every statement answers with one JSON value, so that psycopg and psql read the same text.
+
+Whole hours come from the hourly sums, the window's edges from rows. Statements are finished text, parameters written
+into them as literals by psycopg: what goes through `kubectl exec` has no other way to carry them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final, LiteralString
+
+from psycopg.sql import SQL, Composable, Literal
+
+from serve_app.usage.report.connection import STATEMENT_TIMEOUT_S
+from serve_app.usage.report.window import Window
+
+EXACT_BELOW: Final = 1_000_000
+"""Requests in the window from which percentiles come from histograms instead of rows."""
+MOST_BUCKETS: Final = 50_000
+"""Entries of a timeline at most; one more is asked for, so that a longer one is noticed."""
+TOP: Final = 25
+MANY: Final = 1000
+MOST_NAMES: Final = 10_000
+"""Lines of a table by user, group or model in a CSV."""
+OTHERS: Final = "<others>"
+
+PREPARE: Final = (
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",  # all figures are of one moment
+    f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S}s'",
+    "SET LOCAL lock_timeout = '30s'",
+    "SET LOCAL work_mem = '64MB'",
+    "SET LOCAL jit = off",  # compiling costs seconds here and saves none
+)
+
+CELLS: Final = """
+    WITH cells AS (
+        SELECT hour, key, principal_id, username, group_name, endpoint_type, status_code, url_path, model, requests,
+            request_bytes, first_at, last_at
+        FROM usage_hourly WHERE hour >= {first} AND hour < {last}
+        UNION ALL
+        SELECT date_trunc('hour', timestamp, 'UTC'), NULL, principal_id, username, group_name, endpoint_type,
+            status_code, url_path, model, count(*), coalesce(sum(request_bytes), 0), min(timestamp), max(timestamp)
+        FROM api_usage WHERE {edges} GROUP BY 1, 3, 4, 5, 6, 7, 8, 9
+    )
+"""
+_EDGES: Final = "(timestamp >= {since} AND timestamp < {first} OR timestamp >= {last} AND timestamp <= {until})"
+_OUTCOME_EDGES: Final = (
+    "(completed_at >= {since} AND completed_at < {first} OR completed_at >= {last} AND completed_at <= {until})"
+)
+
+# The clocks of some places are half an hour off the hours that are summed; there, and for minutes, rows are counted.
+_MOMENTS: Final = """,
+    zone AS MATERIALIZED (
+        SELECT coalesce(bool_and(extract(minute FROM hour AT TIME ZONE {timezone}) = 0), true) AS has_our_hours
+        FROM (SELECT DISTINCT hour FROM usage_hourly WHERE hour >= {first} AND hour < {last}) AS hours
+    ),
+    moments AS (
+        SELECT hour AS at, status_code, requests FROM cells
+        WHERE (SELECT has_our_hours FROM zone) AND {unit} <> 'minute'
+        UNION ALL
+        SELECT timestamp, status_code, 1 FROM api_usage
+        WHERE NOT ((SELECT has_our_hours FROM zone) AND {unit} <> 'minute')
+            AND timestamp >= {since} AND timestamp <= {until}
+    )
+"""
+
+_OVERVIEW: Final = """
+    SELECT jsonb_build_object(
+        'total', coalesce(sum(requests), 0),
+        'unique_users', count(DISTINCT coalesce(NULLIF(username, ''), '<unknown>')),
+        'error_count', coalesce(sum(requests) FILTER (WHERE status_code >= 400), 0),
+        'null_status', coalesce(sum(requests) FILTER (WHERE status_code IS NULL), 0),
+        'unknown_users', coalesce(sum(requests) FILTER (WHERE coalesce(username, '') IN ('', '<unknown>')), 0),
+        'rows', (SELECT count(*) FROM (
+            SELECT 1 FROM api_usage WHERE timestamp >= {since} AND timestamp <= {until} LIMIT {exact_below}) AS stored),
+        'pruned_edge', coalesce((SELECT sum(requests) FROM usage_hourly
+            WHERE hour IN ({first_edge}, {last_edge}) AND NOT EXISTS (SELECT 1 FROM api_usage
+                WHERE timestamp >= hour AND timestamp < hour + interval '1 hour')), 0),
+        'coverage_start', to_char(min(first_at) AT TIME ZONE {timezone}, 'YYYY-MM-DD HH24:MI:SS'),
+        'coverage_end', to_char(max(last_at) AT TIME ZONE {timezone}, 'YYYY-MM-DD HH24:MI:SS'))
+    FROM cells
+"""
+
+_COUNTS: Final = """
+    SELECT coalesce(jsonb_agg(jsonb_build_object('name', name, 'n', n) ORDER BY place), '[]') FROM (
+        SELECT *, row_number() OVER (ORDER BY {order}) AS place FROM (
+            SELECT {name} AS name, sum(requests) AS n FROM cells GROUP BY 1
+        ) AS counted ORDER BY {order} LIMIT {limit}
+    ) AS first
+"""
+
+_TIMELINE: Final = """
+    SELECT coalesce(jsonb_agg(jsonb_build_object(
+        'bucket', to_char(bucket_at, 'YYYY-MM-DD HH24:MI:SS'), 'n', n, 'errors', errors) ORDER BY bucket_at), '[]')
+    FROM (
+        SELECT date_trunc({unit}, at AT TIME ZONE {timezone}) AS bucket_at, sum(requests) AS n,
+            coalesce(sum(requests) FILTER (WHERE status_code >= 400), 0) AS errors
+        FROM moments GROUP BY 1 ORDER BY 1 LIMIT {limit}
+    ) AS buckets
+"""
+
+_HEATMAP: Final = """
+    SELECT coalesce(jsonb_agg(jsonb_build_object('dow', dow, 'hour', hour, 'n', n) ORDER BY dow, hour), '[]')
+    FROM (
+        SELECT extract(isodow FROM at AT TIME ZONE {timezone})::int AS dow,
+            extract(hour FROM at AT TIME ZONE {timezone})::int AS hour, sum(requests) AS n
+        FROM moments GROUP BY 1, 2
+    ) AS hours
+"""
+
+_RECENT: Final = """
+    SELECT coalesce(jsonb_agg(jsonb_build_object(
+        'id', id, 'timestamp', to_char(timestamp AT TIME ZONE {timezone}, 'YYYY-MM-DD HH24:MI:SS'),
+        'username', coalesce(NULLIF(username, ''), '<unknown>'),
+        'service_name', coalesce(NULLIF(service_name, ''), '<unknown>'),
+        'endpoint_type', coalesce(NULLIF(endpoint_type, ''), '<unknown>'),
+        'status_code', status_code, 'url_path', url_path) ORDER BY timestamp DESC, id DESC), '[]')
+    FROM (
+        SELECT * FROM api_usage WHERE timestamp >= {since} AND timestamp <= {until}
+        ORDER BY timestamp DESC LIMIT {limit}
+    ) AS newest
+"""
+
+_GAPS: Final = """
+    SELECT jsonb_build_object('spans', count(*), 'missing', coalesce(sum(missing), 0))
+    FROM usage_gaps WHERE until >= {since} AND since <= {until}
+"""
+
+
+def overview(window: Window) -> str:
+    """Totals, coverage, and what the notes on data quality are computed from."""
+    first, last = window.cut_hours
+    edges = {"first_edge": Literal(first), "last_edge": Literal(last)}
+    return write(CELLS + _OVERVIEW, window, exact_below=Literal(EXACT_BELOW), **edges)
+
+
+def counts(window: Window, name: LiteralString, limit: int, *, by_name: bool = False) -> str:
+    """Requests by one expression over the columns of the hourly sums, the largest first."""
+    order = SQL("name") if by_name else SQL("n DESC, name")
+    return write(CELLS + _COUNTS, window, name=SQL(name), order=order, limit=Literal(limit))
+
+
+def timeline(window: Window) -> str:
+    """Requests and errors by the window's bucket; empty buckets are left out."""
+    text = CELLS + _MOMENTS + _TIMELINE
+    return write(text, window, unit=Literal(window.bucket), limit=Literal(MOST_BUCKETS + 1))
+
+
+def heatmap(window: Window) -> str:
+    """Requests by weekday and hour of the day."""
+    return write(CELLS + _MOMENTS + _HEATMAP, window, unit=Literal("hour"))
+
+
+def recent(window: Window, limit: int) -> str:
+    """The newest rows."""
+    return write(_RECENT, window, limit=Literal(limit))
+
+
+def gaps(window: Window) -> str:
+    """Spans that touch the window in which requests were counted instead of stored."""
+    return write(_GAPS, window)
+
+
+def write(text: LiteralString, window: Window, **parts: Composable) -> str:
+    """A statement as text: the window's bounds and `parts` are filled in."""
+    first, last = window.whole_hours
+    bounds = {
+        "since": _moment(window.since),
+        "until": _moment(window.until),
+        "first": _moment(first),
+        "last": _moment(last),
+        "timezone": Literal(window.timezone),
+    }
+    edges = {"edges": SQL(_EDGES).format(**bounds), "outcome_edges": SQL(_OUTCOME_EDGES).format(**bounds)}
+    return SQL(text).format(**bounds, **edges, **parts).as_string()
+
+
+def _moment(moment: datetime | None) -> Composable:
+    return Literal(moment) if moment else SQL("'-infinity'::timestamptz")

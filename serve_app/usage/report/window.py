@@ -1,0 +1,131 @@
+"""The span of time that a report covers, and how finely it is cut."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal, cast, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+Mode = Literal["summary", "report", "json"]
+Bucket = Literal["minute", "hour", "day"]
+
+_RELATIVE: Final = re.compile(r"(\d{1,9})([smhdw])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_MONTH: Final = re.compile(r"(\d{4})-(\d{2})")
+_HOUR: Final = timedelta(hours=1)
+_INSTANT: Final = timedelta(microseconds=1)
+"""What PostgreSQL tells apart at least."""
+
+
+class ReportError(Exception):
+    """The report cannot be made; the text says why, to the person who asked for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """From `since` (None: the first row there is) to `until`, both included."""
+
+    since: datetime | None
+    until: datetime
+    timezone: str
+    bucket: Bucket
+
+    @property
+    def whole_hours(self) -> tuple[datetime | None, datetime]:
+        """The hours that lie inside from end to end, the second bound excluded; the rest is the window's edges.
+
+        A window without a whole hour gives an empty span at its start.
+        """
+        last = floor_hour(self.until + _INSTANT)
+        if self.since is None:
+            return None, last
+        first = floor_hour(self.since)
+        if first < self.since:
+            first += _HOUR
+        return (first, last) if first <= last else (self.since, self.since)
+
+    @property
+    def cut_hours(self) -> tuple[datetime | None, datetime | None]:
+        """The hours that the window's two ends cut through; None for an end between two hours."""
+        first, last = self.since and floor_hour(self.since), floor_hour(self.until + _INSTANT)
+        return (None if first == self.since else first), (None if last == self.until + _INSTANT else last)
+
+
+def make_window(mode: Mode, since: str | None, until: str | None, timezone: str, bucket: str, now: datetime) -> Window:
+    """The window that a person's words name. Raises `ReportError` for words that name none."""
+    _zone(timezone)
+    wanted = since or default_since(mode)
+    start = parse_time(wanted, now) if wanted else None
+    end = parse_time(until or "now", now)
+    if start and start > end:
+        raise ReportError(f"the window is empty: --since {since} is after --until {until or 'now'}")
+    return Window(start, end, timezone, choose_bucket(mode, wanted, bucket))
+
+
+def make_month(month: str, timezone: str, bucket: str) -> Window:
+    """The window of one calendar month, as the clocks of `timezone` show it. Raises `ReportError` for no month."""
+    zone, named = _zone(timezone), _MONTH.fullmatch(month)
+    try:
+        if named is None:
+            raise ValueError
+        start = datetime(int(named[1]), int(named[2]), 1, tzinfo=zone)
+        following = (start + timedelta(days=31)).replace(day=1)
+        end = following.astimezone(UTC) - _INSTANT
+        return Window(start.astimezone(UTC), end, timezone, "day" if bucket == "auto" else _bucket(bucket))
+    except (ValueError, OverflowError):
+        raise ReportError(f"--month is a year and a month, as 2026-10, not {month!r}") from None
+
+
+def default_since(mode: Mode) -> str | None:
+    """The last day for the terminal and for JSON, all there is for the page."""
+    return None if mode == "report" else "24h"
+
+
+def choose_bucket(mode: Mode, since: str | None, bucket: str) -> Bucket:
+    """What `auto` stands for: minutes up to six hours back, hours up to a week, beyond that what suits the mode."""
+    if bucket != "auto":
+        return _bucket(bucket)
+    if relative := _RELATIVE.fullmatch((since or "").strip().lower()):
+        seconds = int(relative[1]) * _SECONDS[relative[2]]
+        if seconds <= 6 * 3600:
+            return "minute"
+        if seconds <= 7 * 86_400:
+            return "hour"
+    return "day" if mode == "report" else "hour"
+
+
+def parse_time(text: str, now: datetime) -> datetime:
+    """`now`, `<N>s|m|h|d|w` before it, or a time in ISO 8601; one without an offset is UTC. Raises `ReportError`."""
+    word = text.strip().lower()
+    if word == "now":
+        return now
+    try:
+        if relative := _RELATIVE.fullmatch(word):
+            return now - timedelta(seconds=int(relative[1]) * _SECONDS[relative[2]])
+        found = datetime.fromisoformat(text.strip())
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ReportError(
+            f"{text!r} is no time: write 2026-10-01T08:00Z, 2026-10-01, 90m, 24h, 7d, 2w or now"
+        ) from None
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ReportError(f"no time zone is called {name!r}") from None
+
+
+def _bucket(word: str) -> Bucket:
+    for bucket in get_args(Bucket):
+        if word == bucket:
+            return cast(Bucket, bucket)
+    raise ReportError(f"--bucket is auto, minute, hour or day, not {word!r}")
+
+
+def floor_hour(moment: datetime) -> datetime:
+    """The start of the hour that `moment` lies in."""
+    return moment.replace(minute=0, second=0, microsecond=0)

@@ -1,0 +1,222 @@
+"""What a report says is what the rows say: any window, any clock, before and after rows were pruned."""
+
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import psycopg
+import pytest
+from usage_rows import DAY, insert, report
+
+from serve_app.contracts import Json
+from serve_app.usage.migrations import migrate
+from serve_app.usage.report.prune import prune
+from serve_app.usage.report.window import ReportError
+
+SOURCE_KEYS = {
+    *("generated_at_utc", "timezone", "bucket", "requested_start_utc", "requested_end_utc", "coverage_start"),
+    *("coverage_end", "total", "unique_users", "error_count", "endpoint_counts", "status_counts", "user_counts"),
+    *("path_counts", "time_buckets", "hour_heatmap", "recent"),
+}
+STEP = {"minute": "%Y-%m-%d %H:%M:00", "hour": "%Y-%m-%d %H:00:00", "day": "%Y-%m-%d 00:00:00"}
+
+
+@pytest.fixture
+def tables(database: str) -> str:
+    migrate(database)
+    return database
+
+
+def some_requests(number: int) -> list[dict[str, Any]]:
+    """Requests over three days, a few on the very hour."""
+    chance = random.Random(number)
+    requests = []
+    for _ in range(number):
+        second = chance.randrange(3 * 24) * 3600 + chance.choice((0, chance.randrange(3600)))
+        person = chance.choice(("ada", "bob", "eve", ""))
+        requests.append(
+            {
+                "timestamp": DAY + timedelta(seconds=second),
+                "username": person,
+                "principal_id": f"id-{person}" if person else None,
+                "status_code": chance.choice((200, 202, 404, 500, None)),
+                "latency_ms": chance.lognormvariate(2, 1.5),
+                "endpoint_type": chance.choice(("inference", "job_status", "")),
+            }
+        )
+    return requests
+
+
+def named(rows: list[Json]) -> dict[str, int]:
+    return {row["name"]: row["n"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "timezone", "bucket"),
+    [
+        (None, "2026-10-19T00:00", "UTC", "day"),
+        ("2026-10-15T00:00", "2026-10-18T00:00", "Europe/Rome", "hour"),
+        ("2026-10-15T08:10", "2026-10-16T17:35", "America/New_York", "day"),
+        ("2026-10-15T08:10", "2026-10-15T08:50", "UTC", "minute"),
+        ("2026-10-15T08:10", "2026-10-17T09:10", "Asia/Kolkata", "hour"),
+        ("2026-10-15T07:59:59.999999", "2026-10-15T23:59:59.999999", "Asia/Kathmandu", "day"),
+    ],
+)
+def test_every_figure_is_that_of_the_rows(
+    tables: str, since: str | None, until: str, timezone: str, bucket: str
+) -> None:
+    requests = some_requests(1500)
+    insert(tables, requests)
+    first = datetime.fromisoformat(since).replace(tzinfo=UTC) if since else None
+    last = datetime.fromisoformat(until).replace(tzinfo=UTC)
+    found = report(tables, first, last, timezone=timezone, bucket=bucket)
+
+    meant = [one for one in requests if (first is None or one["timestamp"] >= first) and one["timestamp"] <= last]
+    failed = [one for one in meant if (one["status_code"] or 0) >= 400]
+    assert meant
+    assert (found["total"], found["error_count"]) == (len(meant), len(failed))
+    users = Counter(one["username"] or "<unknown>" for one in meant)
+    assert named(found["user_counts"]) == users
+    assert found["unique_users"] == len(users)
+    assert named(found["endpoint_counts"]) == Counter(one["endpoint_type"] or "<unknown>" for one in meant)
+    statuses = Counter("<null>" if one["status_code"] is None else str(one["status_code"]) for one in meant)
+    assert named(found["status_counts"]) == statuses
+    here = [one["timestamp"].astimezone(ZoneInfo(timezone)) for one in meant]
+    assert {row["bucket"]: row["n"] for row in found["time_buckets"]} == Counter(f"{at:{STEP[bucket]}}" for at in here)
+    assert sum(row["errors"] for row in found["time_buckets"]) == len(failed)
+    heat = {(row["dow"], row["hour"]): row["n"] for row in found["hour_heatmap"]}
+    assert heat == Counter((at.isoweekday(), at.hour) for at in here)
+    assert found["coverage_start"] == f"{min(here):%Y-%m-%d %H:%M:%S}"
+    assert found["coverage_end"] == f"{max(here):%Y-%m-%d %H:%M:%S}"
+    assert found["quality"]["null_status"] == statuses["<null>"]
+    assert found["quality"]["unknown_users"] == users["<unknown>"]
+
+
+def test_the_keys_of_the_source_system_are_there_also_without_rows(tables: str) -> None:
+    found = report(tables)
+    assert set(found) >= SOURCE_KEYS
+    assert (found["total"], found["coverage_start"], found["recent"], found["users"]) == (0, None, [], [])
+
+
+def test_recent_requests_are_the_newest_first(tables: str) -> None:
+    insert(tables, [{"timestamp": DAY + timedelta(minutes=number)} for number in range(40)])
+    found = report(tables, timezone="Europe/Rome", recent_limit=2)["recent"]
+    assert [row["timestamp"] for row in found] == ["2026-10-15 02:39:00", "2026-10-15 02:38:00"]
+    assert found[0] | {"id": 0, "timestamp": ""} == {
+        **{"id": 0, "timestamp": "", "username": "ada", "service_name": "sem-image-classifier"},
+        **{"endpoint_type": "inference", "status_code": 202, "url_path": "/api/v1/jobs"},
+    }
+
+
+def test_outcomes_are_counted_for_user_group_and_model(tables: str) -> None:
+    bob = {"principal_id": "id-bob", "username": "bob", "group_name": None, "model": None, "status_code": 500}
+    ends = [
+        {},
+        {"status": "FAILED"},
+        {"status": "FAILED", "dead": True},
+        {"status": "CANCELLED", "started_at": None},
+        {"owner": "id-bob", "model": "other"},
+        {"owner": "id-of-no-request"},
+        {"completed_at": DAY + timedelta(days=2)},
+    ]
+    insert(tables, [{}, {"request_bytes": None}, bob], ends)
+    found = report(tables)
+    shown = ("name", "requests", "errors", "completed", "failed", "cancelled", "dead", "bytes", "compute_seconds")
+
+    def lines(table: str) -> list[tuple[Any, ...]]:
+        return [tuple(row[key] for key in shown) for row in found[table]]
+
+    assert lines("users") == [
+        ("ada", 2, 0, 1, 1, 1, 1, 1000, 6),
+        ("bob", 1, 1, 1, 0, 0, 0, 1000, 2),
+        ("<unknown>", 0, 0, 1, 0, 0, 0, 0, 2),
+    ]
+    assert [row["id"] for row in found["users"]] == ["id-ada", "id-bob", "id-of-no-request"]
+    assert lines("groups") == [("microscopy", 2, 0, 1, 1, 1, 1, 1000, 6), ("<none>", 1, 1, 2, 0, 0, 0, 1000, 4)]
+    assert sorted(lines("models")) == [
+        ("<none>", 1, 1, 0, 0, 0, 0, 1000, 0),
+        ("other", 0, 0, 1, 0, 0, 0, 0, 2),
+        ("sem", 2, 0, 2, 1, 1, 1, 1000, 8),
+    ]
+    assert (found["all"]["requests"], found["all"]["completed"], found["all"]["compute_seconds"]) == (3, 3, 10)
+
+
+def test_two_people_of_one_name_are_two_and_the_rest_are_others(tables: str) -> None:
+    requests = [{"principal_id": f"p{number}", "username": "ada"} for number in range(5) for _ in range(5 - number)]
+    insert(tables, requests)
+    found = report(tables, most_names=3)["users"]
+    assert [(row["name"], row["id"], row["requests"]) for row in found] == [
+        *(("ada", "p0", 5), ("ada", "p1", 4), ("ada", "p2", 3)),
+        ("<others>", None, 3),
+    ]
+    assert found[-1]["latency_p50_ms"] is None
+
+
+def test_sums_stay_when_rows_are_pruned_and_percentiles_then_come_within_5_percent(tables: str) -> None:
+    requests = some_requests(3000)
+    insert(tables, requests, [{"completed_at": DAY + timedelta(hours=number)} for number in range(48)])
+    exact, cut = report(tables, None), DAY + timedelta(hours=5)
+    assert exact["quality"]["percentiles"] == "exact"
+    old = sum(one["timestamp"] < cut for one in requests)
+    done = prune(tables, cut)
+    assert (done.requests, done.outcomes) == (old, 5)
+    kept = report(tables, None)
+    assert kept["quality"]["percentiles"] == "histogram"
+    for name in ("total", "user_counts", "hour_heatmap", "coverage_start", "endpoint_counts"):
+        assert kept[name] == exact[name]
+    for before, after in zip([exact["all"], *exact["users"]], [kept["all"], *kept["users"]], strict=True):
+        for key in ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms"):
+            assert after[key] == pytest.approx(before[key], rel=0.049, abs=0.01)
+    cut_open = report(tables, DAY + timedelta(minutes=30))
+    assert cut_open["quality"]["requests_pruned_at_the_edges"] > 0
+    assert any("were pruned" in note for note in cut_open["notes"])
+
+
+def test_pruned_outcomes_keep_id_and_owner(tables: str) -> None:
+    insert(tables, [], [{"detail": "why"}])
+    prune(tables, DAY + timedelta(days=1))
+    with psycopg.connect(tables) as connection:
+        found = connection.execute("SELECT job_id, owner, status, result, detail FROM job_outcomes").fetchall()
+    assert found == [("job-0", "id-ada", "COMPLETED", None, None)]
+    assert prune(tables, DAY + timedelta(days=1)).outcomes == 0
+
+
+def test_notes_are_computed_from_the_data(tables: str) -> None:
+    clean = " ".join(report(tables)["notes"])
+    assert "asynchronously" in clean
+    assert "separate stores" in clean
+    assert not any(word in clean for word in ("without a status", "without a name", "outbox was full"))
+    insert(tables, [{"status_code": None}, {"status_code": None}, {"username": "<unknown>"}])
+    with psycopg.connect(tables) as connection:
+        connection.execute(
+            "INSERT INTO usage_gaps (event_id, since, until, missing) VALUES ('g', %s, %s, 1234), ('h', %s, %s, 9)",
+            [DAY - timedelta(hours=1), DAY + timedelta(minutes=1), DAY - timedelta(hours=9), DAY - timedelta(hours=8)],
+        )
+    said = " ".join(report(tables)["notes"])
+    assert "2 requests without a status" in said
+    assert "1 request of users without a name" in said
+    assert "1,234 requests in 1 span" in said
+
+
+def test_a_timeline_without_end_is_refused(tables: str) -> None:
+    with psycopg.connect(tables) as connection:
+        connection.execute(
+            "INSERT INTO api_usage (timestamp, username, endpoint_type, url_path) SELECT timestamptz '2020-01-01Z' "
+            "+ n * interval '1 minute', 'ada', 'other', '/' FROM generate_series(0, 50000) AS n"
+        )
+    with pytest.raises(ReportError, match="larger --bucket"):
+        report(tables, None, bucket="minute")
+    assert report(tables, None, bucket="day")["total"] == 50_001
+
+
+def test_a_time_zone_that_the_database_does_not_know_is_refused(tables: str) -> None:
+    insert(tables, [{}])
+    with pytest.raises(ReportError, match="Mars/Olympus"):
+        report(tables, timezone="Mars/Olympus")
+
+
+def test_tables_that_are_missing_are_said(database: str) -> None:
+    with pytest.raises(ReportError, match="semapi migrate"):
+        report(database)
