@@ -57,6 +57,7 @@ def test_problems_of_many_routes_are_named_once() -> None:
 
 def test_every_command_is_a_row_of_the_readme() -> None:
     commands = [command.callback.__name__ for command in main.commands.registered_commands if command.callback]
+    commands += [str(group.name) for group in main.commands.registered_groups]
     assert re.findall(r"^\| `semapi (\w+)", README, re.MULTILINE) == commands
 
 
