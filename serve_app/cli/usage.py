@@ -49,7 +49,9 @@ class _ShowFirst(TyperGroup):
 
 commands = typer.Typer(cls=_ShowFirst, help="Usage reports, and how long usage is kept.", rich_markup_mode=None)
 
-Dsn = Annotated[str, typer.Option(help="PostgreSQL URL. Default: DATABASE_URL.", show_default=False)]
+Dsn = Annotated[
+    str, typer.Option(help="PostgreSQL URL. Default: DATABASE_URL, else `semapi up`'s.", show_default=False)
+]
 
 
 @commands.command()
@@ -139,7 +141,15 @@ def _source(dsn: str, namespace: str) -> Source:
 
 
 def _configured() -> str:
-    return settings_or_give_up().database_url.get_secret_value()
+    """DATABASE_URL; where it is not set, what `semapi up` has started on this machine."""
+    if url := settings_or_give_up().database_url.get_secret_value():
+        return url
+    try:
+        from serve_app.local.postgres import running_url
+        from serve_app.local.state import state_folder
+    except ModuleNotFoundError:  # without the extra [local] nothing of it can run here
+        return ""
+    return running_url(state_folder())
 
 
 def _deliver(report: Json, mode: Mode, output: Path | None, as_csv: bool) -> None:

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 from functools import cached_property
+from pathlib import Path
 
+import psutil
 import psycopg
 
 from serve_app.local.binaries import Program, find_program
@@ -97,3 +99,14 @@ class Postgres(Server):
                     connection.execute(f"CREATE DATABASE {DATABASE}")
         except psycopg.OperationalError as error:
             raise NotReady from error
+
+
+def running_url(state: Path) -> str:
+    """The URL of the embedded PostgreSQL that runs in this state folder; empty when none does."""
+    folder = state / "postgres"
+    try:
+        lines = (Postgres(folder).data / "postmaster.pid").read_text().splitlines()
+        pid, port = int(lines[0]), int(lines[3])
+    except (OSError, ValueError, IndexError):
+        return ""
+    return Postgres(folder, port).url if psutil.pid_exists(pid) else ""

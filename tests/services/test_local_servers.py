@@ -21,7 +21,7 @@ from redis import AuthenticationError, Redis
 
 from serve_app.local.authority import Authority
 from serve_app.local.binaries import find_program
-from serve_app.local.postgres import Postgres
+from serve_app.local.postgres import Postgres, running_url
 from serve_app.local.server import free_port
 from serve_app.local.stack import LocalStack
 from serve_app.local.state import LocalError
@@ -299,3 +299,16 @@ def test_a_stack_that_cannot_start_leaves_nothing_running(kept_folder: Path) -> 
     with LocalStack(kept_folder, Settings(), issuer_port=free_port()) as second:
         assert all(server.pid for server in second.servers)
         assert second.environment["OIDC_ISSUERS"] == second.authority.url
+
+
+def test_a_report_finds_the_database_that_runs_here(folder: Path) -> None:
+    server = Postgres(folder / "postgres")
+    assert running_url(folder) == ""
+    server.start()
+    try:
+        assert running_url(folder) == server.url
+        with psycopg.connect(running_url(folder)) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+    finally:
+        server.stop()
+    assert running_url(folder) == ""

@@ -21,7 +21,7 @@ def connected(url: str) -> Iterator[psycopg.Connection]:
     """A connection that commits each statement. Whatever PostgreSQL says inside becomes a `ReportError`."""
     try:
         if not conninfo_to_dict(url):
-            raise ReportError("no database: set DATABASE_URL or give --dsn")
+            raise ReportError("no database: set DATABASE_URL, give --dsn, or start `semapi up` here")
     except psycopg.ProgrammingError:  # its text would show a part of the password
         raise ReportError("the database's address is no PostgreSQL URL; percent-encode what is special in it") from None
     try:
