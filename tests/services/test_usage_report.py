@@ -169,6 +169,9 @@ def test_sums_stay_when_rows_are_pruned_and_percentiles_then_come_within_5_perce
     for before, after in zip([exact["all"], *exact["users"]], [kept["all"], *kept["users"]], strict=True):
         for key in ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms"):
             assert after[key] == pytest.approx(before[key], rel=0.049, abs=0.01)
+    elsewhere = report(tables, None, timezone="Asia/Kolkata")
+    assert elsewhere["quality"]["requests_not_in_the_timeline"] == old
+    assert any("Timeline and heatmap may lack" in note for note in elsewhere["notes"])
     cut_open = report(tables, DAY + timedelta(minutes=30))
     assert cut_open["quality"]["requests_pruned_at_the_edges"] > 0
     assert any("were pruned" in note for note in cut_open["notes"])

@@ -34,6 +34,7 @@ def make_report(source: Source, window: Window, *, recent_limit: int = 25, most_
         "requests_counted_not_stored": gaps["missing"],
         "gaps": gaps["spans"],
         "requests_pruned_at_the_edges": overview["pruned_edge"],
+        "requests_not_in_the_timeline": overview["total"] - sum(row["n"] for row in answers["time_buckets"]),
         "percentiles": "exact" if everything["is_exact"] else "histogram",
     }
     return {

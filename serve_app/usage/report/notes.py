@@ -33,6 +33,11 @@ def notes(quality: Json) -> list[str]:
             f"The window begins or ends inside an hour whose rows were pruned: none of its {_count(pruned, 'request')} "
             "are counted. Whole hours have them all."
         )
+    if absent := quality["requests_not_in_the_timeline"]:
+        said.append(
+            f"Timeline and heatmap may lack {_count(absent, 'request')} whose rows were pruned: minutes, and clocks "
+            "that are not whole hours from UTC, are counted from rows."
+        )
     if quality["percentiles"] == "histogram":
         said.append(
             f"Latency percentiles come from hourly histograms, with an error of at most {PERCENTILE_ERROR}: the window "
