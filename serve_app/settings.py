@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     """Claim that names a principal's group in usage records; of a list the first. Empty: no groups."""
 
     metrics_token: SecretStr = SecretStr("")
-    """Bearer token of a scraper of GET /metrics. Empty: nobody may read them."""
+    """Bearer token of a scraper of GET /metrics. Empty: admins alone may read them."""
 
     traces_endpoint: str = ""
     """OTLP/HTTP URL of a trace collector, with its path. Empty: no traces are made; a caller's are carried on."""

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from serve_app.cli import classify, config, migrate, predict, token, up, usage
+from serve_app.cli import classify, config, migrate, predict, token, top, up, usage
 
 commands = typer.Typer(
     name="semapi",
@@ -15,7 +15,7 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (up, token, classify, predict, config, migrate):
+for module in (up, token, classify, predict, top, config, migrate):
     commands.command()(getattr(module, module.__name__.rpartition(".")[2]))
 commands.add_typer(usage.commands, name="usage")
 

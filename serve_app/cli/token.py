@@ -42,6 +42,7 @@ def development_token(user: str, issuer: str = DEFAULT_ISSUER, *, scope: str = "
     give_up(f"no token from {issuer}: {reason}")
 
 
-def find_token(issuer: str = DEFAULT_ISSUER) -> str:
+def find_token(issuer: str = DEFAULT_ISSUER, *, scope: str = "openid") -> str:
     """SEMAPI_TOKEN, else a development token for the account that runs us."""
-    return os.environ.get("SEMAPI_TOKEN") or development_token(os.environ.get("USER") or "developer", issuer)
+    user = os.environ.get("USER") or "developer"
+    return os.environ.get("SEMAPI_TOKEN") or development_token(user, issuer, scope=scope)

@@ -68,6 +68,10 @@ class ServiceClient:
         """The served models, and which of them is the default."""
         return self._ask("GET", "/api/v1/models")
 
+    def metrics(self) -> str:
+        """The figures of `GET /metrics`, for an admin or the holder of METRICS_TOKEN."""
+        return self._request("GET", "/metrics").text
+
     def job(self, job_id: str) -> Json:
         """The job as it is now."""
         return self._ask("GET", f"/api/v1/jobs/{job_id}")
@@ -96,24 +100,37 @@ class ServiceClient:
             pause = min(pause * 1.5, POLL_MAX_S)
 
     def _ask(self, method: str, path: str, **parts: Any) -> Json:
+        answer = self._request(method, path, **parts)
+        if (document := _object(answer)) is None:
+            raise self._strange(answer)
+        return document
+
+    def _request(self, method: str, path: str, **parts: Any) -> httpx2.Response:
         try:
             answer = self._http.request(method, path, **parts)
         except httpx2.HTTPError as error:
             raise CapacityError(f"{self._http.base_url} cannot be reached: {error}") from error
-        try:
-            document = answer.json()
-        except ValueError:
-            document = None
-        if not isinstance(document, dict):
-            raise CapacityError(f"{self._http.base_url} answered {answer.status_code} with something else than JSON.")
         if answer.status_code >= 400:
-            raise _error(document, answer.headers.get("Retry-After", ""))
-        return document
+            if (problem := _object(answer)) is None:
+                raise self._strange(answer)
+            raise _error(problem, answer.headers.get("Retry-After", ""))
+        return answer
+
+    def _strange(self, answer: httpx2.Response) -> CapacityError:
+        return CapacityError(f"{self._http.base_url} answered {answer.status_code} with something else than JSON.")
 
 
 def may_need_proxy(url: str) -> bool:
     """A proxy from the environment may stand between us and a remote service, never before one on this machine."""
     return urlsplit(url).hostname not in ("localhost", "127.0.0.1", "::1")
+
+
+def _object(answer: httpx2.Response) -> Json | None:
+    try:
+        document = answer.json()
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _error(problem: Json, retry_after: str) -> ServiceError:

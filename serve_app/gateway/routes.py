@@ -124,7 +124,13 @@ ROUTES: Final = (
         "/metrics",
         exposition.metrics,
         "Queue, ledger and outbox for Prometheus",
-        (errors.TokenMissing, errors.TokenInvalid, errors.TrackerUnavailable),
+        (
+            errors.TokenMissing,
+            errors.TokenInvalid,
+            errors.KeysUnavailable,
+            errors.AdminRequired,
+            errors.TrackerUnavailable,
+        ),
     ),
 )
 """In matching order: a fixed path stands before the pattern that would also take it."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from gateway_parts import IMAGE_MODEL, Running, failed, running_gateway, until
+from gateway_parts import IMAGE_MODEL, Running, failed, listening, running_gateway, until
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
+from serve_app.cli.main import commands
 from serve_app.local.authority import Authority
 from serve_app.settings import Settings
 
@@ -86,8 +89,32 @@ async def test_nobody_else_reads_them(gateway: Running, headers: dict[str, str],
     assert answer.json()["type"].endswith(slug)
 
 
-async def test_without_the_setting_no_token_is_right(settings: Settings, authority: Authority) -> None:
+async def test_an_admin_reads_them_and_a_user_does_not(settings: Settings, authority: Authority) -> None:
     async with running_gateway(settings, authority) as gateway:
-        for token in ("", "x", gateway.issuer.mint("ada")):
+        for headers, status in (({}, 200), ({"scope": "openid"}, 403)):
+            claims = {"scope": "sem-admin"} | headers
+            answer = await gateway.client.get("/metrics", headers=gateway.bearer("ada", **claims))
+            assert answer.status_code == status
+        assert await gateway.usage() == []
+
+
+async def test_without_the_setting_an_empty_token_is_wrong(settings: Settings, authority: Authority) -> None:
+    async with running_gateway(settings, authority) as gateway:
+        for token in ("x", "None"):
             answer = await gateway.client.get("/metrics", headers={"Authorization": f"Bearer {token}"})
             assert answer.status_code == 401
+
+
+async def test_top_shows_a_row_for_each_model(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    await gateway.ended(await gateway.submit())
+    async with listening(gateway.application) as url:
+        monkeypatch.setenv("SEMAPI_TOKEN", TOKEN)
+        monkeypatch.setenv("COLUMNS", "120")
+        shown = await asyncio.to_thread(CliRunner().invoke, commands, ["top", "--once", "--url", url])
+        assert shown.exit_code == 0, shown.output
+        [row] = [line for line in shown.output.splitlines() if IMAGE_MODEL.name in line]
+        cells = [cell.strip() for cell in row.split("│")[1:-1]]
+        assert cells == [IMAGE_MODEL.name, "0", "0", "0.0 s", "0", "", "1", "0", "0", "0"]
+        monkeypatch.setenv("SEMAPI_TOKEN", "wrong")
+        refused = await asyncio.to_thread(CliRunner().invoke, commands, ["top", "--once", "--url", url])
+        assert refused.exit_code == 1

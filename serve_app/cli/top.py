@@ -1,0 +1,103 @@
+"""`semapi top`: what waits, what runs and how it ends, live, from GET /metrics."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import typer
+from prometheus_client.parser import text_string_to_metric_families
+from rich.live import Live
+from rich.table import Table
+
+from serve_app.cli.console import errors, give_up, output
+from serve_app.cli.token import ADMIN_ROLE, DEFAULT_ISSUER, find_token
+from serve_app.client.http import ServiceClient
+from serve_app.errors import CapacityError, ServiceError
+
+INTERVAL_MIN_S: Final = 0.5
+ENDS: Final = ("completed", "failed", "cancelled", "dead")
+
+
+@dataclass(frozen=True)
+class Look:
+    """One scrape: name and labels of each sample with its value, and when it was taken."""
+
+    samples: dict[tuple[str, str, str], float]
+    at: float
+
+    def of(self, name: str, model: str = "", event: str = "") -> float:
+        return self.samples.get((name, model, event), 0.0)
+
+    @property
+    def models(self) -> list[str]:
+        return sorted({model for name, model, _ in self.samples if name == "semapi_jobs_waiting"})
+
+
+def top(
+    url: Annotated[str, typer.Option(envvar="SEMAPI_URL", help="The service.")] = "http://localhost:8080",
+    issuer: Annotated[
+        str, typer.Option(help="Development issuer, used when SEMAPI_TOKEN is not set.")
+    ] = DEFAULT_ISSUER,
+    interval: Annotated[float, typer.Option(min=INTERVAL_MIN_S, help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
+) -> None:
+    """Show queue, replicas and outcomes of every model, live.
+
+    SEMAPI_TOKEN holds an admin's token or that of METRICS_TOKEN; without it the development issuer makes an admin's.
+    """
+    try:
+        with ServiceClient(url, find_token(issuer, scope=f"openid {ADMIN_ROLE}")) as client:
+            before = now = look(client)
+            if once:
+                output.print(table(now, now))
+                return
+            with Live(table(now, now), console=output, auto_refresh=False) as live:
+                while True:
+                    time.sleep(interval)
+                    try:
+                        before, now = now, look(client)
+                    except CapacityError as error:  # away for a moment: the next look may see it again
+                        errors.print(f"semapi: {error.detail}", style="red", markup=False)
+                    live.update(table(before, now), refresh=True)
+    except (ServiceError, ValueError) as error:
+        give_up(error.detail if isinstance(error, ServiceError) else str(error))
+    except KeyboardInterrupt:
+        return
+
+
+def look(client: ServiceClient) -> Look:
+    """Scrape once. Raises ServiceError."""
+    samples: dict[tuple[str, str, str], float] = defaultdict(float)
+    for metric in text_string_to_metric_families(client.metrics()):
+        for sample in metric.samples:
+            samples[sample.name, sample.labels.get("model", ""), sample.labels.get("event", "")] = sample.value
+    return Look(dict(samples), time.monotonic())
+
+
+def table(before: Look, now: Look) -> Table:
+    """One row per model; rates are those between the two looks."""
+    seconds = max(now.at - before.at, 1e-9)
+    shown = Table(title="jobs", caption=_outbox(now))
+    for heading in ("model", "replicas", "waiting", "oldest", "running", "done/s", *ENDS):
+        shown.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
+    for model in now.models:
+        done = sum(now.of("semapi_jobs_total", model, end) - before.of("semapi_jobs_total", model, end) for end in ENDS)
+        shown.add_row(
+            model,
+            f"{now.of('semapi_model_replicas', model):.0f}",
+            f"{now.of('semapi_jobs_waiting', model):.0f}",
+            f"{now.of('semapi_oldest_wait_seconds', model):.1f} s",
+            f"{now.of('semapi_jobs_running', model):.0f}",
+            f"{done / seconds:.1f}" if before is not now else "",
+            *(f"{now.of('semapi_jobs_total', model, end):.0f}" for end in ENDS),
+        )
+    return shown
+
+
+def _outbox(now: Look) -> str:
+    lost = now.of("semapi_usage_dropped_total") + now.of("semapi_usage_refused_total")
+    entries, lag = now.of("semapi_outbox_entries"), now.of("semapi_outbox_lag_seconds")
+    return f"usage: {entries:.0f} events on their way, the oldest for {lag:.1f} s; {lost:.0f} not stored"
