@@ -122,7 +122,7 @@ class Endpoint:
 
     def _end(self, call: Call, step: Step | None, status: int, started: float) -> None:
         latency_ms = (time.perf_counter() - started) * 1000
-        self._service.requests.observe(self._route.path, self._route.method, status, latency_ms)
+        self._service.requests.observe(self._route.path, self._route.method, status, latency_ms, call.refusal)
         if step is not None:
             facts = {"http.route": self._route.path, "request.id": call.request_id, "job.id": call.job_id}
             facts["model"] = call.model

@@ -17,6 +17,8 @@ async def test_every_metric_named_there_exists_in_what_is_exported(
 ) -> None:
     jobs = await client.wait(await client.submit_all(pictures[:1]))
     assert jobs[0]["status"] == "COMPLETED"
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        assert (await http.get(f"{service.cluster.url}/api/v1/models")).status_code == 401  # a problem, to be counted
     expressions = [*dashboard_expressions(), *(rule["expr"] for rule in rules())]
     named = {name for text in expressions for name in METRIC.findall(text)}
     deadline = time.monotonic() + EXPORT_DEADLINE_S

@@ -24,10 +24,14 @@ class RequestMeter:
             boundaries=MILLISECONDS,
             tag_keys=("route", "method", "status"),  # type: ignore[arg-type]  # Ray's annotation says one key
         )
+        self._problems = metrics.Counter("gateway_problems", "Answers that are problems, by type.", ("problem",))
 
-    def observe(self, route: str, method: str, status: int, latency_ms: float) -> None:
-        """One answer. `route` is the path of the route table: what callers make up never is a label."""
+    def observe(self, route: str, method: str, status: int, latency_ms: float, problem: str) -> None:
+        """One answer; `problem` is its type's slug or empty. `route` is the path of the route table: what callers make
+        up never is a label."""
         self._latency.observe(latency_ms, {"route": route, "method": method, "status": str(status)})
+        if problem:
+            self._problems.inc(1, {"problem": problem})
 
 
 class BreakerMeter:
