@@ -122,7 +122,7 @@ def pictures(arguments: List[str]) -> None:
 
 
 def train_demo(arguments: List[str]) -> None:
-    """Train the demo model again (about 6 minutes on two cores)."""
+    """Train the demo model again (about 5 minutes on two cores)."""
     ensure(dev=False)
     become("python", "scripts/train_demo_model.py", *arguments)
 

@@ -174,7 +174,7 @@ class Settings(BaseSettings):
             refused.append("MODEL_REVISION must be a commit of 40 hex digits")
         if self.image_url_private_hosts:
             refused.append("IMAGE_URL_PRIVATE_HOSTS must be empty")
-        for name in ("redis_url", "database_url", "oidc_audience"):
+        for name in ("redis_url", "database_url", "oidc_audience", "metrics_token"):
             value = getattr(self, name)
             if PLACEHOLDER.search(value.get_secret_value() if isinstance(value, SecretStr) else value):
                 refused.append(f"{name.upper()} holds a placeholder")

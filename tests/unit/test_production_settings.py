@@ -1,0 +1,46 @@
+"""ENVIRONMENT=prod starts with whole settings and refuses every development value and every placeholder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from serve_app.settings import Settings
+
+WHOLE: dict[str, Any] = {
+    "environment": "prod",
+    "redis_url": "rediss://:secret@redis.facility.org/0",
+    "database_url": "postgresql://app:secret@db.facility.org/app",
+    "oidc_issuers": "https://login.facility.org/realms/lab",
+    "oidc_audience": "sem-image-classifier",
+    "metrics_token": "3f1c2a",
+    "model_source": "hugging_face",
+    "model_id": "org/model",
+    "model_revision": "4d00fc90d2127ca2ce683703bfed07b4d8a25bb2",
+}
+
+
+def test_whole_settings_are_taken() -> None:
+    assert Settings(**WHOLE).environment == "prod"
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"redis_url": ""}, "REDIS_URL"),
+        ({"database_url": ""}, "DATABASE_URL"),
+        ({"oidc_audience": ""}, "OIDC_AUDIENCE"),
+        ({"oidc_issuers": "http://localhost:18080/default"}, "OIDC_ISSUERS"),
+        ({"model_source": "demo"}, "MODEL_SOURCE"),
+        ({"model_revision": "main"}, "MODEL_REVISION"),
+        ({"image_url_private_hosts": "localhost:9000"}, "IMAGE_URL_PRIVATE_HOSTS"),
+        ({"redis_url": "redis://:REPLACE-ME@redis/0"}, "REDIS_URL"),
+        ({"oidc_audience": "changeme"}, "OIDC_AUDIENCE"),
+        ({"metrics_token": "CHANGE_ME"}, "METRICS_TOKEN"),
+    ],
+)
+def test_a_development_value_or_a_placeholder_is_refused_by_name(changed: dict[str, str], named: str) -> None:
+    with pytest.raises(ValidationError, match=f"ENVIRONMENT=prod refuses: .*{named}"):
+        Settings(**{**WHOLE, **changed})
