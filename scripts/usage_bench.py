@@ -139,7 +139,7 @@ def _row(index: int) -> Row:
     values |= {"endpoint_type": "inference", "status_code": "202", "url_path": "/api/v1/jobs"}
     values |= {"latency_ms": str(1 + index % 40), "request_bytes": "65536", "job_id": f"batch-{index}"}
     values |= {"model": "sem", "request_id": f"r{index}", "principal_id": f"p{index % 12}", "group": "batch"}
-    return Row("usage", values)
+    return Row("usage", json.dumps(values))
 
 
 if __name__ == "__main__":

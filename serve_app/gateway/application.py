@@ -143,6 +143,7 @@ async def _end(service: Service, tasks: list[asyncio.Task[None]], clients: tuple
     with suppress(TimeoutError):
         async with asyncio.timeout(SHUTDOWN_S):
             await asyncio.gather(*service.background, return_exceptions=True)
+            await service.outbox.close()
             await asyncio.gather(*(one.close() for one in service.dispatchers.values()), return_exceptions=True)
     await end_tasks(tasks)
     await asyncio.gather(service.writer.close(), service.keys.close(), return_exceptions=True)

@@ -36,7 +36,6 @@ from serve_app.tracing import Kind, Step
 
 CLIENT_GONE: Final = 499
 """Status in the usage event of a request whose client went away before the answer."""
-USAGE_TIMEOUT_S: Final = 2.0
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _log = logging.getLogger(__name__)
 
@@ -85,8 +84,8 @@ class Endpoint:
             self._service.spawn(self._record(call, CLIENT_GONE, started, now))
             raise
         self._end(call, step, response.status_code, started)
-        # Shielded: a client that goes away now was still served, and is still counted once.
-        await asyncio.shield(self._service.spawn(self._record(call, response.status_code, started, now)))
+        # A client that goes away now was still served, and is still counted once: what is begun here is recorded.
+        await self._record(call, response.status_code, started, now)
         self._audit(call, response.status_code)
         if call.admission is not None:
             for name, value in call.admission.headers:
@@ -177,9 +176,8 @@ class Endpoint:
             request_id=call.request_id,
         )
         try:
-            async with asyncio.timeout(USAGE_TIMEOUT_S):
-                await self._service.outbox.record(event)
-        except (ServiceError, TimeoutError) as error:
+            await self._service.outbox.record(event)
+        except ServiceError as error:
             _log.error("usage event of request %s is lost: %s", call.request_id, error)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -84,11 +85,10 @@ class Running:
         job: Json = (await self.get(f"/api/v1/jobs/{job_id}", user)).json()
         return job if job["completed_at"] else None
 
-    async def usage(self) -> list[dict[str, str]]:
+    async def usage(self) -> list[Json]:
         """The usage events in the outbox, oldest first."""
         stream: Any = await self.redis.xrange("outbox")
-        events = [{name.decode(): value.decode() for name, value in entry.items()} for _, entry in stream]
-        return [event for event in events if event["kind"] == "usage"]
+        return [json.loads(entry[b"event"]) for _, entry in stream if entry[b"kind"] == b"usage"]
 
     async def keys(self) -> set[str]:
         """The keys in Redis beside the outbox's and the limiter's own."""

@@ -82,7 +82,7 @@ async def test_a_blocked_user_is_told_why_until_it_is_taken_back(gateway: Runnin
     again = await as_admin(gateway, "DELETE", f"{BLOCKS}/{ada}")
     assert (again.status_code, again.json()["type"]) == (404, "/problems/decision-unknown")
     statuses = [event["status_code"] for event in await gateway.usage() if event["username"] == "ada"]
-    assert statuses == ["404", "403", "403", "404"]
+    assert statuses == [404, 403, 403, 404]
 
 
 async def test_an_override_counts_at_once_on_every_gateway_and_has_no_end(

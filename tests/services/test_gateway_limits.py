@@ -32,7 +32,7 @@ async def test_a_full_queue_refuses_and_keeps_nothing(settings: Settings, author
         assert (answer.status_code, answer.json()["type"]) == (503, "/problems/queue-full")
         assert int(answer.headers["retry-after"]) > 0
         assert {key for key in await gateway.keys() if key.startswith("blob")} <= before
-        assert [event["status_code"] for event in await gateway.usage()] == ["202", "202", "503"]
+        assert [event["status_code"] for event in await gateway.usage()] == [202, 202, 503]
 
 
 async def test_a_full_store_refuses_and_keeps_nothing(settings: Settings, authority: Authority) -> None:
@@ -93,7 +93,7 @@ async def test_a_body_that_does_not_end_meets_the_deadline(settings: Settings, a
         headers = {"Content-Type": "application/json", **gateway.bearer()}
         answer = await gateway.client.post("/api/v1/jobs/status", headers=headers, content=stuck())
         assert (answer.status_code, answer.json()["type"]) == (504, "/problems/deadline-exceeded")
-        assert [event["status_code"] for event in await gateway.usage()] == ["504"]
+        assert [event["status_code"] for event in await gateway.usage()] == [504]
 
 
 async def test_a_client_that_goes_away_is_counted(settings: Settings, authority: Authority) -> None:
@@ -110,7 +110,7 @@ async def test_a_client_that_goes_away_is_counted(settings: Settings, authority:
         await arriving.wait()
         request.cancel()
         (event,) = await until(gateway.usage)
-        assert (event["status_code"], event["job_id"], event["username"]) == ("499", "", "ada")
+        assert (event["status_code"], event["job_id"], event["username"]) == (499, "", "ada")
         assert await gateway.keys() == set()
 
 

@@ -1,5 +1,8 @@
 """Recording usage costs one round trip, takes any text, is bounded, and never takes job outcomes with it."""
 
+import asyncio
+from unittest.mock import ANY
+
 import pytest
 from pydantic import SecretStr
 from redis.asyncio import Redis
@@ -41,6 +44,31 @@ async def test_an_event_is_one_command(redis: Redis, settings: Settings) -> None
     sent = {name: stat["calls"] for name, stat in stats.items() if name not in ("cmdstat_xlen", "cmdstat_xadd")}
     assert sent.pop("cmdstat_evalsha") == 20
     assert set(sent) <= {"cmdstat_config|resetstat", "cmdstat_info"}
+
+
+async def test_events_of_concurrent_callers_travel_together(redis: Redis, settings: Settings) -> None:
+    outbox = Outbox(redis, settings)
+    await outbox.record(usage_event())
+    await redis.config_resetstat()
+    assert await asyncio.gather(*(outbox.record(usage_event()) for _ in range(150))) == [True] * 150
+    assert (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] == 1
+    assert await redis.xlen(OUTBOX) == 151
+
+
+async def test_together_each_is_told_its_own_lot(redis: Redis, settings: Settings) -> None:
+    outbox = Outbox(redis, settings.model_copy(update={"outbox_max": 3}))
+    assert await asyncio.gather(*(outbox.record(usage_event()) for _ in range(5))) == [True] * 3 + [False] * 2
+    assert (await outbox.figures()).dropped == 2
+
+
+async def test_who_is_cancelled_while_waiting_has_recorded(redis: Redis, settings: Settings) -> None:
+    outbox = Outbox(redis, settings)
+    callers = [asyncio.create_task(outbox.record(usage_event())) for _ in range(3)]
+    await asyncio.sleep(0)  # each has begun, none has an answer
+    callers[1].cancel()
+    assert await asyncio.gather(*callers, return_exceptions=True) == [True, ANY, True]
+    assert callers[1].cancelled()
+    assert await redis.xlen(OUTBOX) == 3
 
 
 async def test_figures_tell_what_waits_and_for_how_long(redis: Redis, settings: Settings) -> None:

@@ -146,7 +146,7 @@ async def test_a_refused_request_is_one_usage_row_and_nothing_else(settings: Set
         for path, body in (("/api/v1/jobs", image), ("/api/v1/inference", image), ("/api/v1/jobs", {"json": {}})):
             refused = await gateway.post(path, **body)
             assert (refused.status_code, refused.json()["type"]) == (429, "/problems/rate-limited")
-        assert [event["status_code"] for event in await gateway.usage()] == ["202", "429", "429", "429"]
+        assert [event["status_code"] for event in await gateway.usage()] == [202, 429, 429, 429]
         assert await gateway.redis.hget("ledger:sem-classifier", "accepted") == b"1"
         assert len(await gateway.redis.keys("blob:*")) <= 1
 

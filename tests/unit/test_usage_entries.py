@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from serve_app.contracts import AuditEvent, OutcomeEvent, UsageEvent
-from serve_app.usage.entries import INSERTS, Malformed, Row, as_parameter, as_refused, read_row
+from serve_app.usage.entries import INSERTS, Malformed, as_parameter, as_refused, read_row
 
 
 def test_every_field_of_the_events_has_its_column() -> None:
@@ -17,22 +17,31 @@ def test_every_field_of_the_events_has_its_column() -> None:
 
 
 def test_values_stay_the_text_they_are() -> None:
-    row = read_row({b"kind": b"usage", b"event_id": b"e1", b"username": "Ünal 🔬".encode(), b"status_code": b"abc"})
-    assert row == Row("usage", {"event_id": "e1", "username": "Ünal 🔬", "status_code": "abc"})
-    assert json.loads(as_parameter([row, row])) == [row.values, row.values]
+    values = {"event_id": "e1", "username": "Ünal 🔬", "status_code": "abc"}
+    rows = [
+        read_row({b"kind": b"usage", b"event": json.dumps(values).encode()}),
+        read_row({b"kind": b"audit", **{name.encode(): value.encode() for name, value in values.items()}}),
+    ]
+    assert [row.kind for row in rows] == ["usage", "audit"]
+    assert json.loads(as_parameter(rows)) == [values, values]
 
 
 def test_the_detail_of_an_outcome_is_made_storable() -> None:
     row = read_row({b"kind": b"outcome", b"detail": b"tile 3\0 of 4"})
-    assert row.values["detail"] == "tile 3 of 4"
+    assert json.loads(row.values) == {"detail": "tile 3 of 4"}
 
 
 @pytest.mark.parametrize(
     "entry",
     [
-        {b"kind": b"usage", b"event_id": b"e1", b"username": b"\xff\xfe"},
-        {b"kind": b"usage", b"username": b"ada"},
-        {b"kind": b"usage", b"event_id": b""},
+        {b"kind": b"usage", b"event": b'{"event_id": "e1", "username": "\xff\xfe"}'},
+        {b"kind": b"usage", b"event": b'{"username": "ada"}'},
+        {b"kind": b"usage", b"event": b'{"event_id": ""}'},
+        {b"kind": b"usage", b"event": b'["event_id"]'},
+        {b"kind": b"usage", b"event": b'{"event_id": "e1"'},
+        {b"kind": b"usage", b"event": b"[" * 100_000},
+        {b"kind": b"usage", b"event_id": b"e1"},
+        {b"kind": b"audit", b"event_id": b"e1", b"username": b"\xff"},
         {b"kind": b"audit", b"action": b"block"},
         {b"kind": b"surprise", b"event_id": b"e1"},
         {b"event_id": b"e1"},
