@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from serve_app.contracts import Failure, Job, JobStatus, Json
@@ -16,6 +17,7 @@ CANCELLED: Final = Failure("job-cancelled", "The job was cancelled.")
 """Clients of the older routes know no cancelled jobs; there it is FAILED with this reason."""
 
 
+@lru_cache(maxsize=1024)  # a job that is polled shows the same times again and again
 def timestamp(milliseconds: int | None) -> str | None:
     """ISO 8601 in UTC with Z, to the millisecond."""
     if milliseconds is None:
