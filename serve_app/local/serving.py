@@ -1,7 +1,7 @@
 """`serve run CONFIG` with the config's `logging_config` for Serve itself too: `python -m serve_app.local.serving`.
 
-`serve run` (Ray 2.60) hands it to replicas alone: the proxy writes text, and a line of its own for each request. A Serve
-that runs already, started by the public `serve.start`, keeps what it was started with.
+`serve run` (Ray 2.60) hands it to replicas alone: its proxy writes text, and a line of its own for each request. But it
+leaves a Serve that runs already as it is.
 """
 
 from __future__ import annotations

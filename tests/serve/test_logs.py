@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from itertools import chain
 
 import httpx2
 from leaks import leaks, log_files
@@ -20,9 +20,7 @@ QUERY = "signature-sesame-4711"
 
 
 def request_lines(service: RunningService) -> Iterator[Json]:
-    for path in log_files([service.cluster.ray_folder]):
-        if path.name.endswith("_requests.log"):
-            yield from map(json.loads, path.read_text().splitlines())
+    return chain.from_iterable(service.request_lines().values())
 
 
 def secrets(service: RunningService) -> list[str]:
