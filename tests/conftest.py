@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from leaks import LeakScan, leaks
 from pydantic import SecretStr
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
@@ -18,6 +20,7 @@ from redis.asyncio import Redis
 from serve_app.connections import connect_redis
 from serve_app.local.authority import Authority
 from serve_app.local.postgres import Postgres
+from serve_app.local.state import password
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
 
@@ -27,38 +30,61 @@ for name in [name for name in os.environ if name.lower() in OTHERS.union(Setting
     del os.environ[name]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def leak_scan() -> Iterator[LeakScan]:
+    """Sees every record of this process, ours from the level on that the service writes."""
+    scan, ours = LeakScan(), logging.getLogger("serve_app")
+    logging.getLogger().addHandler(scan)
+    ours.setLevel(logging.INFO)
+    yield scan
+    ours.setLevel(logging.NOTSET)
+    logging.getLogger().removeHandler(scan)
+    assert scan.take() == []
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(leak_scan: LeakScan) -> Iterator[None]:
+    """Whatever a test proves, while it does no record may hold a secret, image bytes or the name of a file sent."""
+    yield
+    assert leak_scan.take() == []
+
+
 @pytest.fixture
-def folder() -> Iterator[Path]:
+def folder(leak_scan: LeakScan) -> Iterator[Path]:
     """A folder that the account of the servers can reach, unlike pytest's own below a 0700 folder."""
-    yield from _folder()
+    yield from _folder(leak_scan)
 
 
 @pytest.fixture(scope="session")
-def servers_folder() -> Iterator[Path]:
-    yield from _folder()
+def servers_folder(leak_scan: LeakScan) -> Iterator[Path]:
+    yield from _folder(leak_scan)
 
 
-def _folder() -> Iterator[Path]:
+def _folder(scan: LeakScan) -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="semapi-test-"))
     path.chmod(0o711)
     yield path
+    found = leaks([path], sorted(scan.words))
     shutil.rmtree(path)
+    assert found == []
 
 
 @pytest.fixture(scope="session")
-def valkey(servers_folder: Path) -> Iterator[Valkey]:
+def valkey(servers_folder: Path, leak_scan: LeakScan) -> Iterator[Valkey]:
     """The job Redis of this test session; `kill()`, `start()` and `pid` are for tests that take it away."""
     server = Valkey(servers_folder / "valkey")
     server.start()
+    leak_scan.words.add(password(server.folder / "password"))
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
-def postgres(servers_folder: Path) -> Iterator[Postgres]:
+def postgres(servers_folder: Path, leak_scan: LeakScan) -> Iterator[Postgres]:
     """The PostgreSQL of this test session; `kill()`, `start()` and `pid` are for tests that take it away."""
     server = Postgres(servers_folder / "postgres")
     server.start()
+    leak_scan.words.add(password(server.folder / "password"))
     yield server
     server.stop()
 

@@ -122,6 +122,8 @@ class Endpoint:
     def _end(self, call: Call, step: Step | None, status: int, started: float) -> None:
         latency_ms = (time.perf_counter() - started) * 1000
         self._service.requests.observe(self._route.path, self._route.method, status, latency_ms, call.refusal)
+        if call.refusal and call.admission is not None and call.admission.refused_by:
+            self._service.requests.limited(call.admission.refused_by, self._route.asked)
         if step is not None:
             facts = {"http.route": self._route.path, "request.id": call.request_id, "job.id": call.job_id}
             facts["model"] = call.model
@@ -149,10 +151,9 @@ class Endpoint:
 
     def _audit(self, call: Call, status: int) -> None:
         route = self._route
-        if route.tracked is None:
-            return
-        if status in REFUSALS:
-            self._service.audit.refused(call, f"{route.method} {route.path}", status)
+        if status in REFUSALS:  # of the routes without usage only the one for scrapers refuses anybody
+            scrape = route.tracked is None
+            self._service.audit.refused(call, f"{route.method} {route.path}", status, scrape=scrape)
         elif route.admin and route.method != "GET" and call.principal is not None and call.principal.is_admin:
             self._service.audit.acted(call, f"{route.method} {route.path}", status)
 

@@ -1,7 +1,8 @@
 """One Ray node on loopback with the application on it, as two guarded families of processes.
 
 The node is started by `ray start`, because only there its address can be 127.0.0.1, which keeps Ray's ports on
-loopback; the application by `serve run`, as a person would. Ray's token authentication is on, its statistics off.
+loopback; the application by `serve run`, as a person would, on a Serve that logs as its config says. Ray's token
+authentication is on, its statistics off.
 """
 
 from __future__ import annotations
@@ -182,7 +183,8 @@ class Cluster:
         config["http_options"] = {**config.get("http_options", {}), "host": "127.0.0.1", "port": self.api_port}
         resolved = self.folder / "serve.yaml"
         resolved.write_text(yaml.safe_dump(config, sort_keys=False))
-        return [_script("serve"), "run", f"--address=127.0.0.1:{self.node_port}", str(resolved)]
+        address = f"127.0.0.1:{self.node_port}"
+        return [sys.executable, "-P", "-m", "serve_app.local.serving", address, str(resolved)]
 
     def _read_config(self) -> Json:
         try:

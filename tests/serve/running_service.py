@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ import psutil
 import psycopg
 import yaml
 from benchmark.local_service import UNHURRIED, LocalService
+from leaks import log_files
 from redis import Redis
 
 import serve_app
@@ -25,6 +27,7 @@ MODEL = "sem-classifier"
 WORDS = "words"
 PACED = "paced-words"
 BATCH = 8
+GATEWAYS = 3
 LEASE_S = 6.0
 METRICS_TOKEN = "a-scraper-of-the-tests"
 POLL_S = 0.05
@@ -42,7 +45,13 @@ class RunningService(LocalService):
     """A context manager; `models` are the blocks of its Serve config, `environment` what its replicas see beside."""
 
     def __init__(
-        self, folder: Path, models: Sequence[Json], environment: Json, *, gateways: int = 2, haproxy: bool = False
+        self,
+        folder: Path,
+        models: Sequence[Json],
+        environment: Json,
+        *,
+        gateways: int = GATEWAYS,
+        haproxy: bool = False,
     ) -> None:
         super().__init__(
             folder,
@@ -55,9 +64,14 @@ class RunningService(LocalService):
         self.tokens: list[str] = []
         """Every token that was made for a test: no log may hold one."""
 
-    def token(self, user: str) -> str:
-        self.tokens.append(super().token(user))
+    def token(self, user: str, **claims: Any) -> str:
+        self.tokens.append(super().token(user, **claims))
         return self.tokens[-1]
+
+    def request_lines(self) -> dict[str, list[Json]]:
+        """The lines of answered requests, by the file of the gateway replica that answered."""
+        files = [path for path in log_files([self.cluster.ray_folder]) if path.name.endswith("_requests.log")]
+        return {path.name: [json.loads(line) for line in path.read_text().splitlines()] for path in files}
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What PostgreSQL answers."""

@@ -28,10 +28,10 @@ PROXY_FAULTS = (500, 502, 504)
 class Client:
     """One user's client. `interruptions` tells what it had to try again, and why."""
 
-    def __init__(self, service: RunningService, http: httpx2.AsyncClient, user: str) -> None:
+    def __init__(self, service: RunningService, http: httpx2.AsyncClient, user: str, **claims: Any) -> None:
         self.http, self.user = http, user
         self.interruptions: list[str] = []
-        self.headers = {"Authorization": f"Bearer {service.token(user)}"}
+        self.headers = {"Authorization": f"Bearer {service.token(user, **claims)}"}
         self._turns = asyncio.Semaphore(CONNECTIONS)
 
     async def get(self, path: str, **options: Any) -> httpx2.Response:
@@ -106,10 +106,10 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(service: RunningService, user: str) -> AsyncIterator[Client]:
-    """A client of the running service for one user."""
+async def connected(service: RunningService, user: str, **claims: Any) -> AsyncIterator[Client]:
+    """A client of the running service for one user, whose token has these claims."""
     async with httpx2.AsyncClient(base_url=service.cluster.url, timeout=30, trust_env=False) as http:
-        yield Client(service, http, user)
+        yield Client(service, http, user, **claims)
 
 
 async def until(look: Callable[[], Any], seconds: float = 30) -> Any:

@@ -9,7 +9,10 @@ import httpx2
 from benchmark.scrape import EXPORT_DEADLINE_S, exported
 from monitoring import METRIC, dashboard_expressions, rules
 from running_service import METRICS_TOKEN, POLL_S, RunningService
-from service_client import Client
+from service_client import Client, connected
+
+from serve_app.gateway.tokens import principal_of
+from serve_app.settings import Settings
 
 
 async def test_every_metric_named_there_exists_in_what_is_exported(
@@ -19,12 +22,21 @@ async def test_every_metric_named_there_exists_in_what_is_exported(
     assert jobs[0]["status"] == "COMPLETED"
     async with httpx2.AsyncClient(trust_env=False) as http:
         assert (await http.get(f"{service.cluster.url}/api/v1/models")).status_code == 401  # a problem, to be counted
+    await _refused_by_the_limiter(service)
     expressions = [*dashboard_expressions(), *(rule["expr"] for rule in rules())]
     named = {name for text in expressions for name in METRIC.findall(text)}
     deadline = time.monotonic() + EXPORT_DEADLINE_S
     while missing := named - await _shown(service):
         assert time.monotonic() < deadline, f"not exported: {sorted(missing)}"
         await asyncio.sleep(POLL_S)
+
+
+async def _refused_by_the_limiter(service: RunningService) -> None:
+    user = principal_of({"iss": service.stack.authority.url, "sub": "mallory"}, Settings()).id
+    async with connected(service, "root", roles=["sem-admin"]) as admin, connected(service, "mallory") as blocked:
+        decision = {"principal_id": user, "reason": "A test."}
+        assert (await admin.post("/api/v1/admin/blocks", json=decision)).status_code == 201
+        assert (await blocked.get("/api/v1/models")).status_code == 403
 
 
 async def _shown(service: RunningService) -> set[str]:

@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from running_service import LEASE_S, MODEL, POLL_S, RunningService, frozen
+from running_service import GATEWAYS, LEASE_S, MODEL, POLL_S, RunningService, frozen
 from service_client import CONNECTIONS, Client, until
 
 from serve_app.contracts import Json
@@ -45,8 +45,8 @@ async def test_a_killed_gateway_replica_costs_no_job(
     slow = [asyncio.create_task(client.submit_slowly(picture, rest)) for picture in pictures[:SLOW]]
     with frozen(service.replicas(MODEL)):  # so that claimed jobs stay claimed until the gateway is dead
         first = await client.submit_all(pictures[SLOW:half])
-        submitting = []
-        waiting = [pictures[half : half + half // 2], pictures[half + half // 2 :]]
+        submitting, part = [], -(-half // GATEWAYS)
+        waiting = [pictures[start : start + part] for start in range(half, len(pictures), part)]
         for gateway in sorted(service.replicas("gateway")):  # one of them may have claimed all there was to claim
             with frozen({gateway}) as [victim]:
                 submitting.append(asyncio.create_task(client.submit_all(waiting.pop(0))))
@@ -54,7 +54,7 @@ async def test_a_killed_gateway_replica_costs_no_job(
                     victim.kill()
                     break
         assert held
-        submitting += [asyncio.create_task(client.submit_all(part)) for part in waiting]
+        submitting += [asyncio.create_task(client.submit_all(rest_of_them)) for rest_of_them in waiting]
     rest.set()
     later = [job for part in await asyncio.gather(*submitting) for job in part]
     ids = [*await asyncio.gather(*slow), *first, *later]
@@ -65,7 +65,7 @@ async def test_a_killed_gateway_replica_costs_no_job(
     assert client.interruptions
     await _ended_once(service, client, jobs, references, before)
     await until(lambda: victim.pid not in service.replicas("gateway"))
-    service.wait_until_whole("gateway", replicas=2)
+    service.wait_until_whole("gateway", GATEWAYS)
 
 
 def _held_by_the_one_that_cannot_decode(service: RunningService) -> set[str]:

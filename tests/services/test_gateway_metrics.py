@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -96,6 +98,20 @@ async def test_an_admin_reads_them_and_a_user_does_not(settings: Settings, autho
             answer = await gateway.client.get("/metrics", headers=gateway.bearer("ada", **claims))
             assert answer.status_code == status
         assert await gateway.usage() == []
+
+
+async def test_refused_scrapes_are_in_the_audit_log(gateway: Running, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "serve_app.audit")
+    user = gateway.bearer("ada")
+    for headers in ({}, {"Authorization": "Bearer a-stale-scraper"}, user, gateway.bearer("root", roles=["sem-admin"])):
+        await gateway.client.get("/metrics", headers=headers)
+    await scrape(gateway)
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "serve_app.audit"]
+    assert [(line["event"], line["what"], line["outcome"], line["status"], line["who"]) for line in lines] == [
+        ("refused", "GET /metrics", "token-missing", 401, ""),
+        ("refused", "GET /metrics", "token-invalid", 401, ""),
+        ("refused", "GET /metrics", "admin-required", 403, "ada"),
+    ]
 
 
 async def test_without_the_setting_an_empty_token_is_wrong(settings: Settings, authority: Authority) -> None:

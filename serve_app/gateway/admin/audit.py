@@ -23,6 +23,9 @@ REFUSALS: Final = frozenset({401, 403, 429})
 """Statuses that say no to a caller; each has lines of its own to spend."""
 LINES_PER_S: Final = 5.0
 LINES_AT_ONCE: Final = 50.0
+SCRAPES_PER_S: Final = 1 / 60
+"""A scraper with a stale token comes for days; its lines would be most of the log."""
+SCRAPES_AT_ONCE: Final = 5.0
 SHOWN_MAX: Final = 250
 
 _log = logging.getLogger("serve_app.audit")
@@ -32,16 +35,18 @@ class AuditLog:
     """Writes the lines of one gateway replica.
 
     Refusals are bounded, for anybody can cause them without a token: of each status `LINES_PER_S`, after the first
-    `LINES_AT_ONCE`. What was left out is counted in the next line. Lines of admins are always written.
+    `LINES_AT_ONCE`. Refused scrapes have a few lines of their own. What was left out is counted in the next line. Lines
+    of admins are always written.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._spare = {status: _Spare(clock()) for status in REFUSALS}
+        self._spare = {status: _Spare(clock(), LINES_PER_S, LINES_AT_ONCE) for status in REFUSALS}
+        self._scrapes = _Spare(clock(), SCRAPES_PER_S, SCRAPES_AT_ONCE)
 
-    def refused(self, call: Call, route: str, status: int) -> None:
-        """A request to a tracked route was answered 401, 403 or 429."""
-        spare = self._spare[status]
+    def refused(self, call: Call, route: str, status: int, *, scrape: bool) -> None:
+        """A request to a route with a token was answered 401, 403 or 429; `scrape`: it was for metrics."""
+        spare = self._scrapes if scrape else self._spare[status]
         if spare.take(self._clock()):
             _write("refused", call, route, status, left_out=spare.forget())
 
@@ -51,13 +56,14 @@ class AuditLog:
 
 
 class _Spare:
-    """The lines that refusals of one status may still have."""
+    """The lines that refusals of one sort may still have."""
 
-    def __init__(self, now: float) -> None:
-        self._lines, self._at, self._left_out = LINES_AT_ONCE, now, 0
+    def __init__(self, now: float, per_s: float, at_once: float) -> None:
+        self._per_s, self._at_once = per_s, at_once
+        self._lines, self._at, self._left_out = at_once, now, 0
 
     def take(self, now: float) -> bool:
-        self._lines = min(LINES_AT_ONCE, self._lines + (now - self._at) * LINES_PER_S)
+        self._lines = min(self._at_once, self._lines + (now - self._at) * self._per_s)
         self._at = now
         if self._lines < 1:
             self._left_out += 1

@@ -26,6 +26,8 @@ BURST_S: Final = 2
 """A full bucket: so many seconds' worth of requests at once."""
 SECOND_US: Final = 1_000_000
 GRANTED, USER, HOUSE_FULL, QUOTA, BLOCKED = range(5)
+REFUSED_BY: Final = ("", "user", "house", "quota", "block")
+"""What refuses, by verdict."""
 
 
 class Figures(NamedTuple):
@@ -75,11 +77,13 @@ class Limiter:
 class Admission:
     """The limiter's answer to one request, on its way or there."""
 
-    __slots__ = ("_arguments", "_figures", "_limiter", "_name", "_reply")
+    __slots__ = ("_arguments", "_figures", "_limiter", "_name", "_reply", "refused_by")
 
     def __init__(self, limiter: Limiter, name: str, arguments: list[Any]) -> None:
         self._limiter, self._name, self._arguments = limiter, name, arguments
         self._figures: Figures | None = None
+        self.refused_by = ""
+        """One of `REFUSED_BY`, once `granted` has raised it."""
         self._reply = limiter.redis.begin("EVALSHA", limiter.hash, *arguments)
 
     @property
@@ -92,6 +96,7 @@ class Admission:
         if self._figures is None:
             with redis_errors():
                 reply = await self._replied()
+            self.refused_by = REFUSED_BY[reply[0]]
             if reply[0] == BLOCKED:
                 raise UserBlocked(_blocked(reply[1], self._arguments))
             self._figures = Figures(*reply)

@@ -44,7 +44,8 @@ async def _let_in(call: Call) -> None:
     given, wanted = bearer_token(call.request.scope), call.service.settings.metrics_token.get_secret_value()
     if wanted and hmac.compare_digest(given.encode(), wanted.encode()):
         return
-    if not (await call.service.verifier.verify(given)).is_admin:
+    call.principal = await call.service.verifier.verify(given)
+    if not call.principal.is_admin:
         raise AdminRequired("Metrics are for admins and for the holder of METRICS_TOKEN.")
 
 

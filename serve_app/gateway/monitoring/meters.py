@@ -25,6 +25,11 @@ class RequestMeter:
             tag_keys=("route", "method", "status"),  # type: ignore[arg-type]  # Ray's annotation says one key
         )
         self._problems = metrics.Counter("gateway_problems", "Answers that are problems, by type.", ("problem",))
+        self._limited = metrics.Counter(
+            "gateway_limited",
+            "Requests that the limiter refused.",
+            ("limit", "asked"),  # type: ignore[arg-type]  # as above
+        )
 
     def observe(self, route: str, method: str, status: int, latency_ms: float, problem: str) -> None:
         """One answer; `problem` is its type's slug or empty. `route` is the path of the route table: what callers make
@@ -32,6 +37,10 @@ class RequestMeter:
         self._latency.observe(latency_ms, {"route": route, "method": method, "status": str(status)})
         if problem:
             self._problems.inc(1, {"problem": problem})
+
+    def limited(self, limit: str, asked: str) -> None:
+        """The limiter refused a request: what refused it, and what the request was counted as."""
+        self._limited.inc(1, {"limit": limit, "asked": asked})
 
 
 class BreakerMeter:

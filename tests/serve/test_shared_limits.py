@@ -1,0 +1,63 @@
+"""Three gateway replicas of a running Serve count one user together."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from typing import Final
+
+import pytest
+from benchmark.scrape import EXPORT_DEADLINE_S, exported
+from running_service import GATEWAYS, RunningService
+from service_client import CONNECTIONS, Client, connected, until
+
+from serve_app.gateway.limits.limiter import BURST_S
+from serve_app.gateway.tokens import principal_of
+from serve_app.settings import Settings
+
+PER_SECOND: Final = 40.0
+FLOOD_S: Final = 6.0
+UNKNOWN: Final = "/api/v1/jobs/2f0c1c1e-8a39-4d4e-9d0a-000000000000"
+
+
+async def test_replicas_share_one_limit_within_a_twentieth(service: RunningService) -> None:
+    user = principal_of({"iss": service.stack.authority.url, "sub": "flood"}, Settings()).id
+    async with connected(service, "root", roles=["sem-admin"]) as admin:
+        decision = {"principal_id": user, "reason": "A test.", "reads_per_s": PER_SECOND}
+        assert (await admin.post("/api/v1/admin/overrides", json=decision)).status_code == 201
+    async with connected(service, "flood") as client:
+        started = time.monotonic()
+        counts = await asyncio.gather(*(_flood(client, started + FLOOD_S) for _ in range(CONNECTIONS)))
+        took = time.monotonic() - started
+    statuses = sum(counts, Counter[int]())
+    assert statuses.keys() == {404, 429}
+    assert statuses[404] == pytest.approx(PER_SECOND * (BURST_S + took), rel=0.05)
+    shares = await until(lambda: _all_written(service, user, statuses.total()))
+    assert len(shares) == GATEWAYS
+    assert min(shares) > statuses.total() / GATEWAYS / 2
+    await _counted(service, statuses[429])
+
+
+async def _flood(client: Client, end: float) -> Counter[int]:
+    statuses = Counter[int]()
+    while time.monotonic() < end:
+        statuses[(await client.get(UNKNOWN)).status_code] += 1
+    return statuses
+
+
+def _all_written(service: RunningService, user: str, requests: int) -> list[int]:
+    """How many of the user's requests each gateway answered, once the lines of all are written."""
+    files = service.request_lines().values()
+    shares = [sum(line["principal_id"] == user for line in lines) for lines in files]
+    return [share for share in shares if share] if sum(shares) == requests else []
+
+
+async def _counted(service: RunningService, refused: int) -> None:
+    """Their counters together tell how many the limiter refused, and by which limit."""
+    row = re.compile(r'^ray_gateway_limited_total\{(?=.*asked="read")(?=.*limit="user").*\} ([0-9.]+)$', re.MULTILINE)
+    deadline = time.monotonic() + EXPORT_DEADLINE_S
+    while sum(map(float, row.findall("\n".join(await exported(service.cluster))))) != refused:
+        assert time.monotonic() < deadline, "the refusals are not counted"
+        await asyncio.sleep(0.5)

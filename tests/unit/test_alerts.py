@@ -1,0 +1,77 @@
+"""Each alert fires on what it is for, alone and not at once; promtool plays the minutes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+from monitoring import FOLDER, rules
+
+Series = dict[str, str]
+
+ANSWERS: Final = 'ray_gateway_request_ms_count{route="/api/v1/jobs",status="%d"}'
+PROBES: Final = 'ray_gateway_request_ms_count{route="/readyz",status="503"}'
+READS: Final = 'ray_gateway_request_ms_bucket{route="/api/v1/jobs/{job_id}",le="%s"}'
+OTHERS: Final = 'ray_gateway_request_ms_bucket{route="/api/v1/inference",le="%s"}'
+BREAKER: Final = 'ray_gateway_breaker_open{model="m",replica="%d"}'
+WAITING: Final = 'semapi_jobs_waiting{model="m"}'
+OLDEST: Final = 'semapi_oldest_wait_seconds{model="m"}'
+REPLICAS: Final = 'semapi_model_replicas{model="m"}'
+DEAD: Final = 'semapi_jobs_total{model="m",event="dead"}'
+LAG, DROPPED, REFUSED = "semapi_outbox_lag_seconds", "semapi_usage_dropped_total", "semapi_usage_refused_total"
+
+WELL: Final[Series] = {
+    **{ANSWERS % 202: "0+600x60", ANSWERS % 503: "0+12x60", PROBES: "0+600x60"},
+    **{READS % "2000": "0+600x60", READS % "5000": "0+601x60", READS % "+Inf": "0+601x60"},
+    **{OTHERS % "2000": "0x60", OTHERS % "+Inf": "0+600x60"},
+    **{BREAKER % 1: "0x60", BREAKER % 2: "0x60", WAITING: "5x60", OLDEST: "200x60", REPLICAS: "1x60", DEAD: "3x60"},
+    **{LAG: "50x60", DROPPED: "7x60", REFUSED: "7x60"},
+}
+"""Series and their values minute by minute: a little wrong everywhere, and nothing that anybody must look at."""
+WRONG: Final[list[tuple[str, int, Series]]] = [
+    ("MetricsMissing", 2, {name: "_x60" for name in WELL if name.startswith("semapi_")}),
+    ("MetricsMissing", 2, {name: "_x60" for name in WELL if name.startswith("ray_")}),
+    ("ModelBreakerOpen", 2, {BREAKER % 2: "1x60"}),
+    ("ModelWithoutReplicas", 5, {REPLICAS: "0x60"}),
+    ("QueueTooOld", 5, {OLDEST: "301x60"}),
+    ("AnswersFail", 6, {ANSWERS % 503: "0+60x60"}),
+    ("AnswersSlow", 11, {READS % "2000": "0+590x60"}),
+    ("JobsDie", 1, {DEAD: "3 4x60"}),
+    ("UsageDelayed", 5, {LAG: "61x60"}),
+    ("UsageNotStored", 1, {DROPPED: "7 8x60"}),
+    ("UsageNotStored", 1, {REFUSED: "7 8x60"}),
+]
+"""What fires, after how many minutes, when these series are other than well."""
+
+
+def test_every_alert_has_a_case() -> None:
+    assert {alert for alert, _, _ in WRONG} == {rule["alert"] for rule in rules()}
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
+    cases = [case({}, {59: []})]
+    cases += [case(series, {minutes - 1: [], minutes: [alert]}) for alert, minutes, series in WRONG]
+    path = tmp_path / "alerts_test.yaml"
+    rule_file = str(FOLDER / "alerts.yaml")
+    path.write_text(yaml.safe_dump({"rule_files": [rule_file], "evaluation_interval": "1m", "tests": cases}))
+    done = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def case(changes: Series, firing: dict[int, list[str]]) -> dict[str, object]:
+    """A test of promtool's: which alerts fire at which minute."""
+    expected = [
+        {
+            "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+            "eval_time": f"{minute}m",
+            "exp_samples": [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts],
+        }
+        for minute, alerts in firing.items()
+    ]
+    series = [{"series": name, "values": values} for name, values in (WELL | changes).items()]
+    return {"name": str(changes), "interval": "1m", "input_series": series, "promql_expr_test": expected}
