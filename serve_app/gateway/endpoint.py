@@ -153,7 +153,9 @@ class Endpoint:
             return
         if status in REFUSALS:
             self._service.audit.refused(call, f"{route.method} {route.path}", status)
-        elif route.admin and route.method != "GET" and call.principal is not None and call.principal.is_admin:
+            return
+        decides = route.admin and route.method != "GET" and call.principal is not None and call.principal.is_admin
+        if decides or call.acts_as_admin:
             self._service.audit.acted(call, f"{route.method} {route.path}", status)
 
     async def _record(self, call: Call, status: int, started: float, now: float) -> None:

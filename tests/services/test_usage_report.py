@@ -209,7 +209,7 @@ def test_a_timeline_without_end_is_refused(tables: str) -> None:
             "INSERT INTO api_usage (timestamp, username, endpoint_type, url_path) SELECT timestamptz '2020-01-01Z' "
             "+ n * interval '1 minute', 'ada', 'other', '/' FROM generate_series(0, 50000) AS n"
         )
-    with pytest.raises(ReportError, match="larger --bucket"):
+    with pytest.raises(ReportError, match="larger bucket"):
         report(tables, None, bucket="minute")
     assert report(tables, None, bucket="day")["total"] == 50_001
 

@@ -24,6 +24,11 @@ def notes(quality: Json) -> list[str]:
             f"{_count(missing, 'request')} in {_count(quality['gaps'], 'span')} that touch this window were counted, "
             "not stored one by one, because the outbox was full; no other figure holds them."
         )
+    elif quality["gaps"]:
+        said.append(
+            f"In {_count(quality['gaps'], 'span')} that touch this window the outbox was full, and requests were "
+            "counted, not stored one by one; how many of them were this user's is not known."
+        )
     if nulls := quality["null_status"]:
         said.append(f"{_count(nulls, 'request')} without a status; they count as no error.")
     if unknown := quality["unknown_users"]:
