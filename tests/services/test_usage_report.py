@@ -200,10 +200,10 @@ def test_the_report_of_one_principal_is_as_if_there_were_no_others(
 ) -> None:
     cut = DAY + timedelta(hours=8)
     mine = [one | {"username": "ada", "principal_id": "id-ada"} for one in some_requests(300)]
-    others = [one | {"group_name": f"of {one['username']}", "model": "another"} for one in some_requests(400)]
-    others = [
-        one | {"principal_id": f"id-{number % 7}"} for number, one in enumerate(others)
-    ]  # some are called ada too
+    others = [  # some of them are called ada too
+        one | {"principal_id": f"id-{number % 7}", "group_name": f"of {number % 3}", "model": "another"}
+        for number, one in enumerate(some_requests(400))
+    ]
     ends = [{}, {"status": "FAILED"}, {"status": "CANCELLED"}, {"completed_at": DAY + timedelta(hours=7, minutes=10)}]
     theirs = [end | {"owner": f"id-{number}", "job_id": f"other-{number}"} for number, end in enumerate(ends * 2)]
 

@@ -125,7 +125,7 @@ _RECENT: Final = """
         'status_code', status_code, 'url_path', url_path) ORDER BY timestamp DESC, id DESC), '[]')
     FROM (
         SELECT * FROM {api_usage} WHERE timestamp >= {since} AND timestamp <= {until}
-        ORDER BY timestamp DESC LIMIT {limit}
+        ORDER BY timestamp DESC, id DESC LIMIT {limit}
     ) AS newest
 """
 
