@@ -231,7 +231,7 @@ def test_one_principal_is_told_of_gaps_without_the_number_of_all(tables: str) ->
     found = report(tables, principal_id="id-ada")
     assert (found["quality"]["gaps"], found["quality"]["requests_counted_not_stored"]) == (1, None)
     said = " ".join(found["notes"])
-    assert "In 1 span that touch this window the outbox was full" in said
+    assert "Requests in 1 span that touch this window were counted, not stored" in said
     assert "1,234" not in said
 
 

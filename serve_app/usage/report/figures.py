@@ -30,10 +30,8 @@ def make_report(
         raise ReportError(
             f"by the {window.bucket} this window has more than {statements.MOST_BUCKETS} parts; take a larger bucket"
         )
-    overview = answers.pop("overview")
-    everything = answers.pop("all")
+    overview, gaps, everything = (answers.pop(name) for name in ("overview", "gaps", "all"))
     by = {name: answers.pop(name)["rows"] for name in ("users", "groups", "models")}
-    gaps = answers.pop("gaps")
     sums = {key: overview[key] for key in ("coverage_start", "coverage_end", "total", "unique_users", "error_count")}
     [line] = everything["rows"] or [None]
     quality = {
@@ -46,18 +44,17 @@ def make_report(
         "requests_not_in_the_timeline": overview["total"] - sum(row["n"] for row in answers["time_buckets"]),
         "percentiles": "exact" if everything["is_exact"] else "histogram",
     }
+    report = {**_head(window), **sums, **answers, "all": line, **by, "quality": quality}
+    return report | {"notes": notes(quality)}
+
+
+def _head(window: Window) -> Json:
     return {
         "generated_at_utc": _stamp(datetime.now(UTC)),
         "timezone": window.timezone,
         "bucket": window.bucket,
         "requested_start_utc": window.since and _stamp(window.since),
         "requested_end_utc": _stamp(window.until),
-        **sums,
-        **answers,
-        "all": line,
-        **by,
-        "quality": quality,
-        "notes": notes(quality),
     }
 
 
