@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,10 +25,12 @@ from usage_rows import insert
 
 from serve_app.cli.main import commands
 from serve_app.contracts import Json
+from serve_app.gateway.usage.reports import Reports
 from serve_app.local.authority import Authority
 from serve_app.local.postgres import Postgres
 from serve_app.settings import Settings
 from serve_app.usage.migrations import migrate
+from serve_app.usage.report.window import Window
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
 USAGE = "/api/v1/usage"
@@ -112,7 +115,7 @@ async def test_a_user_reads_of_nobody_else_also_under_the_same_name(gateway: Run
 
 
 async def test_another_s_usage_is_for_admins_and_reading_it_is_in_the_audit_log(
-    gateway: Running, caplog: pytest.LogCaptureFixture
+    gateway: Running, tables: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "serve_app.audit")
     root = id_of(gateway, "root")
@@ -128,12 +131,18 @@ async def test_another_s_usage_is_for_admins_and_reading_it_is_in_the_audit_log(
         ("acted", f"GET {USAGE}", "", "query-invalid"),
     ]
     assert (await gateway.client.get(USAGE)).status_code == 401
-    counted = [(event["endpoint_type"], event["status_code"]) for event in await gateway.usage()]
-    assert counted[:2] == [("usage", "403"), ("usage", "200")]
+    await until_settled(gateway.redis)
+    counted = Counter(rows(tables, "SELECT username, endpoint_type, status_code FROM api_usage"))
+    assert counted == {
+        ("ada", "usage", 403): 1,
+        ("ada", "usage", 200): 1,
+        ("root", "usage", 200): 3,
+        ("root", "usage", 400): 1,
+    }
 
 
 async def test_what_was_just_asked_is_in_the_report_a_moment_later(
-    gateway: Running, caplog: pytest.LogCaptureFixture
+    gateway: Running,
 ) -> None:
     headers = gateway.bearer("eve", preferred_username=HOSTILE, groups=["=cmd()"])
     await gateway.client.get("/api/v1/models", headers=headers)
@@ -266,7 +275,8 @@ async def test_a_server_that_stops_in_the_middle_is_cut_off(hasty: Running, tabl
         os.kill(process, signal.SIGSTOP)
         try:
             assert await others_answer_until(hasty, report) < 1
-            assert problem(report.result()) == (503, "usage-unavailable")
+            # The cut comes a tenth of the deadline before it; on a busy machine the deadline may be noticed first.
+            assert problem(report.result()) in ((503, "usage-unavailable"), (504, "deadline-exceeded"))
             other.rollback()
             assert (await hasty.get(USAGE)).status_code == 200
         finally:
@@ -305,3 +315,16 @@ async def test_who_comes_while_a_report_is_made_waits_for_it(gateway: Running, t
         other.rollback()
         answers: list[Json] = [answer.json() for answer in await asyncio.gather(*reports)]
     assert [answer["total"] for answer in answers] == [10, 20, 30]
+
+
+async def test_users_take_turns(settings: Settings, tables: str) -> None:
+    reports, window = Reports(settings), Window(START, START + timedelta(days=1), "UTC", "hour")
+    order: list[str] = []
+
+    async def ask(user: str) -> None:
+        await reports.answer(user, window, user, "json")
+        order.append(user)
+
+    await asyncio.gather(*(ask(user) for user in ("flood", "flood", "flood", "flood", "ada", "eve")))
+    reports.close()
+    assert order == ["flood", "ada", "eve", "flood", "flood", "flood"]

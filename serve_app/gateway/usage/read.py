@@ -45,7 +45,7 @@ async def read_usage(call: Call) -> Response:
             "json", asked.since, asked.until, asked.month, asked.timezone, asked.bucket, datetime.now(UTC)
         )
         await call.admitted()  # a refused request must not cost PostgreSQL anything
-        return await call.service.reports.answer(window, principal_id, asked.format)
+        return await call.service.reports.answer(call.caller.id, window, principal_id, asked.format)
     except TooSlow as error:
         within_s = call.service.reports.within_s
         raise DeadlineExceeded(f"There was no report after {within_s:g} seconds; ask for a shorter time.") from error

@@ -6,6 +6,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Literal
+from weakref import WeakValueDictionary
 
 from starlette.responses import Response
 
@@ -19,7 +20,7 @@ from serve_app.usage.report.statements import MOST_NAMES
 from serve_app.usage.report.window import Window
 
 SHARE: Final = 0.9
-"""Of the deadline of a read: what a report may take, its turn waited for included."""
+"""Of the deadline of a read: what a report may take, so that it is PostgreSQL's fault that a client reads of."""
 
 Format = Literal["json", "csv"]
 
@@ -28,19 +29,24 @@ class Reports:
     """Reads PostgreSQL anew for every report, so that one that was away is found again.
 
     One thread: whoever comes while it works waits for it, and it takes nobody on before it has really ended with the
-    last one, also where the client of that one has gone.
+    last one, also where the client of that one has gone. Callers take turns: of each, one waits for the thread at most.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.database_url.get_secret_value()
         self.within_s = SHARE * settings.read_timeout_s
         self._thread = ThreadPoolExecutor(1, "usage-report")
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def answer(self, window: Window, principal_id: str | None, wanted: Format) -> Response:
-        """The report of everyone, or of one principal. Raises `ReportError`, after `within_s` seconds at the latest."""
+    async def answer(self, caller: str, window: Window, principal_id: str | None, wanted: Format) -> Response:
+        """The report of everyone, or of one principal, for the caller of this id.
+
+        It is made within `within_s` seconds of now, its turn waited for included, or not. Raises `ReportError`.
+        """
         deadline = time.monotonic() + self.within_s
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._make, window, principal_id, wanted, deadline)
+        async with self._turns.setdefault(caller, asyncio.Lock()):
+            return await loop.run_in_executor(self._thread, self._make, window, principal_id, wanted, deadline)
 
     def _make(self, window: Window, principal_id: str | None, wanted: Format, deadline: float) -> Response:
         left_s = deadline - time.monotonic()
