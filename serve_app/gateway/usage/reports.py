@@ -20,7 +20,7 @@ from serve_app.usage.report.statements import MOST_NAMES
 from serve_app.usage.report.window import Window
 
 SHARE: Final = 0.9
-"""Of the deadline of a read: what a report may take, so that it is PostgreSQL's fault that a client reads of."""
+"""Of the deadline of a read: what a report may take. The rest is for telling the client why there is none."""
 
 Format = Literal["json", "csv"]
 
