@@ -6,6 +6,7 @@ ServiceError
 │   ├── TokenInvalid              401 token-invalid
 │   ├── UserBlocked               403 user-blocked
 │   ├── AdminRequired             403 admin-required
+│   ├── QueryInvalid              400 query-invalid
 │   ├── BodyInvalid               400 body-invalid
 │   ├── BodyTooLarge              413 body-too-large
 │   ├── BodyTypeUnsupported       415 body-type-unsupported
@@ -29,6 +30,7 @@ ServiceError
 │   ├── StoreFull                 503 store-full
 │   ├── TrackerUnavailable        503 tracker-unavailable
 │   ├── KeysUnavailable           503 keys-unavailable
+│   ├── UsageUnavailable          503 usage-unavailable
 │   └── DeadlineExceeded          504 deadline-exceeded
 ├── JobError                          a job ends FAILED with it; never an HTTP status of its own
 │   ├── ImageUndecodable              image-undecodable
@@ -88,6 +90,10 @@ class UserBlocked(RequestError):
 
 class AdminRequired(RequestError):
     slug, status, title = "admin-required", 403, "Only admins may do this"
+
+
+class QueryInvalid(RequestError):
+    slug, status, title = "query-invalid", 400, "The query parameters are not valid"
 
 
 class BodyInvalid(RequestError):
@@ -182,6 +188,10 @@ class TrackerUnavailable(CapacityError):
 
 class KeysUnavailable(CapacityError):
     slug, title = "keys-unavailable", "The token issuer's keys are not reachable"
+
+
+class UsageUnavailable(CapacityError):
+    slug, title = "usage-unavailable", "The usage records are not reachable"
 
 
 class DeadlineExceeded(CapacityError):

@@ -98,7 +98,8 @@ def prune(
         if (before is None) == (older_than is None):
             raise ReportError("say either --before TIME or --older-than AGE")
         now = datetime.now(UTC)
-        cut = retention.pruned_before(parse_time(before or older_than or "", now), now)
+        name = "before" if older_than is None else "older-than"
+        cut = retention.pruned_before(parse_time(before or older_than or "", now, name), now)
         url = dsn or _configured()
         old = retention.count_old(url, cut)
         typer.echo(
@@ -121,14 +122,12 @@ def _window(
     timezone: str,
     bucket: BucketChoice,
 ) -> Window:
-    from serve_app.usage.report.window import ReportError, make_month, make_window
+    from serve_app.usage.report.window import ReportError, name_window
 
-    if sum(choice is not None for choice in (since, window_mins, month)) > 1 or (month and until):
-        raise ReportError("--since, --window-mins and --month each say where the window begins; take one")
-    if month:
-        return make_month(month, timezone, bucket.value)
+    if since is not None and window_mins is not None:
+        raise ReportError("--since and --window-mins both say where the window begins; take one")
     start = f"{window_mins}m" if window_mins else since
-    return make_window(mode.value, start, until, timezone, bucket.value, datetime.now(UTC))
+    return name_window(mode.value, start, until, month, timezone, bucket.value, datetime.now(UTC))
 
 
 def _source(dsn: str, namespace: str) -> Source:

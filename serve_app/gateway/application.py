@@ -35,6 +35,7 @@ from serve_app.gateway.routes import ROUTES
 from serve_app.gateway.service import Service
 from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import UploadBudget
+from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
 from serve_app.jobs.dispatcher import Dispatcher
 from serve_app.jobs.tracker import Tracker
@@ -131,6 +132,7 @@ def _assemble(
         audit=AuditLog(),
         dispatchers={card.name: Dispatcher(tracker, handles[card.name], card, version=version) for card in cards},
         writer=Writer(work, settings),
+        reports=Reports(settings),
         requests=RequestMeter(),
         tracer=tracer,
         uploads=UploadBudget(settings.upload_bytes_in_flight),
@@ -145,6 +147,7 @@ async def _end(service: Service, tasks: list[asyncio.Task[None]], clients: tuple
             await asyncio.gather(*service.background, return_exceptions=True)
             await service.outbox.close()
             await asyncio.gather(*(one.close() for one in service.dispatchers.values()), return_exceptions=True)
+    service.reports.close()
     await end_tasks(tasks)
     await asyncio.gather(service.writer.close(), service.keys.close(), return_exceptions=True)
     for client in clients:

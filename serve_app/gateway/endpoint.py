@@ -154,7 +154,9 @@ class Endpoint:
         if status in REFUSALS:  # of the routes without usage only the one for scrapers refuses anybody
             scrape = route.tracked is None
             self._service.audit.refused(call, f"{route.method} {route.path}", status, scrape=scrape)
-        elif route.admin and route.method != "GET" and call.principal is not None and call.principal.is_admin:
+            return
+        decides = route.admin and route.method != "GET" and call.principal is not None and call.principal.is_admin
+        if decides or call.acts_as_admin:
             self._service.audit.acted(call, f"{route.method} {route.path}", status)
 
     async def _record(self, call: Call, status: int, started: float, now: float) -> None:

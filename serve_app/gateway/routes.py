@@ -13,6 +13,7 @@ from serve_app.gateway.admin import figures, people
 from serve_app.gateway.endpoint import RouteSpec
 from serve_app.gateway.monitoring import exposition, health
 from serve_app.gateway.service import Call
+from serve_app.gateway.usage import read as usage
 
 Problems = tuple[type[errors.ServiceError], ...]
 
@@ -102,6 +103,14 @@ ROUTES: Final = (
         tracked="job_status",
     ),
     RouteSpec("GET", "/api/v1/models", health.models, "The served models and their replicas", tracked="models"),
+    RouteSpec(
+        "GET",
+        "/api/v1/usage",
+        usage.read_usage,
+        "Usage: your own; for admins everyone's",
+        (errors.QueryInvalid, errors.AdminRequired, errors.UsageUnavailable),
+        tracked="usage",
+    ),
     _admin("GET", "/api/v1/admin/queue", figures.queue, "Jobs by state, all and by model"),
     _admin("GET", "/api/v1/admin/ledger", figures.counters, "Counters of each model's jobs"),
     _admin("GET", "/api/v1/admin/limits", figures.limits, "Rates and quotas in force"),

@@ -20,6 +20,7 @@ from serve_app.gateway.monitoring.meters import RequestMeter
 from serve_app.gateway.monitoring.vitals import Vitals
 from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import UploadBudget
+from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
 from serve_app.jobs.dispatcher import Dispatcher
 from serve_app.jobs.tracker import Tracker
@@ -52,6 +53,7 @@ class Service:
     audit: AuditLog
     dispatchers: Mapping[str, Dispatcher]
     writer: Writer
+    reports: Reports
     requests: RequestMeter
     tracer: Tracer
     uploads: UploadBudget
@@ -98,6 +100,8 @@ class Call:
     model: str = ""
     target: str = ""
     """Whom an admin's action was about: a principal's id."""
+    acts_as_admin: bool = False
+    """True: only an admin may do this, so that it goes into the audit log."""
 
     @property
     def caller(self) -> Principal:

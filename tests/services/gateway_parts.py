@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
+import pytest
 import uvicorn
 from redis.asyncio import Redis
 from starlette.applications import Starlette
@@ -17,6 +18,7 @@ from starlette.applications import Starlette
 from serve_app.connections import connect_redis
 from serve_app.contracts import Failure, Json, ModelCard, Outcome, ReplicaCard, Task
 from serve_app.gateway.application import build_gateway
+from serve_app.gateway.tokens import principal_of
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.authority import Authority
 from serve_app.local.issuer import Issuer
@@ -141,6 +143,22 @@ async def listening(application: Starlette) -> AsyncIterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     await serving
+
+
+async def as_admin(gateway: Running, method: str, path: str, **parts: Any) -> httpx2.Response:
+    """What root, an admin, is answered."""
+    headers = {**gateway.bearer("root", realm_access={"roles": ["sem-admin"]}), **parts.pop("headers", {})}
+    return await gateway.client.request(method, path, headers=headers, **parts)
+
+
+def id_of(gateway: Running, user: str) -> str:
+    """The principal id of whom `gateway.bearer(user)` is a token."""
+    return principal_of({"iss": gateway.issuer.url, "sub": user}, Settings()).id
+
+
+def audit_lines(caplog: pytest.LogCaptureFixture) -> list[Json]:
+    """The lines of the audit log so far."""
+    return [json.loads(record.message) for record in caplog.records if record.name == "serve_app.audit"]
 
 
 async def until(look: Callable[[], Any], seconds: float = 10.0) -> Any:

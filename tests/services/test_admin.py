@@ -8,16 +8,14 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx2
 import pytest
-from gateway_parts import PICTURE, Running, failed, running_gateway
+from gateway_parts import PICTURE, Running, as_admin, audit_lines, failed, id_of, running_gateway
 from pydantic import SecretStr
 from usage_events import rows, until_settled
 
 from serve_app.contracts import Json
 from serve_app.gateway.limits.keys import DECISIONS_MAX
 from serve_app.gateway.routes import ROUTES
-from serve_app.gateway.tokens import principal_of
 from serve_app.local.authority import Authority
 from serve_app.settings import Settings
 from serve_app.usage.migrations import migrate
@@ -31,19 +29,6 @@ NOBODY = "0" * 32
 async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
     async with running_gateway(settings, authority) as running:
         yield running
-
-
-async def as_admin(gateway: Running, method: str, path: str, **parts: Any) -> httpx2.Response:
-    headers = {**gateway.bearer("root", realm_access={"roles": ["sem-admin"]}), **parts.pop("headers", {})}
-    return await gateway.client.request(method, path, headers=headers, **parts)
-
-
-def id_of(gateway: Running, user: str) -> str:
-    return principal_of({"iss": gateway.issuer.url, "sub": user}, Settings()).id
-
-
-def lines(caplog: pytest.LogCaptureFixture) -> list[Json]:
-    return [json.loads(record.message) for record in caplog.records if record.name == "serve_app.audit"]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +181,7 @@ async def test_actions_and_refusals_are_lines_of_the_audit_log(
     await as_admin(gateway, "GET", BLOCKS)
     await gateway.client.get(UNKNOWN, headers={**token, **headers})
     await as_admin(gateway, "DELETE", f"{BLOCKS}/{NOBODY}", headers=headers)
-    found = lines(caplog)
+    found = audit_lines(caplog)
     shown = [(one["event"], one["what"], one["target"], one["outcome"], one["status"]) for one in found]
     assert shown == [
         ("refused", "GET /api/v1/jobs/{job_id}", "", "token-invalid", 401),
@@ -285,5 +270,5 @@ async def test_what_an_admin_left_without_waiting_is_in_the_log_too(
         waiting.cancel()
         await asyncio.gather(task, waiting, return_exceptions=True)
         arriving.clear()
-    shown = [(one["event"], one["outcome"], one["status"]) for one in lines(caplog)]
+    shown = [(one["event"], one["outcome"], one["status"]) for one in audit_lines(caplog)]
     assert shown == [("acted", "unknown", 499), ("refused", "admin-required", 403)]

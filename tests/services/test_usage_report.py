@@ -186,6 +186,55 @@ def test_pruned_outcomes_keep_id_and_owner(tables: str) -> None:
     assert prune(tables, DAY + timedelta(days=1)).outcomes == 0
 
 
+@pytest.mark.parametrize("is_pruned", [False, True])
+@pytest.mark.parametrize(
+    ("timezone", "bucket", "since"),
+    [
+        ("UTC", "hour", None),
+        ("Asia/Kolkata", "day", None),
+        ("Europe/Rome", "minute", DAY + timedelta(hours=7, minutes=5)),
+    ],
+)
+def test_the_report_of_one_principal_is_as_if_there_were_no_others(
+    tables: str, timezone: str, bucket: str, since: datetime | None, is_pruned: bool
+) -> None:
+    cut = DAY + timedelta(hours=8)
+    mine = [one | {"username": "ada", "principal_id": "id-ada"} for one in some_requests(300)]
+    others = [  # some of them are called ada too
+        one | {"principal_id": f"id-{number % 7}", "group_name": f"of {number % 3}", "model": "another"}
+        for number, one in enumerate(some_requests(400))
+    ]
+    ends = [{}, {"status": "FAILED"}, {"status": "CANCELLED"}, {"completed_at": DAY + timedelta(hours=7, minutes=10)}]
+    theirs = [end | {"owner": f"id-{number}", "job_id": f"other-{number}"} for number, end in enumerate(ends * 2)]
+
+    def told(principal_id: str | None) -> Json:
+        if is_pruned:
+            prune(tables, cut)
+        until = DAY + timedelta(days=3)
+        found = report(tables, since, until, timezone=timezone, bucket=bucket, principal_id=principal_id)
+        return found | {"generated_at_utc": ""}
+
+    insert(tables, mine, ends)
+    alone = told(None)
+    insert(tables, others, theirs)
+    assert told(None)["total"] > alone["total"] > 0
+    assert alone["quality"]["percentiles"] == ("histogram" if is_pruned and since is None else "exact")
+    alone["quality"]["requests_counted_not_stored"] = None
+    assert told("id-ada") == alone
+    assert told("id-of-nobody")["total"] == 0
+
+
+def test_one_principal_is_told_of_gaps_without_the_number_of_all(tables: str) -> None:
+    with psycopg.connect(tables) as connection:
+        span = [DAY, DAY + timedelta(minutes=1)]
+        connection.execute("INSERT INTO usage_gaps (event_id, since, until, missing) VALUES ('g', %s, %s, 1234)", span)
+    found = report(tables, principal_id="id-ada")
+    assert (found["quality"]["gaps"], found["quality"]["requests_counted_not_stored"]) == (1, None)
+    said = " ".join(found["notes"])
+    assert "Requests in 1 span that touch this window were counted, not stored" in said
+    assert "1,234" not in said
+
+
 def test_notes_are_computed_from_the_data(tables: str) -> None:
     clean = " ".join(report(tables)["notes"])
     assert "asynchronously" in clean
@@ -209,15 +258,16 @@ def test_a_timeline_without_end_is_refused(tables: str) -> None:
             "INSERT INTO api_usage (timestamp, username, endpoint_type, url_path) SELECT timestamptz '2020-01-01Z' "
             "+ n * interval '1 minute', 'ada', 'other', '/' FROM generate_series(0, 50000) AS n"
         )
-    with pytest.raises(ReportError, match="larger --bucket"):
+    with pytest.raises(ReportError, match="larger bucket"):
         report(tables, None, bucket="minute")
     assert report(tables, None, bucket="day")["total"] == 50_001
 
 
 def test_a_time_zone_that_the_database_does_not_know_is_refused(tables: str) -> None:
     insert(tables, [{}])
-    with pytest.raises(ReportError, match="Mars/Olympus"):
+    with pytest.raises(ReportError, match="Mars/Olympus") as refused:
         report(tables, timezone="Mars/Olympus")
+    assert refused.type is ReportError  # whoever asked can mend it, the database is there
 
 
 def test_tables_that_are_missing_are_said(database: str) -> None:

@@ -58,6 +58,6 @@ def report(
     *,
     timezone: str = "UTC",
     bucket: Any = "hour",
-    **options: int,
+    **options: Any,
 ) -> Json:
     return make_report(Database(database), Window(since, until, timezone, bucket), **options)

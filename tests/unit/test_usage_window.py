@@ -63,13 +63,19 @@ def test_the_automatic_bucket(mode: Mode, since: str | None, bucket: str, chosen
     ],
 )
 def test_times(text: str, meant: datetime) -> None:
-    assert parse_time(text, NOW) == meant
+    assert parse_time(text, NOW, "since") == meant
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "24", "h", "-5m", "999999999w", "0001-01-01T00:00+14:00", "'; DROP"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "yesterday", "24", "h", "-5m", "999999999w", "'; DROP"),
+        *("0001-01-01T00:00+14:00", "9999-12-31T23:30"),  # before the first hour, and in the last
+    ],
+)
 def test_words_that_are_no_time_are_refused(text: str) -> None:
-    with pytest.raises(ReportError, match="is no time"):
-        parse_time(text, NOW)
+    with pytest.raises(ReportError, match=r"^since: .* is no time"):
+        parse_time(text, NOW, "since")
 
 
 def test_a_window_that_ends_before_it_begins_is_refused() -> None:
@@ -78,7 +84,7 @@ def test_a_window_that_ends_before_it_begins_is_refused() -> None:
 
 
 def test_a_bucket_that_is_none_is_refused() -> None:
-    with pytest.raises(ReportError, match="--bucket"):
+    with pytest.raises(ReportError, match="bucket is"):
         make_window("json", "1h", None, "UTC", "week", NOW)
 
 
@@ -101,15 +107,15 @@ def test_a_month_is_the_one_of_the_clocks_there(month: str, zone: str, since: st
 
 @pytest.mark.parametrize("month", ["2026", "2026-13", "2026-1", "0000-01", "9999-12", "October"])
 def test_a_month_that_is_none_is_refused(month: str) -> None:
-    with pytest.raises(ReportError, match="--month"):
+    with pytest.raises(ReportError, match="month is"):
         make_month(month, "UTC", "auto")
 
 
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "../etc/passwd", "", "Europe", "UTC\0", "'; DROP TABLE api_usage"])
 def test_a_time_zone_that_is_none_is_refused(zone: str) -> None:
-    with pytest.raises(ReportError, match="time zone"):
+    with pytest.raises(ReportError, match="timezone"):
         make_month("2026-10", zone, "auto")
-    with pytest.raises(ReportError, match="time zone"):
+    with pytest.raises(ReportError, match="timezone"):
         make_window("json", "1h", None, zone, "auto", NOW)
 
 

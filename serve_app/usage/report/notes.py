@@ -19,11 +19,8 @@ def notes(quality: Json) -> list[str]:
         "Job state in Redis and usage in PostgreSQL are separate stores; outcomes are of jobs that ended in the "
         "window, requests of answers given in it.",
     ]
-    if missing := quality["requests_counted_not_stored"]:
-        said.append(
-            f"{_count(missing, 'request')} in {_count(quality['gaps'], 'span')} that touch this window were counted, "
-            "not stored one by one, because the outbox was full; no other figure holds them."
-        )
+    if quality["gaps"]:
+        said.append(_gaps(quality["gaps"], quality["requests_counted_not_stored"]))
     if nulls := quality["null_status"]:
         said.append(f"{_count(nulls, 'request')} without a status; they count as no error.")
     if unknown := quality["unknown_users"]:
@@ -46,6 +43,16 @@ def notes(quality: Json) -> list[str]:
     else:
         said.append("Latency percentiles are exact: they come from the rows.")
     return said
+
+
+def _gaps(spans: int, missing: int | None) -> str:
+    """`missing`: of everyone's requests; None in the report of one user, of whom nobody knows how many they were."""
+    number = "Requests" if missing is None else _count(missing, "request")
+    rest = "how many of them were this user's is not known" if missing is None else "no other figure holds them"
+    return (
+        f"{number} in {_count(spans, 'span')} that touch this window were counted, not stored one by one, because the "
+        f"outbox was full; {rest}."
+    )
 
 
 def _count(number: int, thing: str) -> str:

@@ -6,10 +6,12 @@ into them as literals by psycopg: what goes through `kubectl exec` has no other 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, LiteralString
 
-from psycopg.sql import SQL, Composable, Literal
+from psycopg.sql import SQL, Composable, Identifier, Literal
 
 from serve_app.usage.report.connection import STATEMENT_TIMEOUT_S
 from serve_app.usage.report.window import Window
@@ -23,6 +25,14 @@ MANY: Final = 1000
 MOST_NAMES: Final = 10_000
 """Lines of a table by user, group or model in a CSV."""
 OTHERS: Final = "<others>"
+WHOSE: Final[Mapping[str, str]] = {
+    "api_usage": "principal_id",
+    "usage_hourly": "principal_id",
+    "job_outcomes": "owner",
+    "outcomes_hourly": "owner",
+}
+"""The tables that hold rows of people, and the column that says whose. Statements name them in braces alone: `write`
+puts in the table, or what of the table is one principal's."""
 
 PREPARE: Final = (
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",  # all figures are of one moment
@@ -36,11 +46,11 @@ CELLS: Final = """
     WITH cells AS (
         SELECT hour, key, principal_id, username, group_name, endpoint_type, status_code, url_path, model, requests,
             request_bytes, first_at, last_at
-        FROM usage_hourly WHERE hour >= {first} AND hour < {last}
+        FROM {usage_hourly} WHERE hour >= {first} AND hour < {last}
         UNION ALL
         SELECT date_trunc('hour', timestamp, 'UTC'), NULL, principal_id, username, group_name, endpoint_type,
             status_code, url_path, model, count(*), coalesce(sum(request_bytes), 0), min(timestamp), max(timestamp)
-        FROM api_usage WHERE {edges} GROUP BY 1, 3, 4, 5, 6, 7, 8, 9
+        FROM {api_usage} WHERE {edges} GROUP BY 1, 3, 4, 5, 6, 7, 8, 9
     )
 """
 _EDGES: Final = "(timestamp >= {since} AND timestamp < {first} OR timestamp >= {last} AND timestamp <= {until})"
@@ -52,13 +62,13 @@ _OUTCOME_EDGES: Final = (
 _MOMENTS: Final = """,
     zone AS MATERIALIZED (
         SELECT coalesce(bool_and(extract(minute FROM hour AT TIME ZONE {timezone}) = 0), true) AS has_our_hours
-        FROM (SELECT DISTINCT hour FROM usage_hourly WHERE hour >= {first} AND hour < {last}) AS hours
+        FROM (SELECT DISTINCT hour FROM {usage_hourly} WHERE hour >= {first} AND hour < {last}) AS hours
     ),
     moments AS (
         SELECT hour AS at, status_code, requests FROM cells
         WHERE (SELECT has_our_hours FROM zone) AND {unit} <> 'minute'
         UNION ALL
-        SELECT timestamp, status_code, 1 FROM api_usage
+        SELECT timestamp, status_code, 1 FROM {api_usage}
         WHERE NOT ((SELECT has_our_hours FROM zone) AND {unit} <> 'minute')
             AND timestamp >= {since} AND timestamp <= {until}
     )
@@ -71,10 +81,8 @@ _OVERVIEW: Final = """
         'error_count', coalesce(sum(requests) FILTER (WHERE status_code >= 400), 0),
         'null_status', coalesce(sum(requests) FILTER (WHERE status_code IS NULL), 0),
         'unknown_users', coalesce(sum(requests) FILTER (WHERE coalesce(username, '') IN ('', '<unknown>')), 0),
-        'rows', (SELECT count(*) FROM (
-            SELECT 1 FROM api_usage WHERE timestamp >= {since} AND timestamp <= {until} LIMIT {exact_below}) AS stored),
-        'pruned_edge', coalesce((SELECT sum(requests) FROM usage_hourly
-            WHERE hour IN ({first_edge}, {last_edge}) AND NOT EXISTS (SELECT 1 FROM api_usage
+        'pruned_edge', coalesce((SELECT sum(requests) FROM {usage_hourly}
+            WHERE hour IN ({first_edge}, {last_edge}) AND NOT EXISTS (SELECT 1 FROM {api_usage}
                 WHERE timestamp >= hour AND timestamp < hour + interval '1 hour')), 0),
         'coverage_start', to_char(min(first_at) AT TIME ZONE {timezone}, 'YYYY-MM-DD HH24:MI:SS'),
         'coverage_end', to_char(max(last_at) AT TIME ZONE {timezone}, 'YYYY-MM-DD HH24:MI:SS'))
@@ -116,8 +124,8 @@ _RECENT: Final = """
         'endpoint_type', coalesce(NULLIF(endpoint_type, ''), '<unknown>'),
         'status_code', status_code, 'url_path', url_path) ORDER BY timestamp DESC, id DESC), '[]')
     FROM (
-        SELECT * FROM api_usage WHERE timestamp >= {since} AND timestamp <= {until}
-        ORDER BY timestamp DESC LIMIT {limit}
+        SELECT * FROM {api_usage} WHERE timestamp >= {since} AND timestamp <= {until}
+        ORDER BY timestamp DESC, id DESC LIMIT {limit}
     ) AS newest
 """
 
@@ -127,42 +135,50 @@ _GAPS: Final = """
 """
 
 
-def overview(window: Window) -> str:
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a report tells of: a window, and everyone's usage or one principal's."""
+
+    window: Window
+    principal_id: str | None = None
+
+
+def overview(scope: Scope) -> str:
     """Totals, coverage, and what the notes on data quality are computed from."""
-    first, last = window.cut_hours
-    edges = {"first_edge": Literal(first), "last_edge": Literal(last)}
-    return write(CELLS + _OVERVIEW, window, exact_below=Literal(EXACT_BELOW), **edges)
+    first, last = scope.window.cut_hours
+    return write(CELLS + _OVERVIEW, scope, first_edge=Literal(first), last_edge=Literal(last))
 
 
-def counts(window: Window, name: LiteralString, limit: int, *, by_name: bool = False) -> str:
+def counts(scope: Scope, name: LiteralString, limit: int, *, by_name: bool = False) -> str:
     """Requests by one expression over the columns of the hourly sums, the largest first."""
     order = SQL("name") if by_name else SQL("n DESC, name")
-    return write(CELLS + _COUNTS, window, name=SQL(name), order=order, limit=Literal(limit))
+    return write(CELLS + _COUNTS, scope, name=SQL(name), order=order, limit=Literal(limit))
 
 
-def timeline(window: Window) -> str:
+def timeline(scope: Scope) -> str:
     """Requests and errors by the window's bucket; empty buckets are left out."""
     text = CELLS + _MOMENTS + _TIMELINE
-    return write(text, window, unit=Literal(window.bucket), limit=Literal(MOST_BUCKETS + 1))
+    return write(text, scope, unit=Literal(scope.window.bucket), limit=Literal(MOST_BUCKETS + 1))
 
 
-def heatmap(window: Window) -> str:
+def heatmap(scope: Scope) -> str:
     """Requests by weekday and hour of the day."""
-    return write(CELLS + _MOMENTS + _HEATMAP, window, unit=Literal("hour"))
+    return write(CELLS + _MOMENTS + _HEATMAP, scope, unit=Literal("hour"))
 
 
-def recent(window: Window, limit: int) -> str:
+def recent(scope: Scope, limit: int) -> str:
     """The newest rows."""
-    return write(_RECENT, window, limit=Literal(limit))
+    return write(_RECENT, scope, limit=Literal(limit))
 
 
-def gaps(window: Window) -> str:
+def gaps(scope: Scope) -> str:
     """Spans that touch the window in which requests were counted instead of stored."""
-    return write(_GAPS, window)
+    return write(_GAPS, scope)
 
 
-def write(text: LiteralString, window: Window, **parts: Composable) -> str:
-    """A statement as text: the window's bounds and `parts` are filled in."""
+def write(text: LiteralString, scope: Scope, **parts: Composable) -> str:
+    """A statement as text: the tables, the window's bounds and `parts` are filled in."""
+    window = scope.window
     first, last = window.whole_hours
     bounds = {
         "since": _moment(window.since),
@@ -172,7 +188,17 @@ def write(text: LiteralString, window: Window, **parts: Composable) -> str:
         "timezone": Literal(window.timezone),
     }
     edges = {"edges": SQL(_EDGES).format(**bounds), "outcome_edges": SQL(_OUTCOME_EDGES).format(**bounds)}
-    return SQL(text).format(**bounds, **edges, **parts).as_string()
+    tables = {table: _rows(table, column, scope.principal_id) for table, column in WHOSE.items()}
+    return SQL(text).format(**bounds, **edges, **tables, **parts).as_string()
+
+
+def _rows(table: str, column: str, principal_id: str | None) -> Composable:
+    """A table, or its rows of one principal under the table's name."""
+    name = Identifier(table)
+    if principal_id is None:
+        return name
+    whose = {"table": name, "column": Identifier(column), "id": Literal(principal_id)}
+    return SQL("(SELECT * FROM {table} WHERE {column} = {id}) AS {table}").format(**whose)
 
 
 def _moment(moment: datetime | None) -> Composable:

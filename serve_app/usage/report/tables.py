@@ -11,8 +11,7 @@ from typing import Final, LiteralString
 
 from psycopg.sql import SQL, Literal
 
-from serve_app.usage.report.statements import CELLS, EXACT_BELOW, OTHERS, write
-from serve_app.usage.report.window import Window
+from serve_app.usage.report.statements import CELLS, EXACT_BELOW, OTHERS, Scope, write
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +41,16 @@ ALL: Final = Table("'all'", "'all'", "'all'")
 _OUTCOMES: Final = """,
     outcome_cells AS (
         SELECT owner, model, status, dead, runs, compute_ms
-        FROM outcomes_hourly WHERE hour >= {first} AND hour < {last}
+        FROM {outcomes_hourly} WHERE hour >= {first} AND hour < {last}
         UNION ALL
         SELECT owner, model, status, dead, count(*),
             coalesce(sum(greatest(extract(epoch FROM completed_at - started_at) * 1000, 0)), 0)
-        FROM job_outcomes WHERE {outcome_edges} GROUP BY 1, 2, 3, 4
+        FROM {job_outcomes} WHERE {outcome_edges} GROUP BY 1, 2, 3, 4
     ),
     owners AS MATERIALIZED (
         SELECT owner, username, group_name FROM (SELECT DISTINCT owner FROM outcome_cells) AS known
         LEFT JOIN LATERAL (
-            SELECT username, group_name FROM usage_hourly WHERE principal_id = owner AND hour <= {until}
+            SELECT username, group_name FROM {usage_hourly} WHERE principal_id = owner AND hour <= {until}
             ORDER BY hour DESC, last_at DESC LIMIT 1
         ) AS latest ON true
     )
@@ -63,7 +62,7 @@ _LATENCY: Final = """,
     size AS MATERIALIZED (
         SELECT CASE WHEN (SELECT coalesce(sum(requests), 0) FROM cells) < {exact_below} THEN
             (SELECT coalesce(sum(requests), 0) FROM cells)
-            = (SELECT count(*) FROM api_usage WHERE timestamp >= {since} AND timestamp <= {until})
+            = (SELECT count(*) FROM {api_usage} WHERE timestamp >= {since} AND timestamp <= {until})
         ELSE false END AS is_exact
     ),
     buckets AS (
@@ -71,7 +70,7 @@ _LATENCY: Final = """,
             SELECT {label} AS label, bucket, latency.requests
             FROM usage_latency_hourly AS latency JOIN cells USING (hour, key)
             UNION ALL
-            SELECT {label}, usage_latency_bucket(latency_ms), 1 FROM api_usage
+            SELECT {label}, usage_latency_bucket(latency_ms), 1 FROM {api_usage}
             WHERE {edges} AND latency_ms IS NOT NULL
         ) AS timed
         WHERE NOT (SELECT is_exact FROM size) GROUP BY 1, 2
@@ -81,7 +80,7 @@ _LATENCY: Final = """,
             percentile_disc(0.95) WITHIN GROUP (ORDER BY latency_ms) AS p95,
             percentile_disc(0.99) WITHIN GROUP (ORDER BY latency_ms) AS p99
         FROM (
-            SELECT {label} AS label, latency_ms FROM api_usage
+            SELECT {label} AS label, latency_ms FROM {api_usage}
             WHERE timestamp >= {since} AND timestamp <= {until} AND latency_ms IS NOT NULL
                 AND (SELECT is_exact FROM size)
         ) AS timed
@@ -137,11 +136,11 @@ _JOINED: Final = """,
 """
 
 
-def by(table: Table, window: Window, limit: int) -> str:
+def by(table: Table, scope: Scope, limit: int) -> str:
     """One table: the `limit` labels with most requests, the rest in one line without latency."""
     return write(
         CELLS + _OUTCOMES + _LATENCY + _JOINED,
-        window,
+        scope,
         label=SQL(table.requests),
         owner_label=SQL(table.outcomes),
         name=SQL(table.name),

@@ -53,14 +53,25 @@ class Window:
         return (None if first == self.since else first), (None if last == self.until + _INSTANT else last)
 
 
+def name_window(
+    mode: Mode, since: str | None, until: str | None, month: str | None, timezone: str, bucket: str, now: datetime
+) -> Window:
+    """The window that a person's words name: a month, or from `since` to `until`. Raises `ReportError`."""
+    if month is None:
+        return make_window(mode, since, until, timezone, bucket, now)
+    if since is not None or until is not None:
+        raise ReportError("month is a window of its own, since and until name another; take one")
+    return make_month(month, timezone, bucket)
+
+
 def make_window(mode: Mode, since: str | None, until: str | None, timezone: str, bucket: str, now: datetime) -> Window:
     """The window that a person's words name. Raises `ReportError` for words that name none."""
     _zone(timezone)
     wanted = since or default_since(mode)
-    start = parse_time(wanted, now) if wanted else None
-    end = parse_time(until or "now", now)
+    start = parse_time(wanted, now, "since") if wanted else None
+    end = parse_time(until or "now", now, "until")
     if start and start > end:
-        raise ReportError(f"the window is empty: --since {since} is after --until {until or 'now'}")
+        raise ReportError(f"the window is empty: since {wanted} is after until {until or 'now'}")
     return Window(start, end, timezone, choose_bucket(mode, wanted, bucket))
 
 
@@ -75,7 +86,7 @@ def make_month(month: str, timezone: str, bucket: str) -> Window:
         end = following.astimezone(UTC) - _INSTANT
         return Window(start.astimezone(UTC), end, timezone, "day" if bucket == "auto" else _bucket(bucket))
     except (ValueError, OverflowError):
-        raise ReportError(f"--month is a year and a month, as 2026-10, not {month!r}") from None
+        raise ReportError(f"month is a year and a month, as 2026-10, not {month!r}") from None
 
 
 def default_since(mode: Mode) -> str | None:
@@ -96,8 +107,11 @@ def choose_bucket(mode: Mode, since: str | None, bucket: str) -> Bucket:
     return "day" if mode == "report" else "hour"
 
 
-def parse_time(text: str, now: datetime) -> datetime:
-    """`now`, `<N>s|m|h|d|w` before it, or a time in ISO 8601; one without an offset is UTC. Raises `ReportError`."""
+def parse_time(text: str, now: datetime, name: str) -> datetime:
+    """`now`, `<N>s|m|h|d|w` before it, or a time in ISO 8601; one without an offset is UTC.
+
+    Raises `ReportError`, with the `name` under which a person gave it.
+    """
     word = text.strip().lower()
     if word == "now":
         return now
@@ -105,10 +119,12 @@ def parse_time(text: str, now: datetime) -> datetime:
         if relative := _RELATIVE.fullmatch(word):
             return now - timedelta(seconds=int(relative[1]) * _SECONDS[relative[2]])
         found = datetime.fromisoformat(text.strip())
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+        moment = (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+        _ = moment + _HOUR  # the last hour there is has no end
+        return moment
     except (ValueError, OverflowError):
         raise ReportError(
-            f"{text!r} is no time: write 2026-10-01T08:00Z, 2026-10-01, 90m, 24h, 7d, 2w or now"
+            f"{name}: {text!r} is no time; write 2026-10-01T08:00Z, 2026-10-01, 90m, 24h, 7d, 2w or now"
         ) from None
 
 
@@ -116,14 +132,14 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ReportError(f"no time zone is called {name!r}") from None
+        raise ReportError(f"timezone: none is called {name!r}; write one as Europe/Rome") from None
 
 
 def _bucket(word: str) -> Bucket:
     for bucket in get_args(Bucket):
         if word == bucket:
             return cast(Bucket, bucket)
-    raise ReportError(f"--bucket is auto, minute, hour or day, not {word!r}")
+    raise ReportError(f"bucket is auto, minute, hour or day, not {word!r}")
 
 
 def floor_hour(moment: datetime) -> datetime:

@@ -1,0 +1,69 @@
+"""GET /api/v1/usage: the report of `semapi usage`, to users of themselves, to admins of everyone."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from serve_app.errors import AdminRequired, DeadlineExceeded, QueryInvalid, UsageUnavailable
+from serve_app.gateway.admin.people import PRINCIPAL_ID
+from serve_app.gateway.query import read_query
+from serve_app.gateway.service import Call
+from serve_app.gateway.usage.reports import Format
+from serve_app.usage.report.connection import DatabaseAway, TooSlow
+from serve_app.usage.report.window import ReportError, name_window
+
+_log = logging.getLogger(__name__)
+
+Word = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class UsageQuery(BaseModel):
+    """The words of `semapi usage`, and whose usage it is about."""
+
+    model_config = ConfigDict(frozen=True)
+
+    since: Word | None = None
+    until: Word | None = None
+    month: Word | None = None
+    timezone: Word = "UTC"
+    bucket: Word = "auto"
+    principal_id: Annotated[str, Field(pattern=f"^{PRINCIPAL_ID}$")] | None = None
+    format: Format = "json"
+
+
+async def read_usage(call: Call) -> Response:
+    """200 with the report: of the caller; for admins of everyone, or of the principal they name."""
+    asked = read_query(call, UsageQuery)
+    principal_id = _whose(call, asked.principal_id)
+    try:
+        window = name_window(
+            "json", asked.since, asked.until, asked.month, asked.timezone, asked.bucket, datetime.now(UTC)
+        )
+        await call.admitted()  # a refused request must not cost PostgreSQL anything
+        return await call.service.reports.answer(call.caller.id, window, principal_id, asked.format)
+    except TooSlow as error:
+        within_s = call.service.reports.within_s
+        raise DeadlineExceeded(f"There was no report after {within_s:g} seconds; ask for a shorter time.") from error
+    except DatabaseAway as error:
+        _log.warning("no usage report: %s", error)
+        raise UsageUnavailable("The usage records cannot be read now. Usage is counted all the same.") from error
+    except ReportError as error:
+        raise QueryInvalid(f"{error}.") from error
+
+
+def _whose(call: Call, asked: str | None) -> str | None:
+    """The principal whose usage the caller gets; None: everyone's. Raises `AdminRequired`."""
+    caller = call.caller
+    own = asked == caller.id or (asked is None and not caller.is_admin)
+    if own:
+        return caller.id
+    call.target = asked or ""
+    if not caller.is_admin:
+        raise AdminRequired("You may read your own usage only, that is without principal_id.")
+    call.acts_as_admin = True
+    return asked
