@@ -47,7 +47,9 @@ class RequestLog:
             status = _FAILED  # what the caller gets, after us
             raise
         finally:
-            _log.info(request_line(scope, status, time.perf_counter() - started))
+            # Not by info(): to find its caller, and what Ray adds to each record, cost more than the line itself.
+            line = request_line(scope, status, time.perf_counter() - started)
+            _log.handle(logging.LogRecord(_log.name, logging.INFO, __file__, 0, line, None, None))
 
 
 def request_line(scope: Scope, status: int, seconds: float) -> str:
