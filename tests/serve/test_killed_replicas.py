@@ -15,8 +15,9 @@ from serve_app.contracts import Json
 STEADY_S = 3.0
 """No job ended for so long, although one of two replicas works: what is left is held by the other."""
 
-SLOW = 4
-"""Uploads on their way through the gateways when one is killed; Serve shares them out evenly."""
+SLOW = 20
+"""Uploads on their way through the gateways when one is killed. Serve draws a gateway for each, so there are many: that
+the victim has none of them should happen once in three thousand runs."""
 
 
 async def test_a_killed_model_replica_costs_no_job(
@@ -42,7 +43,8 @@ async def test_a_killed_gateway_replica_costs_no_job(
 ) -> None:
     before, half = service.ledger(MODEL), len(pictures) // 2
     rest = asyncio.Event()
-    slow = [asyncio.create_task(client.submit_slowly(picture, rest)) for picture in pictures[:SLOW]]
+    uploaders = [Client(service, client.http, client.user) for _ in range(SLOW)]
+    slow = [asyncio.create_task(one.submit_slowly(pictures[place], rest)) for place, one in enumerate(uploaders)]
     with frozen(service.replicas(MODEL)):  # so that claimed jobs stay claimed until the gateway is dead
         first = await client.submit_all(pictures[SLOW:half])
         submitting, part = [], -(-half // GATEWAYS)
@@ -62,7 +64,7 @@ async def test_a_killed_gateway_replica_costs_no_job(
 
     assert held <= set(ids)
     assert all(job["deliveries"] >= 2 for job in jobs if job["job_id"] in held)
-    assert client.interruptions
+    assert any(one.interruptions for one in uploaders)
     await _ended_once(service, client, jobs, references, before)
     await until(lambda: victim.pid not in service.replicas("gateway"))
     service.wait_until_whole("gateway", GATEWAYS)
