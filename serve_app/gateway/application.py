@@ -37,7 +37,7 @@ from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import UploadBudget
 from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
-from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.tracker import Tracker
 from serve_app.models.registry import load
 from serve_app.settings import Settings

@@ -12,7 +12,7 @@ from job_help import VERSION, StubModel, card
 from pydantic import SecretStr
 
 from serve_app.connections import connect_redis
-from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
 

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from serve_app.connections import connect_redis
 from serve_app.contracts import Job, JobStatus, ModelCard, ReplicaCard
 from serve_app.errors import ModelUnready, ReplicaLost
-from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.records import Backlog
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.valkey import Valkey

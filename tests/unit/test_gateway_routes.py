@@ -11,8 +11,8 @@ from serve_app.gateway.application import SHUTDOWN_S
 from serve_app.gateway.problems import problem_response
 from serve_app.gateway.routes import ROUTES
 from serve_app.gateway.uploads import UploadBudget, UploadShare
-from serve_app.jobs.attempt import GIVE_BACK_S
-from serve_app.jobs.dispatcher import CLOSE_S
+from serve_app.jobs.dispatch.attempt import GIVE_BACK_S
+from serve_app.jobs.dispatch.dispatcher import CLOSE_S
 
 OPEN = {"/api/v1/version", "/health", "/__health", "/livez", "/readyz", "/healthz", "/metrics"}
 

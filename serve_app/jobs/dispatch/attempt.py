@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from serve_app.connections import end_tasks
 from serve_app.contracts import ModelHandle, Outcome
 from serve_app.errors import CapacityError, ModelUnready, ReplicaLost
-from serve_app.jobs.breaker import Breaker
+from serve_app.jobs.dispatch.breaker import Breaker
 from serve_app.jobs.records import Chunk
 from serve_app.jobs.tracker import Tracker
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 from serve_app.contracts import ModelCard, ModelHandle
 from serve_app.errors import ServiceError
 from serve_app.jobs import limits
-from serve_app.jobs.attempt import attempt
-from serve_app.jobs.breaker import Breaker
+from serve_app.jobs.dispatch.attempt import attempt
+from serve_app.jobs.dispatch.breaker import Breaker
 from serve_app.jobs.records import Chunk
 from serve_app.jobs.tracker import Tracker
 
