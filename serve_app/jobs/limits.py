@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 RECORD_VERSION = 1
-"""Written into every record. A release that finds another version leaves that job to one that knows it."""
+"""Written into every record. A release reads every version up to its own, so a field that is new needs a default where
+it is read. It leaves a newer record alone. A field that older releases may overlook needs no new version."""
 
 SUSPECT_AFTER = 2
 """Losses after which a job runs alone: one is an accident, the second asks for a look."""

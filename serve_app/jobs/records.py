@@ -11,7 +11,7 @@ from typing import Any
 
 from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, Task
 from serve_app.errors import TrackerUnavailable
-from serve_app.jobs.limits import RECORD_VERSION
+from serve_app.jobs import limits
 
 
 class Priority(StrEnum):
@@ -96,9 +96,9 @@ def read_ledger(fields: Mapping[str, str]) -> Ledger:
 
 
 def read_job(job_id: str, fields: Mapping[str, str]) -> Job:
-    """The job that a record's fields tell. Raises TrackerUnavailable for the record of another release."""
-    if fields["v"] != str(RECORD_VERSION):
-        raise TrackerUnavailable("This job belongs to another release of the service. Try again.", retry_after=5)
+    """The job that a record's fields tell. Raises TrackerUnavailable for the record of a newer release."""
+    if int(fields["v"]) > limits.RECORD_VERSION:
+        raise TrackerUnavailable("This job belongs to a newer release of the service. Try again.", retry_after=5)
     return Job(
         id=job_id,
         owner=fields["owner"],

@@ -37,6 +37,7 @@ def _text(name: str) -> str:
 
 def _head(settings: Settings) -> str:
     numbers = {
+        "VERSION": limits.RECORD_VERSION,
         "MAX_STRIKES": limits.MAX_STRIKES,
         "MAX_DELIVERIES": limits.MAX_DELIVERIES,
         "SUSPECT_AFTER": limits.SUSPECT_AFTER,
@@ -52,7 +53,6 @@ def _head(settings: Settings) -> str:
         [
             lua_keys(),
             *(f"local {name} = {number}" for name, number in numbers.items()),
-            f"local VERSION = '{limits.RECORD_VERSION}'",
             f"local PRIORITIES = {{{', '.join(repr(priority.value) for priority in Priority)}}}",
             f"local ALLOWED = {{{', '.join(_lua_changes())}}}",
             _text("common"),

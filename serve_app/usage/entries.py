@@ -58,6 +58,11 @@ INSERTS: Final[Mapping[str, LiteralString]] = {
 }
 
 
+def is_foreign(fields: Fields) -> bool:
+    """Whether the entry is of a kind that this release does not know: a newer one may have written it."""
+    return bool(fields) and fields.get(b"kind", b"").decode(errors="replace") not in INSERTS
+
+
 class Malformed(ValueError):
     """The entry is no event of ours."""
 

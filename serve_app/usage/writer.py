@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any, Final, cast
 from uuid import uuid4
@@ -19,7 +20,7 @@ from redis.exceptions import RedisError
 
 from serve_app.settings import Settings
 from serve_app.usage.database import Database
-from serve_app.usage.entries import Fields, Malformed, Row, as_refused, read_row
+from serve_app.usage.entries import Fields, Malformed, Row, as_refused, is_foreign, read_row
 from serve_app.usage.keys import DROPPED, GROUP, OUTBOX, REFUSED, TOTALS
 from serve_app.usage.scripts import read_script
 
@@ -35,6 +36,8 @@ FORGOTTEN_MS: Final = 600_000
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 15.0
 REFUSED_KEPT: Final = 1000
+FOREIGN_KEPT_S: Final = 86_400
+"""How long an entry of an unknown kind is left for a writer of a newer release: longer than a rolling change lasts."""
 
 Entries = Mapping[bytes, Fields]
 
@@ -78,7 +81,7 @@ class Writer:
         if not self._joined:
             entries = await self._rejoin()
         else:
-            entries = await self._take_over() or await self._read(">", WAIT_MS)
+            entries = await self._take_over() or _ours(await self._read(">", WAIT_MS))
         if entries:
             await self._settle(entries, await self._store(entries))
         return len(entries) >= BATCH
@@ -86,7 +89,7 @@ class Writer:
     async def _rejoin(self) -> Entries:
         """Join the group, which a new or emptied Redis does not have; then what this writer took and never settled."""
         await self._join_script(keys=(OUTBOX,), args=(GROUP, FORGOTTEN_MS))
-        entries = await self._read("0", None)
+        entries = _ours(await self._read("0", None))
         self._joined = not entries
         return entries
 
@@ -104,7 +107,7 @@ class Writer:
         entries = dict(cast(list[tuple[bytes, Fields]], reply[1]))
         if not entries:
             self._swept_at = now
-        return entries
+        return _ours(entries)
 
     async def _store(self, entries: Entries) -> list[str]:
         """Commit what can be stored; what never can be, as it is set aside."""
@@ -143,6 +146,16 @@ class Writer:
         if self.trouble is not None:
             _log.info("usage rows flow again")
         self.trouble, self._failures = None, 0
+
+
+def _ours(entries: Entries) -> Entries:
+    """Without those that stay pending for a newer release; it takes them over like those of a writer that is gone."""
+    since = (time.time() - FOREIGN_KEPT_S) * 1000
+    return {
+        entry_id: fields
+        for entry_id, fields in entries.items()
+        if not is_foreign(fields) or int(entry_id.partition(b"-")[0]) < since
+    }
 
 
 def _explain(error: Exception) -> str:

@@ -4,18 +4,22 @@ import asyncio
 import json
 import re
 import time
+from typing import cast
 
+import psycopg
 import pytest
 from redis.asyncio import Redis
 from usage_events import end_job, rows, running, until, until_settled, usage_event
 
 from serve_app.settings import Settings
+from serve_app.usage import writer as writer_module
 from serve_app.usage.database import Database
-from serve_app.usage.entries import read_row
+from serve_app.usage.entries import INSERTS, read_row
 from serve_app.usage.keys import GROUP, OUTBOX, REFUSED
 from serve_app.usage.migrations import migrate
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.scripts import read_script
+from serve_app.usage.writer import FOREIGN_KEPT_S
 
 CONSUMER_GONE = "gone"
 
@@ -94,6 +98,8 @@ async def test_bad_entries_are_set_aside_and_499_good_neighbours_are_stored(
     redis: Redis, settings: Settings, tables: str
 ) -> None:
     outbox = Outbox(redis, settings)
+    days_ago = int((time.time() - FOREIGN_KEPT_S) * 1000) - 1
+    await redis.xadd(OUTBOX, {"kind": "telemetry"}, id=f"{days_ago}-0")
     for number in range(200):
         await outbox.record(usage_event(event_id=f"e{number}"))
     bad_events = (
@@ -104,7 +110,6 @@ async def test_bad_entries_are_set_aside_and_499_good_neighbours_are_stored(
     )
     for event in bad_events:
         await redis.xadd(OUTBOX, {"kind": "usage", "event": event})
-    await redis.xadd(OUTBOX, {"kind": "telemetry"})
     await end_job(redis, "x5", result="{not json")
     await end_job(redis, "x6", result="[" * 30_000 + "]" * 30_000)
     await end_job(redis, "x7", status="LOST")
@@ -124,10 +129,37 @@ async def test_bad_entries_are_set_aside_and_499_good_neighbours_are_stored(
     assert (await outbox.figures()).refused == 10
 
 
+async def test_entries_of_a_newer_release_are_left_for_its_writer(
+    redis: Redis, settings: Settings, tables: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "ABANDONED_MS", 0)
+    monkeypatch.setattr(writer_module, "SWEEP_S", 0.0)
+    await redis.xadd(OUTBOX, {"kind": "survey", "event_id": "s1"})
+    await Outbox(redis, settings).record(usage_event(event_id="e1"))
+
+    async def only_the_newer_is_left() -> bool:
+        return int(await redis.xlen(OUTBOX)) == 1
+
+    async with running(redis, settings) as older:  # starts anew after the first has taken both
+        await until(only_the_newer_is_left)
+        assert older.trouble is None
+        await Outbox(redis, settings).record(usage_event(event_id="e2"))
+        await until(only_the_newer_is_left)
+        with psycopg.connect(tables, autocommit=True) as connection:
+            connection.execute("CREATE TABLE survey (event_id text PRIMARY KEY)")
+        insert = "INSERT INTO survey SELECT event_id FROM json_to_recordset(%s::json) AS event (event_id text)"
+        monkeypatch.setitem(cast(dict[str, str], INSERTS), "survey", insert)
+        async with running(redis, settings):
+            await until_settled(redis)
+    assert rows(tables, "SELECT event_id FROM survey") == [("s1",)]
+    assert rows(tables, "SELECT event_id FROM api_usage ORDER BY 1") == [("e1",), ("e2",)]
+    assert await redis.llen(REFUSED) == 0
+
+
 async def test_the_list_of_refused_entries_is_bounded(redis: Redis, settings: Settings, tables: str) -> None:
     async with redis.pipeline(transaction=False) as pipeline:
         for number in range(1200):
-            pipeline.xadd(OUTBOX, {"kind": "telemetry", "number": number})
+            pipeline.xadd(OUTBOX, {"kind": "usage", "number": number})
         await pipeline.execute()
     async with running(redis, settings):
         await until_settled(redis)

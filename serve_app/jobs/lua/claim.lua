@@ -4,7 +4,7 @@ local limit, max_bytes, max_pixels = tonumber(ARGV[3]), tonumber(ARGV[4]), tonum
 local chunks_per_replica = tonumber(ARGV[6])
 local lease, deadline = lease_key(model), NOW + LEASE_MS
 
--- Leases of dispatchers that are gone. Those of another version's jobs are left to that version.
+-- Leases of dispatchers that are gone. Those of a newer release's jobs are left to it.
 local function take_back_expired()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', lease, '-inf', NOW, 'LIMIT', 0, limit)) do
     local record, version = load(id)

@@ -12,10 +12,10 @@ local FIELDS = {
   'reference', 'bytes', 'pixels', 'submitted_at', 'started_at',
 }
 
--- The record of a job. Nil when it is gone or of another version; then the second value is that version or false.
+-- The record of a job. Nil when it is gone or of a newer version; then the second value is that version or false.
 local function load(id)
   local values = redis.call('HMGET', job_key(id), unpack(FIELDS))
-  if values[1] ~= VERSION then return nil, values[1] end
+  if not values[1] or values[1] + 0 > VERSION then return nil, values[1] end
   local record = { id = id }
   for place, name in ipairs(FIELDS) do record[name] = values[place] end
   return record

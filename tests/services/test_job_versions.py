@@ -1,0 +1,98 @@
+"""Two releases side by side on one Redis: each works its jobs, the newer one reads the older one's, never the reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+from job_help import MODEL, VERSION, StubModel, card, claim, claimed, submission, until
+from redis.asyncio import Redis
+
+from serve_app.contracts import Failure, JobStatus, Task
+from serve_app.errors import TrackerUnavailable
+from serve_app.jobs import limits
+from serve_app.jobs.dispatch.dispatcher import Dispatcher
+from serve_app.jobs.tracker import Tracker
+from serve_app.settings import Settings
+
+
+@pytest.fixture
+def older(redis: Redis, settings: Settings) -> Tracker:
+    return Tracker(redis, settings)
+
+
+@pytest.fixture
+def newer(redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Tracker:
+    """The tracker of a release whose records this one cannot read."""
+    with monkeypatch.context() as release:
+        release.setattr(limits, "RECORD_VERSION", limits.RECORD_VERSION + 1)
+        return Tracker(redis, settings)
+
+
+async def test_a_newer_release_works_the_jobs_of_an_older_one(older: Tracker, newer: Tracker) -> None:
+    jobs = [await older.submit(submission(params={"n": n})) for n in range(3)]
+    finished, failed, lost = (await claimed(newer)).tasks
+    assert [job.id for job in jobs] == [finished.job_id, failed.job_id, lost.job_id]
+    assert await newer.complete([(finished, {"double": 0})]) == [True]
+    assert await newer.fail([(failed, Failure("model-rejected", "no"))]) == [True]
+    assert await newer.lose([lost], "the replica was lost") == 1
+    read = [await older.read(job.id, job.owner) for job in jobs]
+    assert [job.status for job in read] == [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.PENDING]
+
+
+async def test_an_older_release_leaves_a_newer_job_alone(older: Tracker, newer: Tracker, redis: Redis) -> None:
+    job = await newer.submit(submission())
+    assert await claim(older) is None
+    [task] = (await claimed(newer)).tasks
+    before = await redis.hgetall(f"job:{job.id}")
+
+    await redis.zadd(f"lease:{MODEL}", {job.id: 1})  # the lease ran out: an older release must not take it back
+    assert await claim(older) is None
+    assert await older.complete([(task, {"double": 2})]) == [False]
+    assert await older.fail([(task, Failure("model-rejected", "no"))]) == [False]
+    assert await older.give_back([task]) == await older.lose([task], "lost") == 0
+    assert not await older.start_alone(Task(task.job_id, task.token, {}, None))
+    with pytest.raises(TrackerUnavailable, match="newer release"):
+        await older.read(job.id, job.owner)
+    assert await redis.hgetall(f"job:{job.id}") == before
+
+    await redis.zadd(f"lease:{MODEL}", {job.id: 1})
+    assert [again.job_id for again in (await claimed(newer)).tasks] == [job.id]
+
+
+async def test_both_at_work_end_every_job_and_the_older_sees_no_newer_one(
+    older: Tracker, newer: Tracker, redis: Redis
+) -> None:
+    jobs = [await tracker.submit(submission(params={"n": n})) for n in range(100) for tracker in (older, newer)]
+    theirs = {job.id for job in jobs[1::2]}
+    models = StubModel(), StubModel()
+    dispatchers = [
+        Dispatcher(tracker, model, card(), version=VERSION)
+        for tracker, model in zip((older, newer), models, strict=True)
+    ]
+    tasks = [asyncio.create_task(dispatcher.run()) for dispatcher in dispatchers]
+
+    async def all_ended() -> bool:
+        return (await older.ledger(MODEL)).in_flight == 0
+
+    await until(all_ended, 30)
+    await asyncio.gather(*(dispatcher.close() for dispatcher in dispatchers))
+    await asyncio.gather(*tasks)
+    results = [json.loads(await redis.hget(f"job:{job.id}", "result")) for job in jobs]
+    assert results == [{"double": 2 * job.params["n"]} for job in jobs]
+    assert not theirs & {task.job_id for chunk in models[0].calls for task in chunk}
+    assert {task.job_id for model in models for chunk in model.calls for task in chunk} == {job.id for job in jobs}
+
+
+async def test_newer_jobs_in_front_do_not_hold_up_an_older_release(older: Tracker, newer: Tracker) -> None:
+    for _ in range(300):
+        await newer.submit(submission())
+    mine = await older.submit(submission())
+    found: list[str] = []
+    deadline = time.monotonic() + 10
+    while not found and time.monotonic() < deadline:
+        chunk = await claim(older, 8)
+        found = [task.job_id for task in chunk.tasks] if chunk else []
+    assert found == [mine.id]
