@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, cast
@@ -38,6 +40,7 @@ from serve_app.gateway.uploads import UploadBudget
 from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
+from serve_app.jobs.dispatch.farewell import give_back_claimed
 from serve_app.jobs.tracker import Tracker
 from serve_app.models.registry import load
 from serve_app.settings import Settings
@@ -72,10 +75,13 @@ def build_gateway(
         tasks = [asyncio.create_task(runner.run(), name=type(runner).__name__) for runner in runners]
         for task in tasks:
             task.add_done_callback(_report_end)
+        farewell = partial(give_back_claimed, settings, list(service.dispatchers.values()))
+        atexit.register(farewell)
         try:
             yield
         finally:
             await _end(service, tasks, (requests, work))
+            atexit.unregister(farewell)
 
     routes = [
         Route(path, PathEndpoint({route.method: Endpoint(route, service) for route in group}), name=path)

@@ -1,4 +1,4 @@
-"""Two releases side by side on one Redis: each works its jobs, the newer one reads the older one's, never the reverse."""
+"""Two releases side by side on one Redis: each works its jobs, and only the newer one reads the other's."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -104,22 +105,45 @@ def slugs(outcomes: list[Outcome]) -> list[str | None]:
     return [outcome.failure.slug if outcome.failure else None for outcome in outcomes]
 
 
-async def test_a_burst_is_batched_and_scores_as_its_images_alone(service: dict[str, ServeHandle], redis: Redis):
+async def stored_pictures(redis: Redis, count: int) -> list[Task]:
+    """Tasks with a picture each, all different."""
     store = ImageStore(redis, Settings())
     source = np.random.default_rng(5)
     tasks = []
-    for number in range(24):
+    for number in range(count):
         file = io.BytesIO()
         Image.fromarray(source.integers(number * 8, number * 8 + 40, (60, 80), np.uint8)).save(file, "PNG")
         reference = await store.put(f"image-{number}", file.getvalue())
         held = JobInput(reference, len(file.getvalue()), 4800, "image/png")
         tasks.append(Task(f"image-{number}", "now", {}, held))
+    return tasks
+
+
+async def test_a_burst_is_batched_and_scores_as_its_images_alone(service: dict[str, ServeHandle], redis: Redis):
+    tasks = await stored_pictures(redis, 24)
     chunks = [tasks[start : start + 8] for start in range(0, 24, 8)]
     together = [one for chunk in await asyncio.gather(*map(service["sem"].predict, chunks)) for one in chunk]
     alone = [(await service["sem"].predict([one]))[0] for one in tasks]
     assert [one.job_id for one in together] == [one.job_id for one in tasks]
     np.testing.assert_allclose(scores(together), scores(alone), atol=1e-4)
     assert together[0].result["image"]["read_as"] == "8-bit greyscale"
+
+
+async def test_every_answer_is_its_own_image_s_in_random_chunks(service: dict[str, ServeHandle], redis: Redis):
+    """Chunks of random pictures, three at once, so that they share batches; 10,000 batches: tests/unit."""
+    tasks = await stored_pictures(redis, 24)
+    alone = scores([(await service["sem"].predict([one]))[0] for one in tasks])
+    apart = np.abs(alone[:, None] - alone).max(axis=2)[np.triu_indices(len(tasks), 1)]
+    assert apart.min() > 2e-4, "the tolerance would not tell these pictures apart"
+    chance = random.Random(20261121)
+    chunks = iter([chance.sample(range(24), chance.randint(1, 8)) for _ in range(300)])
+
+    async def send() -> None:
+        for places in chunks:
+            answers = await service["sem"].predict([tasks[place] for place in places])
+            np.testing.assert_allclose(scores(answers), alone[places], atol=1e-4)
+
+    await asyncio.gather(send(), send(), send())
 
 
 async def test_chunks_fill_batches(service: dict[str, ServeHandle]):

@@ -1,6 +1,8 @@
 """A failing item fails alone, a failing model fails nobody's job, and a hung one is noticed."""
 
 import asyncio
+import logging
+import random
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -89,3 +91,19 @@ async def test_the_thread_is_one_and_of_low_priority(thread: ForwardThread):
     assert first == second
     lower = min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)
     assert first[1:] == (lower, lower)
+
+
+async def test_answer_i_belongs_to_item_i_in_ten_thousand_random_batches(thread: ForwardThread):
+    chance = random.Random(20261121)
+    batch = Batch(Halves(), thread, known_good=2, deadline_s=30)
+    logging.getLogger("serve_app.models.batch").setLevel(logging.CRITICAL)
+    try:
+        for _ in range(10_000):
+            odd = chance.random() < 0.1  # in one of ten batches items fail, which then run one by one
+            items = [2 * chance.randrange(10**6) + (odd and chance.random() < 0.3) for _ in range(chance.randint(1, 8))]
+            answers = await batch.run(items)
+            assert [None if isinstance(one, ModelRejected) else one for one in answers] == [
+                None if item % 2 else item // 2 for item in items
+            ]
+    finally:
+        logging.getLogger("serve_app.models.batch").setLevel(logging.NOTSET)
