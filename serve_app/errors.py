@@ -20,6 +20,7 @@ ServiceError
 │   ├── ImageUrlFailed            422 image-url-failed
 │   ├── ModelUnknown              404 model-unknown
 │   ├── JobUnknown                404 job-unknown
+│   ├── JobEnded                  409 job-ended
 │   ├── DecisionUnknown           404 decision-unknown
 │   ├── DecisionsFull             409 decisions-full
 │   ├── RouteUnknown              404 route-unknown
@@ -146,6 +147,10 @@ class ModelUnknown(RequestError):
 
 class JobUnknown(RequestError):
     slug, status, title = "job-unknown", 404, "No such job"
+
+
+class JobEnded(RequestError):
+    slug, status, title = "job-ended", 409, "The job has ended"
 
 
 class DecisionUnknown(RequestError):

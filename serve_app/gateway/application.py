@@ -37,6 +37,7 @@ from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import UploadBudget
 from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
+from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.tracker import Tracker
 from serve_app.models.registry import load
@@ -122,6 +123,7 @@ def _assemble(
         params={card.name: load(card.implementation).Params for card in cards},
         endpoints={f"{route.method:<4} {route.path}": route.summary for route in ROUTES},
         tracker=asked,
+        desk=Desk(requests, settings),
         vitals=Vitals(asked, [card.name for card in cards]),
         store=ImageStore(requests, settings),
         outbox=Outbox(requests, settings),

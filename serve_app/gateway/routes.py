@@ -12,6 +12,7 @@ from serve_app.gateway import reads, submit
 from serve_app.gateway.admin import figures, people
 from serve_app.gateway.endpoint import RouteSpec
 from serve_app.gateway.monitoring import exposition, health
+from serve_app.gateway.operations import changes
 from serve_app.gateway.service import Call
 from serve_app.gateway.usage import read as usage
 
@@ -101,6 +102,14 @@ ROUTES: Final = (
         "A job with its result or problem",
         (errors.JobUnknown,),
         tracked="job_status",
+    ),
+    RouteSpec(
+        "POST",
+        "/api/v1/jobs/{job_id}/cancel",
+        changes.cancel_job,
+        "Cancel a job that waits or runs",
+        (errors.JobUnknown, errors.JobEnded),
+        tracked="job_cancel",
     ),
     RouteSpec("GET", "/api/v1/models", health.models, "The served models and their replicas", tracked="models"),
     RouteSpec(

@@ -5,7 +5,7 @@
 | key | what it is | bound | leaves |
 |---|---|---|---|
 | job:{id} | hash: the record, small fields only | jobs not ended, ended, dead | JOB_TTL after its end; dead: below |
-| blob:{id} | string: the input; who takes uploads writes it | QUEUE_MAX_BYTES | COMPLETED: at once; else with its job |
+| blob:{id} | string: the input; the gateway writes it | QUEUE_MAX_BYTES | COMPLETED, CANCELLED: at once; else: its job |
 | wait:{model}:{priority}:{owner} | sorted set: waiting job → its place | jobs not ended | when empty |
 | ring:{model}:{priority} | sorted set: owner that waits → next turn | owners that wait | when empty |
 | lease:{model} | sorted set: claimed job → deadline, ms | jobs not ended | when empty |

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
@@ -10,8 +11,10 @@ from enum import StrEnum
 from typing import Any
 
 from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, Task
-from serve_app.errors import TrackerUnavailable
+from serve_app.errors import JobUnknown, TrackerUnavailable
 from serve_app.jobs.limits import RECORD_VERSION
+
+JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 class Priority(StrEnum):
@@ -95,10 +98,20 @@ def read_ledger(fields: Mapping[str, str]) -> Ledger:
     return Ledger(**{counter.name: int(fields.get(counter.name, 0)) for counter in dataclass_fields(Ledger)})
 
 
+def no_such_job() -> JobUnknown:
+    """The refusal of an id that is unknown, malformed or someone else's: nothing in it tells which."""
+    return JobUnknown("There is no job with this id.")
+
+
+def of_another_release() -> TrackerUnavailable:
+    """The refusal of a record that this release cannot read."""
+    return TrackerUnavailable("This job belongs to another release of the service. Try again.", retry_after=5)
+
+
 def read_job(job_id: str, fields: Mapping[str, str]) -> Job:
     """The job that a record's fields tell. Raises TrackerUnavailable for the record of another release."""
     if fields["v"] != str(RECORD_VERSION):
-        raise TrackerUnavailable("This job belongs to another release of the service. Try again.", retry_after=5)
+        raise of_another_release()
     return Job(
         id=job_id,
         owner=fields["owner"],

@@ -6,7 +6,6 @@ Every method raises TrackerUnavailable when Redis is away and StoreFull when it 
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,16 +14,18 @@ from redis.asyncio import Redis
 
 from serve_app.connections import redis_errors
 from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, ReplicaCard, Task
-from serve_app.errors import CapacityError, DeadlineExceeded, JobUnknown, ModelRejected, QueueFull
+from serve_app.errors import CapacityError, DeadlineExceeded, ModelRejected, QueueFull
 from serve_app.jobs import limits
 from serve_app.jobs.keys import key
 from serve_app.jobs.records import (
+    JOB_ID,
     Backlog,
     Chunk,
     Ledger,
     QueueState,
     Submission,
     decode,
+    no_such_job,
     read_job,
     read_ledger,
     read_task,
@@ -32,8 +33,6 @@ from serve_app.jobs.records import (
 from serve_app.jobs.scripts import Scripts
 from serve_app.jobs.wake import Wake
 from serve_app.settings import Settings
-
-JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 class Tracker:
@@ -87,7 +86,7 @@ class Tracker:
             record = await self._hash(key("job", id=job_id))
             if record and record["owner"] == owner:
                 return read_job(job_id, record)
-        raise JobUnknown("There is no job with this id.")
+        raise no_such_job()
 
     async def claim(
         self, model: str, *, limit: int, max_bytes: int, max_pixels: int, chunks_per_replica: int

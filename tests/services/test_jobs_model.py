@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 import hypothesis.strategies as st
@@ -18,22 +18,34 @@ from redis import Redis as BlockingRedis
 
 from serve_app.connections import connect_redis
 from serve_app.contracts import Failure, JobInput, Task
-from serve_app.errors import DeadlineExceeded, QueueFull
+from serve_app.errors import DeadlineExceeded, QueueFull, RequestError
 from serve_app.jobs import limits
-from serve_app.jobs.records import Chunk, Priority, Submission
+from serve_app.jobs.desk import Desk
+from serve_app.jobs.records import Chunk, Ledger, Priority, Submission
 from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
 
-ACTIONS = ("complete", "complete_too_large", "fail", "give_back", "lose", "lose_chunk", "start_alone", "expire")
+ACTIONS = (
+    "complete",
+    "complete_too_large",
+    "fail",
+    "give_back",
+    "lose",
+    "lose_chunk",
+    "start_alone",
+    "expire",
+    "cancel",
+)
 MODEL = "m"
 OWNERS = ("ann", "bob", "cyd")
 MAX_JOBS, MAX_BYTES, MAX_DEAD = 8, 400, 2
+COUNTERS = tuple(counter.name for counter in fields(Ledger))
 DEAD_BYTES = MAX_BYTES // 8
 
 
 def new_id(number: int) -> str:
     """Job ids that are the same in every run."""
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, str(number)))
+    return str(uuid.UUID(int=number, version=4))
 
 
 @dataclass
@@ -73,6 +85,7 @@ class TrackerMachine(RuleBasedStateMachine):
         self.redis.flushall()
         self.client = connect_redis(self.service, max_connections=2)
         self.tracker = Tracker(self.client, self.service)
+        self.desk = Desk(self.client, self.service)
         self.jobs: dict[str, Known] = {}
         self.handed: list[Task] = []
         self.chunks: dict[str, Chunk] = {}
@@ -165,6 +178,32 @@ class TrackerMachine(RuleBasedStateMachine):
         if job.status == "PROCESSING":
             self.redis.zadd(f"lease:{MODEL}", {task.job_id: 1})
             job.expired = True
+
+    @precondition(lambda self: self.jobs)
+    @rule(back=st.integers(1, 5))
+    def cancel_latest(self, back: int) -> None:
+        """Most of the latest jobs still wait."""
+        self.cancel_job(list(self.jobs)[-min(back, len(self.jobs))])
+
+    def cancel(self, task: Task) -> None:
+        self.cancel_job(task.job_id)
+
+    def cancel_job(self, job_id: str) -> None:
+        job = self.jobs[job_id]
+        refused = "job-ended" if job.kept else "job-unknown"
+        may = job.in_flight or (job.status == "CANCELLED" and job.kept)
+        assert self.attempt(self.desk.cancel(job_id, job.owner)) == ("done" if may else refused)
+        self.seen[f"cancelled while {job.status}"] += job.in_flight
+        if job.in_flight:
+            self.expect_ended(job, "CANCELLED")
+
+    def attempt(self, call: Any) -> str:
+        """What a call of the desk came to: `done`, or the slug of its refusal."""
+        try:
+            self.run(call)
+        except RequestError as refusal:
+            return refusal.slug
+        return "done"
 
     @precondition(lambda self: self.chunks)
     @rule()
@@ -280,14 +319,12 @@ class TrackerMachine(RuleBasedStateMachine):
             pipeline.get("held-bytes").get(f"dead-bytes:{MODEL}").xlen("outbox").zcard(f"lease:{MODEL}")
             held, dead, events, leased = pipeline.execute()
         in_flight = [job for job in self.jobs.values() if job.in_flight]
-        assert (ledger.accepted, ledger.completed, ledger.failed, ledger.dead) == tuple(
-            self.ledger[name] for name in ("accepted", "completed", "failed", "dead")
-        )
+        assert asdict(ledger) == {name: self.ledger[name] for name in COUNTERS}
         assert ledger.in_flight == len(in_flight)
         assert leased == sum(job.status == "PROCESSING" for job in in_flight)
         assert int(held or 0) == sum(job.bytes for job in in_flight)
         assert int(dead or 0) == sum(self.jobs[job_id].bytes for job_id in self.dead)
-        assert events == ledger.completed + ledger.failed + ledger.dead
+        assert events == ledger.completed + ledger.failed + ledger.dead + ledger.cancelled
 
     @invariant()
     def the_records_are_right(self) -> None:
@@ -304,7 +341,7 @@ class TrackerMachine(RuleBasedStateMachine):
             assert int(record["strikes"]) == job.strikes
             assert record.get("token", "") == job.token
             assert ttl == -1 if stays else 0 < ttl <= self.service.job_ttl
-            assert blob == (job.bytes > 0 and job.status != "COMPLETED")
+            assert blob == (job.bytes > 0 and job.status not in ("COMPLETED", "CANCELLED"))
             assert not blob or (blob_ttl == -1) == stays
 
     @invariant()
@@ -347,4 +384,5 @@ def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: 
             suppress_health_check=list(HealthCheck),
         ),
     )
-    assert {"completed", "failed", "dead", "late", "suspect"} <= set(Machine.seen), f"tried: {Machine.seen}"
+    tried = {"completed", "failed", "dead", "late", "suspect", "cancelled while PENDING", "cancelled while PROCESSING"}
+    assert tried <= set(+Machine.seen), f"tried: {Machine.seen}"

@@ -27,6 +27,14 @@ local function held(id, token)
   if record and record.status == 'PROCESSING' and record.token == token then return record end
 end
 
+-- The record of a job of this owner; else nil and why not: 'unknown', or 'foreign' for a record of another version.
+local function owned(id, owner)
+  local record, version = load(id)
+  if record and record.owner == owner then return record end
+  local theirs = not record and version and redis.call('HGET', job_key(id), 'owner') == owner
+  return nil, theirs and 'foreign' or 'unknown'
+end
+
 local function may(record, status) return ALLOWED[record.status][status] end
 
 local function count(model, name)
@@ -76,6 +84,18 @@ local function finish(record, status, counter, outcome)
     'owner', record.owner, 'model', record.model, 'status', status, 'dead', counter == 'dead' and '1' or '0',
     'slug', slug, 'detail', detail, 'result', result, 'deliveries', record.deliveries,
     'submitted_at', record.submitted_at, 'started_at', record.started_at or '0', 'completed_at', NOW)
+end
+
+-- What happens to record and input of a job that ended: the record stays for a while, the input with it where it `stays`.
+local function retire(record, stays)
+  if record.reference ~= '' then
+    if stays then
+      redis.call('EXPIRE', record.reference, JOB_TTL_S)
+    else
+      redis.call('UNLINK', record.reference)
+    end
+  end
+  redis.call('EXPIRE', job_key(record.id), JOB_TTL_S)
 end
 
 -- Keep a dead job for inspection; the oldest leave, with their input, when there are too many or they are too large.
