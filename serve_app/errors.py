@@ -18,6 +18,8 @@ ServiceError
 │   ├── ImageUrlInvalid           422 image-url-invalid
 │   ├── ImageUrlForbidden         422 image-url-forbidden
 │   ├── ImageUrlFailed            422 image-url-failed
+│   ├── IdempotencyKeyInvalid     400 idempotency-key-invalid
+│   ├── IdempotencyKeyReused      422 idempotency-key-reused
 │   ├── ModelUnknown              404 model-unknown
 │   ├── JobUnknown                404 job-unknown
 │   ├── JobEnded                  409 job-ended
@@ -139,6 +141,14 @@ class ImageUrlForbidden(RequestError):
 
 class ImageUrlFailed(RequestError):
     slug, status, title = "image-url-failed", 422, "The image could not be fetched"
+
+
+class IdempotencyKeyInvalid(RequestError):
+    slug, status, title = "idempotency-key-invalid", 400, "The idempotency key is not valid"
+
+
+class IdempotencyKeyReused(RequestError):
+    slug, status, title = "idempotency-key-reused", 422, "The idempotency key belongs to another request"
 
 
 class ModelUnknown(RequestError):

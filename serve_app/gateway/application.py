@@ -48,7 +48,11 @@ from serve_app.usage.writer import Writer
 
 SHUTDOWN_S: Final = 15.0
 """Most time the parts get to end; what is still claimed then is taken back by its lease."""
-CORS_EXPOSED: Final = ("Content-Length", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID")
+CORS_ALLOWED: Final = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match")
+CORS_EXPOSED: Final = (
+    *("Content-Disposition", "Content-Length", "ETag", "Idempotent-Replayed", "Link", "Location"),
+    *("RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"),
+)
 CORS_MAX_AGE_S: Final = 12 * 3600
 
 _log = logging.getLogger(__name__)
@@ -96,8 +100,8 @@ def _cors(settings: Settings) -> list[Middleware]:
     cors = Middleware(
         CORSMiddleware,
         allow_origins=settings.cors_allowed_origins,
-        allow_methods=("GET", "POST"),
-        allow_headers=("Authorization", "Content-Type"),
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=CORS_ALLOWED,
         expose_headers=CORS_EXPOSED,
         max_age=CORS_MAX_AGE_S,
     )

@@ -21,6 +21,8 @@ Problems = tuple[type[errors.ServiceError], ...]
 _BODY: Final[Problems] = (errors.BodyInvalid, errors.BodyTooLarge, errors.BodyTypeUnsupported)
 _SUBMIT: Final[Problems] = (
     *_BODY,
+    errors.IdempotencyKeyInvalid,
+    errors.IdempotencyKeyReused,
     errors.ParamsInvalid,
     errors.ModelUnknown,
     errors.ImageMissing,

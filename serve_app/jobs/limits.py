@@ -17,6 +17,11 @@ RESULT_MAX_BYTES = 64 * 1024
 REASON_MAX_CHARACTERS = 500
 """What is kept of the sentence that says why a job was lost or failed."""
 
+IDEMPOTENCY_TTL_S = 24 * 3600
+"""A submit repeated within this time is recognised by its key."""
+IDEMPOTENCY_MAX = 10_000
+"""Keys remembered of one owner; beyond it the oldest are forgotten."""
+
 HEARTBEAT_S = 6.0
 """A replica is counted as running for this long after its last beat: three beats of two seconds."""
 

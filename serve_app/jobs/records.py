@@ -25,6 +25,15 @@ class Priority(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Idempotency:
+    """How a submit that is sent again is known: `hash` is of the key, its owner and its route."""
+
+    hash: str
+    fingerprint: str
+    """Of all that the submit asks for: a key that comes with another one is refused."""
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """One job to be accepted. `id` is a new UUID (version 4, lower case) that the caller made."""
 
@@ -35,6 +44,7 @@ class Submission:
     input: JobInput | None = None
     priority: Priority = Priority.NORMAL
     traceparent: str | None = None
+    idempotency: Idempotency | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ def _head(settings: Settings) -> str:
         "MAX_STRIKES": limits.MAX_STRIKES,
         "MAX_DELIVERIES": limits.MAX_DELIVERIES,
         "SUSPECT_AFTER": limits.SUSPECT_AFTER,
+        "IDEMPOTENCY_TTL_S": limits.IDEMPOTENCY_TTL_S,
+        "IDEMPOTENCY_MAX": limits.IDEMPOTENCY_MAX,
         "HEARTBEAT_MS": int(limits.HEARTBEAT_S * 1000),
         "LEASE_MS": int(settings.lease_seconds * 1000),
         "JOB_TTL_S": settings.job_ttl,

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 import hypothesis.strategies as st
@@ -18,10 +18,10 @@ from redis import Redis as BlockingRedis
 
 from serve_app.connections import connect_redis
 from serve_app.contracts import Failure, JobInput, Task
-from serve_app.errors import DeadlineExceeded, QueueFull, RequestError
+from serve_app.errors import DeadlineExceeded, IdempotencyKeyReused, QueueFull, RequestError
 from serve_app.jobs import limits
 from serve_app.jobs.desk import Desk
-from serve_app.jobs.records import Chunk, Ledger, Priority, Submission
+from serve_app.jobs.records import Chunk, Idempotency, Ledger, Priority, Submission
 from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
 
@@ -111,13 +111,30 @@ class TrackerMachine(RuleBasedStateMachine):
         if stored and not full:
             self.redis.set(stored.reference, b"x" * size, ex=900)
         try:
-            self.run(self.tracker.submit(Submission(job_id, owner, MODEL, {"n": size}, stored, priority)))
+            once = Idempotency(job_id, "f")
+            self.run(
+                self.tracker.submit(Submission(job_id, owner, MODEL, {"n": size}, stored, priority, idempotency=once))
+            )
         except QueueFull:
             assert full
             return
         assert not full
         self.ledger["accepted"] += 1
         self.jobs[job_id] = Known(owner, priority, self.ledger["accepted"], size)
+
+    @precondition(lambda self: self.jobs)
+    @rule(back=st.integers(1, 9))
+    def submit_again(self, back: int) -> None:
+        """Whatever became of the first, a repeated submit is that one, also while the queue is full."""
+        first = list(self.jobs)[-min(back, len(self.jobs))]
+        again = Submission(new_id(998), self.jobs[first].owner, MODEL, {}, idempotency=Idempotency(first, "f"))
+        assert self.run(self.tracker.submit(again)).id == first == self.run(self.tracker.earlier(again)).id
+        self.seen["repeated"] += 1
+        try:
+            self.run(self.tracker.submit(replace(again, idempotency=Idempotency(first, "g"))))
+        except IdempotencyKeyReused:
+            return
+        raise AssertionError("accepted another submit under a key that was used")
 
     @rule()
     def submit_without_its_input(self) -> None:
@@ -350,6 +367,7 @@ class TrackerMachine(RuleBasedStateMachine):
         expected = {"outbox", "held-bytes", f"ledger:{MODEL}", f"dead-bytes:{MODEL}", f"dead:{MODEL}"}
         expected |= {f"lease:{MODEL}", f"chunks:{MODEL}"}
         expected |= {f"wait:{MODEL}:{job.priority}:{job.owner}" for job in waiting}
+        expected |= {f"idem:{job_id}" for job_id in self.jobs} | {f"idems:{owner}" for owner in OWNERS}
         expected |= {f"ring:{MODEL}:{job.priority}" for job in waiting}
         expected |= {f"{kind}:{job_id}" for job_id, job in self.jobs.items() if job.kept for kind in ("job", "blob")}
         with self.redis.pipeline() as pipeline:
@@ -376,7 +394,7 @@ def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: 
     run_state_machine_as_test(
         Machine,
         settings=hypothesis_settings(
-            max_examples=40,
+            max_examples=120,
             stateful_step_count=30,
             deadline=None,
             derandomize=True,
@@ -384,5 +402,6 @@ def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: 
             suppress_health_check=list(HealthCheck),
         ),
     )
-    tried = {"completed", "failed", "dead", "late", "suspect", "cancelled while PENDING", "cancelled while PROCESSING"}
+    tried = {"completed", "failed", "dead", "late", "suspect", "repeated"}
+    tried |= {"cancelled while PENDING", "cancelled while PROCESSING"}
     assert tried <= set(+Machine.seen), f"tried: {Machine.seen}"
