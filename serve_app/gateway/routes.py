@@ -12,7 +12,7 @@ from serve_app.gateway import reads, submit
 from serve_app.gateway.admin import figures, people
 from serve_app.gateway.endpoint import RouteSpec
 from serve_app.gateway.monitoring import exposition, health
-from serve_app.gateway.operations import changes
+from serve_app.gateway.operations import changes, lists
 from serve_app.gateway.service import Call
 from serve_app.gateway.usage import read as usage
 
@@ -96,6 +96,9 @@ ROUTES: Final = (
         _SUBMIT,
         tracked="inference",
         deadline="submit",
+    ),
+    RouteSpec(
+        "GET", "/api/v1/jobs", lists.list_jobs, "Your jobs, newest first", (errors.QueryInvalid,), tracked="job_list"
     ),
     RouteSpec(
         "GET",

@@ -12,9 +12,9 @@ from typing import Any
 from redis.asyncio import Redis
 
 from serve_app.connections import redis_errors
-from serve_app.contracts import Job
+from serve_app.contracts import Job, JobStatus
 from serve_app.errors import JobEnded, ServiceError
-from serve_app.jobs.records import JOB_ID, decode, no_such_job, of_another_release, read_job
+from serve_app.jobs.records import JOB_ID, Page, decode_pairs, no_such_job, of_another_release, read_job, read_row
 from serve_app.jobs.scripts import Scripts
 from serve_app.settings import Settings
 
@@ -33,9 +33,29 @@ class Desk:
         """
         return await self._change("cancel", job_id, owner)
 
+    async def page(
+        self,
+        owner: str,
+        *,
+        limit: int,
+        before: int | None = None,
+        since: int | None = None,
+        status: JobStatus | None = None,
+        model: str | None = None,
+    ) -> Page:
+        """Up to `limit` of the owner's jobs, newest first. It may hold fewer, even none, and yet not be the last.
+
+        `before` is the `next_place` of the page before; `since` is in microseconds of Redis' clock.
+        """
+        first = "+inf" if before is None else f"({before}"
+        last = "-inf" if since is None else str(since)
+        with redis_errors():
+            place, *rows = await self._scripts.run("page", owner, first, last, limit, status or "", model or "")
+        return Page(tuple(read_row(owner, *row) for row in rows), int(place) if place else None)
+
     async def _change(self, script: str, job_id: str, owner: str) -> Job:
         [fields] = await self._ask(script, job_id, owner)
-        return read_job(job_id, decode(dict(zip(fields[::2], fields[1::2], strict=True))))
+        return read_job(job_id, decode_pairs(fields))
 
     async def _ask(self, script: str, job_id: str, owner: str) -> Sequence[Any]:
         """What the script replies after `done`."""

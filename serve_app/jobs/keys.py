@@ -17,6 +17,7 @@
 | held-bytes | integer: bytes of inputs of jobs not ended | one | never |
 | idem:{hash} | hash: fingerprint, job and time of a submit with this Idempotency-Key | idems:{owner} | 24 h after it |
 | idems:{owner} | sorted set: an owner's hashes → time, ms | 10,000, the oldest leave | 24 h after the last |
+| jobs:{owner} | sorted set: an owner's job → its submit, µs | 10,000, the oldest leave | 7 days after the last submit |
 | outbox | stream: events for PostgreSQL; `usage` reads it | one outcome per job that ends | after the commit |
 | wake | channel: name of a model that has something to claim | - | - |
 """
@@ -36,6 +37,7 @@ KEYS = {
     "dead_bytes": "dead-bytes:{model}",
     "ledger": "ledger:{model}",
     "held_bytes": "held-bytes",
+    "jobs": "jobs:{owner}",
     "idem": "idem:{hash}",
     "idems": "idems:{owner}",
     "outbox": "outbox",

@@ -57,6 +57,15 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """Some of an owner's jobs, newest first, without their parameters, inputs and results."""
+
+    jobs: tuple[Job, ...]
+    next_place: int | None
+    """Where the next page begins; None: there is nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """Jobs of one model that are not ended."""
 
@@ -103,6 +112,11 @@ def decode(fields: Mapping[Any, Any]) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in fields.items()}
 
 
+def decode_pairs(reply: Sequence[bytes]) -> dict[str, str]:
+    """A hash as a script replies it, in text."""
+    return decode(dict(zip(reply[::2], reply[1::2], strict=True)))
+
+
 def read_ledger(fields: Mapping[str, str]) -> Ledger:
     """The counters of `ledger:{model}` that this release knows; a newer one may keep more beside them."""
     return Ledger(**{counter.name: int(fields.get(counter.name, 0)) for counter in dataclass_fields(Ledger)})
@@ -139,6 +153,12 @@ def read_job(job_id: str, fields: Mapping[str, str]) -> Job:
         failure=Failure(fields["slug"], fields["detail"]) if fields.get("slug") else None,
         traceparent=fields["traceparent"] or None,
     )
+
+
+def read_row(owner: str, job_id: bytes, fields: Sequence[bytes]) -> Job:
+    """One job of a page."""
+    left_out = {"owner": owner, "params": "{}", "reference": "", "bytes": "0", "pixels": "0", "media_type": ""}
+    return read_job(job_id.decode(), {**left_out, "traceparent": "", **decode_pairs(fields)})
 
 
 def read_task(token: str, reply: Sequence[bytes]) -> Task:

@@ -25,17 +25,8 @@ from serve_app.jobs.records import Chunk, Idempotency, Ledger, Priority, Submiss
 from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
 
-ACTIONS = (
-    "complete",
-    "complete_too_large",
-    "fail",
-    "give_back",
-    "lose",
-    "lose_chunk",
-    "start_alone",
-    "expire",
-    "cancel",
-)
+ACTIONS = ("complete", "complete_too_large", "fail", "give_back", "lose", "lose_chunk", "start_alone", "expire")
+ASKED = ("submit_again", "cancel")
 MODEL = "m"
 OWNERS = ("ann", "bob", "cyd")
 MAX_JOBS, MAX_BYTES, MAX_DEAD = 8, 400, 2
@@ -123,10 +114,14 @@ class TrackerMachine(RuleBasedStateMachine):
         self.jobs[job_id] = Known(owner, priority, self.ledger["accepted"], size)
 
     @precondition(lambda self: self.jobs)
-    @rule(back=st.integers(1, 9))
-    def submit_again(self, back: int) -> None:
+    @rule(asked=st.lists(st.tuples(st.sampled_from(ASKED), st.integers(1, 7)), min_size=1, max_size=3))
+    def ask(self, asked: list[tuple[str, int]]) -> None:
+        """What owners ask about their jobs, the latest or older ones."""
+        for name, back in asked:
+            getattr(self, name)(list(self.jobs)[-min(back, len(self.jobs))])
+
+    def submit_again(self, first: str) -> None:
         """Whatever became of the first, a repeated submit is that one, also while the queue is full."""
-        first = list(self.jobs)[-min(back, len(self.jobs))]
         again = Submission(new_id(998), self.jobs[first].owner, MODEL, {}, idempotency=Idempotency(first, "f"))
         assert self.run(self.tracker.submit(again)).id == first == self.run(self.tracker.earlier(again)).id
         self.seen["repeated"] += 1
@@ -196,16 +191,7 @@ class TrackerMachine(RuleBasedStateMachine):
             self.redis.zadd(f"lease:{MODEL}", {task.job_id: 1})
             job.expired = True
 
-    @precondition(lambda self: self.jobs)
-    @rule(back=st.integers(1, 5))
-    def cancel_latest(self, back: int) -> None:
-        """Most of the latest jobs still wait."""
-        self.cancel_job(list(self.jobs)[-min(back, len(self.jobs))])
-
-    def cancel(self, task: Task) -> None:
-        self.cancel_job(task.job_id)
-
-    def cancel_job(self, job_id: str) -> None:
+    def cancel(self, job_id: str) -> None:
         job = self.jobs[job_id]
         refused = "job-ended" if job.kept else "job-unknown"
         may = job.in_flight or (job.status == "CANCELLED" and job.kept)
@@ -367,7 +353,9 @@ class TrackerMachine(RuleBasedStateMachine):
         expected = {"outbox", "held-bytes", f"ledger:{MODEL}", f"dead-bytes:{MODEL}", f"dead:{MODEL}"}
         expected |= {f"lease:{MODEL}", f"chunks:{MODEL}"}
         expected |= {f"wait:{MODEL}:{job.priority}:{job.owner}" for job in waiting}
-        expected |= {f"idem:{job_id}" for job_id in self.jobs} | {f"idems:{owner}" for owner in OWNERS}
+        expected |= {f"idem:{job_id}" for job_id in self.jobs} | {
+            f"{kind}:{owner}" for owner in OWNERS for kind in ("idems", "jobs")
+        }
         expected |= {f"ring:{MODEL}:{job.priority}" for job in waiting}
         expected |= {f"{kind}:{job_id}" for job_id, job in self.jobs.items() if job.kept for kind in ("job", "blob")}
         with self.redis.pipeline() as pipeline:
@@ -381,6 +369,7 @@ class TrackerMachine(RuleBasedStateMachine):
             assert set(ring) == {job.owner for job in waiting if job.priority is priority}
 
 
+@pytest.mark.timeout(600)
 def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, number in (("limits.SUSPECT_AFTER", 1), ("limits.MAX_STRIKES", 2), ("limits.MAX_DELIVERIES", 4)):
         monkeypatch.setattr(f"serve_app.jobs.{name}", number)  # short lives: random calls reach their ends
@@ -394,8 +383,8 @@ def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: 
     run_state_machine_as_test(
         Machine,
         settings=hypothesis_settings(
-            max_examples=120,
-            stateful_step_count=30,
+            max_examples=40,
+            stateful_step_count=40,
             deadline=None,
             derandomize=True,
             database=None,

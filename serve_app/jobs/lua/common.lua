@@ -7,6 +7,8 @@
 local CLOCK = redis.call('TIME')
 local NOW = CLOCK[1] * 1000 + math.floor(CLOCK[2] / 1000)
 
+local NOW_US = CLOCK[1] * 1000000 + CLOCK[2]
+
 local FIELDS = {
   'v', 'owner', 'model', 'priority', 'status', 'run', 'deliveries', 'strikes', 'turn', 'token', 'alone',
   'reference', 'bytes', 'pixels', 'submitted_at', 'started_at',
@@ -58,6 +60,14 @@ end
 local function enter(record)
   redis.call('ZADD', wait_key(record.model, record.priority, record.owner), record.turn, record.id)
   redis.call('ZADD', ring_key(record.model, record.priority), 'NX', count(record.model, 'turn'), record.owner)
+end
+
+-- Put a job on top of its owner's list. No two have the same place: scripts run one after the other.
+local function enlist(record)
+  local listed = jobs_key(record.owner)
+  redis.call('ZADD', listed, NOW_US, record.id)
+  redis.call('ZREMRANGEBYRANK', listed, 0, -(LISTED_MAX + 1))
+  redis.call('EXPIRE', listed, LISTED_TTL_S)
 end
 
 local function wake(model) redis.call('PUBLISH', wake_key(), model) end

@@ -35,6 +35,7 @@ redis.call('HSET', job_key(id), 'v', VERSION, 'owner', owner, 'model', model, 'p
   'reference', reference, 'bytes', bytes, 'pixels', pixels, 'media_type', media_type,
   'traceparent', traceparent, 'submitted_at', NOW)
 if hash ~= '' then remember() end
+enlist(record)
 if reference ~= '' then redis.call('PERSIST', reference) end
 redis.call('INCRBY', held_bytes_key(), bytes)
 -- Dispatchers claim until nothing waits or the window is full, and a chunk that closes wakes them again. So only the
