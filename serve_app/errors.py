@@ -18,8 +18,11 @@ ServiceError
 │   ├── ImageUrlInvalid           422 image-url-invalid
 │   ├── ImageUrlForbidden         422 image-url-forbidden
 │   ├── ImageUrlFailed            422 image-url-failed
+│   ├── IdempotencyKeyInvalid     400 idempotency-key-invalid
+│   ├── IdempotencyKeyReused      422 idempotency-key-reused
 │   ├── ModelUnknown              404 model-unknown
 │   ├── JobUnknown                404 job-unknown
+│   ├── JobEnded                  409 job-ended
 │   ├── DecisionUnknown           404 decision-unknown
 │   ├── DecisionsFull             409 decisions-full
 │   ├── RouteUnknown              404 route-unknown
@@ -140,12 +143,24 @@ class ImageUrlFailed(RequestError):
     slug, status, title = "image-url-failed", 422, "The image could not be fetched"
 
 
+class IdempotencyKeyInvalid(RequestError):
+    slug, status, title = "idempotency-key-invalid", 400, "The idempotency key is not valid"
+
+
+class IdempotencyKeyReused(RequestError):
+    slug, status, title = "idempotency-key-reused", 422, "The idempotency key belongs to another request"
+
+
 class ModelUnknown(RequestError):
     slug, status, title = "model-unknown", 404, "No such model"
 
 
 class JobUnknown(RequestError):
     slug, status, title = "job-unknown", 404, "No such job"
+
+
+class JobEnded(RequestError):
+    slug, status, title = "job-ended", 409, "The job has ended"
 
 
 class DecisionUnknown(RequestError):

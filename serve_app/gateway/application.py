@@ -39,6 +39,7 @@ from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import UploadBudget
 from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
+from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.dispatch.farewell import give_back_claimed
 from serve_app.jobs.tracker import Tracker
@@ -50,7 +51,11 @@ from serve_app.usage.writer import Writer
 
 SHUTDOWN_S: Final = 15.0
 """Most time the parts get to end; what is still claimed then is taken back by its lease."""
-CORS_EXPOSED: Final = ("Content-Length", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID")
+CORS_ALLOWED: Final = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match")
+CORS_EXPOSED: Final = (
+    *("Content-Disposition", "Content-Length", "ETag", "Idempotent-Replayed", "Link", "Location"),
+    *("RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"),
+)
 CORS_MAX_AGE_S: Final = 12 * 3600
 
 _log = logging.getLogger(__name__)
@@ -101,8 +106,8 @@ def _cors(settings: Settings) -> list[Middleware]:
     cors = Middleware(
         CORSMiddleware,
         allow_origins=settings.cors_allowed_origins,
-        allow_methods=("GET", "POST"),
-        allow_headers=("Authorization", "Content-Type"),
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=CORS_ALLOWED,
         expose_headers=CORS_EXPOSED,
         max_age=CORS_MAX_AGE_S,
     )
@@ -128,6 +133,7 @@ def _assemble(
         params={card.name: load(card.implementation).Params for card in cards},
         endpoints={f"{route.method:<4} {route.path}": route.summary for route in ROUTES},
         tracker=asked,
+        desk=Desk(requests, settings),
         vitals=Vitals(asked, [card.name for card in cards]),
         store=ImageStore(requests, settings),
         outbox=Outbox(requests, settings),

@@ -207,7 +207,7 @@ async def send_response(response: Response, request_id: str, scope: Scope, recei
     """Send with the headers that every answer has."""
     response.headers["X-Request-ID"] = request_id
     for name, value in SECURITY_HEADERS.items():
-        response.headers[name] = value
+        response.headers.setdefault(name, value)
     await response(scope, receive, send)
 
 

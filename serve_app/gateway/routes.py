@@ -12,6 +12,7 @@ from serve_app.gateway import reads, submit
 from serve_app.gateway.admin import figures, people
 from serve_app.gateway.endpoint import RouteSpec
 from serve_app.gateway.monitoring import exposition, health
+from serve_app.gateway.operations import changes, lists
 from serve_app.gateway.service import Call
 from serve_app.gateway.usage import read as usage
 
@@ -20,6 +21,8 @@ Problems = tuple[type[errors.ServiceError], ...]
 _BODY: Final[Problems] = (errors.BodyInvalid, errors.BodyTooLarge, errors.BodyTypeUnsupported)
 _SUBMIT: Final[Problems] = (
     *_BODY,
+    errors.IdempotencyKeyInvalid,
+    errors.IdempotencyKeyReused,
     errors.ParamsInvalid,
     errors.ModelUnknown,
     errors.ImageMissing,
@@ -95,12 +98,23 @@ ROUTES: Final = (
         deadline="submit",
     ),
     RouteSpec(
+        "GET", "/api/v1/jobs", lists.list_jobs, "Your jobs, newest first", (errors.QueryInvalid,), tracked="job_list"
+    ),
+    RouteSpec(
         "GET",
         "/api/v1/jobs/{job_id}",
         reads.read_job,
         "A job with its result or problem",
         (errors.JobUnknown,),
         tracked="job_status",
+    ),
+    RouteSpec(
+        "POST",
+        "/api/v1/jobs/{job_id}/cancel",
+        changes.cancel_job,
+        "Cancel a job that waits or runs",
+        (errors.JobUnknown, errors.JobEnded),
+        tracked="job_cancel",
     ),
     RouteSpec("GET", "/api/v1/models", health.models, "The served models and their replicas", tracked="models"),
     RouteSpec(

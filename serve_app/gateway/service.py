@@ -22,6 +22,7 @@ from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import UploadBudget
 from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
+from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
@@ -43,6 +44,7 @@ class Service:
     endpoints: Mapping[str, str]
     """What GET /api/v1/version shows: `METHOD path` and a sentence."""
     tracker: Tracker
+    desk: Desk
     vitals: Vitals
     store: ImageStore
     outbox: Outbox

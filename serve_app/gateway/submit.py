@@ -22,6 +22,7 @@ from serve_app.errors import (
 )
 from serve_app.gateway import views
 from serve_app.gateway.body import Form, close_form, escape, media_type, parse_object, pointers_of, read_form, read_json
+from serve_app.gateway.operations.idempotency import identify, read_key
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call, Service
 from serve_app.gateway.uploads import UploadShare
@@ -42,64 +43,88 @@ class Ask:
     params: Json
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The job of a submit, and what the answer's headers say of it."""
+
+    job: Job
+    headers: dict[str, str]
+
+
 async def submit_job(call: Call) -> Response:
     """202 with the job object, once the job is in Redis."""
-    job = await _accept(call)
-    path = views.job_path(job.id)
-    return json_response(views.job_object(job), 202, {"Location": path, "Retry-After": str(views.POLL_AFTER_S)})
+    accepted = await _accept(call)
+    path = views.job_path(accepted.job.id)
+    headers = {"Location": path, "Retry-After": str(views.POLL_AFTER_S), **accepted.headers}
+    return json_response(views.job_object(accepted.job), 202, headers)
 
 
 async def submit_inference(call: Call) -> Response:
     """200 with id and status, as the first public version of this route answered."""
-    return json_response(views.submitted(await _accept(call)))
+    accepted = await _accept(call)
+    return json_response(views.submitted(accepted.job), headers=accepted.headers)
 
 
-async def _accept(call: Call) -> Job:
+async def _accept(call: Call) -> Accepted:
+    key = read_key(call)
     with call.service.uploads.share() as share:
         kind = media_type(call)
         if kind == "multipart/form-data":
             form = await read_form(call, share)
             try:
-                return await _accept_ask(call, share, _ask_of_form(form))
+                return await _accept_ask(call, share, _ask_of_form(form), key)
             finally:
                 close_form(form)
         if kind == "application/json":
-            return await _accept_ask(call, share, _ask_of_json(await read_json(call)))
+            return await _accept_ask(call, share, _ask_of_json(await read_json(call)), key)
         raise BodyTypeUnsupported("Send multipart/form-data with the file field image, or application/json.")
 
 
-async def _accept_ask(call: Call, share: UploadShare, ask: Ask) -> Job:
+async def _accept_ask(call: Call, share: UploadShare, ask: Ask, key: str | None) -> Accepted:
     service = call.service
     card = service.card(ask.model)
     call.model = card.name
     wants_image = _wants_image(card, ask)
     params = _checked_params(service, card, ask.params)
     await call.admitted()  # before anything is fetched or stored
-    data = await _image_bytes(service, share, ask) if wants_image else None
+    data = await ask.image.read() if ask.image is not None else None
     submission = Submission(
         id=str(uuid.uuid4()), owner=call.caller.id, model=card.name, params=params, traceparent=call.traceparent
     )
-    if data is None:
-        work = service.tracker.submit(submission)
-    else:
-        work = _submit_with_input(service, submission, data, inspect(data, service.settings))
-    # From here accepting runs to its end: a client that goes away leaves a whole job or none.
-    job = await asyncio.shield(service.spawn(work))
+    job = None
+    if key is not None:
+        asked = {"model": card.name, "params": params, "image_url": ask.image_url}
+        submission = replace(submission, idempotency=await identify(call, key, asked, data))
+        job = await service.tracker.earlier(submission)
+    if job is None:
+        if wants_image and data is None:
+            data = await _fetched(service, share, ask.image_url or "")
+        # From here accepting runs to its end: a client that goes away leaves a whole job or none.
+        job = await asyncio.shield(service.spawn(_submit(service, submission, data)))
     call.job_id = job.id
-    return job
+    return Accepted(job, {"Idempotent-Replayed": "true"} if job.id != submission.id else {})
+
+
+async def _submit(service: Service, submission: Submission, data: bytes | None) -> Job:
+    if data is None:
+        return await service.tracker.submit(submission)
+    return await _submit_with_input(service, submission, data, inspect(data, service.settings))
 
 
 async def _submit_with_input(service: Service, submission: Submission, data: bytes, header: ImageHeader) -> Job:
     reference = await service.store.put(submission.id, data)
     stored = JobInput(reference, len(data), header.pixels, header.media_type)
     try:
-        return await service.tracker.submit(replace(submission, input=stored))
+        job = await service.tracker.submit(replace(submission, input=stored))
     except TrackerUnavailable:
         # The job may have been accepted before the answer was lost; if not, the input's own 15 minutes end it.
         raise
     except ServiceError:
         await service.store.delete(reference)
         raise
+    if job.id != submission.id:  # the same submit was accepted meanwhile
+        await service.store.delete(reference)
+    return job
 
 
 def _wants_image(card: ModelCard, ask: Ask) -> bool:
@@ -113,13 +138,11 @@ def _wants_image(card: ModelCard, ask: Ask) -> bool:
     return True
 
 
-async def _image_bytes(service: Service, share: UploadShare, ask: Ask) -> bytes:
-    if ask.image is None:
-        async with service.fetches:
-            data = await fetch(ask.image_url or "", service.settings)
-            share.reach(len(data))
-            return data
-    return await ask.image.read()
+async def _fetched(service: Service, share: UploadShare, url: str) -> bytes:
+    async with service.fetches:
+        data = await fetch(url, service.settings)
+        share.reach(len(data))
+        return data
 
 
 def _checked_params(service: Service, card: ModelCard, params: Json) -> Json:

@@ -10,6 +10,8 @@ from serve_app.contracts import Failure, Job, JobStatus, Json
 from serve_app.gateway.problems import job_problem
 
 POLL_AFTER_S: Final = 1
+CHECKED: Final = "private, no-cache"
+"""Cache-Control of what will hardly change: the caller may keep it, and has to ask whether it still holds."""
 NOT_FOUND: Final = "NOT_FOUND"
 NOT_FOUND_REASON: Final = "Job not found or TTL expired"
 UNFINISHED_REASON: Final = "Job not completed yet"
@@ -44,6 +46,11 @@ def job_object(job: Job) -> Json:
         "problem": job_problem(job.failure.slug, job.failure.detail) if job.failure else None,
         "links": {"self": job_path(job.id)},
     }
+
+
+def job_row(job: Job) -> Json:
+    """The job as lists show it: without its result."""
+    return {name: value for name, value in job_object(job).items() if name != "result"}
 
 
 def submitted(job: Job) -> Json:

@@ -5,7 +5,7 @@
 | key | what it is | bound | leaves |
 |---|---|---|---|
 | job:{id} | hash: the record, small fields only | jobs not ended, ended, dead | JOB_TTL after its end; dead: below |
-| blob:{id} | string: the input; who takes uploads writes it | QUEUE_MAX_BYTES | COMPLETED: at once; else with its job |
+| blob:{id} | string: the input, as it came | QUEUE_MAX_BYTES | COMPLETED, CANCELLED: at once; else: its job |
 | wait:{model}:{priority}:{owner} | sorted set: waiting job → its place | jobs not ended | when empty |
 | ring:{model}:{priority} | sorted set: owner that waits → next turn | owners that wait | when empty |
 | lease:{model} | sorted set: claimed job → deadline, ms | jobs not ended | when empty |
@@ -15,6 +15,9 @@
 | dead-bytes:{model} | integer: bytes of their inputs | one per model | never |
 | ledger:{model} | hash: counters since the beginning | one per model | never |
 | held-bytes | integer: bytes of inputs of jobs not ended | one | never |
+| idem:{hash} | hash: fingerprint, job and time of a submit with this Idempotency-Key | idems:{owner} | 24 h after it |
+| idems:{owner} | sorted set: an owner's hashes → time, ms | 10,000, the oldest leave | 24 h after the last |
+| jobs:{owner} | sorted set: an owner's job → its submit, µs | 10,000, the oldest leave | 7 days after the last submit |
 | outbox | stream: events for PostgreSQL; `usage` reads it | one outcome per job that ends | after the commit |
 | wake | channel: name of a model that has something to claim | - | - |
 """
@@ -34,6 +37,9 @@ KEYS = {
     "dead_bytes": "dead-bytes:{model}",
     "ledger": "ledger:{model}",
     "held_bytes": "held-bytes",
+    "jobs": "jobs:{owner}",
+    "idem": "idem:{hash}",
+    "idems": "idems:{owner}",
     "outbox": "outbox",
     "wake": "wake",
 }

@@ -18,6 +18,18 @@ RESULT_MAX_BYTES = 64 * 1024
 REASON_MAX_CHARACTERS = 500
 """What is kept of the sentence that says why a job was lost or failed."""
 
+IDEMPOTENCY_TTL_S = 24 * 3600
+"""A submit repeated within this time is recognised by its key."""
+IDEMPOTENCY_MAX = 10_000
+"""Keys remembered of one owner; beyond it the oldest are forgotten."""
+
+LISTED_MAX = 10_000
+"""Jobs of one owner that can be listed, the latest."""
+LISTED_TTL_S = 7 * 24 * 3600
+"""A list is kept for this long after the owner's last submit: more than any record stays unless JOB_TTL is unusual."""
+PAGE_LOOKS = 500
+"""Records looked at for one page of a list: so that a filter that fits nothing holds Redis up for a moment only."""
+
 HEARTBEAT_S = 6.0
 """A replica is counted as running for this long after its last beat: three beats of two seconds."""
 

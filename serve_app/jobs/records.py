@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
@@ -10,8 +11,10 @@ from enum import StrEnum
 from typing import Any
 
 from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, Task
-from serve_app.errors import TrackerUnavailable
+from serve_app.errors import JobUnknown, TrackerUnavailable
 from serve_app.jobs import limits
+
+JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 class Priority(StrEnum):
@@ -19,6 +22,15 @@ class Priority(StrEnum):
 
     NORMAL = "normal"
     BULK = "bulk"
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """How a submit that is sent again is known: `hash` is of the key, its owner and its route."""
+
+    hash: str
+    fingerprint: str
+    """Of all that the submit asks for: a key that comes with another one is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,7 @@ class Submission:
     input: JobInput | None = None
     priority: Priority = Priority.NORMAL
     traceparent: str | None = None
+    idempotency: Idempotency | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +54,15 @@ class Chunk:
     model: str
     token: str
     tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of an owner's jobs, newest first, without their parameters, inputs and results."""
+
+    jobs: tuple[Job, ...]
+    next_place: int | None
+    """Where the next page begins; None: there is nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +112,30 @@ def decode(fields: Mapping[Any, Any]) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in fields.items()}
 
 
+def decode_pairs(reply: Sequence[bytes]) -> dict[str, str]:
+    """A hash as a script replies it, in text."""
+    return decode(dict(zip(reply[::2], reply[1::2], strict=True)))
+
+
 def read_ledger(fields: Mapping[str, str]) -> Ledger:
     """The counters of `ledger:{model}` that this release knows; a newer one may keep more beside them."""
     return Ledger(**{counter.name: int(fields.get(counter.name, 0)) for counter in dataclass_fields(Ledger)})
 
 
+def no_such_job() -> JobUnknown:
+    """The refusal of an id that is unknown, malformed or someone else's: nothing in it tells which."""
+    return JobUnknown("There is no job with this id.")
+
+
+def of_newer_release() -> TrackerUnavailable:
+    """The refusal of a record that this release cannot read."""
+    return TrackerUnavailable("This job belongs to a newer release of the service. Try again.", retry_after=5)
+
+
 def read_job(job_id: str, fields: Mapping[str, str]) -> Job:
     """The job that a record's fields tell. Raises TrackerUnavailable for the record of a newer release."""
     if int(fields["v"]) > limits.RECORD_VERSION:
-        raise TrackerUnavailable("This job belongs to a newer release of the service. Try again.", retry_after=5)
+        raise of_newer_release()
     return Job(
         id=job_id,
         owner=fields["owner"],
@@ -116,6 +153,12 @@ def read_job(job_id: str, fields: Mapping[str, str]) -> Job:
         failure=Failure(fields["slug"], fields["detail"]) if fields.get("slug") else None,
         traceparent=fields["traceparent"] or None,
     )
+
+
+def read_row(owner: str, job_id: bytes, fields: Sequence[bytes]) -> Job:
+    """One job of a page."""
+    left_out = {"owner": owner, "params": "{}", "reference": "", "bytes": "0", "pixels": "0", "media_type": ""}
+    return read_job(job_id.decode(), {**left_out, "traceparent": "", **decode_pairs(fields)})
 
 
 def read_task(token: str, reply: Sequence[bytes]) -> Task:

@@ -6,25 +6,27 @@ Every method raises TrackerUnavailable when Redis is away and StoreFull when it 
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from redis.asyncio import Redis
 
 from serve_app.connections import redis_errors
 from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, ReplicaCard, Task
-from serve_app.errors import CapacityError, DeadlineExceeded, JobUnknown, ModelRejected, QueueFull
+from serve_app.errors import CapacityError, DeadlineExceeded, IdempotencyKeyReused, ModelRejected, QueueFull
 from serve_app.jobs import limits
 from serve_app.jobs.keys import key
 from serve_app.jobs.records import (
+    JOB_ID,
     Backlog,
     Chunk,
     Ledger,
     QueueState,
     Submission,
     decode,
+    no_such_job,
     read_job,
     read_ledger,
     read_task,
@@ -32,8 +34,6 @@ from serve_app.jobs.records import (
 from serve_app.jobs.scripts import Scripts
 from serve_app.jobs.wake import Wake
 from serve_app.settings import Settings
-
-JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 class Tracker:
@@ -48,8 +48,9 @@ class Tracker:
     async def submit(self, submission: Submission) -> Job:
         """Accept a job: when this returns, Redis has it. A second call with the same id returns the first one's job.
 
-        Its input must be stored: from now on it stays until the job ends.
-        Raises QueueFull, StoreFull, and DeadlineExceeded when the stored input is gone already.
+        Its input must be stored: from now on it stays until the job ends. Where the idempotency key was used before,
+        nothing is accepted and the job is that of the first submit, as it was then.
+        Raises IdempotencyKeyReused, QueueFull, StoreFull, and DeadlineExceeded when the stored input is gone already.
         """
         stored = submission.input or JobInput("", 0, 0, "")
         with redis_errors():
@@ -65,21 +66,26 @@ class Tracker:
                 stored.pixels,
                 stored.media_type,
                 submission.traceparent or "",
+                submission.idempotency.hash if submission.idempotency else "",
+                submission.idempotency.fingerprint if submission.idempotency else "",
             )
+        if reply[0] == b"repeated":
+            return _first_job(submission, *reply[1:])
         if reply[0] == b"known":
             return await self.read(submission.id, submission.owner)
         if reply[0] != b"accepted":
             raise _refusal(reply[0])
-        return Job(
-            id=submission.id,
-            owner=submission.owner,
-            model=submission.model,
-            status=JobStatus.PENDING,
-            params=submission.params,
-            input=submission.input,
-            submitted_at=reply[1],
-            traceparent=submission.traceparent,
-        )
+        return _accepted(submission, submission.id, reply[1])
+
+    async def earlier(self, submission: Submission) -> Job | None:
+        """What `submit` would answer from memory, before the input is stored. Raises IdempotencyKeyReused."""
+        if submission.idempotency is None:
+            return None
+        with redis_errors():
+            first: Any = await self._redis.hmget(
+                key("idem", hash=submission.idempotency.hash), "fingerprint", "id", "at"
+            )
+        return _first_job(submission, *first) if first[0] else None
 
     async def read(self, job_id: str, owner: str) -> Job:
         """The job, for its owner alone. Raises JobUnknown for an id that is unknown, malformed or someone else's."""
@@ -87,7 +93,7 @@ class Tracker:
             record = await self._hash(key("job", id=job_id))
             if record and record["owner"] == owner:
                 return read_job(job_id, record)
-        raise JobUnknown("There is no job with this id.")
+        raise no_such_job()
 
     async def claim(
         self, model: str, *, limit: int, max_bytes: int, max_pixels: int, chunks_per_replica: int
@@ -194,6 +200,25 @@ class Tracker:
     async def _hash(self, name: str) -> dict[str, str]:
         with redis_errors():
             return decode(await self._redis.hgetall(name))
+
+
+def _accepted(submission: Submission, job_id: str, submitted_at: int) -> Job:
+    return Job(
+        id=job_id,
+        owner=submission.owner,
+        model=submission.model,
+        status=JobStatus.PENDING,
+        params=submission.params,
+        input=submission.input,
+        submitted_at=submitted_at,
+        traceparent=submission.traceparent,
+    )
+
+
+def _first_job(submission: Submission, fingerprint: bytes, job_id: bytes, submitted_at: bytes) -> Job:
+    if submission.idempotency is None or submission.idempotency.fingerprint != fingerprint.decode():
+        raise IdempotencyKeyReused("This Idempotency-Key came with another request before. Take a new one.")
+    return _accepted(submission, job_id.decode(), int(submitted_at))
 
 
 def _refusal(reason: bytes) -> CapacityError:

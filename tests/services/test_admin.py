@@ -227,14 +227,14 @@ async def test_actions_are_rows_also_when_postgresql_was_away(
 
 
 async def test_pages_of_configured_origins_may_call(settings: Settings, authority: Authority) -> None:
-    ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,idempotency-key"}
     async with running_gateway(settings, authority, cors_allowed_origins=("https://lab.example.org",)) as gateway:
         for origin, status in (("https://lab.example.org", 200), ("https://evil.example.org", 400)):
             preflight = await gateway.client.options("/api/v1/inference", headers={"Origin": origin, **ask})
             assert preflight.status_code == status
             assert (preflight.headers.get("access-control-allow-origin") == origin) == (status == 200)
         assert preflight.headers["access-control-max-age"] == "43200"
-        assert preflight.headers["access-control-allow-methods"] == "GET, POST"
+        assert preflight.headers["access-control-allow-methods"] == "GET, POST, DELETE"
         headers = {"Origin": "https://lab.example.org", **gateway.bearer()}
         answer = await gateway.client.get(UNKNOWN, headers=headers)
         assert answer.headers["access-control-allow-origin"] == "https://lab.example.org"

@@ -219,7 +219,7 @@ async def test_headers_are_on_every_answer(gateway: Running) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("OPTIONS", "/api/v1/jobs", "POST"),
+        ("OPTIONS", "/api/v1/jobs", "GET, HEAD, POST"),
         ("GET", "/api/v1/jobs/status", "POST"),
         ("DELETE", "/api/v1/jobs/x", "GET, HEAD"),
         ("PUT", "/api/v1/inference", "POST"),

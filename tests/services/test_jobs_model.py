@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 import hypothesis.strategies as st
@@ -18,22 +18,25 @@ from redis import Redis as BlockingRedis
 
 from serve_app.connections import connect_redis
 from serve_app.contracts import Failure, JobInput, Task
-from serve_app.errors import DeadlineExceeded, QueueFull
+from serve_app.errors import DeadlineExceeded, IdempotencyKeyReused, QueueFull, RequestError
 from serve_app.jobs import limits
-from serve_app.jobs.records import Chunk, Priority, Submission
+from serve_app.jobs.desk import Desk
+from serve_app.jobs.records import Chunk, Idempotency, Ledger, Priority, Submission
 from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
 
 ACTIONS = ("complete", "complete_too_large", "fail", "give_back", "lose", "lose_chunk", "start_alone", "expire")
+ASKED = ("submit_again", "cancel")
 MODEL = "m"
 OWNERS = ("ann", "bob", "cyd")
 MAX_JOBS, MAX_BYTES, MAX_DEAD = 8, 400, 2
+COUNTERS = tuple(counter.name for counter in fields(Ledger))
 DEAD_BYTES = MAX_BYTES // 8
 
 
 def new_id(number: int) -> str:
     """Job ids that are the same in every run."""
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, str(number)))
+    return str(uuid.UUID(int=number, version=4))
 
 
 @dataclass
@@ -73,6 +76,7 @@ class TrackerMachine(RuleBasedStateMachine):
         self.redis.flushall()
         self.client = connect_redis(self.service, max_connections=2)
         self.tracker = Tracker(self.client, self.service)
+        self.desk = Desk(self.client, self.service)
         self.jobs: dict[str, Known] = {}
         self.handed: list[Task] = []
         self.chunks: dict[str, Chunk] = {}
@@ -98,13 +102,34 @@ class TrackerMachine(RuleBasedStateMachine):
         if stored and not full:
             self.redis.set(stored.reference, b"x" * size, ex=900)
         try:
-            self.run(self.tracker.submit(Submission(job_id, owner, MODEL, {"n": size}, stored, priority)))
+            once = Idempotency(job_id, "f")
+            self.run(
+                self.tracker.submit(Submission(job_id, owner, MODEL, {"n": size}, stored, priority, idempotency=once))
+            )
         except QueueFull:
             assert full
             return
         assert not full
         self.ledger["accepted"] += 1
         self.jobs[job_id] = Known(owner, priority, self.ledger["accepted"], size)
+
+    @precondition(lambda self: self.jobs)
+    @rule(asked=st.lists(st.tuples(st.sampled_from(ASKED), st.integers(1, 7)), min_size=1, max_size=3))
+    def ask(self, asked: list[tuple[str, int]]) -> None:
+        """What owners ask about their jobs, the latest or older ones."""
+        for name, back in asked:
+            getattr(self, name)(list(self.jobs)[-min(back, len(self.jobs))])
+
+    def submit_again(self, first: str) -> None:
+        """Whatever became of the first, a repeated submit is that one, also while the queue is full."""
+        again = Submission(new_id(998), self.jobs[first].owner, MODEL, {}, idempotency=Idempotency(first, "f"))
+        assert self.run(self.tracker.submit(again)).id == first == self.run(self.tracker.earlier(again)).id
+        self.seen["repeated"] += 1
+        try:
+            self.run(self.tracker.submit(replace(again, idempotency=Idempotency(first, "g"))))
+        except IdempotencyKeyReused:
+            return
+        raise AssertionError("accepted another submit under a key that was used")
 
     @rule()
     def submit_without_its_input(self) -> None:
@@ -165,6 +190,23 @@ class TrackerMachine(RuleBasedStateMachine):
         if job.status == "PROCESSING":
             self.redis.zadd(f"lease:{MODEL}", {task.job_id: 1})
             job.expired = True
+
+    def cancel(self, job_id: str) -> None:
+        job = self.jobs[job_id]
+        refused = "job-ended" if job.kept else "job-unknown"
+        may = job.in_flight or (job.status == "CANCELLED" and job.kept)
+        assert self.attempt(self.desk.cancel(job_id, job.owner)) == ("done" if may else refused)
+        self.seen[f"cancelled while {job.status}"] += job.in_flight
+        if job.in_flight:
+            self.expect_ended(job, "CANCELLED")
+
+    def attempt(self, call: Any) -> str:
+        """What a call of the desk came to: `done`, or the slug of its refusal."""
+        try:
+            self.run(call)
+        except RequestError as refusal:
+            return refusal.slug
+        return "done"
 
     @precondition(lambda self: self.chunks)
     @rule()
@@ -280,14 +322,12 @@ class TrackerMachine(RuleBasedStateMachine):
             pipeline.get("held-bytes").get(f"dead-bytes:{MODEL}").xlen("outbox").zcard(f"lease:{MODEL}")
             held, dead, events, leased = pipeline.execute()
         in_flight = [job for job in self.jobs.values() if job.in_flight]
-        assert (ledger.accepted, ledger.completed, ledger.failed, ledger.dead) == tuple(
-            self.ledger[name] for name in ("accepted", "completed", "failed", "dead")
-        )
+        assert asdict(ledger) == {name: self.ledger[name] for name in COUNTERS}
         assert ledger.in_flight == len(in_flight)
         assert leased == sum(job.status == "PROCESSING" for job in in_flight)
         assert int(held or 0) == sum(job.bytes for job in in_flight)
         assert int(dead or 0) == sum(self.jobs[job_id].bytes for job_id in self.dead)
-        assert events == ledger.completed + ledger.failed + ledger.dead
+        assert events == ledger.completed + ledger.failed + ledger.dead + ledger.cancelled
 
     @invariant()
     def the_records_are_right(self) -> None:
@@ -304,7 +344,7 @@ class TrackerMachine(RuleBasedStateMachine):
             assert int(record["strikes"]) == job.strikes
             assert record.get("token", "") == job.token
             assert ttl == -1 if stays else 0 < ttl <= self.service.job_ttl
-            assert blob == (job.bytes > 0 and job.status != "COMPLETED")
+            assert blob == (job.bytes > 0 and job.status not in ("COMPLETED", "CANCELLED"))
             assert not blob or (blob_ttl == -1) == stays
 
     @invariant()
@@ -313,6 +353,9 @@ class TrackerMachine(RuleBasedStateMachine):
         expected = {"outbox", "held-bytes", f"ledger:{MODEL}", f"dead-bytes:{MODEL}", f"dead:{MODEL}"}
         expected |= {f"lease:{MODEL}", f"chunks:{MODEL}"}
         expected |= {f"wait:{MODEL}:{job.priority}:{job.owner}" for job in waiting}
+        expected |= {f"idem:{job_id}" for job_id in self.jobs} | {
+            f"{kind}:{owner}" for owner in OWNERS for kind in ("idems", "jobs")
+        }
         expected |= {f"ring:{MODEL}:{job.priority}" for job in waiting}
         expected |= {f"{kind}:{job_id}" for job_id, job in self.jobs.items() if job.kept for kind in ("job", "blob")}
         with self.redis.pipeline() as pipeline:
@@ -326,6 +369,7 @@ class TrackerMachine(RuleBasedStateMachine):
             assert set(ring) == {job.owner for job in waiting if job.priority is priority}
 
 
+@pytest.mark.timeout(600)
 def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, number in (("limits.SUSPECT_AFTER", 1), ("limits.MAX_STRIKES", 2), ("limits.MAX_DELIVERIES", 4)):
         monkeypatch.setattr(f"serve_app.jobs.{name}", number)  # short lives: random calls reach their ends
@@ -340,11 +384,13 @@ def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: 
         Machine,
         settings=hypothesis_settings(
             max_examples=40,
-            stateful_step_count=30,
+            stateful_step_count=40,
             deadline=None,
             derandomize=True,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
-    assert {"completed", "failed", "dead", "late", "suspect"} <= set(Machine.seen), f"tried: {Machine.seen}"
+    tried = {"completed", "failed", "dead", "late", "suspect", "repeated"}
+    tried |= {"cancelled while PENDING", "cancelled while PROCESSING"}
+    assert tried <= set(+Machine.seen), f"tried: {Machine.seen}"

@@ -14,9 +14,16 @@ from redis.asyncio import Redis
 
 from serve_app.connections import connect_redis
 from serve_app.contracts import Failure, Job, JobInput, JobStatus, ReplicaCard, Task
-from serve_app.errors import DeadlineExceeded, JobUnknown, QueueFull, StoreFull, TrackerUnavailable
+from serve_app.errors import (
+    DeadlineExceeded,
+    IdempotencyKeyReused,
+    JobUnknown,
+    QueueFull,
+    StoreFull,
+    TrackerUnavailable,
+)
 from serve_app.jobs.limits import MAX_DELIVERIES, MAX_STRIKES, RESULT_MAX_BYTES, SUSPECT_AFTER
-from serve_app.jobs.records import Priority
+from serve_app.jobs.records import Idempotency, Priority
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
@@ -332,7 +339,7 @@ async def test_an_input_that_got_lost_is_still_delivered(tracker: Tracker, redis
     assert (await claimed(tracker)).tasks[0].input == JobInput("blob:a", 10, 10, "image/png")
 
 
-async def test_the_job_of_another_release_is_left_to_it(tracker: Tracker, redis: Redis) -> None:
+async def test_the_job_of_newer_release_is_left_to_it(tracker: Tracker, redis: Redis) -> None:
     newer = await tracker.submit(submission())
     await redis.hset(f"job:{newer.id}", "v", "2")
     ours = await tracker.submit(submission())
@@ -408,3 +415,33 @@ async def test_a_redis_that_is_away_is_said_in_our_words(settings: Settings) -> 
         with pytest.raises(TrackerUnavailable):
             await call
     await redis.aclose()
+
+
+async def test_of_an_owners_idempotency_keys_the_latest_are_remembered(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.jobs.limits.IDEMPOTENCY_MAX", 3)
+    tracker = Tracker(redis, settings)
+    sent = [submission("ann", idempotency=Idempotency(f"n{place}", "f")) for place in range(5)]
+    for one in [*sent, submission("bob", idempotency=Idempotency("b", "f"))]:
+        assert await tracker.earlier(one) is None
+        await tracker.submit(one)
+    again = [await tracker.earlier(replace(one, id=submission().id)) for one in sent]
+    assert [job.id if job else None for job in again] == [None, None, *(one.id for one in sent[2:])]
+    assert await redis.zrange("idems:ann", 0, -1) == [b"n2", b"n3", b"n4"]
+    for name in ("idems:ann", "idem:n2", "idem:n4", "idem:b"):
+        assert 0 < await redis.ttl(name) <= 24 * 3600
+    await redis.zadd("idems:ann", {"n2": 1})
+    await tracker.submit(submission("ann", idempotency=Idempotency("n6", "f")))
+    assert await redis.zrange("idems:ann", 0, -1) == [b"n3", b"n4", b"n6"]
+
+
+async def test_a_key_with_another_fingerprint_is_refused(tracker: Tracker) -> None:
+    first = await tracker.submit(submission(idempotency=Idempotency("n", "f")))
+    again = submission(idempotency=Idempotency("n", "f"))
+    assert await tracker.submit(again) == first == await tracker.earlier(again)
+    other = submission(idempotency=Idempotency("n", "g"))
+    for ask in (tracker.submit, tracker.earlier):
+        with pytest.raises(IdempotencyKeyReused):
+            await ask(other)
+    assert (await tracker.ledger(MODEL)).accepted == 1

@@ -29,7 +29,8 @@ def test_every_method_and_path_is_there_once() -> None:
     pairs = [(route.method, route.path) for route in ROUTES]
     assert len(set(pairs)) == len(pairs)
     paths = [route.path for route in ROUTES]
-    assert all(not fixed.startswith("/api/v1/jobs/") for fixed in paths[paths.index("/api/v1/jobs/{job_id}") + 1 :])
+    after = paths[paths.index("/api/v1/jobs/{job_id}") + 1 :]
+    assert all(not path.startswith("/api/v1/jobs/") for path in after if "{" not in path)
 
 
 def job(status: JobStatus, failure: Failure | None = None) -> Job:

@@ -35,7 +35,7 @@ def test_a_key_is_made_of_its_parts() -> None:
     assert keys.key("wait", model="sem", priority="normal", owner="abc") == "wait:sem:normal:abc"
 
 
-def test_a_record_of_another_release_is_not_misread() -> None:
+def test_a_record_of_newer_release_is_not_misread() -> None:
     assert read_job("id", RECORD).status is JobStatus.PENDING
     with pytest.raises(TrackerUnavailable):
         read_job("id", {**RECORD, "v": "2"})

@@ -7,6 +7,8 @@
 local CLOCK = redis.call('TIME')
 local NOW = CLOCK[1] * 1000 + math.floor(CLOCK[2] / 1000)
 
+local NOW_US = CLOCK[1] * 1000000 + CLOCK[2]
+
 local FIELDS = {
   'v', 'owner', 'model', 'priority', 'status', 'run', 'deliveries', 'strikes', 'turn', 'token', 'alone',
   'reference', 'bytes', 'pixels', 'submitted_at', 'started_at',
@@ -25,6 +27,14 @@ end
 local function held(id, token)
   local record = load(id)
   if record and record.status == 'PROCESSING' and record.token == token then return record end
+end
+
+-- The record of a job of this owner; else nil and why not: 'unknown', or 'foreign' for a record of another version.
+local function owned(id, owner)
+  local record, version = load(id)
+  if record and record.owner == owner then return record end
+  local theirs = not record and version and redis.call('HGET', job_key(id), 'owner') == owner
+  return nil, theirs and 'foreign' or 'unknown'
 end
 
 local function may(record, status) return ALLOWED[record.status][status] end
@@ -52,6 +62,14 @@ local function enter(record)
   redis.call('ZADD', ring_key(record.model, record.priority), 'NX', count(record.model, 'turn'), record.owner)
 end
 
+-- Put a job on top of its owner's list. No two have the same place: scripts run one after the other.
+local function enlist(record)
+  local listed = jobs_key(record.owner)
+  redis.call('ZADD', listed, NOW_US, record.id)
+  redis.call('ZREMRANGEBYRANK', listed, 0, -(LISTED_MAX + 1))
+  redis.call('EXPIRE', listed, LISTED_TTL_S)
+end
+
 local function wake(model) redis.call('PUBLISH', wake_key(), model) end
 
 -- PROCESSING -> PENDING.
@@ -76,6 +94,18 @@ local function finish(record, status, counter, outcome)
     'owner', record.owner, 'model', record.model, 'status', status, 'dead', counter == 'dead' and '1' or '0',
     'slug', slug, 'detail', detail, 'result', result, 'deliveries', record.deliveries,
     'submitted_at', record.submitted_at, 'started_at', record.started_at or '0', 'completed_at', NOW)
+end
+
+-- What happens to record and input of a job that ended: the record stays for a while, the input with it where it `stays`.
+local function retire(record, stays)
+  if record.reference ~= '' then
+    if stays then
+      redis.call('EXPIRE', record.reference, JOB_TTL_S)
+    else
+      redis.call('UNLINK', record.reference)
+    end
+  end
+  redis.call('EXPIRE', job_key(record.id), JOB_TTL_S)
 end
 
 -- Keep a dead job for inspection; the oldest leave, with their input, when there are too many or they are too large.

@@ -5,8 +5,7 @@ for place = 1, #ARGV, 2 do
   ended[#ended + 1] = 0
   if record and may(record, 'COMPLETED') then
     finish(record, 'COMPLETED', 'completed', { result = ARGV[place + 1] })
-    if record.reference ~= '' then redis.call('UNLINK', record.reference) end
-    redis.call('EXPIRE', job_key(record.id), JOB_TTL_S)
+    retire(record, false)
     ended[#ended] = 1
   end
 end

@@ -6,8 +6,7 @@ for place = 2, #ARGV, 3 do
   ended[#ended + 1] = 0
   if record and may(record, 'FAILED') then
     finish(record, 'FAILED', 'failed', { slug = ARGV[place + 1], detail = ARGV[place + 2] })
-    if record.reference ~= '' then redis.call('EXPIRE', record.reference, JOB_TTL_S) end
-    redis.call('EXPIRE', job_key(record.id), JOB_TTL_S)
+    retire(record, true)
     ended[#ended] = 1
   end
 end

@@ -1,0 +1,75 @@
+"""What the owner of a job asks for after the submit. Each change is one script, as the tracker's are.
+
+Every method raises JobUnknown for an id that is unknown, malformed or someone else's, and TrackerUnavailable when Redis
+is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from serve_app.connections import redis_errors
+from serve_app.contracts import Job, JobStatus
+from serve_app.errors import JobEnded, ServiceError
+from serve_app.jobs.records import JOB_ID, Page, decode_pairs, no_such_job, of_newer_release, read_job, read_row
+from serve_app.jobs.scripts import Scripts
+from serve_app.settings import Settings
+
+
+class Desk:
+    """An owner's jobs. One per process and event loop, beside the tracker; safe to share between tasks."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._scripts = Scripts(redis, settings)
+
+    async def cancel(self, job_id: str, owner: str) -> Job:
+        """End a job that waits or runs as CANCELLED, at once; the job. A second time changes nothing.
+
+        Raises JobEnded when it is COMPLETED or FAILED.
+        """
+        return await self._change("cancel", job_id, owner)
+
+    async def page(
+        self,
+        owner: str,
+        *,
+        limit: int,
+        before: int | None = None,
+        since: int | None = None,
+        status: JobStatus | None = None,
+        model: str | None = None,
+    ) -> Page:
+        """Up to `limit` of the owner's jobs, newest first. It may hold fewer, even none, and yet not be the last.
+
+        `before` is the `next_place` of the page before; `since` is in microseconds of Redis' clock.
+        """
+        first = "+inf" if before is None else f"({before}"
+        last = "-inf" if since is None else str(since)
+        with redis_errors():
+            place, *rows = await self._scripts.run("page", owner, first, last, limit, status or "", model or "")
+        return Page(tuple(read_row(owner, *row) for row in rows), int(place) if place else None)
+
+    async def _change(self, script: str, job_id: str, owner: str) -> Job:
+        [fields] = await self._ask(script, job_id, owner)
+        return read_job(job_id, decode_pairs(fields))
+
+    async def _ask(self, script: str, job_id: str, owner: str) -> Sequence[Any]:
+        """What the script replies after `done`."""
+        if not JOB_ID.fullmatch(job_id):
+            raise no_such_job()
+        with redis_errors():
+            reply: Sequence[Any] = await self._scripts.run(script, job_id, owner)
+        word, *rest = reply
+        if word != b"done":
+            raise _refusal(word)
+        return rest
+
+
+def _refusal(word: bytes) -> ServiceError:
+    if word == b"ended":
+        return JobEnded("The job has ended already; its outcome stays.")
+    return of_newer_release() if word == b"foreign" else no_such_job()

@@ -1,0 +1,101 @@
+"""Promises of the desk, one by one, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from job_help import MODEL, claimed, submission
+from redis.asyncio import Redis
+
+from serve_app.contracts import Failure, JobInput, JobStatus
+from serve_app.errors import JobEnded, JobUnknown, TrackerUnavailable
+from serve_app.jobs.desk import Desk
+from serve_app.jobs.records import Ledger
+from serve_app.jobs.tracker import Tracker
+from serve_app.settings import Settings
+
+
+@pytest.fixture
+def tracker(redis: Redis, settings: Settings) -> Tracker:
+    return Tracker(redis, settings)
+
+
+@pytest.fixture
+def desk(redis: Redis, settings: Settings) -> Desk:
+    return Desk(redis, settings)
+
+
+async def store(redis: Redis, name: str = "a") -> JobInput:
+    await redis.set(f"blob:{name}", b"x" * 10, ex=900)
+    return JobInput(f"blob:{name}", 10, 10, "image/png")
+
+
+async def test_a_waiting_job_is_cancelled_and_leaves_the_queue(tracker: Tracker, desk: Desk, redis: Redis) -> None:
+    job = await tracker.submit(submission(stored=await store(redis)))
+    cancelled = await desk.cancel(job.id, "ann")
+    assert cancelled == replace(job, status=JobStatus.CANCELLED, completed_at=cancelled.completed_at)
+    assert cancelled.completed_at is not None
+    assert cancelled == await tracker.read(job.id, "ann") == await desk.cancel(job.id, "ann")
+    assert await tracker.ledger(MODEL) == Ledger(accepted=1, cancelled=1)
+    assert not await redis.exists("blob:a", f"wait:{MODEL}:normal:ann", f"ring:{MODEL}:normal")
+    assert int(await redis.get("held-bytes") or 0) == 0
+    assert 0 < await redis.ttl(f"job:{job.id}") <= Settings().job_ttl
+    [(_, event)] = await redis.xrange("outbox")
+    assert (event[b"kind"], event[b"status"], event[b"slug"], event[b"run"]) == (b"outcome", b"CANCELLED", b"", b"1")
+
+
+async def test_a_running_job_is_cancelled_and_its_siblings_go_on(tracker: Tracker, desk: Desk, redis: Redis) -> None:
+    mine, other = [await tracker.submit(submission()) for _ in range(2)]
+    chunk = await claimed(tracker)
+    assert (await desk.cancel(mine.id, "ann")).status is JobStatus.CANCELLED
+    cancelled, sibling = chunk.tasks
+    assert await tracker.renew(chunk) == (sibling,)
+    assert await tracker.complete([(cancelled, {"late": 1}), (sibling, {})]) == [False, True]
+    assert await tracker.fail([(cancelled, Failure("input-lost", "gone"))]) == [False]
+    assert await tracker.lose([cancelled], "late") == await tracker.give_back([cancelled]) == 0
+    assert (await tracker.read(mine.id, "ann")).status is JobStatus.CANCELLED
+    assert (await tracker.read(other.id, "ann")).status is JobStatus.COMPLETED
+    assert await tracker.ledger(MODEL) == Ledger(accepted=2, cancelled=1, completed=1)
+
+
+@pytest.mark.parametrize("end", ["complete", "fail"])
+async def test_an_ended_job_is_not_cancelled(tracker: Tracker, desk: Desk, end: str) -> None:
+    job = await tracker.submit(submission())
+    [task] = (await claimed(tracker)).tasks
+    await (tracker.complete([(task, {})]) if end == "complete" else tracker.fail([(task, Failure("x", "y"))]))
+    before = await tracker.read(job.id, "ann")
+    with pytest.raises(JobEnded):
+        await desk.cancel(job.id, "ann")
+    assert await tracker.read(job.id, "ann") == before
+
+
+async def test_nobody_else_changes_a_job(tracker: Tracker, desk: Desk, redis: Redis) -> None:
+    job = await tracker.submit(submission("ann"))
+    for job_id, owner in (
+        (job.id, "bob"),
+        (job.id.upper(), "ann"),
+        ("no id", "ann"),
+        ("*", "ann"),
+        (job.id[:-1], "ann"),
+    ):
+        with pytest.raises(JobUnknown):
+            await desk.cancel(job_id, owner)
+    assert await tracker.read(job.id, "ann") == job
+    await redis.hset(f"job:{job.id}", "v", "99")
+    with pytest.raises(TrackerUnavailable):
+        await desk.cancel(job.id, "ann")
+    with pytest.raises(JobUnknown):
+        await desk.cancel(job.id, "bob")
+    assert await redis.hget(f"job:{job.id}", "status") == b"PENDING"
+
+
+async def test_of_cancel_and_complete_at_once_one_wins(tracker: Tracker, desk: Desk) -> None:
+    jobs = [await tracker.submit(submission()) for _ in range(40)]
+    tasks = (await claimed(tracker)).tasks
+    work = [tracker.complete([(task, {})]) for task in tasks] + [desk.cancel(job.id, "ann") for job in jobs]
+    replies = await asyncio.gather(*work[::2], *work[1::2], return_exceptions=True)
+    assert all(isinstance(reply, JobEnded) for reply in replies if isinstance(reply, BaseException))
+    ledger = await tracker.ledger(MODEL)
+    assert (ledger.completed + ledger.cancelled, ledger.in_flight) == (40, 0)
