@@ -7,7 +7,7 @@ local listed = jobs_key(owner)
 local page, place, gone = {}, nil, {}
 
 local function fits(fields)
-  return fields[1] and fields[1] + 0 <= VERSION and (status == '' or fields[2] == status) and (model == '' or fields[3] == model)
+  return fields[1] + 0 <= VERSION and (status == '' or fields[2] == status) and (model == '' or fields[3] == model)
 end
 
 local entries = redis.call('ZREVRANGEBYSCORE', listed, before, since, 'WITHSCORES', 'LIMIT', 0, PAGE_LOOKS)
