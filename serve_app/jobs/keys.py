@@ -20,6 +20,7 @@
 | jobs:{owner} | sorted set: an owner's job → its submit, µs | 10,000, the oldest leave | 7 days after the last submit |
 | outbox | stream: events for PostgreSQL; `usage` reads it | one outcome per job that ends | after the commit |
 | wake | channel: name of a model that has something to claim | - | - |
+| changes | channel: job id, status, job id, status, …: what one script changed | a script's jobs | - |
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ KEYS = {
     "idems": "idems:{owner}",
     "outbox": "outbox",
     "wake": "wake",
+    "changes": "changes",
 }
 
 

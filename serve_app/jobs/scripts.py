@@ -1,4 +1,7 @@
-"""The Lua scripts, each behind the same lines: keys, numbers, allowed changes, then `lua/common.lua`."""
+"""The Lua scripts, each behind the same lines: keys, numbers, allowed changes, then `lua/common.lua`.
+
+A script's file is the body of a function, so that wherever it returns, what it changed is published after it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Scripts:
         """The script's reply."""
         script = self._scripts.get(name)
         if script is None:
-            script = self._scripts[name] = self._redis.register_script(self._head + _text(name))
+            script = self._scripts[name] = self._redis.register_script(self._head + _body(name))
         return await script(args=arguments)
 
 
@@ -38,6 +41,10 @@ def script_text(settings: Settings, name: str) -> str:
 
 def _text(name: str) -> str:
     return (files("serve_app.jobs") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _body(name: str) -> str:
+    return f"\nlocal function run()\n{_text(name)}\nend\nlocal reply = run()\npublish_changes()\nreturn reply"
 
 
 def _head(settings: Settings) -> str:

@@ -18,6 +18,7 @@ from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, Replica
 from serve_app.errors import CapacityError, DeadlineExceeded, IdempotencyKeyReused, ModelRejected, QueueFull
 from serve_app.jobs import limits
 from serve_app.jobs.keys import key
+from serve_app.jobs.messages import Messages
 from serve_app.jobs.records import (
     JOB_ID,
     Backlog,
@@ -32,7 +33,6 @@ from serve_app.jobs.records import (
     read_task,
 )
 from serve_app.jobs.scripts import Scripts
-from serve_app.jobs.wake import Wake
 from serve_app.settings import Settings
 
 
@@ -43,7 +43,7 @@ class Tracker:
         self._redis = redis
         self._scripts = Scripts(redis, settings)
         self.lease_seconds = settings.lease_seconds
-        self.wake = Wake(redis)
+        self.messages = Messages(redis)
 
     async def submit(self, submission: Submission) -> Job:
         """Accept a job: when this returns, Redis has it. A second call with the same id returns the first one's job.

@@ -70,7 +70,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Dispatch until closed or cancelled. No failure ends it."""
-        async with self._tracker.wake.event(self._card.name) as woken:
+        async with self._tracker.messages.wake(self._card.name) as woken:
             while not self._closing.is_set():
                 try:
                     await (self._dispatch(woken) if self._breaker.closed else self._probe(woken))

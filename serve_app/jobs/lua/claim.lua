@@ -49,6 +49,7 @@ local function start(record)
   redis.call('ZADD', lease, deadline, record.id)
   redis.call('HSET', job_key(record.id), 'status', 'PROCESSING', 'token', token, 'started_at', NOW,
     'deliveries', record.deliveries + 1)
+  tell(record, 'PROCESSING')
   local more = redis.call('HMGET', job_key(record.id), 'params', 'media_type', 'traceparent')
   local alone = record.deliveries + 0 >= SUSPECT_AFTER and '1' or '0'
   return { record.id, more[1], record.reference, record.bytes, record.pixels, more[2], more[3], alone }

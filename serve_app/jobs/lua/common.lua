@@ -72,12 +72,26 @@ end
 
 local function wake(model) redis.call('PUBLISH', wake_key(), model) end
 
+-- What this script has changed, for those who wait for a job; scripts.py publishes it in one message at its end. Nobody
+-- waits for a job that does not exist yet, so submits tell nothing.
+local changed = {}
+
+local function tell(record, status)
+  changed[#changed + 1] = record.id
+  changed[#changed + 1] = status
+end
+
+local function publish_changes()
+  if #changed > 0 then redis.call('PUBLISH', changes_key(), table.concat(changed, ' ')) end
+end
+
 -- PROCESSING -> PENDING.
 local function put_back(record, deliveries, strikes)
   leave(record)
   redis.call('HDEL', job_key(record.id), 'token', 'alone')
   redis.call('HSET', job_key(record.id), 'status', 'PENDING', 'deliveries', deliveries, 'strikes', strikes)
   enter(record)
+  tell(record, 'PENDING')
 end
 
 -- End a job and tell the outbox. `outcome`: result, or slug and detail. What happens to record and input is the
@@ -90,6 +104,7 @@ local function finish(record, status, counter, outcome)
     'result', result, 'slug', slug, 'detail', detail)
   redis.call('DECRBY', held_bytes_key(), record.bytes)
   count(record.model, counter)
+  tell(record, status)
   redis.call('XADD', outbox_key(), '*', 'kind', 'outcome', 'job_id', record.id, 'run', record.run,
     'owner', record.owner, 'model', record.model, 'status', status, 'dead', counter == 'dead' and '1' or '0',
     'slug', slug, 'detail', detail, 'result', result, 'deliveries', record.deliveries,

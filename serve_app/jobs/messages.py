@@ -1,0 +1,126 @@
+"""The process's one subscription: which models have something to claim, and which jobs changed.
+
+Hints only: one may get lost with the connection, so a slow poll stands behind whoever waits for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from redis.asyncio import Redis
+
+from serve_app.connections import end_tasks
+from serve_app.contracts import JobStatus
+from serve_app.jobs.keys import key
+
+LISTEN_S = 5.0
+RECONNECT_S = 1.0
+EVERY_STATUS: Final = frozenset(JobStatus)
+
+logger = logging.getLogger(__name__)
+
+
+class Watch:
+    """What one waiter hears of its job."""
+
+    def __init__(self, statuses: Collection[str]) -> None:
+        self._statuses = statuses
+        self._heard = asyncio.Event()
+
+    def hear(self, status: str | None = None) -> None:
+        """The job has this status now; without one, it may have changed while nobody listened."""
+        if status is None or status in self._statuses:
+            self._heard.set()
+
+    async def rest(self, seconds: float) -> None:
+        """Return when something was heard since the last rest, or after that long. Then look at the job."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._heard.wait()
+        self._heard.clear()
+
+
+class Messages:
+    """Hands what Redis publishes to those in this process who wait for it. The subscription lasts while anybody does."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._wakes: dict[str, asyncio.Event] = {}
+        self._watches: dict[str, list[Watch]] = {}
+        self._users = 0
+        self._listening: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def wake(self, model: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set when a job of the model may be claimed. Who waits on it clears it."""
+        async with self._subscription():
+            yield self._wakes.setdefault(model, asyncio.Event())
+
+    @asynccontextmanager
+    async def watch(self, job_id: str, statuses: Collection[str] = EVERY_STATUS) -> AsyncIterator[Watch]:
+        """Hear of a job's changes to one of these statuses. Look at the job once inside: what was before is not told."""
+        watch = Watch(statuses)
+        async with self._subscription():
+            watches = self._watches.setdefault(job_id, [])
+            watches.append(watch)
+            try:
+                yield watch
+            finally:
+                watches.remove(watch)
+                if not watches:
+                    del self._watches[job_id]
+
+    @asynccontextmanager
+    async def _subscription(self) -> AsyncIterator[None]:
+        self._users += 1
+        if self._listening is None:
+            self._listening = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if self._users == 0:
+                listening, self._listening = self._listening, None
+                await end_tasks([listening])
+
+    async def _run(self) -> None:
+        """Come back by itself when Redis was away."""
+        while True:
+            try:
+                await self._listen()
+            except (
+                Exception
+            ) as error:  # whatever it was: without it all wait for their polls, with it gone for good too
+                logger.warning("The subscription was lost: %r", error)
+                await asyncio.sleep(RECONNECT_S)
+
+    async def _listen(self) -> None:
+        async with self._redis.pubsub() as subscription:
+            await subscription.subscribe(key("wake"), key("changes"))
+            self._tell_all()
+            while True:
+                message = await subscription.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S)
+                if message:
+                    self._hear(message["channel"].decode(), message["data"].decode())
+
+    def _tell_all(self) -> None:
+        """What was said before we listened is not known."""
+        for woken in self._wakes.values():
+            woken.set()
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.hear()
+
+    def _hear(self, channel: str, text: str) -> None:
+        if channel == key("wake"):
+            if woken := self._wakes.get(text):
+                woken.set()
+        elif self._watches:
+            words = text.split()
+            for job_id, status in zip(words[::2], words[1::2], strict=True):
+                for watch in self._watches.get(job_id, ()):
+                    watch.hear(status)

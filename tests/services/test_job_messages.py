@@ -1,0 +1,135 @@
+"""What scripts publish of jobs, and how it reaches those who wait, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from job_help import claimed, submission, until
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+
+from serve_app.contracts import ENDED, Failure
+from serve_app.jobs.messages import Messages
+from serve_app.jobs.tracker import Tracker
+from serve_app.local.valkey import Valkey
+from serve_app.settings import Settings
+
+LONG_S = 30.0
+
+
+@pytest.fixture
+def tracker(redis: Redis, settings: Settings) -> Tracker:
+    return Tracker(redis, settings)
+
+
+@pytest.fixture
+async def changes(redis: Redis) -> AsyncIterator[PubSub]:
+    """A subscriber that has been let in."""
+    async with redis.pubsub() as subscription:
+        await subscription.subscribe("changes")
+        assert await subscription.get_message(timeout=LONG_S)
+        yield subscription
+
+
+async def heard(subscription: PubSub, seconds: float = 0.05) -> list[list[str]]:
+    """The messages that are there, each as its words."""
+    messages = []
+    while message := await subscription.get_message(ignore_subscribe_messages=True, timeout=seconds):
+        messages.append(message["data"].decode().split())
+    return messages
+
+
+async def test_a_script_tells_all_that_it_changed_in_one_message(tracker: Tracker, changes: PubSub) -> None:
+    first, second = [(await tracker.submit(submission())).id for _ in range(2)]
+    chunk = await claimed(tracker)
+    await tracker.give_back(chunk.tasks)
+    again = await claimed(tracker)
+    await tracker.complete([(task, {}) for task in again.tasks])
+    statuses = ("PROCESSING", "PENDING", "PROCESSING", "COMPLETED")
+    assert await heard(changes) == [[first, status, second, status] for status in statuses]
+
+
+async def test_what_changes_nothing_tells_nothing(tracker: Tracker, changes: PubSub) -> None:
+    await tracker.submit(submission())
+    chunk = await claimed(tracker)
+    assert len(await heard(changes)) == 1
+    await tracker.renew(chunk)
+    await tracker.submit(submission())
+    await tracker.close_chunk(chunk)
+    assert await heard(changes) == []
+
+
+async def test_an_expired_lease_is_told_although_nothing_was_claimed(
+    tracker: Tracker, redis: Redis, changes: PubSub
+) -> None:
+    job = await tracker.submit(submission())
+    await claimed(tracker)
+    await heard(changes)
+    await redis.zadd("lease:stub", {job.id: 1})
+    await redis.delete("replicas:stub")
+    await redis.zadd("chunks:stub", {"another": 2**52})
+    limits = {"limit": 1, "max_bytes": 1, "max_pixels": 1, "chunks_per_replica": 1}
+    assert await tracker.claim("stub", **limits) is None, "the window is full"
+    assert await heard(changes) == [[job.id, "PENDING"]]
+
+
+async def test_a_waiter_hears_of_the_statuses_it_asked_for(tracker: Tracker) -> None:
+    job, other = await tracker.submit(submission()), await tracker.submit(submission())
+    async with tracker.messages.watch(job.id, ENDED) as watch, tracker.messages.watch(other.id) as bystander:
+        await settled(tracker.messages)
+        await watch.rest(0)
+        await bystander.rest(0)
+        ending, changing = asyncio.create_task(watch.rest(LONG_S)), asyncio.create_task(bystander.rest(LONG_S))
+        [task, *_] = (await claimed(tracker)).tasks
+        await asyncio.wait_for(changing, LONG_S / 2)
+        assert not ending.done()
+        await tracker.fail([(task, Failure("model-rejected", "too dark"))])
+        await asyncio.wait_for(ending, LONG_S / 2)
+
+
+async def test_a_rest_ends_by_itself(tracker: Tracker) -> None:
+    async with tracker.messages.watch("any") as watch:
+        await settled(tracker.messages)
+        await watch.rest(0)
+        begun = time.monotonic()
+        await watch.rest(0.2)
+        assert 0.19 < time.monotonic() - begun < LONG_S
+
+
+async def test_a_lost_subscription_wakes_all_who_wait_when_it_is_back(tracker: Tracker, valkey: Valkey) -> None:
+    async with tracker.messages.watch("any") as watch, tracker.messages.wake("stub") as wake:
+        await settled(tracker.messages)
+        await watch.rest(0)
+        wake.clear()
+        valkey.kill()
+        valkey.start()
+        await asyncio.wait_for(watch.rest(LONG_S), LONG_S / 2)
+        await asyncio.wait_for(wake.wait(), LONG_S / 2)
+
+
+async def test_nothing_is_kept_of_those_who_left(tracker: Tracker, redis: Redis) -> None:
+    async with tracker.messages.watch("any"), tracker.messages.watch("any"):
+        await settled(tracker.messages)
+
+    async def subscribed() -> bool:
+        return (await redis.pubsub_numsub("changes"))[0][1] > 0
+
+    async def left() -> bool:
+        return not await subscribed()
+
+    await until(left)
+    assert tracker.messages._watches == {}
+
+
+async def settled(messages: Messages) -> None:
+    """Return when the subscription stands."""
+
+    async def told() -> bool:
+        async with messages.watch("settling") as watch:
+            await watch.rest(0.2)
+        return (await messages._redis.pubsub_numsub("changes"))[0][1] > 0
+
+    await until(told)
