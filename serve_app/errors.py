@@ -29,6 +29,7 @@ ServiceError
 │   └── MethodNotAllowed          405 method-not-allowed
 ├── CapacityError                     the house is full, a part of it is away, or the caller is too fast; try again
 │   ├── RateLimited               429 rate-limited
+│   ├── TooManyStreams            429 too-many-streams
 │   ├── QueueFull                 503 queue-full
 │   ├── StoreFull                 503 store-full
 │   ├── TrackerUnavailable        503 tracker-unavailable
@@ -187,6 +188,10 @@ class CapacityError(ServiceError):
 
 class RateLimited(CapacityError):
     slug, status, title = "rate-limited", 429, "Too many requests"
+
+
+class TooManyStreams(CapacityError):
+    slug, status, title = "too-many-streams", 429, "Too many streams are open"
 
 
 class QueueFull(CapacityError):

@@ -126,6 +126,8 @@ class Settings(BaseSettings):
     """Deadline of a submit request; beyond it 504."""
     read_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """Deadline of a read request; beyond it 504."""
+    stream_max_s: Annotated[float, Field(gt=0)] = 290.0
+    """A stream of events ends itself after this long: 10 s before Serve's `request_timeout_s` would cut it."""
 
     @model_validator(mode="before")
     @classmethod

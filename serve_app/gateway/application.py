@@ -29,6 +29,11 @@ from serve_app.gateway.endpoint import Endpoint, PathEndpoint, request_id_of
 from serve_app.gateway.keys import KeyRing
 from serve_app.gateway.limits.decisions import Decisions
 from serve_app.gateway.limits.limiter import Limiter
+from serve_app.gateway.live.departure import Departure
+from serve_app.gateway.live.places import Places
+from serve_app.gateway.live.rates import Rates
+from serve_app.gateway.live.stream import STREAMS_MAX, STREAMS_MAX_PER_USER
+from serve_app.gateway.live.wait import WAITS_MAX, WAITS_MAX_PER_USER
 from serve_app.gateway.monitoring.meters import BreakerMeter, RequestMeter
 from serve_app.gateway.monitoring.request_log import RequestLog
 from serve_app.gateway.monitoring.vitals import Vitals
@@ -51,12 +56,14 @@ from serve_app.usage.writer import Writer
 
 SHUTDOWN_S: Final = 15.0
 """Most time the parts get to end; what is still claimed then is taken back by its lease."""
-CORS_ALLOWED: Final = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match")
+CORS_ALLOWED: Final = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer")
 CORS_EXPOSED: Final = (
-    *("Content-Disposition", "Content-Length", "ETag", "Idempotent-Replayed", "Link", "Location"),
+    *("Content-Disposition", "Content-Length", "ETag", "Idempotent-Replayed", "Link", "Location", "Preference-Applied"),
     *("RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"),
 )
 CORS_MAX_AGE_S: Final = 12 * 3600
+
+Runner = Dispatcher | Writer | BreakerMeter | Rates | Departure
 
 _log = logging.getLogger(__name__)
 
@@ -75,8 +82,8 @@ def build_gateway(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        runners: list[Dispatcher | Writer | BreakerMeter] = [*service.dispatchers.values(), service.writer]
-        runners.append(BreakerMeter(service.dispatchers))
+        runners: list[Runner] = [*service.dispatchers.values(), service.writer]
+        runners += [BreakerMeter(service.dispatchers), service.rates, service.departure]
         tasks = [asyncio.create_task(runner.run(), name=type(runner).__name__) for runner in runners]
         for task in tasks:
             task.add_done_callback(_report_end)
@@ -149,11 +156,17 @@ def _assemble(
         tracer=tracer,
         uploads=UploadBudget(settings.upload_bytes_in_flight),
         fetches=asyncio.Semaphore(max(1, settings.upload_bytes_in_flight // settings.image_max_bytes)),
+        messages=tracker.messages,
+        waits=Places(WAITS_MAX, WAITS_MAX_PER_USER),
+        streams=Places(STREAMS_MAX, STREAMS_MAX_PER_USER),
+        rates=Rates(asked, [card.name for card in cards]),
+        departure=Departure(),
     )
 
 
 async def _end(service: Service, tasks: list[asyncio.Task[None]], clients: tuple[Redis, ...]) -> None:
     """Accepting ends first, then claiming, then the writer; bounded. What stays in the outbox another writer takes."""
+    service.departure.tell()
     with suppress(TimeoutError):
         async with asyncio.timeout(SHUTDOWN_S):
             await asyncio.gather(*service.background, return_exceptions=True)

@@ -56,6 +56,9 @@ class RouteSpec:
     admin: bool = False
     """True: for admins alone, and what is no GET goes into the audit log."""
 
+    after: Callable[[Call, Response], Awaitable[Response]] | None = None
+    """What may hold the answer back beyond the deadline because the caller asks for it; it never fails."""
+
     @property
     def asked(self) -> Asked:
         """What the limiter counts it as."""
@@ -72,12 +75,18 @@ class Endpoint:
         self._deadline_s = settings.submit_timeout_s if route.deadline == "submit" else settings.read_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started, now = time.perf_counter(), time.time()
         call = Call(self._service, Request(scope, receive), request_id_of(scope))
         scope["call"] = call  # the request's log line tells of it
+        with call.holds:
+            await self._serve(call, scope, receive, send)
+
+    async def _serve(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        started, now = time.perf_counter(), time.time()
         step = self._begin(call)
         try:
             response = await self._answer(call)
+            if self._route.after is not None:
+                response = await self._route.after(call, response)
         except asyncio.CancelledError:
             self._end(call, step, CLIENT_GONE, started)
             self._audit(call, CLIENT_GONE)
@@ -120,7 +129,7 @@ class Endpoint:
         return step
 
     def _end(self, call: Call, step: Step | None, status: int, started: float) -> None:
-        latency_ms = (time.perf_counter() - started) * 1000
+        latency_ms = (time.perf_counter() - started - call.waited_s) * 1000
         self._service.requests.observe(self._route.path, self._route.method, status, latency_ms, call.refusal)
         if call.refusal and call.admission is not None and call.admission.refused_by:
             self._service.requests.limited(call.admission.refused_by, self._route.asked)
@@ -172,7 +181,7 @@ class Endpoint:
             endpoint_type=self._route.tracked,
             status_code=status,
             url_path=self._route.path,
-            latency_ms=round((time.perf_counter() - started) * 1000, 3),
+            latency_ms=round((time.perf_counter() - started - call.waited_s) * 1000, 3),
             request_bytes=call.request_bytes,
             job_id=call.job_id,
             model=call.model,

@@ -15,7 +15,8 @@ SECURITY_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control":
 PATH_SHOWN_MAX: Final = 1000
 RETRY_AFTER_S: Final = 2
 
-_encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+json_text: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+"""A document as every answer writes it: one encoder for all, status reads are hot. It writes no line breaks."""
 _JOB_TITLES: Final = {error.slug: error.title for error in JobError.__subclasses__()}
 
 
@@ -30,8 +31,8 @@ def job_problem(slug: str, detail: str) -> Json:
 
 
 def json_response(document: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON answer, by one encoder for all: status reads are hot."""
-    return Response(_encode(document).encode(), status, headers, media_type="application/json")
+    """A JSON answer."""
+    return Response(json_text(document).encode(), status, headers, media_type="application/json")
 
 
 def problem_response(error: ServiceError, *, path: str, request_id: str) -> Response:
@@ -52,7 +53,7 @@ def problem_response(error: ServiceError, *, path: str, request_id: str) -> Resp
     retry_after = error.retry_after or (RETRY_AFTER_S if isinstance(error, CapacityError) else None)
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
-    return Response(_encode(document).encode(), error.status, headers, media_type="application/problem+json")
+    return Response(json_text(document).encode(), error.status, headers, media_type="application/problem+json")
 
 
 def _challenge(error: ServiceError) -> str:

@@ -8,6 +8,7 @@ from serve_app.contracts import Job
 from serve_app.errors import BodyInvalid, JobUnknown
 from serve_app.gateway import views
 from serve_app.gateway.body import read_json
+from serve_app.gateway.live.place import shown
 from serve_app.gateway.operations.conditional import tagged
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call
@@ -16,8 +17,13 @@ from serve_app.gateway.service import Call
 async def read_job(call: Call) -> Response:
     """200 while the caller's job exists; unknown, foreign and malformed ids are all the same 404."""
     job = await _read(call, call.request.path_params["job_id"])
+    return await job_response(call, job)
+
+
+async def job_response(call: Call, job: Job) -> Response:
+    """200 with the job as it is now, or 304 to who has it already."""
     headers = {"Cache-Control": views.CHECKED} if job.ended else {"Retry-After": str(views.POLL_AFTER_S)}
-    return tagged(call, json_response(views.job_object(job), headers=headers))
+    return tagged(call, json_response(await shown(call.service, job), headers=headers))
 
 
 async def read_status(call: Call) -> Response:

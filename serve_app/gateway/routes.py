@@ -11,6 +11,8 @@ from serve_app import errors
 from serve_app.gateway import reads, submit
 from serve_app.gateway.admin import figures, people
 from serve_app.gateway.endpoint import RouteSpec
+from serve_app.gateway.live import stream
+from serve_app.gateway.live.wait import wait_for_end
 from serve_app.gateway.monitoring import exposition, health
 from serve_app.gateway.operations import changes, lists
 from serve_app.gateway.service import Call
@@ -96,6 +98,7 @@ ROUTES: Final = (
         _SUBMIT,
         tracked="inference",
         deadline="submit",
+        after=wait_for_end,
     ),
     RouteSpec(
         "GET", "/api/v1/jobs", lists.list_jobs, "Your jobs, newest first", (errors.QueryInvalid,), tracked="job_list"
@@ -107,6 +110,15 @@ ROUTES: Final = (
         "A job with its result or problem",
         (errors.JobUnknown,),
         tracked="job_status",
+        after=wait_for_end,
+    ),
+    RouteSpec(
+        "GET",
+        "/api/v1/jobs/{job_id}/events",
+        stream.read_events,
+        "A job's changes as they happen (server-sent events)",
+        (errors.JobUnknown, errors.TooManyStreams),
+        tracked="job_events",
     ),
     RouteSpec(
         "POST",

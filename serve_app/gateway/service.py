@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -16,6 +17,9 @@ from serve_app.gateway.admin.audit import AuditLog
 from serve_app.gateway.keys import KeyRing
 from serve_app.gateway.limits.decisions import Decisions
 from serve_app.gateway.limits.limiter import Admission, Limiter
+from serve_app.gateway.live.departure import Departure
+from serve_app.gateway.live.places import Places
+from serve_app.gateway.live.rates import Rates
 from serve_app.gateway.monitoring.meters import RequestMeter
 from serve_app.gateway.monitoring.vitals import Vitals
 from serve_app.gateway.tokens import TokenVerifier
@@ -24,6 +28,7 @@ from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
+from serve_app.jobs.messages import Messages
 from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
 from serve_app.tracing import Tracer
@@ -61,6 +66,12 @@ class Service:
     uploads: UploadBudget
     fetches: asyncio.Semaphore
     """Fetched images in memory at once, each up to the image limit."""
+    messages: Messages
+    waits: Places
+    """Requests that wait for the end of their job."""
+    streams: Places
+    rates: Rates
+    departure: Departure
     background: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def card(self, name: str | None) -> ModelCard:
@@ -104,6 +115,10 @@ class Call:
     """Whom an admin's action was about: a principal's id."""
     acts_as_admin: bool = False
     """True: only an admin may do this, so that it goes into the audit log."""
+    waited_s: float = 0.0
+    """How long the answer was held back because the caller asked for that."""
+    holds: ExitStack = field(default_factory=ExitStack)
+    """What is given back when the answer has been sent."""
 
     @property
     def caller(self) -> Principal:

@@ -32,8 +32,8 @@ def job_path(job_id: str) -> str:
     return f"/api/v1/jobs/{job_id}"
 
 
-def job_object(job: Job) -> Json:
-    """The job as the resource routes show it."""
+def job_object(job: Job, queue: Json | None = None) -> Json:
+    """The job as the resource routes show it; `queue` is where it waits, when that was looked up."""
     return {
         "job_id": job.id,
         "status": job.status.value,
@@ -42,9 +42,10 @@ def job_object(job: Job) -> Json:
         "started_at": timestamp(job.started_at),
         "completed_at": timestamp(job.completed_at),
         "deliveries": job.deliveries,
+        "queue": queue,
         "result": job.result,
         "problem": job_problem(job.failure.slug, job.failure.detail) if job.failure else None,
-        "links": {"self": job_path(job.id)},
+        "links": {"self": job_path(job.id), "events": f"{job_path(job.id)}/events"},
     }
 
 

@@ -45,7 +45,7 @@ class Watch:
 
 
 class Messages:
-    """Hands what Redis publishes to those in this process who wait for it. The subscription lasts while anybody does."""
+    """Hands what Redis publishes to those in this process who wait for it. Subscribed while anybody does."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -62,7 +62,7 @@ class Messages:
 
     @asynccontextmanager
     async def watch(self, job_id: str, statuses: Collection[str] = EVERY_STATUS) -> AsyncIterator[Watch]:
-        """Hear of a job's changes to one of these statuses. Look at the job once inside: what was before is not told."""
+        """Hear of a job's changes to one of these statuses. Look at the job once inside: what was is not told."""
         watch = Watch(statuses)
         async with self._subscription():
             watches = self._watches.setdefault(job_id, [])
@@ -92,9 +92,7 @@ class Messages:
         while True:
             try:
                 await self._listen()
-            except (
-                Exception
-            ) as error:  # whatever it was: without it all wait for their polls, with it gone for good too
+            except Exception as error:  # whatever it was: without it all wait for their polls, gone for good too
                 logger.warning("The subscription was lost: %r", error)
                 await asyncio.sleep(RECONNECT_S)
 

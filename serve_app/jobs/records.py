@@ -107,6 +107,18 @@ class QueueState:
         return self.ledger.in_flight - self.leased
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job waits at one moment: at least and at most so many jobs go before it, and so many run already.
+
+    Owners take turns, so before a job with n older ones of its owner each other owner has n + 1 turns at most.
+    """
+
+    least: int
+    most: int
+    running: int
+
+
 def decode(fields: Mapping[Any, Any]) -> dict[str, str]:
     """A hash as Redis replies it, in text."""
     return {name.decode(): value.decode() for name, value in fields.items()}
@@ -120,6 +132,13 @@ def decode_pairs(reply: Sequence[bytes]) -> dict[str, str]:
 def read_ledger(fields: Mapping[str, str]) -> Ledger:
     """The counters of `ledger:{model}` that this release knows; a newer one may keep more beside them."""
     return Ledger(**{counter.name: int(fields.get(counter.name, 0)) for counter in dataclass_fields(Ledger)})
+
+
+def read_place(reply: Sequence[Any]) -> Place:
+    """A place as `place.lua` replies it."""
+    older, owners, first_class, running, ledger = reply
+    others = read_ledger(decode(dict(zip(ledger[::2], ledger[1::2], strict=True)))).in_flight - running - 1
+    return Place(older, min(others, older + (older + 1) * (owners - 1)) if first_class else others, running)
 
 
 def no_such_job() -> JobUnknown:

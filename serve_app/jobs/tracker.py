@@ -24,12 +24,14 @@ from serve_app.jobs.records import (
     Backlog,
     Chunk,
     Ledger,
+    Place,
     QueueState,
     Submission,
     decode,
     no_such_job,
     read_job,
     read_ledger,
+    read_place,
     read_task,
 )
 from serve_app.jobs.scripts import Scripts
@@ -196,6 +198,12 @@ class Tracker:
             leased, dead, replicas, oldest_ms, ledger = await self._scripts.run("queue", model)
         counters = decode(dict(zip(ledger[::2], ledger[1::2], strict=True)))
         return QueueState(leased, dead, replicas, oldest_ms / 1000, read_ledger(counters))
+
+    async def place(self, job_id: str) -> Place | None:
+        """Where the job waits; None when it does not."""
+        with redis_errors():
+            reply = await self._scripts.run("place", job_id)
+        return read_place(reply) if reply else None
 
     async def _hash(self, name: str) -> dict[str, str]:
         with redis_errors():

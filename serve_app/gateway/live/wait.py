@@ -1,0 +1,89 @@
+"""`Prefer: wait=N`: an answer that is held back until the job has ended, and goes out as it was when it has not.
+
+Waiting comes after the endpoint's deadline and costs the request nothing: whatever fails meanwhile, the answer that was
+there already is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import Receive
+
+from serve_app.connections import end_tasks
+from serve_app.contracts import ENDED, Job
+from serve_app.errors import CapacityError, JobUnknown
+from serve_app.gateway import views
+from serve_app.gateway.endpoint import CLIENT_GONE
+from serve_app.gateway.live.prefer import wait_of
+from serve_app.gateway.problems import json_response
+from serve_app.gateway.service import Call
+
+WAITS_MAX: Final = 96
+"""Of one replica. With the streams they leave a third of its 256 requests to those who do not wait."""
+WAITS_MAX_PER_USER: Final = 32
+OF_THE_UNFINISHED: Final = ("retry-after", "content-length", "content-type")
+POLL_S: Final = 2.0
+"""A message may get lost: the job is looked at this often."""
+
+
+async def wait_for_end(call: Call, response: Response) -> Response:
+    """200 with the ended job when it ends in the time that the caller would wait, else `response`."""
+    response.headers["Vary"] = "Prefer"
+    seconds = wait_of(call.request.headers.getlist("prefer"))
+    if seconds is None or response.status_code not in (200, 202):
+        return response
+    with call.service.waits.take(call.caller.id) as free:
+        if not free:
+            return response
+        response.headers["Preference-Applied"] = f"wait={seconds}"
+        begun = time.monotonic()
+        try:
+            ended = await _race(call, seconds)
+        finally:
+            call.waited_s = time.monotonic() - begun
+    if isinstance(ended, Job):
+        headers = {name: value for name, value in response.headers.items() if name not in OF_THE_UNFINISHED}
+        return json_response(views.job_object(ended), 200, headers)
+    return Response(status_code=CLIENT_GONE) if ended else response
+
+
+async def _race(call: Call, seconds: int) -> Job | bool | None:
+    """The ended job; True when the caller has gone; None when there is nothing to wait for any more."""
+    ending = asyncio.create_task(_end_of(call, seconds))
+    gone = asyncio.create_task(disconnected(call.request.receive))
+    leaving = asyncio.create_task(call.service.departure.told())
+    try:
+        await asyncio.wait((ending, gone, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if ending.done():
+            return ending.result()
+        return gone.done()
+    finally:
+        await end_tasks([ending, gone, leaving])
+
+
+async def _end_of(call: Call, seconds: int) -> Job | None:
+    service, deadline = call.service, time.monotonic() + seconds
+    async with service.messages.watch(call.job_id, ENDED) as watch:
+        while True:
+            try:
+                job = await service.tracker.read(call.job_id, call.caller.id)
+            except CapacityError:
+                job = None  # Redis is away; it may be back in time
+            except JobUnknown:
+                return None
+            if job and job.ended:
+                return job
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            await watch.rest(min(left, POLL_S))
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return when the caller has gone. The request's body must have been read, or be none."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
