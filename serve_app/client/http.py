@@ -17,9 +17,11 @@ from serve_app.errors import CapacityError, DeadlineExceeded, RateLimited, Servi
 
 TIMEOUT_S: Final = 60.0
 """Deadline of one request; above the service's own 30 s for a submit."""
+HOLD_MAX_S: Final = 20
+"""The service holds an answer back for so long at most, and sends it as soon as the job has ended."""
 POLL_MIN_S: Final = 0.1
 POLL_MAX_S: Final = 5.0
-"""Quick at first, because most jobs take less than a second; then rarely."""
+"""Between answers that were not held back: the service could not, or was away. Quick at first, then rarely."""
 AWAY_S: Final = 30.0
 """How long `wait` bears that the service cannot be reached or answers 503: a restart, a lost gateway."""
 TOO_FAST_S: Final = 60.0
@@ -84,8 +86,10 @@ class ServiceClient:
         now = time.monotonic()
         deadline, seen, pause = now + timeout_s, now, POLL_MIN_S
         while True:
+            asked, rest = time.monotonic(), 0.0
+            hold = max(0, min(HOLD_MAX_S, int(deadline - asked)))
             try:
-                job = self.job(job_id)
+                job = self._ask("GET", f"/api/v1/jobs/{job_id}", headers={"Prefer": f"wait={hold}"})
                 seen = time.monotonic()
                 if job["status"] in ENDED:
                     return job
@@ -93,11 +97,12 @@ class ServiceClient:
             except CapacityError as error:
                 if time.monotonic() - seen > AWAY_S:
                     raise
-                state = f"unknown ({error.detail})"
-            if time.monotonic() + pause > deadline:
+                state, rest = f"unknown ({error.detail})", float(error.retry_after or 0)
+            if hold == 0 or time.monotonic() - asked < hold:
+                rest, pause = max(rest, pause), min(pause * 1.5, POLL_MAX_S)
+            if time.monotonic() + rest > deadline:
                 raise DeadlineExceeded(f"Job {job_id} is still {state} after {timeout_s:g} seconds.")
-            time.sleep(pause)
-            pause = min(pause * 1.5, POLL_MAX_S)
+            time.sleep(rest)
 
     def _ask(self, method: str, path: str, **parts: Any) -> Json:
         answer = self._request(method, path, **parts)

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from serve_app.connections import connect_redis
 from serve_app.contracts import Failure, Json, ModelCard, Outcome, ReplicaCard, Task
 from serve_app.gateway.application import build_gateway
+from serve_app.gateway.service import Service
 from serve_app.gateway.tokens import principal_of
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.authority import Authority
@@ -159,6 +160,23 @@ def id_of(gateway: Running, user: str) -> str:
 def audit_lines(caplog: pytest.LogCaptureFixture) -> list[Json]:
     """The lines of the audit log so far."""
     return [json.loads(record.message) for record in caplog.records if record.name == "serve_app.audit"]
+
+
+def service_of(gateway: Running) -> Service:
+    """The parts of the gateway, to see what it holds."""
+    [endpoint] = {route.endpoint for route in gateway.application.routes if route.path == "/livez"}  # type: ignore[attr-defined]
+    service: Service = endpoint._methods["GET"]._service
+    return service
+
+
+async def held_back(gateway: Running, count: int = 1) -> None:
+    """Return when so many requests wait."""
+    service = service_of(gateway)
+
+    async def there() -> bool:
+        return service.waits.taken.total() == count
+
+    await until(there)
 
 
 async def until(look: Callable[[], Any], seconds: float = 10.0) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from gateway_parts import PICTURE, RESULT, Running, failed, listening, running_gateway
+from gateway_parts import PICTURE, RESULT, Running, failed, held_back, listening, running_gateway
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
@@ -57,6 +57,19 @@ async def test_waiting_ends_at_its_deadline(client: ServiceClient, picture: Path
     job = await asyncio.to_thread(client.submit, picture)
     with pytest.raises(errors.DeadlineExceeded, match="still"):
         await asyncio.to_thread(client.wait, job["job_id"], 0.2)
+
+
+async def test_waiting_asks_once_where_the_service_holds_the_answer_back(
+    client: ServiceClient, picture: Path, gateway: Running
+) -> None:
+    gateway.model.open.clear()
+    job = await asyncio.to_thread(client.submit, picture)
+    waiting = asyncio.create_task(asyncio.to_thread(client.wait, job["job_id"], 15))
+    await held_back(gateway)
+    gateway.model.open.set()
+    assert (await waiting)["status"] == "COMPLETED"
+    looks = [event for event in await gateway.usage() if event["endpoint_type"] == "job_status"]
+    assert len(looks) == 1
 
 
 async def test_waiting_bears_a_service_that_is_away_for_a_moment(gateway: Running, picture: Path) -> None:

@@ -12,13 +12,24 @@ from typing import Any
 
 import httpx2
 import pytest
-from gateway_parts import IMAGE_MODEL, PICTURE, RESULT, Answering, Running, id_of, listening, running_gateway, until
+from gateway_parts import (
+    IMAGE_MODEL,
+    PICTURE,
+    RESULT,
+    Answering,
+    Running,
+    held_back,
+    id_of,
+    listening,
+    running_gateway,
+    service_of,
+    until,
+)
 from job_help import claimed, submission
 
 from serve_app.contracts import Json, Outcome, Task
 from serve_app.gateway.live import stream, wait
 from serve_app.gateway.live.prefer import WAIT_MAX_S
-from serve_app.gateway.service import Service
 from serve_app.local.authority import Authority
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
@@ -46,13 +57,6 @@ async def socket(shut: Running) -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
-def service_of(gateway: Running) -> Service:
-    """The parts of the gateway, to see what it holds."""
-    [endpoint] = {route.endpoint for route in gateway.application.routes if route.path == "/livez"}  # type: ignore[attr-defined]
-    service: Service = endpoint._methods["GET"]._service
-    return service
-
-
 async def submit_and_wait(gateway: Running, prefer: str) -> httpx2.Response:
     headers = {**gateway.bearer(), "Prefer": prefer}
     return await gateway.client.post("/api/v1/jobs", files={"image": ("a.png", PICTURE)}, headers=headers)
@@ -64,16 +68,6 @@ async def look(gateway: Running, job_id: str, prefer: str) -> httpx2.Response:
 
 async def processing(gateway: Running, job_id: str) -> bool:
     return bool((await gateway.get(f"/api/v1/jobs/{job_id}")).json()["status"] == "PROCESSING")
-
-
-async def waiting(gateway: Running, count: int = 1) -> None:
-    """Return when so many requests wait."""
-    service = service_of(gateway)
-
-    async def there() -> bool:
-        return service.waits.taken.total() == count
-
-    await until(there)
 
 
 async def test_a_job_that_ends_in_time_is_the_answer(gateway: Running) -> None:
@@ -103,7 +97,7 @@ async def test_a_job_that_does_not_end_in_time_is_accepted_all_the_same(shut: Ru
 async def test_a_look_ends_when_the_job_does(shut: Running) -> None:
     job_id = await shut.submit()
     looking = asyncio.create_task(look(shut, job_id, "wait=600"))
-    await waiting(shut)
+    await held_back(shut)
     shut.model.open.set()
     answer = await asyncio.wait_for(looking, LONG_S)
     assert answer.json()["status"] == "COMPLETED"
@@ -144,7 +138,7 @@ async def test_the_older_door_does_not_wait(shut: Running) -> None:
 async def test_more_than_may_wait_are_answered_at_once(shut: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = await shut.submit()
     many = [asyncio.create_task(look(shut, job_id, "wait=20")) for _ in range(wait.WAITS_MAX_PER_USER)]
-    await waiting(shut, wait.WAITS_MAX_PER_USER)
+    await held_back(shut, wait.WAITS_MAX_PER_USER)
     answer = await asyncio.wait_for(look(shut, job_id, "wait=20"), LONG_S)
     assert "Preference-Applied" not in answer.headers
     assert not any(task.done() for task in many)
@@ -160,7 +154,7 @@ async def test_who_goes_away_ends_the_wait_and_not_the_job(shut: Running, socket
             headers={**shut.bearer(), "Prefer": "wait=20"},
             timeout=httpx2.Timeout(10, read=1.0),
         )
-    await waiting(shut, 0)
+    await held_back(shut, 0)
     [usage] = await until(shut.usage)
     assert usage["status_code"] == 499
     shut.model.open.set()
@@ -169,7 +163,7 @@ async def test_who_goes_away_ends_the_wait_and_not_the_job(shut: Running, socket
 
 async def test_a_replica_that_goes_answers_who_waits(shut: Running) -> None:
     asking = asyncio.create_task(submit_and_wait(shut, "wait=20"))
-    await waiting(shut)
+    await held_back(shut)
     service_of(shut).departure.tell()
     assert (await asyncio.wait_for(asking, LONG_S)).status_code == 202
 
@@ -178,7 +172,7 @@ async def test_a_wait_outlives_the_job_redis(shut: Running, valkey: Valkey) -> N
     job_id = await shut.submit()
     await until(lambda: processing(shut, job_id))
     looking = asyncio.create_task(look(shut, job_id, "wait=20"))
-    await waiting(shut)
+    await held_back(shut)
     valkey.kill()
     valkey.start()
     shut.model.open.set()

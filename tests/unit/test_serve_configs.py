@@ -11,6 +11,9 @@ from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.app import ApplicationArgs, Gateway
+from serve_app.gateway.live.stream import STREAMS_MAX
+from serve_app.gateway.live.wait import WAITS_MAX
+from serve_app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"gateway_cpus", "num_cpus", "max_replicas"}
@@ -88,6 +91,15 @@ def test_a_misspelt_argument_is_refused() -> None:
     application["args"]["models"][0]["max_batchsize"] = 4
     with pytest.raises(ValueError, match="max_batchsize"):
         ApplicationArgs.model_validate(application["args"])
+
+
+@pytest.mark.parametrize("config", [laptop(), cluster()], ids=["laptop", "cluster"])
+def test_a_stream_ends_itself_before_serve_would_cut_it(config: dict[str, Any]) -> None:
+    assert Settings().stream_max_s + 10 <= config["http_options"]["request_timeout_s"]
+
+
+def test_waits_and_streams_leave_room_for_other_requests() -> None:
+    assert 0.7 * Gateway.max_ongoing_requests > STREAMS_MAX + WAITS_MAX
 
 
 def test_requests_do_not_queue_without_bound() -> None:
