@@ -8,10 +8,14 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx2
+import psutil
+import yaml
 from running_service import MODEL, WORDS, RunningService, frozen
-from service_client import Client, connected
+from service_client import Client, connected, until
 
 from serve_app.contracts import Json
+from serve_app.local.state import password
 
 DEADLINE_S = 60
 DRAIN_S = 20
@@ -21,7 +25,7 @@ DRAIN_S = 20
 async def told(client: Client, job_id: str) -> AsyncIterator[Json]:
     """The events of a job as they arrive; the end is the stream's own, for httpx2 raises for one that was cut."""
     async with (
-        asyncio.timeout(DEADLINE_S),
+        asyncio.timeout(2 * DEADLINE_S),
         client.http.stream("GET", f"/api/v1/jobs/{job_id}/events", headers=client.headers) as answer,
     ):
         assert answer.status_code == 200
@@ -53,17 +57,32 @@ async def test_a_wait_ends_with_the_job(service: RunningService, client: Client,
     assert ended["status"] == "COMPLETED"
 
 
-async def test_streams_do_not_hold_up_a_gateway_that_has_to_go(servers_folder: Path) -> None:
+async def test_streams_do_not_hold_up_a_gateway_that_is_replaced(servers_folder: Path) -> None:
     homeless = {"name": WORDS, "implementation": "toy_model:WordStatistics", "min_replicas": 0, "num_cpus": 1000}
     folder = servers_folder / "leaving"
     folder.mkdir(mode=0o711)
-    with RunningService(folder, [homeless], {}, gateways=1) as leaving:
-        async with connected(leaving, "ada") as client:
-            job_id = await client.submit_text("it has to wait", WORDS)
-            events = told(client, job_id)
+    with RunningService(folder, [homeless], {}, gateways=1) as service:
+        old = service.replicas("gateway")
+        async with connected(service, "ada") as client:
+            events = told(client, await client.submit_text("it has to wait", WORDS))
             assert (await anext(events))["status"] == "PENDING"
-            stopping = asyncio.create_task(asyncio.to_thread(leaving.cluster.stop))
+            await asyncio.to_thread(_deploy_another_release, service)
+            await until(lambda: service.replicas("gateway") - old, DEADLINE_S)
             begun = time.monotonic()
             assert [job async for job in events] == []
             assert time.monotonic() - begun < DRAIN_S / 2
-            await stopping
+            await until(lambda: not any(map(psutil.pid_exists, old)), DRAIN_S / 2)
+
+
+def _deploy_another_release(service: RunningService) -> None:
+    """New replicas take the place of the old ones, while the proxy goes on."""
+    config = yaml.safe_load((service.cluster.folder / "serve.yaml").read_text())
+    config["applications"][0]["args"]["models"][0]["chunks_per_replica"] = 3
+    answer = httpx2.put(
+        f"{service.cluster.dashboard_url}/api/serve/applications/",
+        headers={"Authorization": f"Bearer {password(service.cluster.token_file)}"},
+        json=config,
+        timeout=30,
+        trust_env=False,
+    )
+    assert answer.status_code == 200, answer.text
