@@ -77,7 +77,7 @@ async def test_streams_do_not_hold_up_a_gateway_that_is_replaced(servers_folder:
 def _deploy_another_release(service: RunningService) -> None:
     """New replicas take the place of the old ones, while the proxy goes on."""
     config = yaml.safe_load((service.cluster.folder / "serve.yaml").read_text())
-    config["applications"][0]["args"]["models"][0]["chunks_per_replica"] = 3
+    config["applications"][0]["args"]["models"][0]["chunks_per_replica"] = 2
     answer = httpx2.put(
         f"{service.cluster.dashboard_url}/api/serve/applications/",
         headers={"Authorization": f"Bearer {password(service.cluster.token_file)}"},

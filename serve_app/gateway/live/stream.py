@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Final
 
@@ -29,6 +30,8 @@ SEND_S: Final = 10.0
 """A caller who does not take an event for this long is cut off."""
 RECONNECT_MS: Final = 1000
 RETRY_AFTER_S: Final = 5
+
+_log = logging.getLogger(__name__)
 
 
 async def read_events(call: Call) -> Response:
@@ -74,7 +77,9 @@ class EventStream(Response):
                 await asyncio.wait((writing, gone, leaving), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 await end_tasks([writing, gone, leaving])
-            if not writing.cancelled() and isinstance(writing.exception(), TimeoutError):
+            if not writing.cancelled() and (error := writing.exception()):
+                if not isinstance(error, OSError):  # TimeoutError is one: the caller is too slow, or has just gone
+                    _log.error("the stream of request %s broke", self._call.request_id, exc_info=error)
                 return
         await send({"type": "http.response.body", "body": b""})
 

@@ -7,6 +7,7 @@ there already is sent.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Final
 
@@ -28,6 +29,9 @@ WAITS_MAX_PER_USER: Final = 32
 OF_THE_UNFINISHED: Final = ("retry-after", "content-length", "content-type")
 POLL_S: Final = 2.0
 """A message may get lost: the job is looked at this often."""
+
+
+_log = logging.getLogger(__name__)
 
 
 async def wait_for_end(call: Call, response: Response) -> Response:
@@ -58,9 +62,12 @@ async def _race(call: Call, seconds: int) -> Job | bool | None:
     leaving = asyncio.create_task(call.service.departure.told())
     try:
         await asyncio.wait((ending, gone, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if ending.done():
-            return ending.result()
-        return gone.done()
+        if not ending.done():
+            return gone.done()
+        if error := ending.exception():  # a defect of ours must not take the answer that is there
+            _log.error("request %s could not wait", call.request_id, exc_info=error)
+            return None
+        return ending.result()
     finally:
         await end_tasks([ending, gone, leaving])
 
