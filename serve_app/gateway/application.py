@@ -160,7 +160,6 @@ def _assemble(
         waits=Places(WAITS_MAX, WAITS_MAX_PER_USER),
         streams=Places(STREAMS_MAX, STREAMS_MAX_PER_USER),
         rates=Rates(asked, [card.name for card in cards]),
-        departure=Departure(),
     )
 
 

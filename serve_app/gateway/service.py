@@ -71,7 +71,7 @@ class Service:
     """Requests that wait for the end of their job."""
     streams: Places
     rates: Rates
-    departure: Departure
+    departure: Departure = field(default_factory=Departure)
     background: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def card(self, name: str | None) -> ModelCard:

@@ -94,6 +94,19 @@ async def test_a_job_that_does_not_end_in_time_is_accepted_all_the_same(shut: Ru
     assert all(event["latency_ms"] < 900 for event in usage), "the wait is the caller's, not the service's"
 
 
+async def test_what_was_known_already_is_waited_for_too(shut: Running) -> None:
+    job_id = await shut.submit()
+    await until(lambda: processing(shut, job_id))
+    tag = (await shut.get(f"/api/v1/jobs/{job_id}")).headers["ETag"]
+    headers = {**shut.bearer(), "If-None-Match": tag, "Prefer": "wait=20"}
+    looking = asyncio.create_task(shut.client.get(f"/api/v1/jobs/{job_id}", headers=headers))
+    await held_back(shut)
+    shut.model.open.set()
+    answer = await asyncio.wait_for(looking, LONG_S)
+    assert (answer.status_code, answer.json()["status"]) == (200, "COMPLETED")
+    assert answer.headers["ETag"] == (await shut.get(f"/api/v1/jobs/{job_id}")).headers["ETag"] != tag
+
+
 async def test_a_look_ends_when_the_job_does(shut: Running) -> None:
     job_id = await shut.submit()
     looking = asyncio.create_task(look(shut, job_id, "wait=600"))

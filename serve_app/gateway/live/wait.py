@@ -17,16 +17,16 @@ from starlette.types import Receive
 from serve_app.connections import end_tasks
 from serve_app.contracts import ENDED, Job
 from serve_app.errors import CapacityError, JobUnknown
-from serve_app.gateway import views
 from serve_app.gateway.endpoint import CLIENT_GONE
 from serve_app.gateway.live.prefer import wait_of
-from serve_app.gateway.problems import json_response
+from serve_app.gateway.reads import job_response
 from serve_app.gateway.service import Call
 
 WAITS_MAX: Final = 96
 """Of one replica. With the streams they leave a third of its 256 requests to those who do not wait."""
 WAITS_MAX_PER_USER: Final = 32
-OF_THE_UNFINISHED: Final = ("retry-after", "content-length", "content-type")
+KEPT: Final = ("Vary", "Preference-Applied", "Location", "Idempotent-Replayed")
+"""What the answer to an ended job takes over from the one that was there at once."""
 POLL_S: Final = 2.0
 """A message may get lost: the job is looked at this often."""
 
@@ -38,7 +38,7 @@ async def wait_for_end(call: Call, response: Response) -> Response:
     """200 with the ended job when it ends in the time that the caller would wait, else `response`."""
     response.headers["Vary"] = "Prefer"
     seconds = wait_of(call.request.headers.getlist("prefer"))
-    if seconds is None or response.status_code not in (200, 202):
+    if seconds is None or response.status_code not in (200, 202, 304):
         return response
     with call.service.waits.take(call.caller.id) as free:
         if not free:
@@ -50,8 +50,9 @@ async def wait_for_end(call: Call, response: Response) -> Response:
         finally:
             call.waited_s = time.monotonic() - begun
     if isinstance(ended, Job):
-        headers = {name: value for name, value in response.headers.items() if name not in OF_THE_UNFINISHED}
-        return json_response(views.job_object(ended), 200, headers)
+        answer = await job_response(call, ended)
+        answer.headers.update({name: response.headers[name] for name in KEPT if name in response.headers})
+        return answer
     return Response(status_code=CLIENT_GONE) if ended else response
 
 
