@@ -174,6 +174,18 @@ async def test_who_goes_away_ends_the_wait_and_not_the_job(shut: Running, socket
     assert (await shut.ended(usage["job_id"]))["status"] == "COMPLETED"
 
 
+async def test_a_cancelled_job_is_told_to_who_waits(shut: Running, socket: httpx2.AsyncClient) -> None:
+    job_id = await shut.submit()
+    await until(lambda: processing(shut, job_id))
+    looking = asyncio.create_task(look(shut, job_id, "wait=20"))
+    async with events(shut, socket, job_id) as told:
+        await told.next()
+        await held_back(shut)
+        assert (await shut.post(f"/api/v1/jobs/{job_id}/cancel")).status_code == 200
+        assert await told.rest() == ["CANCELLED"]
+    assert (await asyncio.wait_for(looking, LONG_S)).json()["status"] == "CANCELLED"
+
+
 async def test_a_replica_that_goes_answers_who_waits(shut: Running) -> None:
     asking = asyncio.create_task(submit_and_wait(shut, "wait=20"))
     await held_back(shut)
