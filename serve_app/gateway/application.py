@@ -25,6 +25,7 @@ from serve_app.connections import GroupingRedis, connect_redis, end_tasks
 from serve_app.contracts import ModelCard, ModelHandle
 from serve_app.errors import InternalError, RouteUnknown, ServiceError
 from serve_app.gateway.admin.audit import AuditLog
+from serve_app.gateway.description.publish import describe
 from serve_app.gateway.endpoint import Endpoint, PathEndpoint, request_id_of
 from serve_app.gateway.keys import KeyRing
 from serve_app.gateway.limits.decisions import Decisions
@@ -33,7 +34,7 @@ from serve_app.gateway.monitoring.meters import BreakerMeter, RequestMeter
 from serve_app.gateway.monitoring.request_log import RequestLog
 from serve_app.gateway.monitoring.vitals import Vitals
 from serve_app.gateway.problems import SECURITY_HEADERS, problem_response
-from serve_app.gateway.routes import ROUTES
+from serve_app.gateway.routes import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
 from serve_app.gateway.service import Service
 from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import UploadBudget
@@ -132,6 +133,7 @@ def _assemble(
         cards={card.name: card for card in cards},
         params={card.name: load(card.implementation).Params for card in cards},
         endpoints={f"{route.method:<4} {route.path}": route.summary for route in ROUTES},
+        description=describe(ROUTES, EVERY_ROUTE, EVERY_AUTHENTICATED_ROUTE),
         tracker=asked,
         desk=Desk(requests, settings),
         vitals=Vitals(asked, [card.name for card in cards]),

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from serve_app.contracts import ModelCard, Principal
 from serve_app.errors import ModelUnknown, TokenMissing
 from serve_app.gateway.admin.audit import AuditLog
+from serve_app.gateway.description.published import Description
 from serve_app.gateway.keys import KeyRing
 from serve_app.gateway.limits.decisions import Decisions
 from serve_app.gateway.limits.limiter import Admission, Limiter
@@ -43,6 +44,7 @@ class Service:
     params: Mapping[str, type[BaseModel]]
     endpoints: Mapping[str, str]
     """What GET /api/v1/version shows: `METHOD path` and a sentence."""
+    description: Description
     tracker: Tracker
     desk: Desk
     vitals: Vitals

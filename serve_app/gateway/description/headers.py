@@ -1,0 +1,32 @@
+"""Headers of requests and answers: what each says. A route's description names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+HEADERS: Final[Mapping[str, str]] = {
+    "X-Request-ID": "Names the request. Yours, if it is 1 to 128 letters, digits, `.`, `_` or `-`; else a new one.",
+    "traceparent": "W3C Trace Context: the trace that this request is a part of.",
+    "Location": "Where it is.",
+    "Retry-After": "Seconds to wait before the next request.",
+    "Allow": "The methods of this path.",
+    "WWW-Authenticate": "The scheme, and why a token was refused (RFC 6750).",
+    "RateLimit": "What is left of what you may send (draft-ietf-httpapi-ratelimit-headers).",
+    "RateLimit-Policy": "What you may send.",
+}
+
+
+def headers_of(status: int, *, limited: bool) -> tuple[str, ...]:
+    """Those that an answer of this status may have; `limited`: of a route that counts against the limits."""
+    brought = {
+        201: ("Location",),
+        202: ("Location", "Retry-After"),
+        303: ("Location",),
+        401: ("WWW-Authenticate",),
+        405: ("Allow",),
+        429: ("Retry-After",),
+        503: ("Retry-After",),
+        504: ("Retry-After",),
+    }.get(status, ())
+    return ("X-Request-ID", *brought, *(("RateLimit-Policy", "RateLimit") if limited else ()))
