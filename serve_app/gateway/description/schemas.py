@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serve_app.contracts import Json
-from serve_app.gateway.description.groups.operation import Operation, Shape
+from serve_app.gateway.description.groups.operation import Operation, Shape, without_null
 
 Mode = Literal["validation", "serialization"]
 
@@ -63,9 +63,6 @@ class Schemas:
 
 
 def _parameter(name: str, required: bool, schema: Json) -> Json:
-    kinds: list[Any] = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
-    schema = {**schema, **kinds[0]} if len(kinds) == 1 else schema | ({"anyOf": kinds} if kinds else {})
-    if schema.get("default", "") is None:
-        del schema["default"]
+    schema = without_null(schema)
     text = schema.pop("description", "")
     return {"name": name, "in": "query", "required": required, "description": text, "schema": schema}

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.contracts import JobStatus
-from serve_app.gateway.description.groups.operation import Count, Moment, Operation, Shape
+from serve_app.gateway.description.groups.operation import Count, FormShape, Moment, Operation, Shape
 
 JOB_ID: Final = "6f0a1f0e-5f0c-4f5e-9d8e-3c1f2b7a9d10"
 _JOB: Final[dict[str, Any]] = {
@@ -25,7 +25,7 @@ _JOB: Final[dict[str, Any]] = {
 }
 
 
-class SubmitForm(Shape):
+class SubmitForm(FormShape):
     """One image, as a file or by URL, for one model."""
 
     image: Annotated[str, Field(json_schema_extra={"format": "binary"})] | None = None

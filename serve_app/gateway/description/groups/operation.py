@@ -9,6 +9,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serve_app.contracts import Json
+
 Tag = Literal["Jobs", "Older routes", "Usage", "Admin", "Service"]
 """The groups of the page, in its order."""
 Content = type[BaseModel] | str
@@ -31,6 +33,23 @@ class Shape(BaseModel):
     """An object with no field beside those that are named."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+def without_null(schema: Json) -> Json:
+    """The schema of what may be left out, but where it is sent cannot be null: in a form, or in a query."""
+    kinds: list[Any] = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    rest = {name: value for name, value in schema.items() if name != "anyOf" and (name, value) != ("default", None)}
+    return {**rest, **kinds[0]} if len(kinds) == 1 else rest | ({"anyOf": kinds} if kinds else {})
+
+
+def _fields_without_null(schema: Json) -> None:
+    schema["properties"] = {name: without_null(one) for name, one in schema["properties"].items()}
+
+
+class FormShape(BaseModel):
+    """The fields of a form."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_fields_without_null)
 
 
 @dataclass(frozen=True, slots=True)
