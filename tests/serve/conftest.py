@@ -19,6 +19,7 @@ from running_service import BATCH, MODEL, PACED, WORDS, RunningService
 from service_client import Client, connected
 
 from serve_app.contracts import Json
+from tests.stray_keys import key_rows, strays
 
 JOBS = 200
 START_S = 300
@@ -72,7 +73,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 def service(servers_folder: Path, picture_url: str, collector: Collector) -> Iterator[RunningService]:
-    """The running service: three gateways, two classifiers, a toy that sleeps and one that scales."""
+    """The running service: three gateways, two classifiers, a toy that sleeps and one that scales. No stray key stays."""
     classifier = {"implementation": "serve_app.models.sem_classifier:SemClassifier", "max_batch_size": BATCH}
     sleeper = {"implementation": "toy_model:WordStatistics", "min_replicas": 0, "downscale_delay_s": 1}
     paced = {"implementation": "paced_words:PacedWords", "max_batch_size": 2, "max_replicas": 2}
@@ -88,6 +89,8 @@ def service(servers_folder: Path, picture_url: str, collector: Collector) -> Ite
     folder.mkdir(mode=0o711)
     with RunningService(folder, [{**model, "num_cpus": 0.1} for model in models], environment) as running:
         yield running
+        with running.redis() as redis:
+            assert strays(redis, key_rows()) == []
 
 
 @pytest.fixture
