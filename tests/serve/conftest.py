@@ -73,7 +73,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 def service(servers_folder: Path, picture_url: str, collector: Collector) -> Iterator[RunningService]:
-    """The running service: three gateways, two classifiers, a toy that sleeps and one that scales. No stray key stays."""
+    """The running service: three gateways, two classifiers, a toy that sleeps and one that scales."""
     classifier = {"implementation": "serve_app.models.sem_classifier:SemClassifier", "max_batch_size": BATCH}
     sleeper = {"implementation": "toy_model:WordStatistics", "min_replicas": 0, "downscale_delay_s": 1}
     paced = {"implementation": "paced_words:PacedWords", "max_batch_size": 2, "max_replicas": 2}
