@@ -125,6 +125,14 @@ def settings(request: pytest.FixtureRequest, valkey: Valkey) -> Iterator[Setting
 
 
 @pytest.fixture
+def own_keys(settings: Settings, valkey: Valkey) -> Iterator[None]:
+    """For a test that writes keys of its own: they are gone before it is looked for strays."""
+    yield
+    with BlockingRedis.from_url(valkey.url) as client:
+        client.flushall()
+
+
+@pytest.fixture
 async def redis(settings: Settings) -> AsyncIterator[Redis]:
     """A client of the empty job Redis, as the service makes it."""
     client = connect_redis(settings)

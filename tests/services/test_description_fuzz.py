@@ -64,8 +64,8 @@ DECISION: Final = {"principal_id": NOBODY, "name": "nobody", "reason": "A test."
 class Known:
     """What good requests name, and how they are made."""
 
-    def __init__(self, gateway: Running, url: str, job_id: str) -> None:
-        self.url = url
+    def __init__(self, gateway: Running, url: str, job_id: str, cancelled_id: str) -> None:
+        self.url, self.cancelled_id = url, cancelled_id
         self.headers = gateway.bearer("root", realm_access={"roles": ["sem-admin"]})
         self.names = {"job_id": job_id, "principal_id": NOBODY, "slug": "job-unknown"}
 
@@ -73,6 +73,8 @@ class Known:
         """Put what is there into a made-up request, and leave all else as it is."""
         case.path_parameters = {name: self.names[name] for name in case.path_parameters or {}}
         case.query, case.headers = {}, {}
+        if case.path.endswith("/cancel"):
+            case.path_parameters = {"job_id": self.cancelled_id}
         if case.media_type == "multipart/form-data":
             case.body = {"image": PICTURE}
         elif "overrides" in case.path or "blocks" in case.path:
@@ -101,7 +103,7 @@ class Known:
 
 @asynccontextmanager
 async def known(settings: Settings, authority: Authority) -> AsyncIterator[Known]:
-    """A gateway on a socket, without limits that a flood would meet, and a job in it that has ended."""
+    """A gateway on a socket, without limits that a flood would meet, a job in it that has ended and one that was cancelled."""
     plenty = {"rate_reads_per_s": 1e5, "rate_submits_per_s": 1e5, "quota_submits_per_day": 0}
     house = {"rate_house_reads_per_s": 1e5, "rate_house_submits_per_s": 1e5}
     async with (
@@ -110,7 +112,11 @@ async def known(settings: Settings, authority: Authority) -> AsyncIterator[Known
     ):
         job_id = await gateway.submit("root")
         await gateway.ended(job_id, "root")
-        yield Known(gateway, url, job_id)
+        gateway.model.open.clear()
+        cancelled_id = await gateway.submit("root")
+        assert (await gateway.post(f"/api/v1/jobs/{cancelled_id}/cancel", "root")).status_code == 200
+        gateway.model.open.set()
+        yield Known(gateway, url, job_id, cancelled_id)
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)

@@ -8,6 +8,11 @@ from typing import Final
 HEADERS: Final[Mapping[str, str]] = {
     "X-Request-ID": "Names the request. Yours, if it is 1 to 128 letters, digits, `.`, `_` or `-`; else a new one.",
     "traceparent": "W3C Trace Context: the trace that this request is a part of.",
+    "Idempotency-Key": "Of your choice: sent again with the same body within 24 h, it gives the same job.",
+    "Idempotent-Replayed": "`true`: this job was accepted before, by the same key.",
+    "If-None-Match": "The `ETag` of the answer that you have: 304 where it still holds.",
+    "ETag": "Of this answer, for `If-None-Match`.",
+    "Link": "The next page, as `rel=next` (RFC 8288).",
     "Location": "Where it is.",
     "Retry-After": "Seconds to wait before the next request.",
     "Allow": "The methods of this path.",

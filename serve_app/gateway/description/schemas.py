@@ -59,10 +59,13 @@ class Schemas:
         if model is None:
             return []
         schema = model.model_json_schema()
-        return [_parameter(name, name in schema.get("required", ()), one) for name, one in schema["properties"].items()]
+        named, needed = schema.get("$defs", {}), schema.get("required", ())
+        return [_parameter(name, name in needed, one, named) for name, one in schema["properties"].items()]
 
 
-def _parameter(name: str, required: bool, schema: Json) -> Json:
+def _parameter(name: str, required: bool, schema: Json, named: Json) -> Json:
     schema = without_null(schema)
+    if reference := schema.pop("$ref", None):
+        schema = {**named[reference.rpartition("/")[2]], **schema}
     text = schema.pop("description", "")
     return {"name": name, "in": "query", "required": required, "description": text, "schema": schema}

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.contracts import JobStatus
 from serve_app.gateway.description.groups.operation import Count, FormShape, Moment, Operation, Shape
+from serve_app.gateway.operations.lists import JobsQuery
 
 JOB_ID: Final = "6f0a1f0e-5f0c-4f5e-9d8e-3c1f2b7a9d10"
 _JOB: Final[dict[str, Any]] = {
@@ -64,10 +65,8 @@ class JobProblem(Shape):
     detail: str
 
 
-class Job(Shape):
-    """A job. `result` is as the model's result_schema says (GET /api/v1/models)."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_JOB]})
+class JobRow(Shape):
+    """A job as lists show it."""
 
     job_id: str
     status: JobStatus
@@ -76,9 +75,23 @@ class Job(Shape):
     started_at: Moment | None
     completed_at: Moment | None
     deliveries: Count
-    result: dict[str, Any] | None
     problem: JobProblem | None
     links: Links
+
+
+class Job(JobRow):
+    """A job. `result` is as the model's result_schema says (GET /api/v1/models)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_JOB]})
+
+    result: dict[str, Any] | None
+
+
+class JobPage(Shape):
+    """A page of jobs, the newest first; `next_cursor` leads to the next page, None: this is the last."""
+
+    data: list[JobRow]
+    next_cursor: str | None
 
 
 class Submitted(Shape):
@@ -141,14 +154,22 @@ class Models(Shape):
 
 _BODIES: Final[Mapping[str, type[BaseModel]]] = {"multipart/form-data": SubmitForm, "application/json": SubmitBody}
 _BY_URL: Final = {"image_url": "https://images.example.org/nanowires.tif", "model": "sem-classifier", "params": {}}
+_OBEYED: Final = ("Idempotency-Key", "traceparent")
+_REPLAYED: Final = ("Idempotent-Replayed",)
 _WHICH: Final[Mapping[str, type[BaseModel]]] = {"application/json": JobId}
 
 OPERATIONS: Final[Mapping[str, Operation]] = {
-    "POST /api/v1/jobs": Operation("Jobs", {202: (Job,)}, _BODIES, _BY_URL, headers=("traceparent",)),
-    "GET /api/v1/jobs/{job_id}": Operation("Jobs", {200: (Job,)}, answer_headers=("Retry-After",)),
+    "POST /api/v1/jobs": Operation("Jobs", {202: (Job,)}, _BODIES, _BY_URL, headers=_OBEYED, answer_headers=_REPLAYED),
+    "GET /api/v1/jobs": Operation(
+        "Jobs", {200: (JobPage,), 304: ()}, query=JobsQuery, headers=("If-None-Match",), answer_headers=("ETag", "Link")
+    ),
+    "GET /api/v1/jobs/{job_id}": Operation(
+        "Jobs", {200: (Job,), 304: ()}, headers=("If-None-Match",), answer_headers=("ETag", "Retry-After")
+    ),
+    "POST /api/v1/jobs/{job_id}/cancel": Operation("Jobs", {200: (Job,)}),
     "GET /api/v1/models": Operation("Jobs", {200: (Models,)}),
     "POST /api/v1/inference": Operation(
-        "Older routes", {200: (Submitted,)}, _BODIES, _BY_URL, headers=("traceparent",)
+        "Older routes", {200: (Submitted,)}, _BODIES, _BY_URL, headers=_OBEYED, answer_headers=_REPLAYED
     ),
     "POST /api/v1/jobs/status": Operation("Older routes", {200: (OlderJobStatus,)}, _WHICH, {"job_id": JOB_ID}),
     "POST /api/v1/jobs/results": Operation("Older routes", {200: (OlderJobResults,)}, _WHICH, {"job_id": JOB_ID}),
