@@ -103,7 +103,7 @@ class Known:
 
 @asynccontextmanager
 async def known(settings: Settings, authority: Authority) -> AsyncIterator[Known]:
-    """A gateway on a socket, without limits that a flood would meet; in it a job that has ended, and a cancelled one."""
+    """A gateway on a socket, without limits that a flood would meet; in it a job that has ended, one cancelled."""
     plenty = {"rate_reads_per_s": 1e5, "rate_submits_per_s": 1e5, "quota_submits_per_day": 0}
     house = {"rate_house_reads_per_s": 1e5, "rate_house_submits_per_s": 1e5}
     async with (
