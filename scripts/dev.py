@@ -82,6 +82,13 @@ def test(arguments: List[str]) -> None:
     become("python", "-m", "pytest", *arguments)
 
 
+def fuzz(arguments: List[str]) -> None:
+    """Send 200 made-up requests to each route (FUZZ_EXAMPLES=1000: more), and hold the answers to the description."""
+    ensure(dev=True)
+    os.environ.setdefault("FUZZ_EXAMPLES", "200")
+    become("python", "-m", "pytest", "--timeout", "1800", "tests/services/test_description_fuzz.py", *arguments)
+
+
 def check(arguments: List[str]) -> None:
     """Style, types, import direction and file shape: all of them, then one line for each."""
     ensure(dev=True)
@@ -151,6 +158,7 @@ TASKS: Dict[str, Callable[[List[str]], None]] = {
     "help": show_help,
     "run": run,
     "test": test,
+    "fuzz": fuzz,
     "check": check,
     "bench": bench,
     "bench-usage": bench_usage,

@@ -23,6 +23,7 @@ from serve_app.local.postgres import Postgres
 from serve_app.local.state import password
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
+from tests.stray_keys import key_rows, strays
 
 # Tests mean the defaults: what the person at the terminal has set for a run of theirs must not bend them.
 OTHERS = {"secrets_dir", "semapi_token", "semapi_url", "semapi_state_dir"}
@@ -110,12 +111,25 @@ def database(postgres: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture
-def settings(request: pytest.FixtureRequest, valkey: Valkey) -> Settings:
-    """Settings of an empty job Redis; of a fresh database too, for a test that also asks for `database`."""
+def settings(request: pytest.FixtureRequest, valkey: Valkey) -> Iterator[Settings]:
+    """Settings of an empty job Redis; of a fresh database too, for a test that also asks for `database`.
+
+    Whatever a test proves, it may leave no key there that no table has, nor one that stays longer than its row says.
+    """
     with BlockingRedis.from_url(valkey.url) as client:
         client.flushall()
     database_url = request.getfixturevalue("database") if "database" in request.fixturenames else ""
-    return Settings(redis_url=SecretStr(valkey.url), database_url=SecretStr(database_url))
+    yield Settings(redis_url=SecretStr(valkey.url), database_url=SecretStr(database_url))
+    with BlockingRedis.from_url(valkey.url) as client:
+        assert strays(client, key_rows()) == []
+
+
+@pytest.fixture
+def own_keys(settings: Settings, valkey: Valkey) -> Iterator[None]:
+    """For a test that writes keys of its own: they are gone before it is looked for strays."""
+    yield
+    with BlockingRedis.from_url(valkey.url) as client:
+        client.flushall()
 
 
 @pytest.fixture

@@ -24,24 +24,20 @@ from starlette.routing import Route
 from serve_app.connections import GroupingRedis, connect_redis, end_tasks
 from serve_app.contracts import ModelCard, ModelHandle
 from serve_app.errors import InternalError, RouteUnknown, ServiceError
-from serve_app.gateway.admin.audit import AuditLog
+from serve_app.gateway.description.publish import describe
 from serve_app.gateway.endpoint import Endpoint, PathEndpoint, request_id_of
 from serve_app.gateway.keys import KeyRing
 from serve_app.gateway.limits.decisions import Decisions
 from serve_app.gateway.limits.limiter import Limiter
 from serve_app.gateway.live.departure import Departure
-from serve_app.gateway.live.places import Places
 from serve_app.gateway.live.rates import Rates
-from serve_app.gateway.live.stream import STREAMS_MAX, STREAMS_MAX_PER_USER
-from serve_app.gateway.live.wait import WAITS_MAX, WAITS_MAX_PER_USER
-from serve_app.gateway.monitoring.meters import BreakerMeter, RequestMeter
+from serve_app.gateway.monitoring.meters import BreakerMeter
 from serve_app.gateway.monitoring.request_log import RequestLog
 from serve_app.gateway.monitoring.vitals import Vitals
 from serve_app.gateway.problems import SECURITY_HEADERS, problem_response
-from serve_app.gateway.routes import ROUTES
+from serve_app.gateway.routes import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
 from serve_app.gateway.service import Service
 from serve_app.gateway.tokens import TokenVerifier
-from serve_app.gateway.uploads import UploadBudget
 from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
 from serve_app.jobs.desk import Desk
@@ -139,6 +135,7 @@ def _assemble(
         cards={card.name: card for card in cards},
         params={card.name: load(card.implementation).Params for card in cards},
         endpoints={f"{route.method:<4} {route.path}": route.summary for route in ROUTES},
+        description=describe(ROUTES, EVERY_ROUTE, EVERY_AUTHENTICATED_ROUTE),
         tracker=asked,
         desk=Desk(requests, settings),
         vitals=Vitals(asked, [card.name for card in cards]),
@@ -148,17 +145,11 @@ def _assemble(
         verifier=TokenVerifier(settings, keys),
         limiter=Limiter(requests, settings),
         decisions=Decisions(requests),
-        audit=AuditLog(),
         dispatchers={card.name: Dispatcher(tracker, handles[card.name], card, version=version) for card in cards},
         writer=Writer(work, settings),
         reports=Reports(settings),
-        requests=RequestMeter(),
         tracer=tracer,
-        uploads=UploadBudget(settings.upload_bytes_in_flight),
-        fetches=asyncio.Semaphore(max(1, settings.upload_bytes_in_flight // settings.image_max_bytes)),
         messages=tracker.messages,
-        waits=Places(WAITS_MAX, WAITS_MAX_PER_USER),
-        streams=Places(STREAMS_MAX, STREAMS_MAX_PER_USER),
         rates=Rates(asked, [card.name for card in cards]),
     )
 

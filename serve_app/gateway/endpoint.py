@@ -39,6 +39,8 @@ CLIENT_GONE: Final = 499
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _log = logging.getLogger(__name__)
 
+Problems = tuple[type[ServiceError], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
@@ -48,7 +50,7 @@ class RouteSpec:
     path: str
     handler: Callable[[Call], Awaitable[Response]]
     summary: str
-    problems: tuple[type[ServiceError], ...] = ()
+    problems: Problems = ()
     """Problems of its own, beside those of every route and of every authenticated route."""
     tracked: str | None = None
     """`endpoint_type` of its usage events. Authenticated and tracked are one thing; None is open to all."""

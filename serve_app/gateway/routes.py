@@ -10,15 +10,14 @@ from starlette.responses import Response
 from serve_app import errors
 from serve_app.gateway import reads, submit
 from serve_app.gateway.admin import figures, people
-from serve_app.gateway.endpoint import RouteSpec
+from serve_app.gateway.description import read as description
+from serve_app.gateway.endpoint import Problems, RouteSpec
 from serve_app.gateway.live import stream
 from serve_app.gateway.live.wait import wait_for_end
 from serve_app.gateway.monitoring import exposition, health
 from serve_app.gateway.operations import changes, lists
 from serve_app.gateway.service import Call
 from serve_app.gateway.usage import read as usage
-
-Problems = tuple[type[errors.ServiceError], ...]
 
 _BODY: Final[Problems] = (errors.BodyInvalid, errors.BodyTooLarge, errors.BodyTypeUnsupported)
 _SUBMIT: Final[Problems] = (
@@ -149,6 +148,15 @@ ROUTES: Final = (
         "DELETE", "/api/v1/admin/overrides/{principal_id}", people.remove_override, "Give the usual rates", _TAKE_BACK
     ),
     RouteSpec("GET", "/api/v1/version", health.version, "API version and routes"),
+    RouteSpec("GET", "/openapi.json", description.read_document, "All routes for programs: OpenAPI 3.1"),
+    RouteSpec("GET", "/docs", description.read_page, "All routes for people, as a page"),
+    RouteSpec(
+        "GET",
+        "/problems/{slug}",
+        description.go_to_problem,
+        "What a problem's type means: its place on the page",
+        (errors.RouteUnknown,),
+    ),
     RouteSpec("GET", "/health", health.health, "Health of gateway, queue and models"),
     RouteSpec("GET", "/__health", health.alive, "The gateway answers"),
     RouteSpec("GET", "/livez", health.alive, "The process lives"),

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -14,11 +15,12 @@ from starlette.requests import Request
 from serve_app.contracts import ModelCard, Principal
 from serve_app.errors import ModelUnknown, TokenMissing
 from serve_app.gateway.admin.audit import AuditLog
+from serve_app.gateway.description.published import Description
 from serve_app.gateway.keys import KeyRing
 from serve_app.gateway.limits.decisions import Decisions
 from serve_app.gateway.limits.limiter import Admission, Limiter
 from serve_app.gateway.live.departure import Departure
-from serve_app.gateway.live.places import Places
+from serve_app.gateway.live.places import STREAMS_MAX, STREAMS_MAX_PER_USER, WAITS_MAX, WAITS_MAX_PER_USER, Places
 from serve_app.gateway.live.rates import Rates
 from serve_app.gateway.monitoring.meters import RequestMeter
 from serve_app.gateway.monitoring.vitals import Vitals
@@ -48,6 +50,7 @@ class Service:
     params: Mapping[str, type[BaseModel]]
     endpoints: Mapping[str, str]
     """What GET /api/v1/version shows: `METHOD path` and a sentence."""
+    description: Description
     tracker: Tracker
     desk: Desk
     vitals: Vitals
@@ -57,22 +60,29 @@ class Service:
     verifier: TokenVerifier
     limiter: Limiter
     decisions: Decisions
-    audit: AuditLog
     dispatchers: Mapping[str, Dispatcher]
     writer: Writer
     reports: Reports
-    requests: RequestMeter
     tracer: Tracer
-    uploads: UploadBudget
-    fetches: asyncio.Semaphore
-    """Fetched images in memory at once, each up to the image limit."""
     messages: Messages
-    waits: Places
-    """Requests that wait for the end of their job."""
-    streams: Places
     rates: Rates
+    audit: AuditLog = field(default_factory=AuditLog)
+    requests: RequestMeter = field(default_factory=RequestMeter)
+    waits: Places = field(default_factory=lambda: Places(WAITS_MAX, WAITS_MAX_PER_USER))
+    """Requests that wait for the end of their job."""
+    streams: Places = field(default_factory=lambda: Places(STREAMS_MAX, STREAMS_MAX_PER_USER))
     departure: Departure = field(default_factory=Departure)
     background: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    @cached_property
+    def uploads(self) -> UploadBudget:
+        """Uploads on their way."""
+        return UploadBudget(self.settings.upload_bytes_in_flight)
+
+    @cached_property
+    def fetches(self) -> asyncio.Semaphore:
+        """Fetched images in memory at once, each up to the image limit."""
+        return asyncio.Semaphore(max(1, self.settings.upload_bytes_in_flight // self.settings.image_max_bytes))
 
     def card(self, name: str | None) -> ModelCard:
         """The model of this name, or the default. Raises `ModelUnknown`."""

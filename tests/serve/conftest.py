@@ -19,6 +19,7 @@ from running_service import BATCH, MODEL, PACED, WORDS, RunningService
 from service_client import Client, connected
 
 from serve_app.contracts import Json
+from tests.stray_keys import key_rows, strays
 
 JOBS = 200
 START_S = 300
@@ -88,6 +89,8 @@ def service(servers_folder: Path, picture_url: str, collector: Collector) -> Ite
     folder.mkdir(mode=0o711)
     with RunningService(folder, [{**model, "num_cpus": 0.1} for model in models], environment) as running:
         yield running
+        with running.redis() as redis:
+            assert strays(redis, key_rows()) == []
 
 
 @pytest.fixture

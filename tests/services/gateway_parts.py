@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 import uvicorn
+from described import hold_to_description
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 
@@ -123,7 +124,12 @@ async def running_gateway(
     transport = httpx2.ASGITransport(application)
     async with (
         application.router.lifespan_context(application),
-        httpx2.AsyncClient(transport=transport, base_url="http://gateway", timeout=30) as client,
+        httpx2.AsyncClient(
+            transport=transport,
+            base_url="http://gateway",
+            timeout=30,
+            event_hooks={"response": [hold_to_description]},
+        ) as client,
     ):
         yield Running(application, client, redis, model, authority)
         model.open.set()

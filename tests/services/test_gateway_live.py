@@ -28,7 +28,7 @@ from gateway_parts import (
 from job_help import claimed, submission
 
 from serve_app.contracts import Json, Outcome, Task
-from serve_app.gateway.live import stream, wait
+from serve_app.gateway.live import places, stream
 from serve_app.gateway.live.prefer import WAIT_MAX_S
 from serve_app.local.authority import Authority
 from serve_app.local.valkey import Valkey
@@ -150,8 +150,8 @@ async def test_the_older_door_does_not_wait(shut: Running) -> None:
 
 async def test_more_than_may_wait_are_answered_at_once(shut: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = await shut.submit()
-    many = [asyncio.create_task(look(shut, job_id, "wait=20")) for _ in range(wait.WAITS_MAX_PER_USER)]
-    await held_back(shut, wait.WAITS_MAX_PER_USER)
+    many = [asyncio.create_task(look(shut, job_id, "wait=20")) for _ in range(places.WAITS_MAX_PER_USER)]
+    await held_back(shut, places.WAITS_MAX_PER_USER)
     answer = await asyncio.wait_for(look(shut, job_id, "wait=20"), LONG_S)
     assert "Preference-Applied" not in answer.headers
     assert not any(task.done() for task in many)
@@ -304,7 +304,7 @@ async def test_streams_are_bounded_per_user(shut: Running, socket: httpx2.AsyncC
     headers, path = shut.bearer(), f"/api/v1/jobs/{job_id}/events"
     opened = [
         await socket.send(socket.build_request("GET", path, headers=headers), stream=True)
-        for _ in range(stream.STREAMS_MAX_PER_USER)
+        for _ in range(places.STREAMS_MAX_PER_USER)
     ]
     assert {answer.status_code for answer in opened} == {200}
     refused = await socket.get(path, headers=headers)

@@ -18,6 +18,8 @@ from serve_app.connections import COMMAND_TIMEOUT_S, GROUPS_AT_ONCE, GroupingRed
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("own_keys")
+
 
 @pytest.fixture
 async def grouping(settings: Settings) -> AsyncIterator[GroupingRedis]:

@@ -16,6 +16,8 @@ from serve_app.images import store as store_module
 from serve_app.images.store import UNCLAIMED_S, ImageStore
 from serve_app.settings import MIB, Settings
 
+pytestmark = pytest.mark.usefixtures("own_keys")
+
 
 @pytest.fixture
 async def limited(redis: Redis) -> AsyncIterator[Redis]:

@@ -15,6 +15,7 @@ from serve_app.jobs.dispatch.attempt import GIVE_BACK_S
 from serve_app.jobs.dispatch.dispatcher import CLOSE_S
 
 OPEN = {"/api/v1/version", "/health", "/__health", "/livez", "/readyz", "/healthz", "/metrics"}
+OPEN |= {"/openapi.json", "/docs", "/problems/{slug}"}
 
 
 def test_only_these_routes_are_open_and_all_others_are_counted() -> None:

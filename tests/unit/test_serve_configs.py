@@ -11,8 +11,7 @@ from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.app import ApplicationArgs, Gateway
-from serve_app.gateway.live.stream import STREAMS_MAX
-from serve_app.gateway.live.wait import WAITS_MAX
+from serve_app.gateway.live.places import STREAMS_MAX, WAITS_MAX
 from serve_app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+WAITS_MAX: Final = 96
+"""Of one replica, which takes 256 requests at once: with the streams a third is left to those who do not wait."""
+WAITS_MAX_PER_USER: Final = 32
+STREAMS_MAX: Final = 64
+STREAMS_MAX_PER_USER: Final = 16
 
 
 class Places:

@@ -15,13 +15,11 @@ from serve_app.contracts import Job
 from serve_app.errors import CapacityError, JobUnknown, TooManyStreams
 from serve_app.gateway.endpoint import header_of
 from serve_app.gateway.live.place import shown
+from serve_app.gateway.live.places import STREAMS_MAX, STREAMS_MAX_PER_USER
 from serve_app.gateway.live.wait import disconnected
 from serve_app.gateway.problems import json_text
 from serve_app.gateway.service import Call
 
-STREAMS_MAX: Final = 64
-"""Of one replica, which takes 256 requests at once."""
-STREAMS_MAX_PER_USER: Final = 16
 PING_S: Final = 15.0
 """Below what proxies on the way, ours too, give a connection on which nothing comes."""
 POLL_S: Final = 3.0

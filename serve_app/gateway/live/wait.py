@@ -22,9 +22,6 @@ from serve_app.gateway.live.prefer import wait_of
 from serve_app.gateway.reads import job_response
 from serve_app.gateway.service import Call
 
-WAITS_MAX: Final = 96
-"""Of one replica. With the streams they leave a third of its 256 requests to those who do not wait."""
-WAITS_MAX_PER_USER: Final = 32
 KEPT: Final = ("Vary", "Preference-Applied", "Location", "Idempotent-Replayed")
 """What the answer to an ended job takes over from the one that was there at once."""
 POLL_S: Final = 2.0

@@ -27,13 +27,15 @@ class UsageQuery(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    since: Word | None = None
-    until: Word | None = None
-    month: Word | None = None
-    timezone: Word = "UTC"
-    bucket: Word = "auto"
-    principal_id: Annotated[str, Field(pattern=f"^{PRINCIPAL_ID}$")] | None = None
-    format: Format = "json"
+    since: Annotated[Word | None, Field(description="From when on: `7d`, or a date.", examples=["7d"])] = None
+    until: Annotated[Word | None, Field(description="Until when.", examples=["1d"])] = None
+    month: Annotated[Word | None, Field(description="A calendar month instead.", examples=["2026-11"])] = None
+    timezone: Annotated[Word, Field(description="IANA name.", examples=["Europe/Rome"])] = "UTC"
+    bucket: Annotated[Word, Field(description="`minute`, `hour`, `day` or `auto`.", examples=["hour"])] = "auto"
+    principal_id: Annotated[
+        str | None, Field(pattern=f"^{PRINCIPAL_ID}$", description="Whose usage; admins alone may name others.")
+    ] = None
+    format: Annotated[Format, Field(description="As what it is answered.")] = "json"
 
 
 async def read_usage(call: Call) -> Response:

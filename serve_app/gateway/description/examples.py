@@ -1,0 +1,81 @@
+"""A problem of each type, as a client meets it: what was asked for, and what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from serve_app import errors
+from serve_app.contracts import Json
+from serve_app.gateway.description.groups.jobs import JOB_ID
+from serve_app.gateway.problems import problem_type
+
+_JOBS: Final = "/api/v1/jobs"
+_BLOCKS: Final = "/api/v1/admin/blocks"
+
+DETAILS: Final[Mapping[str, tuple[str, str]]] = {
+    "token-missing": (_JOBS, "Send the header Authorization: Bearer with an access token."),
+    "token-invalid": (_JOBS, "The token has expired."),
+    "user-blocked": (_JOBS, "An admin has blocked you: A script that does not stop."),
+    "admin-required": ("/api/v1/admin/queue", "Your token names no role that makes you an admin here."),
+    "query-invalid": ("/api/v1/usage", "There is no query parameter 'form' here; there are since, until, month."),
+    "body-invalid": (_JOBS, "The body is not valid JSON in UTF-8."),
+    "body-too-large": (_JOBS, "The body may have at most 65536 bytes."),
+    "body-type-unsupported": (_JOBS, "Send multipart/form-data with the file field image, or application/json."),
+    "params-invalid": (_JOBS, "The parameters of sem-classifier are not valid at /params/top_k."),
+    "image-missing": (_JOBS, "Send exactly one image: the file field image, or image_url."),
+    "image-type-unsupported": (_JOBS, "The file is not a PNG, JPEG, TIFF, GIF, WebP or BMP image."),
+    "image-too-large": (_JOBS, "The image may have at most 52428800 bytes."),
+    "image-unreadable": (_JOBS, "The image's header is damaged."),
+    "image-url-invalid": (_JOBS, "The URL must begin with https://."),
+    "image-url-forbidden": (_JOBS, "The URL leads to an address that is not public."),
+    "image-url-failed": (_JOBS, "The server of the image answered 404."),
+    "model-unknown": (_JOBS, "No model of this name is served here. GET /api/v1/models lists them."),
+    "job-unknown": (f"{_JOBS}/{JOB_ID}", "There is no such job, or it is not yours, or its time is over."),
+    "idempotency-key-invalid": (_JOBS, "The Idempotency-Key must have 1 to 255 characters."),
+    "idempotency-key-reused": (_JOBS, "This Idempotency-Key was sent with another body. Choose a new key."),
+    "job-ended": (f"{_JOBS}/{JOB_ID}/cancel", "The job is COMPLETED already."),
+    "decision-unknown": (f"{_BLOCKS}/0123456789abcdef0123456789abcdef", "This user is not blocked."),
+    "decisions-full": (_BLOCKS, "There are 1000 of them already."),
+    "route-unknown": ("/api/v2/jobs", "There is nothing at this path. GET /api/v1/version lists the routes."),
+    "method-not-allowed": (_JOBS, "Allowed here: GET, HEAD, POST."),
+    "rate-limited": (_JOBS, "You may submit 20 jobs a second. Wait for a second."),
+    "too-many-streams": (
+        f"{_JOBS}/{JOB_ID}/events",
+        "You have 16 streams open here, or all users 64. Close some, or ask again by Prefer: wait.",
+    ),
+    "queue-full": (_JOBS, "As many jobs wait as may wait. Try again later."),
+    "store-full": (_JOBS, "Too many uploads are under way. Try again in a moment."),
+    "tracker-unavailable": (_JOBS, "The job tracker does not answer. Try again in a moment."),
+    "keys-unavailable": (_JOBS, "The token issuer's keys cannot be fetched now."),
+    "usage-unavailable": ("/api/v1/usage", "The usage records cannot be read now. Usage is counted all the same."),
+    "deadline-exceeded": (_JOBS, "The request was not answered within 30 seconds."),
+    "internal-error": (_JOBS, "The service failed. The request id helps to find out why."),
+    "image-undecodable": (f"{_JOBS}/{JOB_ID}", "The image ends before its last row."),
+    "image-too-costly": (f"{_JOBS}/{JOB_ID}", "Decoding the image took more than 10 seconds."),
+    "input-lost": (f"{_JOBS}/{JOB_ID}", "The stored input is no longer there."),
+    "model-rejected": (f"{_JOBS}/{JOB_ID}", "The image has more than one page."),
+    "job-dead": (f"{_JOBS}/{JOB_ID}", "The job was given up after 3 losses while it ran alone."),
+}
+"""By slug: where it was met, and its detail."""
+
+_UNSEEN: Final = (errors.ModelUnready, errors.ReplicaLost)
+
+
+def problems_shown(base: type[errors.ServiceError] = errors.ServiceError) -> Iterator[type[errors.ServiceError]]:
+    """The problem types that a client may meet, in the order of the tree; a job's own ones too."""
+    children = [child for child in base.__subclasses__() if child.__module__ == errors.__name__]
+    for child in children:
+        yield from problems_shown(child)
+    if not children and base not in _UNSEEN:
+        yield base
+
+
+def problem_example(problem: type[errors.ServiceError]) -> Json:
+    """An answer of this type; of a job's own types, the `problem` of the job. The title is all there is without one."""
+    instance, detail = DETAILS.get(problem.slug, (_JOBS, f"{problem.title}."))
+    told: Json = {"type": problem_type(problem.slug), "title": problem.title}
+    if issubclass(problem, errors.JobError):
+        return {**told, "detail": detail}
+    answer = {"detail": detail, "instance": instance, "request_id": "0d5e3c9b7f814a6f9c1b2a3d4e5f6071"}
+    return {**told, "status": problem.status, **answer}

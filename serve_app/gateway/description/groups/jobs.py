@@ -1,0 +1,207 @@
+"""What the routes of jobs, their older forms and the models take and answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve_app.contracts import JobStatus
+from serve_app.gateway.description.groups.operation import Count, FormShape, Moment, Operation, Shape
+from serve_app.gateway.operations.lists import JobsQuery
+
+JOB_ID: Final = "6f0a1f0e-5f0c-4f5e-9d8e-3c1f2b7a9d10"
+_JOB: Final[dict[str, Any]] = {
+    "job_id": JOB_ID,
+    "status": "COMPLETED",
+    "model": "sem-classifier",
+    "submitted_at": "2026-11-21T12:00:00.000Z",
+    "started_at": "2026-11-21T12:00:00.112Z",
+    "completed_at": "2026-11-21T12:00:00.391Z",
+    "deliveries": 1,
+    "queue": None,
+    "result": {"label": "Nanowires", "confidence": 0.93, "all_scores": {"Nanowires": 0.93, "Fibres": 0.07}},
+    "problem": None,
+    "links": {"self": f"/api/v1/jobs/{JOB_ID}", "events": f"/api/v1/jobs/{JOB_ID}/events"},
+}
+
+
+class SubmitForm(FormShape):
+    """One image, as a file or by URL, for one model."""
+
+    image: Annotated[str, Field(json_schema_extra={"format": "binary"})] | None = None
+    image_url: str | None = None
+    model: Annotated[str, Field(description="The default model if left out.")] | None = None
+    params: Annotated[str, Field(description="A JSON object as text, by the model's params_schema.")] | None = None
+
+
+class SubmitBody(Shape):
+    """As the form, without a file."""
+
+    image_url: str | None = None
+    model: Annotated[str, Field(description="The default model if left out.")] | None = None
+    params: Annotated[dict[str, Any], Field(description="By the model's params_schema.")] | None = None
+
+
+class JobId(BaseModel):
+    """Which job; other fields are left unread."""
+
+    model_config = ConfigDict(extra="allow")
+
+    job_id: str
+
+
+class Links(Shape):
+    """Where the job is, and where it tells its changes."""
+
+    self: str
+    events: str
+
+
+class Estimate(Shape):
+    """Seconds until the job has ended, if the model goes on as in the last minutes."""
+
+    low: Annotated[float, Field(ge=0)]
+    high: Annotated[float, Field(ge=0)]
+
+
+class Place(Shape):
+    """Where a pending job waits; no estimate while the model's pace is not known."""
+
+    position: Annotated[int, Field(ge=1)]
+    estimate_s: Estimate | None
+
+
+class JobProblem(Shape):
+    """Why a job has no result."""
+
+    type: str
+    title: str
+    detail: str
+
+
+class JobRow(Shape):
+    """A job as lists show it."""
+
+    job_id: str
+    status: JobStatus
+    model: str
+    submitted_at: Moment
+    started_at: Moment | None
+    completed_at: Moment | None
+    deliveries: Count
+    queue: Annotated[Place | None, Field(description="Looked up by GET of one job while it is pending; else null.")]
+    problem: JobProblem | None
+    links: Links
+
+
+class Job(JobRow):
+    """A job. `result` is as the model's result_schema says (GET /api/v1/models)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_JOB]})
+
+    result: dict[str, Any] | None
+
+
+class JobPage(Shape):
+    """A page of jobs, the newest first; `next_cursor` leads to the next page, None: this is the last."""
+
+    data: list[JobRow]
+    next_cursor: str | None
+
+
+class Submitted(Shape):
+    """The answer of the older submit."""
+
+    job_id: str
+    status: JobStatus
+    message: str
+
+
+OlderStatus = Literal["PENDING", "PROCESSING", "COMPLETED", "FAILED", "NOT_FOUND"]
+
+
+class OlderJobStatus(Shape):
+    """The answer of the older status route. An unknown job has `NOT_FOUND` and an empty `submitted_at`."""
+
+    job_id: str
+    status: OlderStatus
+    submitted_at: Moment | Literal[""]
+    started_at: Moment | None
+    completed_at: Moment | None
+    metadata: dict[str, str]
+
+
+class OlderJobResults(Shape):
+    """The answer of the older results route. `error` is empty for a completed job."""
+
+    job_id: str
+    status: OlderStatus
+    result: dict[str, Any] | None
+    error: str
+    completed_at: Moment | None
+
+
+class Replica(Shape):
+    """A running replica, and what it says of its model."""
+
+    replica: str
+    version: str
+    device: str
+    description: dict[str, Any]
+
+
+class Model(Shape):
+    """A served model."""
+
+    name: str
+    input: Literal["image", "none"]
+    params_schema: dict[str, Any]
+    result_schema: dict[str, Any]
+    replicas: list[Replica]
+
+
+class Models(Shape):
+    """All served models, the default first."""
+
+    default: str
+    models: list[Model]
+
+
+_BODIES: Final[Mapping[str, type[BaseModel]]] = {"multipart/form-data": SubmitForm, "application/json": SubmitBody}
+_BY_URL: Final = {"image_url": "https://images.example.org/nanowires.tif", "model": "sem-classifier", "params": {}}
+_OBEYED: Final = ("Idempotency-Key", "traceparent")
+_WAITED: Final = ("Preference-Applied", "Vary")
+_REPLAYED: Final = ("Idempotent-Replayed",)
+_WHICH: Final[Mapping[str, type[BaseModel]]] = {"application/json": JobId}
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "POST /api/v1/jobs": Operation(
+        "Jobs",
+        {200: (Job,), 202: (Job,)},
+        _BODIES,
+        _BY_URL,
+        headers=(*_OBEYED, "Prefer"),
+        answer_headers=(*_REPLAYED, *_WAITED, "ETag"),
+    ),
+    "GET /api/v1/jobs": Operation(
+        "Jobs", {200: (JobPage,), 304: ()}, query=JobsQuery, headers=("If-None-Match",), answer_headers=("ETag", "Link")
+    ),
+    "GET /api/v1/jobs/{job_id}": Operation(
+        "Jobs",
+        {200: (Job,), 304: ()},
+        headers=("If-None-Match", "Prefer"),
+        answer_headers=("ETag", "Retry-After", *_WAITED),
+    ),
+    "GET /api/v1/jobs/{job_id}/events": Operation(
+        "Jobs", {200: ("text/event-stream",), 204: ()}, headers=("Last-Event-ID",)
+    ),
+    "POST /api/v1/jobs/{job_id}/cancel": Operation("Jobs", {200: (Job,)}),
+    "GET /api/v1/models": Operation("Jobs", {200: (Models,)}),
+    "POST /api/v1/inference": Operation(
+        "Older routes", {200: (Submitted,)}, _BODIES, _BY_URL, headers=_OBEYED, answer_headers=_REPLAYED
+    ),
+    "POST /api/v1/jobs/status": Operation("Older routes", {200: (OlderJobStatus,)}, _WHICH, {"job_id": JOB_ID}),
+    "POST /api/v1/jobs/results": Operation("Older routes", {200: (OlderJobResults,)}, _WHICH, {"job_id": JOB_ID}),
+}

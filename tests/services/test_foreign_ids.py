@@ -1,0 +1,88 @@
+"""What belongs to another user is, on every route, as if it were not there."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import httpx2
+import pytest
+from gateway_parts import Running, id_of, running_gateway
+
+from serve_app.contracts import Json
+from serve_app.gateway.description.operations import OPERATIONS, name_of, parameters_of
+from serve_app.gateway.endpoint import RouteSpec
+from serve_app.gateway.routes import ROUTES
+from serve_app.local.authority import Authority
+from serve_app.settings import Settings
+
+OURS: Final = {"slug"}
+"""Names in paths that are nobody's."""
+OF_USERS: Final = [
+    route for route in ROUTES if route.tracked and not route.admin and set(parameters_of(route.path)) - OURS
+]
+OF_ADMINS: Final = [route for route in ROUTES if route.admin]
+OLDER: Final = ["/api/v1/jobs/status", "/api/v1/jobs/results"]
+
+
+@pytest.fixture
+async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
+    async with running_gateway(settings, authority) as running:
+        yield running
+
+
+async def ids_of_ada(gateway: Running) -> dict[str, str]:
+    """Something of hers for each name that stands in a path."""
+    return {"job_id": await gateway.submit("ada"), "principal_id": id_of(gateway, "ada")}
+
+
+async def ask(gateway: Running, route: RouteSpec, ids: dict[str, str], user: str) -> httpx2.Response:
+    """A request of the user with a body that passes, where the route takes one."""
+    example = OPERATIONS[name_of(route)].example
+    body: Any = {"json": example} if example is not None else {}
+    path = route.path.format_map({**ids, "slug": "job-unknown"})
+    return await gateway.client.request(route.method, path, headers=gateway.bearer(user), **body)
+
+
+def same_for_all(answer: httpx2.Response) -> Json:
+    """A problem without what differs between any two requests."""
+    return {name: value for name, value in answer.json().items() if name not in ("instance", "request_id")}
+
+
+@pytest.mark.parametrize("route", OF_USERS, ids=name_of)
+async def test_a_foreign_one_is_as_one_that_never_was(gateway: Running, route: RouteSpec) -> None:
+    ids = await ids_of_ada(gateway)
+    names = parameters_of(route.path)
+    assert set(names) <= set(ids), f"say in ids_of_ada what {names} of {route.path} can be"
+    foreign = await ask(gateway, route, ids, "eve")
+    unknown = await ask(gateway, route, {name: str(uuid.uuid4()) for name in names}, "eve")
+    assert (foreign.status_code, unknown.status_code) == (404, 404)
+    assert same_for_all(foreign) == same_for_all(unknown)
+    assert set(foreign.headers) == set(unknown.headers)
+    mine = await ask(gateway, route, ids, "ada")
+    assert mine.status_code != 404, "what the test takes for foreign is not there at all"
+
+
+@pytest.mark.parametrize("path", OLDER)
+async def test_on_the_older_routes_it_was_not_found(gateway: Running, path: str) -> None:
+    job_id, unknown_id = await gateway.submit("ada"), str(uuid.uuid4())
+    foreign = await gateway.post(path, "eve", json={"job_id": job_id})
+    unknown = await gateway.post(path, "eve", json={"job_id": unknown_id})
+    assert (foreign.status_code, unknown.status_code) == (200, 200)
+    assert foreign.json()["status"] == "NOT_FOUND"
+    assert {**foreign.json(), "job_id": unknown_id} == unknown.json()
+    assert (await gateway.post(path, "ada", json={"job_id": job_id})).json()["status"] != "NOT_FOUND"
+
+
+@pytest.mark.parametrize("route", OF_ADMINS, ids=name_of)
+async def test_users_are_told_nothing_on_the_routes_of_admins(gateway: Running, route: RouteSpec) -> None:
+    there = await ask(gateway, route, await ids_of_ada(gateway), "eve")
+    nowhere = await ask(gateway, route, {name: "0" * 32 for name in parameters_of(route.path)}, "eve")
+    assert (there.status_code, nowhere.status_code) == (403, 403)
+    assert same_for_all(there) == same_for_all(nowhere)
+
+
+async def test_a_user_may_not_name_another_in_a_query(gateway: Running) -> None:
+    answer = await gateway.get(f"/api/v1/usage?principal_id={id_of(gateway, 'ada')}", "eve")
+    assert (answer.status_code, answer.json()["type"]) == (403, "/problems/admin-required")

@@ -1,0 +1,112 @@
+"""Tokens that no one may come in with, by family, and good ones that must pass: what refuses is the fault alone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from forged import FAMILIES
+from gateway_parts import Running, listening, running_gateway
+
+from serve_app.local.authority import Authority
+from serve_app.local.issuer import Issuer, issuer_app
+from serve_app.local.keys import SigningKeys
+from serve_app.settings import Settings
+
+PATH: Final = "/api/v1/models"
+TAIL: Final = 24
+"""Characters at the end of a token that are looked for where no token may be."""
+NOW: Final = int(time.time())
+
+GOOD: Final[dict[str, dict[str, Any]]] = {
+    "as the issuer mints it": {},
+    "of the plain type": {"header": {"typ": "JWT"}},
+    "of the long type": {"header": {"typ": "application/at+jwt"}},
+    "of the type in capitals": {"header": {"typ": "AT+JWT"}},
+    "for a list of readers": {"aud": ["sem-image-classifier"]},
+    "for us among others": {"aud": ["account", "sem-image-classifier", "else"]},
+    "just expired": {"exp": NOW - 5},
+    "nearly valid": {"nbf": NOW + 15},
+    "of a fast clock": {"iat": NOW + 15},
+    "without the time it was issued": {"iat": None, "nbf": None},
+    "with a preferred name": {"preferred_username": "ada"},
+    "with a name": {"name": "Ada Lovelace"},
+    "with a name in another script": {"preferred_username": "Ада 👩‍🔬"},
+    "with a name that is none": {"preferred_username": 7, "name": ""},
+    "with groups and roles": {"groups": ["sem"], "realm_access": {"roles": ["user"]}, "scope": "openid"},
+    "with a nonce, said to be for access": {"nonce": "n"},
+    "with a nonce, said to be a bearer's": {"header": {"typ": "JWT"}, "nonce": "n", "typ": "Bearer"},
+    "with a thumbprint nobody needs": {"header": {"x5t": "AA"}},
+    "that says where keys are": {"header": {"jku": "http://127.0.0.1:9/"}},
+    "of much text": {"padding": "x" * 9000},
+    "with a fraction of a second": {"exp": NOW + 600.5},
+    "without an id": {"jti": None},
+}
+
+
+@pytest.fixture
+async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
+    async with running_gateway(settings, authority) as running:
+        yield running
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(FAMILIES) >= 12
+    assert sum(map(len, FAMILIES.values())) >= 100
+    assert len(GOOD) >= 20
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_it_is_refused_and_leaves_nothing(
+    family: str, gateway: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    let_in = []
+    for number, forge in enumerate(FAMILIES[family]):
+        header = forge(gateway.issuer)
+        answer = await gateway.client.get(PATH, headers=[(b"Authorization", header)])
+        if answer.status_code != 401 or not answer.json()["type"].startswith("/problems/token-"):
+            let_in.append(f"{number}: {answer.status_code} for {header[:300]!r}")
+        tail = header[-TAIL:].decode("latin-1")
+        if len(header) > 4 * TAIL:
+            assert tail not in answer.text + str(answer.headers) + caplog.text, number
+    assert let_in == []
+    assert await gateway.keys() == set()
+    assert await gateway.usage() == []
+
+
+@pytest.mark.parametrize("where", [{"params": "access_token"}, {"cookies": "access_token"}])
+async def test_a_good_token_elsewhere_is_none(gateway: Running, where: dict[str, str]) -> None:
+    parts: dict[str, Any] = {place: {name: gateway.issuer.mint("ada")} for place, name in where.items()}
+    if cookies := parts.pop("cookies", None):
+        parts["headers"] = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
+    answer = await gateway.client.get(PATH, **parts)
+    assert (answer.status_code, answer.json()["type"]) == (401, "/problems/token-missing")
+
+
+@pytest.mark.parametrize("name", GOOD)
+async def test_a_good_one_passes(name: str, gateway: Running) -> None:
+    answer = await gateway.client.get(PATH, headers=gateway.bearer(**GOOD[name]))
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_scheme_is_known_in_any_case(gateway: Running) -> None:
+    token = gateway.issuer.mint("ada")
+    for scheme in ("bearer", "BEARER", "Bearer "):
+        assert (await gateway.client.get(PATH, headers={"Authorization": f"{scheme} {token}"})).status_code == 200
+
+
+async def test_a_second_issuer_may_sign_by_curve(settings: Settings, authority: Authority, folder: Path) -> None:
+    curve = Issuer("http://127.0.0.1/default", SigningKeys(folder, "ES256"))
+    async with listening(issuer_app(curve)) as url:
+        curve.url = f"{url}/default"
+        async with running_gateway(settings, authority, oidc_issuers=(authority.url, curve.url)) as gateway:
+            mine = {"Authorization": f"Bearer {curve.mint('ada')}"}
+            assert (await gateway.client.get(PATH, headers=mine)).status_code == 200
+            assert (await gateway.get(PATH)).status_code == 200
+            crossed = {"Authorization": f"Bearer {curve.mint('ada', iss=authority.url)}"}
+            assert (await gateway.client.get(PATH, headers=crossed)).status_code == 401
