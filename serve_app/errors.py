@@ -22,7 +22,12 @@ ServiceError
 │   ├── IdempotencyKeyReused      422 idempotency-key-reused
 │   ├── ModelUnknown              404 model-unknown
 │   ├── JobUnknown                404 job-unknown
+│   ├── InputGone                 409 input-gone
 │   ├── JobEnded                  409 job-ended
+│   ├── JobNotFinished            409 job-not-finished
+│   ├── JobHasNoResult            409 job-has-no-result
+│   ├── RetryRefused              409 retry-refused
+│   ├── ResultExpired             410 result-expired
 │   ├── DecisionUnknown           404 decision-unknown
 │   ├── DecisionsFull             409 decisions-full
 │   ├── RouteUnknown              404 route-unknown
@@ -160,8 +165,28 @@ class JobUnknown(RequestError):
     slug, status, title = "job-unknown", 404, "No such job"
 
 
+class InputGone(RequestError):
+    slug, status, title = "input-gone", 409, "The job's input is gone"
+
+
 class JobEnded(RequestError):
     slug, status, title = "job-ended", 409, "The job has ended"
+
+
+class JobNotFinished(RequestError):
+    slug, status, title = "job-not-finished", 409, "The job has not ended"
+
+
+class JobHasNoResult(RequestError):
+    slug, status, title = "job-has-no-result", 409, "The job ended without a result"
+
+
+class RetryRefused(RequestError):
+    slug, status, title = "retry-refused", 409, "This job cannot be retried"
+
+
+class ResultExpired(RequestError):
+    slug, status, title = "result-expired", 410, "The result is no longer kept"
 
 
 class DecisionUnknown(RequestError):

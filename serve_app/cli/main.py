@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from serve_app.cli import classify, config, migrate, predict, token, top, up, usage
+from serve_app.cli import classify, config, jobs, migrate, predict, token, top, up, usage
 
 commands = typer.Typer(
     name="semapi",
@@ -17,6 +17,7 @@ commands = typer.Typer(
 )
 for module in (up, token, classify, predict, top, config, migrate):
     commands.command()(getattr(module, module.__name__.rpartition(".")[2]))
+commands.add_typer(jobs.commands, name="jobs")
 commands.add_typer(usage.commands, name="usage")
 
 

@@ -78,6 +78,27 @@ class ServiceClient:
         """The job as it is now."""
         return self._ask("GET", f"/api/v1/jobs/{job_id}")
 
+    def jobs(self, *, status: str | None = None, limit: int = 50, cursor: str | None = None) -> Json:
+        """A page of one's own jobs, newest first; `next_cursor` leads to the next."""
+        asked = {"status": status, "limit": limit, "cursor": cursor}
+        return self._ask("GET", "/api/v1/jobs", params={name: value for name, value in asked.items() if value})
+
+    def result(self, job_id: str) -> Json:
+        """The result of a completed job, also of one whose record has expired."""
+        return self._ask("GET", f"/api/v1/jobs/{job_id}/result")
+
+    def cancel(self, job_id: str) -> Json:
+        """The job, cancelled. Raises `JobEnded`."""
+        return self._ask("POST", f"/api/v1/jobs/{job_id}/cancel")
+
+    def retry(self, job_id: str) -> Json:
+        """The failed job, waiting to run again."""
+        return self._ask("POST", f"/api/v1/jobs/{job_id}/retry")
+
+    def remove(self, job_id: str) -> None:
+        """Forget an ended job with all that came of it."""
+        self._request("DELETE", f"/api/v1/jobs/{job_id}")
+
     def wait(self, job_id: str, timeout_s: float) -> Json:
         """The job once it has ended. Raises `DeadlineExceeded` when it has not after `timeout_s` seconds.
 

@@ -48,6 +48,7 @@ from serve_app.models.registry import load
 from serve_app.settings import Settings
 from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
+from serve_app.usage.outcomes import Outcomes
 from serve_app.usage.writer import Writer
 
 SHUTDOWN_S: Final = 15.0
@@ -141,6 +142,7 @@ def _assemble(
         vitals=Vitals(asked, [card.name for card in cards]),
         store=ImageStore(requests, settings),
         outbox=Outbox(requests, settings),
+        outcomes=Outcomes(settings),
         keys=keys,
         verifier=TokenVerifier(settings, keys),
         limiter=Limiter(requests, settings),
@@ -164,7 +166,7 @@ async def _end(service: Service, tasks: list[asyncio.Task[None]], clients: tuple
             await asyncio.gather(*(one.close() for one in service.dispatchers.values()), return_exceptions=True)
     service.reports.close()
     await end_tasks(tasks)
-    await asyncio.gather(service.writer.close(), service.keys.close(), return_exceptions=True)
+    await asyncio.gather(service.writer.close(), service.keys.close(), service.outcomes.close(), return_exceptions=True)
     for client in clients:
         await client.aclose()
     await asyncio.to_thread(service.tracer.close)

@@ -15,7 +15,7 @@ from serve_app.gateway.endpoint import Problems, RouteSpec
 from serve_app.gateway.live import stream
 from serve_app.gateway.live.wait import wait_for_end
 from serve_app.gateway.monitoring import exposition, health
-from serve_app.gateway.operations import changes, lists
+from serve_app.gateway.operations import changes, lists, results
 from serve_app.gateway.service import Call
 from serve_app.gateway.usage import read as usage
 
@@ -112,12 +112,43 @@ ROUTES: Final = (
         after=wait_for_end,
     ),
     RouteSpec(
+        "DELETE",
+        "/api/v1/jobs/{job_id}",
+        changes.remove_job,
+        "Forget a job that has ended",
+        (errors.JobUnknown, errors.JobNotFinished),
+        tracked="job_delete",
+    ),
+    RouteSpec(
         "GET",
         "/api/v1/jobs/{job_id}/events",
         stream.read_events,
         "A job's changes as they happen (server-sent events)",
         (errors.JobUnknown, errors.TooManyStreams),
         tracked="job_events",
+    ),
+    RouteSpec(
+        "GET",
+        "/api/v1/jobs/{job_id}/result",
+        results.read_result,
+        "The result of a completed job, also of an older one",
+        (
+            errors.JobUnknown,
+            errors.JobNotFinished,
+            errors.JobHasNoResult,
+            errors.ResultExpired,
+            errors.UsageUnavailable,
+        ),
+        tracked="job_results",
+    ),
+    RouteSpec(
+        "POST",
+        "/api/v1/jobs/{job_id}/retry",
+        changes.retry_job,
+        "Run a failed job once more",
+        (errors.JobUnknown, errors.RetryRefused, errors.InputGone, errors.QueueFull, errors.StoreFull),
+        tracked="job_retry",
+        deadline="submit",
     ),
     RouteSpec(
         "POST",

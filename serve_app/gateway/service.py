@@ -35,6 +35,7 @@ from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
 from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
+from serve_app.usage.outcomes import Outcomes
 from serve_app.usage.writer import Writer
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class Service:
     vitals: Vitals
     store: ImageStore
     outbox: Outbox
+    outcomes: Outcomes
     keys: KeyRing
     verifier: TokenVerifier
     limiter: Limiter

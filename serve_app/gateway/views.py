@@ -34,6 +34,7 @@ def job_path(job_id: str) -> str:
 
 def job_object(job: Job, queue: Json | None = None) -> Json:
     """The job as the resource routes show it; `queue` is where it waits, when that was looked up."""
+    path = job_path(job.id)
     return {
         "job_id": job.id,
         "status": job.status.value,
@@ -45,7 +46,12 @@ def job_object(job: Job, queue: Json | None = None) -> Json:
         "queue": queue,
         "result": job.result,
         "problem": job_problem(job.failure.slug, job.failure.detail) if job.failure else None,
-        "links": {"self": job_path(job.id), "events": f"{job_path(job.id)}/events"},
+        "links": {
+            "self": path,
+            "events": f"{path}/events",
+            "result": f"{path}/result",
+            "cancel": f"{path}/cancel",
+        },
     }
 
 

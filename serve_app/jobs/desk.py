@@ -13,9 +13,11 @@ from redis.asyncio import Redis
 
 from serve_app.connections import redis_errors
 from serve_app.contracts import Job, JobStatus
-from serve_app.errors import JobEnded, ServiceError
+from serve_app.errors import InputGone, JobEnded, JobNotFinished, RetryRefused, ServiceError
+from serve_app.jobs.keys import key
 from serve_app.jobs.records import JOB_ID, Page, decode_pairs, no_such_job, of_newer_release, read_job, read_row
 from serve_app.jobs.scripts import Scripts
+from serve_app.jobs.tracker import refused
 from serve_app.settings import Settings
 
 
@@ -32,6 +34,22 @@ class Desk:
         Raises JobEnded when it is COMPLETED or FAILED.
         """
         return await self._change("cancel", job_id, owner)
+
+    async def retry(self, job_id: str, owner: str) -> Job:
+        """Start the next run of a failed job, with the same input and parameters; the job. Bounded as a submit is.
+
+        Raises RetryRefused when it did not fail or is dead, InputGone, QueueFull, StoreFull.
+        """
+        return await self._change("retry", job_id, owner)
+
+    async def remove(self, job_id: str, owner: str) -> None:
+        """Forget an ended job: record, input and outcome. Its counts stay. Raises JobNotFinished."""
+        await self._ask("remove", job_id, owner)
+
+    async def removed(self, job_id: str) -> bool:
+        """Whether the job was removed within a day: what PostgreSQL may still hold of it is nobody's to read."""
+        with redis_errors():
+            return bool(await self._redis.exists(key("removed", id=job_id)))
 
     async def page(
         self,
@@ -63,13 +81,25 @@ class Desk:
             raise no_such_job()
         with redis_errors():
             reply: Sequence[Any] = await self._scripts.run(script, job_id, owner)
-        word, *rest = reply
-        if word != b"done":
-            raise _refusal(word)
-        return rest
+        if reply[0] != b"done":
+            raise _refusal(reply)
+        return reply[1:]
 
 
-def _refusal(word: bytes) -> ServiceError:
-    if word == b"ended":
-        return JobEnded("The job has ended already; its outcome stays.")
-    return of_newer_release() if word == b"foreign" else no_such_job()
+def _refusal(reply: Sequence[Any]) -> ServiceError:
+    match reply[0]:
+        case b"unknown":
+            return no_such_job()
+        case b"foreign":
+            return of_newer_release()
+        case b"ended":
+            return JobEnded("The job has ended already; its outcome stays.")
+        case b"unended":
+            return JobNotFinished("The job has not ended. Cancel it first.", retry_after=1)
+        case b"unfailed":
+            return RetryRefused("Only a job that failed can run again.")
+        case b"dead":
+            return RetryRefused("The job was given up after repeated losses; only an admin can let it run again.")
+        case b"input":
+            return InputGone("The job's input is gone, so it cannot run again. Submit it anew.")
+    return refused(reply)

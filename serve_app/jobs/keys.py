@@ -15,6 +15,7 @@
 | dead-bytes:{model} | integer: bytes of their inputs | one per model | never |
 | ledger:{model} | hash: counters since the beginning | one per model | never |
 | held-bytes | integer: bytes of inputs of jobs not ended | one | never |
+| removed:{id} | string: its owner removed this job | jobs removed within a day | 24 h after it |
 | idem:{hash} | hash: fingerprint, job and time of a submit with this Idempotency-Key | idems:{owner} | 24 h after it |
 | idems:{owner} | sorted set: an owner's hashes → time, ms | 10,000, the oldest leave | 24 h after the last |
 | jobs:{owner} | sorted set: an owner's job → its submit, µs | 10,000, the oldest leave | 7 days after the last submit |
@@ -38,6 +39,7 @@ KEYS = {
     "dead_bytes": "dead-bytes:{model}",
     "ledger": "ledger:{model}",
     "held_bytes": "held-bytes",
+    "removed": "removed:{id}",
     "jobs": "jobs:{owner}",
     "idem": "idem:{hash}",
     "idems": "idems:{owner}",

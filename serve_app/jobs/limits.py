@@ -30,6 +30,9 @@ LISTED_TTL_S = 7 * 24 * 3600
 PAGE_LOOKS = 500
 """Records looked at for one page of a list: so that a filter that fits nothing holds Redis up for a moment only."""
 
+REMOVED_TTL_S = 24 * 3600
+"""A removed job is known as such for this long: PostgreSQL hears of it within seconds, unless it is away."""
+
 HEARTBEAT_S = 6.0
 """A replica is counted as running for this long after its last beat: three beats of two seconds."""
 

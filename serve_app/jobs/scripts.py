@@ -58,6 +58,7 @@ def _head(settings: Settings) -> str:
         "LISTED_MAX": limits.LISTED_MAX,
         "LISTED_TTL_S": limits.LISTED_TTL_S,
         "PAGE_LOOKS": limits.PAGE_LOOKS,
+        "REMOVED_TTL_S": limits.REMOVED_TTL_S,
         "HEARTBEAT_MS": int(limits.HEARTBEAT_S * 1000),
         "LEASE_MS": int(settings.lease_seconds * 1000),
         "JOB_TTL_S": settings.job_ttl,

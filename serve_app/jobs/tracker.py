@@ -76,7 +76,7 @@ class Tracker:
         if reply[0] == b"known":
             return await self.read(submission.id, submission.owner)
         if reply[0] != b"accepted":
-            raise _refusal(reply[0])
+            raise refused(reply)
         return _accepted(submission, submission.id, reply[1])
 
     async def earlier(self, submission: Submission) -> Job | None:
@@ -229,7 +229,9 @@ def _first_job(submission: Submission, fingerprint: bytes, job_id: bytes, submit
     return _accepted(submission, job_id.decode(), int(submitted_at))
 
 
-def _refusal(reason: bytes) -> CapacityError:
+def refused(reply: Sequence[bytes]) -> CapacityError:
+    """The error for what a script replies that takes no job in now."""
+    reason = reply[0]
     if reason == b"jobs":
         return QueueFull("Too many jobs wait for this model. Try again later.", retry_after=limits.RETRY_AFTER_S)
     if reason == b"bytes":

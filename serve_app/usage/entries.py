@@ -40,6 +40,25 @@ INSERTS: Final[Mapping[str, LiteralString]] = {
             started_at text, completed_at bigint)
         ON CONFLICT (job_id, run) DO NOTHING
     """,
+    # It may come before the outcome, by another writer; then the outcome finds its row there and changes nothing.
+    "removal": """
+        WITH removed AS (
+            SELECT job_id, run, owner, model, status, dead, deliveries,
+                to_timestamp(submitted_at / 1000.0) AS submitted,
+                to_timestamp(NULLIF(NULLIF(started_at, ''), '0')::bigint / 1000.0) AS started,
+                to_timestamp(completed_at / 1000.0) AS completed, to_timestamp(removed_at / 1000.0) AS removed
+            FROM json_to_recordset(%s::json) AS event (job_id text, run integer, owner text, model text, status text,
+                dead boolean, deliveries integer, submitted_at bigint, started_at text, completed_at bigint,
+                removed_at bigint)
+        ), earlier_runs AS (
+            UPDATE job_outcomes AS outcome SET result = NULL, detail = NULL, removed_at = removed.removed FROM removed
+            WHERE outcome.job_id = removed.job_id AND outcome.run < removed.run
+        )
+        INSERT INTO job_outcomes (job_id, run, owner, model, status, dead, deliveries, submitted_at, started_at,
+            completed_at, removed_at)
+        SELECT * FROM removed
+        ON CONFLICT (job_id, run) DO UPDATE SET result = NULL, detail = NULL, removed_at = EXCLUDED.removed_at
+    """,
     "audit": """
         INSERT INTO admin_audit (event_id, timestamp, principal_id, username, action, target, detail, address,
             request_id)

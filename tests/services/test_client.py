@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 from gateway_parts import PICTURE, RESULT, Running, failed, held_back, listening, running_gateway
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
+from typer.testing import CliRunner
 
 from serve_app import errors
+from serve_app.cli.main import commands
 from serve_app.client.http import ServiceClient
 from serve_app.local.authority import Authority
 from serve_app.settings import Settings
@@ -126,3 +129,42 @@ def test_a_service_that_is_not_there_is_a_capacity_error(tmp_path: Path) -> None
         pytest.raises(errors.CapacityError, match="cannot be reached"),
     ):
         client.job("any")
+
+
+async def test_owners_do_with_their_jobs_what_the_routes_offer(
+    client: ServiceClient, picture: Path, gateway: Running
+) -> None:
+    gateway.model.open.clear()
+    job_id = (await asyncio.to_thread(client.submit, picture))["job_id"]
+    assert [job["job_id"] for job in (await asyncio.to_thread(client.jobs, limit=1))["data"]] == [job_id]
+    assert (await asyncio.to_thread(client.jobs, status="FAILED"))["data"] == []
+    with pytest.raises(errors.JobNotFinished):
+        await asyncio.to_thread(client.result, job_id)
+    assert (await asyncio.to_thread(client.cancel, job_id))["status"] == "CANCELLED"
+    with pytest.raises(errors.RetryRefused):
+        await asyncio.to_thread(client.retry, job_id)
+    with pytest.raises(errors.JobHasNoResult):
+        await asyncio.to_thread(client.result, job_id)
+    await asyncio.to_thread(client.remove, job_id)
+    with pytest.raises(errors.JobUnknown):
+        await asyncio.to_thread(client.job, job_id)
+
+
+async def test_semapi_jobs_asks_for_the_same(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = await gateway.submit()
+    await gateway.ended(job_id)
+    monkeypatch.setenv("SEMAPI_TOKEN", gateway.issuer.mint("ada"))
+    async with listening(gateway.application) as url:
+
+        async def semapi(*words: str) -> tuple[int, str]:
+            done = await asyncio.to_thread(CliRunner().invoke, commands, ["jobs", *words, "--url", url])
+            return done.exit_code, done.stdout
+
+        status, page = await semapi("list", "--status", "COMPLETED")
+        assert (status, json.loads(page)["data"][0]["job_id"]) == (0, job_id)
+        status, said = await semapi("result", job_id)
+        assert (status, json.loads(said)["result"]) == (0, RESULT)
+        for refused in ("cancel", "retry"):
+            assert (await semapi(refused, job_id))[0] == 1
+        assert await semapi("delete", job_id) == (0, "")
+        assert (await semapi("delete", job_id))[0] == 1

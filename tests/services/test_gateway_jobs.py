@@ -221,7 +221,7 @@ async def test_headers_are_on_every_answer(gateway: Running) -> None:
     [
         ("OPTIONS", "/api/v1/jobs", "GET, HEAD, POST"),
         ("GET", "/api/v1/jobs/status", "POST"),
-        ("DELETE", "/api/v1/jobs/x", "GET, HEAD"),
+        ("DELETE", "/api/v1/jobs/x/result", "GET, HEAD"),
         ("PUT", "/api/v1/inference", "POST"),
         ("TRACE", "/health", "GET, HEAD"),
     ],

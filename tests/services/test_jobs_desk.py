@@ -10,7 +10,15 @@ from job_help import MODEL, claimed, submission
 from redis.asyncio import Redis
 
 from serve_app.contracts import Failure, JobInput, JobStatus
-from serve_app.errors import JobEnded, JobUnknown, TrackerUnavailable
+from serve_app.errors import (
+    InputGone,
+    JobEnded,
+    JobNotFinished,
+    JobUnknown,
+    QueueFull,
+    RetryRefused,
+    TrackerUnavailable,
+)
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.records import Ledger
 from serve_app.jobs.tracker import Tracker
@@ -99,3 +107,72 @@ async def test_of_cancel_and_complete_at_once_one_wins(tracker: Tracker, desk: D
     assert all(isinstance(reply, JobEnded) for reply in replies if isinstance(reply, BaseException))
     ledger = await tracker.ledger(MODEL)
     assert (ledger.completed + ledger.cancelled, ledger.in_flight) == (40, 0)
+
+
+async def test_a_failed_job_runs_again_with_its_input(tracker: Tracker, desk: Desk, redis: Redis) -> None:
+    stored = await store(redis)
+    job = await tracker.submit(submission(stored=stored))
+    [task] = (await claimed(tracker)).tasks
+    await tracker.fail([(task, Failure("model-rejected", "no"))])
+    again = await desk.retry(job.id, "ann")
+    assert again == replace(job, run=2) == await tracker.read(job.id, "ann")
+    assert await redis.ttl(f"job:{job.id}") == await redis.ttl("blob:a") == -1
+    assert await tracker.ledger(MODEL) == Ledger(accepted=1, reopened=1, failed=1)
+    assert int(await redis.get("held-bytes") or 0) == stored.bytes
+    assert await tracker.fail([(task, Failure("late", "zombie"))]) == [False]
+    [task] = (await claimed(tracker)).tasks
+    assert (task.job_id, task.input) == (job.id, stored)
+    await tracker.complete([(task, {})])
+    assert [event[b"run"] for _, event in await redis.xrange("outbox")] == [b"1", b"2"]
+    for owner, error in (("ann", RetryRefused), ("bob", JobUnknown)):
+        with pytest.raises(error):
+            await desk.retry(job.id, owner)
+
+
+async def test_a_retry_needs_the_input_and_room(redis: Redis, settings: Settings) -> None:
+    settings = settings.model_copy(update={"queue_max_jobs": 1})
+    tracker, desk = Tracker(redis, settings), Desk(redis, settings)
+    job = await tracker.submit(submission(stored=await store(redis)))
+    await tracker.fail([((await claimed(tracker)).tasks[0], Failure("model-rejected", "no"))])
+    other = await tracker.submit(submission())
+    with pytest.raises(QueueFull):
+        await desk.retry(job.id, "ann")
+    await desk.cancel(other.id, "ann")
+    await redis.delete("blob:a")
+    before = await redis.hgetall(f"job:{job.id}")
+    with pytest.raises(InputGone):
+        await desk.retry(job.id, "ann")
+    assert await redis.hgetall(f"job:{job.id}") == before
+    assert await tracker.ledger(MODEL) == Ledger(accepted=2, failed=1, cancelled=1)
+
+
+async def test_an_ended_job_is_removed_whole(tracker: Tracker, desk: Desk, redis: Redis) -> None:
+    job = await tracker.submit(submission(stored=await store(redis)))
+    with pytest.raises(JobNotFinished):
+        await desk.remove(job.id, "ann")
+    await tracker.fail([((await claimed(tracker)).tasks[0], Failure("model-rejected", "no"))])
+    with pytest.raises(JobUnknown):
+        await desk.remove(job.id, "bob")
+    assert not await desk.removed(job.id)
+    await desk.remove(job.id, "ann")
+    assert await desk.removed(job.id)
+    assert not await redis.exists(f"job:{job.id}", "blob:a", "jobs:ann")
+    assert 0 < await redis.ttl(f"removed:{job.id}") <= 24 * 3600
+    with pytest.raises(JobUnknown):
+        await desk.remove(job.id, "ann")
+    assert await tracker.ledger(MODEL) == Ledger(accepted=1, failed=1)
+
+
+async def test_a_dead_job_is_removed_from_the_dead_and_not_retried(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.jobs.limits.MAX_DELIVERIES", 1)
+    tracker, desk = Tracker(redis, settings), Desk(redis, settings)
+    job = await tracker.submit(submission(stored=await store(redis)))
+    await tracker.lose((await claimed(tracker)).tasks, "lost")
+    with pytest.raises(RetryRefused):
+        await desk.retry(job.id, "ann")
+    assert await redis.get(f"dead-bytes:{MODEL}") == b"10"
+    await desk.remove(job.id, "ann")
+    assert not await redis.exists(f"dead:{MODEL}", f"job:{job.id}", "blob:a")
+    assert await redis.get(f"dead-bytes:{MODEL}") == b"0"

@@ -17,7 +17,8 @@ from redis.asyncio import Redis
 
 from serve_app.connections import connect_redis
 from serve_app.contracts import Job, JobStatus, ModelCard, ReplicaCard
-from serve_app.errors import ModelUnready, ReplicaLost
+from serve_app.errors import JobEnded, ModelUnready, ReplicaLost
+from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.records import Backlog
 from serve_app.jobs.tracker import Tracker
@@ -304,3 +305,44 @@ async def test_a_dispatcher_killed_with_claimed_jobs_loses_none(tracker: Tracker
     assert_right(jobs)
     assert max(job.deliveries for job in jobs) >= 2
     assert (await tracker.ledger(MODEL)).dead == 0
+
+
+async def test_a_storm_of_cancels_leaves_nothing_undone(tracker: Tracker, redis: Redis, settings: Settings) -> None:
+    """A thousand jobs, most of the first 400 with the model, are all cancelled while it begins to answer."""
+    desk, model, many = Desk(redis, settings), StubModel(), card(max_batch_size=32, chunks_per_replica=12)
+    model.gate.clear()
+    jobs = [job for _ in range(40) for job in await submit(tracker, 25)]
+    replies: list[Job | JobEnded] = []
+
+    async def cancel(some: list[Job]) -> None:
+        for job in some:
+            try:
+                replies.append(await desk.cancel(job.id, job.owner))
+            except JobEnded as refusal:
+                replies.append(refusal)
+            if len(replies) == 250:
+                model.gate.set()
+
+    await tracker.beat(ReplicaCard(MODEL, "r0", VERSION, "cpu"))
+    async with running(tracker, model, many) as dispatcher:
+
+        async def enough_are_running() -> bool:
+            await tracker.beat(ReplicaCard(MODEL, "r0", VERSION, "cpu"))
+            return (await tracker.backlog(MODEL)).leased >= 300
+
+        await until(enough_are_running)
+        states = {job.id: (await tracker.read(job.id, job.owner)).status for job in jobs}
+        await asyncio.gather(*(cancel(jobs[place::20]) for place in range(20)))
+        done = await ended(tracker, jobs)
+        assert dispatcher.state == "ready"
+        [last] = await submit(tracker, 1)
+        assert (await ended(tracker, [last]))[0].status is JobStatus.COMPLETED
+    assert len(replies) == 1000
+    assert {job.status for job in done} <= {JobStatus.CANCELLED, JobStatus.COMPLETED}
+    cancelled = [job for job in done if job.status is JobStatus.CANCELLED]
+    assert sum(states[job.id] is JobStatus.PROCESSING for job in cancelled) >= 200
+    ledger = await tracker.ledger(MODEL)
+    assert (ledger.accepted, ledger.cancelled) == (1001, len(cancelled))
+    assert (ledger.completed, ledger.failed, ledger.dead) == (1001 - len(cancelled), 0, 0)
+    assert await redis.xlen("outbox") == 1001
+    assert not await redis.exists(f"lease:{MODEL}", f"ring:{MODEL}:normal")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from redis import Redis as BlockingRedis
 
 from serve_app.connections import connect_redis
 from serve_app.contracts import Failure, JobInput, Task
-from serve_app.errors import DeadlineExceeded, IdempotencyKeyReused, QueueFull, RequestError
+from serve_app.errors import DeadlineExceeded, IdempotencyKeyReused, QueueFull, ServiceError
 from serve_app.jobs import limits
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.records import Chunk, Idempotency, Ledger, Priority, Submission
@@ -26,8 +27,11 @@ from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
 
 ACTIONS = ("complete", "complete_too_large", "fail", "give_back", "lose", "lose_chunk", "start_alone", "expire")
-ASKED = ("submit_again", "cancel")
+ASKED = ("submit_again", "cancel", "retry", "remove", "expire_record")
 MODEL = "m"
+STEPS = int(os.environ.get("JOBS_MODEL_STEPS", "2000"))
+"""How many at least; a long run takes about 80 a second."""
+SEQUENCE = 100
 OWNERS = ("ann", "bob", "cyd")
 MAX_JOBS, MAX_BYTES, MAX_DEAD = 8, 400, 2
 COUNTERS = tuple(counter.name for counter in fields(Ledger))
@@ -82,6 +86,7 @@ class TrackerMachine(RuleBasedStateMachine):
         self.chunks: dict[str, Chunk] = {}
         self.dead: list[str] = []
         self.ledger: Counter[str] = Counter()
+        self.removals = 0
 
     def teardown(self) -> None:
         self.run(self.client.aclose())
@@ -200,11 +205,50 @@ class TrackerMachine(RuleBasedStateMachine):
         if job.in_flight:
             self.expect_ended(job, "CANCELLED")
 
+    def retry(self, job_id: str) -> None:
+        """One that failed, if there is any: few do."""
+        lost = [one for one, job in self.jobs.items() if job.kept and job.status == "FAILED" and not job.dead]
+        job_id = lost[-1] if lost else job_id
+        job = self.jobs[job_id]
+        in_flight = [other for other in self.jobs.values() if other.in_flight]
+        expected = "retry-refused"
+        if not job.kept:
+            expected = "job-unknown"
+        elif job.status == "FAILED" and not job.dead:
+            full = len(in_flight) >= MAX_JOBS or sum(other.bytes for other in in_flight) + job.bytes > MAX_BYTES
+            expected = "queue-full" if full else "done"
+        assert self.attempt(self.desk.retry(job_id, job.owner)) == expected
+        if expected == "done":
+            job.status, job.deliveries, job.strikes = "PENDING", 0, 0
+            self.ledger["reopened"] += 1
+            self.seen["reopened"] += 1
+
+    def remove(self, job_id: str) -> None:
+        job = self.jobs[job_id]
+        expected = "job-not-finished" if job.in_flight else "done" if job.kept else "job-unknown"
+        assert self.attempt(self.desk.remove(job_id, job.owner)) == expected
+        if expected == "done":
+            self.removals += 1
+            self.seen["removed"] += 1
+            self.forget(job_id)
+
+    def expire_record(self, job_id: str) -> None:
+        """JOB_TTL has passed since a job's end."""
+        job = self.jobs[job_id]
+        if job.kept and not job.in_flight and not job.dead:
+            self.redis.delete(f"job:{job_id}", f"blob:{job_id}")
+            self.forget(job_id)
+
+    def forget(self, job_id: str) -> None:
+        self.jobs[job_id].kept = False
+        if job_id in self.dead:
+            self.dead.remove(job_id)
+
     def attempt(self, call: Any) -> str:
         """What a call of the desk came to: `done`, or the slug of its refusal."""
         try:
             self.run(call)
-        except RequestError as refusal:
+        except ServiceError as refusal:
             return refusal.slug
         return "done"
 
@@ -309,7 +353,9 @@ class TrackerMachine(RuleBasedStateMachine):
     def died_at(self, job_id: str) -> int:
         """When Redis says that a job died: its record may be gone, its event is not."""
         return next(
-            int(event["completed_at"]) for _, event in self.redis.xrevrange("outbox") if event["job_id"] == job_id
+            int(event["completed_at"])
+            for _, event in self.redis.xrevrange("outbox")
+            if (event["job_id"], event["kind"]) == (job_id, "outcome")
         )
 
     # What must hold after every step.
@@ -327,7 +373,7 @@ class TrackerMachine(RuleBasedStateMachine):
         assert leased == sum(job.status == "PROCESSING" for job in in_flight)
         assert int(held or 0) == sum(job.bytes for job in in_flight)
         assert int(dead or 0) == sum(self.jobs[job_id].bytes for job_id in self.dead)
-        assert events == ledger.completed + ledger.failed + ledger.dead + ledger.cancelled
+        assert events == ledger.completed + ledger.failed + ledger.dead + ledger.cancelled + self.removals
 
     @invariant()
     def the_records_are_right(self) -> None:
@@ -356,6 +402,7 @@ class TrackerMachine(RuleBasedStateMachine):
         expected |= {f"idem:{job_id}" for job_id in self.jobs} | {
             f"{kind}:{owner}" for owner in OWNERS for kind in ("idems", "jobs")
         }
+        expected |= {f"removed:{job_id}" for job_id, job in self.jobs.items() if not job.kept}
         expected |= {f"ring:{MODEL}:{job.priority}" for job in waiting}
         expected |= {f"{kind}:{job_id}" for job_id, job in self.jobs.items() if job.kept for kind in ("job", "blob")}
         with self.redis.pipeline() as pipeline:
@@ -369,7 +416,7 @@ class TrackerMachine(RuleBasedStateMachine):
             assert set(ring) == {job.owner for job in waiting if job.priority is priority}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(max(600, STEPS // 20))
 def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, number in (("limits.SUSPECT_AFTER", 1), ("limits.MAX_STRIKES", 2), ("limits.MAX_DELIVERIES", 4)):
         monkeypatch.setattr(f"serve_app.jobs.{name}", number)  # short lives: random calls reach their ends
@@ -383,14 +430,15 @@ def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: 
     run_state_machine_as_test(
         Machine,
         settings=hypothesis_settings(
-            max_examples=40,
-            stateful_step_count=40,
+            max_examples=STEPS * 5 // (4 * SEQUENCE),
+            stateful_step_count=SEQUENCE,
             deadline=None,
             derandomize=True,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
-    tried = {"completed", "failed", "dead", "late", "suspect", "repeated"}
+    tried = {"completed", "failed", "dead", "late", "suspect", "repeated", "reopened", "removed"}
     tried |= {"cancelled while PENDING", "cancelled while PROCESSING"}
+    assert Machine.seen["steps"] >= STEPS, f"tried: {Machine.seen}"
     assert tried <= set(+Machine.seen), f"tried: {Machine.seen}"

@@ -15,3 +15,21 @@ async def cancel_job(call: Call) -> Response:
     job = await call.service.desk.cancel(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model = job.id, job.model
     return json_response(views.job_object(job))
+
+
+async def retry_job(call: Call) -> Response:
+    """202 with the failed job, which runs once more."""
+    await call.admitted()
+    job = await call.service.desk.retry(call.request.path_params["job_id"], call.caller.id)
+    call.job_id, call.model = job.id, job.model
+    headers = {"Location": views.job_path(job.id), "Retry-After": str(views.POLL_AFTER_S)}
+    return json_response(views.job_object(job), 202, headers)
+
+
+async def remove_job(call: Call) -> Response:
+    """204 once the ended job is forgotten."""
+    await call.admitted()
+    job_id = call.request.path_params["job_id"]
+    await call.service.desk.remove(job_id, call.caller.id)
+    call.job_id = job_id
+    return Response(status_code=204)

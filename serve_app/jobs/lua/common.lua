@@ -94,6 +94,38 @@ local function put_back(record, deliveries, strikes)
   tell(record, 'PENDING')
 end
 
+-- Why no job of this size may come in now, as the script's reply; nil when it may.
+local function refusal(model, bytes)
+  local counts = redis.call('HMGET', ledger_key(model),
+    'accepted', 'reopened', 'completed', 'failed', 'cancelled', 'dead')
+  for place = 1, #counts do counts[place] = tonumber(counts[place] or 0) end
+  local in_flight = counts[1] + counts[2] - counts[3] - counts[4] - counts[5] - counts[6]
+  if in_flight >= QUEUE_MAX_JOBS then return { 'jobs' } end
+  if (redis.call('GET', held_bytes_key()) or 0) + bytes > QUEUE_MAX_BYTES then return { 'bytes' } end
+  return nil, in_flight
+end
+
+local function input_is_there(record)
+  return record.reference == '' or redis.call('EXISTS', record.reference) == 1
+end
+
+-- Start the next run of an ended job, at its old place: nil, or why not as `refusal` says, or {'input'}.
+local function reopen(record)
+  local reason = refusal(record.model, record.bytes)
+  if reason then return reason end
+  if not input_is_there(record) then return { 'input' } end
+  count(record.model, 'reopened')
+  record.run, record.status = record.run + 1, 'PENDING'
+  redis.call('HDEL', job_key(record.id), 'started_at', 'completed_at', 'result', 'slug', 'detail')
+  redis.call('HSET', job_key(record.id), 'status', record.status, 'run', record.run, 'deliveries', 0, 'strikes', 0,
+    'reopened_at', NOW)
+  redis.call('PERSIST', job_key(record.id))
+  if record.reference ~= '' then redis.call('PERSIST', record.reference) end
+  redis.call('INCRBY', held_bytes_key(), record.bytes)
+  enter(record)
+  wake(record.model)
+end
+
 -- End a job and tell the outbox. `outcome`: result, or slug and detail. What happens to record and input is the
 -- caller's next step. The input no longer counts against the queue.
 local function finish(record, status, counter, outcome)

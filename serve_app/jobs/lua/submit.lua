@@ -21,13 +21,9 @@ if hash ~= '' then
   if first[1] then return { 'repeated', unpack(first) } end
 end
 if redis.call('EXISTS', job_key(id)) == 1 then return { 'known' } end
-local counts = redis.call('HMGET', ledger_key(model),
-  'accepted', 'reopened', 'completed', 'failed', 'cancelled', 'dead')
-for place = 1, #counts do counts[place] = tonumber(counts[place] or 0) end
-local in_flight = counts[1] + counts[2] - counts[3] - counts[4] - counts[5] - counts[6]
-if in_flight >= QUEUE_MAX_JOBS then return { 'jobs' } end
-if (redis.call('GET', held_bytes_key()) or 0) + bytes > QUEUE_MAX_BYTES then return { 'bytes' } end
-if reference ~= '' and redis.call('EXISTS', reference) == 0 then return { 'input' } end
+local reason, in_flight = refusal(model, bytes)
+if reason then return reason end
+if not input_is_there({ reference = reference }) then return { 'input' } end
 
 local record = { id = id, owner = owner, model = model, priority = priority, turn = count(model, 'accepted') }
 redis.call('HSET', job_key(id), 'v', VERSION, 'owner', owner, 'model', model, 'priority', priority,

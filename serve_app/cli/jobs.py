@@ -1,0 +1,68 @@
+"""`semapi jobs …`: one's own jobs at a running service, as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from serve_app.cli.console import give_up
+from serve_app.cli.token import DEFAULT_ISSUER, find_token
+from serve_app.client.http import ServiceClient
+from serve_app.contracts import JobStatus, Json
+from serve_app.errors import ServiceError
+
+Url = Annotated[str, typer.Option(envvar="SEMAPI_URL", help="The service.")]
+Issuer = Annotated[str, typer.Option(help="Development issuer, used when SEMAPI_TOKEN is not set.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
+SERVICE = "http://localhost:8080"
+
+commands = typer.Typer(help="Your jobs: list, result, cancel, retry, delete.", no_args_is_help=True)
+
+
+@commands.command("list")
+def show(
+    status: Annotated[JobStatus | None, typer.Option(help="Only jobs with this status.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Most jobs of one page.")] = 50,
+    cursor: Annotated[str | None, typer.Option(help="`next_cursor` of the page before.")] = None,
+    url: Url = SERVICE,
+    issuer: Issuer = DEFAULT_ISSUER,
+) -> None:
+    """Your jobs, newest first."""
+    _print(url, issuer, lambda client: client.jobs(status=status, limit=limit, cursor=cursor))
+
+
+@commands.command()
+def result(job: JobId, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
+    """The result of a completed job, also of an older one."""
+    _print(url, issuer, lambda client: client.result(job))
+
+
+@commands.command()
+def cancel(job: JobId, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
+    """Take back a job that waits or runs."""
+    _print(url, issuer, lambda client: client.cancel(job))
+
+
+@commands.command()
+def retry(job: JobId, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
+    """Run a failed job once more."""
+    _print(url, issuer, lambda client: client.retry(job))
+
+
+@commands.command()
+def delete(job: JobId, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
+    """Forget an ended job with all that came of it."""
+    _print(url, issuer, lambda client: client.remove(job))
+
+
+def _print(url: str, issuer: str, ask: Callable[[ServiceClient], Json | None]) -> None:
+    try:
+        with ServiceClient(url, find_token(issuer)) as client:
+            answer = ask(client)
+    except (ServiceError, ValueError) as error:
+        give_up(str(error))
+    if answer is not None:
+        typer.echo(json.dumps(answer))

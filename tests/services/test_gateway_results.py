@@ -1,0 +1,124 @@
+"""Results of ended jobs: with a record, after it, after they were pruned, and after their owner removed them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import httpx2
+import psycopg
+import pytest
+from gateway_parts import RESULT, Running, failed, running_gateway, until
+
+from serve_app.local.authority import Authority
+from serve_app.settings import Settings
+from serve_app.usage.migrations import migrate
+from serve_app.usage.report.prune import prune
+
+UNKNOWN_ID = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
+
+
+@pytest.fixture
+async def gateway(settings: Settings, authority: Authority, database: str) -> AsyncIterator[Running]:
+    migrate(database)
+    async with running_gateway(settings, authority) as running:
+        yield running
+
+
+async def result(gateway: Running, job_id: str, user: str = "ada") -> httpx2.Response:
+    return await gateway.get(f"/api/v1/jobs/{job_id}/result", user)
+
+
+def told(answer: httpx2.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["type"].rpartition("/")[2]
+
+
+async def expired(gateway: Running, job_id: str, database: str) -> None:
+    """The job's outcome is in PostgreSQL, and its record gone."""
+
+    async def stored() -> bool:
+        with psycopg.connect(database) as connection:
+            return bool(connection.execute("SELECT 1 FROM job_outcomes WHERE job_id = %s", [job_id]).fetchone())
+
+    await until(stored)
+    await gateway.redis.delete(f"job:{job_id}")
+
+
+async def test_a_result_is_the_same_from_record_and_database(gateway: Running, database: str) -> None:
+    gateway.model.open.clear()
+    job_id = await gateway.submit()
+    early = await result(gateway, job_id)
+    assert (told(early), early.headers["retry-after"]) == ((409, "job-not-finished"), "1")
+    gateway.model.open.set()
+    job = await gateway.ended(job_id)
+    first = await result(gateway, job_id)
+    assert first.status_code == 200
+    assert first.json() == {
+        "job_id": job_id,
+        "model": "sem-classifier",
+        "completed_at": job["completed_at"],
+        "result": RESULT,
+    }
+    await expired(gateway, job_id, database)
+    later = await result(gateway, job_id)
+    assert (later.status_code, later.content) == (200, first.content)
+    assert later.headers["etag"] == first.headers["etag"]
+    foreign = [await result(gateway, job_id, "bob"), await result(gateway, UNKNOWN_ID), await result(gateway, "x")]
+    assert {told(answer) for answer in foreign} == {(404, "job-unknown")}
+    assert prune(database, datetime.now(UTC) + timedelta(hours=1)).outcomes == 1
+    assert told(await result(gateway, job_id)) == (410, "result-expired")
+    assert told(await result(gateway, job_id, "bob")) == (404, "job-unknown")
+
+
+async def test_a_job_without_result_says_why(gateway: Running, database: str) -> None:
+    gateway.model.answer = failed("image-undecodable", "The file ends early.")
+    job_id = await gateway.submit()
+    await gateway.ended(job_id)
+    first = await result(gateway, job_id)
+    assert told(first) == (409, "job-has-no-result")
+    assert first.json()["detail"] == "The job is FAILED. image-undecodable: The file ends early."
+    await expired(gateway, job_id, database)
+    assert (await result(gateway, job_id)).json()["detail"] == first.json()["detail"]
+
+
+async def test_a_failed_job_is_retried(gateway: Running) -> None:
+    answer, gateway.model.answer = gateway.model.answer, failed("model-rejected", "no")
+    job_id = await gateway.submit()
+    await gateway.ended(job_id)
+    gateway.model.answer = answer
+    again = await gateway.post(f"/api/v1/jobs/{job_id}/retry")
+    assert (again.status_code, again.json()["status"], again.json()["problem"]) == (202, "PENDING", None)
+    assert again.headers["location"] == f"/api/v1/jobs/{job_id}"
+    assert (await gateway.ended(job_id))["status"] == "COMPLETED"
+    assert told(await gateway.post(f"/api/v1/jobs/{job_id}/retry")) == (409, "retry-refused")
+
+
+async def test_a_removed_job_is_forgotten_everywhere(gateway: Running, database: str) -> None:
+    gateway.model.open.clear()
+    job_id = await gateway.submit()
+    path, headers = f"/api/v1/jobs/{job_id}", gateway.bearer()
+    assert told(await gateway.client.delete(path, headers=headers)) == (409, "job-not-finished")
+    gateway.model.open.set()
+    await gateway.ended(job_id)
+    assert told(await gateway.client.delete(path, headers=gateway.bearer("bob"))) == (404, "job-unknown")
+    removed = await gateway.client.delete(path, headers=headers)
+    assert (removed.status_code, removed.content) == (204, b"")
+    for gone in (await gateway.get(path), await result(gateway, job_id)):
+        assert told(gone) == (404, "job-unknown")
+    assert (await gateway.get("/api/v1/jobs")).json()["data"] == []
+
+    async def erased() -> bool:
+        with psycopg.connect(database) as connection:
+            rows = connection.execute("SELECT removed_at IS NOT NULL, result, status FROM job_outcomes").fetchall()
+        return rows == [(True, None, "COMPLETED")]
+
+    await until(erased)
+    await gateway.redis.delete(f"removed:{job_id}")
+    assert told(await result(gateway, job_id)) == (404, "job-unknown")
+
+
+async def test_a_result_that_cannot_be_looked_up_is_a_503(settings: Settings, authority: Authority) -> None:
+    async with running_gateway(settings, authority) as gateway:
+        answer = await result(gateway, UNKNOWN_ID)
+        assert told(answer) == (503, "usage-unavailable")
+        assert told(await result(gateway, "no-uuid")) == (404, "job-unknown")
