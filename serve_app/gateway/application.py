@@ -43,6 +43,7 @@ from serve_app.gateway.service import Service
 from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import UploadBudget
 from serve_app.gateway.usage.reports import Reports
+from serve_app.gateway.views import job_path
 from serve_app.images.store import ImageStore
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
@@ -53,6 +54,9 @@ from serve_app.settings import Settings
 from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.writer import Writer
+from serve_app.webhooks.endpoints import Endpoints
+from serve_app.webhooks.figures import Figures
+from serve_app.webhooks.sender import Sender
 
 SHUTDOWN_S: Final = 15.0
 """Most time the parts get to end; what is still claimed then is taken back by its lease."""
@@ -82,7 +86,7 @@ def build_gateway(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        runners: list[Runner] = [*service.dispatchers.values(), service.writer]
+        runners: list[Runner] = [*service.dispatchers.values(), service.writer, Sender(work, settings, job_path)]
         runners += [BreakerMeter(service.dispatchers), service.rates, service.departure]
         tasks = [asyncio.create_task(runner.run(), name=type(runner).__name__) for runner in runners]
         for task in tasks:
@@ -152,6 +156,8 @@ def _assemble(
         dispatchers={card.name: Dispatcher(tracker, handles[card.name], card, version=version) for card in cards},
         writer=Writer(work, settings),
         reports=Reports(settings),
+        webhooks=Endpoints(requests, settings),
+        webhook_figures=Figures(requests),
         requests=RequestMeter(),
         tracer=tracer,
         uploads=UploadBudget(settings.upload_bytes_in_flight),

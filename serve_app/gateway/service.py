@@ -34,6 +34,8 @@ from serve_app.settings import Settings
 from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.writer import Writer
+from serve_app.webhooks.endpoints import Endpoints
+from serve_app.webhooks.figures import Figures
 
 T = TypeVar("T")
 
@@ -61,6 +63,8 @@ class Service:
     dispatchers: Mapping[str, Dispatcher]
     writer: Writer
     reports: Reports
+    webhooks: Endpoints
+    webhook_figures: Figures
     requests: RequestMeter
     tracer: Tracer
     uploads: UploadBudget
