@@ -74,7 +74,9 @@ def read_url(url: str, policy: Policy) -> Target:
         raise invalid(f"The {name} must not carry a user name or a password.")
     if len(host) > 253 or not (_is_address(host) or _HOST.fullmatch(host)):
         raise invalid(f"The host of the {name} is not a valid host name.")
-    port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    port = parsed.port
+    if port is None:  # and not where it is 0
+        port = 443 if parsed.scheme == "https" else 80
     target = Target(parsed, host, port, _is_private_exception(host, port, policy), policy)
     if not target.private:
         _check(target)

@@ -20,13 +20,13 @@ from serve_app.settings import Settings
 from serve_app.webhooks.attempt import policy_of
 from serve_app.webhooks.events import TRIAL
 from serve_app.webhooks.keys import key, read_script
-from serve_app.webhooks.limits import ENDPOINTS_MAX, LOG_MAX
-from serve_app.webhooks.records import Delivery, Endpoint, read_delivery, read_endpoint, texts
+from serve_app.webhooks.limits import ENDPOINTS_MAX
+from serve_app.webhooks.records import Delivery, Endpoint, pairs, read_delivery, read_endpoint, texts
 from serve_app.webhooks.signature import new_secret
 
 ENDPOINT_ID: Final = re.compile(r"[0-9a-f]{32}")
 DELIVERY_ID: Final = re.compile(r"msg_[0-9a-f]{32}")
-SCRIPTS: Final = ("register", "remove", "rotate", "send")
+SCRIPTS: Final = ("register", "remove", "rotate", "send", "look")
 
 
 class Endpoints:
@@ -98,22 +98,8 @@ class Endpoints:
         Raises `WebhookUnknown`.
         """
         await self.read(owner, endpoint)
-        with redis_errors():
-            async with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.zrange(key("queue", endpoint=endpoint), 0, LOG_MAX - 1, withscores=True)
-                pipeline.zrevrange(key("log", endpoint=endpoint), 0, LOG_MAX - 1)
-                waiting, ended = await pipeline.execute()
-            due: list[tuple[str, int | None]] = [(name.decode(), int(score)) for name, score in waiting]
-            due += [(name.decode(), None) for name in ended]
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for name, _ in due:
-                    pipeline.hgetall(key("delivery", id=name))
-                found = await pipeline.execute()
-        return [
-            read_delivery(name, texts(fields), next_attempt_at)
-            for (name, next_attempt_at), fields in zip(due, found, strict=True)
-            if fields  # older than the log keeps
-        ]
+        found = await self._run("look", endpoint)
+        return [read_delivery(name.decode(), pairs(fields), int(due) if due else None) for name, due, fields in found]
 
     async def _send(self, owner: str, endpoint: str, delivery: str, *fields: str) -> bool:
         done = await self._run("send", owner, endpoint, delivery, *fields)
