@@ -30,6 +30,8 @@ class Endpoint:
     delivered_at: int | None
     dropped: int
     """Events that found its queue, or that of the house, full."""
+    slow: bool
+    """True when the last attempt took long."""
 
     def __repr__(self) -> str:
         return f"Endpoint({self.id})"
@@ -81,6 +83,7 @@ def read_endpoint(endpoint: str, fields: Fields) -> Endpoint:
         disabled_why=fields.get("disabled_why", ""),
         delivered_at=_number(fields.get("delivered_at")),
         dropped=int(fields.get("dropped", 0)),
+        slow="slow" in fields,
     )
 
 

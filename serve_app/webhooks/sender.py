@@ -19,7 +19,7 @@ from serve_app.outbound.connect import Resolver
 from serve_app.settings import Settings
 from serve_app.webhooks.attempt import JobPath, attempt, policy_of
 from serve_app.webhooks.keys import read_script
-from serve_app.webhooks.limits import AT_ONCE
+from serve_app.webhooks.limits import AT_ONCE, SLOW_AT_ONCE
 from serve_app.webhooks.records import Claimed, pairs, read_delivery, read_endpoint
 
 POLL_S: Final = 0.5
@@ -38,7 +38,7 @@ class Sender:
         self._resolver = resolver
         self._claim = redis.register_script(read_script("claim"))
         self._settle = redis.register_script(read_script("settle"))
-        self._attempts: set[asyncio.Task[None]] = set()
+        self._attempts: dict[asyncio.Task[None], Claimed] = {}
         self._in_trouble = False
 
     async def run(self) -> None:
@@ -56,26 +56,26 @@ class Sender:
 
     async def _turn(self) -> None:
         """Begin what is due, then wait for an attempt to end, or a moment."""
-        for claimed in await self._take(AT_ONCE - len(self._attempts)):
+        for claimed in await self._take():
             task = asyncio.create_task(self._deliver(claimed))
-            self._attempts.add(task)
-            task.add_done_callback(self._attempts.discard)
+            self._attempts[task] = claimed
+            task.add_done_callback(self._attempts.pop)
         if self._attempts:
             await asyncio.wait(self._attempts, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
         else:
             await asyncio.sleep(POLL_S)
 
-    async def _take(self, most: int) -> list[Claimed]:
-        token = uuid4().hex
-        reply: Any = await self._claim(args=(most, token))
+    async def _take(self) -> list[Claimed]:
+        token, slow = uuid4().hex, sum(claimed.endpoint.slow for claimed in self._attempts.values())
+        reply: Any = await self._claim(args=(token, AT_ONCE - len(self._attempts), SLOW_AT_ONCE - slow))
         return [_read(token, *entry) for entry in reply]
 
     async def _deliver(self, claimed: Claimed) -> None:
         endpoint, delivery = claimed.endpoint.id, claimed.delivery.id
         try:
             done = await attempt(claimed, self._policy, self._job_path, self._resolver)
-            record = json.dumps(done.record)
-            await self._settle(args=(claimed.token, endpoint, delivery, done.verdict, int(done.pause_s * 1000), record))
+            facts = (done.verdict, int(done.pause_s * 1000), done.record["duration_ms"], json.dumps(done.record))
+            await self._settle(args=(claimed.token, endpoint, delivery, *facts))
         except Exception as error:  # it is attempted again when the claim has run out
             self._tell(error)
 

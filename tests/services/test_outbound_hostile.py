@@ -90,7 +90,7 @@ async def as_image(url: str, names: NameServer, settings: Settings = SETTINGS) -
 
 async def as_webhook(url: str, names: NameServer, settings: Settings = SETTINGS) -> str:
     """Why the webhook was not delivered, though it had somehow been registered."""
-    endpoint = Endpoint("e", "ann", url, ("job.failed",), ("whsec_AAAA",), 0, None, None, "", None, 0)
+    endpoint = Endpoint("e", "ann", url, ("job.failed",), ("whsec_AAAA",), 0, None, None, "", None, 0, slow=False)
     delivery = Delivery("msg_1", "e", "job.failed", 0, "waiting", 0, "j", "FAILED", "m", ())
     done = await attempt(Claimed("t", endpoint, delivery), policy_of(settings), str, names)
     assert done.verdict == "retry"

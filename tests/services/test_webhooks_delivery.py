@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 from gateway_parts import until
+from job_help import claimed, submission
 from receiver import Receiver, receiving
 from redis.asyncio import Redis
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 from webhook_help import OWNER, Town, allowing, documented_verify, sending
 
-from serve_app.connections import redis_errors
 from serve_app.contracts import Failure
 from serve_app.errors import WebhookUrlInvalid
 from serve_app.settings import Settings
 from serve_app.webhooks.endpoints import Endpoints
-from serve_app.webhooks.limits import HOUSE_MAX, JITTER, LOG_MAX, QUEUE_MAX, SCHEDULE_S
+from serve_app.webhooks.limits import HOUSE_MAX, JITTER, LOG_MAX, QUEUE_MAX, SCHEDULE_S, SLOW_AT_ONCE
+from serve_app.webhooks.records import Endpoint
 
 
 @pytest.fixture
@@ -261,10 +262,12 @@ async def test_a_killed_senders_delivery_is_another_s_with_the_same_id(
     script = str(Path(__file__).with_name("sender_process.py"))
     url = settings.redis_url.get_secret_value()
     victim = await asyncio.create_subprocess_exec(sys.executable, script, url, receiver.here)
-    await town.end_job()
-    await got(receiver, 1)
-    victim.kill()
-    await victim.wait()
+    try:
+        await town.end_job()
+        await got(receiver, 1)
+    finally:
+        victim.kill()
+        await victim.wait()
     [(endpoint, ends)] = await town.redis.zrange("webhook-due", 0, -1, withscores=True)
     assert 0 < ends - await town.now_ms() <= 30_000
     async with sending(town.settings):
@@ -340,17 +343,68 @@ async def test_the_log_keeps_the_last_ones_and_every_record_leaves_in_the_end(to
     assert left == {"webhook-events", "webhook-totals"} - ({"webhook-events"} - left)
 
 
-async def test_jobs_end_while_events_pile_up_or_redis_is_full(town: Town, receiver: Receiver) -> None:
-    """Nothing of webhooks is ever a reason for a job not to end."""
-    await town.register(receiver.url)
+async def test_jobs_end_while_events_pile_up_and_redis_is_full(town: Town, receiver: Receiver) -> None:
+    """Nothing of webhooks is ever a reason for a job not to end; and what ended is told even then."""
+    endpoint = await town.register(receiver.url)
+    jobs = [await town.tracker.submit(submission(OWNER)) for _ in range(3)]
+    chunk = await claimed(town.tracker)
     async with town.redis.pipeline(transaction=False) as pipeline:
-        for _ in range(10_000):
-            pipeline.xadd("webhook-events", {"type": "job.completed"})
+        for _ in range(9_998):
+            pipeline.xadd("webhook-events", {"owner": "nobody"})
         await pipeline.execute()
-    with redis_errors():
+    await town.redis.config_set("maxmemory", 1)
+    try:
+        assert all(await town.tracker.complete([(task, {"n": 1}) for task in chunk.tasks]))
+        assert await town.redis.xlen("webhook-events") == 10_000
+        assert await town.redis.hget("webhook-totals", "dropped") == b"1"
+        async with sending(town.settings):
+            await until(lambda: told(town, endpoint, 2), 60)
+    finally:
+        await town.redis.config_set("maxmemory", 0)
+    assert {json.loads(message.body)["data"]["job_id"] for message in receiver.got} < {job.id for job in jobs}
+
+
+async def told(town: Town, endpoint: Endpoint, number: int) -> bool:
+    found = await town.deliveries(endpoint)
+    return [one.status for one in found] == ["delivered"] * number
+
+
+async def test_many_receivers_that_hang_leave_places_for_the_others(town: Town, receiver: Receiver) -> None:
+    """The first time they may have every place; once they are known to be slow, half."""
+    async with receiving() as dead:
+        settings = allowing(town.settings, receiver.here, dead.here)
+        town = Town(town.redis, settings)
+        dead.answers = [silent]
+        owners = [f"user-{number}" for number in range(4)]
+        slow = [await town.register(dead.url, owner=owner) for owner in owners for _ in range(10)]
+        for endpoint in slow:
+            await town.redis.hset(f"webhook:{endpoint.id}", "slow", 1)
+        fast = await town.register(receiver.url)
+        for owner in owners:
+            await town.end_job(owner)
+        async with sending(settings):
+
+            async def as_many_as_may() -> bool:
+                return dead.connections >= SLOW_AT_ONCE
+
+            await until(as_many_as_may)
+            for number in range(1, 6):
+                await town.end_job()
+                await until(lambda number=number: told(town, fast, number))
+            assert dead.connections == SLOW_AT_ONCE
+
+
+async def test_a_full_house_still_has_room_for_who_holds_little(town: Town, receiver: Receiver) -> None:
+    endpoint, other = await town.register(receiver.url), await town.register(receiver.url, owner="bob")
+    later = await town.now_ms() + 10**9
+    await town.redis.zadd("webhook-waiting", {f"msg_{number}": later for number in range(HOUSE_MAX - 8)})
+    await town.redis.zadd(f"webhook-queue:{endpoint.id}", {"msg_a": later, "msg_b": later})
+    async with sending(town.settings):
         await town.end_job()
-    assert await town.redis.xlen("webhook-events") == 10_000
-    assert await town.redis.hget("webhook-totals", "dropped") == b"1"
+        await town.end_job("bob")
+        await got(receiver, 1)
+    assert (await town.endpoints.read(OWNER, endpoint.id)).dropped == 1
+    assert (await town.endpoints.read("bob", other.id)).dropped == 0
 
 
 async def test_production_wants_tls(town: Town) -> None:

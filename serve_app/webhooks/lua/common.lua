@@ -16,9 +16,10 @@ local function plan(endpoint)
   end
 end
 
--- Whether another delivery may wait for this endpoint.
+-- Whether another delivery may wait for this endpoint: the fuller the house, the fewer for one.
 local function has_room(endpoint)
-  return redis.call('ZCARD', queue_key(endpoint)) < QUEUE_MAX and redis.call('ZCARD', waiting_key()) < HOUSE_MAX
+  local left = HOUSE_MAX - redis.call('ZCARD', waiting_key())
+  return redis.call('ZCARD', queue_key(endpoint)) < math.min(QUEUE_MAX, left / HOUSE_SHARE)
 end
 
 -- Put a delivery among the waiting, due now. An endpoint that is being served is planned when that ends.

@@ -1,8 +1,10 @@
 -- Write down how an attempt went, and free its endpoint: 1, or 0 when the claim was no longer ours.
--- ARGV: token, endpoint, delivery, 'delivered' | 'retry' | 'failed' | 'gone', pause in ms before the next, the attempt as JSON
-local token, endpoint, id, outcome, pause, attempt = unpack(ARGV)
+-- ARGV: token, endpoint, delivery, 'delivered' | 'retry' | 'failed' | 'gone', pause in ms before the next, ms that
+-- the attempt took, and what the log keeps of it, as JSON
+local token, endpoint, id, outcome, pause, took, attempt = unpack(ARGV)
 if redis.call('HGET', endpoint_key(endpoint), 'claim') ~= token then return 0 end
-redis.call('HDEL', endpoint_key(endpoint), 'claim')
+redis.call('HDEL', endpoint_key(endpoint), 'claim', 'slow')
+if took - SLOW_MS > 0 then redis.call('HSET', endpoint_key(endpoint), 'slow', 1) end
 
 local name = delivery_key(id)
 local number = redis.call('HINCRBY', name, 'attempts', 1)
