@@ -105,6 +105,18 @@ async def test_events_are_filtered_and_a_test_event_always_comes(gateway: Runnin
     assert tried.json()["delivery_id"] in {one["delivery_id"] for one in found}
 
 
+async def test_a_cancelled_job_is_told(gateway: Running, receiver: Receiver) -> None:
+    made = await register(gateway, receiver.url, events=["job.cancelled"])
+    gateway.model.open.clear()
+    job = await gateway.submit()
+    assert (await gateway.post(f"/api/v1/jobs/{job}/cancel")).status_code == 200
+    await ended(gateway, made, 1)
+    body = Webhook(made["secret"]).verify(receiver.got[0].body, receiver.got[0].headers)
+    assert body["type"] == "job.cancelled"
+    assert body["data"]["job_id"] == job
+    assert body["data"]["status"] == "CANCELLED"
+
+
 async def test_the_secret_is_shown_once_and_rotates(gateway: Running, receiver: Receiver) -> None:
     made = await register(gateway, receiver.url)
     assert made["secret"].startswith("whsec_")
