@@ -67,7 +67,7 @@ CORS_EXPOSED: Final = (
 )
 CORS_MAX_AGE_S: Final = 12 * 3600
 
-Runner = Dispatcher | Writer | BreakerMeter | Rates | Departure
+Runner = Dispatcher | Writer | BreakerMeter | Rates | Departure | Sender
 
 _log = logging.getLogger(__name__)
 
