@@ -55,7 +55,6 @@ from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.writer import Writer
 from serve_app.webhooks.endpoints import Endpoints
-from serve_app.webhooks.figures import Figures
 from serve_app.webhooks.sender import Sender
 
 SHUTDOWN_S: Final = 15.0
@@ -135,8 +134,7 @@ def _assemble(
     work: Redis,
 ) -> Service:
     """Requests and background work have a client each: a burst of requests must not keep leases from being renewed."""
-    keys = KeyRing(settings)
-    tracker, asked = Tracker(work, settings), Tracker(requests, settings)
+    keys, tracker, asked = KeyRing(settings), Tracker(work, settings), Tracker(requests, settings)
     return Service(
         settings=settings,
         version=version,
@@ -157,7 +155,6 @@ def _assemble(
         writer=Writer(work, settings),
         reports=Reports(settings),
         webhooks=Endpoints(requests, settings),
-        webhook_figures=Figures(requests),
         requests=RequestMeter(),
         tracer=tracer,
         uploads=UploadBudget(settings.upload_bytes_in_flight),

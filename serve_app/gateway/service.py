@@ -35,7 +35,6 @@ from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.writer import Writer
 from serve_app.webhooks.endpoints import Endpoints
-from serve_app.webhooks.figures import Figures
 
 T = TypeVar("T")
 
@@ -64,7 +63,6 @@ class Service:
     writer: Writer
     reports: Reports
     webhooks: Endpoints
-    webhook_figures: Figures
     requests: RequestMeter
     tracer: Tracer
     uploads: UploadBudget

@@ -19,6 +19,7 @@ from serve_app.outbound.url import read_url
 from serve_app.settings import Settings
 from serve_app.webhooks.attempt import policy_of
 from serve_app.webhooks.events import TRIAL
+from serve_app.webhooks.figures import Figures
 from serve_app.webhooks.keys import key, read_script
 from serve_app.webhooks.limits import ENDPOINTS_MAX
 from serve_app.webhooks.records import Delivery, Endpoint, pairs, read_delivery, read_endpoint, texts
@@ -35,6 +36,7 @@ class Endpoints:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._policy = policy_of(settings)
+        self.figures = Figures(redis)
         self._scripts: dict[str, AsyncScript] = {name: redis.register_script(read_script(name)) for name in SCRIPTS}
 
     async def register(self, owner: str, url: str, events: Sequence[str]) -> Endpoint:

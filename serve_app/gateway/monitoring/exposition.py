@@ -35,7 +35,7 @@ async def metrics(call: Call) -> Response:
     states, outbox, webhooks = await asyncio.gather(
         asyncio.gather(*(service.tracker.queue(name) for name in names)),
         service.outbox.figures(),
-        service.webhook_figures.now(),
+        service.webhooks.figures.now(),
     )
     queues = dict(zip(names, states, strict=True))
     registry = CollectorRegistry(auto_describe=False)
