@@ -30,6 +30,11 @@ ServiceError
 │   ├── ResultExpired             410 result-expired
 │   ├── DecisionUnknown           404 decision-unknown
 │   ├── DecisionsFull             409 decisions-full
+│   ├── WebhookUrlInvalid         422 webhook-url-invalid
+│   ├── WebhookUrlForbidden       422 webhook-url-forbidden
+│   ├── WebhookUnknown            404 webhook-unknown
+│   ├── DeliveryUnknown           404 delivery-unknown
+│   ├── WebhooksFull              409 webhooks-full
 │   ├── RouteUnknown              404 route-unknown
 │   └── MethodNotAllowed          405 method-not-allowed
 ├── CapacityError                     the house is full, a part of it is away, or the caller is too fast; try again
@@ -195,6 +200,26 @@ class DecisionUnknown(RequestError):
 
 class DecisionsFull(RequestError):
     slug, status, title = "decisions-full", 409, "No more blocks or overrides fit"
+
+
+class WebhookUrlInvalid(RequestError):
+    slug, status, title = "webhook-url-invalid", 422, "The webhook URL is not valid"
+
+
+class WebhookUrlForbidden(RequestError):
+    slug, status, title = "webhook-url-forbidden", 422, "The webhook URL is not allowed"
+
+
+class WebhookUnknown(RequestError):
+    slug, status, title = "webhook-unknown", 404, "No such webhook"
+
+
+class DeliveryUnknown(RequestError):
+    slug, status, title = "delivery-unknown", 404, "No such delivery"
+
+
+class WebhooksFull(RequestError):
+    slug, status, title = "webhooks-full", 409, "No more webhooks fit"
 
 
 class RouteUnknown(RequestError):

@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     """Share of Redis' `maxmemory` that stored images may take; beyond it 503."""
     image_url_private_hosts: CommaList = ()
     """`host` or `host:port` that `image_url` may reach although private; for development."""
+    webhook_private_hosts: CommaList = ()
+    """`host` or `host:port` that webhooks may reach although private; for development."""
     upload_bytes_in_flight: Annotated[int, Field(ge=1)] = 256 * MIB
     """Request bodies one gateway replica holds at once; beyond it 503."""
 
@@ -176,6 +178,8 @@ class Settings(BaseSettings):
             refused.append("MODEL_REVISION must be a commit of 40 hex digits")
         if self.image_url_private_hosts:
             refused.append("IMAGE_URL_PRIVATE_HOSTS must be empty")
+        if self.webhook_private_hosts:
+            refused.append("WEBHOOK_PRIVATE_HOSTS must be empty")
         for name in ("redis_url", "database_url", "oidc_audience", "metrics_token"):
             value = getattr(self, name)
             if PLACEHOLDER.search(value.get_secret_value() if isinstance(value, SecretStr) else value):

@@ -20,6 +20,7 @@ SECRETS: Final[Mapping[str, re.Pattern[bytes]]] = {
     "a token": re.compile(rb"eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*"),
     "a bearer's token": re.compile(rb"(?i)bearer\s+[\w.~+/=-]{16,}"),
     "a password in a URL": re.compile(rb"://[^\s/:@]*:[^\s/@*]+@"),
+    "a webhook's secret": re.compile(rb"whsec_[\w+/]{16,}"),
     "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY"),
     # How PNG, JPEG, GIF, WebP and TIFF begin: as they are, as Python or JSON shows bytes, and in base64.
     "an image": re.compile(

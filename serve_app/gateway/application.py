@@ -39,6 +39,7 @@ from serve_app.gateway.routes import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROU
 from serve_app.gateway.service import Service
 from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.usage.reports import Reports
+from serve_app.gateway.views import job_path
 from serve_app.images.store import ImageStore
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
@@ -50,6 +51,8 @@ from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.outcomes import Outcomes
 from serve_app.usage.writer import Writer
+from serve_app.webhooks.endpoints import Endpoints
+from serve_app.webhooks.sender import Sender
 
 SHUTDOWN_S: Final = 15.0
 """Most time the parts get to end; what is still claimed then is taken back by its lease."""
@@ -60,7 +63,7 @@ CORS_EXPOSED: Final = (
 )
 CORS_MAX_AGE_S: Final = 12 * 3600
 
-Runner = Dispatcher | Writer | BreakerMeter | Rates | Departure
+Runner = Dispatcher | Writer | BreakerMeter | Rates | Departure | Sender
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +82,7 @@ def build_gateway(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        runners: list[Runner] = [*service.dispatchers.values(), service.writer]
+        runners: list[Runner] = [*service.dispatchers.values(), service.writer, Sender(work, settings, job_path)]
         runners += [BreakerMeter(service.dispatchers), service.rates, service.departure]
         tasks = [asyncio.create_task(runner.run(), name=type(runner).__name__) for runner in runners]
         for task in tasks:
@@ -128,8 +131,7 @@ def _assemble(
     work: Redis,
 ) -> Service:
     """Requests and background work have a client each: a burst of requests must not keep leases from being renewed."""
-    keys = KeyRing(settings)
-    tracker, asked = Tracker(work, settings), Tracker(requests, settings)
+    keys, tracker, asked = KeyRing(settings), Tracker(work, settings), Tracker(requests, settings)
     return Service(
         settings=settings,
         version=version,
@@ -150,6 +152,7 @@ def _assemble(
         dispatchers={card.name: Dispatcher(tracker, handles[card.name], card, version=version) for card in cards},
         writer=Writer(work, settings),
         reports=Reports(settings),
+        webhooks=Endpoints(requests, settings),
         tracer=tracer,
         messages=tracker.messages,
         rates=Rates(asked, [card.name for card in cards]),

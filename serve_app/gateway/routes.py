@@ -18,6 +18,7 @@ from serve_app.gateway.monitoring import exposition, health
 from serve_app.gateway.operations import changes, lists, results
 from serve_app.gateway.service import Call
 from serve_app.gateway.usage import read as usage
+from serve_app.gateway.webhooks import manage as webhooks
 
 _BODY: Final[Problems] = (errors.BodyInvalid, errors.BodyTooLarge, errors.BodyTypeUnsupported)
 _SUBMIT: Final[Problems] = (
@@ -37,6 +38,7 @@ _SUBMIT: Final[Problems] = (
     errors.StoreFull,
 )
 _DECIDE: Final[Problems] = (*_BODY, errors.DecisionsFull)
+_WEBHOOK_URL: Final[Problems] = (errors.WebhookUrlInvalid, errors.WebhookUrlForbidden)
 _TAKE_BACK: Final[Problems] = (errors.DecisionUnknown,)
 
 EVERY_ROUTE: Final[Problems] = (errors.MethodNotAllowed, errors.DeadlineExceeded, errors.InternalError)
@@ -60,6 +62,16 @@ def _admin(
     problems: Problems = (),
 ) -> RouteSpec:
     return RouteSpec(method, path, handler, summary, (errors.AdminRequired, *problems), tracked="admin", admin=True)
+
+
+def _webhook(
+    method: Literal["GET", "POST", "DELETE"],
+    path: str,
+    handler: Callable[[Call], Awaitable[Response]],
+    summary: str,
+    *problems: type[errors.ServiceError],
+) -> RouteSpec:
+    return RouteSpec(method, f"/api/v1/webhooks{path}", handler, summary, problems, tracked="webhooks")
 
 
 ROUTES: Final = (
@@ -166,6 +178,33 @@ ROUTES: Final = (
         "Usage: your own; for admins everyone's",
         (errors.QueryInvalid, errors.AdminRequired, errors.UsageUnavailable),
         tracked="usage",
+    ),
+    _webhook("GET", "", webhooks.listed, "Your webhooks"),
+    _webhook(
+        "POST",
+        "",
+        webhooks.register,
+        "Register a webhook",
+        *_BODY,
+        *_WEBHOOK_URL,
+        errors.WebhooksFull,
+        errors.StoreFull,
+    ),
+    _webhook("GET", "/{webhook_id}", webhooks.read, "A webhook", errors.WebhookUnknown),
+    _webhook("DELETE", "/{webhook_id}", webhooks.remove, "Delete a webhook", errors.WebhookUnknown),
+    _webhook("POST", "/{webhook_id}/rotate", webhooks.rotate, "Give it a new secret", errors.WebhookUnknown),
+    _webhook(
+        "POST", "/{webhook_id}/test", webhooks.try_out, "Send it a test event", errors.WebhookUnknown, errors.QueueFull
+    ),
+    _webhook("GET", "/{webhook_id}/deliveries", webhooks.deliveries, "Its deliveries", errors.WebhookUnknown),
+    _webhook(
+        "POST",
+        "/{webhook_id}/deliveries/{delivery_id}/redeliver",
+        webhooks.redeliver,
+        "Deliver again",
+        errors.WebhookUnknown,
+        errors.DeliveryUnknown,
+        errors.QueueFull,
     ),
     _admin("GET", "/api/v1/admin/queue", figures.queue, "Jobs by state, all and by model"),
     _admin("GET", "/api/v1/admin/ledger", figures.counters, "Counters of each model's jobs"),

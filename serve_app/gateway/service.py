@@ -37,6 +37,7 @@ from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.outcomes import Outcomes
 from serve_app.usage.writer import Writer
+from serve_app.webhooks.endpoints import Endpoints
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class Service:
     dispatchers: Mapping[str, Dispatcher]
     writer: Writer
     reports: Reports
+    webhooks: Endpoints
     tracer: Tracer
     messages: Messages
     rates: Rates

@@ -20,6 +20,9 @@
 | idems:{owner} | sorted set: an owner's hashes → time, ms | 10,000, the oldest leave | 24 h after the last |
 | jobs:{owner} | sorted set: an owner's job → its submit, µs | 10,000, the oldest leave | 7 days after the last submit |
 | outbox | stream: events for PostgreSQL; `usage` reads it | one outcome per job that ends | after the commit |
+| webhooks:{owner} | sorted set: only whether it is there; `webhooks` keeps it | there | there |
+| webhook-events | stream: ended jobs of owners with webhooks; `webhooks` reads it | WEBHOOK_EVENTS_MAX | in a second |
+| webhook-totals | hash: `dropped` counts events beyond that bound | 3 fields | never |
 | wake | channel: name of a model that has something to claim | - | - |
 | changes | channel: job id, status, job id, status, …: what one script changed | a script's jobs | - |
 """
@@ -44,6 +47,9 @@ KEYS = {
     "idem": "idem:{hash}",
     "idems": "idems:{owner}",
     "outbox": "outbox",
+    "webhooks": "webhooks:{owner}",
+    "webhook_events": "webhook-events",
+    "webhook_totals": "webhook-totals",
     "wake": "wake",
     "changes": "changes",
 }

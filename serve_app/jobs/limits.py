@@ -44,5 +44,8 @@ MAX_CHUNK_PIXELS = 200_000_000
 DEAD_BYTES_SHARE = 8
 """Dead jobs' inputs may take this part (one eighth, per model) of what the inputs of living jobs may."""
 
+WEBHOOK_EVENTS_MAX = 10_000
+"""Ended jobs whose owners are to be told; a gateway takes them within a second, so that more means that none runs."""
+
 RETRY_AFTER_S = 5
 """What a refused submit is told to wait: the queue moves by whole chunks, a few seconds each."""

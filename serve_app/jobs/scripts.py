@@ -64,6 +64,7 @@ def _head(settings: Settings) -> str:
         "JOB_TTL_S": settings.job_ttl,
         "QUEUE_MAX_JOBS": settings.queue_max_jobs,
         "QUEUE_MAX_BYTES": settings.queue_max_bytes,
+        "WEBHOOK_EVENTS_MAX": limits.WEBHOOK_EVENTS_MAX,
         "DEAD_MAX_JOBS": settings.dead_max_jobs,
         "DEAD_MAX_BYTES": settings.queue_max_bytes // limits.DEAD_BYTES_SHARE,
     }

@@ -22,6 +22,7 @@ WAITING: Final = 'semapi_jobs_waiting{model="m"}'
 OLDEST: Final = 'semapi_oldest_wait_seconds{model="m"}'
 REPLICAS: Final = 'semapi_model_replicas{model="m"}'
 DEAD: Final = 'semapi_jobs_total{model="m",event="dead"}'
+LATE: Final = "semapi_webhooks_late_seconds"
 LAG, DROPPED, REFUSED = "semapi_outbox_lag_seconds", "semapi_usage_dropped_total", "semapi_usage_refused_total"
 
 WELL: Final[Series] = {
@@ -29,6 +30,7 @@ WELL: Final[Series] = {
     **{READS % "2000": "0+600x60", READS % "5000": "0+601x60", READS % "+Inf": "0+601x60"},
     **{OTHERS % "2000": "0x60", OTHERS % "+Inf": "0+600x60"},
     **{BREAKER % 1: "0x60", BREAKER % 2: "0x60", WAITING: "5x60", OLDEST: "200x60", REPLICAS: "1x60", DEAD: "3x60"},
+    LATE: "50x60",
     **{LAG: "50x60", DROPPED: "7x60", REFUSED: "7x60"},
 }
 """Series and their values minute by minute: a little wrong everywhere, and nothing that anybody must look at."""
@@ -44,6 +46,7 @@ WRONG: Final[list[tuple[str, int, Series]]] = [
     ("UsageDelayed", 5, {LAG: "61x60"}),
     ("UsageNotStored", 1, {DROPPED: "7 8x60"}),
     ("UsageNotStored", 1, {REFUSED: "7 8x60"}),
+    ("WebhooksDelayed", 5, {LATE: "61x60"}),
 ]
 """What fires, after how many minutes, when these series are other than well."""
 

@@ -22,6 +22,7 @@ FILED = [
     ("pointing at redis://:sesame@127.0.0.1:1/0", "a password in a URL"),
     ("pointing at postgresql://app:sesame@db/app", "a password in a URL"),
     ("Authorization: Bearer a-scraper-of-the-tests", "a bearer's token"),
+    ("secret whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "a webhook's secret"),
     ("-----BEGIN RSA PRIVATE KEY-----\nMII", "a private key"),
     *((str(picture[:40]), "an image") for picture in PICTURES.values()),
     *((json.dumps(picture[:40].decode("latin-1")), "an image") for picture in PICTURES.values()),

@@ -36,6 +36,7 @@ def test_whole_settings_are_taken() -> None:
         ({"model_source": "demo"}, "MODEL_SOURCE"),
         ({"model_revision": "main"}, "MODEL_REVISION"),
         ({"image_url_private_hosts": "localhost:9000"}, "IMAGE_URL_PRIVATE_HOSTS"),
+        ({"webhook_private_hosts": "localhost:9000"}, "WEBHOOK_PRIVATE_HOSTS"),
         ({"redis_url": "redis://:REPLACE-ME@redis/0"}, "REDIS_URL"),
         ({"oidc_audience": "changeme"}, "OIDC_AUDIENCE"),
         ({"metrics_token": "CHANGE_ME"}, "METRICS_TOKEN"),

@@ -11,6 +11,7 @@ from serve_app.gateway.description.groups.jobs import JOB_ID
 from serve_app.gateway.problems import problem_type
 
 _JOBS: Final = "/api/v1/jobs"
+_WEBHOOKS: Final = "/api/v1/webhooks"
 _BLOCKS: Final = "/api/v1/admin/blocks"
 
 DETAILS: Final[Mapping[str, tuple[str, str]]] = {
@@ -35,6 +36,16 @@ DETAILS: Final[Mapping[str, tuple[str, str]]] = {
     "idempotency-key-invalid": (_JOBS, "The Idempotency-Key must have 1 to 255 characters."),
     "idempotency-key-reused": (_JOBS, "This Idempotency-Key was sent with another body. Choose a new key."),
     "job-ended": (f"{_JOBS}/{JOB_ID}/cancel", "The job is COMPLETED already."),
+    "input-gone": (f"{_JOBS}/{JOB_ID}/retry", "The job's input is no longer stored. Submit the image again."),
+    "job-not-finished": (f"{_JOBS}/{JOB_ID}/result", "The job is PROCESSING. Ask again in a moment."),
+    "job-has-no-result": (f"{_JOBS}/{JOB_ID}/result", "The job is CANCELLED."),
+    "retry-refused": (f"{_JOBS}/{JOB_ID}/retry", "The job is COMPLETED. Only a FAILED job can be retried."),
+    "result-expired": (f"{_JOBS}/{JOB_ID}/result", "The job was completed; its result is no longer kept."),
+    "webhook-url-invalid": (_WEBHOOKS, "The webhook URL must begin with https://."),
+    "webhook-url-forbidden": (_WEBHOOKS, "The webhook URL leads to an address that is not public."),
+    "webhook-unknown": (f"{_WEBHOOKS}/{JOB_ID}", "You have no webhook with this id."),
+    "delivery-unknown": (f"{_WEBHOOKS}/{JOB_ID}/deliveries/msg_1/redeliver", "There is no such delivery any more."),
+    "webhooks-full": (_WEBHOOKS, "You have 10 webhooks already. Delete one first."),
     "decision-unknown": (f"{_BLOCKS}/0123456789abcdef0123456789abcdef", "This user is not blocked."),
     "decisions-full": (_BLOCKS, "There are 1000 of them already."),
     "route-unknown": ("/api/v2/jobs", "There is nothing at this path. GET /api/v1/version lists the routes."),

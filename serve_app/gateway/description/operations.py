@@ -10,12 +10,17 @@ from pydantic import BaseModel
 
 from serve_app.contracts import Json
 from serve_app.gateway.admin.people import PRINCIPAL_ID
-from serve_app.gateway.description.groups import house, jobs, people
+from serve_app.gateway.description.groups import house, jobs, people, webhooks
 from serve_app.gateway.description.groups.operation import Operation
 from serve_app.gateway.endpoint import RouteSpec
 
-OPERATIONS: Final[Mapping[str, Operation]] = {**jobs.OPERATIONS, **people.OPERATIONS, **house.OPERATIONS}
-WEBHOOKS: Final[Mapping[str, type[BaseModel]]] = {}
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    **jobs.OPERATIONS,
+    **webhooks.OPERATIONS,
+    **people.OPERATIONS,
+    **house.OPERATIONS,
+}
+WEBHOOKS: Final[Mapping[str, type[BaseModel]]] = webhooks.SENT
 """What the service sends by itself: the event's name -> its body."""
 
 PATH_PARAMETERS: Final[Mapping[str, Json]] = {
@@ -25,6 +30,8 @@ PATH_PARAMETERS: Final[Mapping[str, Json]] = {
         "pattern": f"^{PRINCIPAL_ID}$",
         "description": "A user, as in the usage records.",
     },
+    "webhook_id": {"type": "string", "description": "The id that the registration answered."},
+    "delivery_id": {"type": "string", "description": "The header webhook-id of what was sent."},
     "slug": {"type": "string", "pattern": "^[a-z-]+$", "description": "The last part of a problem's type."},
 }
 

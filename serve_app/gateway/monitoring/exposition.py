@@ -21,6 +21,7 @@ from serve_app.gateway.endpoint import bearer_token
 from serve_app.gateway.service import Call
 from serve_app.jobs.records import QueueState
 from serve_app.usage.outbox import OutboxFigures
+from serve_app.webhooks.figures import WebhookFigures
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """The text format of Prometheus, which every scraper reads."""
@@ -31,12 +32,14 @@ async def metrics(call: Call) -> Response:
     await _let_in(call)
     service = call.service
     names = list(service.cards)
-    states, outbox = await asyncio.gather(
-        asyncio.gather(*(service.tracker.queue(name) for name in names)), service.outbox.figures()
+    states, outbox, webhooks = await asyncio.gather(
+        asyncio.gather(*(service.tracker.queue(name) for name in names)),
+        service.outbox.figures(),
+        service.webhooks.figures.now(),
     )
     queues = dict(zip(names, states, strict=True))
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures([*_queue_families(queues), *_outbox_families(outbox)]))
+    registry.register(_Figures([*_queue_families(queues), *_outbox_families(outbox), *_webhook_families(webhooks)]))
     return Response(generate_latest(registry), media_type=MEDIA_TYPE)
 
 
@@ -81,4 +84,16 @@ def _outbox_families(outbox: OutboxFigures) -> list[Metric]:
         GaugeMetricFamily("semapi_outbox_lag_seconds", "Age of the oldest of them.", outbox.lag_s),
         CounterMetricFamily("semapi_usage_dropped", "Usage events counted instead of stored.", outbox.dropped),
         CounterMetricFamily("semapi_usage_refused", "Events that PostgreSQL can never take.", outbox.refused),
+    ]
+
+
+def _webhook_families(webhooks: WebhookFigures) -> list[Metric]:
+    deliveries = CounterMetricFamily("semapi_webhook_deliveries", "Webhook deliveries that ended.", labels=["outcome"])
+    for outcome, number in webhooks.ended.items():
+        deliveries.add_metric([outcome], number)
+    return [
+        deliveries,
+        GaugeMetricFamily("semapi_webhooks_waiting", "Webhook deliveries that wait.", webhooks.waiting),
+        GaugeMetricFamily("semapi_webhooks_oldest_seconds", "Age of the oldest of them.", webhooks.oldest_s),
+        GaugeMetricFamily("semapi_webhooks_late_seconds", "How long the first has been due.", webhooks.late_s),
     ]

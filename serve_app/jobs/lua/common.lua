@@ -126,6 +126,17 @@ local function reopen(record)
   wake(record.model)
 end
 
+-- An owner with webhooks is told: one look for those who have none, and never a reason for a job not to end.
+local function tell_owner(record, status)
+  if redis.call('EXISTS', webhooks_key(record.owner)) == 0 then return end
+  if redis.call('XLEN', webhook_events_key()) >= WEBHOOK_EVENTS_MAX then
+    redis.call('HINCRBY', webhook_totals_key(), 'dropped', 1)
+    return
+  end
+  redis.call('XADD', webhook_events_key(), '*', 'type', 'job.' .. string.lower(status), 'at', NOW, 'owner', record.owner,
+    'job_id', record.id, 'run', record.run, 'status', status, 'model', record.model)
+end
+
 -- End a job and tell the outbox. `outcome`: result, or slug and detail. What happens to record and input is the
 -- caller's next step. The input no longer counts against the queue.
 local function finish(record, status, counter, outcome)
@@ -141,6 +152,7 @@ local function finish(record, status, counter, outcome)
     'owner', record.owner, 'model', record.model, 'status', status, 'dead', counter == 'dead' and '1' or '0',
     'slug', slug, 'detail', detail, 'result', result, 'deliveries', record.deliveries,
     'submitted_at', record.submitted_at, 'started_at', record.started_at or '0', 'completed_at', NOW)
+  tell_owner(record, status)
 end
 
 -- What happens to record and input of a job that ended: the record stays for a while, the input with it where it `stays`.

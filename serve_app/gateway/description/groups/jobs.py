@@ -104,6 +104,15 @@ class Job(JobRow):
     result: dict[str, Any] | None
 
 
+class JobResult(Shape):
+    """What came out of a job, as the model's result_schema says."""
+
+    job_id: str
+    model: str
+    completed_at: Moment
+    result: dict[str, Any]
+
+
 class JobPage(Shape):
     """A page of jobs, the newest first; `next_cursor` leads to the next page, None: this is the last."""
 
@@ -197,6 +206,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /api/v1/jobs/{job_id}/events": Operation(
         "Jobs", {200: ("text/event-stream",), 204: ()}, headers=("Last-Event-ID",)
     ),
+    "DELETE /api/v1/jobs/{job_id}": Operation("Jobs", {204: ()}),
+    "GET /api/v1/jobs/{job_id}/result": Operation(
+        "Jobs", {200: (JobResult,), 304: ()}, headers=("If-None-Match",), answer_headers=("ETag",)
+    ),
+    "POST /api/v1/jobs/{job_id}/retry": Operation("Jobs", {202: (Job,)}),
     "POST /api/v1/jobs/{job_id}/cancel": Operation("Jobs", {200: (Job,)}),
     "GET /api/v1/models": Operation("Jobs", {200: (Models,)}),
     "POST /api/v1/inference": Operation(

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from serve_app.errors import ImageUrlFailed, ImageUrlForbidden, ImageUrlInvalid
-from serve_app.images.address import is_public
 from serve_app.images.fetch import fetch
+from serve_app.outbound.address import is_public
 from serve_app.settings import Settings
 
 SETTINGS = Settings()

@@ -1,0 +1,88 @@
+"""`semapi webhooks`: who is told when your jobs end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from serve_app.cli.console import give_up, output
+from serve_app.cli.token import DEFAULT_ISSUER, find_token
+from serve_app.client.webhooks import WebhookClient
+from serve_app.contracts import Json
+from serve_app.errors import ServiceError
+
+commands = typer.Typer(help="Who is told when your jobs end.", rich_markup_mode=None, no_args_is_help=True)
+
+Url = Annotated[str, typer.Option("--url", envvar="SEMAPI_URL", help="The service.")]
+Webhook = Annotated[str, typer.Argument(help="Id of the webhook.")]
+SERVICE = "http://localhost:8080"
+
+
+@commands.command("list")
+def show(url: Url = SERVICE) -> None:
+    """List your webhooks."""
+    for one in _ask(url, lambda client: client.webhooks()):
+        state = "on" if one["enabled"] else f"OFF: {one['disabled_reason']}"
+        output.print(f"{one['webhook_id']}  {one['url']}  {','.join(one['events'])}  {state}", markup=False)
+
+
+@commands.command()
+def add(
+    receiver: Annotated[str, typer.Argument(help="URL that shall be told.")],
+    event: Annotated[list[str] | None, typer.Option(help="job.completed, job.failed, job.cancelled; all.")] = None,
+    url: Url = SERVICE,
+) -> None:
+    """Register a receiver and print its secret, which is shown this once."""
+    _print_secret(_ask(url, lambda client: client.register(receiver, event or ())))
+
+
+@commands.command()
+def remove(webhook: Webhook, url: Url = SERVICE) -> None:
+    """Delete a webhook."""
+    _ask(url, lambda client: client.remove(webhook))
+
+
+@commands.command()
+def rotate(webhook: Webhook, url: Url = SERVICE) -> None:
+    """Make a new secret; the older one signs along for a day."""
+    _print_secret(_ask(url, lambda client: client.rotate(webhook)))
+
+
+@commands.command("test")
+def try_out(webhook: Webhook, url: Url = SERVICE) -> None:
+    """Send a test event."""
+    output.print(_ask(url, lambda client: client.try_out(webhook)), markup=False)
+
+
+@commands.command()
+def deliveries(webhook: Webhook, url: Url = SERVICE) -> None:
+    """Show what waits and what ended."""
+    for one in _ask(url, lambda client: client.deliveries(webhook)):
+        line = f"{one['delivery_id']}  {one['timestamp']}  {one['type']:<13}  {one['status']:<9}"
+        if one["attempts"]:
+            line += f"  {len(one['attempts'])}: {one['attempts'][-1]['error'] or one['attempts'][-1]['status']}"
+        if one["next_attempt_at"]:
+            line += f"  next {one['next_attempt_at']}"
+        output.print(line, markup=False)
+
+
+@commands.command()
+def redeliver(
+    webhook: Webhook, delivery: Annotated[str, typer.Argument(help="Id of the delivery.")], url: Url = SERVICE
+) -> None:
+    """Send a delivery again, now."""
+    _ask(url, lambda client: client.redeliver(webhook, delivery))
+
+
+def _print_secret(webhook: Json) -> None:
+    output.print(f"{webhook['webhook_id']}  {webhook['secret']}", markup=False)
+
+
+def _ask(url: str, question: Callable[[WebhookClient], Any]) -> Any:
+    try:
+        with WebhookClient(url, find_token(DEFAULT_ISSUER)) as client:
+            return question(client)
+    except (ServiceError, ValueError) as error:
+        give_up(error.detail if isinstance(error, ServiceError) else str(error))

@@ -1,0 +1,116 @@
+"""The one way out to a URL that a user handed in, without becoming a way into the network the service runs in.
+
+A name is resolved once, every address of it must be public, and the connection goes to that very address: the request's
+URL carries the number, its Host header and TLS name the original host, so no second look-up can change the answer.
+Redirects are never followed here: each would be a new URL, a new check and a new connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Final, Literal, TypeVar
+
+import httpx2
+
+from serve_app.contracts import SERVICE_NAME
+from serve_app.outbound.address import is_public
+from serve_app.outbound.url import Target
+
+T = TypeVar("T")
+Resolver = Callable[[str, int], Awaitable[list[str]]]
+"""Host and port to the addresses of the host; raises `OSError`."""
+
+CONNECT_S: Final = 3.0
+MAX_ADDRESSES: Final = 3
+"""Addresses of one host that are tried, in the resolver's order."""
+
+# A hung name server holds threads for longer than a request lives; it must not take those of the rest of the process.
+_LOOKUPS: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="lookup")
+
+
+class Unreachable(Exception):
+    """No address of the host took the connection."""
+
+
+class Broken(Exception):
+    """The server broke off, or answered with something else than HTTP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is sent. `silence_s`: most time between two signs of life of the server."""
+
+    method: Literal["GET", "POST"]
+    silence_s: float
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+
+
+async def exchange(
+    target: Target, ask: Ask, read: Callable[[httpx2.Response], Awaitable[T]], resolver: Resolver | None = None
+) -> T:
+    """What `read` makes of the answer, of which it has seen the head alone. The whole is for the caller to limit.
+
+    Raises the policy's `forbidden`, `Unreachable` or `Broken`. What a private network answers shows in none of them.
+    """
+    for address in await _addresses(target, resolver or _look_up):
+        try:
+            async with _connected(target, address, ask) as response:
+                return await read(response)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout):
+            continue
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+            raise Broken from error
+    raise Unreachable
+
+
+async def _look_up(host: str, port: int) -> list[str]:
+    loop = asyncio.get_running_loop()
+    found = await loop.run_in_executor(_LOOKUPS, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    return [str(entry[4][0]) for entry in found]
+
+
+async def _addresses(target: Target, resolver: Resolver) -> list[str]:
+    if target.is_address:
+        return [target.host]
+    # The closing dot keeps the resolver from trying the search domains of the cluster.
+    name = target.host if target.private else target.host + "."
+    try:
+        found = list(dict.fromkeys(await resolver(name, target.port)))
+    except (OSError, UnicodeError):
+        found = []
+    if not found or not (target.private or all(is_public(address) for address in found)):
+        raise target.policy.not_public()
+    return found[:MAX_ADDRESSES]
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return httpx2.create_ssl_context(trust_env=False)
+
+
+@asynccontextmanager
+async def _connected(target: Target, address: str, ask: Ask) -> AsyncIterator[httpx2.Response]:
+    pinned = target.url.copy_with(host=address, fragment=None)
+    headers = {"User-Agent": SERVICE_NAME, **ask.headers, "Host": target.url.netloc.decode("ascii")}
+    # One client per connection: a pool would reuse a connection whose TLS name was checked for another host.
+    tls = await asyncio.to_thread(_tls)  # reads the machine's certificates when first asked
+    async with (
+        httpx2.AsyncClient(
+            verify=tls,
+            trust_env=False,
+            timeout=httpx2.Timeout(ask.silence_s, connect=CONNECT_S),
+            follow_redirects=False,
+        ) as client,
+        client.stream(
+            ask.method, pinned, headers=headers, content=ask.body, extensions={"sni_hostname": target.host}
+        ) as response,
+    ):
+        yield response

@@ -1,0 +1,110 @@
+"""URLs that users hand in: which of them the service may ask, told by their text alone.
+
+Nothing is looked up or connected to here. What passes is a `Target`, the one thing `connect.exchange` takes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+
+import httpx2
+
+from serve_app.errors import RequestError
+from serve_app.outbound.address import is_local_name, is_public
+
+MAX_URL: Final = 2048
+PUBLIC_PORTS: Final = (80, 443)
+
+_HOST: Final = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What one kind of URL may be, and which problems its refusals are."""
+
+    name: str
+    """As in a sentence: "image URL"."""
+    invalid: type[RequestError]
+    forbidden: type[RequestError]
+    private_hosts: tuple[str, ...] = ()
+    """`host` or `host:port` that may be reached although private, on any port; for development."""
+    schemes: tuple[str, ...] = ("http", "https")
+
+    def not_public(self) -> RequestError:
+        """One answer for all that is inside, whether it exists or not."""
+        return self.forbidden(f"The {self.name} does not lead to a public address.")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A URL that its policy lets be; the addresses of its host are still to be checked."""
+
+    url: httpx2.URL
+    host: str
+    port: int
+    private: bool
+    """True where the policy names the host."""
+    policy: Policy
+
+    @property
+    def is_address(self) -> bool:
+        """True when the host is a number, so that nothing needs to be looked up."""
+        return _is_address(self.host)
+
+
+def read_url(url: str, policy: Policy) -> Target:
+    """The target of a URL. Raises the policy's problems."""
+    invalid, name = policy.invalid, policy.name
+    if len(url) > MAX_URL:
+        raise invalid(f"The {name} is longer than {MAX_URL} characters.")
+    if re.search(r"[\x00-\x20\x7f\\]", url):
+        raise invalid(f"The {name} holds spaces, control characters or backslashes.")
+    try:
+        parsed = httpx2.URL(url)
+        host = parsed.raw_host.decode("ascii").lower().rstrip(".")
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise invalid(f"The {name} cannot be parsed.") from error
+    if parsed.scheme not in policy.schemes or not host:
+        beginnings = " or ".join(f"{scheme}://" for scheme in policy.schemes)
+        raise invalid(f"The {name} must begin with {beginnings} and name a host.")
+    if re.match(r"[^/?#]*//[^/?#]*@", url):
+        raise invalid(f"The {name} must not carry a user name or a password.")
+    if len(host) > 253 or not (_is_address(host) or _HOST.fullmatch(host)):
+        raise invalid(f"The host of the {name} is not a valid host name.")
+    port = parsed.port
+    if port is None:  # and not where it is 0
+        port = 443 if parsed.scheme == "https" else 80
+    target = Target(parsed, host, port, _is_private_exception(host, port, policy), policy)
+    if not target.private:
+        _check(target)
+    return target
+
+
+def _is_private_exception(host: str, port: int, policy: Policy) -> bool:
+    shown = f"[{host}]" if ":" in host else host
+    listed = {entry.lower() for entry in policy.private_hosts}
+    return bool({host, shown, f"{shown}:{port}"} & listed)
+
+
+def _check(target: Target) -> None:
+    policy = target.policy
+    if target.port not in PUBLIC_PORTS:
+        raise policy.forbidden(f"Port {target.port} is not allowed in an {policy.name}; 80 and 443 are.")
+    if target.is_address:
+        if not is_public(target.host):
+            raise policy.not_public()
+    elif re.fullmatch(r"\d+|0x[0-9a-f]*", target.host.rsplit(".", 1)[-1]):
+        raise policy.invalid(f"The host of the {policy.name} is a number, but not an IP address in its usual form.")
+    elif is_local_name(target.host):
+        raise policy.not_public()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,54 @@
+-- Make deliveries of what ended, then claim up to `most` that are due, one for each endpoint that nobody serves.
+-- Reply: for each delivery its id, the fields of its endpoint, and its own.
+-- ARGV: token, most, most of them whose receiver was slow the last time
+local token, most, most_slow = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
+-- The id is made of event and endpoint: whoever reads the event again makes no second delivery.
+local function spread(fields)
+  local event = {}
+  for place = 1, #fields, 2 do event[fields[place]] = fields[place + 1] end
+  for _, endpoint in ipairs(redis.call('ZRANGE', endpoints_key(event.owner), 0, -1)) do
+    local kept = redis.call('HMGET', endpoint_key(endpoint), 'events', 'disabled_at')
+    if kept[1] and not kept[2] and string.find(',' .. kept[1] .. ',', ',' .. event.type .. ',', 1, true) then
+      local id = 'msg_' .. string.sub(redis.sha1hex(event.job_id .. ':' .. event.run .. ':' .. endpoint), 1, 32)
+      if has_room(endpoint) then
+        redis.call('HSET', delivery_key(id), 'endpoint', endpoint, 'type', event.type, 'at', event.at, 'status',
+          'waiting', 'job_id', event.job_id, 'job_status', event.status, 'model', event.model, 'attempts', 0, 'tries', 0)
+        enqueue(endpoint, id)
+      else
+        redis.call('HINCRBY', endpoint_key(endpoint), 'dropped', 1)
+        count('dropped', 1)
+      end
+    end
+  end
+end
+
+for _, entry in ipairs(redis.call('XRANGE', events_key(), '-', '+', 'COUNT', 250)) do
+  redis.call('XDEL', events_key(), entry[1])
+  spread(entry[2])
+end
+
+local claimed, slow_claimed = {}, 0
+-- True where slow receivers have all the places that they may have. Such a one steps back, out of the others' way.
+local function must_step_back(endpoint)
+  if redis.call('HEXISTS', endpoint_key(endpoint), 'slow') == 0 then return false end
+  slow_claimed = slow_claimed + 1
+  return slow_claimed > most_slow
+end
+
+local function serve(endpoint)
+  local id = redis.call('ZRANGEBYSCORE', queue_key(endpoint), '-inf', NOW, 'LIMIT', 0, 1)[1]
+  if not id then
+    redis.call('HDEL', endpoint_key(endpoint), 'claim')
+    plan(endpoint)
+  elseif must_step_back(endpoint) then
+    redis.call('ZADD', due_key(), NOW + STEP_BACK_MS, endpoint)
+  else
+    redis.call('ZADD', due_key(), NOW + CLAIM_MS, endpoint)
+    redis.call('HSET', endpoint_key(endpoint), 'claim', token)
+    claimed[#claimed + 1] = { id, redis.call('HGETALL', endpoint_key(endpoint)), redis.call('HGETALL', delivery_key(id)) }
+  end
+end
+
+for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', due_key(), '-inf', NOW, 'LIMIT', 0, most)) do serve(endpoint) end
+return claimed
