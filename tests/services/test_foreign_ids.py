@@ -16,6 +16,7 @@ from serve_app.gateway.endpoint import RouteSpec
 from serve_app.gateway.routes import ROUTES
 from serve_app.local.authority import Authority
 from serve_app.settings import Settings
+from serve_app.usage.migrations import migrate
 
 OURS: Final = {"slug"}
 """Names in paths that are nobody's."""
@@ -27,14 +28,25 @@ OLDER: Final = ["/api/v1/jobs/status", "/api/v1/jobs/results"]
 
 
 @pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
+async def gateway(settings: Settings, database: str, authority: Authority) -> AsyncIterator[Running]:
+    migrate(database)
     async with running_gateway(settings, authority) as running:
         yield running
 
 
 async def ids_of_ada(gateway: Running) -> dict[str, str]:
     """Something of hers for each name that stands in a path."""
-    return {"job_id": await gateway.submit("ada"), "principal_id": id_of(gateway, "ada")}
+    webhook = await gateway.post("/api/v1/webhooks", "ada", json={"url": "https://lab.example.org/hook"})
+    webhook_id = webhook.json()["webhook_id"]
+    trial = await gateway.post(f"/api/v1/webhooks/{webhook_id}/test", "ada")
+    job_id = await gateway.submit("ada")
+    await gateway.ended(job_id, "ada")
+    return {
+        "job_id": job_id,
+        "principal_id": id_of(gateway, "ada"),
+        "webhook_id": webhook_id,
+        "delivery_id": trial.json()["delivery_id"],
+    }
 
 
 async def ask(gateway: Running, route: RouteSpec, ids: dict[str, str], user: str) -> httpx2.Response:

@@ -12,6 +12,7 @@ from serve_app.gateway.description.groups.operation import Count, FormShape, Mom
 from serve_app.gateway.operations.lists import JobsQuery
 
 JOB_ID: Final = "6f0a1f0e-5f0c-4f5e-9d8e-3c1f2b7a9d10"
+_ENDS: Final = {"self": "", "events": "/events", "result": "/result", "cancel": "/cancel"}
 _JOB: Final[dict[str, Any]] = {
     "job_id": JOB_ID,
     "status": "COMPLETED",
@@ -23,7 +24,7 @@ _JOB: Final[dict[str, Any]] = {
     "queue": None,
     "result": {"label": "Nanowires", "confidence": 0.93, "all_scores": {"Nanowires": 0.93, "Fibres": 0.07}},
     "problem": None,
-    "links": {"self": f"/api/v1/jobs/{JOB_ID}", "events": f"/api/v1/jobs/{JOB_ID}/events"},
+    "links": {name: f"/api/v1/jobs/{JOB_ID}{end}" for name, end in _ENDS.items()},
 }
 
 
@@ -53,10 +54,12 @@ class JobId(BaseModel):
 
 
 class Links(Shape):
-    """Where the job is, and where it tells its changes."""
+    """Where the job is, tells its changes, has its result, and is taken back."""
 
     self: str
     events: str
+    result: str
+    cancel: str
 
 
 class Estimate(Shape):
