@@ -32,8 +32,8 @@ def kill_gateway_replica(scene: Scene) -> list[Strike]:
     for victim in sorted(scene.service.replicas("gateway")):
         scene.pile_up()
         with frozen({victim}) as [process]:
+            at = time.time()  # it is as good as dead from here: its leases run out
             if held := scene.held_by_frozen_gateway():
-                at = time.time()
                 process.kill()
                 break
     else:

@@ -74,12 +74,16 @@ class Scene:
         return wait_until(look, PATIENCE_S)
 
     def held_by_frozen_gateway(self) -> list[str]:
-        """Jobs under a lease that is valid and missed a renewal: those of living gateways are renewed every third of
-        it. Empty when no such lease shows in twice its time: then the frozen gateway holds none."""
-        lease = self.service.lease_seconds
+        """Jobs under a valid lease that nobody moved for half of its time: living gateways do every third of it.
+
+        Empty when there is none after twice its time: then the frozen gateway holds no job.
+        """
+        lease, began = self.service.lease_seconds, time.monotonic()
 
         def look() -> list[str]:
-            return [job for job, left in self.service.leases(self.model).items() if 0 < left < lease / 3]
+            if time.monotonic() - began < lease / 2:
+                return []
+            return [job for job, left in self.service.leases(self.model).items() if 0 < left < lease / 2]
 
         try:
             return wait_until(look, 2 * lease)

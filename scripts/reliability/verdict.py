@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmark.figures import Figure, figures
+from load.tally import percentile
 
 from reliability.faults import LOSSY, STRANDING, UNRECORDED
 from reliability.watcher import holds
@@ -87,9 +87,8 @@ def measured(trials: Sequence[Json]) -> list[Figure]:
     summaries = [summarise(trial) for trial in trials]
     found = figures(_sums(summaries), bench="chaos")
     if starts := sorted(one for each in summaries if each.fault in STRANDING for one in each.second_starts):
-        # The smallest that at least 99 of 100 do not exceed, without interpolation.
-        p99 = starts[math.ceil(0.99 * len(starts)) - 1]
-        found += figures({"second_start_p99_s": [p99], "second_starts": [float(len(starts))]}, bench="chaos-starts")
+        values = {"second_start_p99_s": percentile(starts, 99), "second_starts": len(starts)}
+        found += figures(_as_figures(values), bench="chaos-starts")
     for each in summaries:
         if each.fault == LOSSY:
             beyond = max(0, each.lost - each.accepted_last)
