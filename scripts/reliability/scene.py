@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 PILE = 96
 """Jobs that wait before a fault: enough that both replicas then get full chunks."""
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 """Deadline of a condition. Nothing is measured by it: times come from the records."""
 STEADY_S = 3.0
 
