@@ -26,7 +26,7 @@ class ToughService(ObservedService):
         environment = {
             **WEIGHTS,
             # Only how long a hung forward pass is waited for, three times in a row, hangs on this.
-            "FORWARD_TIMEOUT_S": "10",
+            "FORWARD_TIMEOUT_S": "20",
             **UNHURRIED,
         }
         super().__init__(
