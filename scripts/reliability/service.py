@@ -1,4 +1,4 @@
-"""The service that is treated badly: two gateways, two model replicas, the demo weights, everything else by default."""
+"""The service that is treated badly: two gateways, two model replicas, the demo weights, nearly all else by default."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class ToughService(ObservedService):
         }
         environment = {
             **WEIGHTS,
+            "INFERENCE_THREADS": "1",  # two replicas share the processors
             # Only how long a hung forward pass is waited for, three times in a row, hangs on this.
             "FORWARD_TIMEOUT_S": "20",
             **UNHURRIED,
