@@ -14,7 +14,7 @@ from reliability.watcher import holds
 from serve_app.contracts import Json
 
 SAME = 1e-3
-"""Scores of a picture alone and in a batch differ by less; those of two pictures by more."""
+"""Scores of a picture alone and in a batch differ by less."""
 LOSS_WINDOW_S = 2.0
 
 

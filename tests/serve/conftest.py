@@ -20,7 +20,7 @@ from tests.stray_keys import key_rows, strays
 
 JOBS = 200
 START_S = 300
-WEIGHTS = {"MODEL_SOURCE": "demo", "ENGINE": "torch"}
+WEIGHTS = {"MODEL_SOURCE": "demo", "ENGINE": "torch", "INFERENCE_THREADS": "1"}  # replicas share the processors
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
