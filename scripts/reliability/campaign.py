@@ -19,7 +19,7 @@ from reliability.watcher import Watcher
 from serve_app.connections import end_tasks
 from serve_app.contracts import Json
 
-SETTLED_S = 180.0
+SETTLED_S = 900.0
 OUTCOMES = """
     SELECT job_id, run, status, dead, deliveries, extract(epoch FROM submitted_at)::float8,
         extract(epoch FROM started_at)::float8, extract(epoch FROM completed_at)::float8
