@@ -122,6 +122,12 @@ def bench_usage(arguments: List[str]) -> None:
     become("python", "scripts/usage_bench.py", *arguments)
 
 
+def chaos(arguments: List[str]) -> None:
+    """Kill, freeze, fill and stop one part after the other under load: is anything lost? (about 15 minutes)"""
+    ensure(dev=True)
+    become("python", "scripts/chaos.py", *arguments)
+
+
 def pictures(arguments: List[str]) -> None:
     """Draw the usage report with headless Chromium, as on a phone, a tablet and a desk."""
     ensure(dev=True)
@@ -162,6 +168,7 @@ TASKS: Dict[str, Callable[[List[str]], None]] = {
     "check": check,
     "bench": bench,
     "bench-usage": bench_usage,
+    "chaos": chaos,
     "pictures": pictures,
     "setup": setup,
     "train-demo": train_demo,

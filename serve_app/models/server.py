@@ -82,16 +82,18 @@ class ModelServer:
     async def predict(self, chunk: Sequence[Task]) -> list[Outcome]:
         """One outcome per task, in order; a suspect (`alone`) runs when nothing else does in this replica.
 
-        Raises `ModelUnready` when the fault is not an input's, `ReplicaLost` when the forward thread hangs. A
-        suspect whose lease is no longer ours does not start; its outcome says so and the tracker, which wants the
-        lease's token, does not take it.
+        Raises `ModelUnready` when the fault is not an input's or nothing was begun, `ReplicaLost` when the forward
+        thread hangs on the chunk. A suspect whose lease is no longer ours does not start; its outcome says so and the
+        tracker, which wants the lease's token, does not take it.
         """
         outcomes: dict[str, Outcome] = {}
         if together := [task for task in chunk if not task.alone]:
             async with self._solitude.together():
+                self._refuse_when_hung()
                 outcomes.update(await self._process(together))
         for suspect in (task for task in chunk if task.alone):
             async with self._solitude.alone():
+                self._refuse_when_hung()
                 outcomes.update(await self._process_suspect(suspect))
         return [outcomes[task.job_id] for task in chunk]
 
@@ -121,6 +123,11 @@ class ModelServer:
             await pool.close()
         if tracer := getattr(self, "_tracer", None):
             await asyncio.to_thread(tracer.close)
+
+    def _refuse_when_hung(self) -> None:
+        """Chunks come until Serve has replaced the replica. They are not to blame: no loss, and above all no strike."""
+        if self._thread.hung:
+            raise ModelUnready("The forward thread of this replica hangs.")
 
     async def _process_suspect(self, task: Task) -> dict[str, Outcome]:
         try:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from benchmark.one_at_a_time import answers_one_at_a_time
 from collector import Collector, listening_collector
 from pictures import encode, texture
 from running_service import BATCH, MODEL, PACED, WORDS, RunningService
@@ -23,7 +20,7 @@ from tests.stray_keys import key_rows, strays
 
 JOBS = 200
 START_S = 300
-WEIGHTS = {"MODEL_SOURCE": "demo", "ENGINE": "torch"}
+WEIGHTS = {"MODEL_SOURCE": "demo", "ENGINE": "torch", "INFERENCE_THREADS": "1"}  # replicas share the processors
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -107,8 +104,4 @@ def references(servers_folder: Path, pictures: list[bytes]) -> list[Json]:
     folder.mkdir()
     for number, picture in enumerate(pictures):
         (folder / f"{number:03}.jpg").write_bytes(picture)
-    command = [sys.executable, str(Path(__file__).with_name("one_at_a_time.py")), str(folder)]
-    done = subprocess.run(command, env={**os.environ, **WEIGHTS}, capture_output=True, timeout=240)
-    assert done.returncode == 0, done.stderr.decode()
-    answers: list[Json] = json.loads(done.stdout)
-    return answers
+    return answers_one_at_a_time(folder, WEIGHTS)

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
-from running_service import POLL_S, RunningService
+from benchmark.observed_service import POLL_S
+from running_service import RunningService
 
 from serve_app.contracts import Json
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from benchmark.observed_service import frozen
 from benchmark.scrape import batches
-from running_service import BATCH, MODEL, RunningService, frozen
+from running_service import BATCH, MODEL, RunningService
 from service_client import Client, until
 
 from serve_app.contracts import Json

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import psutil
-from running_service import GATEWAYS, PACED, RunningService, frozen
+from benchmark.observed_service import frozen
+from running_service import GATEWAYS, PACED, RunningService
 from service_client import Client, until
 
 JOBS = 12

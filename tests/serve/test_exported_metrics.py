@@ -6,9 +6,10 @@ import asyncio
 import time
 
 import httpx2
+from benchmark.observed_service import POLL_S
 from benchmark.scrape import EXPORT_DEADLINE_S, exported
 from monitoring import METRIC, dashboard_expressions, rules
-from running_service import METRICS_TOKEN, POLL_S, RunningService
+from running_service import METRICS_TOKEN, RunningService
 from service_client import Client, connected
 
 from serve_app.gateway.tokens import principal_of

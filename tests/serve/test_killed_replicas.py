@@ -7,7 +7,8 @@ import time
 
 import psutil
 import pytest
-from running_service import GATEWAYS, LEASE_S, MODEL, POLL_S, RunningService, frozen
+from benchmark.observed_service import POLL_S, frozen
+from running_service import GATEWAYS, LEASE_S, MODEL, RunningService
 from service_client import CONNECTIONS, Client, until
 
 from serve_app.contracts import Json

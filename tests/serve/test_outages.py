@@ -6,8 +6,9 @@ import asyncio
 import re
 import time
 
+from benchmark.observed_service import frozen
 from benchmark.scrape import exported
-from running_service import METRICS_TOKEN, MODEL, RunningService, frozen
+from running_service import METRICS_TOKEN, MODEL, RunningService
 from service_client import Client, until
 
 AT_ONCE_S = 5.0

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx2
 import psutil
 import yaml
-from running_service import MODEL, WORDS, RunningService, frozen
+from benchmark.observed_service import frozen
+from running_service import MODEL, WORDS, RunningService
 from service_client import Client, connected, until
 
 from serve_app.contracts import Json

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from serve_app.connections import connect_redis
 from serve_app.contracts import JobInput, Outcome, Task
-from serve_app.errors import ReplicaLost
+from serve_app.errors import ModelUnready, ReplicaLost
 from serve_app.images.store import ImageStore
 from serve_app.local.valkey import Valkey
 from serve_app.models.handle import ServeHandle
@@ -198,10 +198,17 @@ async def test_a_killed_replica_loses_its_chunk_and_comes_back(service: dict[str
     assert await service["words"].warm_up() == VERSION
 
 
-async def test_a_hung_replica_loses_its_chunk_and_is_replaced(service: dict[str, ServeHandle], redis: Redis):
+async def test_a_hung_replica_loses_its_chunk_blames_no_other_and_is_replaced(
+    service: dict[str, ServeHandle], redis: Redis
+):
     before = set(await redis.hkeys("beats"))
+    hanging = asyncio.create_task(service["words"].predict([task(1, "hang")]))
+    suspect = asyncio.create_task(service["words"].predict([task(9, alone=True)]))  # waits its turn behind it
     with pytest.raises(ReplicaLost):
-        await service["words"].predict([task(1, "hang")])
+        await hanging
+    with pytest.raises(ModelUnready):
+        await suspect
+    assert b"job-9" not in await redis.lrange("started-alone", 0, -1)
 
     async def another_beats() -> bool:
         return not set(await redis.hkeys("beats")) <= before

@@ -1,0 +1,34 @@
+"""The short form of `make chaos`: three kills under load on the service of these tests."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from reliability.campaign import Campaign, Plan
+from reliability.pictures import Picture
+from reliability.verdict import measured, summarise
+from running_service import GATEWAYS, MODEL, RunningService
+
+from serve_app.contracts import Json
+
+PLAN = Plan(jobs=150, seconds=6, seed=1)
+FAULTS = ("model-replicas", "controller", "redis-always")
+
+
+@pytest.mark.timeout(600)  # three faults, each followed until all is whole again
+async def test_three_kills_under_load_leave_nothing_lost_wrong_or_twice(
+    service: RunningService, pictures: list[bytes], references: list[Json]
+) -> None:
+    sent = [Picture(data, reference) for data, reference in zip(pictures, references, strict=True)]
+    campaign = Campaign(service, MODEL, sent, PLAN, gateways=GATEWAYS)
+    for name in FAULTS:
+        await campaign.run(name)
+    trials = json.loads(json.dumps(campaign.trials))
+    found = measured(trials)
+    assert [figure.line for figure in found if figure.is_short] == []
+    names = {figure.name: figure.median for figure in found}
+    assert names["chaos_jobs"] >= len(FAULTS) * PLAN.jobs
+    assert names["second_starts"] >= 2
+    [killed, *_] = map(summarise, trials)
+    assert killed.redelivered >= names["second_starts"]
