@@ -16,6 +16,7 @@ from leaks import LeakScan, leaks
 from pydantic import SecretStr
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
+from stray_keys import key_rows, strays
 
 from serve_app.connections import connect_redis
 from serve_app.local.authority import Authority
@@ -23,7 +24,6 @@ from serve_app.local.postgres import Postgres
 from serve_app.local.state import password
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
-from tests.stray_keys import key_rows, strays
 
 # Tests mean the defaults: what the person at the terminal has set for a run of theirs must not bend them.
 OTHERS = {"secrets_dir", "semapi_token", "semapi_url", "semapi_state_dir"}

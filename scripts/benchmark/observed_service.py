@@ -57,13 +57,6 @@ class ObservedService(LocalService):
             claimed = redis.zrange(f"lease:{model}", 0, -1, withscores=True)
         return {job: (deadline - now) / 1000 for job, deadline in claimed}
 
-    def claims(self, model: str) -> dict[str, str]:
-        """Claimed jobs, and the token of the lease that holds each."""
-        with self.redis() as redis:
-            claimed = redis.zrange(f"lease:{model}", 0, -1)
-            tokens = [redis.hget(f"job:{job}", "token") for job in claimed]
-        return {job: token for job, token in zip(claimed, tokens, strict=True) if token}
-
     def ledger(self, model: str) -> dict[str, int]:
         """The model's counters; none is left out."""
         names = ("accepted", "reopened", "completed", "failed", "cancelled", "dead")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, cast
@@ -43,7 +41,6 @@ from serve_app.gateway.views import job_path
 from serve_app.images.store import ImageStore
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
-from serve_app.jobs.dispatch.farewell import give_back_claimed
 from serve_app.jobs.tracker import Tracker
 from serve_app.models.registry import load
 from serve_app.settings import Settings
@@ -87,13 +84,10 @@ def build_gateway(
         tasks = [asyncio.create_task(runner.run(), name=type(runner).__name__) for runner in runners]
         for task in tasks:
             task.add_done_callback(_report_end)
-        farewell = partial(give_back_claimed, settings, list(service.dispatchers.values()))
-        atexit.register(farewell)
         try:
             yield
         finally:
             await _end(service, tasks, (requests, work))
-            atexit.unregister(farewell)
 
     routes = [
         Route(path, PathEndpoint({route.method: Endpoint(route, service) for route in group}), name=path)

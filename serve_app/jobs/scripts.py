@@ -34,11 +34,6 @@ class Scripts:
         return await script(args=arguments)
 
 
-def script_text(settings: Settings, name: str) -> str:
-    """All that Redis is sent of a script."""
-    return _head(settings) + _text(name)
-
-
 def _text(name: str) -> str:
     return (files("serve_app.jobs") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
 

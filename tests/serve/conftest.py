@@ -12,11 +12,12 @@ import pytest
 from benchmark.one_at_a_time import answers_one_at_a_time
 from collector import Collector, listening_collector
 from pictures import encode, texture
+from redis import Redis
 from running_service import BATCH, MODEL, PACED, WORDS, RunningService
 from service_client import Client, connected
+from stray_keys import key_rows, strays
 
 from serve_app.contracts import Json
-from tests.stray_keys import key_rows, strays
 
 JOBS = 200
 START_S = 300
@@ -86,7 +87,7 @@ def service(servers_folder: Path, picture_url: str, collector: Collector) -> Ite
     folder.mkdir(mode=0o711)
     with RunningService(folder, [{**model, "num_cpus": 0.1} for model in models], environment) as running:
         yield running
-        with running.redis() as redis:
+        with Redis.from_url(running.stack.environment["REDIS_URL"]) as redis:
             assert strays(redis, key_rows()) == []
 
 

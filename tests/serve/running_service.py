@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import yaml
 from benchmark.local_service import UNHURRIED
 from benchmark.observed_service import ObservedService
@@ -14,6 +15,7 @@ from leaks import log_files
 
 import serve_app
 from serve_app.contracts import Json
+from serve_app.local.state import password
 
 TESTS = Path(__file__).resolve().parents[1]
 LAPTOP = Path(serve_app.__file__).with_name("serve.yaml")
@@ -65,3 +67,16 @@ class RunningService(ObservedService):
         """The lines of answered requests, by the file of the gateway replica that answered."""
         files = [path for path in log_files([self.cluster.ray_folder]) if path.name.endswith("_requests.log")]
         return {path.name: [json.loads(line) for line in path.read_text().splitlines()] for path in files}
+
+    def deploy_again(self, **args: Any) -> None:
+        """Hand Serve the config that runs with other arguments, as `kubectl apply` of a changed RayService does."""
+        config = yaml.safe_load((self.cluster.folder / "serve.yaml").read_text())
+        config["applications"][0]["args"] |= args
+        answer = httpx2.put(
+            f"{self.cluster.dashboard_url}/api/serve/applications/",
+            json=config,
+            headers={"Authorization": f"Bearer {password(self.cluster.token_file)}"},
+            timeout=30,
+            trust_env=False,
+        )
+        assert answer.status_code == 200, answer.text

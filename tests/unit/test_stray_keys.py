@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from stray_keys import key_rows
 
 from serve_app.gateway.limits import keys as limits
 from serve_app.jobs import keys as jobs
 from serve_app.usage import keys as usage
-from tests.stray_keys import key_rows
 
 ROWS = key_rows()
 

@@ -52,7 +52,7 @@ class Dispatcher:
         self._trouble: str | None = None
         self._closing = asyncio.Event()
         self._claiming = asyncio.Lock()
-        self._chunks: dict[asyncio.Task[None], Chunk] = {}
+        self._chunks: set[asyncio.Task[None]] = set()
 
     @property
     def state(self) -> str:
@@ -62,11 +62,6 @@ class Dispatcher:
         if self._breaker.closed:
             return "ready"
         return f"breaker: {self._breaker.reason}" if self._breaker.reason else "waiting"
-
-    @property
-    def claimed(self) -> list[Chunk]:
-        """The chunks that are out."""
-        return list(self._chunks.values())
 
     async def run(self) -> None:
         """Dispatch until closed or cancelled. No failure ends it."""
@@ -113,8 +108,8 @@ class Dispatcher:
             if chunk is None:
                 return False
             task = asyncio.create_task(self._attempt(chunk))
-            self._chunks[task] = chunk
-            task.add_done_callback(self._chunks.pop)
+            self._chunks.add(task)
+            task.add_done_callback(self._chunks.discard)
             return True
 
     async def _attempt(self, chunk: Chunk) -> None:
