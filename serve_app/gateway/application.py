@@ -41,6 +41,7 @@ from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.usage.reports import Reports
 from serve_app.gateway.views import job_path
 from serve_app.images.store import ImageStore
+from serve_app.jobs.dead import DeadLetters
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.dispatch.farewell import give_back_claimed
@@ -141,6 +142,7 @@ def _assemble(
         description=describe(ROUTES, EVERY_ROUTE, EVERY_AUTHENTICATED_ROUTE),
         tracker=asked,
         desk=Desk(requests, settings),
+        dead=DeadLetters(requests, settings),
         vitals=Vitals(asked, [card.name for card in cards]),
         store=ImageStore(requests, settings),
         outbox=Outbox(requests, settings),

@@ -28,6 +28,7 @@ from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import UploadBudget
 from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
+from serve_app.jobs.dead import DeadLetters
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.messages import Messages
@@ -55,6 +56,7 @@ class Service:
     description: Description
     tracker: Tracker
     desk: Desk
+    dead: DeadLetters
     vitals: Vitals
     store: ImageStore
     outbox: Outbox
@@ -126,7 +128,7 @@ class Call:
     job_id: str = ""
     model: str = ""
     target: str = ""
-    """Whom an admin's action was about: a principal's id."""
+    """What an admin's action was about: a principal's id, or a job's."""
     acts_as_admin: bool = False
     """True: only an admin may do this, so that it goes into the audit log."""
     waited_s: float = 0.0

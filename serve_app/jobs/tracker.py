@@ -28,6 +28,7 @@ from serve_app.jobs.records import (
     QueueState,
     Submission,
     decode,
+    decode_pairs,
     no_such_job,
     read_job,
     read_ledger,
@@ -196,8 +197,7 @@ class Tracker:
         """All that is counted of a model's queue, at one moment."""
         with redis_errors():
             leased, dead, replicas, oldest_ms, ledger = await self._scripts.run("queue", model)
-        counters = decode(dict(zip(ledger[::2], ledger[1::2], strict=True)))
-        return QueueState(leased, dead, replicas, oldest_ms / 1000, read_ledger(counters))
+        return QueueState(leased, dead, replicas, oldest_ms / 1000, read_ledger(decode_pairs(ledger)))
 
     async def place(self, job_id: str) -> Place | None:
         """Where the job waits; None when it does not."""

@@ -180,6 +180,18 @@ local function bury(record)
   end
 end
 
+-- The record of a job that is kept as dead, or nil.
+local function buried(id)
+  local record = load(id)
+  if record and redis.call('ZSCORE', dead_key(record.model), id) then return record end
+end
+
+-- Take a job out of the dead ones; its record and input are the caller's next step.
+local function unbury(record)
+  redis.call('ZREM', dead_key(record.model), record.id)
+  redis.call('DECRBY', dead_bytes_key(record.model), record.bytes)
+end
+
 -- A delivery that ended without an answer. It is a strike only if this lease reported that the job ran alone.
 local function lose(record, reason)
   local strikes = record.strikes + (record.alone == record.token and 1 or 0)

@@ -4,8 +4,9 @@ local model, oldest = ARGV[1], 0
 for _, priority in ipairs(PRIORITIES) do
   for _, owner in ipairs(redis.call('ZRANGE', ring_key(model, priority), 0, -1)) do
     local first = redis.call('ZRANGE', wait_key(model, priority, owner), 0, 0)[1]
-    local submitted_at = first and redis.call('HGET', job_key(first), 'submitted_at')
-    if submitted_at then oldest = math.max(oldest, NOW - submitted_at) end
+    local times = first and redis.call('HMGET', job_key(first), 'reopened_at', 'submitted_at') or {}
+    local waits_since = times[1] or times[2]
+    if waits_since then oldest = math.max(oldest, NOW - waits_since) end
   end
 end
 return {
