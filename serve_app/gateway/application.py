@@ -45,6 +45,7 @@ from serve_app.jobs.dead import DeadLetters
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.dispatch.farewell import give_back_claimed
+from serve_app.jobs.stops import Stops
 from serve_app.jobs.tracker import Tracker
 from serve_app.models.registry import load
 from serve_app.settings import Settings
@@ -132,7 +133,8 @@ def _assemble(
     work: Redis,
 ) -> Service:
     """Requests and background work have a client each: a burst of requests must not keep leases from being renewed."""
-    keys, tracker, asked = KeyRing(settings), Tracker(work, settings), Tracker(requests, settings)
+    keys, stops = KeyRing(settings), Stops(requests, settings)
+    tracker, asked = Tracker(work, settings), Tracker(requests, settings)
     return Service(
         settings=settings,
         version=version,
@@ -143,7 +145,8 @@ def _assemble(
         tracker=asked,
         desk=Desk(requests, settings),
         dead=DeadLetters(requests, settings),
-        vitals=Vitals(asked, [card.name for card in cards]),
+        stops=stops,
+        vitals=Vitals(asked, stops, [card.name for card in cards]),
         store=ImageStore(requests, settings),
         outbox=Outbox(requests, settings),
         outcomes=Outcomes(settings),

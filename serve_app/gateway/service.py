@@ -32,6 +32,7 @@ from serve_app.jobs.dead import DeadLetters
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.messages import Messages
+from serve_app.jobs.stops import Stops
 from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
 from serve_app.tracing import Tracer
@@ -57,6 +58,7 @@ class Service:
     tracker: Tracker
     desk: Desk
     dead: DeadLetters
+    stops: Stops
     vitals: Vitals
     store: ImageStore
     outbox: Outbox

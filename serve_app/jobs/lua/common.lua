@@ -96,6 +96,8 @@ end
 
 -- Why no job of this size may come in now, as the script's reply; nil when it may.
 local function refusal(model, bytes)
+  local stops = redis.call('HMGET', stops_key(), 'intake', 'intake:' .. model)
+  if stops[1] or stops[2] then return { 'stopped', stops[1] or stops[2] } end
   local counts = redis.call('HMGET', ledger_key(model),
     'accepted', 'reopened', 'completed', 'failed', 'cancelled', 'dead')
   for place = 1, #counts do counts[place] = tonumber(counts[place] or 0) end
