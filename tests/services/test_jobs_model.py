@@ -31,7 +31,7 @@ ACTIONS = ("complete", "complete_too_large", "fail", "give_back", "lose", "lose_
 ASKED = ("submit_again", "cancel", "retry", "remove", "expire_record")
 MODEL = "m"
 STEPS = int(os.environ.get("JOBS_MODEL_STEPS", "2000"))
-"""How many at least; a long run takes about 80 a second."""
+"""How many at least; a long run takes about 80 a second: CONTRIBUTING.md says how."""
 SEQUENCE = 100
 OWNERS = ("ann", "bob", "cyd")
 MAX_JOBS, MAX_BYTES, MAX_DEAD = 8, 400, 2
