@@ -204,8 +204,8 @@ class Tracker:
     async def queue(self, model: str) -> QueueState:
         """All that is counted of a model's queue, at one moment."""
         with redis_errors():
-            leased, dead, replicas, oldest_ms, ledger = await self._scripts.run("queue", model)
-        return QueueState(leased, dead, replicas, oldest_ms / 1000, read_ledger(decode_pairs(ledger)))
+            leased, dead, replicas, oldest_ms, waiting, ledger = await self._scripts.run("queue", model)
+        return QueueState(leased, dead, replicas, oldest_ms / 1000, waiting, read_ledger(decode_pairs(ledger)))
 
     async def place(self, job_id: str) -> Place | None:
         """Where the job waits; None when it does not."""

@@ -470,7 +470,12 @@ def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: 
 
     class Machine(TrackerMachine):
         service = settings.model_copy(
-            update={"queue_max_jobs": MAX_JOBS, "queue_max_bytes": MAX_BYTES, "dead_max_jobs": MAX_DEAD}
+            update={
+                "lease_seconds": 86_400,
+                "queue_max_jobs": MAX_JOBS,
+                "queue_max_bytes": MAX_BYTES,
+                "dead_max_jobs": MAX_DEAD,
+            }
         )
         seen: ClassVar[Counter[str]] = Counter()
 

@@ -69,7 +69,9 @@ def _queue_families(queues: dict[str, QueueState]) -> list[Metric]:
     dead = GaugeMetricFamily("semapi_dead_jobs", "Dead jobs that are kept.", labels=["model"])
     replicas = GaugeMetricFamily("semapi_model_replicas", "Replicas that beat.", labels=["model"])
     jobs = CounterMetricFamily("semapi_jobs", "Jobs by what became of them; the ledger.", labels=["model", "event"])
+    difference = GaugeMetricFamily("semapi_ledger_difference", "In flight by ledger, less jobs.", labels=["model"])
     for model, queue in queues.items():
+        difference.add_metric([model], queue.difference)
         waiting.add_metric([model], queue.waiting)
         running.add_metric([model], queue.leased)
         oldest.add_metric([model], queue.oldest_wait_s)
@@ -77,7 +79,7 @@ def _queue_families(queues: dict[str, QueueState]) -> list[Metric]:
         replicas.add_metric([model], queue.replicas)
         for event, number in asdict(queue.ledger).items():
             jobs.add_metric([model, event], number)
-    return [waiting, running, oldest, dead, replicas, jobs]
+    return [waiting, running, oldest, dead, replicas, jobs, difference]
 
 
 def _stop_families(stopped: dict[str, list[Stopped]]) -> list[Metric]:
