@@ -166,7 +166,7 @@ ROUTES: Final = (
         "/api/v1/jobs/{job_id}/retry",
         changes.retry_job,
         "Run a failed job once more",
-        (errors.JobUnknown, errors.RetryRefused, errors.InputGone, errors.QueueFull, errors.StoreFull),
+        (errors.RetryRefused, *_REQUEUE),
         tracked="job_retry",
         deadline="submit",
     ),
