@@ -7,7 +7,7 @@ Times are integers: milliseconds since the Unix epoch, in the job Redis' clock w
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
@@ -196,6 +196,10 @@ class AuditEvent:
     detail: str
     address: str
     request_id: str
+
+    def pairs(self) -> list[str | int]:
+        """Field, value, field, value …: as a script hands it to the outbox."""
+        return [part for field in fields(self) for part in (field.name, getattr(self, field.name))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ ServiceError
 │   ├── RetryRefused              409 retry-refused
 │   ├── ResultExpired             410 result-expired
 │   ├── DecisionUnknown           404 decision-unknown
+│   ├── StopUnknown               404 stop-unknown
 │   ├── DecisionsFull             409 decisions-full
 │   ├── WebhookUrlInvalid         422 webhook-url-invalid
 │   ├── WebhookUrlForbidden       422 webhook-url-forbidden
@@ -40,6 +41,7 @@ ServiceError
 ├── CapacityError                     the house is full, a part of it is away, or the caller is too fast; try again
 │   ├── RateLimited               429 rate-limited
 │   ├── TooManyStreams            429 too-many-streams
+│   ├── IntakeStopped             503 intake-stopped
 │   ├── QueueFull                 503 queue-full
 │   ├── StoreFull                 503 store-full
 │   ├── TrackerUnavailable        503 tracker-unavailable
@@ -198,6 +200,10 @@ class DecisionUnknown(RequestError):
     slug, status, title = "decision-unknown", 404, "There is no such block or override"
 
 
+class StopUnknown(RequestError):
+    slug, status, title = "stop-unknown", 404, "There is no such stop"
+
+
 class DecisionsFull(RequestError):
     slug, status, title = "decisions-full", 409, "No more blocks or overrides fit"
 
@@ -242,6 +248,10 @@ class RateLimited(CapacityError):
 
 class TooManyStreams(CapacityError):
     slug, status, title = "too-many-streams", 429, "Too many streams are open"
+
+
+class IntakeStopped(CapacityError):
+    slug, title = "intake-stopped", "No jobs are taken in now"
 
 
 class QueueFull(CapacityError):

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from serve_app.cli import classify, config, jobs, migrate, predict, token, top, up, usage, webhooks
+from serve_app.cli.admin import dead, intake
 
 commands = typer.Typer(
     name="semapi",
@@ -20,6 +21,8 @@ for module in (up, token, classify, predict, top, config, migrate):
 commands.add_typer(jobs.commands, name="jobs")
 commands.add_typer(usage.commands, name="usage")
 commands.add_typer(webhooks.commands, name="webhooks")
+commands.add_typer(dead.commands, name="dead")
+commands.add_typer(intake.commands, name="intake")
 
 
 def app() -> None:

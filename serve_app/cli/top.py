@@ -81,12 +81,13 @@ def table(before: Look, now: Look) -> Table:
     """One row per model; rates are those between the two looks."""
     seconds = max(now.at - before.at, 1e-9)
     shown = Table(title="jobs", caption=_outbox(now))
-    for heading in ("model", "replicas", "waiting", "oldest", "running", "done/s", *ENDS):
-        shown.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
+    for heading in ("model", "stopped", "replicas", "waiting", "oldest", "running", "done/s", *ENDS):
+        shown.add_column(heading, justify="left" if heading in ("model", "stopped") else "right", no_wrap=True)
     for model in now.models:
         done = sum(now.of("semapi_jobs_total", model, end) - before.of("semapi_jobs_total", model, end) for end in ENDS)
         shown.add_row(
             model,
+            ", ".join(what for what in ("intake", "work") if now.of(f"semapi_{what}_stopped", model)) or "-",
             f"{now.of('semapi_model_replicas', model):.0f}",
             f"{now.of('semapi_jobs_waiting', model):.0f}",
             f"{now.of('semapi_oldest_wait_seconds', model):.1f} s",

@@ -39,8 +39,10 @@ from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.usage.reports import Reports
 from serve_app.gateway.views import job_path
 from serve_app.images.store import ImageStore
+from serve_app.jobs.dead import DeadLetters
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
+from serve_app.jobs.stops import Stops
 from serve_app.jobs.tracker import Tracker
 from serve_app.models.registry import load
 from serve_app.settings import Settings
@@ -125,7 +127,8 @@ def _assemble(
     work: Redis,
 ) -> Service:
     """Requests and background work have a client each: a burst of requests must not keep leases from being renewed."""
-    keys, tracker, asked = KeyRing(settings), Tracker(work, settings), Tracker(requests, settings)
+    keys, stops = KeyRing(settings), Stops(requests, settings)
+    tracker, asked = Tracker(work, settings), Tracker(requests, settings)
     return Service(
         settings=settings,
         version=version,
@@ -135,7 +138,9 @@ def _assemble(
         description=describe(ROUTES, EVERY_ROUTE, EVERY_AUTHENTICATED_ROUTE),
         tracker=asked,
         desk=Desk(requests, settings),
-        vitals=Vitals(asked, [card.name for card in cards]),
+        dead=DeadLetters(requests, settings),
+        stops=stops,
+        vitals=Vitals(asked, stops, [card.name for card in cards]),
         store=ImageStore(requests, settings),
         outbox=Outbox(requests, settings),
         outcomes=Outcomes(settings),

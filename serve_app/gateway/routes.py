@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from serve_app import errors
 from serve_app.gateway import reads, submit
-from serve_app.gateway.admin import figures, people
+from serve_app.gateway.admin import dead, figures, people, stops
 from serve_app.gateway.description import read as description
 from serve_app.gateway.endpoint import Problems, RouteSpec
 from serve_app.gateway.live import stream
@@ -34,12 +34,20 @@ _SUBMIT: Final[Problems] = (
     errors.ImageUrlInvalid,
     errors.ImageUrlForbidden,
     errors.ImageUrlFailed,
+    errors.IntakeStopped,
     errors.QueueFull,
     errors.StoreFull,
 )
 _DECIDE: Final[Problems] = (*_BODY, errors.DecisionsFull)
 _WEBHOOK_URL: Final[Problems] = (errors.WebhookUrlInvalid, errors.WebhookUrlForbidden)
 _TAKE_BACK: Final[Problems] = (errors.DecisionUnknown,)
+_REQUEUE: Final[Problems] = (
+    errors.JobUnknown,
+    errors.InputGone,
+    errors.IntakeStopped,
+    errors.QueueFull,
+    errors.StoreFull,
+)
 
 EVERY_ROUTE: Final[Problems] = (errors.MethodNotAllowed, errors.DeadlineExceeded, errors.InternalError)
 """Problems any route may answer with."""
@@ -158,7 +166,7 @@ ROUTES: Final = (
         "/api/v1/jobs/{job_id}/retry",
         changes.retry_job,
         "Run a failed job once more",
-        (errors.JobUnknown, errors.RetryRefused, errors.InputGone, errors.QueueFull, errors.StoreFull),
+        (errors.RetryRefused, *_REQUEUE),
         tracked="job_retry",
         deadline="submit",
     ),
@@ -217,6 +225,19 @@ ROUTES: Final = (
     _admin(
         "DELETE", "/api/v1/admin/overrides/{principal_id}", people.remove_override, "Give the usual rates", _TAKE_BACK
     ),
+    _admin(
+        "GET",
+        "/api/v1/admin/dead",
+        dead.page,
+        "Dead jobs, the newest first",
+        (errors.QueryInvalid, errors.ModelUnknown),
+    ),
+    _admin("GET", "/api/v1/admin/dead/{job_id}", dead.show, "A dead job", (errors.JobUnknown,)),
+    _admin("DELETE", "/api/v1/admin/dead/{job_id}", dead.drop, "Drop a dead job", (errors.JobUnknown,)),
+    _admin("POST", "/api/v1/admin/dead/{job_id}/requeue", dead.requeue, "Run a dead job again", _REQUEUE),
+    _admin("GET", "/api/v1/admin/stops", stops.stops, "What admins have stopped"),
+    _admin("POST", "/api/v1/admin/stops", stops.stop, "Stop intake or work", (*_BODY, errors.ModelUnknown)),
+    _admin("DELETE", "/api/v1/admin/stops/{stop}", stops.resume, "Take a stop back", (errors.StopUnknown,)),
     RouteSpec("GET", "/api/v1/version", health.version, "API version and routes"),
     RouteSpec("GET", "/openapi.json", description.read_document, "All routes for programs: OpenAPI 3.1"),
     RouteSpec("GET", "/docs", description.read_page, "All routes for people, as a page"),

@@ -28,9 +28,11 @@ from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import UploadBudget
 from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
+from serve_app.jobs.dead import DeadLetters
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.messages import Messages
+from serve_app.jobs.stops import Stops
 from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
 from serve_app.tracing import Tracer
@@ -55,6 +57,8 @@ class Service:
     description: Description
     tracker: Tracker
     desk: Desk
+    dead: DeadLetters
+    stops: Stops
     vitals: Vitals
     store: ImageStore
     outbox: Outbox
@@ -126,7 +130,7 @@ class Call:
     job_id: str = ""
     model: str = ""
     target: str = ""
-    """Whom an admin's action was about: a principal's id."""
+    """What an admin's action was about: a principal's id, or a job's."""
     acts_as_admin: bool = False
     """True: only an admin may do this, so that it goes into the audit log."""
     waited_s: float = 0.0

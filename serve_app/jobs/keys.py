@@ -14,6 +14,7 @@
 | dead:{model} | sorted set: dead job → its end, ms | DEAD_MAX_JOBS and bytes | the oldest first, with job and blob |
 | dead-bytes:{model} | integer: bytes of their inputs | one per model | never |
 | ledger:{model} | hash: counters since the beginning | one per model | never |
+| stops | hash: what admins stopped → JSON: why, by whom, when | 1 + 2 per model | when an admin takes it back |
 | held-bytes | integer: bytes of inputs of jobs not ended | one | never |
 | removed:{id} | string: its owner removed this job | jobs removed within a day | 24 h after it |
 | idem:{hash} | hash: fingerprint, job and time of a submit with this Idempotency-Key | idems:{owner} | 24 h after it |
@@ -41,6 +42,7 @@ KEYS = {
     "dead": "dead:{model}",
     "dead_bytes": "dead-bytes:{model}",
     "ledger": "ledger:{model}",
+    "stops": "stops",
     "held_bytes": "held-bytes",
     "removed": "removed:{id}",
     "jobs": "jobs:{owner}",

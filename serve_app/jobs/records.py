@@ -99,12 +99,14 @@ class QueueState:
     replicas: int
     oldest_wait_s: float
     """Age of the job that has waited longest; 0 when none waits."""
+    waiting: int
+    """Jobs that wait, counted where they stand."""
     ledger: Ledger
 
     @property
-    def waiting(self) -> int:
-        """Jobs that wait."""
-        return self.ledger.in_flight - self.leased
+    def difference(self) -> int:
+        """What the ledger says is in flight, less the jobs that are: 0, or a job was lost or counted twice."""
+        return self.ledger.in_flight - self.leased - self.waiting
 
 
 @dataclass(frozen=True, slots=True)

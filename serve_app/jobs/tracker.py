@@ -15,7 +15,14 @@ from redis.asyncio import Redis
 
 from serve_app.connections import redis_errors
 from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, ReplicaCard, Task
-from serve_app.errors import CapacityError, DeadlineExceeded, IdempotencyKeyReused, ModelRejected, QueueFull
+from serve_app.errors import (
+    CapacityError,
+    DeadlineExceeded,
+    IdempotencyKeyReused,
+    IntakeStopped,
+    ModelRejected,
+    QueueFull,
+)
 from serve_app.jobs import limits
 from serve_app.jobs.keys import key
 from serve_app.jobs.messages import Messages
@@ -28,6 +35,7 @@ from serve_app.jobs.records import (
     QueueState,
     Submission,
     decode,
+    decode_pairs,
     no_such_job,
     read_job,
     read_ledger,
@@ -52,7 +60,8 @@ class Tracker:
 
         Its input must be stored: from now on it stays until the job ends. Where the idempotency key was used before,
         nothing is accepted and the job is that of the first submit, as it was then.
-        Raises IdempotencyKeyReused, QueueFull, StoreFull, and DeadlineExceeded when the stored input is gone already.
+        Raises IdempotencyKeyReused, QueueFull, StoreFull, IntakeStopped, and DeadlineExceeded when the stored input is
+        gone already.
         """
         stored = submission.input or JobInput("", 0, 0, "")
         with redis_errors():
@@ -195,9 +204,8 @@ class Tracker:
     async def queue(self, model: str) -> QueueState:
         """All that is counted of a model's queue, at one moment."""
         with redis_errors():
-            leased, dead, replicas, oldest_ms, ledger = await self._scripts.run("queue", model)
-        counters = decode(dict(zip(ledger[::2], ledger[1::2], strict=True)))
-        return QueueState(leased, dead, replicas, oldest_ms / 1000, read_ledger(counters))
+            leased, dead, replicas, oldest_ms, waiting, ledger = await self._scripts.run("queue", model)
+        return QueueState(leased, dead, replicas, oldest_ms / 1000, waiting, read_ledger(decode_pairs(ledger)))
 
     async def place(self, job_id: str) -> Place | None:
         """Where the job waits; None when it does not."""
@@ -232,6 +240,9 @@ def _first_job(submission: Submission, fingerprint: bytes, job_id: bytes, submit
 def refused(reply: Sequence[bytes]) -> CapacityError:
     """The error for what a script replies that takes no job in now."""
     reason = reply[0]
+    if reason == b"stopped":
+        said = json.loads(reply[1])
+        return IntakeStopped(f"No jobs are taken in now: {said['message']}", retry_after=said["retry_after_s"])
     if reason == b"jobs":
         return QueueFull("Too many jobs wait for this model. Try again later.", retry_after=limits.RETRY_AFTER_S)
     if reason == b"bytes":

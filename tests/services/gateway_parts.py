@@ -40,17 +40,20 @@ RESULT = {"label": "Tips", "confidence": 0.9, "all_scores": {"Tips": 0.9, "Powde
 
 
 class Answering:
-    """A model that answers every task when it is let, with what `answer` says."""
+    """A model that answers every task when it is let, with what `answer` says or by raising `trouble`."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
         self.open.set()
         self.answer: Callable[[Task], Outcome] = lambda task: Outcome(task.job_id, result=RESULT)
+        self.trouble: Exception | None = None
         self.tasks: list[Task] = []
 
     async def predict(self, chunk: Sequence[Task]) -> list[Outcome]:
         self.tasks.extend(chunk)
         await self.open.wait()
+        if self.trouble:
+            raise self.trouble
         return [self.answer(task) for task in chunk]
 
     async def warm_up(self) -> str:

@@ -35,7 +35,7 @@ async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Run
     "route", [route for route in ROUTES if route.admin], ids=lambda one: f"{one.method} {one.path}"
 )
 async def test_only_admins_are_let_in(gateway: Running, route: Any) -> None:
-    path = route.path.replace("{principal_id}", NOBODY)
+    path = route.path.replace("{principal_id}", NOBODY).replace("{job_id}", NOBODY)
     for headers, status, slug in (
         ({}, 401, "token-missing"),
         (gateway.bearer(roles=["admin", "sem-admins", "user"], scope="openid profile"), 403, "admin-required"),

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from serve_app.gateway.monitoring.vitals import FRESH_S, Vitals
+from serve_app.jobs.stops import Stops
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.authority import Authority
 from serve_app.models.registry import ModelConfig, card
@@ -101,9 +102,9 @@ async def test_postgres_away_is_told_and_makes_nothing_unready(
 
 
 async def looks(redis: Redis) -> int:
-    """How often anybody asked for the backlog of a model."""
+    """How often anybody asked for the backlog of the one model and for what is stopped."""
     stats = await redis.info("commandstats")
-    return int(stats.get("cmdstat_hgetall", {"calls": 0})["calls"])
+    return int(stats.get("cmdstat_hgetall", {"calls": 0})["calls"]) // 2
 
 
 async def test_many_probes_are_one_look_at_redis(settings: Settings, authority: Authority) -> None:
@@ -119,7 +120,7 @@ async def test_many_probes_are_one_look_at_redis(settings: Settings, authority: 
 
 
 async def test_a_look_is_renewed_and_outlives_a_probe_that_gives_up(redis: Redis, settings: Settings) -> None:
-    vitals = Vitals(Tracker(redis, settings), [IMAGE_MODEL.name])
+    vitals = Vitals(Tracker(redis, settings), Stops(redis, settings), [IMAGE_MODEL.name])
     impatient = asyncio.create_task(vitals.latest())
     await asyncio.sleep(0)
     impatient.cancel()

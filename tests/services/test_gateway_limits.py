@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from gateway_parts import IMAGE_MODEL, PICTURE, Running, running_gateway, until
 from pydantic import SecretStr, field_validator
 
+from serve_app.connections import COMMAND_TIMEOUT_S
 from serve_app.local.authority import Authority
 from serve_app.local.valkey import Valkey
 from serve_app.models.registry import ModelConfig, card
@@ -221,6 +224,33 @@ async def test_redis_away_is_503_at_once_and_comes_back_without_a_restart(
 
         await until(ready)
     own_valkey.stop()
+
+
+async def test_a_redis_that_hangs_is_503_within_its_deadline_and_comes_back_without_a_restart(
+    own_valkey: Valkey, settings: Settings, authority: Authority
+) -> None:
+    settings = settings.model_copy(update={"redis_url": SecretStr(own_valkey.url)})
+    async with running_gateway(settings, authority, cards=(IMAGE_MODEL,)) as gateway:
+        kept = await gateway.submit()
+        await gateway.ended(kept)
+        os.kill(own_valkey.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            answer = await gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE)})
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/tracker-unavailable")
+            assert answer.headers["retry-after"]
+            assert time.monotonic() - began < 3 * COMMAND_TIMEOUT_S
+            health = await gateway.client.get("/health")
+            assert (health.status_code, health.json()["status"]) == (503, "degraded")
+        finally:
+            os.kill(own_valkey.pid, signal.SIGCONT)
+        await until(lambda: _answers(gateway, kept))
+        assert (await gateway.ended(await gateway.submit()))["status"] == "COMPLETED"
+    own_valkey.stop()
+
+
+async def _answers(gateway: Running, job_id: str) -> bool:
+    return (await gateway.get(f"/api/v1/jobs/{job_id}")).status_code == 200
 
 
 async def _all_answer_503_at_once(gateway: Running, job_id: str) -> None:

@@ -130,7 +130,7 @@ async def test_top_shows_a_row_for_each_model(gateway: Running, monkeypatch: pyt
         assert shown.exit_code == 0, shown.output
         [row] = [line for line in shown.output.splitlines() if IMAGE_MODEL.name in line]
         cells = [cell.strip() for cell in row.split("│")[1:-1]]
-        assert cells == [IMAGE_MODEL.name, "0", "0", "0.0 s", "0", "", "1", "0", "0", "0"]
+        assert cells == [IMAGE_MODEL.name, "-", "0", "0", "0.0 s", "0", "", "1", "0", "0", "0"]
         monkeypatch.setenv("SEMAPI_TOKEN", "wrong")
         refused = await asyncio.to_thread(CliRunner().invoke, commands, ["top", "--once", "--url", url])
         assert refused.exit_code == 1

@@ -18,9 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redis import Redis as BlockingRedis
 
 from serve_app.connections import connect_redis
-from serve_app.contracts import Failure, JobInput, Task
-from serve_app.errors import DeadlineExceeded, IdempotencyKeyReused, QueueFull, ServiceError
+from serve_app.contracts import AuditEvent, Failure, JobInput, Task
+from serve_app.errors import DeadlineExceeded, IdempotencyKeyReused, JobUnknown, QueueFull, ServiceError
 from serve_app.jobs import limits
+from serve_app.jobs.dead import DeadLetters
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.records import Chunk, Idempotency, Ledger, Priority, Submission
 from serve_app.jobs.tracker import Tracker
@@ -30,12 +31,13 @@ ACTIONS = ("complete", "complete_too_large", "fail", "give_back", "lose", "lose_
 ASKED = ("submit_again", "cancel", "retry", "remove", "expire_record")
 MODEL = "m"
 STEPS = int(os.environ.get("JOBS_MODEL_STEPS", "2000"))
-"""How many at least; a long run takes about 80 a second."""
+"""How many at least; a long run takes about 80 a second: CONTRIBUTING.md says how."""
 SEQUENCE = 100
 OWNERS = ("ann", "bob", "cyd")
 MAX_JOBS, MAX_BYTES, MAX_DEAD = 8, 400, 2
 COUNTERS = tuple(counter.name for counter in fields(Ledger))
 DEAD_BYTES = MAX_BYTES // 8
+EVENT = AuditEvent("e", 1, "p", "root", "requeue", "job", "", "127.0.0.1", "r")
 
 
 def new_id(number: int) -> str:
@@ -52,6 +54,7 @@ class Known:
     place: int
     bytes: int
     status: str = "PENDING"
+    run: int = 1
     deliveries: int = 0
     strikes: int = 0
     token: str = ""
@@ -81,6 +84,8 @@ class TrackerMachine(RuleBasedStateMachine):
         self.client = connect_redis(self.service, max_connections=2)
         self.tracker = Tracker(self.client, self.service)
         self.desk = Desk(self.client, self.service)
+        self.letters = DeadLetters(self.client, self.service)
+        self.audited = 0
         self.jobs: dict[str, Known] = {}
         self.handed: list[Task] = []
         self.chunks: dict[str, Chunk] = {}
@@ -101,8 +106,7 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(owner=st.sampled_from(OWNERS), priority=st.sampled_from(Priority), size=st.sampled_from([0, 10, 30, 200]))
     def submit(self, owner: str, priority: Priority, size: int) -> None:
         job_id = new_id(len(self.jobs))
-        waiting = [job for job in self.jobs.values() if job.in_flight]
-        full = len(waiting) >= MAX_JOBS or sum(job.bytes for job in waiting) + size > MAX_BYTES
+        full = self.is_full(size)
         stored = JobInput(f"blob:{job_id}", size, size, "image/png") if size else None
         if stored and not full:
             self.redis.set(stored.reference, b"x" * size, ex=900)
@@ -210,16 +214,14 @@ class TrackerMachine(RuleBasedStateMachine):
         lost = [one for one, job in self.jobs.items() if job.kept and job.status == "FAILED" and not job.dead]
         job_id = lost[-1] if lost else job_id
         job = self.jobs[job_id]
-        in_flight = [other for other in self.jobs.values() if other.in_flight]
         expected = "retry-refused"
         if not job.kept:
             expected = "job-unknown"
         elif job.status == "FAILED" and not job.dead:
-            full = len(in_flight) >= MAX_JOBS or sum(other.bytes for other in in_flight) + job.bytes > MAX_BYTES
-            expected = "queue-full" if full else "done"
+            expected = "queue-full" if self.is_full(job.bytes) else "done"
         assert self.attempt(self.desk.retry(job_id, job.owner)) == expected
         if expected == "done":
-            job.status, job.deliveries, job.strikes = "PENDING", 0, 0
+            job.status, job.run, job.deliveries, job.strikes = "PENDING", job.run + 1, 0, 0
             self.ledger["reopened"] += 1
             self.seen["reopened"] += 1
 
@@ -321,7 +323,51 @@ class TrackerMachine(RuleBasedStateMachine):
         if held:
             self.expect_ended(self.jobs[task.job_id], "FAILED")
 
+    @precondition(lambda self: self.dead)
+    @rule(back=st.integers(0, MAX_DEAD - 1))
+    def requeue(self, back: int) -> None:
+        """The next run of a dead job; tokens of the run before are worth what those of any lost lease are."""
+        job_id = self.dead[-min(back + 1, len(self.dead))]
+        job = self.jobs[job_id]
+        full = self.is_full(job.bytes)
+        try:
+            job.run = self.run(self.letters.requeue(job_id, EVENT))
+        except QueueFull:
+            assert full
+            return
+        assert not full
+        self.dead.remove(job_id)
+        self.expect_waiting(job)
+        job.dead, job.deliveries, job.strikes = False, 0, 0
+        self.ledger["reopened"] += 1
+        self.note("requeued")
+
+    @precondition(lambda self: self.dead)
+    @rule(back=st.integers(0, MAX_DEAD - 1))
+    def drop(self, back: int) -> None:
+        job_id = self.dead.pop(-min(back + 1, len(self.dead)))
+        self.run(self.letters.drop(job_id, EVENT))
+        self.jobs[job_id].kept = False
+        self.note("dropped")
+
+    def expect_unknown(self) -> None:
+        """What is not dead, or not any more, is neither requeued nor dropped."""
+        others = [job_id for job_id in self.jobs if job_id not in self.dead]
+        for call in (self.letters.requeue, self.letters.drop):
+            with pytest.raises(JobUnknown):
+                self.run(call(others[-1] if others else new_id(998), EVENT))
+
+    def note(self, what: str) -> None:
+        """An admin did it."""
+        self.expect_unknown()
+        self.audited += 1
+        self.seen[what] += 1
+
     # What the model says to it.
+
+    def is_full(self, size: int) -> bool:
+        in_flight = [job for job in self.jobs.values() if job.in_flight]
+        return len(in_flight) >= MAX_JOBS or sum(job.bytes for job in in_flight) + size > MAX_BYTES
 
     def holds(self, task: Task) -> bool:
         job = self.jobs[task.job_id]
@@ -373,7 +419,8 @@ class TrackerMachine(RuleBasedStateMachine):
         assert leased == sum(job.status == "PROCESSING" for job in in_flight)
         assert int(held or 0) == sum(job.bytes for job in in_flight)
         assert int(dead or 0) == sum(self.jobs[job_id].bytes for job_id in self.dead)
-        assert events == ledger.completed + ledger.failed + ledger.dead + ledger.cancelled + self.removals
+        ends = ledger.completed + ledger.failed + ledger.dead + ledger.cancelled
+        assert events == ends + self.removals + self.audited
 
     @invariant()
     def the_records_are_right(self) -> None:
@@ -387,7 +434,7 @@ class TrackerMachine(RuleBasedStateMachine):
             job = self.jobs[job_id]
             stays = job.in_flight or job.dead
             assert (record["status"], int(record["deliveries"])) == (job.status, job.deliveries)
-            assert int(record["strikes"]) == job.strikes
+            assert (int(record["strikes"]), int(record["run"])) == (job.strikes, job.run)
             assert record.get("token", "") == job.token
             assert ttl == -1 if stays else 0 < ttl <= self.service.job_ttl
             assert blob == (job.bytes > 0 and job.status not in ("COMPLETED", "CANCELLED"))
@@ -423,7 +470,12 @@ def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: 
 
     class Machine(TrackerMachine):
         service = settings.model_copy(
-            update={"queue_max_jobs": MAX_JOBS, "queue_max_bytes": MAX_BYTES, "dead_max_jobs": MAX_DEAD}
+            update={
+                "lease_seconds": 86_400,
+                "queue_max_jobs": MAX_JOBS,
+                "queue_max_bytes": MAX_BYTES,
+                "dead_max_jobs": MAX_DEAD,
+            }
         )
         seen: ClassVar[Counter[str]] = Counter()
 
@@ -438,7 +490,7 @@ def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: 
             suppress_health_check=list(HealthCheck),
         ),
     )
-    tried = {"completed", "failed", "dead", "late", "suspect", "repeated", "reopened", "removed"}
+    tried = {"completed", "failed", "dead", "late", "suspect", "repeated", "reopened", "removed", "requeued", "dropped"}
     tried |= {"cancelled while PENDING", "cancelled while PROCESSING"}
-    assert Machine.seen["steps"] >= STEPS, f"tried: {Machine.seen}"
     assert tried <= set(+Machine.seen), f"tried: {Machine.seen}"
+    assert Machine.seen["steps"] >= STEPS, f"tried: {Machine.seen}"

@@ -141,8 +141,11 @@ async def test_the_queue_is_bounded_by_bytes_of_all_models(redis: Redis, setting
     await tracker.submit(submission(model="another", stored=await store(redis, "blob:b", 60)))
 
 
-async def test_one_job_behind_a_thousand_is_in_the_next_chunk(tracker: Tracker) -> None:
-    await asyncio.gather(*(tracker.submit(submission("greedy")) for _ in range(1000)))
+async def test_one_job_behind_ten_thousand_is_in_the_next_chunk(redis: Redis, settings: Settings) -> None:
+    tracker = Tracker(redis, settings.model_copy(update={"queue_max_jobs": 10_001}))
+    for _ in range(100):
+        await asyncio.gather(*(tracker.submit(submission("greedy")) for _ in range(100)))
+    assert (await tracker.queue(MODEL)).waiting == 10_000
     single = await tracker.submit(submission("modest"))
     assert single.id in [task.job_id for task in (await claimed(tracker, 4)).tasks]
 
@@ -357,6 +360,15 @@ async def test_a_counter_of_a_newer_release_is_not_looked_at(tracker: Tracker, r
     assert (await tracker.ledger(MODEL)).in_flight == 1
 
 
+async def test_the_ledger_is_compared_with_the_jobs(tracker: Tracker, redis: Redis) -> None:
+    jobs = [await tracker.submit(submission(owner)) for owner in ("ann", "bob", "ann")]
+    await claimed(tracker, 1)
+    queue = await tracker.queue(MODEL)
+    assert (queue.waiting, queue.leased, queue.difference) == (2, 1, 0)
+    await redis.zrem(f"wait:{MODEL}:normal:ann", jobs[2].id)
+    assert (await tracker.queue(MODEL)).difference == 1
+
+
 async def test_a_record_removed_by_hand_blocks_nobody(tracker: Tracker, redis: Redis) -> None:
     removed = await tracker.submit(submission())
     job = await tracker.submit(submission())
@@ -400,7 +412,14 @@ async def test_a_full_redis_refuses_new_jobs_and_ends_those_it_has(folder: Path,
         assert (await tracker.ledger(MODEL)).accepted == 2
         assert await tracker.complete([(tasks[0], {"label": "Tips"})]) == [True]
         assert await tracker.lose([tasks[1]], "lost") == 1
-        assert (await claimed(tracker)).tasks[0].job_id == lost.id
+        chunk = await claimed(tracker)
+        assert chunk.tasks[0].job_id == lost.id
+        assert await tracker.renew(chunk) == chunk.tasks
+        assert await tracker.start_alone(chunk.tasks[0])
+        assert await tracker.give_back(chunk.tasks) == 1
+        await tracker.close_chunk(chunk)
+        [task] = (await claimed(tracker)).tasks
+        assert await tracker.fail([(task, Failure("model-rejected", "no"))]) == [True]
         assert (await tracker.read(done.id, "ann")).result == {"label": "Tips"}
     finally:
         await redis.aclose()

@@ -23,6 +23,7 @@ OLDEST: Final = 'semapi_oldest_wait_seconds{model="m"}'
 REPLICAS: Final = 'semapi_model_replicas{model="m"}'
 DEAD: Final = 'semapi_jobs_total{model="m",event="dead"}'
 LATE: Final = "semapi_webhooks_late_seconds"
+DIFFERENCE: Final = 'semapi_ledger_difference{model="m"}'
 LAG, DROPPED, REFUSED = "semapi_outbox_lag_seconds", "semapi_usage_dropped_total", "semapi_usage_refused_total"
 
 WELL: Final[Series] = {
@@ -30,8 +31,7 @@ WELL: Final[Series] = {
     **{READS % "2000": "0+600x60", READS % "5000": "0+601x60", READS % "+Inf": "0+601x60"},
     **{OTHERS % "2000": "0x60", OTHERS % "+Inf": "0+600x60"},
     **{BREAKER % 1: "0x60", BREAKER % 2: "0x60", WAITING: "5x60", OLDEST: "200x60", REPLICAS: "1x60", DEAD: "3x60"},
-    LATE: "50x60",
-    **{LAG: "50x60", DROPPED: "7x60", REFUSED: "7x60"},
+    **{LATE: "50x60", DIFFERENCE: "0x60", LAG: "50x60", DROPPED: "7x60", REFUSED: "7x60"},
 }
 """Series and their values minute by minute: a little wrong everywhere, and nothing that anybody must look at."""
 WRONG: Final[list[tuple[str, int, Series]]] = [
@@ -43,6 +43,7 @@ WRONG: Final[list[tuple[str, int, Series]]] = [
     ("AnswersFail", 6, {ANSWERS % 503: "0+60x60"}),
     ("AnswersSlow", 11, {READS % "2000": "0+590x60"}),
     ("JobsDie", 1, {DEAD: "3 4x60"}),
+    ("LedgerUnbalanced", 1, {DIFFERENCE: "-1x60"}),
     ("UsageDelayed", 5, {LAG: "61x60"}),
     ("UsageNotStored", 1, {DROPPED: "7 8x60"}),
     ("UsageNotStored", 1, {REFUSED: "7 8x60"}),

@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from serve_app.contracts import Json
 from serve_app.errors import BodyInvalid, DecisionUnknown
-from serve_app.gateway.admin.audit import client_address
+from serve_app.gateway.admin.actor import actor_of
 from serve_app.gateway.body import pointers_of, read_json
-from serve_app.gateway.limits.decisions import Actor, Sort
+from serve_app.gateway.limits.decisions import Sort
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call
 from serve_app.gateway.views import timestamp
@@ -107,7 +107,7 @@ async def _asked(call: Call, kind: type[D]) -> D:
 
 async def _keep(call: Call, sort: Sort, decision: Decision) -> Response:
     said = decision.model_dump(exclude={"principal_id"}, exclude_none=True)
-    kept = await call.service.decisions.keep(sort, decision.principal_id, said, _actor(call))
+    kept = await call.service.decisions.keep(sort, decision.principal_id, said, actor_of(call))
     return json_response(_view(kept), 201, {"Location": f"/api/v1/admin/{sort}s/{decision.principal_id}"})
 
 
@@ -119,13 +119,9 @@ async def _remove(call: Call, sort: Sort) -> Response:
     call.target = call.request.path_params["principal_id"]
     if not re.fullmatch(PRINCIPAL_ID, call.target):
         raise DecisionUnknown("This is no principal id: 32 hexadecimal digits, as in the usage records.")
-    await call.service.decisions.remove(sort, call.target, _actor(call))
+    await call.service.decisions.remove(sort, call.target, actor_of(call))
     return Response(status_code=204)
 
 
 def _view(kept: Json) -> Json:
     return {**kept, "at": timestamp(kept["at"])}
-
-
-def _actor(call: Call) -> Actor:
-    return Actor(call.caller, client_address(call.request), call.request_id)

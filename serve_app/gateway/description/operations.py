@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from serve_app.contracts import Json
 from serve_app.gateway.admin.people import PRINCIPAL_ID
-from serve_app.gateway.description.groups import house, jobs, people, webhooks
+from serve_app.gateway.description.groups import house, interventions, jobs, people, webhooks
 from serve_app.gateway.description.groups.operation import Operation
 from serve_app.gateway.endpoint import RouteSpec
 
@@ -18,6 +18,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     **jobs.OPERATIONS,
     **webhooks.OPERATIONS,
     **people.OPERATIONS,
+    **interventions.OPERATIONS,
     **house.OPERATIONS,
 }
 WEBHOOKS: Final[Mapping[str, type[BaseModel]]] = webhooks.SENT
@@ -32,6 +33,7 @@ PATH_PARAMETERS: Final[Mapping[str, Json]] = {
     },
     "webhook_id": {"type": "string", "description": "The id that the registration answered."},
     "delivery_id": {"type": "string", "description": "The header webhook-id of what was sent."},
+    "stop": {"type": "string", "description": "The name of a stop in force: intake, intake:MODEL or work:MODEL."},
     "slug": {"type": "string", "pattern": "^[a-z-]+$", "description": "The last part of a problem's type."},
 }
 

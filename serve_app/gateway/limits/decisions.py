@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import json
-import time
-import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
 from redis.asyncio import Redis
 
 from serve_app.connections import redis_errors
-from serve_app.contracts import AuditEvent, Json, Principal
+from serve_app.contracts import AuditEvent, Json
 from serve_app.errors import DecisionsFull, DecisionUnknown
+from serve_app.gateway.admin.actor import Actor
 from serve_app.gateway.limits.keys import BLOCKS, DECISIONS_MAX, OVERRIDES, read_script
 from serve_app.usage.keys import OUTBOX
-from serve_app.usage.storable import storable, storable_name
 
 TABLES: Final[Mapping[str, str]] = {"block": BLOCKS, "override": OVERRIDES}
 
 Sort = Literal["block", "override"]
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """The admin who acts: who it is, from where, in which request."""
-
-    principal: Principal
-    address: str
-    request_id: str
 
 
 class Decisions:
@@ -44,16 +32,15 @@ class Decisions:
 
     async def keep(self, sort: Sort, owner: str, decision: Json, actor: Actor) -> Json:
         """Put a decision into force, in place of the last one; as it is kept. Raises `DecisionsFull`."""
-        now = int(time.time() * 1000)
-        kept = {**decision, "by": actor.principal.name, "by_id": actor.principal.id, "at": now}
-        event = _event(sort, owner, decision, actor, now)
+        event = actor.event(sort, owner, decision)
+        kept = actor.signed(decision, event)
         if await self._change(sort, owner, json.dumps(kept), event) == b"full":
             raise DecisionsFull(f"There are {DECISIONS_MAX} already. Take some back that are no longer needed.")
         return {"principal_id": owner, **kept}
 
     async def remove(self, sort: Sort, owner: str, actor: Actor) -> None:
         """Take a decision back. Raises `DecisionUnknown`."""
-        event = _event(f"remove-{sort}", owner, {}, actor, int(time.time() * 1000))
+        event = actor.event(f"remove-{sort}", owner)
         if await self._change(sort, owner, "", event) == b"unknown":
             raise DecisionUnknown(f"There is no {sort} of this principal id.")
 
@@ -65,21 +52,7 @@ class Decisions:
         return sorted(kept, key=lambda decision: -decision["at"])
 
     async def _change(self, sort: Sort, owner: str, decision: str, event: AuditEvent) -> bytes:
-        pairs = [part for field in fields(event) for part in (field.name, getattr(event, field.name))]
+        args = (DECISIONS_MAX, owner, decision, *event.pairs())
         with redis_errors():
-            done: bytes = await self._decide(keys=(TABLES[sort], OUTBOX), args=(DECISIONS_MAX, owner, decision, *pairs))
+            done: bytes = await self._decide(keys=(TABLES[sort], OUTBOX), args=args)
         return done
-
-
-def _event(action: str, owner: str, decision: Json, actor: Actor, now: int) -> AuditEvent:
-    return AuditEvent(
-        event_id=uuid.uuid4().hex,
-        timestamp=now,
-        principal_id=actor.principal.id,
-        username=storable_name(actor.principal.name),
-        action=action,
-        target=owner,
-        detail=json.dumps(decision) if decision else "",
-        address=storable(actor.address, 200),
-        request_id=actor.request_id,
-    )

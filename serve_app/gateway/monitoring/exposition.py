@@ -20,6 +20,7 @@ from serve_app.errors import AdminRequired
 from serve_app.gateway.endpoint import bearer_token
 from serve_app.gateway.service import Call
 from serve_app.jobs.records import QueueState
+from serve_app.jobs.stops import Stopped
 from serve_app.usage.outbox import OutboxFigures
 from serve_app.webhooks.figures import WebhookFigures
 
@@ -32,14 +33,15 @@ async def metrics(call: Call) -> Response:
     await _let_in(call)
     service = call.service
     names = list(service.cards)
-    states, outbox, webhooks = await asyncio.gather(
+    states, stopped, outbox, webhooks = await asyncio.gather(
         asyncio.gather(*(service.tracker.queue(name) for name in names)),
+        service.stops.of_models(names),
         service.outbox.figures(),
         service.webhooks.figures.now(),
     )
-    queues = dict(zip(names, states, strict=True))
+    families = _queue_families(dict(zip(names, states, strict=True))) + _stop_families(stopped)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures([*_queue_families(queues), *_outbox_families(outbox), *_webhook_families(webhooks)]))
+    registry.register(_Figures([*families, *_outbox_families(outbox), *_webhook_families(webhooks)]))
     return Response(generate_latest(registry), media_type=MEDIA_TYPE)
 
 
@@ -67,7 +69,9 @@ def _queue_families(queues: dict[str, QueueState]) -> list[Metric]:
     dead = GaugeMetricFamily("semapi_dead_jobs", "Dead jobs that are kept.", labels=["model"])
     replicas = GaugeMetricFamily("semapi_model_replicas", "Replicas that beat.", labels=["model"])
     jobs = CounterMetricFamily("semapi_jobs", "Jobs by what became of them; the ledger.", labels=["model", "event"])
+    difference = GaugeMetricFamily("semapi_ledger_difference", "In flight by ledger, less jobs.", labels=["model"])
     for model, queue in queues.items():
+        difference.add_metric([model], queue.difference)
         waiting.add_metric([model], queue.waiting)
         running.add_metric([model], queue.leased)
         oldest.add_metric([model], queue.oldest_wait_s)
@@ -75,7 +79,16 @@ def _queue_families(queues: dict[str, QueueState]) -> list[Metric]:
         replicas.add_metric([model], queue.replicas)
         for event, number in asdict(queue.ledger).items():
             jobs.add_metric([model, event], number)
-    return [waiting, running, oldest, dead, replicas, jobs]
+    return [waiting, running, oldest, dead, replicas, jobs, difference]
+
+
+def _stop_families(stopped: dict[str, list[Stopped]]) -> list[Metric]:
+    intake = GaugeMetricFamily("semapi_intake_stopped", "1 while an admin lets no jobs in.", labels=["model"])
+    work = GaugeMetricFamily("semapi_work_stopped", "1 while an admin lets jobs wait.", labels=["model"])
+    for model, whats in stopped.items():
+        intake.add_metric([model], "intake" in whats)
+        work.add_metric([model], "work" in whats)
+    return [intake, work]
 
 
 def _outbox_families(outbox: OutboxFigures) -> list[Metric]:

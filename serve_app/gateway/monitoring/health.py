@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from starlette.responses import Response
 
 from serve_app.contracts import Json, ModelCard, ReplicaCard
 from serve_app.errors import ServiceError
 from serve_app.gateway.endpoint import bearer_token
+from serve_app.gateway.monitoring.vitals import ModelVitals
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call
 
@@ -27,7 +29,8 @@ async def ready(call: Call) -> Response:
     PostgreSQL that is away is told, and changes nothing: usage rows wait in the outbox.
     """
     service = call.service
-    tracker = "away" if await service.vitals.latest() is None else "ready"
+    vitals = await service.vitals.latest()
+    tracker = "away" if vitals is None else "ready"
     models = {name: dispatcher.state for name, dispatcher in service.dispatchers.items()}
     # A model that sleeps waits for its first job; any other has to have passed its warm-up.
     fine = {name: ("ready", "waiting") if card.wakes_from_zero else ("ready",) for name, card in service.cards.items()}
@@ -37,6 +40,7 @@ async def ready(call: Call) -> Response:
         if not await _is_known(call):
             models = {name: state.partition(":")[0] for name, state in models.items()}
         document |= {"tracker": tracker, "models": models, "usage": service.writer.trouble or "ready"}
+        document["stopped"] = _stopped(vitals or {})
     return json_response(document, 200 if whole else 503)
 
 
@@ -58,6 +62,7 @@ async def health(call: Call) -> Response:
             "pending": sum(model.backlog.waiting for model in vitals.values()),
             "processing": sum(model.backlog.leased for model in vitals.values()),
         },
+        "stopped": _stopped(vitals),
     }
     return json_response(document, 200 if healthy else 503)
 
@@ -94,6 +99,11 @@ def _model(card: ModelCard, replicas: list[ReplicaCard]) -> Json:
             for one in replicas
         ],
     }
+
+
+def _stopped(vitals: Mapping[str, ModelVitals]) -> Json:
+    """What admins have stopped, by model. It is meant, so it makes nothing unready or unhealthy."""
+    return {name: model.stopped for name, model in vitals.items() if model.stopped}
 
 
 async def _is_known(call: Call) -> bool:

@@ -11,6 +11,7 @@ from typing import Final
 from serve_app.contracts import ReplicaCard
 from serve_app.errors import TrackerUnavailable
 from serve_app.jobs.records import Backlog
+from serve_app.jobs.stops import Stopped, Stops
 from serve_app.jobs.tracker import Tracker
 
 FRESH_S: Final = 1.0
@@ -23,13 +24,16 @@ class ModelVitals:
 
     replicas: list[ReplicaCard]
     backlog: Backlog
+    stopped: list[Stopped]
+    """What an admin has stopped of it."""
 
 
 class Vitals:
     """The latest look. Who asks while one is under way waits for that one."""
 
-    def __init__(self, tracker: Tracker, models: Sequence[str]) -> None:
+    def __init__(self, tracker: Tracker, stops: Stops, models: Sequence[str]) -> None:
         self._tracker = tracker
+        self._stops = stops
         self._models = models
         self._look: asyncio.Task[dict[str, ModelVitals] | None] | None = None
         self._stale_at = 0.0
@@ -42,13 +46,14 @@ class Vitals:
 
     async def _ask(self) -> dict[str, ModelVitals] | None:
         try:
-            looks = await asyncio.gather(*map(self._ask_model, self._models))
+            stopped = await self._stops.of_models(self._models)
+            looks = await asyncio.gather(*(self._ask_model(name, stopped[name]) for name in self._models))
         except TrackerUnavailable:
             return None
         finally:
             self._stale_at = time.monotonic() + FRESH_S
         return dict(zip(self._models, looks, strict=True))
 
-    async def _ask_model(self, name: str) -> ModelVitals:
+    async def _ask_model(self, name: str, stopped: list[Stopped]) -> ModelVitals:
         replicas, backlog = await asyncio.gather(self._tracker.replicas(name), self._tracker.backlog(name))
-        return ModelVitals(replicas, backlog)
+        return ModelVitals(replicas, backlog, stopped)

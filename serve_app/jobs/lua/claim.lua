@@ -83,7 +83,7 @@ end
 
 redis.call('ZREMRANGEBYSCORE', chunks_key(model), '-inf', NOW)
 take_back_expired()
-if window_is_full() then return {} end
+if window_is_full() or redis.call('HEXISTS', stops_key(), 'work:' .. model) == 1 then return {} end
 local chunk = gather()
 if #chunk > 0 then redis.call('ZADD', chunks_key(model), deadline, token) end
 return chunk

@@ -96,6 +96,8 @@ end
 
 -- Why no job of this size may come in now, as the script's reply; nil when it may.
 local function refusal(model, bytes)
+  local stops = redis.call('HMGET', stops_key(), 'intake', 'intake:' .. model)
+  if stops[1] or stops[2] then return { 'stopped', stops[1] or stops[2] } end
   local counts = redis.call('HMGET', ledger_key(model),
     'accepted', 'reopened', 'completed', 'failed', 'cancelled', 'dead')
   for place = 1, #counts do counts[place] = tonumber(counts[place] or 0) end
@@ -178,6 +180,18 @@ local function bury(record)
     bytes = redis.call('DECRBY', total, kept[1] or 0)
     redis.call('UNLINK', job_key(id), kept[2] or job_key(id))
   end
+end
+
+-- The record of a job that is kept as dead, or nil.
+local function buried(id)
+  local record = load(id)
+  if record and redis.call('ZSCORE', dead_key(record.model), id) then return record end
+end
+
+-- Take a job out of the dead ones; its record and input are the caller's next step.
+local function unbury(record)
+  redis.call('ZREM', dead_key(record.model), record.id)
+  redis.call('DECRBY', dead_bytes_key(record.model), record.bytes)
 end
 
 -- A delivery that ended without an answer. It is a strike only if this lease reported that the job ran alone.

@@ -1,5 +1,5 @@
--- Accept a job, or say why not: {'accepted', now} | {'known'} | {'jobs'} | {'bytes'} | {'input'}; or, where a
--- submit with this idempotency key was accepted before, {'repeated', its fingerprint, job, time}.
+-- Accept a job, or say why not: {'accepted', now} | {'known'} | {'input'}, or as `refusal` says; or, where a submit
+-- with this idempotency key was accepted before, {'repeated', its fingerprint, job, time}.
 local id, owner, model, priority, params, reference, bytes, pixels, media_type, traceparent,
   hash, fingerprint = unpack(ARGV)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, Field, RootModel
 
 from serve_app.gateway.description.groups.operation import Count, Operation, Shape
+from serve_app.jobs.stops import Stopped
 
 
 class Version(Shape):
@@ -35,6 +36,8 @@ class Health(Shape):
     device: str
     redis_connected: bool
     queue: QueueLength
+    stopped: dict[str, list[Stopped]]
+    """By model: what admins have stopped."""
 
 
 class Alive(Shape):
@@ -56,6 +59,7 @@ class Readiness(Shape):
     tracker: Literal["ready", "away"] | None = None
     models: dict[str, str] | None = None
     usage: str | None = None
+    stopped: dict[str, list[Stopped]] | None = None
 
 
 class Document(RootModel[dict[str, Any]]):

@@ -1,0 +1,9 @@
+-- Start the next run of a dead job (id, then the event for the audit): {'reopened', run}, or why not as `reopen` says,
+-- or {'unknown'}.
+local record = buried(ARGV[1])
+if not record then return { 'unknown' } end
+local reason = reopen(record)
+if reason then return reason end
+unbury(record)
+redis.call('XADD', outbox_key(), '*', 'kind', 'audit', unpack(ARGV, 2))
+return { 'reopened', record.run }
