@@ -111,6 +111,14 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """A file that a model gives beside its result."""
+
+    media_type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """What the gateway needs to know of a served model. Built once by `app.build`; no weights, no torch."""
 

@@ -28,6 +28,7 @@ ServiceError
 │   ├── JobHasNoResult            409 job-has-no-result
 │   ├── RetryRefused              409 retry-refused
 │   ├── ResultExpired             410 result-expired
+│   ├── OutputUnknown             404 output-unknown
 │   ├── DecisionUnknown           404 decision-unknown
 │   ├── StopUnknown               404 stop-unknown
 │   ├── DecisionsFull             409 decisions-full
@@ -44,6 +45,7 @@ ServiceError
 │   ├── IntakeStopped             503 intake-stopped
 │   ├── QueueFull                 503 queue-full
 │   ├── StoreFull                 503 store-full
+│   ├── StoreUnavailable          503 store-unavailable
 │   ├── TrackerUnavailable        503 tracker-unavailable
 │   ├── KeysUnavailable           503 keys-unavailable
 │   ├── UsageUnavailable          503 usage-unavailable
@@ -196,6 +198,10 @@ class ResultExpired(RequestError):
     slug, status, title = "result-expired", 410, "The result is no longer kept"
 
 
+class OutputUnknown(RequestError):
+    slug, status, title = "output-unknown", 404, "No such output"
+
+
 class DecisionUnknown(RequestError):
     slug, status, title = "decision-unknown", 404, "There is no such block or override"
 
@@ -260,6 +266,10 @@ class QueueFull(CapacityError):
 
 class StoreFull(CapacityError):
     slug, title = "store-full", "The image store is full"
+
+
+class StoreUnavailable(CapacityError):
+    slug, title = "store-unavailable", "The image store is not reachable"
 
 
 class TrackerUnavailable(CapacityError):

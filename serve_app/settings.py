@@ -20,6 +20,8 @@ URL_SCHEMES = {"redis_url": ("redis://", "rediss://", "unix://"), "database_url"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 PLACEHOLDER = re.compile(r"REPLACE|CHANGE_?ME", re.IGNORECASE)
 
+BUCKET_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.-]+)*/?")
+ENDPOINT_URL = re.compile(r"https?://[^/\s@]+/?")
 ORIGIN = re.compile(r"\*|https?://[^/\s]+")
 ROLE_QUOTA = re.compile(r"(\S+)=(\d{1,9})")
 
@@ -93,6 +95,20 @@ class Settings(BaseSettings):
     """Most frames or pages of one file; the first is classified."""
     image_store_share: Annotated[float, Field(gt=0, le=0.8)] = 0.6
     """Share of Redis' `maxmemory` that stored images may take; beyond it 503."""
+    image_store_url: str = ""
+    """`s3://bucket/prefix`: images and outputs lie there, below a prefix of their own. Empty: in the job Redis."""
+    s3_endpoint_url: str = ""
+    """The S3-compatible server. Empty: AWS."""
+    s3_public_url: str = ""
+    """How clients reach it, for the URLs they are given. Empty: the same."""
+    s3_region: str = "us-east-1"
+    """Region that requests to the bucket are signed for."""
+    s3_access_key_id: SecretStr = SecretStr("")
+    """Key of the bucket. Empty: as boto3 finds it (environment, pod or instance role)."""
+    s3_secret_access_key: SecretStr = SecretStr("")
+    """Secret of that key."""
+    output_max_bytes: Annotated[int, Field(ge=1)] = 16 * MIB
+    """Files that a model gives with one result, all together."""
     image_url_private_hosts: CommaList = ()
     """`host` or `host:port` that `image_url` may reach although private; for development."""
     webhook_private_hosts: CommaList = ()
@@ -156,9 +172,21 @@ class Settings(BaseSettings):
             raise ValueError(f"CORS_ALLOWED_ORIGINS: {', '.join(wrong)} is no scheme://host[:port], and not *")
         if any(not ROLE_QUOTA.fullmatch(pair) for pair in self.quota_submits_per_day_roles):
             raise ValueError("QUOTA_SUBMITS_PER_DAY_ROLES must be role=number, comma separated")
+        self._check_image_store()
         if self.environment == "prod":
             self._refuse_development_values()
         return self
+
+    def _check_image_store(self) -> None:
+        if self.upload_bytes_in_flight < self.image_max_bytes:
+            raise ValueError("UPLOAD_BYTES_IN_FLIGHT must be at least IMAGE_MAX_BYTES, or no large image gets in")
+        if self.image_store_url and not BUCKET_URL.fullmatch(self.image_store_url):
+            raise ValueError("IMAGE_STORE_URL must be s3://bucket/prefix")
+        for name in ("s3_endpoint_url", "s3_public_url"):
+            if (url := getattr(self, name)) and not ENDPOINT_URL.fullmatch(url):
+                raise ValueError(f"{name.upper()} must be http(s)://host[:port]")
+        if bool(self.s3_access_key_id.get_secret_value()) != bool(self.s3_secret_access_key.get_secret_value()):
+            raise ValueError("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY belong together")
 
     @property
     def role_quotas(self) -> dict[str, int]:
@@ -180,7 +208,7 @@ class Settings(BaseSettings):
             refused.append("IMAGE_URL_PRIVATE_HOSTS must be empty")
         if self.webhook_private_hosts:
             refused.append("WEBHOOK_PRIVATE_HOSTS must be empty")
-        for name in ("redis_url", "database_url", "oidc_audience", "metrics_token"):
+        for name in ("redis_url", "database_url", "oidc_audience", "metrics_token", "s3_secret_access_key"):
             value = getattr(self, name)
             if PLACEHOLDER.search(value.get_secret_value() if isinstance(value, SecretStr) else value):
                 refused.append(f"{name.upper()} holds a placeholder")

@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from leaks import LeakScan, leaks
+from object_store import SECRET, SeaweedFS
 from pydantic import SecretStr
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
@@ -88,6 +89,23 @@ def postgres(servers_folder: Path, leak_scan: LeakScan) -> Iterator[Postgres]:
     leak_scan.words.add(password(server.folder / "password"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def object_store(servers_folder: Path, leak_scan: LeakScan) -> Iterator[SeaweedFS]:
+    """The S3-compatible server of this test session; `kill()` and `start()` are for tests that take it away."""
+    server = SeaweedFS(servers_folder / "seaweedfs")
+    server.start()
+    server.make_bucket()
+    leak_scan.words.add(SECRET)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def in_bucket(object_store: SeaweedFS) -> dict[str, object]:
+    """Settings that put images below a prefix that nobody has used."""
+    return object_store.settings(uuid.uuid4().hex)
 
 
 @pytest.fixture(scope="session")

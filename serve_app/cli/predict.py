@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from serve_app.cli.config import settings_or_give_up
 from serve_app.cli.console import explain, give_up, output, print_scores
@@ -55,6 +55,8 @@ def _predict(implementation: str, files: list[Path], params: str) -> list[tuple[
     results = []
     for name, data in inputs:
         prepared = model.preprocess(data, checked, model.recipe)
-        [answer] = model.forward([prepared.item])
-        results.append((name, model.postprocess(answer, checked, prepared.notes).model_dump(mode="json")))
+        [output] = model.forward([prepared.item])
+        answer = model.postprocess(output, checked, prepared.notes)
+        result = answer if isinstance(answer, BaseModel) else answer.listed()
+        results.append((name, result.model_dump(mode="json")))
     return results

@@ -38,7 +38,8 @@ from serve_app.gateway.service import Service
 from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.usage.reports import Reports
 from serve_app.gateway.views import job_path
-from serve_app.images.store import ImageStore
+from serve_app.images.bucket_store import BucketStore, open_store
+from serve_app.images.keeper import Keeper
 from serve_app.jobs.dead import DeadLetters
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
@@ -62,7 +63,7 @@ CORS_EXPOSED: Final = (
 )
 CORS_MAX_AGE_S: Final = 12 * 3600
 
-Runner = Dispatcher | Writer | BreakerMeter | Rates | Departure | Sender
+Runner = Dispatcher | Writer | BreakerMeter | Rates | Departure | Sender | Keeper
 
 _log = logging.getLogger(__name__)
 
@@ -83,6 +84,8 @@ def build_gateway(
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         runners: list[Runner] = [*service.dispatchers.values(), service.writer, Sender(work, settings, job_path)]
         runners += [BreakerMeter(service.dispatchers), service.rates, service.departure]
+        if isinstance(service.store, BucketStore):
+            runners.append(Keeper(service.store, work))
         tasks = [asyncio.create_task(runner.run(), name=type(runner).__name__) for runner in runners]
         for task in tasks:
             task.add_done_callback(_report_end)
@@ -141,7 +144,7 @@ def _assemble(
         dead=DeadLetters(requests, settings),
         stops=stops,
         vitals=Vitals(asked, stops, [card.name for card in cards]),
-        store=ImageStore(requests, settings),
+        store=open_store(requests, settings),
         outbox=Outbox(requests, settings),
         outcomes=Outcomes(settings),
         keys=keys,
@@ -167,6 +170,7 @@ async def _end(service: Service, tasks: list[asyncio.Task[None]], clients: tuple
             await service.outbox.close()
             await asyncio.gather(*(one.close() for one in service.dispatchers.values()), return_exceptions=True)
     service.reports.close()
+    service.store.close()
     await end_tasks(tasks)
     await asyncio.gather(service.writer.close(), service.keys.close(), service.outcomes.close(), return_exceptions=True)
     for client in clients:

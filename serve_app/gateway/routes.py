@@ -15,7 +15,7 @@ from serve_app.gateway.endpoint import Problems, RouteSpec
 from serve_app.gateway.live import stream
 from serve_app.gateway.live.wait import wait_for_end
 from serve_app.gateway.monitoring import exposition, health
-from serve_app.gateway.operations import changes, lists, results
+from serve_app.gateway.operations import changes, lists, outputs, results
 from serve_app.gateway.service import Call
 from serve_app.gateway.usage import read as usage
 from serve_app.gateway.webhooks import manage as webhooks
@@ -37,6 +37,7 @@ _SUBMIT: Final[Problems] = (
     errors.IntakeStopped,
     errors.QueueFull,
     errors.StoreFull,
+    errors.StoreUnavailable,
 )
 _DECIDE: Final[Problems] = (*_BODY, errors.DecisionsFull)
 _WEBHOOK_URL: Final[Problems] = (errors.WebhookUrlInvalid, errors.WebhookUrlForbidden)
@@ -177,6 +178,14 @@ ROUTES: Final = (
         "Cancel a job that waits or runs",
         (errors.JobUnknown, errors.JobEnded),
         tracked="job_cancel",
+    ),
+    RouteSpec(
+        "GET",
+        "/api/v1/jobs/{job_id}/outputs/{name}",
+        outputs.read_output,
+        "A file that the model gave with the result",
+        (errors.JobUnknown, errors.OutputUnknown, errors.StoreUnavailable),
+        tracked="job_results",
     ),
     RouteSpec("GET", "/api/v1/models", health.models, "The served models and their replicas", tracked="models"),
     RouteSpec(

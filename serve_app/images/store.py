@@ -1,14 +1,18 @@
-"""Image bytes in the job Redis, beside the job that names them by reference."""
+"""Image bytes in the job Redis, beside the job that names them by reference; and what models give beyond a result."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import cast
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
 from serve_app.connections import redis_errors
+from serve_app.contracts import Output
 from serve_app.errors import StoreFull
 from serve_app.settings import Settings
 
@@ -17,13 +21,29 @@ UNCLAIMED_S = 900
 MEASURED_S = 1.0
 """How old the measured memory may be; what this process stored since is added."""
 RETRY_AFTER_S = 5
+OUTPUTS_MARGIN_S = 60
+"""Outputs are written a moment before their job ends, and so outlive its record by a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOutput:
+    """An output that is there: its bytes, or a URL that gives them."""
+
+    media_type: str
+    data: bytes | None = None
+    url: str = ""
 
 
 class ImageStore:
-    """Images by reference. Bounded: all images together leave the rest of Redis free, so that running jobs can end."""
+    """Images by reference, outputs by job and name. Bounded: all together leave the rest of Redis free, so that
+    running jobs can end."""
+
+    trouble = ""
+    """Why images cannot be stored or read now, where that is not Redis' own trouble."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
+        self._outputs_life_s = settings.job_ttl + OUTPUTS_MARGIN_S
         self._share = settings.image_store_share
         self._measuring = asyncio.Lock()
         self._measured_at = -MEASURED_S
@@ -38,18 +58,11 @@ class ImageStore:
 
         Raises `StoreFull` beyond `image_store_share` of Redis' memory, `TrackerUnavailable` where Redis is away.
         """
-        with redis_errors():
-            await self._measure()
-            if self._allowed and self._used + len(data) > self._allowed:
-                raise StoreFull("The image store is full. Try again in a moment.", retry_after=RETRY_AFTER_S)
-            self._used += len(data)
-            self._on_the_way += len(data)
-            try:
-                reference = f"blob:{job_id}"
-                await self._redis.set(reference, data, ex=UNCLAIMED_S)
-            finally:
-                self._on_the_way -= len(data)
-            return reference
+        reference = blob_key(job_id)
+        await self._take_room(len(data))
+        with self._sending(len(data)), redis_errors():
+            await self._redis.set(reference, data, ex=UNCLAIMED_S)
+        return reference
 
     async def get(self, reference: str) -> bytes | None:
         """The bytes, or None where they are gone. Raises `TrackerUnavailable`."""
@@ -61,6 +74,51 @@ class ImageStore:
         with redis_errors():
             await self._redis.unlink(reference)
 
+    async def put_outputs(self, job_id: str, outputs: Mapping[str, Output]) -> None:
+        """Store what a job gave, in the place of what an earlier attempt at it gave. Raises as `put`."""
+        size = sum(len(output.data) for output in outputs.values())
+        await self._take_room(size)
+        with self._sending(size):
+            await self._write_outputs(job_id, outputs, with_data=True)
+
+    async def get_output(self, job_id: str, name: str) -> StoredOutput | None:
+        """The output of this name, or None where there is none. Raises `TrackerUnavailable`."""
+        with redis_errors():
+            found = await self._redis.hmget(outputs_key(job_id), [f"type:{name}", f"data:{name}"])
+        media_type, data = cast("tuple[bytes | None, bytes | None]", found)
+        return None if media_type is None else StoredOutput(media_type.decode(), data)
+
+    def close(self) -> None:
+        """Give back what the store holds beside the client it was given."""
+
+    async def _write_outputs(self, job_id: str, outputs: Mapping[str, Output], *, with_data: bool) -> None:
+        key, fields = outputs_key(job_id), dict[Any, Any]()
+        for name, output in outputs.items():
+            fields[f"type:{name}"] = output.media_type
+            if with_data:
+                fields[f"data:{name}"] = output.data
+        with redis_errors():
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.unlink(key)
+                pipeline.hset(key, mapping=fields)
+                pipeline.expire(key, self._outputs_life_s)
+                await pipeline.execute()
+
+    async def _take_room(self, size: int) -> None:
+        with redis_errors():
+            await self._measure()
+        if self._allowed and self._used + size > self._allowed:
+            raise StoreFull("The image store is full. Try again in a moment.", retry_after=RETRY_AFTER_S)
+
+    @contextmanager
+    def _sending(self, size: int) -> Iterator[None]:
+        self._used += size
+        self._on_the_way += size
+        try:
+            yield
+        finally:
+            self._on_the_way -= size
+
     async def _measure(self) -> None:
         async with self._measuring:
             if time.monotonic() - self._measured_at < MEASURED_S:
@@ -69,3 +127,13 @@ class ImageStore:
             self._used = int(memory["used_memory"]) + self._on_the_way
             self._allowed = int(int(memory["maxmemory"]) * self._share)
             self._measured_at = time.monotonic()
+
+
+def blob_key(job_id: str) -> str:
+    """Where the input of a job is; its reference."""
+    return f"blob:{job_id}"
+
+
+def outputs_key(job_id: str) -> str:
+    """Where the outputs of a job are."""
+    return f"outputs:{job_id}"

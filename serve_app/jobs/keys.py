@@ -6,6 +6,7 @@
 |---|---|---|---|
 | job:{id} | hash: the record, small fields only | jobs not ended, ended, dead | JOB_TTL after its end; dead: below |
 | blob:{id} | string: the input, as it came | QUEUE_MAX_BYTES | COMPLETED, CANCELLED: at once; else: its job |
+| outputs:{id} | hash: files a model gave; its replica writes it | OUTPUT_MAX_BYTES | a minute after its job |
 | wait:{model}:{priority}:{owner} | sorted set: waiting job → its place | jobs not ended | when empty |
 | ring:{model}:{priority} | sorted set: owner that waits → next turn | owners that wait | when empty |
 | lease:{model} | sorted set: claimed job → deadline, ms | jobs not ended | when empty |
@@ -21,6 +22,7 @@
 | idems:{owner} | sorted set: an owner's hashes → time, ms | 10,000, the oldest leave | 24 h after the last |
 | jobs:{owner} | sorted set: an owner's job → its submit, µs | 10,000, the oldest leave | 7 days after the last submit |
 | outbox | stream: events for PostgreSQL; `usage` reads it | one outcome per job that ends | after the commit |
+| sweep-turn | string: a gateway sweeps the bucket of images | one | 15 s after it began |
 | webhooks:{owner} | sorted set: only whether it is there; `webhooks` keeps it | there | there |
 | webhook-events | stream: ended jobs of owners with webhooks; `webhooks` reads it | WEBHOOK_EVENTS_MAX | in a second |
 | webhook-totals | hash: `dropped` counts events beyond that bound | 3 fields | never |
@@ -34,6 +36,7 @@ import re
 
 KEYS = {
     "job": "job:{id}",
+    "outputs": "outputs:{id}",
     "wait": "wait:{model}:{priority}:{owner}",
     "ring": "ring:{model}:{priority}",
     "lease": "lease:{model}",

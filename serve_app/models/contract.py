@@ -11,15 +11,21 @@ transformers) inside `load` and `forward` only.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from serve_app.contracts import Json
+from serve_app.contracts import Json, Output
+from serve_app.errors import ModelRejected
 from serve_app.settings import Settings
+
+OUTPUTS_MAX: Final = 16
+OUTPUT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MEDIA_TYPE: Final = re.compile(r"[a-z]+/[A-Za-z0-9.+-]{1,80}")
 
 
 class Schema(BaseModel):
@@ -27,6 +33,47 @@ class Schema(BaseModel):
     so are numbers that JSON does not have (a client may write them as text: "nan")."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class OutputEntry(Schema):
+    """One file of a result: GET /api/v1/jobs/{job_id}/outputs/{name} gives it."""
+
+    name: str
+    media_type: str
+    bytes: int
+
+
+class ResultWithOutputs(Schema):
+    """Base of the `Result` of a model that gives files too. The replica fills in the list."""
+
+    outputs: tuple[OutputEntry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A result and the files that belong to it, by name: at most 16 of letters, digits, `.`, `_` and `-`, and
+    OUTPUT_MAX_BYTES together. They live as long as the job's record."""
+
+    result: ResultWithOutputs
+    outputs: Mapping[str, Output]
+
+    def check(self, max_bytes: int) -> None:
+        """Raises `ModelRejected` for files that may not be: too many, too large together, or of odd names and types."""
+        if len(self.outputs) > OUTPUTS_MAX:
+            raise ModelRejected(f"The model gave more than {OUTPUTS_MAX} files.")
+        for name, output in self.outputs.items():
+            if not (OUTPUT_NAME.fullmatch(name) and MEDIA_TYPE.fullmatch(output.media_type)):
+                raise ModelRejected("The model gave a file whose name or media type is not allowed.")
+        if sum(len(output.data) for output in self.outputs.values()) > max_bytes:
+            raise ModelRejected(f"The model's files are larger than {max_bytes} bytes.")
+
+    def listed(self) -> ResultWithOutputs:
+        """The result with the list of its files."""
+        entries = [
+            OutputEntry(name=name, media_type=output.media_type, bytes=len(output.data))
+            for name, output in self.outputs.items()
+        ]
+        return self.result.model_copy(update={"outputs": tuple(entries)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +123,10 @@ class Model(ABC):
         """One output per item, in order. One batch at a time, always in the thread that ran `load`."""
 
     @abstractmethod
-    def postprocess(self, output: Any, params: Any, notes: Json) -> BaseModel:
-        """The `Result` of one output. Raises `ModelRejected` when the output means nothing."""
+    def postprocess(self, output: Any, params: Any, notes: Json) -> BaseModel | Answer:
+        """The `Result` of one output, or an `Answer` with files, whose bytes `forward` has made: encoding takes time.
+
+        Raises `ModelRejected` when the output means nothing."""
 
     @abstractmethod
     def warm_up_input(self) -> tuple[bytes | None, BaseModel]:

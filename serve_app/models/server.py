@@ -23,10 +23,10 @@ from serve_app.errors import (
     ReplicaLost,
     ServiceError,
 )
-from serve_app.images.store import ImageStore
+from serve_app.images.bucket_store import open_store
 from serve_app.models import registry
 from serve_app.models.batch import Batch
-from serve_app.models.contract import Model, Prepared
+from serve_app.models.contract import Answer, Model, Prepared
 from serve_app.models.forward import ForwardThread
 from serve_app.models.pool import DecodePool
 from serve_app.models.registry import ModelConfig
@@ -61,7 +61,8 @@ class ModelServer:
         self._name = config.name
         self._tracer = make_tracer(settings)
         self._registrar = make_registrar()
-        self._images = ImageStore(connect_redis(settings, max_connections=8), settings)
+        self._images = open_store(connect_redis(settings, max_connections=8), settings)
+        self._output_max_bytes = settings.output_max_bytes
         self._solitude = Solitude()
         self._decode_ms, self._forward_ms, self._batch_size = _histograms()
         # Ray exports a histogram's sum from the middles of its buckets; the mean batch needs a count that is exact.
@@ -119,6 +120,8 @@ class ModelServer:
             beats.cancel()
         if thread := getattr(self, "_thread", None):
             thread.close()
+        if images := getattr(self, "_images", None):
+            images.close()
         if pool := getattr(self, "_pool", None):
             await pool.close()
         if tracer := getattr(self, "_tracer", None):
@@ -156,10 +159,11 @@ class ModelServer:
         inputs = await asyncio.gather(*(self._fetch_and_prepare(task) for task in tasks))
         outputs = await asyncio.gather(*(self._forward(one.prepared.item) for one in inputs if isinstance(one, _Ready)))
         remaining = iter(outputs)
-        return {
-            task.job_id: self._conclude(task, one, next(remaining)) if isinstance(one, _Ready) else _failed(task, one)
+        ends = [
+            self._conclude(task, one, next(remaining) if isinstance(one, _Ready) else None)
             for task, one in zip(tasks, inputs, strict=True)
-        }
+        ]
+        return {outcome.job_id: outcome for outcome in await asyncio.gather(*ends)}
 
     async def _fetch_and_prepare(self, task: Task) -> _Ready | ServiceError:
         """The task's input, prepared, or the error that is the input's own. Holds at most a slot's bytes."""
@@ -199,17 +203,29 @@ class ModelServer:
             self._items.inc(len(items))
             self._forward_ms.observe((time.perf_counter() - started) * 1000)
 
-    def _conclude(self, task: Task, ready: _Ready, output: Any) -> Outcome:
+    async def _conclude(self, task: Task, one: _Ready | ServiceError, output: Any) -> Outcome:
+        """The end of a task: its result, once its files are stored, or what stood in the way."""
+        if isinstance(one, ServiceError):
+            return _failed(task, one)
         if isinstance(output, ModelRejected):
             return _failed(task, output)
         try:
-            result = self._model.postprocess(output, ready.params, ready.prepared.notes)
+            answer = self._model.postprocess(output, one.params, one.prepared.notes)
+            result = await self._store_outputs(task, answer) if isinstance(answer, Answer) else answer
+        except CapacityError as error:
+            raise ModelUnready(f"The image store takes no files: {error.detail}") from error
         except ServiceError as error:
             return _failed(task, error)
         except Exception as error:
             log.exception("postprocess failed on job %s", task.job_id)
             return _failed(task, ModelRejected(f"The model's answer could not be read: {type(error).__name__}."))
         return Outcome(task.job_id, result=result.model_dump(mode="json"))
+
+    async def _store_outputs(self, task: Task, answer: Answer) -> BaseModel:
+        answer.check(self._output_max_bytes)
+        if answer.outputs:
+            await self._images.put_outputs(task.job_id, answer.outputs)
+        return answer.listed()
 
     async def _beat(self, card: ReplicaCard) -> None:
         """Tell the tracker that this replica runs, for as long as it can compute."""

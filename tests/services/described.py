@@ -30,6 +30,8 @@ async def hold_to_description(answer: httpx2.Response) -> None:
     media = answer.headers.get("content-type", "").partition(";")[0]
     if answer.request.method == "HEAD" or not (media or content):
         return
+    if "*/*" in content:
+        return
     assert media in content, f"{where} answered {status} as {media!r}; described are {sorted(content)}"
     if media.endswith("json"):
         faults = _validator(content[media]["schema"]["$ref"]).iter_errors(json.loads(await answer.aread()))

@@ -11,9 +11,10 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from serve_app.connections import connect_redis
+from serve_app.contracts import Output
 from serve_app.errors import StoreFull, TrackerUnavailable
 from serve_app.images import store as store_module
-from serve_app.images.store import UNCLAIMED_S, ImageStore
+from serve_app.images.store import OUTPUTS_MARGIN_S, UNCLAIMED_S, ImageStore, StoredOutput
 from serve_app.settings import MIB, Settings
 
 pytestmark = pytest.mark.usefixtures("own_keys")
@@ -66,6 +67,24 @@ async def test_images_stop_at_their_share_and_leave_the_rest_free(limited: Redis
     limit = (await limited.info("memory"))["maxmemory"]
     assert sum([await limited.strlen(key) for key in stored]) <= limit * settings.image_store_share
     await limited.set("job:other", bytes(100_000))
+
+
+async def test_files_come_back_and_end_with_their_job(redis: Redis, settings: Settings) -> None:
+    store = ImageStore(redis, settings)
+    await store.put_outputs("one", {"mask.png": Output("image/png", b"mask"), "empty": Output("text/plain", b"")})
+    assert await store.get_output("one", "mask.png") == StoredOutput("image/png", b"mask")
+    assert await store.get_output("one", "empty") == StoredOutput("text/plain", b"")
+    assert settings.job_ttl < await redis.ttl("outputs:one") <= settings.job_ttl + OUTPUTS_MARGIN_S
+    await store.put_outputs("one", {"table.csv": Output("text/csv", b"1,2")})  # an attempt that ran again
+    assert await store.get_output("one", "mask.png") is None
+    assert await store.get_output("two", "table.csv") is None
+
+
+async def test_files_share_the_room_of_the_images(limited: Redis, settings: Settings) -> None:
+    store = ImageStore(limited, settings)
+    with pytest.raises(StoreFull):
+        await store.put_outputs("one", {"large": Output("image/png", bytes(39 * MIB))})
+    assert await limited.exists("outputs:one") == 0
 
 
 async def room(store: ImageStore) -> bool:

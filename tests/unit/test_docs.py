@@ -12,7 +12,7 @@ from serve_app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-SETTING_ROW = re.compile(r"^\| `([A-Z_]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
+SETTING_ROW = re.compile(r"^\| `([A-Z0-9_]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
 PROBLEM = re.compile(r"^### ([a-z-]+)\n\n\*\*(.+?)\*\* · (.+)\n\n", re.MULTILINE)
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 

@@ -35,6 +35,10 @@ DETAILS: Final[Mapping[str, tuple[str, str]]] = {
     "job-unknown": (f"{_JOBS}/{JOB_ID}", "There is no such job, or it is not yours, or its time is over."),
     "idempotency-key-invalid": (_JOBS, "The Idempotency-Key must have 1 to 255 characters."),
     "idempotency-key-reused": (_JOBS, "This Idempotency-Key was sent with another body. Choose a new key."),
+    "output-unknown": (
+        f"{_JOBS}/{JOB_ID}/outputs/mask.png",
+        "This job has no output of this name. Its result lists those it has.",
+    ),
     "job-ended": (f"{_JOBS}/{JOB_ID}/cancel", "The job is COMPLETED already."),
     "input-gone": (f"{_JOBS}/{JOB_ID}/retry", "The job's input is no longer stored. Submit the image again."),
     "job-not-finished": (f"{_JOBS}/{JOB_ID}/result", "The job is PROCESSING. Ask again in a moment."),
@@ -59,6 +63,7 @@ DETAILS: Final[Mapping[str, tuple[str, str]]] = {
     "intake-stopped": (_JOBS, "No jobs are taken in now: Beam line maintenance until noon."),
     "queue-full": (_JOBS, "As many jobs wait as may wait. Try again later."),
     "store-full": (_JOBS, "Too many uploads are under way. Try again in a moment."),
+    "store-unavailable": (_JOBS, "The image store is away. Try again in a moment."),
     "tracker-unavailable": (_JOBS, "The job tracker does not answer. Try again in a moment."),
     "keys-unavailable": (_JOBS, "The token issuer's keys cannot be fetched now."),
     "usage-unavailable": ("/api/v1/usage", "The usage records cannot be read now. Usage is counted all the same."),

@@ -13,6 +13,7 @@ from serve_app.gateway.admin.people import PRINCIPAL_ID
 from serve_app.gateway.description.groups import house, interventions, jobs, people, webhooks
 from serve_app.gateway.description.groups.operation import Operation
 from serve_app.gateway.endpoint import RouteSpec
+from serve_app.models.contract import OUTPUT_NAME
 
 OPERATIONS: Final[Mapping[str, Operation]] = {
     **jobs.OPERATIONS,
@@ -26,6 +27,11 @@ WEBHOOKS: Final[Mapping[str, type[BaseModel]]] = webhooks.SENT
 
 PATH_PARAMETERS: Final[Mapping[str, Json]] = {
     "job_id": {"type": "string", "description": "The id that the submit answered."},
+    "name": {
+        "type": "string",
+        "pattern": f"^{OUTPUT_NAME.pattern}$",
+        "description": "Of a file, as the result lists it.",
+    },
     "principal_id": {
         "type": "string",
         "pattern": f"^{PRINCIPAL_ID}$",

@@ -34,25 +34,28 @@ async def ready(call: Call) -> Response:
     models = {name: dispatcher.state for name, dispatcher in service.dispatchers.items()}
     # A model that sleeps waits for its first job; any other has to have passed its warm-up.
     fine = {name: ("ready", "waiting") if card.wakes_from_zero else ("ready",) for name, card in service.cards.items()}
-    whole = tracker == "ready" and all(state in fine[name] for name, state in models.items())
+    store = service.store.trouble or "ready"
+    whole = tracker == store == "ready" and all(state in fine[name] for name, state in models.items())
     document: Json = {"status": "ready" if whole else "not ready"}
     if "verbose" in call.request.query_params:
         if not await _is_known(call):
             models = {name: state.partition(":")[0] for name, state in models.items()}
-        document |= {"tracker": tracker, "models": models, "usage": service.writer.trouble or "ready"}
+            store = store.partition(":")[0]
+        document |= {"tracker": tracker, "store": store, "models": models, "usage": service.writer.trouble or "ready"}
         document["stopped"] = _stopped(vitals or {})
     return json_response(document, 200 if whole else 503)
 
 
 async def health(call: Call) -> Response:
-    """200 `healthy` or 503 `degraded`: Redis answers and every model has a replica or may wake from none."""
+    """200 `healthy` or 503 `degraded`: Redis and the image store answer, and every model has a replica or may wake from
+    none."""
     service = call.service
     vitals = await service.vitals.latest() or {}
     cards = service.cards
     default = next(iter(cards))
     served = [bool(model.replicas) or cards[name].wakes_from_zero for name, model in vitals.items()]
     devices = [replica.device for model in vitals.values() for replica in model.replicas]
-    healthy = bool(vitals) and all(served)
+    healthy = bool(vitals) and all(served) and not service.store.trouble
     document = {
         "status": "healthy" if healthy else "degraded",
         "model_loaded": bool(vitals) and bool(vitals[default].replicas),

@@ -7,7 +7,8 @@ local dead = redis.call('ZREM', dead_key(record.model), record.id)
 if dead == 1 then redis.call('DECRBY', dead_bytes_key(record.model), record.bytes) end
 local completed_at = redis.call('HGET', job_key(record.id), 'completed_at')
 redis.call('ZREM', jobs_key(record.owner), record.id)
-redis.call('UNLINK', job_key(record.id), record.reference ~= '' and record.reference or job_key(record.id))
+redis.call('UNLINK', job_key(record.id), outputs_key(record.id),
+  record.reference ~= '' and record.reference or job_key(record.id))
 redis.call('SET', removed_key(record.id), '1', 'EX', REMOVED_TTL_S)
 redis.call('XADD', outbox_key(), '*', 'kind', 'removal', 'job_id', record.id, 'run', record.run,
   'owner', record.owner, 'model', record.model, 'status', record.status, 'dead', dead,

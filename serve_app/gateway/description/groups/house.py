@@ -57,6 +57,7 @@ class Readiness(Shape):
 
     status: Literal["ready", "not ready"]
     tracker: Literal["ready", "away"] | None = None
+    store: str | None = None
     models: dict[str, str] | None = None
     usage: str | None = None
     stopped: dict[str, list[Stopped]] | None = None

@@ -214,6 +214,9 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "Jobs", {200: (JobResult,), 304: ()}, headers=("If-None-Match",), answer_headers=("ETag",)
     ),
     "POST /api/v1/jobs/{job_id}/retry": Operation("Jobs", {202: (Job,)}),
+    "GET /api/v1/jobs/{job_id}/outputs/{name}": Operation(
+        "Jobs", {200: ("*/*",), 307: ()}, answer_headers=("Content-Disposition",)
+    ),
     "POST /api/v1/jobs/{job_id}/cancel": Operation("Jobs", {200: (Job,)}),
     "GET /api/v1/models": Operation("Jobs", {200: (Models,)}),
     "POST /api/v1/inference": Operation(

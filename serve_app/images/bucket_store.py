@@ -1,0 +1,100 @@
+"""The image store with a bucket behind it: bytes lie there, and a small mark in Redis says that they are needed.
+
+The mark stands where the Redis store keeps the bytes. So whatever ends, keeps, retries or deletes a job moves the mark
+as it would move the bytes, and knows nothing of buckets. An object whose mark is gone is nobody's: `keeper.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from redis.asyncio import Redis
+
+from serve_app.connections import redis_errors
+from serve_app.contracts import Output
+from serve_app.errors import StoreUnavailable, TrackerUnavailable
+from serve_app.images.store import RETRY_AFTER_S, UNCLAIMED_S, ImageStore, StoredOutput, blob_key, outputs_key
+from serve_app.settings import Settings
+
+if TYPE_CHECKING:
+    from serve_app.images.bucket import Bucket
+
+MARK: Final = b"s3:"
+"""How a mark begins, and no image does."""
+URL_LIFE_S: Final = 3600
+
+
+class BucketStore(ImageStore):
+    """Images and outputs in `bucket`; bounded by QUEUE_MAX_BYTES, not by Redis' memory.
+
+    Methods promise what those of `ImageStore` do, and raise `StoreUnavailable` too.
+    """
+
+    def __init__(self, redis: Redis, settings: Settings, bucket: Bucket) -> None:
+        super().__init__(redis, settings)
+        self.bucket = bucket
+
+    async def put(self, job_id: str, data: bytes) -> str:
+        if self.trouble:  # at once, and no thread is held by a server that hangs
+            raise StoreUnavailable("The image store is away. Try again in a moment.", retry_after=RETRY_AFTER_S)
+        reference, key = blob_key(job_id), f"inputs/{job_id}"
+        with redis_errors():
+            # First, because what has no mark may be deleted at any moment.
+            await self._redis.set(reference, MARK + key.encode(), ex=UNCLAIMED_S)
+        try:
+            await self.bucket.put(key, data, "application/octet-stream")
+        except StoreUnavailable:
+            with suppress(TrackerUnavailable):
+                await super().delete(reference)
+            raise
+        return reference
+
+    async def get(self, reference: str) -> bytes | None:
+        found = await super().get(reference)
+        # Bytes without a mark were stored before the bucket was.
+        return await self.bucket.get(_key_of(found)) if found and found.startswith(MARK) else found
+
+    async def delete(self, reference: str) -> None:
+        found = await super().get(reference)
+        await super().delete(reference)
+        if found and found.startswith(MARK):
+            with suppress(StoreUnavailable):  # nobody's from here on
+                await self.bucket.delete(_key_of(found))
+
+    async def put_outputs(self, job_id: str, outputs: Mapping[str, Output]) -> None:
+        await self._write_outputs(job_id, outputs, with_data=False)
+        for name, output in outputs.items():
+            await self.bucket.put(f"outputs/{job_id}/{name}", output.data, output.media_type)
+
+    async def get_output(self, job_id: str, name: str) -> StoredOutput | None:
+        found = await super().get_output(job_id, name)
+        if found is None or found.data is not None:
+            return found
+        url = await self.bucket.presign(f"outputs/{job_id}/{name}", name, URL_LIFE_S)
+        return StoredOutput(found.media_type, url=url)
+
+    def close(self) -> None:
+        self.bucket.close()
+
+
+def open_store(redis: Redis, settings: Settings) -> ImageStore:
+    """The store that the settings choose."""
+    if not settings.image_store_url:
+        return ImageStore(redis, settings)
+    from serve_app.images.bucket import Bucket  # boto3: only who has set it needs it
+
+    return BucketStore(redis, settings, Bucket(settings))
+
+
+def mark_of(key: str) -> str | None:
+    """The key in Redis whose presence says that this object is needed; None for what is not ours."""
+    kind, _, rest = key.partition("/")
+    if kind == "inputs" and rest:
+        return blob_key(rest)
+    return outputs_key(rest.partition("/")[0]) if kind == "outputs" and rest else None
+
+
+def _key_of(mark: bytes) -> str:
+    return mark.removeprefix(MARK).decode()

@@ -1,0 +1,255 @@
+"""Images in a bucket of a real S3-compatible server: they come back, are bounded by marks in Redis, and leave."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+
+import httpx2
+import pytest
+from object_store import SeaweedFS
+from redis.asyncio import Redis
+
+from serve_app.contracts import JobInput, JobStatus, Output
+from serve_app.errors import StoreUnavailable
+from serve_app.images import bucket as bucket_module
+from serve_app.images import keeper as keeper_module
+from serve_app.images.bucket import PART_BYTES
+from serve_app.images.bucket_store import BucketStore, open_store
+from serve_app.images.keeper import Keeper
+from serve_app.images.store import UNCLAIMED_S, ImageStore
+from serve_app.jobs.records import Submission
+from serve_app.jobs.tracker import Tracker
+from serve_app.settings import Settings
+
+JOB = "00000000-0000-4000-8000-000000000001"
+EDGES = (0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES, 3 * PART_BYTES + 7)
+
+
+@pytest.fixture
+async def store(redis: Redis, settings: Settings, in_bucket: dict[str, object]) -> AsyncIterator[BucketStore]:
+    opened = open_store(redis, settings.model_copy(update=in_bucket))
+    assert isinstance(opened, BucketStore)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def keeper(store: BucketStore, redis: Redis) -> Keeper:
+    return Keeper(store, redis)
+
+
+async def stored(store: BucketStore) -> list[str]:
+    return await store.bucket.keys("", 1000)
+
+
+@pytest.mark.parametrize("size", EDGES)
+async def test_bytes_come_back_and_leave(store: BucketStore, redis: Redis, size: int) -> None:
+    data = os.urandom(size)
+    reference = await store.put(JOB, data)
+    back = await store.get(reference)
+    assert back is not None
+    assert hashlib.sha256(back).digest() == hashlib.sha256(data).digest()
+    assert UNCLAIMED_S - 60 <= await redis.ttl(reference) <= UNCLAIMED_S
+    assert await redis.strlen(reference) < 100
+    await store.delete(reference)
+    await store.delete(reference)
+    assert await store.get(reference) is None
+    assert await stored(store) == []
+
+
+async def test_bytes_from_before_the_bucket_are_read(store: BucketStore, redis: Redis, settings: Settings) -> None:
+    reference = await ImageStore(redis, settings).put(JOB, b"\x89PNG older")
+    assert await store.get(reference) == b"\x89PNG older"
+
+
+async def test_the_sweep_deletes_only_what_nobody_keeps(
+    store: BucketStore, keeper: Keeper, redis: Redis, settings: Settings
+) -> None:
+    """A waiting job keeps its input, an upload under way its own, a record its outputs; ended and lost ones do not."""
+    tracker = Tracker(redis, settings)
+    waiting, lost, coming = (JOB[:-1] + str(number) for number in (2, 3, 4))
+    for job_id in (waiting, lost, coming):
+        await store.put(job_id, job_id.encode())
+        await store.put_outputs(job_id, {"mask.png": Output("image/png", b"mask")})
+    await submit(tracker, waiting)
+    await redis.delete(f"blob:{lost}", f"outputs:{lost}")
+    await store.bucket.put("someone-elses", b"x", "text/plain")
+    assert await keeper.sweep() == 2
+    kept = [f"{kind}/{job_id}" for kind in ("inputs", "outputs") for job_id in (waiting, coming)]
+    assert [key.removesuffix("/mask.png") for key in await stored(store)] == [*kept, "someone-elses"]
+    assert await keeper.sweep() == 0
+
+
+async def test_the_input_of_a_completed_job_leaves(
+    store: BucketStore, keeper: Keeper, redis: Redis, settings: Settings
+) -> None:
+    tracker = Tracker(redis, settings)
+    await store.put(JOB, b"image")
+    await submit(tracker, JOB)
+    chunk = await tracker.claim("m", limit=1, max_bytes=100, max_pixels=100, chunks_per_replica=1)
+    assert chunk is not None
+    assert chunk.tasks[0].input is not None
+    assert await store.get(chunk.tasks[0].input.reference) == b"image"
+    assert await keeper.sweep() == 0
+    await tracker.complete([(chunk.tasks[0], {"label": "Tips"})])
+    assert (await tracker.read(JOB, "ada")).status is JobStatus.COMPLETED
+    assert await store.get(f"blob:{JOB}") is None
+    assert await keeper.sweep() == 1
+    assert await stored(store) == []
+
+
+async def test_a_sweep_of_many_pages_sees_all(
+    store: BucketStore, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "PAGE_KEYS", 2)
+    monkeypatch.setattr(keeper_module, "PAGES_OF_A_PASS", 2)
+    for number in range(7):
+        await store.bucket.put(f"inputs/{number}", b"x", "text/plain")
+    assert [await keeper.sweep(), await keeper.sweep()] == [4, 3]
+    assert await stored(store) == []
+
+
+async def test_of_several_gateways_one_sweeps(store: BucketStore, redis: Redis) -> None:
+    keepers = [Keeper(store, redis) for _ in range(5)]
+    turns = await asyncio.gather(*(one._is_my_turn() for one in keepers))
+    assert sorted(turns) == [False] * 4 + [True]
+    assert 0 < await redis.ttl(keeper_module.TURN) <= keeper_module.SWEEP_EVERY_S
+
+
+async def test_a_failed_upload_leaves_no_parts(store: BucketStore) -> None:
+    """Its bytes cannot be read to the end; boto3 then ends the upload it began."""
+
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() >= 2 * PART_BYTES:
+                raise OSError("the disk is gone")
+            return super().read(size)
+
+    bucket = store.bucket
+    arguments = (Broken(bytes(3 * PART_BYTES)), bucket._bucket, bucket._prefix + "inputs/broken")
+    with pytest.raises(OSError, match="the disk is gone"):
+        await asyncio.to_thread(bucket._client.upload_fileobj, *arguments, Config=bucket._transfer)
+    assert await bucket.unfinished() == []
+    assert await stored(store) == []
+
+
+async def test_parts_of_an_upload_whose_gateway_died_leave(store: BucketStore, keeper: Keeper, redis: Redis) -> None:
+    bucket = store.bucket
+    await redis.set("blob:under-way", b"s3:inputs/under-way")
+    for name in ("dead", "under-way"):
+        where = {"Bucket": bucket._bucket, "Key": f"{bucket._prefix}inputs/{name}"}
+        begun = bucket._client.create_multipart_upload(**where)
+        bucket._client.upload_part(**where, UploadId=begun["UploadId"], PartNumber=1, Body=bytes(PART_BYTES))
+    assert await keeper.sweep() == 1
+    assert [key for key, _ in await bucket.unfinished()] == ["inputs/under-way"]
+
+
+async def test_outputs_are_given_by_a_url_that_ends(store: BucketStore) -> None:
+    await store.put_outputs(JOB, {"mask.png": Output("image/png", b"a mask"), "notes.txt": Output("text/plain", b"")})
+    found = await store.get_output(JOB, "mask.png")
+    assert found is not None
+    assert "X-Amz-Expires=3600" in found.url
+    short = await store.bucket.presign(f"outputs/{JOB}/mask.png", "mask.png", 1)
+    async with httpx2.AsyncClient() as client:
+        answers = [await client.get(url) for url in (found.url, short)]
+        for answer in answers:
+            assert (answer.status_code, answer.content) == (200, b"a mask")
+            assert answer.headers["content-type"] == "image/png"
+            assert answer.headers["content-disposition"] == 'attachment; filename="mask.png"'
+        assert (await client.get(found.url.replace("mask.png?", "notes.txt?"))).status_code == 403
+        ended = time.monotonic() + 10
+        while (await client.get(short)).status_code == 200:
+            assert time.monotonic() < ended, "the URL still works"
+            await asyncio.sleep(0.2)
+        assert (await client.get(short)).status_code == 403
+        assert (await client.get(found.url)).status_code == 200
+    assert await store.get_output(JOB, "other.png") is None
+    assert await store.get_output("another", "mask.png") is None
+
+
+async def test_a_server_that_is_killed_is_said_so_and_used_again(
+    store: BucketStore, keeper: Keeper, redis: Redis, object_store: SeaweedFS
+) -> None:
+    reference = await store.put(JOB, b"safe")
+    await keeper.look()
+    assert store.trouble == ""
+    object_store.kill()
+    try:
+        calls: tuple[Callable[[], object], ...] = (lambda: store.put("other", b"x"), lambda: store.get(reference))
+        for call in calls:
+            with pytest.raises(StoreUnavailable) as caught:
+                await call()  # type: ignore[misc]
+            assert caught.value.retry_after
+        await keeper.look()
+        assert store.trouble.startswith("away: ")
+        assert not await redis.exists("blob:other")
+        with pytest.raises(StoreUnavailable):
+            await keeper.sweep()
+        assert await redis.exists(reference)
+    finally:
+        object_store.start()
+    ended = time.monotonic() + 30
+    while store.trouble:
+        assert time.monotonic() < ended, "the bucket is not seen again"
+        await keeper.look()
+    assert await store.get(reference) == b"safe"
+
+
+async def test_a_server_that_hangs_is_known_after_one_look_and_costs_no_submit_its_time(
+    redis: Redis,
+    settings: Settings,
+    in_bucket: dict[str, object],
+    object_store: SeaweedFS,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bucket_module, "READ_TIMEOUT_S", 0.5)
+    store = open_store(redis, settings.model_copy(update=in_bucket))
+    assert isinstance(store, BucketStore)
+    keeper = Keeper(store, redis)
+    os.kill(object_store.pid, signal.SIGSTOP)
+    try:
+        hanging = [asyncio.create_task(store.put(f"job-{number}", b"x")) for number in range(bucket_module.THREADS)]
+        await keeper.look()
+        assert "timeout" in store.trouble.lower()
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await store.put(JOB, b"x")
+        assert time.monotonic() - began < 0.4
+        for answer in await asyncio.gather(*hanging, return_exceptions=True):
+            assert isinstance(answer, StoreUnavailable)
+        assert await redis.keys("blob:*") == []
+    finally:
+        os.kill(object_store.pid, signal.SIGCONT)
+    ended = time.monotonic() + 30
+    while store.trouble:
+        assert time.monotonic() < ended, "the bucket is not seen again"
+        await keeper.look()
+    await keeper.sweep()
+    await store.put(JOB, b"x")
+    assert await stored(store) == [f"inputs/{JOB}"]
+    store.close()
+
+
+async def test_urls_name_the_server_as_clients_reach_it(
+    redis: Redis, settings: Settings, in_bucket: dict[str, object], object_store: SeaweedFS
+) -> None:
+    public = f"http://localhost:{object_store.port}"
+    store = open_store(redis, settings.model_copy(update={**in_bucket, "s3_public_url": public}))
+    await store.put_outputs(JOB, {"notes.txt": Output("text/plain", b"notes")})
+    found = await store.get_output(JOB, "notes.txt")
+    assert found is not None
+    assert found.url.startswith(f"{public}/")
+    async with httpx2.AsyncClient() as client:
+        assert (await client.get(found.url)).content == b"notes"
+    store.close()
+
+
+async def submit(tracker: Tracker, job_id: str) -> None:
+    held = JobInput(f"blob:{job_id}", 5, 1, "image/png")
+    await tracker.submit(Submission(id=job_id, owner="ada", model="m", params={}, input=held))

@@ -1,0 +1,84 @@
+"""Files of a result over HTTP, where they lie in the job Redis: downloads, and gone with their job."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from serve_app.connections import connect_redis
+from serve_app.contracts import Outcome, Output
+from serve_app.images.store import ImageStore
+from serve_app.local.authority import Authority
+from serve_app.models.contract import Answer
+from serve_app.models.registry import ModelConfig, card
+from serve_app.settings import Settings
+from tests.services.gateway_parts import Answering, Running, failed, running_gateway
+from tests.toy_files import Bright
+
+BRIGHT = card(ModelConfig(name="bright", implementation="tests.toy_files:BrightMask"))
+PAGE = b"<script>alert(1)</script>"
+FILES = {"mask.png": Output("image/png", b"a mask"), "page.html": Output("text/html", PAGE)}
+
+
+@pytest.fixture
+async def gateway(settings: Settings, database: str, authority: Authority) -> AsyncIterator[Running]:
+    model = Answering()
+    result = Answer(Bright(share=0.5), FILES).listed().model_dump(mode="json")
+    model.answer = lambda task: Outcome(task.job_id, result=result)
+    async with running_gateway(settings, authority, cards=[BRIGHT], model=model) as running:
+        yield running
+
+
+async def completed(gateway: Running, settings: Settings) -> str:
+    """A job whose files are stored as a replica stores them: before it ends."""
+    gateway.model.open.clear()
+    job_id = await gateway.submit()
+    client = connect_redis(settings)
+    await ImageStore(client, settings).put_outputs(job_id, FILES)
+    await client.aclose()
+    gateway.model.open.set()
+    assert (await gateway.ended(job_id))["status"] == "COMPLETED"
+    return job_id
+
+
+async def test_a_file_is_a_download_whatever_it_is(gateway: Running, settings: Settings) -> None:
+    path = f"/api/v1/jobs/{await completed(gateway, settings)}/outputs"
+    mask = await gateway.get(f"{path}/mask.png")
+    assert (mask.status_code, mask.content, mask.headers["content-type"]) == (200, b"a mask", "image/png")
+    page = await gateway.get(f"{path}/page.html")
+    assert page.content == PAGE
+    assert page.headers["content-disposition"] == 'attachment; filename="page.html"'
+    assert page.headers["content-security-policy"] == "sandbox"
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert page.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("name", ["other.png", "mask.png%0a", "..%2fmask.png", "type:mask.png", "%00"])
+async def test_a_name_that_the_result_does_not_list_is_none(gateway: Running, settings: Settings, name: str) -> None:
+    answer = await gateway.get(f"/api/v1/jobs/{await completed(gateway, settings)}/outputs/{name}")
+    assert answer.status_code == 404
+    assert answer.json()["type"] in ("/problems/output-unknown", "/problems/route-unknown")
+
+
+async def test_nobody_else_gets_a_file(gateway: Running, settings: Settings) -> None:
+    path = f"/api/v1/jobs/{await completed(gateway, settings)}/outputs/mask.png"
+    assert (await gateway.get(path, "bob")).json()["type"] == "/problems/job-unknown"
+    assert (await gateway.client.get(path)).status_code == 401
+
+
+async def test_a_failed_job_gives_no_file(gateway: Running) -> None:
+    gateway.model.answer = failed("model-rejected", "No.")
+    job_id = await gateway.submit()
+    await gateway.ended(job_id)
+    answer = await gateway.get(f"/api/v1/jobs/{job_id}/outputs/mask.png")
+    assert answer.json()["type"] == "/problems/output-unknown"
+
+
+async def test_files_leave_with_a_deleted_job(gateway: Running, settings: Settings) -> None:
+    job_id = await completed(gateway, settings)
+    assert await gateway.redis.exists(f"outputs:{job_id}")
+    deleted = await gateway.client.delete(f"/api/v1/jobs/{job_id}", headers=gateway.bearer())
+    assert deleted.status_code == 204
+    assert not await gateway.redis.exists(f"outputs:{job_id}")
+    assert (await gateway.get(f"/api/v1/jobs/{job_id}/outputs/mask.png")).status_code == 404
