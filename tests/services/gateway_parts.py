@@ -17,10 +17,11 @@ from redis.asyncio import Redis
 from starlette.applications import Starlette
 
 from serve_app.connections import connect_redis
-from serve_app.contracts import Failure, Json, ModelCard, Outcome, ReplicaCard, Task
+from serve_app.contracts import Failure, Json, ModelCard, Outcome, Output, ReplicaCard, Task
 from serve_app.gateway.application import build_gateway
 from serve_app.gateway.service import Service
 from serve_app.gateway.tokens import principal_of
+from serve_app.images.store import ImageStore
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.authority import Authority
 from serve_app.local.issuer import Issuer
@@ -82,6 +83,17 @@ class Running:
         answer = await self.post("/api/v1/jobs", user, files={"image": ("a.png", picture)})
         assert answer.status_code == 202, answer.text
         return str(answer.json()["job_id"])
+
+    async def completed_with_file(self, user: str) -> str:
+        """A job that has ended and gave the file `mask.png`."""
+        files = [{"name": "mask.png", "media_type": "image/png", "bytes": 6}]
+        usual = self.model.answer
+        self.model.answer = lambda task: Outcome(task.job_id, result={**RESULT, "outputs": files})
+        job_id = await self.submit(user)
+        await ImageStore(self.redis, Settings()).put_outputs(job_id, {"mask.png": Output("image/png", b"a mask")})
+        await self.ended(job_id, user)
+        self.model.answer = usual
+        return job_id
 
     async def ended(self, job_id: str, user: str = "ada") -> Json:
         """The job object, once the job has ended."""

@@ -67,7 +67,7 @@ class Known:
     def __init__(self, gateway: Running, url: str, job_id: str, cancelled_id: str) -> None:
         self.url, self.cancelled_id = url, cancelled_id
         self.headers = gateway.bearer("root", realm_access={"roles": ["sem-admin"]})
-        self.names = {"job_id": job_id, "principal_id": NOBODY, "slug": "job-unknown"}
+        self.names = {"job_id": job_id, "principal_id": NOBODY, "slug": "job-unknown", "name": "mask.png"}
 
     def make_good(self, case: Case) -> None:
         """Put what is there into a made-up request, and leave all else as it is."""
@@ -110,8 +110,7 @@ async def known(settings: Settings, authority: Authority) -> AsyncIterator[Known
         running_gateway(settings, authority, cards=CARDS, **plenty, **house) as gateway,
         listening(gateway.application) as url,
     ):
-        job_id = await gateway.submit("root")
-        await gateway.ended(job_id, "root")
+        job_id = await gateway.completed_with_file("root")
         gateway.model.open.clear()
         cancelled_id = await gateway.submit("root")
         assert (await gateway.post(f"/api/v1/jobs/{cancelled_id}/cancel", "root")).status_code == 200

@@ -39,10 +39,9 @@ async def ids_of_ada(gateway: Running) -> dict[str, str]:
     webhook = await gateway.post("/api/v1/webhooks", "ada", json={"url": "https://lab.example.org/hook"})
     webhook_id = webhook.json()["webhook_id"]
     trial = await gateway.post(f"/api/v1/webhooks/{webhook_id}/test", "ada")
-    job_id = await gateway.submit("ada")
-    await gateway.ended(job_id, "ada")
     return {
-        "job_id": job_id,
+        "job_id": await gateway.completed_with_file("ada"),
+        "name": "mask.png",
         "principal_id": id_of(gateway, "ada"),
         "webhook_id": webhook_id,
         "delivery_id": trial.json()["delivery_id"],
