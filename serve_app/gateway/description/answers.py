@@ -41,7 +41,8 @@ def answers_of(route: RouteSpec, operation: Operation, problems: Problems, schem
 
 def _content(content: Content, schemas: Schemas) -> tuple[str, Json]:
     if isinstance(content, str):
-        return content, {"schema": {"type": "string"}}
+        # What reads descriptions takes the schema of a stream for that of each event; those are told in the text.
+        return content, {} if content == "text/event-stream" else {"schema": {"type": "string"}}
     return "application/json", {"schema": schemas.sent(content)}
 
 

@@ -88,7 +88,7 @@ def _operation(document: Json, method: str, path: str, operation: Json) -> Json:
 
 def _answer(document: Json, status: str, answer: Json) -> Json:
     content = answer.get("content", {})
-    schemas = {media: _schema_name(body["schema"]) for media, body in content.items() if "problem" not in media}
+    schemas = {media: _schema_name(body.get("schema", {})) for media, body in content.items() if "problem" not in media}
     examples = [document["components"]["schemas"][name].get("examples") for name in schemas.values() if name]
     return {
         "status": status,

@@ -1,0 +1,140 @@
+"""Requests that pass, for every route of the description: what they name is made for each of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from gateway_parts import PICTURE, Running, as_admin, failed
+from schemathesis import Case
+
+from serve_app.errors import ReplicaLost
+from serve_app.jobs.limits import MAX_DELIVERIES
+
+USER: Final = "root"
+"""An admin, who asks for all of it."""
+NOBODY: Final = "0" * 32
+BLOCK: Final = {"principal_id": NOBODY, "name": "nobody", "reason": "A test."}
+OVERRIDE: Final = {**BLOCK, "submits_per_s": 5}
+STOP: Final = {"what": "intake", "model": "words", "message": "A test."}
+HOOK: Final = {"url": "https://lab.example.org/hook"}
+WORDS: Final = {"model": "words", "params": {"text": "a b"}}
+
+
+class GoodRequests:
+    """Puts what is there into made-up requests. Made in the gateway's loop; called from the fuzzer's thread."""
+
+    def __init__(self, gateway: Running) -> None:
+        self._gateway = gateway
+        self._loop = asyncio.get_running_loop()
+        self._made: dict[str, dict[str, str]] = {}
+        """What is named in the paths of reads."""
+
+    def improve(self, case: Case) -> None:
+        """Make a made-up request one that passes; headers that mean something are left out."""
+        case.query, case.headers = {}, {}
+        name = f"{case.method} {case.path}"
+        case.path_parameters = asyncio.run_coroutine_threadsafe(self._names(case, name), self._loop).result(30)
+        if name in self._bodies:
+            case.body = self._bodies[name]
+        elif case.media_type == "multipart/form-data":
+            case.body = {"image": PICTURE}
+        elif case.path in ("/api/v1/jobs", "/api/v1/inference"):
+            case.body = WORDS
+        elif case.media_type == "application/json":
+            case.body = {"job_id": self._made["job"]["job_id"]}
+
+    _bodies: Final = {
+        "POST /api/v1/webhooks": HOOK,
+        "POST /api/v1/admin/blocks": BLOCK,
+        "POST /api/v1/admin/overrides": OVERRIDE,
+        "POST /api/v1/admin/stops": STOP,
+    }
+
+    async def _names(self, case: Case, name: str) -> dict[str, str]:
+        """What stands in the path: made anew for a request that takes it away or changes it."""
+        for make, kind in ((self._job, "job"), (self._hook, "hook")):
+            if kind not in self._made:
+                self._made[kind] = await make()
+        if case.path == "/api/v1/webhooks" and case.method == "POST":
+            await self._forget_hooks()
+        maker = self._makers().get(name)
+        if maker is not None:
+            return await maker()
+        found = {**self._made["job"], **self._made["hook"], "principal_id": NOBODY, "slug": "job-unknown"}
+        return {parameter: found[parameter] for parameter in case.path_parameters or {}}
+
+    def _makers(self) -> dict[str, Callable[[], Coroutine[Any, Any, dict[str, str]]]]:
+        return {
+            "DELETE /api/v1/jobs/{job_id}": self._ended_job,
+            "POST /api/v1/jobs/{job_id}/retry": self._failed_job,
+            "POST /api/v1/jobs/{job_id}/cancel": self._cancelled_job,
+            "DELETE /api/v1/webhooks/{webhook_id}": self._new_hook,
+            "GET /api/v1/admin/dead/{job_id}": self._dead_job,
+            "DELETE /api/v1/admin/dead/{job_id}": self._dead_job,
+            "POST /api/v1/admin/dead/{job_id}/requeue": self._dead_job,
+            "DELETE /api/v1/admin/stops/{stop}": self._stop,
+            "DELETE /api/v1/admin/blocks/{principal_id}": self._block,
+            "DELETE /api/v1/admin/overrides/{principal_id}": self._override,
+        }
+
+    async def _job(self) -> dict[str, str]:
+        return {"job_id": await self._gateway.completed_with_file(USER), "name": "mask.png"}
+
+    async def _ended_job(self) -> dict[str, str]:
+        job_id = await self._gateway.submit(USER)
+        await self._gateway.ended(job_id, USER)
+        return {"job_id": job_id}
+
+    async def _failed_job(self) -> dict[str, str]:
+        usual, self._gateway.model.answer = self._gateway.model.answer, failed("model-rejected", "A test.")
+        try:
+            return await self._ended_job()
+        finally:
+            self._gateway.model.answer = usual
+
+    async def _cancelled_job(self) -> dict[str, str]:
+        self._gateway.model.open.clear()
+        job_id = await self._gateway.submit(USER)
+        assert (await self._gateway.post(f"/api/v1/jobs/{job_id}/cancel", USER)).status_code == 200
+        self._gateway.model.open.set()
+        return {"job_id": job_id}
+
+    async def _dead_job(self) -> dict[str, str]:
+        self._gateway.model.open.clear()
+        job_id = await self._gateway.submit(USER)
+        await self._gateway.redis.hset(f"job:{job_id}", "deliveries", MAX_DELIVERIES - 1)
+        self._gateway.model.trouble = ReplicaLost("The replica was killed by signal 9.")
+        self._gateway.model.open.set()
+        await self._gateway.ended(job_id, USER)
+        self._gateway.model.trouble = None
+        return {"job_id": job_id}
+
+    async def _forget_hooks(self) -> None:
+        for hook in (await self._gateway.get("/api/v1/webhooks", USER)).json()["webhooks"]:
+            if hook["webhook_id"] != self._made["hook"]["webhook_id"]:
+                await self._gateway.client.delete(hook["links"]["self"], headers=self._gateway.bearer(USER))
+
+    async def _new_hook(self) -> dict[str, str]:
+        await self._forget_hooks()
+        made = await self._gateway.post("/api/v1/webhooks", USER, json=HOOK)
+        return {"webhook_id": made.json()["webhook_id"]}
+
+    async def _hook(self) -> dict[str, str]:
+        made = await self._gateway.post("/api/v1/webhooks", USER, json=HOOK)
+        path = made.json()["links"]["self"]
+        trial = await self._gateway.post(f"{path}/test", USER)
+        return {"webhook_id": made.json()["webhook_id"], **trial.json()}
+
+    async def _stop(self) -> dict[str, str]:
+        made = await as_admin(self._gateway, "POST", "/api/v1/admin/stops", json=STOP)
+        return {"stop": made.json()["stop"]}
+
+    async def _block(self) -> dict[str, str]:
+        assert (await as_admin(self._gateway, "POST", "/api/v1/admin/blocks", json=BLOCK)).status_code == 201
+        return {"principal_id": NOBODY}
+
+    async def _override(self) -> dict[str, str]:
+        assert (await as_admin(self._gateway, "POST", "/api/v1/admin/overrides", json=OVERRIDE)).status_code == 201
+        return {"principal_id": NOBODY}
