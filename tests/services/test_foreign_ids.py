@@ -52,7 +52,7 @@ async def ask(gateway: Running, route: RouteSpec, ids: dict[str, str], user: str
     """A request of the user with a body that passes, where the route takes one."""
     example = OPERATIONS[name_of(route)].example
     body: Any = {"json": example} if example is not None else {}
-    path = route.path.format_map({**ids, "slug": "job-unknown"})
+    path = route.path.format_map({**ids, "slug": "job-unknown", "stop": "intake"})
     return await gateway.client.request(route.method, path, headers=gateway.bearer(user), **body)
 
 

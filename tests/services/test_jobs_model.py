@@ -401,7 +401,7 @@ class TrackerMachine(RuleBasedStateMachine):
         return next(
             int(event["completed_at"])
             for _, event in self.redis.xrevrange("outbox")
-            if (event["job_id"], event["kind"]) == (job_id, "outcome")
+            if (event.get("job_id"), event["kind"]) == (job_id, "outcome")
         )
 
     # What must hold after every step.
