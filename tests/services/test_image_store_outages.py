@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import os
-import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ from serve_app.models.server import ModelServer
 from serve_app.settings import Settings
 from tests.pictures import encode
 from tests.services.gateway_parts import PICTURE, VERSION, Answering, Running, running_gateway, until
+from tests.services.replica import RAY_TOKEN
 
 CONFIG = ModelConfig(name="bright", implementation="tests.toy_files:BrightMask", num_cpus=0.1)
 SIZE = (5000, 4200)
@@ -61,7 +61,7 @@ def deployed(settings: Settings) -> Iterator[ServeHandle]:
         for name, value in values.items():
             patch.setenv(name.upper(), value.get_secret_value() if isinstance(value, SecretStr) else value)
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # or Ray would write one into the home folder
+        patch.setenv("RAY_AUTH_TOKEN", RAY_TOKEN)
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         serve.start(proxy_location="Disabled")
         deployment = serve.deployment(
