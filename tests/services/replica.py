@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import time
 from collections.abc import Sequence
@@ -15,10 +14,6 @@ from serve_app.connections import connect_redis
 from serve_app.contracts import Registrar, ReplicaCard, Task
 from serve_app.settings import read_settings
 from tests.toy_model import WordStatistics
-
-RAY_TOKEN = secrets.token_hex(32)
-"""Of every Ray that this process starts: Ray reads a token once in a process; without one it writes its own to the home
-folder."""
 
 
 class HostileWords(WordStatistics):

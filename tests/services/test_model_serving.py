@@ -3,6 +3,7 @@
 import asyncio
 import io
 import random
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from serve_app.models.handle import ServeHandle
 from serve_app.models.registry import ModelConfig
 from serve_app.models.server import ModelServer
 from serve_app.settings import Settings
-from tests.services.replica import RAY_TOKEN, make_registrar
+from tests.services.replica import make_registrar
 from tests.tiny_vit import LABELS, write_snapshot
 
 VERSION = "v1"
@@ -50,7 +51,7 @@ def service(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "MODEL_CACHE_DIR": str(cache),
         "INFERENCE_THREADS": "1",
         "FORWARD_TIMEOUT_S": "2",
-        "RAY_AUTH_TOKEN": RAY_TOKEN,
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),  # or Ray would write one into the home folder
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():  # the replicas inherit it, faster than by a runtime_env
