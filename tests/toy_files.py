@@ -17,7 +17,6 @@ from tests.pictures import encode, gradient
 class Threshold(Schema):
     threshold: int = 128
     name: str = "mask.png"
-    copies: int = 1
 
 
 class Bright(ResultWithOutputs):
@@ -47,8 +46,10 @@ class BrightMask(Model):
     def postprocess(self, output: Any, params: Threshold, notes: Json) -> Answer:
         share, mask = output
         files = {params.name: Output("image/png", mask), "share.txt": Output("text/plain", f"{share:.3f}".encode())}
-        files |= {f"copy-{number}": Output("image/png", mask) for number in range(1, params.copies)}
         return Answer(Bright(share=share), files)
 
     def warm_up_input(self) -> tuple[bytes, Threshold]:
         return encode(gradient(), "PNG"), Threshold()
+
+    def describe(self) -> Json:
+        return {**super().describe(), "id": "bright-mask", "revision": "1"}

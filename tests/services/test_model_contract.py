@@ -12,13 +12,17 @@ import pytest
 from PIL import Image
 
 from serve_app.errors import ImageUndecodable, ModelRejected, ModelUnready
-from serve_app.models.contract import Model
+from serve_app.models.contract import Answer, Model
 from serve_app.models.registry import load
 from serve_app.models.sem_classifier import NoParams, SemClassifier
 from serve_app.settings import Settings
 from tests.tiny_vit import LABELS, SIZE, write_snapshot
 
-IMPLEMENTATIONS = ["serve_app.models.sem_classifier:SemClassifier", "tests.toy_model:WordStatistics"]
+IMPLEMENTATIONS = [
+    "serve_app.models.sem_classifier:SemClassifier",
+    "tests.toy_model:WordStatistics",
+    "tests.toy_files:BrightMask",
+]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,9 @@ def test_a_model_keeps_the_contract(implementation: str, cache: Path):
     assert len(outputs) == 3
     for output in outputs:
         result = model.postprocess(output, params, prepared.notes)
+        if isinstance(result, Answer):
+            result.check(Settings().output_max_bytes)
+            result = result.listed()
         assert isinstance(result, model.Result)
         text = json.dumps(result.model_dump(mode="json"), allow_nan=False)
         assert len(text) < 64_000
