@@ -54,16 +54,22 @@ class GoodRequests:
 
     async def _names(self, case: Case, name: str) -> dict[str, str]:
         """What stands in the path: made anew for a request that takes it away or changes it."""
-        for make, kind in ((self._job, "job"), (self._hook, "hook")):
-            if kind not in self._made:
-                self._made[kind] = await make()
         if case.path == "/api/v1/webhooks" and case.method == "POST":
             await self._forget_hooks()
         maker = self._makers().get(name)
         if maker is not None:
             return await maker()
-        found = {**self._made["job"], **self._made["hook"], "principal_id": NOBODY, "slug": "job-unknown"}
+        found = {"principal_id": NOBODY, "slug": "job-unknown"}
+        if "/webhooks" in case.path:
+            found |= await self._once("hook", self._hook)
+        elif "/jobs" in case.path:
+            found |= await self._once("job", self._job)
         return {parameter: found[parameter] for parameter in case.path_parameters or {}}
+
+    async def _once(self, kind: str, make: Callable[[], Coroutine[Any, Any, dict[str, str]]]) -> dict[str, str]:
+        if kind not in self._made:
+            self._made[kind] = await make()
+        return self._made[kind]
 
     def _makers(self) -> dict[str, Callable[[], Coroutine[Any, Any, dict[str, str]]]]:
         return {
@@ -113,8 +119,7 @@ class GoodRequests:
 
     async def _forget_hooks(self) -> None:
         for hook in (await self._gateway.get("/api/v1/webhooks", USER)).json()["webhooks"]:
-            if hook["webhook_id"] != self._made["hook"]["webhook_id"]:
-                await self._gateway.client.delete(hook["links"]["self"], headers=self._gateway.bearer(USER))
+            await self._gateway.client.delete(hook["links"]["self"], headers=self._gateway.bearer(USER))
 
     async def _new_hook(self) -> dict[str, str]:
         await self._forget_hooks()
