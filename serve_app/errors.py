@@ -29,6 +29,8 @@ ServiceError
 │   ├── RetryRefused              409 retry-refused
 │   ├── ResultExpired             410 result-expired
 │   ├── OutputUnknown             404 output-unknown
+│   ├── BatchUnknown              404 batch-unknown
+│   ├── BatchNotEnded             409 batch-not-ended
 │   ├── DecisionUnknown           404 decision-unknown
 │   ├── StopUnknown               404 stop-unknown
 │   ├── DecisionsFull             409 decisions-full
@@ -200,6 +202,14 @@ class ResultExpired(RequestError):
 
 class OutputUnknown(RequestError):
     slug, status, title = "output-unknown", 404, "No such output"
+
+
+class BatchUnknown(RequestError):
+    slug, status, title = "batch-unknown", 404, "No such batch"
+
+
+class BatchNotEnded(RequestError):
+    slug, status, title = "batch-not-ended", 409, "The batch has not ended"
 
 
 class DecisionUnknown(RequestError):

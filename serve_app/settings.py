@@ -116,6 +116,11 @@ class Settings(BaseSettings):
     upload_bytes_in_flight: Annotated[int, Field(ge=1)] = 256 * MIB
     """Request bodies one gateway replica holds at once; beyond it 503."""
 
+    batch_max_items: Annotated[int, Field(ge=1, le=500)] = 200
+    """Items of one batch."""
+    batch_max_bytes: Annotated[int, Field(ge=1)] = 64 * MIB
+    """Files of one batch together, in bytes; beyond it 413."""
+
     model_source: Literal["demo", "hugging_face", "private"] = "demo"
     """`demo`: the shipped stand-in. `hugging_face`: from the Hugging Face cache. `private`: from MODEL_CACHE_DIR."""
     model_id: str = ""

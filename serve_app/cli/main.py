@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from serve_app.cli import classify, config, jobs, migrate, predict, token, top, up, usage, webhooks
+from serve_app.cli import batch, classify, config, jobs, migrate, predict, token, top, up, usage, webhooks
 from serve_app.cli.admin import dead, intake
 
 commands = typer.Typer(
@@ -18,6 +18,7 @@ commands = typer.Typer(
 )
 for module in (up, token, classify, predict, top, config, migrate):
     commands.command()(getattr(module, module.__name__.rpartition(".")[2]))
+commands.add_typer(batch.commands, name="batch")
 commands.add_typer(jobs.commands, name="jobs")
 commands.add_typer(usage.commands, name="usage")
 commands.add_typer(webhooks.commands, name="webhooks")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -55,16 +55,13 @@ class ServiceClient:
 
     def submit(self, file: Path, *, model: str | None = None) -> Json:
         """Send one image; the accepted job. Waits where the service says that this user is too fast."""
-        fields, deadline = {} if model is None else {"model": model}, time.monotonic() + TOO_FAST_S
-        while True:
-            try:
-                with file.open("rb") as stream:
-                    return self._ask("POST", "/api/v1/jobs", files={"image": (file.name, stream)}, data=fields)
-            except RateLimited as error:
-                pause = error.retry_after or 1
-                if time.monotonic() + pause > deadline:
-                    raise
-                time.sleep(pause)
+        fields = {} if model is None else {"model": model}
+
+        def once() -> Json:
+            with file.open("rb") as stream:
+                return self._ask("POST", "/api/v1/jobs", files={"image": (file.name, stream)}, data=fields)
+
+        return self._patiently(once, RateLimited)
 
     def models(self) -> Json:
         """The served models, and which of them is the default."""
@@ -124,6 +121,18 @@ class ServiceClient:
             if time.monotonic() + rest > deadline:
                 raise DeadlineExceeded(f"Job {job_id} is still {state} after {timeout_s:g} seconds.")
             time.sleep(rest)
+
+    def _patiently(self, ask: Callable[[], Json], refusal: type[CapacityError]) -> Json:
+        """What is answered once the service refuses in this way no longer; asked for `TOO_FAST_S` at most."""
+        deadline = time.monotonic() + TOO_FAST_S
+        while True:
+            try:
+                return ask()
+            except refusal as error:
+                pause = error.retry_after or 1
+                if time.monotonic() + pause > deadline:
+                    raise
+                time.sleep(pause)
 
     def _ask(self, method: str, path: str, **parts: Any) -> Json:
         answer = self._request(method, path, **parts)

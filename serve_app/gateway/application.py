@@ -22,6 +22,7 @@ from starlette.routing import Route
 from serve_app.connections import GroupingRedis, connect_redis, end_tasks
 from serve_app.contracts import ModelCard, ModelHandle
 from serve_app.errors import InternalError, RouteUnknown, ServiceError
+from serve_app.gateway.batches.fetcher import Fetcher
 from serve_app.gateway.description.publish import describe
 from serve_app.gateway.endpoint import Endpoint, PathEndpoint, request_id_of
 from serve_app.gateway.keys import KeyRing
@@ -40,6 +41,7 @@ from serve_app.gateway.usage.reports import Reports
 from serve_app.gateway.views import job_path
 from serve_app.images.bucket_store import BucketStore, open_store
 from serve_app.images.keeper import Keeper
+from serve_app.jobs.batches.batches import Batches
 from serve_app.jobs.dead import DeadLetters
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
@@ -63,7 +65,7 @@ CORS_EXPOSED: Final = (
 )
 CORS_MAX_AGE_S: Final = 12 * 3600
 
-Runner = Dispatcher | Writer | BreakerMeter | Rates | Departure | Sender | Keeper
+Runner = Dispatcher | Writer | BreakerMeter | Rates | Departure | Sender | Keeper | Fetcher
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ def build_gateway(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         runners: list[Runner] = [*service.dispatchers.values(), service.writer, Sender(work, settings, job_path)]
-        runners += [BreakerMeter(service.dispatchers), service.rates, service.departure]
+        runners += [BreakerMeter(service.dispatchers), service.rates, service.departure, Fetcher(service)]
         if isinstance(service.store, BucketStore):
             runners.append(Keeper(service.store, work))
         tasks = [asyncio.create_task(runner.run(), name=type(runner).__name__) for runner in runners]
@@ -141,6 +143,7 @@ def _assemble(
         description=describe(ROUTES, EVERY_ROUTE, EVERY_AUTHENTICATED_ROUTE),
         tracker=asked,
         desk=Desk(requests, settings),
+        batches=Batches(requests, settings),
         dead=DeadLetters(requests, settings),
         stops=stops,
         vitals=Vitals(asked, stops, [card.name for card in cards]),

@@ -1,9 +1,9 @@
-"""Request bodies: JSON of at most 64 kB, or a form with one file; counted while they arrive."""
+"""Request bodies: JSON, or a form with one file or many; bounded, and counted while they arrive."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import Any, Final, NoReturn
 
@@ -23,6 +23,8 @@ FORM_MARGIN_BYTES: Final = 1 * MIB
 """What a form may hold beside the image: boundaries, part headers, the other fields."""
 FIELDS_MAX: Final = 4
 FIELD_MAX_BYTES: Final = 64 * 1024
+SPOOL_BYTES: Final = 128 * 1024
+"""What each of many files may hold of the memory before it goes to disk."""
 POINTERS_MAX: Final = 20
 
 Form = dict[str, str | UploadFile]
@@ -36,12 +38,15 @@ def media_type(call: Call) -> str:
     return call.request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_json(call: Call) -> Json:
-    """The body as a JSON object of well-formed text. Raises `BodyTypeUnsupported`, `BodyTooLarge`, `BodyInvalid`."""
+async def read_json(call: Call, limit: int = JSON_MAX_BYTES) -> Json:
+    """The body, of at most `limit` bytes, as a JSON object of well-formed text.
+
+    Raises `BodyTypeUnsupported`, `BodyTooLarge`, `BodyInvalid`.
+    """
     if media_type(call) != "application/json":
         raise BodyTypeUnsupported("Send application/json.")
     body = bytearray()
-    async with aclosing(_pieces(call, JSON_MAX_BYTES)) as pieces:
+    async with aclosing(_pieces(call, limit)) as pieces:
         async for piece in pieces:
             body += piece
     return parse_object(bytes(body), "The body")
@@ -52,25 +57,49 @@ async def read_form(call: Call, share: UploadShare) -> Form:
 
     Raises `BodyTooLarge`, `BodyInvalid`, and `StoreFull` when the replica holds too many uploads already.
     """
-    limit = call.service.settings.image_max_bytes + FORM_MARGIN_BYTES
+    items = await _parse(call, share, call.service.settings.image_max_bytes + FORM_MARGIN_BYTES, files=1)
+    form = dict(items)
+    if len(form) < len(items):
+        close_files(value for _, value in items)
+        raise BodyInvalid("A form field was sent twice.")
+    return form
+
+
+async def read_files(call: Call, share: UploadShare, name: str) -> tuple[list[UploadFile], dict[str, str]]:
+    """The files of a form whose parts all have this name, and its texts. Raises as `read_form`.
+
+    The caller closes the files. Each is on disk but for its beginning: many of them must not take the memory.
+    """
+    settings = call.service.settings
+    items = await _parse(call, share, settings.batch_max_bytes + FORM_MARGIN_BYTES, files=settings.batch_max_items)
+    files = [value for field, value in items if field == name and isinstance(value, UploadFile)]
+    texts = {field: value for field, value in items if isinstance(value, str)}
+    if len(files) + len(texts) < len(items):
+        close_files(value for _, value in items)
+        raise BodyInvalid(f"A form field was sent twice, or a file in another field than {name}.")
+    return files, texts
+
+
+async def _parse(call: Call, share: UploadShare, limit: int, *, files: int) -> list[tuple[str, str | UploadFile]]:
     async with aclosing(_pieces(call, limit, share)) as pieces:
         parser = _FormParser(
-            call.request.headers, pieces, max_files=1, max_fields=FIELDS_MAX, max_part_size=FIELD_MAX_BYTES
+            call.request.headers, pieces, max_files=files, max_fields=FIELDS_MAX, max_part_size=FIELD_MAX_BYTES
         )
+        if files > 1:
+            parser.spool_max_size = SPOOL_BYTES
         try:
             items = (await parser.parse()).multi_items()
         except MultiPartException as error:
             raise BodyInvalid(f"The form could not be read: {error.message}") from error
-    form = dict(items)
-    if not parser.ended or len(form) < len(items):
+    if not parser.ended:
         parser.close_files()
-        raise BodyInvalid("A form field was sent twice." if parser.ended else "The form ends early.")
-    return form
+        raise BodyInvalid("The form ends early.")
+    return items
 
 
-def close_form(form: Form) -> None:
-    """Give the file's memory or disk back."""
-    for value in form.values():
+def close_files(values: Iterable[str | UploadFile]) -> None:
+    """Give the memory or disk of a form's files back."""
+    for value in values:
         if isinstance(value, UploadFile):
             value.file.close()
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 from serve_app.contracts import SERVICE_NAME, Json
-from serve_app.errors import CapacityError, JobError, ServiceError, TokenInvalid
+from serve_app.errors import CapacityError, JobError, RequestError, ServiceError, TokenInvalid
 
 SECURITY_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 PATH_SHOWN_MAX: Final = 1000
@@ -17,7 +17,7 @@ RETRY_AFTER_S: Final = 2
 
 json_text: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 """A document as every answer writes it: one encoder for all, status reads are hot. It writes no line breaks."""
-_JOB_TITLES: Final = {error.slug: error.title for error in JobError.__subclasses__()}
+_TITLES: Final = {error.slug: error.title for base in (JobError, RequestError) for error in base.__subclasses__()}
 
 
 def problem_type(slug: str) -> str:
@@ -26,8 +26,8 @@ def problem_type(slug: str) -> str:
 
 
 def job_problem(slug: str, detail: str) -> Json:
-    """Why a job ended without a result, as part of a job object."""
-    return {"type": problem_type(slug), "title": _JOB_TITLES.get(slug, "The job failed"), "detail": detail}
+    """Why a job ended without a result or never began, as part of an object."""
+    return {"type": problem_type(slug), "title": _TITLES.get(slug, "The job failed"), "detail": detail}
 
 
 def json_response(document: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from serve_app import errors
 from serve_app.gateway import reads, submit
 from serve_app.gateway.admin import dead, figures, people, stops
+from serve_app.gateway.batches import routes as batches
 from serve_app.gateway.description import read as description
 from serve_app.gateway.endpoint import Problems, RouteSpec
 from serve_app.gateway.live import stream
@@ -187,6 +188,7 @@ ROUTES: Final = (
         (errors.JobUnknown, errors.OutputUnknown, errors.StoreUnavailable),
         tracked="job_results",
     ),
+    *batches.ROUTES,
     RouteSpec("GET", "/api/v1/models", health.models, "The served models and their replicas", tracked="models"),
     RouteSpec(
         "GET",

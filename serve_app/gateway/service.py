@@ -28,6 +28,7 @@ from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import UploadBudget
 from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
+from serve_app.jobs.batches.batches import Batches
 from serve_app.jobs.dead import DeadLetters
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
@@ -59,6 +60,7 @@ class Service:
     desk: Desk
     dead: DeadLetters
     stops: Stops
+    batches: Batches
     vitals: Vitals
     store: ImageStore
     outbox: Outbox
@@ -149,3 +151,8 @@ class Call:
         """Return when the limiter has let the request pass. Raises as `Admission.granted`."""
         if self.admission is not None:
             await self.admission.granted()
+
+    async def charged(self, more: int) -> None:
+        """Count what the request holds beyond one submit. Raises as `Admission.charge`."""
+        if self.admission is not None and more:
+            await self.admission.charge(more)

@@ -21,7 +21,16 @@ from serve_app.errors import (
     TrackerUnavailable,
 )
 from serve_app.gateway import views
-from serve_app.gateway.body import Form, close_form, escape, media_type, parse_object, pointers_of, read_form, read_json
+from serve_app.gateway.body import (
+    Form,
+    close_files,
+    escape,
+    media_type,
+    parse_object,
+    pointers_of,
+    read_form,
+    read_json,
+)
 from serve_app.gateway.operations.idempotency import identify, read_key
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call, Service
@@ -74,7 +83,7 @@ async def _accept(call: Call) -> Accepted:
             try:
                 return await _accept_ask(call, share, _ask_of_form(form), key)
             finally:
-                close_form(form)
+                close_files(form.values())
         if kind == "application/json":
             return await _accept_ask(call, share, _ask_of_json(await read_json(call)), key)
         raise BodyTypeUnsupported("Send multipart/form-data with the file field image, or application/json.")
@@ -84,8 +93,8 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask, key: str | None)
     service = call.service
     card = service.card(ask.model)
     call.model = card.name
-    wants_image = _wants_image(card, ask)
-    params = _checked_params(service, card, ask.params)
+    takes_image = wants_image(card, sources=(ask.image is not None) + (ask.image_url is not None))
+    params = checked_params(service, card, ask.params)
     await call.admitted()  # before anything is fetched or stored
     data = await ask.image.read() if ask.image is not None else None
     submission = Submission(
@@ -97,8 +106,8 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask, key: str | None)
         submission = replace(submission, idempotency=await identify(call, key, asked, data))
         job = await service.tracker.earlier(submission)
     if job is None:
-        if wants_image and data is None:
-            data = await _fetched(service, share, ask.image_url or "")
+        if takes_image and data is None:
+            data = await fetched(service, share, ask.image_url or "")
         # From here accepting runs to its end: a client that goes away leaves a whole job or none.
         job = await asyncio.shield(service.spawn(_submit(service, submission, data)))
     call.job_id = job.id
@@ -127,8 +136,8 @@ async def _submit_with_input(service: Service, submission: Submission, data: byt
     return job
 
 
-def _wants_image(card: ModelCard, ask: Ask) -> bool:
-    sources = (ask.image is not None) + (ask.image_url is not None)
+def wants_image(card: ModelCard, *, sources: int) -> bool:
+    """Whether the model takes an image, and was given just one. Raises `BodyInvalid`, `ImageMissing`."""
     if card.input_layer == "none":
         if sources:
             raise BodyInvalid(f"The model {card.name} takes parameters only, no image.")
@@ -138,14 +147,16 @@ def _wants_image(card: ModelCard, ask: Ask) -> bool:
     return True
 
 
-async def _fetched(service: Service, share: UploadShare, url: str) -> bytes:
+async def fetched(service: Service, share: UploadShare, url: str) -> bytes:
+    """The image behind a URL, once there is room for it. Raises as `fetch`, and `StoreFull`."""
     async with service.fetches:
         data = await fetch(url, service.settings)
         share.reach(len(data))
         return data
 
 
-def _checked_params(service: Service, card: ModelCard, params: Json) -> Json:
+def checked_params(service: Service, card: ModelCard, params: Json) -> Json:
+    """The parameters as the model takes them, defaults filled in. Raises `ParamsInvalid`."""
     try:
         return service.params[card.name].model_validate(params).model_dump(mode="json")
     except ValidationError as error:

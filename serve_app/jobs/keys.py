@@ -21,6 +21,13 @@
 | idem:{hash} | hash: fingerprint, job and time of a submit with this Idempotency-Key | idems:{owner} | 24 h after it |
 | idems:{owner} | sorted set: an owner's hashes → time, ms | 10,000, the oldest leave | 24 h after the last |
 | jobs:{owner} | sorted set: an owner's job → its submit, µs | 10,000, the oldest leave | 7 days after the last submit |
+| batch:{batch} | hash: a batch, with how many of its items are open | items not ended, ended | JOB_TTL after its end |
+| items:{batch} | hash: its items: what they ask for, their jobs, how they ended | 500 items, 1 MiB | with it |
+| batches:{owner} | sorted set: an owner's batch → its submit, µs | 10,000, the oldest leave | 7 days after the last |
+| fetch:{owner} | sorted set: item whose URL waits to be fetched → since, µs | fetches | when empty |
+| fetch-ring | sorted set: owner of such items → next turn, µs | owners that wait | when empty |
+| fetching | sorted set: item whose URL is being fetched → deadline, ms | fetches | when empty |
+| fetches | integer: items whose URL is to be fetched | QUEUE_MAX_JOBS | never |
 | outbox | stream: events for PostgreSQL; `usage` reads it | one outcome per job that ends | after the commit |
 | sweep-turn | string: a gateway sweeps the bucket of images | one | 15 s after it began |
 | webhooks:{owner} | sorted set: only whether it is there; `webhooks` keeps it | there | there |
@@ -51,6 +58,13 @@ KEYS = {
     "jobs": "jobs:{owner}",
     "idem": "idem:{hash}",
     "idems": "idems:{owner}",
+    "batch": "batch:{batch}",
+    "items": "items:{batch}",
+    "batches": "batches:{owner}",
+    "fetch": "fetch:{owner}",
+    "fetch_ring": "fetch-ring",
+    "fetching": "fetching",
+    "fetches": "fetches",
     "outbox": "outbox",
     "webhooks": "webhooks:{owner}",
     "webhook_events": "webhook-events",

@@ -36,6 +36,9 @@ REMOVED_TTL_S = 24 * 3600
 HEARTBEAT_S = 6.0
 """A replica is counted as running for this long after its last beat: three beats of two seconds."""
 
+FETCH_LEASE_S = 30.0
+"""Who fetches an item's URL has this long: the fetch's own ten seconds, its turn waited for, and to store what came."""
+
 MAX_CHUNK_BYTES = 64 * 1024 * 1024
 """Stored inputs of one chunk: they are in one replica's memory at once. Above the largest single input."""
 MAX_CHUNK_PIXELS = 200_000_000

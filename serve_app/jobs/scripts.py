@@ -1,4 +1,4 @@
-"""The Lua scripts, each behind the same lines: keys, numbers, allowed changes, then `lua/common.lua`.
+"""The Lua scripts, each behind the same lines: keys, numbers, allowed changes, then what they share.
 
 A script's file is the body of a function, so that wherever it returns, what it changed is published after it.
 """
@@ -6,7 +6,7 @@ A script's file is the body of a function, so that wherever it returns, what it 
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
@@ -16,6 +16,9 @@ from serve_app.jobs.keys import lua_keys
 from serve_app.jobs.records import Priority
 from serve_app.jobs.states import ALLOWED
 from serve_app.settings import Settings
+
+SHARED: Final = ("batch", "common", "accept")
+"""What stands before every script, in this order."""
 
 
 class Scripts:
@@ -55,6 +58,7 @@ def _head(settings: Settings) -> str:
         "PAGE_LOOKS": limits.PAGE_LOOKS,
         "REMOVED_TTL_S": limits.REMOVED_TTL_S,
         "HEARTBEAT_MS": int(limits.HEARTBEAT_S * 1000),
+        "FETCH_LEASE_MS": int(limits.FETCH_LEASE_S * 1000),
         "LEASE_MS": int(settings.lease_seconds * 1000),
         "JOB_TTL_S": settings.job_ttl,
         "QUEUE_MAX_JOBS": settings.queue_max_jobs,
@@ -69,7 +73,7 @@ def _head(settings: Settings) -> str:
             *(f"local {name} = {number}" for name, number in numbers.items()),
             f"local PRIORITIES = {{{', '.join(repr(priority.value) for priority in Priority)}}}",
             f"local ALLOWED = {{{', '.join(_lua_changes())}}}",
-            _text("common"),
+            *(_text(name) for name in SHARED),
         ]
     )
 

@@ -33,7 +33,7 @@ async def hold_to_description(answer: httpx2.Response) -> None:
     if "*/*" in content:
         return
     assert media in content, f"{where} answered {status} as {media!r}; described are {sorted(content)}"
-    if media.endswith("json"):
+    if media.endswith(("/json", "+json")):
         faults = _validator(content[media]["schema"]["$ref"]).iter_errors(json.loads(await answer.aread()))
         told = [f"{fault.instance_path}: {fault.message[:200]}" for fault in faults]
         assert not told, f"{where} answered {status} with what its description does not have: {told}"

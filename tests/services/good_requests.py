@@ -19,6 +19,7 @@ BLOCK: Final = {"principal_id": NOBODY, "name": "nobody", "reason": "A test."}
 OVERRIDE: Final = {**BLOCK, "submits_per_s": 5}
 STOP: Final = {"what": "intake", "model": "words", "message": "A test."}
 HOOK: Final = {"url": "https://lab.example.org/hook"}
+BATCH: Final = {"model": "words", "items": [{"params": {"text": "a b"}}, {"image_url": "https://example.org/a.png"}]}
 WORDS: Final = {"model": "words", "params": {"text": "a b"}}
 
 
@@ -38,6 +39,8 @@ class GoodRequests:
         case.path_parameters = asyncio.run_coroutine_threadsafe(self._names(case, name), self._loop).result(30)
         if name in self._bodies:
             case.body = self._bodies[name]
+        elif name == "POST /api/v1/batches":
+            case.body = BATCH if case.media_type == "application/json" else {"image": [PICTURE, PICTURE]}
         elif case.media_type == "multipart/form-data":
             case.body = {"image": PICTURE}
         elif case.path in ("/api/v1/jobs", "/api/v1/inference"):
@@ -64,6 +67,8 @@ class GoodRequests:
             found |= await self._once("hook", self._hook)
         elif "/jobs" in case.path:
             found |= await self._once("job", self._job)
+        elif "/batches" in case.path:
+            found |= await self._once("batch", self._batch)
         return {parameter: found[parameter] for parameter in case.path_parameters or {}}
 
     async def _once(self, kind: str, make: Callable[[], Coroutine[Any, Any, dict[str, str]]]) -> dict[str, str]:
@@ -76,6 +81,7 @@ class GoodRequests:
             "DELETE /api/v1/jobs/{job_id}": self._ended_job,
             "POST /api/v1/jobs/{job_id}/retry": self._failed_job,
             "POST /api/v1/jobs/{job_id}/cancel": self._cancelled_job,
+            "DELETE /api/v1/batches/{batch_id}": self._ended_batch,
             "DELETE /api/v1/webhooks/{webhook_id}": self._new_hook,
             "GET /api/v1/admin/dead/{job_id}": self._dead_job,
             "DELETE /api/v1/admin/dead/{job_id}": self._dead_job,
@@ -116,6 +122,15 @@ class GoodRequests:
         await self._gateway.ended(job_id, USER)
         self._gateway.model.trouble = None
         return {"job_id": job_id}
+
+    async def _batch(self) -> dict[str, str]:
+        made = await self._gateway.post("/api/v1/batches", USER, json=BATCH)
+        return {"batch_id": made.json()["batch_id"]}
+
+    async def _ended_batch(self) -> dict[str, str]:
+        made = await self._batch()
+        await self._gateway.post(f"/api/v1/batches/{made['batch_id']}/cancel", USER)
+        return made
 
     async def _forget_hooks(self) -> None:
         for hook in (await self._gateway.get("/api/v1/webhooks", USER)).json()["webhooks"]:

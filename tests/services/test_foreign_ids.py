@@ -36,6 +36,8 @@ async def gateway(settings: Settings, database: str, authority: Authority) -> As
 
 async def ids_of_ada(gateway: Running) -> dict[str, str]:
     """Something of hers for each name that stands in a path."""
+    body = {"items": [{"image_url": "https://images.example.org/a.png"}]}
+    batch = (await gateway.post("/api/v1/batches", "ada", json=body)).json()
     webhook = await gateway.post("/api/v1/webhooks", "ada", json={"url": "https://lab.example.org/hook"})
     webhook_id = webhook.json()["webhook_id"]
     trial = await gateway.post(f"/api/v1/webhooks/{webhook_id}/test", "ada")
@@ -44,6 +46,7 @@ async def ids_of_ada(gateway: Running) -> dict[str, str]:
         "name": "mask.png",
         "principal_id": id_of(gateway, "ada"),
         "webhook_id": webhook_id,
+        "batch_id": batch["batch_id"],
         "delivery_id": trial.json()["delivery_id"],
     }
 

@@ -109,3 +109,29 @@ def test_a_clock_that_goes_back_costs_one_bucket_at_most(client: Redis) -> None:
     times = [START_US] * 40 + [START_US - 3_600_000_000]
     wait, _ = ask(client, interval, times)[-1]
     assert wait == interval
+
+
+DEBTOR = """
+local interval, bucket, now = tonumber(ARGV[1]), KEYS[1], tonumber(ARGV[2])
+keep(bucket, now, tonumber(ARGV[3]), interval)
+local out = {}
+for place, later in ipairs(cjson.decode(ARGV[4])) do
+  local _, _, wait = look(redis.call('GET', bucket), now + later, interval)
+  out[place] = wait
+end
+redis.call('DEL', bucket)
+return cjson.encode(out)
+"""
+
+
+@search(max_examples=50, deadline=None)
+@given(INTERVALS, st.integers(1, 500))
+def test_a_bucket_that_owes_is_paid_by_time_whatever_the_clock_does(client: Redis, interval: int, more: int) -> None:
+    room, missing = max(BURST_US, interval), more * interval
+    owed = max(0, missing + interval - room)
+    moments_later = [0, owed, max(0, owed - 1), -3_600_000_000]
+    script = read_script("bucket") + DEBTOR
+    reply = client.eval(script, 1, "rate:submit:debtor", interval, START_US, missing, json.dumps(moments_later))
+    now, paid, almost, clock_back = json.loads(reply)
+    assert (now, paid, almost) == (owed, 0, min(1, owed))
+    assert clock_back <= max(owed, 0) + interval

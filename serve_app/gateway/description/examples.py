@@ -7,11 +7,13 @@ from typing import Final
 
 from serve_app import errors
 from serve_app.contracts import Json
+from serve_app.gateway.description.groups.batches import BATCH_ID
 from serve_app.gateway.description.groups.jobs import JOB_ID
 from serve_app.gateway.problems import problem_type
 
 _JOBS: Final = "/api/v1/jobs"
 _WEBHOOKS: Final = "/api/v1/webhooks"
+_BATCH: Final = f"/api/v1/batches/{BATCH_ID}"
 _BLOCKS: Final = "/api/v1/admin/blocks"
 
 DETAILS: Final[Mapping[str, tuple[str, str]]] = {
@@ -50,6 +52,8 @@ DETAILS: Final[Mapping[str, tuple[str, str]]] = {
     "webhook-unknown": (f"{_WEBHOOKS}/{JOB_ID}", "You have no webhook with this id."),
     "delivery-unknown": (f"{_WEBHOOKS}/{JOB_ID}/deliveries/msg_1/redeliver", "There is no such delivery any more."),
     "webhooks-full": (_WEBHOOKS, "You have 10 webhooks already. Delete one first."),
+    "batch-unknown": (_BATCH, "There is no batch with this id."),
+    "batch-not-ended": (_BATCH, "The batch has items that have not ended. Cancel it first."),
     "decision-unknown": (f"{_BLOCKS}/0123456789abcdef0123456789abcdef", "This user is not blocked."),
     "stop-unknown": ("/api/v1/admin/stops/intake", "There is no stop of this name in force."),
     "decisions-full": (_BLOCKS, "There are 1000 of them already."),

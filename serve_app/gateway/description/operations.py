@@ -10,13 +10,14 @@ from pydantic import BaseModel
 
 from serve_app.contracts import Json
 from serve_app.gateway.admin.people import PRINCIPAL_ID
-from serve_app.gateway.description.groups import house, interventions, jobs, people, webhooks
+from serve_app.gateway.description.groups import batches, house, interventions, jobs, people, webhooks
 from serve_app.gateway.description.groups.operation import Operation
 from serve_app.gateway.endpoint import RouteSpec
 from serve_app.models.contract import OUTPUT_NAME
 
 OPERATIONS: Final[Mapping[str, Operation]] = {
     **jobs.OPERATIONS,
+    **batches.OPERATIONS,
     **webhooks.OPERATIONS,
     **people.OPERATIONS,
     **interventions.OPERATIONS,
@@ -32,6 +33,7 @@ PATH_PARAMETERS: Final[Mapping[str, Json]] = {
         "pattern": f"^{OUTPUT_NAME.pattern}$",
         "description": "Of a file, as the result lists it.",
     },
+    "batch_id": {"type": "string", "description": "The id that the submit of the batch answered."},
     "principal_id": {
         "type": "string",
         "pattern": f"^{PRINCIPAL_ID}$",

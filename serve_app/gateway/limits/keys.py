@@ -2,7 +2,7 @@
 
 | key | what it is | bound | leaves |
 |---|---|---|---|
-| rate:submit:{owner} | string: when the bucket of submits is full again, µs | users lately | a minute after the last |
+| rate:submit:{owner} | string: when the bucket of submits is full; debt, µs | users lately | a minute after the last |
 | rate:read:{owner} | string: the same of all other requests | users lately | a minute after the last request |
 | quota:{owner} | integer: submits of the day | users with a quota who submitted today | at midnight UTC |
 | limits:blocks | hash: principal id → JSON: why, by whom, when | DECISIONS_MAX | when an admin takes it back |

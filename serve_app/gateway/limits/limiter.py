@@ -49,6 +49,7 @@ class Limiter:
     def __init__(self, redis: GroupingRedis, settings: Settings) -> None:
         self.redis = redis
         self.script = read_script("bucket") + read_script("admit")
+        self.charge = redis.register_script(read_script("bucket") + read_script("charge"))
         self.hash = hashlib.sha1(self.script.encode(), usedforsecurity=False).hexdigest()
         self._intervals = {
             "submit": (_interval(settings.rate_submits_per_s), _interval(settings.rate_house_submits_per_s)),
@@ -103,6 +104,23 @@ class Admission:
         if self._figures.verdict != GRANTED:
             raise _refusal(self._figures, self._name)
 
+    async def charge(self, more: int) -> None:
+        """Count so many requests beside this one, which was granted: all of them or none.
+
+        They may be more than the bucket holds; then the user's next request waits the longer. Raises `RateLimited` when
+        the day's quota does not hold them, `TrackerUnavailable`.
+        """
+        count = self._arguments[0]
+        keys, arguments = self._arguments[1 : 1 + count], self._arguments[1 + count :]
+        with redis_errors():
+            figures = Figures(*await self._limiter.charge(keys=keys, args=[*arguments, more]))
+        if figures.verdict != GRANTED:
+            self.refused_by = REFUSED_BY[figures.verdict]
+            left = figures.quota - figures.used
+            why = f"This needs {more} submits more, and {left} are left of your {figures.quota} a day."
+            raise RateLimited(why, retry_after=figures.day_left_s)
+        self._figures = figures
+
     def drop(self) -> None:
         """Nobody waits for the answer any more."""
         if not self._reply.cancel() and not self._reply.cancelled():
@@ -116,7 +134,7 @@ class Admission:
             return ()
         room = max(BURST_S * SECOND_US, figures.interval)
         policy = _policy(self._name, figures.interval)
-        left = (room - figures.missing) // figures.interval
+        left = max(0, (room - figures.missing) // figures.interval)
         state = f'"{self._name}";r={left};t={_seconds(figures.missing)}'
         if figures.quota:
             policy += f', "{self._name}-per-day";q={figures.quota};w=86400'

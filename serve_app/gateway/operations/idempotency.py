@@ -44,14 +44,14 @@ async def identify(call: Call, key: str, asked: Json, image: bytes | None) -> Id
     """The key as this caller's on this route, and the fingerprint of what is `asked` with this image."""
     path = call.request.scope["path"]
     scope = "\0".join((call.caller.id, call.request.method, path, key))
-    if image is None:
-        digest = ""
-    elif len(image) < THREAD_MIN_BYTES:
-        digest = _digest(image)
-    else:
-        digest = await asyncio.to_thread(_digest, image)
+    digest = "" if image is None else await digest_of(image)
     fingerprint = json.dumps([asked, digest], sort_keys=True)
     return Idempotency(_digest(scope.encode()), _digest(fingerprint.encode()))
+
+
+async def digest_of(image: bytes) -> str:
+    """What stands for an image in a fingerprint."""
+    return _digest(image) if len(image) < THREAD_MIN_BYTES else await asyncio.to_thread(_digest, image)
 
 
 def _digest(data: bytes) -> str:

@@ -41,21 +41,29 @@ async def list_jobs(call: Call) -> Response:
     page = await call.service.desk.page(
         call.caller.id,
         limit=asked.limit,
-        before=_place(asked.cursor) if asked.cursor else None,
+        before=place_of(asked.cursor),
         since=_microseconds(asked.since) if asked.since else None,
         status=asked.status,
         model=asked.model,
     )
-    cursor = None if page.next_place is None else urlsafe_b64encode(b"1:%d" % page.next_place).decode()
-    headers = {}
-    if cursor:
-        query = urlencode({**call.request.query_params, "cursor": cursor})
-        headers["Link"] = f'<{call.request.scope["path"]}?{query}>; rel="next"'
+    cursor, headers = next_page(call, page.next_place)
     rows = [views.job_row(job) for job in page.jobs]
     return tagged(call, json_response({"data": rows, "next_cursor": cursor}, headers=headers))
 
 
-def _place(cursor: str) -> int:
+def next_page(call: Call, place: int | None) -> tuple[str | None, dict[str, str]]:
+    """The cursor that leads to this place, and the header that links there; nothing at the end."""
+    if place is None:
+        return None, {}
+    cursor = urlsafe_b64encode(b"1:%d" % place).decode()
+    query = urlencode({**call.request.query_params, "cursor": cursor})
+    return cursor, {"Link": f'<{call.request.scope["path"]}?{query}>; rel="next"'}
+
+
+def place_of(cursor: str | None) -> int | None:
+    """Where a cursor leads. Raises `QueryInvalid`."""
+    if cursor is None:
+        return None
     try:
         said = _PLACE.fullmatch(urlsafe_b64decode(cursor.encode()))
     except ValueError:

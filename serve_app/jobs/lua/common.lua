@@ -11,7 +11,7 @@ local NOW_US = CLOCK[1] * 1000000 + CLOCK[2]
 
 local FIELDS = {
   'v', 'owner', 'model', 'priority', 'status', 'run', 'deliveries', 'strikes', 'turn', 'token', 'alone',
-  'reference', 'bytes', 'pixels', 'submitted_at', 'started_at',
+  'reference', 'bytes', 'pixels', 'submitted_at', 'started_at', 'item',
 }
 
 -- The record of a job. Nil when it is gone or of a newer version; then the second value is that version or false.
@@ -94,15 +94,15 @@ local function put_back(record, deliveries, strikes)
   tell(record, 'PENDING')
 end
 
--- Why no job of this size may come in now, as the script's reply; nil when it may.
-local function refusal(model, bytes)
+-- Why no jobs of this size together (one, unless told) may come in now, as the script's reply; nil when they may.
+local function refusal(model, bytes, jobs)
   local stops = redis.call('HMGET', stops_key(), 'intake', 'intake:' .. model)
   if stops[1] or stops[2] then return { 'stopped', stops[1] or stops[2] } end
   local counts = redis.call('HMGET', ledger_key(model),
     'accepted', 'reopened', 'completed', 'failed', 'cancelled', 'dead')
   for place = 1, #counts do counts[place] = tonumber(counts[place] or 0) end
   local in_flight = counts[1] + counts[2] - counts[3] - counts[4] - counts[5] - counts[6]
-  if in_flight >= QUEUE_MAX_JOBS then return { 'jobs' } end
+  if in_flight + (jobs or 1) > QUEUE_MAX_JOBS then return { 'jobs' } end
   if (redis.call('GET', held_bytes_key()) or 0) + bytes > QUEUE_MAX_BYTES then return { 'bytes' } end
   return nil, in_flight
 end
@@ -124,6 +124,7 @@ local function reopen(record)
   redis.call('PERSIST', job_key(record.id))
   if record.reference ~= '' then redis.call('PERSIST', record.reference) end
   redis.call('INCRBY', held_bytes_key(), record.bytes)
+  if record.item then unsettle(record.item) end
   enter(record)
   wake(record.model)
 end
@@ -155,6 +156,7 @@ local function finish(record, status, counter, outcome)
     'slug', slug, 'detail', detail, 'result', result, 'deliveries', record.deliveries,
     'submitted_at', record.submitted_at, 'started_at', record.started_at or '0', 'completed_at', NOW)
   tell_owner(record, status)
+  if record.item then settle(record.item, NOW, status, slug, detail) end
 end
 
 -- What happens to record and input of a job that ended: the record stays for a while, the input with it where it `stays`.
@@ -167,6 +169,22 @@ local function retire(record, stays)
     end
   end
   redis.call('EXPIRE', job_key(record.id), JOB_TTL_S)
+end
+
+-- Remove an ended job for its owner. PostgreSQL is told to forget what came of it; until it has, `removed` keeps anybody
+-- from reading it there.
+local function forget(record)
+  local dead = redis.call('ZREM', dead_key(record.model), record.id)
+  if dead == 1 then redis.call('DECRBY', dead_bytes_key(record.model), record.bytes) end
+  local completed_at = redis.call('HGET', job_key(record.id), 'completed_at')
+  redis.call('ZREM', jobs_key(record.owner), record.id)
+  redis.call('UNLINK', job_key(record.id), outputs_key(record.id),
+    record.reference ~= '' and record.reference or job_key(record.id))
+  redis.call('SET', removed_key(record.id), '1', 'EX', REMOVED_TTL_S)
+  redis.call('XADD', outbox_key(), '*', 'kind', 'removal', 'job_id', record.id, 'run', record.run,
+    'owner', record.owner, 'model', record.model, 'status', record.status, 'dead', dead,
+    'deliveries', record.deliveries, 'submitted_at', record.submitted_at, 'started_at', record.started_at or '0',
+    'completed_at', completed_at, 'removed_at', NOW)
 end
 
 -- Keep a dead job for inspection; the oldest leave, with their input, when there are too many or they are too large.

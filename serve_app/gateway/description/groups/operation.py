@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.contracts import Json
 
-Tag = Literal["Jobs", "Webhooks", "Older routes", "Usage", "Admin", "Service"]
+Tag = Literal["Jobs", "Batches", "Webhooks", "Older routes", "Usage", "Admin", "Service"]
 """The groups of the page, in its order."""
 Content = type[BaseModel] | str
 """A model is JSON; a text is another media type."""

@@ -10,7 +10,6 @@
 -- is counted until it takes them again, and submits fail by themselves.
 
 local GRANTED, USER, HOUSE, QUOTA, BLOCKED = 0, 1, 2, 3, 4
-local KEPT_MS = 60000
 
 local id, rate = ARGV[1], ARGV[2]
 local interval, quota, house_interval = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -36,15 +35,10 @@ if KEYS[5] then
   if wait > 0 then return { HOUSE, wait, missing, interval, quota, used, day_left } end
 end
 
-local function keep(bucket, missing_there)
-  redis.pcall('SET', bucket, string.format('%.0f', now + missing_there),
-    'PX', string.format('%.0f', math.max(KEPT_MS, missing_there / 1000)))
-end
-
 -- A bucket lost with its server is full: not worth a write to the disk, which every read would have to wait for.
 redis.set_repl(redis.REPL_NONE)
-keep(KEYS[3], after)
-if KEYS[5] then keep(KEYS[5], house_after) end
+keep(KEYS[3], now, after, interval)
+if KEYS[5] then keep(KEYS[5], now, house_after, house_interval) end
 if quota > 0 then
   redis.set_repl(redis.REPL_ALL)
   redis.pcall('INCR', KEYS[4])

@@ -1,0 +1,123 @@
+"""POST /api/v1/batches: many images become one batch, whole or not at all; a bad one is an item that was refused."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from starlette.responses import Response
+
+from serve_app.contracts import Failure, JobInput, Json
+from serve_app.errors import BodyTypeUnsupported, RequestError, ServiceError, TrackerUnavailable
+from serve_app.gateway import views
+from serve_app.gateway.batches.ask import BatchAsk, Entry, ask_of_form, ask_of_json
+from serve_app.gateway.batches.views import ITEMS_SHOWN, batch_object, batch_path
+from serve_app.gateway.body import close_files, media_type, read_files, read_json
+from serve_app.gateway.operations.idempotency import digest_of, identify, read_key
+from serve_app.gateway.problems import json_response
+from serve_app.gateway.service import Call, Service
+from serve_app.images.header import inspect
+from serve_app.jobs.batches.records import NewBatch, NewItem
+
+JSON_MAX_BYTES: Final = 1024 * 1024
+"""Five hundred URLs of two thousand characters."""
+
+
+async def submit_batch(call: Call) -> Response:
+    """202 with the batch, once it is in Redis with every item: jobs, URLs that wait to be fetched, and refused ones."""
+    key = read_key(call)
+    with call.service.uploads.share() as share:
+        kind = media_type(call)
+        if kind == "multipart/form-data":
+            files, texts = await read_files(call, share, "image")
+            try:
+                return await _accept(call, ask_of_form(call.service, files, texts), key)
+            finally:
+                close_files(files)
+        if kind == "application/json":
+            return await _accept(call, ask_of_json(call.service, await read_json(call, JSON_MAX_BYTES)), key)
+        raise BodyTypeUnsupported("Send multipart/form-data with many files in the field image, or application/json.")
+
+
+async def _accept(call: Call, ask: BatchAsk, key: str | None) -> Response:
+    service = call.service
+    call.model = ask.card.name
+    await call.admitted()  # before anything is stored
+    batch = NewBatch(str(uuid.uuid4()), call.caller.id, ask.card.name, traceparent=call.traceparent)
+    if key is not None:
+        asked = {"model": ask.card.name, "items": [await _fingerprint(entry) for entry in ask.entries]}
+        batch = replace(batch, idempotency=await identify(call, key, asked, None))
+    batch_id = await service.batches.earlier(batch)
+    if batch_id is None:
+        await call.charged(len(ask.entries) - 1)
+        items = await _stored(service, ask.entries)
+        # From here accepting runs to its end: a client that goes away leaves a whole batch or none.
+        batch_id = await asyncio.shield(service.spawn(_commit(service, replace(batch, items=items))))
+    view = await service.batches.read(batch_id, batch.owner, limit=ITEMS_SHOWN)
+    headers = {"Location": batch_path(batch_id), "Retry-After": str(views.POLL_AFTER_S)}
+    if batch_id != batch.id:
+        headers["Idempotent-Replayed"] = "true"
+    return json_response(batch_object(view, call, first=0), 202, headers)
+
+
+async def _fingerprint(entry: Entry) -> Json:
+    image = await digest_of(await _bytes_of(entry)) if entry.file else ""
+    refusal = entry.refusal.detail if entry.refusal else ""
+    return {"name": entry.name, "params": entry.params, "url": entry.url, "image": image, "refusal": refusal}
+
+
+async def _bytes_of(entry: Entry) -> bytes:
+    if entry.file is None:
+        return b""
+    await entry.file.seek(0)
+    return await entry.file.read()
+
+
+async def _stored(service: Service, entries: Sequence[Entry]) -> tuple[NewItem, ...]:
+    """The items, their images stored one after the other. Without room for all of them, none stays."""
+    items: list[NewItem] = []
+    try:
+        for entry in entries:
+            items.append(await _item(service, entry))
+    except BaseException:
+        service.spawn(_delete(service, items))
+        raise
+    return tuple(items)
+
+
+async def _item(service: Service, entry: Entry) -> NewItem:
+    if entry.refusal or entry.url:
+        return NewItem(entry.name, entry.params, url=entry.url, refusal=entry.refusal)
+    item = NewItem(entry.name, entry.params, job_id=str(uuid.uuid4()))
+    if entry.file is None:
+        return item
+    data = await _bytes_of(entry)
+    try:
+        header = inspect(data, service.settings)
+    except RequestError as error:
+        return NewItem(entry.name, {}, refusal=Failure(error.slug, error.detail))
+    reference = await service.store.put(item.job_id, data)
+    return replace(item, input=JobInput(reference, len(data), header.pixels, header.media_type))
+
+
+async def _commit(service: Service, batch: NewBatch) -> str:
+    try:
+        batch_id = await service.batches.accept(batch)
+    except TrackerUnavailable:
+        # It may have been accepted before the answer was lost; if not, the inputs' own 15 minutes end them.
+        raise
+    except ServiceError:
+        await _delete(service, batch.items)
+        raise
+    if batch_id != batch.id:  # the same batch was accepted meanwhile
+        await _delete(service, batch.items)
+    return batch_id
+
+
+async def _delete(service: Service, items: Sequence[NewItem]) -> None:
+    for item in items:
+        if item.input:
+            await service.store.delete(item.input.reference)

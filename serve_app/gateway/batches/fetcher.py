@@ -1,0 +1,98 @@
+"""Fetches the URLs of batches in the background and makes jobs of them. Whatever ends it, another goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from typing import Final
+
+from serve_app.connections import end_tasks
+from serve_app.contracts import Failure, JobInput
+from serve_app.errors import CapacityError, InternalError, RequestError, ServiceError, TrackerUnavailable
+from serve_app.gateway.service import Service
+from serve_app.gateway.submit import fetched
+from serve_app.images.header import inspect
+from serve_app.jobs.batches.records import Fetch
+
+AT_ONCE: Final = 4
+"""Fetches of one gateway replica at the same time; submits with a URL have the rest of the places."""
+POLL_S: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Fetcher:
+    """One per gateway process. What it has taken and does not end is taken by another when its time is over."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Fetch until cancelled. No failure ends it."""
+        try:
+            while True:
+                await self._places.acquire()
+                if fetch := await self._next():
+                    task = asyncio.create_task(self._work(fetch))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._done)
+                else:
+                    self._places.release()
+                    await asyncio.sleep(POLL_S)
+        finally:
+            await end_tasks(self._tasks)
+
+    async def _next(self) -> Fetch | None:
+        try:
+            found = await self._service.batches.claim_fetches(1)
+        except ServiceError as error:
+            _log.warning("no URL of a batch can be taken now: %s", error)
+            return None
+        except Exception:
+            _log.exception("no URL of a batch can be taken now")
+            return None
+        return found[0] if found else None
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._places.release()
+
+    async def _work(self, fetch: Fetch) -> None:
+        try:
+            await self._decide(fetch)
+        except CapacityError as error:
+            _log.info("a URL of a batch is fetched again later: %s", error)
+        except Exception:
+            _log.exception("a URL of a batch is left to be taken again")
+
+    async def _decide(self, fetch: Fetch) -> None:
+        try:
+            await self._admit(fetch)
+        except RequestError as error:
+            await self._service.batches.refuse(fetch, Failure(error.slug, error.detail))
+        except ServiceError:
+            raise
+        except Exception:
+            _log.exception("an item of a batch failed")
+            await self._service.batches.refuse(fetch, Failure(InternalError.slug, "The service failed on this image."))
+
+    async def _admit(self, fetch: Fetch) -> None:
+        service = self._service
+        with service.uploads.share() as share:
+            data = await fetched(service, share, fetch.url)
+            header, job_id = inspect(data, service.settings), str(uuid.uuid4())
+            reference = await service.store.put(job_id, data)
+            stored = JobInput(reference, len(data), header.pixels, header.media_type)
+            try:
+                kept = await service.batches.admit(fetch, job_id, stored)
+            except TrackerUnavailable:
+                # It may have been accepted before the answer was lost; if not, the input's own 15 minutes end it.
+                raise
+            except ServiceError:
+                await service.store.delete(reference)
+                raise
+            if not kept:
+                await service.store.delete(reference)

@@ -1,0 +1,140 @@
+"""GET /api/v1/batches/{batch_id}/results: every item with what came of it, as NDJSON or CSV, a piece at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from serve_app.contracts import Json
+from serve_app.errors import ServiceError
+from serve_app.gateway.batches.views import item_object
+from serve_app.gateway.query import read_query
+from serve_app.gateway.service import Call
+from serve_app.jobs.batches.records import BatchView, Item, ItemStatus
+
+PIECE_ITEMS: Final = 20
+"""Items in memory at once; a result has at most 64 kB."""
+SEND_S: Final = 10.0
+"""A reader that does not take a piece for this long is cut off."""
+_CELLS: Final = ("string", "number", "integer", "boolean")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What makes a table program calculate a cell, or look behind it."""
+
+_log = logging.getLogger(__name__)
+
+
+class ResultsQuery(BaseModel):
+    """The form of the results; without it the header Accept decides, and NDJSON is the default."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["ndjson", "csv"] | None = None
+
+
+async def read_results(call: Call) -> Response:
+    """200 with one line for each item in its order, also for those that have not ended; their result is null."""
+    asked = read_query(call, ResultsQuery).format
+    as_csv = asked == "csv" or (asked is None and "text/csv" in call.request.headers.get("accept", ""))
+    batch_id = call.request.path_params["batch_id"]
+    view = await call.service.batches.read(batch_id, call.caller.id, limit=PIECE_ITEMS)
+    call.model = view.batch.model
+    await call.admitted()  # a refused request must not cost PostgreSQL anything
+    headers: dict[str, str] = {}
+    if not as_csv:
+        return _Stream(_pieces(call, view, _line), headers=headers, media_type="application/x-ndjson")
+    card = call.service.cards.get(view.batch.model)
+    table = Table(card.result_schema if card else {})
+    headers["Content-Disposition"] = f'attachment; filename="batch-{batch_id}.csv"'
+    pieces = _pieces(call, view, table.row, table.head())
+    return _Stream(pieces, headers=headers, media_type="text/csv")
+
+
+class Table:
+    """Results as rows: the single values that the model's schema names have columns of their own."""
+
+    def __init__(self, result_schema: Json) -> None:
+        properties: Json = result_schema.get("properties", {})
+        self._columns = [name for name, kind in properties.items() if kind.get("type") in _CELLS]
+
+    def head(self) -> str:
+        """The first line."""
+        return _written(["index", "name", "job_id", "status", "problem", "detail", *self._columns, "result"])
+
+    def row(self, item: Json) -> str:
+        """One item."""
+        problem, result = item["problem"] or {}, item["result"] or {}
+        cells = [item["index"], item["name"], item["job_id"], item["status"]]
+        cells += [problem.get("type", "").rpartition("/")[2], problem.get("detail", "")]
+        cells += [result.get(name, "") for name in self._columns]
+        return _written([*cells, json.dumps(result) if result else ""])
+
+
+class _Stream(Response):
+    """The answer, a piece at a time. Not completed where it breaks, so that the server closes the connection: what came
+    before is not taken for the whole."""
+
+    def __init__(self, pieces: AsyncIterator[str], headers: dict[str, str], media_type: str) -> None:
+        super().__init__(headers=headers, media_type=media_type)
+        del self.headers["content-length"]
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            if scope["method"] != "HEAD":
+                async for piece in self._pieces:
+                    async with asyncio.timeout(SEND_S):
+                        await send({"type": "http.response.body", "body": piece.encode(), "more_body": True})
+        except (ServiceError, OSError) as error:  # TimeoutError is one
+            _log.warning("the results of a batch broke off: %r", error)
+            return
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _pieces(call: Call, view: BatchView, write: Callable[[Json], str], head: str = "") -> AsyncIterator[str]:
+    if head:
+        yield head
+    first = 0
+    while view.items:
+        yield "".join([write(await _shown(call, item)) for item in view.items])
+        first += len(view.items)
+        view = await call.service.batches.read(view.batch.id, call.caller.id, first=first, limit=PIECE_ITEMS)
+
+
+async def _shown(call: Call, item: Item) -> Json:
+    return {**item_object(item), "result": await _result(call, item)}
+
+
+async def _result(call: Call, item: Item) -> Any:
+    """From the job's record, or from PostgreSQL once that has expired; None of a job that its owner removed."""
+    service = call.service
+    if item.recorded or item.status is not ItemStatus.COMPLETED or item.job_id is None:
+        return item.result
+    if await service.desk.removed(item.job_id):
+        return None
+    outcome = await service.outcomes.find(item.job_id, call.caller.id)
+    return outcome.result if outcome else None
+
+
+def _line(item: Json) -> str:
+    return json.dumps(item, separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def _written(cells: list[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow([_safe(cell) for cell in cells])
+    return text.getvalue()
+
+
+def _safe(cell: Any) -> Any:
+    """A text that a table program would take for a formula is marked as a text."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

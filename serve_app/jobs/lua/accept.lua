@@ -1,0 +1,39 @@
+-- How jobs come in: alone, as items of a batch, or after their URL was fetched. And how a request is known again.
+
+-- What was accepted with this idempotency key before, as the script's reply; nil without a key, or when it is new.
+local function repeated(hash)
+  if hash == '' then return nil end
+  local first = redis.call('HMGET', idem_key(hash), 'fingerprint', 'id', 'at')
+  if first[1] then return { 'repeated', unpack(first) } end
+end
+
+-- A key is remembered for a day, and of one owner only so many.
+local function remember(owner, hash, fingerprint, id)
+  if hash == '' then return end
+  local hashes = idems_key(owner)
+  redis.call('HSET', idem_key(hash), 'fingerprint', fingerprint, 'id', id, 'at', NOW)
+  redis.call('EXPIRE', idem_key(hash), IDEMPOTENCY_TTL_S)
+  redis.call('ZREMRANGEBYSCORE', hashes, '-inf', NOW - IDEMPOTENCY_TTL_S * 1000)
+  redis.call('ZADD', hashes, NOW, hash)
+  redis.call('EXPIRE', hashes, IDEMPOTENCY_TTL_S)
+  while redis.call('ZCARD', hashes) > IDEMPOTENCY_MAX do
+    redis.call('UNLINK', idem_key(redis.call('ZPOPMIN', hashes)[1]))
+  end
+end
+
+-- Take a new job in; `refusal` has said that there is room, and how many are in flight.
+local function accept(record, in_flight)
+  record.turn = count(record.model, 'accepted')
+  redis.call('HSET', job_key(record.id), 'v', VERSION, 'owner', record.owner, 'model', record.model,
+    'priority', record.priority, 'status', 'PENDING', 'run', 1, 'deliveries', 0, 'strikes', 0, 'turn', record.turn,
+    'params', record.params, 'reference', record.reference, 'bytes', record.bytes, 'pixels', record.pixels,
+    'media_type', record.media_type, 'traceparent', record.traceparent, 'submitted_at', NOW)
+  if record.item then redis.call('HSET', job_key(record.id), 'item', record.item) end
+  enlist(record)
+  if record.reference ~= '' then redis.call('PERSIST', record.reference) end
+  redis.call('INCRBY', held_bytes_key(), record.bytes)
+  -- Dispatchers claim until nothing waits or the window is full, and a chunk that closes wakes them again. So only the
+  -- first job that waits has to.
+  if in_flight == redis.call('ZCARD', lease_key(record.model)) then wake(record.model) end
+  enter(record)
+end

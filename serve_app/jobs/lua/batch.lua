@@ -1,0 +1,62 @@
+-- What the end of a job means for the batch that it is an item of. `item` is `batch/index`, as the job's record names it.
+
+local function parts_of(item)
+  local batch, index = string.match(item, '^([^/]+)/(%d+)$')
+  return batch, index
+end
+
+-- An item has ended; with the last one its batch has, and stays for as long as an ended job does.
+local function settle(item, now, status, slug, detail)
+  local batch, index = parts_of(item)
+  if redis.call('EXISTS', batch_key(batch)) == 0 then return end
+  redis.call('HSET', items_key(batch), index .. ':end',
+    cjson.encode({ status = status, slug = slug or '', detail = detail or '' }))
+  if redis.call('HINCRBY', batch_key(batch), 'open', -1) == 0 then
+    redis.call('HSET', batch_key(batch), 'completed_at', now)
+    redis.call('EXPIRE', batch_key(batch), JOB_TTL_S)
+    redis.call('EXPIRE', items_key(batch), JOB_TTL_S)
+  end
+end
+
+-- An item's job runs once more, and with it the batch, unless that is gone.
+local function unsettle(item)
+  local batch, index = parts_of(item)
+  if redis.call('EXISTS', batch_key(batch)) == 0 then return end
+  redis.call('HDEL', items_key(batch), index .. ':end')
+  redis.call('HINCRBY', batch_key(batch), 'open', 1)
+  redis.call('HDEL', batch_key(batch), 'completed_at')
+  redis.call('PERSIST', batch_key(batch))
+  redis.call('PERSIST', items_key(batch))
+end
+
+-- An item whose URL waits to be fetched; its owner takes turns with others.
+local function enter_fetch(item, owner, now_us)
+  redis.call('ZADD', fetch_key(owner), now_us, item)
+  redis.call('ZADD', fetch_ring_key(), 'NX', now_us, owner)
+end
+
+-- Nobody has to fetch this item any more: its URL is forgotten.
+local function leave_fetch(item, owner)
+  redis.call('ZREM', fetching_key(), item)
+  redis.call('ZREM', fetch_key(owner), item)
+  if redis.call('EXISTS', fetch_key(owner)) == 0 then redis.call('ZREM', fetch_ring_key(), owner) end
+  redis.call('DECR', fetches_key())
+  local batch, index = parts_of(item)
+  local asked = cjson.decode(redis.call('HGET', items_key(batch), index))
+  redis.call('HSET', items_key(batch), index, cjson.encode({ name = asked.name }))
+end
+
+-- Whether an item is still to be fetched: it became no job, and did not end.
+local function to_fetch(item)
+  local batch, index = parts_of(item)
+  local known = redis.call('HMGET', items_key(batch), index, index .. ':job', index .. ':end')
+  return known[1] and not known[2] and not known[3]
+end
+
+-- A batch of this owner: its size; else nil and why not, as `owned` says it of a job.
+local function owned_batch(batch, owner)
+  local known = redis.call('HMGET', batch_key(batch), 'owner', 'v', 'size')
+  if known[1] ~= owner then return nil, 'unknown' end
+  if known[2] + 0 > VERSION then return nil, 'foreign' end
+  return known[3] + 0
+end

@@ -1,0 +1,29 @@
+-- A batch of this owner: {'done', fields, items by status in the order of STATUSES, rows}, or why not. A row, of `limit`
+-- from `first` on, is an item: index, name, job, how it ended, and the job's status, result, slug and detail.
+local batch, owner, first, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local STATUSES = { 'FETCHING', 'PENDING', 'PROCESSING', 'COMPLETED', 'FAILED', 'CANCELLED', 'REFUSED' }
+
+local function status_of(job, ending)
+  local status = job and redis.call('HGET', job_key(job), 'status')
+  return status or (ending and cjson.decode(ending).status) or (job and 'FAILED' or 'FETCHING')
+end
+
+local function row(index)
+  local known = redis.call('HMGET', items_key(batch), index, index .. ':job', index .. ':end')
+  local shown = known[2] and redis.call('HMGET', job_key(known[2]), 'status', 'result', 'slug', 'detail') or {}
+  return { index, cjson.decode(known[1]).name, known[2] or '', known[3] or '', shown }
+end
+
+local size, reason = owned_batch(batch, owner)
+if not size then return { reason } end
+local counts = {}
+for _, status in ipairs(STATUSES) do counts[status] = 0 end
+for index = 0, size - 1 do
+  local known = redis.call('HMGET', items_key(batch), index .. ':job', index .. ':end')
+  local status = status_of(known[1], known[2])
+  counts[status] = counts[status] + 1
+end
+local shown, rows = {}, {}
+for place, status in ipairs(STATUSES) do shown[place] = counts[status] end
+for index = first, math.min(first + limit, size) - 1 do rows[#rows + 1] = row(index) end
+return { 'done', redis.call('HGETALL', batch_key(batch)), shown, rows }

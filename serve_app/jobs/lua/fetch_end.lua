@@ -1,0 +1,21 @@
+-- What came of an item whose URL was fetched (item, owner, then slug, detail; or '', '' and the job): {'done'}; or
+-- {'known'} when that was decided before; or why it can be no job now, as submit.lua says it.
+local item, owner, slug, detail = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if not to_fetch(item) then return { 'known' } end
+if slug ~= '' then
+  leave_fetch(item, owner)
+  settle(item, NOW, 'REFUSED', slug, detail)
+  return { 'done' }
+end
+local batch, index = parts_of(item)
+local record = { item = item, owner = owner }
+record.id, record.params, record.reference, record.bytes, record.pixels, record.media_type = unpack(ARGV, 5)
+record.model, record.priority, record.traceparent =
+  unpack(redis.call('HMGET', batch_key(batch), 'model', 'priority', 'traceparent'))
+local reason, in_flight = refusal(record.model, record.bytes)
+if reason then return reason end
+if not input_is_there(record) then return { 'input' } end
+accept(record, in_flight)
+redis.call('HSET', items_key(batch), index .. ':job', record.id)
+leave_fetch(item, owner)
+return { 'done' }

@@ -1,0 +1,323 @@
+"""Batches over HTTP: a bad item fails none of its siblings, and a batch is sent once however often it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+from gateway_parts import IMAGE_MODEL, PICTURE, RESULT, Running, listening, running_gateway, until
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from serve_app.contracts import Json, Outcome, Task
+from serve_app.gateway.batches import results
+from serve_app.gateway.batches.results import Table
+from serve_app.local.authority import Authority
+from serve_app.settings import Settings
+from serve_app.usage.migrations import migrate
+
+BATCHES = "/api/v1/batches"
+RATES: dict[str, Any] = {"rate_submits_per_s": 1000.0, "rate_reads_per_s": 10_000.0, "rate_house_reads_per_s": 10_000.0}
+
+
+@pytest.fixture
+async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
+    async with running_gateway(settings, authority, **RATES) as running:
+        yield running
+
+
+def files(*pictures: bytes) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("image", (f"{place}.png", picture)) for place, picture in enumerate(pictures)]
+
+
+async def send(gateway: Running, *pictures: bytes, user: str = "ada", key: str = "") -> httpx2.Response:
+    headers = gateway.bearer(user) | ({"Idempotency-Key": key} if key else {})
+    return await gateway.client.post(BATCHES, headers=headers, files=files(*pictures))
+
+
+async def ended(gateway: Running, batch_id: str, user: str = "ada", seconds: float = 30.0) -> Json:
+    async def look() -> Json | None:
+        batch: Json = (await gateway.get(f"{BATCHES}/{batch_id}?limit=500", user)).json()
+        return batch if batch["completed_at"] else None
+
+    batch: Json = await until(look, seconds)
+    return batch
+
+
+async def lines(gateway: Running, batch_id: str) -> list[Json]:
+    answer = await gateway.get(f"{BATCHES}/{batch_id}/results")
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+async def accepted(gateway: Running) -> int:
+    return int(await gateway.redis.hget(f"ledger:{IMAGE_MODEL.name}", "accepted") or 0)
+
+
+async def test_one_bad_file_among_fifty_is_refused_alone(gateway: Running) -> None:
+    pictures = [PICTURE] * 50
+    pictures[17] = b"no image at all"
+    answer = await send(gateway, *pictures)
+    assert answer.status_code == 202, answer.text
+    batch = answer.json()
+    assert answer.headers["location"] == batch["links"]["self"]
+    assert (batch["size"], batch["counts"]["refused"], len(batch["items"])) == (50, 1, 50)
+    done = await ended(gateway, batch["batch_id"])
+    assert {name: number for name, number in done["counts"].items() if number} == {"completed": 49, "refused": 1}
+    assert [item["index"] for item in done["items"]] == list(range(50))
+    refused = done["items"][17]
+    assert (refused["job_id"], refused["problem"]["type"]) == (None, "/problems/image-type-unsupported")
+    found = await lines(gateway, batch["batch_id"])
+    assert [one["name"] for one in found] == [f"{place}.png" for place in range(50)]
+    assert [one["result"] for one in found] == [None if place == 17 else RESULT for place in range(50)]
+    job = (await gateway.get(f"/api/v1/jobs/{done['items'][0]['job_id']}")).json()
+    assert (job["status"], job["result"]) == ("COMPLETED", RESULT)
+    assert await gateway.redis.keys("blob:*") == []
+
+
+async def test_items_are_read_page_by_page(gateway: Running) -> None:
+    batch_id = (await send(gateway, *[PICTURE] * 7)).json()["batch_id"]
+    path, seen = f"{BATCHES}/{batch_id}?limit=3", []
+    while path:
+        answer = await gateway.get(path)
+        seen += [item["index"] for item in answer.json()["items"]]
+        cursor = answer.json()["next_cursor"]
+        assert (cursor is None) == ("link" not in answer.headers)
+        path = f"{BATCHES}/{batch_id}?limit=3&cursor={cursor}" if cursor else ""
+    assert seen == list(range(7))
+
+
+@asynccontextmanager
+async def pictures_on_the_web() -> AsyncIterator[str]:
+    async def picture(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name.startswith("gone"):
+            return Response(status_code=404)
+        body = b"no image" if name.startswith("text") else PICTURE
+        return Response(body, media_type="image/png")
+
+    async with listening(Starlette(routes=[Route("/{name}", picture)])) as url:
+        yield url
+
+
+async def test_of_200_urls_each_ends_once_and_the_bad_ones_alone(settings: Settings, authority: Authority) -> None:
+    async with pictures_on_the_web() as web:
+        hosts = (web.removeprefix("http://"),)
+        async with running_gateway(settings, authority, image_url_private_hosts=hosts, **RATES) as gateway:
+            kinds = ["gone" if place % 20 == 3 else "text" if place % 20 == 7 else "good" for place in range(196)]
+            items: list[Any] = [{"image_url": f"{web}/{kind}-{n}", "name": str(n)} for n, kind in enumerate(kinds)]
+            items += [{"image_url": "http://127.0.0.1:1/x"}, {"image_url": 5}, {}, {"image_url": f"{web}/a", "no": 1}]
+            answer = await gateway.post(BATCHES, json={"items": items})
+            assert answer.status_code == 202, answer.text
+            batch = answer.json()
+            assert (batch["counts"]["fetching"], batch["counts"]["refused"]) == (197, 3)
+            done = await ended(gateway, batch["batch_id"], seconds=90)
+            numbers = Counter(kinds)
+            expected = {"completed": numbers["good"], "refused": 200 - numbers["good"]}
+            assert {name: number for name, number in done["counts"].items() if number} == expected
+            slugs = [item["problem"]["type"].rpartition("/")[2] if item["problem"] else "" for item in done["items"]]
+            words = {"gone": "image-url-failed", "text": "image-type-unsupported", "good": ""}
+            assert slugs[:196] == [words[kind] for kind in kinds]
+            assert slugs[196:] == ["image-url-forbidden", "body-invalid", "image-missing", "body-invalid"]
+            assert await accepted(gateway) == numbers["good"]
+            assert await gateway.redis.get("fetches") == b"0"
+            assert await gateway.redis.keys("blob:*") == []
+
+
+async def test_a_batch_sent_again_is_the_same_batch(gateway: Running) -> None:
+    first = await send(gateway, PICTURE, PICTURE, key="k1")
+    answers = await asyncio.gather(*(send(gateway, PICTURE, PICTURE, key="k1") for _ in range(5)))
+    assert {answer.json()["batch_id"] for answer in answers} == {first.json()["batch_id"]}
+    assert {answer.headers["idempotent-replayed"] for answer in answers} == {"true"}
+    assert await accepted(gateway) == 2
+    for other in (files(PICTURE), files(PICTURE, b"other")):
+        headers = {**gateway.bearer(), "Idempotency-Key": "k1"}
+        answer = await gateway.client.post(BATCHES, headers=headers, files=other)
+        assert (answer.status_code, answer.json()["type"]) == (422, "/problems/idempotency-key-reused")
+    await ended(gateway, first.json()["batch_id"])
+    assert await gateway.redis.keys("blob:*") == []
+
+
+async def test_racing_batches_with_one_key_leave_one(gateway: Running) -> None:
+    gateway.model.open.clear()
+    answers = await asyncio.gather(*(send(gateway, PICTURE, PICTURE, PICTURE, key="k2") for _ in range(6)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["batch_id"] for answer in answers}) == 1
+    assert (await accepted(gateway), len(await gateway.redis.keys("blob:*"))) == (3, 3)
+
+
+async def test_a_cancelled_batch_has_ended_and_can_be_removed(gateway: Running) -> None:
+    gateway.model.open.clear()
+    batch = (await send(gateway, PICTURE, PICTURE, b"bad")).json()
+    path = batch["links"]["self"]
+    headers = gateway.bearer()
+    assert (await gateway.client.delete(path, headers=headers)).json()["type"] == "/problems/batch-not-ended"
+    for _ in range(2):
+        answer = await gateway.post(batch["links"]["cancel"])
+        assert (answer.status_code, answer.json()["open"], answer.json()["counts"]["cancelled"]) == (200, 0, 2)
+    assert (await gateway.client.delete(path, headers=headers)).status_code == 204
+    assert (await gateway.get(path)).status_code == 404
+    assert (await gateway.get(f"/api/v1/jobs/{batch['items'][0]['job_id']}")).status_code == 404
+    assert (await gateway.get(BATCHES)).json()["data"] == []
+
+
+async def test_a_queue_without_room_for_all_refuses_the_batch_and_keeps_nothing(
+    settings: Settings, authority: Authority
+) -> None:
+    async with running_gateway(settings, authority, queue_max_jobs=2, **RATES) as gateway:
+        before = await gateway.keys()
+        answer = await send(gateway, PICTURE, PICTURE, PICTURE)
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/queue-full")
+        assert await gateway.keys() == before
+
+
+async def test_a_batch_counts_as_its_items(settings: Settings, authority: Authority) -> None:
+    changes: Json = {**RATES, "rate_submits_per_s": 2.0, "quota_submits_per_day": 12}
+    async with running_gateway(settings, authority, **changes) as gateway:
+        before = await gateway.keys()
+        answer = await send(gateway, *[PICTURE] * 13)
+        assert (answer.status_code, answer.json()["type"]) == (429, "/problems/rate-limited")
+        assert {name for name in await gateway.keys() - before if not name.startswith("quota:")} == set()
+        answer = await send(gateway, *[PICTURE] * 11)  # one of the twelve was the refused request
+        assert answer.status_code == 202, answer.text
+        assert 'r=0;t=6, "submits-per-day";r=0' in answer.headers["ratelimit"]
+        answer = await gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE)})
+        assert (answer.status_code, int(answer.headers["retry-after"]) > 1) == (429, True)
+        assert (await send(gateway, PICTURE, user="bob")).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "slug"),
+    [
+        ({"json": {"items": []}}, 400, "body-invalid"),
+        ({"json": {"items": [{}] * 201}}, 400, "body-invalid"),
+        ({"json": {"items": {}}}, 400, "body-invalid"),
+        ({"json": {"items": [{}], "modle": 1}}, 400, "body-invalid"),
+        ({"json": {"items": [{}], "model": "no-such"}}, 404, "model-unknown"),
+        ({"json": {"items": [{"image_url": "x" * 1_100_000}]}}, 413, "body-too-large"),
+        ({"files": files(*[PICTURE] * 201)}, 400, "body-invalid"),
+        ({"files": [("picture", ("a.png", PICTURE))]}, 400, "body-invalid"),
+        ({"files": files(PICTURE), "data": {"model": "words"}}, 422, "params-invalid"),
+        ({"files": files(PICTURE), "data": {"params": "[]"}}, 400, "body-invalid"),
+        ({"data": {"model": "words"}}, 415, "body-type-unsupported"),
+    ],
+)
+async def test_a_bad_batch_is_refused_and_leaves_nothing(gateway: Running, body: Any, status: int, slug: str) -> None:
+    before = await gateway.keys()
+    answer = await gateway.post(BATCHES, **body)
+    assert (answer.status_code, answer.json()["type"]) == (status, f"/problems/{slug}"), answer.text
+    assert await gateway.keys() == before
+
+
+async def test_a_model_without_images_takes_parameters_and_refuses_bad_ones(gateway: Running) -> None:
+    gateway.model.answer = lambda task: Outcome(task.job_id, result={"words": len(task.params["text"].split())})
+    items: list[Json] = [
+        {"params": {"text": "one two"}},
+        {"params": {}},
+        {},
+        {"image_url": "https://example.org/a.png"},
+    ]
+    body: Json = {"model": "words", "items": items, "params": {"text": "one"}}
+    batch = (await gateway.post(BATCHES, json=body)).json()
+    done = await ended(gateway, batch["batch_id"])
+    assert [item["status"] for item in done["items"]] == ["COMPLETED", "REFUSED", "COMPLETED", "REFUSED"]
+    assert [one["result"] for one in await lines(gateway, batch["batch_id"])] == [
+        {"words": 2},
+        None,
+        {"words": 1},
+        None,
+    ]
+
+
+async def test_csv_has_a_column_for_each_value_and_no_formula(gateway: Running) -> None:
+    names = ["=1+1.png", "@a.png", "a,b.png", "-2.png"]
+
+    def outcome(task: Task) -> Outcome:
+        return Outcome(task.job_id, result={**RESULT, "confidence": -0.5})
+
+    gateway.model.answer = outcome
+    parts = [("image", (name, PICTURE)) for name in names]
+    batch = (await gateway.post(BATCHES, files=parts)).json()
+    await ended(gateway, batch["batch_id"])
+    headers = {**gateway.bearer(), "Accept": "text/csv"}
+    answer = await gateway.client.get(batch["links"]["results"], headers=headers)
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [row["name"] for row in rows] == ["'=1+1.png", "'@a.png", "a,b.png", "'-2.png"]
+    assert {(row["label"], row["confidence"], row["status"]) for row in rows} == {("Tips", "-0.5", "COMPLETED")}
+    assert json.loads(rows[0]["result"])["label"] == "Tips"
+    assert (await gateway.get(f"{batch['links']['results']}?format=csv")).text == answer.text
+
+
+def test_a_result_of_an_unknown_form_is_one_column() -> None:
+    item = {"index": 0, "name": "a", "job_id": "j", "status": "COMPLETED", "problem": None, "result": {"a": 1}}
+    assert Table({}).head() == "index,name,job_id,status,problem,detail,result\r\n"
+    assert Table({}).row(item) == '0,a,j,COMPLETED,,,"{""a"": 1}"\r\n'
+
+
+async def test_results_outlive_the_records_of_their_jobs(
+    settings: Settings, authority: Authority, database: str
+) -> None:
+    migrate(database)
+    async with running_gateway(settings, authority, **RATES) as gateway:
+        batch = (await send(gateway, PICTURE, PICTURE, PICTURE)).json()
+        before = (await ended(gateway, batch["batch_id"])) and await lines(gateway, batch["batch_id"])
+        ids = [item["job_id"] for item in batch["items"]]
+
+        async def stored() -> bool:
+            with psycopg.connect(database) as connection:
+                found = connection.execute("SELECT count(*) FROM job_outcomes WHERE job_id = ANY(%s)", [ids]).fetchone()
+            return found == (3,)
+
+        await until(stored)
+        await gateway.redis.delete(*(f"job:{one}" for one in ids))
+        assert await lines(gateway, batch["batch_id"]) == before
+        assert [one["result"] for one in before] == [RESULT] * 3
+        assert (await gateway.get(batch["links"]["self"])).json()["counts"]["completed"] == 3
+
+
+async def test_a_job_removed_from_its_batch_has_no_result_there(gateway: Running) -> None:
+    batch = (await send(gateway, PICTURE, PICTURE)).json()
+    await ended(gateway, batch["batch_id"])
+    path = f"/api/v1/jobs/{batch['items'][0]['job_id']}"
+    assert (await gateway.client.delete(path, headers=gateway.bearer())).status_code == 204
+    found = await lines(gateway, batch["batch_id"])
+    assert [(one["status"], one["result"]) for one in found] == [("COMPLETED", None), ("COMPLETED", RESULT)]
+
+
+async def test_results_that_break_off_are_no_whole_answer(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that takes nothing is cut off: the connection ends without the end of the answer."""
+    monkeypatch.setattr(results, "SEND_S", 0.2)
+    batch = (await send(gateway, PICTURE)).json()
+    sent: list[Json] = []
+
+    async def receive() -> Json:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def stuck(message: Any) -> None:
+        sent.append(message)
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    headers = [(name.lower().encode(), value.encode()) for name, value in gateway.bearer().items()]
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": batch["links"]["results"],
+        "query_string": b"",
+        "headers": headers,
+    }
+    await gateway.application({**scope, "headers": headers}, receive, stuck)
+    assert [one["type"] for one in sent] == ["http.response.start", "http.response.body"]
+    assert sent[-1]["more_body"]

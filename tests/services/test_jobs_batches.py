@@ -1,0 +1,191 @@
+"""Batches in Redis: whole or not at all, each item ends once, and the counts are those of the items."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from job_help import MODEL, claimed
+from redis.asyncio import Redis
+
+from serve_app.contracts import Failure, JobInput
+from serve_app.errors import BatchNotEnded, BatchUnknown, JobEnded, JobUnknown, QueueFull, RetryRefused
+from serve_app.jobs.batches.batches import Batches
+from serve_app.jobs.batches.records import BatchView, ItemStatus, NewBatch, NewItem
+from serve_app.jobs.desk import Desk
+from serve_app.jobs.records import Idempotency
+from serve_app.jobs.tracker import Tracker
+from serve_app.settings import Settings
+
+NONE = JobInput("", 0, 0, "")
+ENDED = {ItemStatus.COMPLETED, ItemStatus.FAILED, ItemStatus.CANCELLED, ItemStatus.REFUSED}
+STEPS = 1500
+
+
+@pytest.fixture
+def batches(redis: Redis, settings: Settings) -> Batches:
+    return Batches(redis, settings)
+
+
+@pytest.fixture
+def tracker(redis: Redis, settings: Settings) -> Tracker:
+    return Tracker(redis, settings)
+
+
+def item(kind: str = "job", name: str = "a") -> NewItem:
+    if kind == "job":
+        return NewItem(name, {"n": 1}, job_id=str(uuid.uuid4()))
+    if kind == "url":
+        return NewItem(name, {"n": 1}, url="https://images.example.org/a.png")
+    return NewItem(name, {}, refusal=Failure("image-unreadable", "The image is empty."))
+
+
+def batch(*kinds: str, owner: str = "ann", key: Idempotency | None = None) -> NewBatch:
+    items = tuple(item(kind, f"{place}.png") for place, kind in enumerate(kinds))
+    return NewBatch(str(uuid.uuid4()), owner, MODEL, items, idempotency=key)
+
+
+async def seen(batches: Batches, batch_id: str, owner: str = "ann") -> BatchView:
+    return await batches.read(batch_id, owner, limit=500)
+
+
+async def hold_together(batches: Batches, redis: Redis, batch_id: str, size: int) -> BatchView:
+    """What must be true of a batch whatever has happened to its items."""
+    view = await seen(batches, batch_id)
+    statuses = [one.status for one in view.items]
+    assert {status: number for status, number in view.counts.items() if number} == Counter(statuses)
+    assert [one.index for one in view.items] == list(range(size))
+    assert sum(view.counts.values()) == size
+    assert view.batch.open == sum(status not in ENDED for status in statuses)
+    assert (view.batch.completed_at is not None) == (view.batch.open == 0)
+    ttls = [await redis.ttl(f"{name}:{batch_id}") for name in ("batch", "items")]
+    assert all((ttl > 0) == (view.batch.open == 0) for ttl in ttls)
+    assert int(await redis.get("fetches") or 0) == statuses.count(ItemStatus.FETCHING)
+    return view
+
+
+class Chance:
+    """Things that happen to the items of one batch, in any order."""
+
+    def __init__(self, redis: Redis, settings: Settings, tracker: Tracker, batches: Batches) -> None:
+        self.redis, self.tracker, self.batches = redis, tracker, batches
+        self.desk, self.random = Desk(redis, settings), random.Random(7)
+
+    async def happen(self, batch_id: str) -> None:
+        jobs = [one.job_id for one in (await seen(self.batches, batch_id)).items if one.job_id]
+        names = ["work", "work", "fetch", "fetch", "lose_fetch", "cancel", "retry", "remove", "expire"]
+        with suppress(JobEnded, JobUnknown, RetryRefused):
+            await getattr(self, self.random.choice(names))(self.random.choice(jobs) if jobs else "")
+
+    async def work(self, _: str) -> None:
+        with suppress(AssertionError):  # nothing waits
+            chunk = await claimed(self.tracker, self.random.randint(1, 4))
+            for task in chunk.tasks:
+                match self.random.randrange(4):
+                    case 0:
+                        await self.tracker.fail([(task, Failure("model-rejected", "No."))])
+                    case 1:
+                        await self.tracker.give_back([task])
+                    case _:
+                        await self.tracker.complete([(task, {"double": 2})])
+
+    async def fetch(self, _: str) -> None:
+        for found in await self.batches.claim_fetches(self.random.randint(1, 3)):
+            if self.random.random() < 0.3:
+                await self.batches.refuse(found, Failure("image-url-failed", "Gone."))
+            else:
+                await asyncio.gather(*(self.batches.admit(found, str(uuid.uuid4()), NONE) for _ in range(2)))
+
+    async def lose_fetch(self, _: str) -> None:
+        await self.batches.claim_fetches(1)
+        members: Any = await self.redis.zrange("fetching", 0, -1)
+        for member in members:
+            await self.redis.zadd("fetching", {member: 0})  # its time is over
+
+    async def cancel(self, job_id: str) -> None:
+        await self.desk.cancel(job_id, "ann")
+
+    async def retry(self, job_id: str) -> None:
+        await self.desk.retry(job_id, "ann")
+
+    async def remove(self, job_id: str) -> None:
+        if (await self.tracker.read(job_id, "ann")).ended:
+            await self.desk.remove(job_id, "ann")
+
+    async def expire(self, job_id: str) -> None:
+        if (await self.tracker.read(job_id, "ann")).ended:
+            await self.redis.delete(f"job:{job_id}")
+
+
+async def test_counts_are_those_of_the_items_whatever_happens(
+    redis: Redis, settings: Settings, tracker: Tracker, batches: Batches
+) -> None:
+    chance, done = Chance(redis, settings, tracker, batches), 0
+    kinds = ("job", "url", "refused")
+    while done < STEPS:
+        size = chance.random.randint(1, 12)
+        batch_id = await batches.accept(batch(*chance.random.choices(kinds, weights=(3, 3, 1), k=size)))
+        view = await hold_together(batches, redis, batch_id, size)
+        for _ in range(60):
+            await chance.happen(batch_id)
+            view = await hold_together(batches, redis, batch_id, size)
+            done += 1
+        await batches.cancel(batch_id, "ann")
+        view = await hold_together(batches, redis, batch_id, size)
+        assert view.batch.open == 0
+        await batches.remove(batch_id, "ann")
+    ledger = await tracker.ledger(MODEL)
+    assert ledger.in_flight == 0
+    names: Any = await redis.keys()
+    left = {name.split(b":")[0] for name in names}
+    assert not left & {b"batch", b"items", b"batches", b"fetch", b"fetch-ring", b"fetching", b"job"}
+
+
+async def test_a_batch_is_accepted_whole_or_not_at_all(redis: Redis, settings: Settings) -> None:
+    small = Batches(redis, settings.model_copy(update={"queue_max_jobs": 3}))
+    await small.accept(batch("job", "job"))
+    before = await redis.dbsize()
+    for refused in (batch("job", "job"), batch("url", "url", "url", "url")):
+        with pytest.raises(QueueFull):
+            await small.accept(refused)
+    assert await redis.dbsize() == before
+
+
+async def test_racing_batches_with_one_key_are_one_batch(redis: Redis, batches: Batches) -> None:
+    key = Idempotency("h" * 64, "f")
+    ids = await asyncio.gather(*(batches.accept(batch("job", "url", key=key)) for _ in range(8)))
+    assert len(set(ids)) == 1
+    assert int(await redis.hget(f"ledger:{MODEL}", "accepted") or 0) == 1
+    assert await batches.earlier(batch("job", "url", key=key)) == ids[0]
+
+
+async def test_owners_of_urls_take_turns(batches: Batches) -> None:
+    await batches.accept(batch(*["url"] * 50, owner="ann"))
+    taken = [found.owner for found in await batches.claim_fetches(3)]
+    await batches.accept(batch("url", owner="bob"))
+    taken += [found.owner for found in await batches.claim_fetches(2)]
+    assert (taken[:3], "bob" in taken[3:]) == (["ann"] * 3, True)
+
+
+async def test_only_its_owner_knows_a_batch(batches: Batches) -> None:
+    batch_id = await batches.accept(batch("job"))
+    for one, owner in ((batch_id, "bob"), (str(uuid.uuid4()), "ann"), ("no-uuid", "ann")):
+        for ask in (batches.read, batches.cancel, batches.remove):
+            with pytest.raises(BatchUnknown):
+                await ask(one, owner)
+    assert (await batches.page("bob", limit=10)).batches == ()
+    with pytest.raises(BatchNotEnded):
+        await batches.remove(batch_id, "ann")
+
+
+async def test_batches_are_listed_page_by_page(batches: Batches) -> None:
+    ids = [await batches.accept(batch("job")) for _ in range(5)]
+    first = await batches.page("ann", limit=3)
+    second = await batches.page("ann", limit=3, before=first.next_place)
+    assert [one.id for one in (*first.batches, *second.batches)] == ids[::-1]
+    assert second.next_place is None
