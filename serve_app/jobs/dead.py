@@ -40,13 +40,13 @@ class DeadLetters:
     ) -> tuple[list[Job], Place | None]:
         """The newest `limit` of these models' that come after that place, and where the next page goes on.
 
-        A record of another release is left out: that release shows it.
+        A record of a newer release is left out: that release shows it.
         """
         start = (str(after.at), after.job_id) if after else ("+inf", "")
         with redis_errors():
             pages = [await self._scripts.run("dead_page", model, *start, limit + 1) for model in models]
         found = [(job_id.decode(), decode_pairs(hash_)) for page in pages for job_id, hash_ in page]
-        jobs = [read_job(job_id, fields) for job_id, fields in found if fields.get("v") == str(RECORD_VERSION)]
+        jobs = [read_job(job_id, fields) for job_id, fields in found if 0 < int(fields.get("v", 0)) <= RECORD_VERSION]
         jobs.sort(key=_place, reverse=True)
         return jobs[:limit], _place(jobs[limit - 1]) if len(jobs) > limit else None
 

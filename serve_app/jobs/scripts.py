@@ -48,6 +48,7 @@ def _body(name: str) -> str:
 def _head(settings: Settings) -> str:
     numbers = {
         "VERSION": limits.RECORD_VERSION,
+        "PLAIN_VERSION": limits.PLAIN_VERSION,
         "MAX_STRIKES": limits.MAX_STRIKES,
         "MAX_DELIVERIES": limits.MAX_DELIVERIES,
         "SUSPECT_AFTER": limits.SUSPECT_AFTER,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import uuid
 
 import pytest
 from job_help import MODEL, VERSION, StubModel, card, claim, claimed, submission, until
@@ -13,6 +14,8 @@ from redis.asyncio import Redis
 from serve_app.contracts import Failure, JobStatus, Task
 from serve_app.errors import TrackerUnavailable
 from serve_app.jobs import limits
+from serve_app.jobs.batches.batches import Batches
+from serve_app.jobs.batches.records import NewBatch, NewItem
 from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
@@ -28,6 +31,7 @@ def newer(redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> 
     """The tracker of a release whose records this one cannot read."""
     with monkeypatch.context() as release:
         release.setattr(limits, "RECORD_VERSION", limits.RECORD_VERSION + 1)
+        release.setattr(limits, "PLAIN_VERSION", limits.RECORD_VERSION)
         return Tracker(redis, settings)
 
 
@@ -96,3 +100,21 @@ async def test_newer_jobs_in_front_do_not_hold_up_an_older_release(older: Tracke
         chunk = await claim(older, 8)
         found = [task.job_id for task in chunk.tasks] if chunk else []
     assert found == [mine.id]
+
+
+async def test_a_release_without_batches_leaves_their_items_to_this_one(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end a job and not tell its batch, which would stay open for ever."""
+    with monkeypatch.context() as release:
+        release.setattr(limits, "RECORD_VERSION", 1)
+        before_batches = Tracker(redis, settings)
+    batches, now = Batches(redis, settings), Tracker(redis, settings)
+    items = (NewItem("a", {"n": 1}, job_id=str(uuid.uuid4())),)
+    batch_id = await batches.accept(NewBatch(str(uuid.uuid4()), "ann", MODEL, items))
+    alone = await now.submit(submission())
+    assert [task.job_id for task in (await claimed(before_batches)).tasks] == [alone.id]
+    assert await claim(before_batches) is None
+    [task] = (await claimed(now)).tasks
+    await now.complete([(task, {"double": 2})])
+    assert (await batches.read(batch_id, "ann")).batch.open == 0
