@@ -156,6 +156,22 @@ async def test_a_batch_is_accepted_whole_or_not_at_all(redis: Redis, settings: S
     assert await redis.dbsize() == before
 
 
+async def test_a_full_queue_lets_an_item_wait_and_refuses_it_never(redis: Redis, settings: Settings) -> None:
+    small = settings.model_copy(update={"queue_max_jobs": 2})
+    batches, tracker = Batches(redis, small), Tracker(redis, small)
+    batch_id = await batches.accept(batch("job", "job"))
+    waiting = await batches.accept(batch("url"))
+    [found] = await batches.claim_fetches(5)
+    with pytest.raises(QueueFull):
+        await batches.admit(found, str(uuid.uuid4()), NONE)
+    assert [one.status for one in (await seen(batches, waiting)).items] == [ItemStatus.FETCHING]
+    assert await batches.claim_fetches(5) == []  # it is ours for a while
+    await batches.cancel(batch_id, "ann")
+    assert await batches.admit(found, str(uuid.uuid4()), NONE)
+    assert not await batches.admit(found, str(uuid.uuid4()), NONE)
+    assert (await tracker.ledger(MODEL)).accepted == 3
+
+
 async def test_racing_batches_with_one_key_are_one_batch(redis: Redis, batches: Batches) -> None:
     key = Idempotency("h" * 64, "f")
     ids = await asyncio.gather(*(batches.accept(batch("job", "url", key=key)) for _ in range(8)))
