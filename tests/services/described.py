@@ -42,7 +42,7 @@ async def hold_to_description(answer: httpx2.Response) -> None:
 def _operation(request: httpx2.Request) -> Any:
     """The operation that answers, or None where the gateway has no such route or not this method."""
     method = "get" if request.method == "HEAD" else request.method.lower()
-    path = next((methods for pattern, methods in PATHS if pattern.fullmatch(request.url.path)), {})
+    path: Any = next((methods for pattern, methods in PATHS if pattern.fullmatch(request.url.path)), {})
     return path.get(method)
 
 

@@ -70,7 +70,7 @@ async def test_a_killed_gateway_leaves_its_items_to_others(
             try:
 
                 async def hangs() -> bool:
-                    return web.given == ITEMS // 2 and int(await first.redis.zcard("fetching")) == 4
+                    return web.given == ITEMS // 2 and bool(await first.redis.zcard("fetching") == 4)
 
                 await until(hangs, 60)
             finally:
