@@ -70,7 +70,8 @@ async def test_a_killed_gateway_leaves_its_items_to_others(
             try:
 
                 async def hangs() -> bool:
-                    return web.given == ITEMS // 2 and bool(await first.redis.zcard("fetching") == 4)
+                    fetching = int(await first.redis.zcard("fetching"))
+                    return fetching == 4 and web.given == ITEMS // 2
 
                 await until(hangs, 60)
             finally:
@@ -83,7 +84,7 @@ async def test_a_killed_gateway_leaves_its_items_to_others(
         async with running_gateway(settings, authority, image_url_private_hosts=(host,), **RATES) as second:
 
             async def all_ended() -> bool:
-                return (await counts(second, batch_id))["completed"] == ITEMS
+                return bool((await counts(second, batch_id))["completed"] == ITEMS)
 
             await until(all_ended, 60)
             ledger = await second.redis.hgetall(f"ledger:{IMAGE_MODEL.name}")
