@@ -29,6 +29,13 @@ class JobStatus(StrEnum):
 ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 
 
+class Priority(StrEnum):
+    """Classes of waiting jobs, the first served first. Within a class, owners take turns."""
+
+    NORMAL = "normal"
+    BULK = "bulk"
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who is asking, from a verified token only.
@@ -83,6 +90,9 @@ class Job:
     result: Json | None = None
     failure: Failure | None = None
     traceparent: str | None = None
+    priority: Priority = Priority.NORMAL
+    keep: bool = False
+    """Its owner asked to keep the input as long as the record."""
 
     @property
     def ended(self) -> bool:

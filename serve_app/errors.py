@@ -31,6 +31,7 @@ ServiceError
 │   ├── OutputUnknown             404 output-unknown
 │   ├── BatchUnknown              404 batch-unknown
 │   ├── BatchNotEnded             409 batch-not-ended
+│   ├── ImageNotKept              404 image-not-kept
 │   ├── DecisionUnknown           404 decision-unknown
 │   ├── StopUnknown               404 stop-unknown
 │   ├── DecisionsFull             409 decisions-full
@@ -210,6 +211,10 @@ class BatchUnknown(RequestError):
 
 class BatchNotEnded(RequestError):
     slug, status, title = "batch-not-ended", 409, "The batch has not ended"
+
+
+class ImageNotKept(RequestError):
+    slug, status, title = "image-not-kept", 404, "The image is not kept"
 
 
 class DecisionUnknown(RequestError):

@@ -8,9 +8,8 @@ import time
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from serve_app.contracts import Json
+from serve_app.contracts import Json, Priority
 from serve_app.jobs.keys import lua_keys
-from serve_app.jobs.records import Priority
 
 EVERY_S = 1.0
 ANSWER_S = 5.0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from rich.progress import Progress
 from serve_app.cli.console import errors, give_up, print_result
 from serve_app.cli.token import DEFAULT_ISSUER, find_token
 from serve_app.client.http import ServiceClient
-from serve_app.contracts import Json
+from serve_app.contracts import Json, Priority
 from serve_app.errors import ServiceError
 
 AT_ONCE = 8
@@ -29,6 +30,8 @@ def classify(
     ] = DEFAULT_ISSUER,
     model: Annotated[str | None, typer.Option(help="Name of the model; default: the service's first.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for one file's answer.")] = 300.0,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the images as long as the jobs' records.")] = False,
+    priority: Annotated[Priority, typer.Option(help="bulk: after all normal jobs.")] = Priority.NORMAL,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
     """Classify images by a running service; the token is SEMAPI_TOKEN, else one of the development issuer.
@@ -36,7 +39,9 @@ def classify(
     Ends with 1 when a file was not classified.
     """
     try:
-        answers = classify_files(files, url, find_token(issuer), model=model, timeout_s=timeout)
+        answers = classify_files(
+            files, url, find_token(issuer), model=model, keep=keep, priority=priority, timeout_s=timeout
+        )
     except ValueError as error:
         give_up(str(error))
     for path, job in answers:
@@ -51,7 +56,14 @@ def classify(
 
 
 def classify_files(
-    files: Sequence[Path], url: str, token: str, *, model: str | None = None, timeout_s: float = 300.0
+    files: Sequence[Path],
+    url: str,
+    token: str,
+    *,
+    model: str | None = None,
+    keep: bool = False,
+    priority: Priority = Priority.NORMAL,
+    timeout_s: float = 300.0,
 ) -> list[tuple[Path, Json]]:
     """Every file with its ended job, in the order given. A refused file has the status REFUSED and its problem."""
     with (
@@ -60,7 +72,8 @@ def classify_files(
         Progress(console=errors, transient=True, disable=len(files) < 2) as progress,
     ):
         bar = progress.add_task("classifying", total=len(files))
-        waiting = {threads.submit(_classify, client, path, model, timeout_s): path for path in files}
+        submit = partial(client.submit, model=model, keep=keep, priority=priority)
+        waiting = {threads.submit(_classify, client, submit, path, timeout_s): path for path in files}
         try:
             for _ in as_completed(waiting):
                 progress.advance(bar)
@@ -70,9 +83,9 @@ def classify_files(
         return [(path, future.result()) for future, path in waiting.items()]
 
 
-def _classify(client: ServiceClient, path: Path, model: str | None, timeout_s: float) -> Json:
+def _classify(client: ServiceClient, submit: Callable[[Path], Json], path: Path, timeout_s: float) -> Json:
     try:
-        return client.wait(client.submit(path, model=model)["job_id"], timeout_s)
+        return client.wait(submit(path)["job_id"], timeout_s)
     except (ServiceError, OSError) as error:
         slug = error.slug if isinstance(error, ServiceError) else "file-unreadable"
         detail = error.detail if isinstance(error, ServiceError) else str(error)

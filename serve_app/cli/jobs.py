@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -19,7 +20,9 @@ Issuer = Annotated[str, typer.Option(help="Development issuer, used when SEMAPI_
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
 SERVICE = "http://localhost:8080"
 
-commands = typer.Typer(help="Your jobs: list, result, cancel, retry, delete.", no_args_is_help=True)
+T = TypeVar("T")
+
+commands = typer.Typer(help="Your jobs: list, result, image, cancel, retry, delete.", no_args_is_help=True)
 
 
 @commands.command("list")
@@ -41,6 +44,21 @@ def result(job: JobId, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> N
 
 
 @commands.command()
+def image(
+    job: JobId,
+    file: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="Where to write it.")],
+    url: Url = SERVICE,
+    issuer: Issuer = DEFAULT_ISSUER,
+) -> None:
+    """Write the image of a job that was to keep it into a file."""
+    data = _ask(url, issuer, lambda client: client.image(job))
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        give_up(str(error))
+
+
+@commands.command()
 def cancel(job: JobId, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
     """Take back a job that waits or runs."""
     _print(url, issuer, lambda client: client.cancel(job))
@@ -59,10 +77,13 @@ def delete(job: JobId, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> N
 
 
 def _print(url: str, issuer: str, ask: Callable[[ServiceClient], Json | None]) -> None:
+    if (answer := _ask(url, issuer, ask)) is not None:
+        typer.echo(json.dumps(answer))
+
+
+def _ask(url: str, issuer: str, ask: Callable[[ServiceClient], T]) -> T:
     try:
         with ServiceClient(url, find_token(issuer)) as client:
-            answer = ask(client)
+            return ask(client)
     except (ServiceError, ValueError) as error:
         give_up(str(error))
-    if answer is not None:
-        typer.echo(json.dumps(answer))

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from serve_app.contracts import ENDED, Json
+from serve_app.contracts import ENDED, Json, Priority
 from serve_app.errors import CapacityError, DeadlineExceeded, RateLimited, ServiceError
 
 TIMEOUT_S: Final = 60.0
@@ -53,9 +53,16 @@ class ServiceClient:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._http.close()
 
-    def submit(self, file: Path, *, model: str | None = None) -> Json:
-        """Send one image; the accepted job. Waits where the service says that this user is too fast."""
-        fields = {} if model is None else {"model": model}
+    def submit(
+        self, file: Path, *, model: str | None = None, keep: bool = False, priority: Priority = Priority.NORMAL
+    ) -> Json:
+        """Send one image; the accepted job. Waits where the service says that this user is too fast.
+
+        `keep`: `image` gives the image back as long as the job's record is there.
+        """
+        fields = {"keep": "true"} if keep else {}
+        fields |= {"priority": priority.value} if priority is not Priority.NORMAL else {}
+        fields |= {} if model is None else {"model": model}
 
         def once() -> Json:
             with file.open("rb") as stream:
@@ -83,6 +90,10 @@ class ServiceClient:
     def result(self, job_id: str) -> Json:
         """The result of a completed job, also of one whose record has expired."""
         return self._ask("GET", f"/api/v1/jobs/{job_id}/result")
+
+    def image(self, job_id: str) -> bytes:
+        """The image of a job that was to keep it, as it came. Raises `ImageNotKept`."""
+        return self._request("GET", f"/api/v1/jobs/{job_id}/image", follow_redirects=True).content
 
     def cancel(self, job_id: str) -> Json:
         """The job, cancelled. Raises `JobEnded`."""

@@ -21,7 +21,7 @@ from serve_app.settings import MIB
 JSON_MAX_BYTES: Final = 64 * 1024
 FORM_MARGIN_BYTES: Final = 1 * MIB
 """What a form may hold beside the image: boundaries, part headers, the other fields."""
-FIELDS_MAX: Final = 4
+FIELDS_MAX: Final = 6
 FIELD_MAX_BYTES: Final = 64 * 1024
 SPOOL_BYTES: Final = 128 * 1024
 """What each of many files may hold of the memory before it goes to disk."""

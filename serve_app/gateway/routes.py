@@ -16,7 +16,7 @@ from serve_app.gateway.endpoint import Problems, RouteSpec
 from serve_app.gateway.live import stream
 from serve_app.gateway.live.wait import wait_for_end
 from serve_app.gateway.monitoring import exposition, health
-from serve_app.gateway.operations import changes, lists, outputs, results
+from serve_app.gateway.operations import changes, images, lists, outputs, results
 from serve_app.gateway.service import Call
 from serve_app.gateway.usage import read as usage
 from serve_app.gateway.webhooks import manage as webhooks
@@ -187,6 +187,14 @@ ROUTES: Final = (
         "A file that the model gave with the result",
         (errors.JobUnknown, errors.OutputUnknown, errors.StoreUnavailable),
         tracked="job_results",
+    ),
+    RouteSpec(
+        "GET",
+        "/api/v1/jobs/{job_id}/image",
+        images.read_image,
+        "The image of a job, if it was to be kept",
+        (errors.JobUnknown, errors.ImageNotKept, errors.StoreUnavailable),
+        tracked="job_image",
     ),
     *batches.ROUTES,
     RouteSpec("GET", "/api/v1/models", health.models, "The served models and their replicas", tracked="models"),

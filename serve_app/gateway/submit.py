@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
-from serve_app.contracts import Job, JobInput, Json, ModelCard
+from serve_app.contracts import Job, JobInput, Json, ModelCard, Priority
 from serve_app.errors import (
     BodyInvalid,
     BodyTypeUnsupported,
@@ -39,7 +40,15 @@ from serve_app.images.fetch import fetch
 from serve_app.images.header import ImageHeader, inspect
 from serve_app.jobs.records import Submission
 
-UNKNOWN: Final = "no such field; the body may hold image, image_url, model and params"
+OLDER_FIELDS: Final = ("image_url", "model", "params")
+FIELDS: Final = (*OLDER_FIELDS, "keep", "priority")
+"""Of a body, beside the file `image` of a form."""
+KINDS: Final = (
+    ("image_url", str, "a text"),
+    ("model", str, "a text"),
+    ("params", dict, "an object"),
+    ("keep", bool, "true or false"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,8 @@ class Ask:
     image_url: str | None
     model: str | None
     params: Json
+    keep: bool
+    priority: Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +73,7 @@ class Accepted:
 
 async def submit_job(call: Call) -> Response:
     """202 with the job object, once the job is in Redis."""
-    accepted = await _accept(call)
+    accepted = await _accept(call, FIELDS)
     path = views.job_path(accepted.job.id)
     headers = {"Location": path, "Retry-After": str(views.POLL_AFTER_S), **accepted.headers}
     return json_response(views.job_object(accepted.job), 202, headers)
@@ -70,22 +81,22 @@ async def submit_job(call: Call) -> Response:
 
 async def submit_inference(call: Call) -> Response:
     """200 with id and status, as the first public version of this route answered."""
-    accepted = await _accept(call)
+    accepted = await _accept(call, OLDER_FIELDS)
     return json_response(views.submitted(accepted.job), headers=accepted.headers)
 
 
-async def _accept(call: Call) -> Accepted:
+async def _accept(call: Call, fields: Sequence[str]) -> Accepted:
     key = read_key(call)
     with call.service.uploads.share() as share:
         kind = media_type(call)
         if kind == "multipart/form-data":
             form = await read_form(call, share)
             try:
-                return await _accept_ask(call, share, _ask_of_form(form), key)
+                return await _accept_ask(call, share, _ask_of_form(form, fields), key)
             finally:
                 close_files(form.values())
         if kind == "application/json":
-            return await _accept_ask(call, share, _ask_of_json(await read_json(call)), key)
+            return await _accept_ask(call, share, _ask_of_json(await read_json(call), fields), key)
         raise BodyTypeUnsupported("Send multipart/form-data with the file field image, or application/json.")
 
 
@@ -94,15 +105,24 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask, key: str | None)
     card = service.card(ask.model)
     call.model = card.name
     takes_image = wants_image(card, sources=(ask.image is not None) + (ask.image_url is not None))
+    if ask.keep and not takes_image:
+        raise BodyInvalid(f"The model {card.name} takes no image, so there is none to keep.")
     params = checked_params(service, card, ask.params)
     await call.admitted()  # before anything is fetched or stored
     data = await ask.image.read() if ask.image is not None else None
     submission = Submission(
-        id=str(uuid.uuid4()), owner=call.caller.id, model=card.name, params=params, traceparent=call.traceparent
+        id=str(uuid.uuid4()),
+        owner=call.caller.id,
+        model=card.name,
+        params=params,
+        priority=ask.priority,
+        keep=ask.keep,
+        traceparent=call.traceparent,
     )
     job = None
     if key is not None:
-        asked = {"model": card.name, "params": params, "image_url": ask.image_url}
+        asked: Json = {"model": card.name, "params": params, "image_url": ask.image_url}
+        asked |= {"keep": ask.keep, "priority": ask.priority}
         submission = replace(submission, idempotency=await identify(call, key, asked, data))
         job = await service.tracker.earlier(submission)
     if job is None:
@@ -165,7 +185,7 @@ def checked_params(service: Service, card: ModelCard, params: Json) -> Json:
         raise ParamsInvalid(f"The parameters of {card.name} are not valid at {where}.", pointers=pointers) from error
 
 
-def _ask_of_form(form: Form) -> Ask:
+def _ask_of_form(form: Form, names: Sequence[str]) -> Ask:
     image, params = form.get("image"), form.get("params")
     if isinstance(image, str):
         raise ImageMissing("Send the field image as a file: its part needs a filename.")
@@ -174,17 +194,35 @@ def _ask_of_form(form: Form) -> Ask:
     fields: Json = {name: value for name, value in form.items() if name not in ("image", "params")}
     if params is not None:
         fields["params"] = parse_object(params.encode(), "The field params")
-    return _ask(fields, image)
+    if fields.get("keep") in ("true", "false"):
+        fields["keep"] = fields["keep"] == "true"
+    return _ask(fields, image, names)
 
 
-def _ask_of_json(fields: Json) -> Ask:
-    return _ask({name: value for name, value in fields.items() if value is not None}, None)
+def _ask_of_json(fields: Json, names: Sequence[str]) -> Ask:
+    return _ask({name: value for name, value in fields.items() if value is not None}, None, names)
 
 
-def _ask(fields: Json, image: UploadFile | None) -> Ask:
-    if unknown := fields.keys() - {"image_url", "model", "params"}:
-        raise BodyInvalid("Unknown fields in the body.", pointers={f"/{escape(name)}": UNKNOWN for name in unknown})
-    for name, kind, words in (("image_url", str, "a text"), ("model", str, "a text"), ("params", dict, "an object")):
+def _ask(fields: Json, image: UploadFile | None, names: Sequence[str]) -> Ask:
+    if unknown := fields.keys() - set(names):
+        known = f"no such field; the body may hold image, {', '.join(names[:-1])} and {names[-1]}"
+        raise BodyInvalid("Unknown fields in the body.", pointers={f"/{escape(name)}": known for name in unknown})
+    for name, kind, words in KINDS:
         if not isinstance(fields.get(name, kind()), kind):
             raise BodyInvalid(f"The field {name} must be {words}.", pointers={f"/{name}": f"must be {words}"})
-    return Ask(image, fields.get("image_url"), fields.get("model"), fields.get("params", {}))
+    return Ask(
+        image,
+        fields.get("image_url"),
+        fields.get("model"),
+        fields.get("params", {}),
+        fields.get("keep", False),
+        _priority(fields.get("priority", Priority.NORMAL)),
+    )
+
+
+def _priority(value: Any) -> Priority:
+    try:
+        return Priority(value)
+    except ValueError as error:
+        words = " or ".join(Priority)
+        raise BodyInvalid(f"The field priority must be {words}.", pointers={"/priority": f"must be {words}"}) from error

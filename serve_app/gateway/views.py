@@ -43,6 +43,7 @@ def job_object(job: Job, queue: Json | None = None) -> Json:
         "started_at": timestamp(job.started_at),
         "completed_at": timestamp(job.completed_at),
         "deliveries": job.deliveries,
+        "priority": job.priority.value,
         "queue": queue,
         "result": job.result,
         "problem": job_problem(job.failure.slug, job.failure.detail) if job.failure else None,
@@ -51,6 +52,7 @@ def job_object(job: Job, queue: Json | None = None) -> Json:
             "events": f"{path}/events",
             "result": f"{path}/result",
             "cancel": f"{path}/cancel",
+            **({"image": f"{path}/image"} if job.keep else {}),
         },
     }
 

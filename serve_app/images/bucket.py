@@ -104,12 +104,13 @@ class Bucket:
         """Return when the bucket is there and may be used. Logs nothing: who asks all the time tells what changed."""
         await self._run(self._watch, self._client.head_bucket, Bucket=self._bucket)
 
-    async def presign(self, key: str, file_name: str, expires_s: int) -> str:
-        """A URL that gives the object to whoever has it, as a download of that name, until it expires."""
+    async def presign(self, key: str, file_name: str, expires_s: int, media_type: str) -> str:
+        """A URL that gives the object to whoever has it, as a download of that name and type, until it expires."""
         where = {
             "Bucket": self._bucket,
             "Key": self._prefix + key,
             "ResponseContentDisposition": f'attachment; filename="{file_name}"',
+            "ResponseContentType": media_type,
         }
         return await self._call(self._signer.generate_presigned_url, "get_object", Params=where, ExpiresIn=expires_s)
 

@@ -15,7 +15,15 @@ from redis.asyncio import Redis
 from serve_app.connections import redis_errors
 from serve_app.contracts import Output
 from serve_app.errors import StoreUnavailable, TrackerUnavailable
-from serve_app.images.store import RETRY_AFTER_S, UNCLAIMED_S, ImageStore, StoredOutput, blob_key, outputs_key
+from serve_app.images.store import (
+    RETRY_AFTER_S,
+    UNCLAIMED_S,
+    ImageStore,
+    StoredImage,
+    StoredOutput,
+    blob_key,
+    outputs_key,
+)
 from serve_app.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,6 +64,12 @@ class BucketStore(ImageStore):
         # Bytes without a mark were stored before the bucket was.
         return await self.bucket.get(_key_of(found)) if found and found.startswith(MARK) else found
 
+    async def find(self, reference: str, file_name: str, media_type: str) -> StoredImage | None:
+        mark = await self._piece(reference, 0)
+        if not mark.startswith(MARK):
+            return await super().find(reference, file_name, media_type)
+        return StoredImage(url=await self.bucket.presign(_key_of(mark), file_name, URL_LIFE_S, media_type))
+
     async def delete(self, reference: str) -> None:
         found = await super().get(reference)
         await super().delete(reference)
@@ -72,7 +86,7 @@ class BucketStore(ImageStore):
         found = await super().get_output(job_id, name)
         if found is None or found.data is not None:
             return found
-        url = await self.bucket.presign(f"outputs/{job_id}/{name}", name, URL_LIFE_S)
+        url = await self.bucket.presign(f"outputs/{job_id}/{name}", name, URL_LIFE_S, found.media_type)
         return StoredOutput(found.media_type, url=url)
 
     def close(self) -> None:

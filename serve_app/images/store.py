@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -21,6 +21,8 @@ UNCLAIMED_S = 900
 MEASURED_S = 1.0
 """How old the measured memory may be; what this process stored since is added."""
 RETRY_AFTER_S = 5
+PIECE_BYTES = 128 * 1024
+"""Of an image that is given back: what one reader holds of it in memory."""
 OUTPUTS_MARGIN_S = 60
 """Outputs are written a moment before their job ends, and so outlive its record by a moment."""
 
@@ -31,6 +33,14 @@ class StoredOutput:
 
     media_type: str
     data: bytes | None = None
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image that is there: its bytes, piece by piece, or a URL that gives them."""
+
+    pieces: AsyncIterator[bytes] | None = None
     url: str = ""
 
 
@@ -69,6 +79,14 @@ class ImageStore:
         with redis_errors():
             return cast("bytes | None", await self._redis.get(reference))
 
+    async def find(self, reference: str, file_name: str, media_type: str) -> StoredImage | None:
+        """The image for whoever sent it, under this name, or None where it is gone. Raises `TrackerUnavailable`.
+
+        Its pieces end early where it leaves meanwhile.
+        """
+        first = await self._piece(reference, 0)
+        return StoredImage(pieces=self._pieces(reference, first)) if first else None
+
     async def delete(self, reference: str) -> None:
         """Remove the bytes, if there. Raises `TrackerUnavailable`."""
         with redis_errors():
@@ -90,6 +108,17 @@ class ImageStore:
 
     def close(self) -> None:
         """Give back what the store holds beside the client it was given."""
+
+    async def _pieces(self, reference: str, first: bytes) -> AsyncIterator[bytes]:
+        piece, given = first, 0
+        while piece:
+            yield piece
+            given += len(piece)
+            piece = await self._piece(reference, given)
+
+    async def _piece(self, reference: str, start: int) -> bytes:
+        with redis_errors():
+            return cast("bytes", await self._redis.getrange(reference, start, start + PIECE_BYTES - 1))
 
     async def _write_outputs(self, job_id: str, outputs: Mapping[str, Output], *, with_data: bool) -> None:
         key, fields = outputs_key(job_id), dict[Any, Any]()

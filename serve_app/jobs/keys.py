@@ -5,7 +5,7 @@
 | key | what it is | bound | leaves |
 |---|---|---|---|
 | job:{id} | hash: the record, small fields only | jobs not ended, ended, dead | JOB_TTL after its end; dead: below |
-| blob:{id} | string: the input, as it came | QUEUE_MAX_BYTES | COMPLETED, CANCELLED: at once; else: its job |
+| blob:{id} | string: the input | QUEUE_MAX_BYTES; ended: IMAGE_STORE_SHARE | COMPLETED, CANCELLED if unkept; its job |
 | outputs:{id} | hash: files a model gave; its replica writes it | OUTPUT_MAX_BYTES | a minute after its job |
 | wait:{model}:{priority}:{owner} | sorted set: waiting job → its place | jobs not ended | when empty |
 | ring:{model}:{priority} | sorted set: owner that waits → next turn | owners that wait | when empty |

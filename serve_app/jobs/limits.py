@@ -6,7 +6,8 @@ RECORD_VERSION = 2
 """The newest version of a record. A release reads every version up to its own, so a field that is new needs a default
 where it is read. It leaves a newer record alone. A field that older releases may overlook needs no new version."""
 PLAIN_VERSION = 1
-"""Written where nothing newer is in the record. Items of batches are newer (2): who ends one has to tell its batch."""
+"""Written where nothing newer is in the record. Items of batches are newer (2): who ends one has to tell its
+batch; and jobs that keep their input: who ends one must not delete it."""
 
 SUSPECT_AFTER = 2
 """Losses after which a job runs alone: one is an accident, the second asks for a look."""

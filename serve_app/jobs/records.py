@@ -7,21 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
-from enum import StrEnum
 from typing import Any
 
-from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, Task
+from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, Priority, Task
 from serve_app.errors import JobUnknown, TrackerUnavailable
 from serve_app.jobs import limits
 
 JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-
-
-class Priority(StrEnum):
-    """Classes of waiting jobs, the first served first. Within a class, owners take turns."""
-
-    NORMAL = "normal"
-    BULK = "bulk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +35,8 @@ class Submission:
     params: Json
     input: JobInput | None = None
     priority: Priority = Priority.NORMAL
+    keep: bool = False
+    """True: the input stays as long as the record, however the job ends."""
     traceparent: str | None = None
     idempotency: Idempotency | None = None
 
@@ -173,6 +167,8 @@ def read_job(job_id: str, fields: Mapping[str, str]) -> Job:
         result=json.loads(fields["result"]) if fields.get("result") else None,
         failure=Failure(fields["slug"], fields["detail"]) if fields.get("slug") else None,
         traceparent=fields["traceparent"] or None,
+        priority=Priority(fields["priority"]),
+        keep=fields.get("keep") == "1",
     )
 
 

@@ -11,9 +11,9 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
+from serve_app.contracts import Priority
 from serve_app.jobs import limits
 from serve_app.jobs.keys import lua_keys
-from serve_app.jobs.records import Priority
 from serve_app.jobs.states import ALLOWED
 from serve_app.settings import Settings
 

@@ -79,6 +79,7 @@ class Tracker:
                 submission.traceparent or "",
                 submission.idempotency.hash if submission.idempotency else "",
                 submission.idempotency.fingerprint if submission.idempotency else "",
+                int(submission.keep),
             )
         if reply[0] == b"repeated":
             return _first_job(submission, *reply[1:])
@@ -228,6 +229,8 @@ def _accepted(submission: Submission, job_id: str, submitted_at: int) -> Job:
         input=submission.input,
         submitted_at=submitted_at,
         traceparent=submission.traceparent,
+        priority=submission.priority,
+        keep=submission.keep,
     )
 
 

@@ -79,17 +79,17 @@ class Running:
     async def post(self, path: str, user: str = "ada", **body: Any) -> httpx2.Response:
         return await self.client.post(path, headers=self.bearer(user), **body)
 
-    async def submit(self, user: str = "ada", picture: bytes = PICTURE) -> str:
-        answer = await self.post("/api/v1/jobs", user, files={"image": ("a.png", picture)})
+    async def submit(self, user: str = "ada", picture: bytes = PICTURE, **fields: str) -> str:
+        answer = await self.post("/api/v1/jobs", user, files={"image": ("a.png", picture)}, data=fields)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["job_id"])
 
     async def completed_with_file(self, user: str) -> str:
-        """A job that has ended and gave the file `mask.png`."""
+        """A job that has ended, kept its image and gave the file `mask.png`."""
         files = [{"name": "mask.png", "media_type": "image/png", "bytes": 6}]
         usual = self.model.answer
         self.model.answer = lambda task: Outcome(task.job_id, result={**RESULT, "outputs": files})
-        job_id = await self.submit(user)
+        job_id = await self.submit(user, keep="true")
         await ImageStore(self.redis, Settings()).put_outputs(job_id, {"mask.png": Output("image/png", b"a mask")})
         await self.ended(job_id, user)
         self.model.answer = usual

@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from serve_app.contracts import Failure, JobInput, ModelCard, Outcome, ReplicaCard, Task
-from serve_app.jobs.records import Chunk, Priority, Submission
+from serve_app.contracts import Failure, JobInput, ModelCard, Outcome, Priority, ReplicaCard, Task
+from serve_app.jobs.records import Chunk, Submission
 from serve_app.jobs.tracker import Tracker
 
 MODEL = "stub"

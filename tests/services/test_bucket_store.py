@@ -156,7 +156,7 @@ async def test_outputs_are_given_by_a_url_that_ends(store: BucketStore) -> None:
     found = await store.get_output(JOB, "mask.png")
     assert found is not None
     assert "X-Amz-Expires=3600" in found.url
-    short = await store.bucket.presign(f"outputs/{JOB}/mask.png", "mask.png", 5)
+    short = await store.bucket.presign(f"outputs/{JOB}/mask.png", "mask.png", 5, "image/png")
     async with httpx2.AsyncClient() as client:
         answers = [await client.get(url) for url in (found.url, short)]
         for answer in answers:

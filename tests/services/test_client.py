@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from serve_app import errors
 from serve_app.cli.main import commands
 from serve_app.client.http import ServiceClient
+from serve_app.contracts import Priority
 from serve_app.local.authority import Authority
 from serve_app.settings import Settings
 
@@ -44,6 +45,34 @@ async def test_a_file_becomes_a_result(client: ServiceClient, picture: Path) -> 
     job = await asyncio.to_thread(client.submit, picture)
     ended = await asyncio.to_thread(client.wait, job["job_id"], 10)
     assert (ended["status"], ended["result"]) == ("COMPLETED", RESULT)
+
+
+async def test_a_kept_image_comes_back(client: ServiceClient, picture: Path) -> None:
+    job = await asyncio.to_thread(client.submit, picture, keep=True, priority=Priority.BULK)
+    assert job["priority"] == "bulk"
+    await asyncio.to_thread(client.wait, job["job_id"], 10)
+    assert await asyncio.to_thread(client.image, job["job_id"]) == PICTURE
+    unkept = await asyncio.to_thread(client.submit, picture)
+    with pytest.raises(errors.ImageNotKept):
+        await asyncio.to_thread(client.image, unkept["job_id"])
+
+
+async def test_a_kept_image_becomes_a_file(gateway: Running, picture: Path, tmp_path: Path) -> None:
+    async with listening(gateway.application) as url:
+        env = {"SEMAPI_URL": url, "SEMAPI_TOKEN": gateway.issuer.mint("ada")}
+        asked = ["classify", str(picture), "--keep", "--priority", "bulk", "--json"]
+        ran = await asyncio.to_thread(CliRunner().invoke, commands, asked, env=env)
+        assert ran.exit_code == 0, ran.output
+        job = json.loads(ran.stdout)
+        assert job["priority"] == "bulk"
+        copy = tmp_path / "copy.png"
+        asked = ["jobs", "image", job["job_id"], "-o", str(copy)]
+        ran = await asyncio.to_thread(CliRunner().invoke, commands, asked, env=env)
+        assert (ran.exit_code, copy.read_bytes()) == (0, PICTURE)
+        nowhere = [*asked[:-1], str(tmp_path / "none" / "copy.png")]
+        ran = await asyncio.to_thread(CliRunner().invoke, commands, nowhere, env=env)
+        assert ran.exit_code == 1
+        assert "No such file" in ran.output
 
 
 async def test_a_failed_job_is_returned_with_its_problem(

@@ -18,12 +18,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redis import Redis as BlockingRedis
 
 from serve_app.connections import connect_redis
-from serve_app.contracts import AuditEvent, Failure, JobInput, Task
+from serve_app.contracts import AuditEvent, Failure, JobInput, Priority, Task
 from serve_app.errors import DeadlineExceeded, IdempotencyKeyReused, JobUnknown, QueueFull, ServiceError
 from serve_app.jobs import limits
 from serve_app.jobs.dead import DeadLetters
 from serve_app.jobs.desk import Desk
-from serve_app.jobs.records import Chunk, Idempotency, Ledger, Priority, Submission
+from serve_app.jobs.records import Chunk, Idempotency, Ledger, Submission
 from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
 

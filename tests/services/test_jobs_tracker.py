@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from serve_app.connections import connect_redis
-from serve_app.contracts import Failure, Job, JobInput, JobStatus, ReplicaCard, Task
+from serve_app.contracts import Failure, Job, JobInput, JobStatus, Priority, ReplicaCard, Task
 from serve_app.errors import (
     DeadlineExceeded,
     IdempotencyKeyReused,
@@ -23,7 +23,7 @@ from serve_app.errors import (
     TrackerUnavailable,
 )
 from serve_app.jobs.limits import MAX_DELIVERIES, MAX_STRIKES, RESULT_MAX_BYTES, SUSPECT_AFTER
-from serve_app.jobs.records import Idempotency, Priority
+from serve_app.jobs.records import Idempotency
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings

@@ -11,6 +11,7 @@ RECORD = {
     "v": "1",
     "owner": "o",
     "model": "m",
+    "priority": "normal",
     "status": "PENDING",
     "params": "{}",
     "reference": "",

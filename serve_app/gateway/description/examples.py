@@ -41,6 +41,7 @@ DETAILS: Final[Mapping[str, tuple[str, str]]] = {
         f"{_JOBS}/{JOB_ID}/outputs/mask.png",
         "This job has no output of this name. Its result lists those it has.",
     ),
+    "image-not-kept": (f"{_JOBS}/{JOB_ID}/image", "This job's image is not kept: its submit did not ask for that."),
     "job-ended": (f"{_JOBS}/{JOB_ID}/cancel", "The job is COMPLETED already."),
     "input-gone": (f"{_JOBS}/{JOB_ID}/retry", "The job's input is no longer stored. Submit the image again."),
     "job-not-finished": (f"{_JOBS}/{JOB_ID}/result", "The job is PROCESSING. Ask again in a moment."),

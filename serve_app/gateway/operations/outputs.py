@@ -6,6 +6,7 @@ from starlette.responses import RedirectResponse, Response
 
 from serve_app.contracts import Job, JobStatus
 from serve_app.errors import OutputUnknown
+from serve_app.gateway.operations.downloads import download_headers
 from serve_app.gateway.service import Call
 
 
@@ -22,9 +23,7 @@ async def read_output(call: Call) -> Response:
         raise OutputUnknown("This job has no output of this name. Its result lists those it has.")
     if found.data is None:
         return RedirectResponse(found.url, 307)
-    # A model's file is not a page of ours, whatever it calls itself.
-    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Security-Policy": "sandbox"}
-    return Response(found.data, 200, headers, media_type=found.media_type)
+    return Response(found.data, 200, download_headers(name), media_type=found.media_type)
 
 
 def _names(job: Job) -> set[object]:

@@ -13,7 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from serve_app.connections import redis_errors
-from serve_app.contracts import Failure, JobInput
+from serve_app.contracts import Failure, JobInput, Priority
 from serve_app.errors import BatchNotEnded, BatchUnknown, IdempotencyKeyReused, ServiceError
 from serve_app.jobs import limits
 from serve_app.jobs.batches.records import (
@@ -27,7 +27,7 @@ from serve_app.jobs.batches.records import (
     read_item,
 )
 from serve_app.jobs.keys import key
-from serve_app.jobs.records import JOB_ID, Priority, of_newer_release
+from serve_app.jobs.records import JOB_ID, of_newer_release
 from serve_app.jobs.scripts import Scripts
 from serve_app.jobs.tracker import refused
 from serve_app.settings import Settings

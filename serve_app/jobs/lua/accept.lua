@@ -24,12 +24,13 @@ end
 -- Take a new job in; `refusal` has said that there is room, and how many are in flight.
 local function accept(record, in_flight)
   record.turn = count(record.model, 'accepted')
-  local version = record.item and VERSION or PLAIN_VERSION
+  local version = (record.item or record.keep) and VERSION or PLAIN_VERSION
   redis.call('HSET', job_key(record.id), 'v', version, 'owner', record.owner, 'model', record.model,
     'priority', record.priority, 'status', 'PENDING', 'run', 1, 'deliveries', 0, 'strikes', 0, 'turn', record.turn,
     'params', record.params, 'reference', record.reference, 'bytes', record.bytes, 'pixels', record.pixels,
     'media_type', record.media_type, 'traceparent', record.traceparent, 'submitted_at', NOW)
   if record.item then redis.call('HSET', job_key(record.id), 'item', record.item) end
+  if record.keep then redis.call('HSET', job_key(record.id), 'keep', 1) end
   enlist(record)
   if record.reference ~= '' then redis.call('PERSIST', record.reference) end
   redis.call('INCRBY', held_bytes_key(), record.bytes)

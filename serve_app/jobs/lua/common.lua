@@ -11,7 +11,7 @@ local NOW_US = CLOCK[1] * 1000000 + CLOCK[2]
 
 local FIELDS = {
   'v', 'owner', 'model', 'priority', 'status', 'run', 'deliveries', 'strikes', 'turn', 'token', 'alone',
-  'reference', 'bytes', 'pixels', 'submitted_at', 'started_at', 'item',
+  'reference', 'bytes', 'pixels', 'submitted_at', 'started_at', 'item', 'keep',
 }
 
 -- The record of a job. Nil when it is gone or of a newer version; then the second value is that version or false.
@@ -159,10 +159,11 @@ local function finish(record, status, counter, outcome)
   if record.item then settle(record.item, NOW, status, slug, detail) end
 end
 
--- What happens to record and input of a job that ended: the record stays for a while, the input with it where it `stays`.
+-- What happens to record and input of a job that ended: the record stays for a while, the input with it where it
+-- `stays` or its owner asked to keep it.
 local function retire(record, stays)
   if record.reference ~= '' then
-    if stays then
+    if stays or record.keep then
       redis.call('EXPIRE', record.reference, JOB_TTL_S)
     else
       redis.call('UNLINK', record.reference)

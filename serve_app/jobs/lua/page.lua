@@ -2,7 +2,7 @@
 -- `before` and `since` are places; `status` and `model` may be ''. Jobs whose record is gone leave the list.
 local owner, before, since, limit, status, model = unpack(ARGV)
 local SHOWN = { 'v', 'status', 'model', 'submitted_at', 'started_at', 'completed_at', 'run', 'deliveries', 'strikes',
-  'slug', 'detail' }
+  'slug', 'detail', 'priority', 'keep' }
 local listed = jobs_key(owner)
 local page, place, gone = {}, nil, {}
 

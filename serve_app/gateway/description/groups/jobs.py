@@ -7,12 +7,13 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.contracts import JobStatus
+from serve_app.contracts import JobStatus, Priority
 from serve_app.gateway.description.groups.operation import Count, FormShape, Moment, Operation, Shape
 from serve_app.gateway.operations.lists import JobsQuery
+from serve_app.images.header import MEDIA_TYPES
 
 JOB_ID: Final = "6f0a1f0e-5f0c-4f5e-9d8e-3c1f2b7a9d10"
-_ENDS: Final = {"self": "", "events": "/events", "result": "/result", "cancel": "/cancel"}
+_ENDS: Final = {"self": "", "events": "/events", "result": "/result", "cancel": "/cancel", "image": "/image"}
 _JOB: Final[dict[str, Any]] = {
     "job_id": JOB_ID,
     "status": "COMPLETED",
@@ -21,6 +22,7 @@ _JOB: Final[dict[str, Any]] = {
     "started_at": "2026-11-21T12:00:00.112Z",
     "completed_at": "2026-11-21T12:00:00.391Z",
     "deliveries": 1,
+    "priority": "normal",
     "queue": None,
     "result": {"label": "Nanowires", "confidence": 0.93, "all_scores": {"Nanowires": 0.93, "Fibres": 0.07}},
     "problem": None,
@@ -28,7 +30,11 @@ _JOB: Final[dict[str, Any]] = {
 }
 
 
-class SubmitForm(FormShape):
+Keep = Annotated[bool, Field(description="Keep the image as long as the job's record; GET …/image gives it.")]
+Class = Annotated[Priority, Field(description="`bulk` waits while any `normal` job of the model does.")]
+
+
+class OlderSubmitForm(FormShape):
     """One image, as a file or by URL, for one model."""
 
     image: Annotated[str, Field(json_schema_extra={"format": "binary"})] | None = None
@@ -37,12 +43,26 @@ class SubmitForm(FormShape):
     params: Annotated[str, Field(description="A JSON object as text, by the model's params_schema.")] | None = None
 
 
-class SubmitBody(Shape):
+class SubmitForm(OlderSubmitForm):
+    """One image, as a file or by URL, for one model; whether it is kept, and how much it hurries."""
+
+    keep: Keep = False
+    priority: Class = Priority.NORMAL
+
+
+class OlderSubmitBody(Shape):
     """As the form, without a file."""
 
     image_url: str | None = None
     model: Annotated[str, Field(description="The default model if left out.")] | None = None
     params: Annotated[dict[str, Any], Field(description="By the model's params_schema.")] | None = None
+
+
+class SubmitBody(OlderSubmitBody):
+    """As the form, without a file."""
+
+    keep: Keep | None = False
+    priority: Class | None = Priority.NORMAL
 
 
 class JobId(BaseModel):
@@ -60,6 +80,7 @@ class Links(Shape):
     events: str
     result: str
     cancel: str
+    image: Annotated[str, Field(default_factory=str, description="There if the image is kept.")]
 
 
 class Estimate(Shape):
@@ -94,6 +115,7 @@ class JobRow(Shape):
     started_at: Moment | None
     completed_at: Moment | None
     deliveries: Count
+    priority: Priority
     queue: Annotated[Place | None, Field(description="Looked up by GET of one job while it is pending; else null.")]
     problem: JobProblem | None
     links: Links
@@ -182,6 +204,10 @@ class Models(Shape):
 
 
 _BODIES: Final[Mapping[str, type[BaseModel]]] = {"multipart/form-data": SubmitForm, "application/json": SubmitBody}
+_OLDER_BODIES: Final[Mapping[str, type[BaseModel]]] = {
+    "multipart/form-data": OlderSubmitForm,
+    "application/json": OlderSubmitBody,
+}
 _BY_URL: Final = {"image_url": "https://images.example.org/nanowires.tif", "model": "sem-classifier", "params": {}}
 _OBEYED: Final = ("Idempotency-Key", "traceparent")
 _WAITED: Final = ("Preference-Applied", "Vary")
@@ -193,7 +219,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "Jobs",
         {200: (Job,), 202: (Job,)},
         _BODIES,
-        _BY_URL,
+        {**_BY_URL, "keep": True, "priority": "bulk"},
         headers=(*_OBEYED, "Prefer"),
         answer_headers=(*_REPLAYED, *_WAITED, "ETag"),
     ),
@@ -217,10 +243,13 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /api/v1/jobs/{job_id}/outputs/{name}": Operation(
         "Jobs", {200: ("*/*",), 307: ()}, answer_headers=("Content-Disposition",)
     ),
+    "GET /api/v1/jobs/{job_id}/image": Operation(
+        "Jobs", {200: tuple(MEDIA_TYPES.values()), 307: ()}, answer_headers=("Content-Disposition",)
+    ),
     "POST /api/v1/jobs/{job_id}/cancel": Operation("Jobs", {200: (Job,)}),
     "GET /api/v1/models": Operation("Jobs", {200: (Models,)}),
     "POST /api/v1/inference": Operation(
-        "Older routes", {200: (Submitted,)}, _BODIES, _BY_URL, headers=_OBEYED, answer_headers=_REPLAYED
+        "Older routes", {200: (Submitted,)}, _OLDER_BODIES, _BY_URL, headers=_OBEYED, answer_headers=_REPLAYED
     ),
     "POST /api/v1/jobs/status": Operation("Older routes", {200: (OlderJobStatus,)}, _WHICH, {"job_id": JOB_ID}),
     "POST /api/v1/jobs/results": Operation("Older routes", {200: (OlderJobResults,)}, _WHICH, {"job_id": JOB_ID}),
