@@ -56,7 +56,7 @@ async def health(call: Call) -> Response:
     served = [bool(model.replicas) or cards[name].wakes_from_zero for name, model in vitals.items()]
     devices = [replica.device for model in vitals.values() for replica in model.replicas]
     healthy = bool(vitals) and all(served) and not service.store.trouble
-    document = {
+    document: Json = {
         "status": "healthy" if healthy else "degraded",
         "model_loaded": bool(vitals) and bool(vitals[default].replicas),
         "device": devices[0] if devices else "none",
@@ -65,8 +65,9 @@ async def health(call: Call) -> Response:
             "pending": sum(model.backlog.waiting for model in vitals.values()),
             "processing": sum(model.backlog.leased for model in vitals.values()),
         },
-        "stopped": _stopped(vitals),
     }
+    if stopped := _stopped(vitals):  # otherwise what the predecessor's clients know, and nothing more
+        document["stopped"] = stopped
     return json_response(document, 200 if healthy else 503)
 
 

@@ -36,7 +36,7 @@ class Health(Shape):
     device: str
     redis_connected: bool
     queue: QueueLength
-    stopped: dict[str, list[Stopped]]
+    stopped: dict[str, list[Stopped]] | None = None
     """By model: what admins have stopped."""
 
 
