@@ -16,7 +16,7 @@ PLAN = Plan(jobs=150, seconds=6, seed=1)
 FAULTS = ("model-replicas", "controller", "redis-always")
 
 
-@pytest.mark.timeout(600)  # three faults, each followed until all is whole again
+@pytest.mark.timeout(1500)  # three faults, each followed until all is whole again
 async def test_three_kills_under_load_leave_nothing_lost_wrong_or_twice(
     service: RunningService, pictures: list[bytes], references: list[Json]
 ) -> None:

@@ -83,15 +83,18 @@ async def test_a_job_that_ends_in_time_is_the_answer(gateway: Running) -> None:
 async def test_a_job_that_does_not_end_in_time_is_accepted_all_the_same(shut: Running) -> None:
     begun = time.monotonic()
     answer = await submit_and_wait(shut, "wait=1")
+    submitted = time.monotonic()
     assert answer.status_code == 202
-    assert time.monotonic() - begun >= 1
+    assert submitted - begun >= 1
     assert (answer.headers["Preference-Applied"], answer.headers["Location"][:13]) == ("wait=1", "/api/v1/jobs/")
     looked = await look(shut, answer.json()["job_id"], "wait=1")
     assert (looked.status_code, looked.json()["completed_at"]) == (200, None)
+    took = (submitted - begun, time.monotonic() - submitted)
     assert looked.headers["Retry-After"] == "1"
     usage = await shut.usage()
     assert [event["status_code"] for event in usage] == [202, 200]
-    assert all(event["latency_ms"] < 900 for event in usage), "the wait is the caller's, not the service's"
+    for event, seconds in zip(usage, took, strict=True):
+        assert event["latency_ms"] < (seconds - 0.99) * 1000, "the wait is the caller's, not the service's"
 
 
 async def test_what_was_known_already_is_waited_for_too(shut: Running) -> None:
