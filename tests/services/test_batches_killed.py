@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -24,6 +25,7 @@ from serve_app.local.authority import Authority
 from serve_app.settings import Settings
 
 ITEMS = 30
+ROOT = str(Path(__file__).parents[2])
 RATES: dict[str, Any] = {"rate_submits_per_s": 1000.0, "rate_reads_per_s": 10_000.0, "rate_house_reads_per_s": 10_000.0}
 
 
@@ -66,7 +68,7 @@ async def test_a_killed_gateway_leaves_its_items_to_others(
             batch_id = (await first.post("/api/v1/batches", json={"items": items})).json()["batch_id"]
             command = [sys.executable, str(Path(__file__).with_name("gateway_process.py"))]
             command += [settings.redis_url.get_secret_value(), authority.url, host]
-            killed = await asyncio.to_thread(subprocess.Popen, command)
+            killed = await asyncio.to_thread(subprocess.Popen, command, env={**os.environ, "PYTHONPATH": ROOT})
             try:
 
                 async def hangs() -> bool:

@@ -22,7 +22,7 @@ from serve_app.errors import (
     StoreFull,
     TrackerUnavailable,
 )
-from serve_app.jobs.limits import MAX_DELIVERIES, MAX_STRIKES, RESULT_MAX_BYTES, SUSPECT_AFTER
+from serve_app.jobs.limits import MAX_DELIVERIES, MAX_STRIKES, RECORD_VERSION, RESULT_MAX_BYTES, SUSPECT_AFTER
 from serve_app.jobs.records import Idempotency
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.valkey import Valkey
@@ -344,7 +344,7 @@ async def test_an_input_that_got_lost_is_still_delivered(tracker: Tracker, redis
 
 async def test_the_job_of_newer_release_is_left_to_it(tracker: Tracker, redis: Redis) -> None:
     newer = await tracker.submit(submission())
-    await redis.hset(f"job:{newer.id}", "v", "2")
+    await redis.hset(f"job:{newer.id}", "v", str(RECORD_VERSION + 1))
     ours = await tracker.submit(submission())
     assert [task.job_id for task in (await claimed(tracker)).tasks] == [ours.id]
     assert await claim(tracker) is None

@@ -77,7 +77,7 @@ async def test_every_request_has_a_line_whatever_its_answer(gateway: Running, ca
     await gateway.get(f"/api/v1/jobs/{job_id}")
     await gateway.get("/api/v1/jobs/unknown")
     await gateway.client.get("/api/v1/jobs/unknown")
-    await gateway.client.delete("/api/v1/jobs/unknown")
+    await gateway.client.put("/api/v1/jobs/unknown")
     await gateway.client.get("/secret/place?password=1")
     await gateway.client.get("/livez")
     found = lines(caplog)
@@ -86,7 +86,7 @@ async def test_every_request_has_a_line_whatever_its_answer(gateway: Running, ca
         ("GET", "/api/v1/jobs/{job_id}", 200),
         ("GET", "/api/v1/jobs/{job_id}", 404),
         ("GET", "/api/v1/jobs/{job_id}", 401),
-        ("DELETE", "/api/v1/jobs/{job_id}", 405),
+        ("PUT", "/api/v1/jobs/{job_id}", 405),
         ("GET", None, 404),
         ("GET", "/livez", 200),
     ]
