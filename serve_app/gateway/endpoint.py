@@ -57,7 +57,6 @@ class RouteSpec:
     deadline: Literal["submit", "read"] = "read"
     admin: bool = False
     """True: for admins alone, and what is no GET goes into the audit log."""
-
     after: Callable[[Call, Response], Awaitable[Response]] | None = None
     """What may hold the answer back beyond the deadline because the caller asks for it; it never fails."""
 

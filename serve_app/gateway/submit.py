@@ -12,15 +12,8 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
-from serve_app.contracts import Job, JobInput, Json, ModelCard, Priority
-from serve_app.errors import (
-    BodyInvalid,
-    BodyTypeUnsupported,
-    ImageMissing,
-    ParamsInvalid,
-    ServiceError,
-    TrackerUnavailable,
-)
+from serve_app.contracts import Job, Json, ModelCard, Priority
+from serve_app.errors import BodyInvalid, BodyTypeUnsupported, ImageMissing, ParamsInvalid
 from serve_app.gateway import views
 from serve_app.gateway.body import (
     Form,
@@ -38,6 +31,7 @@ from serve_app.gateway.service import Call, Service
 from serve_app.gateway.uploads import UploadShare
 from serve_app.images.fetch import fetch
 from serve_app.images.header import ImageHeader, inspect
+from serve_app.images.inputs import accepted_with, keep_input
 from serve_app.jobs.records import Submission
 
 OLDER_FIELDS: Final = ("image_url", "model", "params")
@@ -141,19 +135,10 @@ async def _submit(service: Service, submission: Submission, data: bytes | None) 
 
 
 async def _submit_with_input(service: Service, submission: Submission, data: bytes, header: ImageHeader) -> Job:
-    reference = await service.store.put(submission.id, data)
-    stored = JobInput(reference, len(data), header.pixels, header.media_type)
-    try:
-        job = await service.tracker.submit(replace(submission, input=stored))
-    except TrackerUnavailable:
-        # The job may have been accepted before the answer was lost; if not, the input's own 15 minutes end it.
-        raise
-    except ServiceError:
-        await service.store.delete(reference)
-        raise
-    if job.id != submission.id:  # the same submit was accepted meanwhile
-        await service.store.delete(reference)
-    return job
+    stored = await keep_input(service.store, submission.id, data, header)
+    accepting = service.tracker.submit(replace(submission, input=stored))
+    # Another id: the same submit was accepted meanwhile, with inputs of its own.
+    return await accepted_with(service.store, [stored], accepting, has_them=lambda job: job.id == submission.id)
 
 
 def wants_image(card: ModelCard, *, sources: int) -> bool:

@@ -39,9 +39,9 @@
 
 from __future__ import annotations
 
-import re
+from typing import Final
 
-KEYS = {
+KEYS: Final = {
     "job": "job:{id}",
     "outputs": "outputs:{id}",
     "wait": "wait:{model}:{priority}:{owner}",
@@ -77,15 +77,3 @@ KEYS = {
 def key(name: str, **parts: str) -> str:
     """The key of that row of the table."""
     return KEYS[name].format(**parts)
-
-
-def lua_keys() -> str:
-    """The same table for the scripts: one function `<name>_key(parts…)` per row, parts in the order of the template."""
-    return "\n".join(_lua_key(name, template) for name, template in KEYS.items())
-
-
-def _lua_key(name: str, template: str) -> str:
-    parts = re.findall(r"{(\w+)}", template)
-    pattern = re.sub(r"{\w+}", "%s", template)
-    arguments = ", ".join([repr(pattern), *parts])
-    return f"local function {name}_key({', '.join(parts)}) return string.format({arguments}) end"

@@ -5,7 +5,6 @@ A script's file is the body of a function, so that wherever it returns, what it 
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -13,8 +12,9 @@ from redis.commands.core import AsyncScript
 
 from serve_app.contracts import Priority
 from serve_app.jobs import limits
-from serve_app.jobs.keys import lua_keys
+from serve_app.jobs.keys import KEYS
 from serve_app.jobs.states import ALLOWED
+from serve_app.lua import lua_keys, read_script
 from serve_app.settings import Settings
 
 SHARED: Final = ("batch", "common", "accept")
@@ -37,12 +37,9 @@ class Scripts:
         return await script(args=arguments)
 
 
-def _text(name: str) -> str:
-    return (files("serve_app.jobs") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
-
-
 def _body(name: str) -> str:
-    return f"\nlocal function run()\n{_text(name)}\nend\nlocal reply = run()\npublish_changes()\nreturn reply"
+    text = read_script(__package__, name)
+    return f"\nlocal function run()\n{text}\nend\nlocal reply = run()\npublish_changes()\nreturn reply"
 
 
 def _head(settings: Settings) -> str:
@@ -70,11 +67,11 @@ def _head(settings: Settings) -> str:
     }
     return "\n".join(
         [
-            lua_keys(),
+            lua_keys(KEYS),
             *(f"local {name} = {number}" for name, number in numbers.items()),
             f"local PRIORITIES = {{{', '.join(repr(priority.value) for priority in Priority)}}}",
             f"local ALLOWED = {{{', '.join(_lua_changes())}}}",
-            *(_text(name) for name in SHARED),
+            *(read_script(__package__, name) for name in SHARED),
         ]
     )
 

@@ -12,9 +12,9 @@ from redis.asyncio import Redis
 from serve_app.connections import redis_errors
 from serve_app.contracts import UsageEvent
 from serve_app.errors import TrackerUnavailable
+from serve_app.lua import read_script
 from serve_app.settings import Settings
 from serve_app.usage.keys import DROPPED, OUTBOX, TOTALS
-from serve_app.usage.scripts import read_script
 from serve_app.usage.storable import storable, storable_name
 
 GROUP_MAX: Final = 200
@@ -47,7 +47,7 @@ class Outbox:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._limit = settings.outbox_max
-        self._record = redis.register_script(read_script("record"))
+        self._record = redis.register_script(read_script(__package__, "record"))
         self._waiting: list[_Recorded] = []
         self._sender: asyncio.Task[None] | None = None
 

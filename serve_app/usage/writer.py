@@ -18,11 +18,11 @@ import psycopg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from serve_app.lua import read_script
 from serve_app.settings import Settings
 from serve_app.usage.database import Database
 from serve_app.usage.entries import Fields, Malformed, Row, as_refused, is_foreign, read_row
 from serve_app.usage.keys import DROPPED, GROUP, OUTBOX, REFUSED, TOTALS
-from serve_app.usage.scripts import read_script
 
 BATCH: Final = 500
 WAIT_MS: Final = 1000
@@ -51,8 +51,8 @@ class Writer:
         self._redis = redis
         self._database = Database(settings.database_url.get_secret_value())
         self._name = uuid4().hex
-        self._join_script = redis.register_script(read_script("join"))
-        self._settle_script = redis.register_script(read_script("settle"))
+        self._join_script = redis.register_script(read_script(__package__, "join"))
+        self._settle_script = redis.register_script(read_script(__package__, "settle"))
         self._joined = False
         self._swept_at = float("-inf")
         self._failures = 0

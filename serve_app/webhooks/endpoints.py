@@ -20,7 +20,7 @@ from serve_app.settings import Settings
 from serve_app.webhooks.attempt import policy_of
 from serve_app.webhooks.events import TRIAL
 from serve_app.webhooks.figures import Figures
-from serve_app.webhooks.keys import key, read_script
+from serve_app.webhooks.keys import key, script
 from serve_app.webhooks.limits import ENDPOINTS_MAX
 from serve_app.webhooks.records import Delivery, Endpoint, pairs, read_delivery, read_endpoint, texts
 from serve_app.webhooks.signature import new_secret
@@ -37,7 +37,7 @@ class Endpoints:
         self._redis = redis
         self._policy = policy_of(settings)
         self.figures = Figures(redis)
-        self._scripts: dict[str, AsyncScript] = {name: redis.register_script(read_script(name)) for name in SCRIPTS}
+        self._scripts: dict[str, AsyncScript] = {name: redis.register_script(script(name)) for name in SCRIPTS}
 
     async def register(self, owner: str, url: str, events: Sequence[str]) -> Endpoint:
         """A new endpoint. Raises `WebhookUrlInvalid`, `WebhookUrlForbidden`, `WebhooksFull`, `StoreFull`."""

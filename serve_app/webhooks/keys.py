@@ -17,9 +17,9 @@ Endpoints have no TTL, because they are their owner's decisions; a user has at m
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Final
 
+from serve_app.lua import lua_keys, read_script
 from serve_app.webhooks import limits
 
 KEYS: Final = {
@@ -40,22 +40,12 @@ def key(name: str, **parts: str) -> str:
     return KEYS[name].format(**parts)
 
 
-def read_script(name: str) -> str:
+def script(name: str) -> str:
     """The text of `lua/<name>.lua` behind what all of them share: keys, numbers, `lua/common.lua`.
 
     Memory: every script but `register` may write into a full Redis. What they add is bounded, and deliveries end.
     """
     numbers = {name: value for name, value in vars(limits).items() if name.isupper() and isinstance(value, int)}
-    head = [_lua_key(name, template) for name, template in KEYS.items()]
-    head += [f"local {name} = {value}" for name, value in sorted(numbers.items())]
+    head = [lua_keys(KEYS), *(f"local {name} = {value}" for name, value in sorted(numbers.items()))]
     flags = "" if name == "register" else "#!lua flags=allow-oom\n"
-    return flags + "\n".join([*head, _text("common"), _text(name)])
-
-
-def _text(name: str) -> str:
-    return files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
-
-
-def _lua_key(name: str, template: str) -> str:
-    prefix, _, part = template.partition("{")
-    return f"local function {name}_key(part) return '{prefix}'{' .. part' if part else ''} end"
+    return flags + "\n".join([*head, read_script(__package__, "common"), read_script(__package__, name)])

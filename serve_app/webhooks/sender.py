@@ -18,7 +18,7 @@ from serve_app.connections import end_tasks
 from serve_app.outbound.connect import Resolver
 from serve_app.settings import Settings
 from serve_app.webhooks.attempt import JobPath, attempt, policy_of
-from serve_app.webhooks.keys import read_script
+from serve_app.webhooks.keys import script
 from serve_app.webhooks.limits import AT_ONCE, SLOW_AT_ONCE
 from serve_app.webhooks.records import Claimed, pairs, read_delivery, read_endpoint
 
@@ -36,8 +36,8 @@ class Sender:
         self._policy = policy_of(settings)
         self._job_path = job_path
         self._resolver = resolver
-        self._claim = redis.register_script(read_script("claim"))
-        self._settle = redis.register_script(read_script("settle"))
+        self._claim = redis.register_script(script("claim"))
+        self._settle = redis.register_script(script("settle"))
         self._attempts: dict[asyncio.Task[None], Claimed] = {}
         self._in_trouble = False
 

@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 from usage_events import end_job, rows, running, until, until_settled, usage_event
 
+from serve_app.lua import read_script
 from serve_app.settings import Settings
 from serve_app.usage import writer as writer_module
 from serve_app.usage.database import Database
@@ -18,7 +19,6 @@ from serve_app.usage.entries import INSERTS, read_row
 from serve_app.usage.keys import GROUP, OUTBOX, REFUSED
 from serve_app.usage.migrations import migrate
 from serve_app.usage.outbox import Outbox
-from serve_app.usage.scripts import read_script
 from serve_app.usage.writer import FOREIGN_KEPT_S
 
 CONSUMER_GONE = "gone"
@@ -192,7 +192,7 @@ async def test_names_of_writers_long_gone_are_forgotten(redis: Redis, settings: 
     await redis.xgroup_create(OUTBOX, GROUP, id="0")
     await redis.xreadgroup(GROUP, "holds an entry", {OUTBOX: ">"})
     await redis.xgroup_createconsumer(OUTBOX, GROUP, "holds none")
-    join = redis.register_script(read_script("join"))
+    join = redis.register_script(read_script("serve_app.usage", "join"))
     await join(keys=[OUTBOX], args=[GROUP, 600_000])
     assert len(await redis.xinfo_consumers(OUTBOX, GROUP)) == 2
     await join(keys=[OUTBOX], args=[GROUP, -1])

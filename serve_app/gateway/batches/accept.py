@@ -11,7 +11,7 @@ from typing import Final
 from starlette.responses import Response
 
 from serve_app.contracts import Failure, JobInput, Json
-from serve_app.errors import BodyTypeUnsupported, RequestError, ServiceError, TrackerUnavailable
+from serve_app.errors import BodyTypeUnsupported, RequestError
 from serve_app.gateway import views
 from serve_app.gateway.batches.ask import BatchAsk, Entry, ask_of_form, ask_of_json
 from serve_app.gateway.batches.views import ITEMS_SHOWN, batch_object, batch_path
@@ -20,6 +20,7 @@ from serve_app.gateway.operations.idempotency import digest_of, identify, read_k
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call, Service
 from serve_app.images.header import inspect
+from serve_app.images.inputs import accepted_with, drop_inputs, keep_input
 from serve_app.jobs.batches.records import NewBatch, NewItem
 
 JSON_MAX_BYTES: Final = 1024 * 1024
@@ -83,7 +84,7 @@ async def _stored(service: Service, entries: Sequence[Entry]) -> tuple[NewItem, 
         for entry in entries:
             items.append(await _item(service, entry))
     except BaseException:
-        service.spawn(_delete(service, items))
+        service.spawn(drop_inputs(service.store, _inputs(items)))
         raise
     return tuple(items)
 
@@ -99,25 +100,16 @@ async def _item(service: Service, entry: Entry) -> NewItem:
         header = inspect(data, service.settings)
     except RequestError as error:
         return NewItem(entry.name, {}, refusal=Failure(error.slug, error.detail))
-    reference = await service.store.put(item.job_id, data)
-    return replace(item, input=JobInput(reference, len(data), header.pixels, header.media_type))
+    return replace(item, input=await keep_input(service.store, item.job_id, data, header))
 
 
 async def _commit(service: Service, batch: NewBatch) -> str:
-    try:
-        batch_id = await service.batches.accept(batch)
-    except TrackerUnavailable:
-        # It may have been accepted before the answer was lost; if not, the inputs' own 15 minutes end them.
-        raise
-    except ServiceError:
-        await _delete(service, batch.items)
-        raise
-    if batch_id != batch.id:  # the same batch was accepted meanwhile
-        await _delete(service, batch.items)
-    return batch_id
+    accepting = service.batches.accept(batch)
+    # Another id: the same batch was accepted meanwhile, with inputs of its own.
+    return await accepted_with(
+        service.store, _inputs(batch.items), accepting, has_them=lambda batch_id: batch_id == batch.id
+    )
 
 
-async def _delete(service: Service, items: Sequence[NewItem]) -> None:
-    for item in items:
-        if item.input:
-            await service.store.delete(item.input.reference)
+def _inputs(items: Sequence[NewItem]) -> list[JobInput]:
+    return [item.input for item in items if item.input]

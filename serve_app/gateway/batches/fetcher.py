@@ -8,11 +8,12 @@ import uuid
 from typing import Final
 
 from serve_app.connections import end_tasks
-from serve_app.contracts import Failure, JobInput
-from serve_app.errors import CapacityError, InternalError, RequestError, ServiceError, TrackerUnavailable
+from serve_app.contracts import Failure
+from serve_app.errors import CapacityError, InternalError, RequestError, ServiceError
 from serve_app.gateway.service import Service
 from serve_app.gateway.submit import fetched
 from serve_app.images.header import inspect
+from serve_app.images.inputs import accepted_with, keep_input
 from serve_app.jobs.batches.records import Fetch
 
 AT_ONCE: Final = 4
@@ -84,15 +85,5 @@ class Fetcher:
         with service.uploads.share() as share:
             data = await fetched(service, share, fetch.url)
             header, job_id = inspect(data, service.settings), str(uuid.uuid4())
-            reference = await service.store.put(job_id, data)
-            stored = JobInput(reference, len(data), header.pixels, header.media_type)
-            try:
-                kept = await service.batches.admit(fetch, job_id, stored)
-            except TrackerUnavailable:
-                # It may have been accepted before the answer was lost; if not, the input's own 15 minutes end it.
-                raise
-            except ServiceError:
-                await service.store.delete(reference)
-                raise
-            if not kept:
-                await service.store.delete(reference)
+            stored = await keep_input(service.store, job_id, data, header)
+            await accepted_with(service.store, [stored], service.batches.admit(fetch, job_id, stored), has_them=bool)

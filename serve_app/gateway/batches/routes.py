@@ -55,7 +55,7 @@ ROUTES: Final = (
         changes.remove_batch,
         "Forget an ended batch with its jobs",
         (errors.BatchUnknown, errors.BatchNotEnded),
-        tracked="batch_remove",
+        tracked="batch_delete",
     ),
     RouteSpec(
         "GET",

@@ -12,7 +12,8 @@ from serve_app.connections import redis_errors
 from serve_app.contracts import AuditEvent, Json
 from serve_app.errors import DecisionsFull, DecisionUnknown
 from serve_app.gateway.admin.actor import Actor
-from serve_app.gateway.limits.keys import BLOCKS, DECISIONS_MAX, OVERRIDES, read_script
+from serve_app.gateway.limits.keys import BLOCKS, DECISIONS_MAX, OVERRIDES
+from serve_app.lua import read_script
 from serve_app.usage.keys import OUTBOX
 
 TABLES: Final[Mapping[str, str]] = {"block": BLOCKS, "override": OVERRIDES}
@@ -28,7 +29,7 @@ class Decisions:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._decide = redis.register_script(read_script("decide"))
+        self._decide = redis.register_script(read_script(__package__, "decide"))
 
     async def keep(self, sort: Sort, owner: str, decision: Json, actor: Actor) -> Json:
         """Put a decision into force, in place of the last one; as it is kept. Raises `DecisionsFull`."""

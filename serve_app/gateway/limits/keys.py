@@ -13,7 +13,6 @@ What is taken from a bucket is neither in the append-only file nor on a replica 
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Final
 
 BLOCKS: Final = "limits:blocks"
@@ -31,8 +30,3 @@ def rate_key(kind: str, owner: str) -> str:
 def quota_key(owner: str) -> str:
     """The day's count of a user's submits."""
     return f"quota:{owner}"
-
-
-def read_script(name: str) -> str:
-    """The text of `lua/<name>.lua`."""
-    return files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")

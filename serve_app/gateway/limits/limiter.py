@@ -15,7 +15,8 @@ from redis.exceptions import NoScriptError
 from serve_app.connections import GroupingRedis, redis_errors
 from serve_app.contracts import Principal
 from serve_app.errors import RateLimited, UserBlocked
-from serve_app.gateway.limits.keys import BLOCKS, HOUSE, OVERRIDES, quota_key, rate_key, read_script
+from serve_app.gateway.limits.keys import BLOCKS, HOUSE, OVERRIDES, quota_key, rate_key
+from serve_app.lua import read_script
 from serve_app.settings import Settings
 
 Asked = Literal["submit", "read", "admin"]
@@ -48,8 +49,8 @@ class Limiter:
 
     def __init__(self, redis: GroupingRedis, settings: Settings) -> None:
         self.redis = redis
-        self.script = read_script("bucket") + read_script("admit")
-        self.charge = redis.register_script(read_script("bucket") + read_script("charge"))
+        self.script = read_script(__package__, "bucket") + read_script(__package__, "admit")
+        self.charge = redis.register_script(read_script(__package__, "bucket") + read_script(__package__, "charge"))
         self.hash = hashlib.sha1(self.script.encode(), usedforsecurity=False).hexdigest()
         self._intervals = {
             "submit": (_interval(settings.rate_submits_per_s), _interval(settings.rate_house_submits_per_s)),

@@ -11,8 +11,6 @@ from serve_app.gateway.description.groups.operation import Count, Moment, Operat
 from serve_app.gateway.webhooks.manage import Registration
 from serve_app.webhooks.events import EVENT_TYPES, TRIAL, EventType, JobEvent, TrialEvent
 
-WEBHOOK_ID: Final = "wh_0123456789abcdef0123456789abcdef"
-
 
 class Links(Shape):
     """Where the webhook is, and what was sent by it."""
