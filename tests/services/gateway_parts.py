@@ -162,9 +162,11 @@ async def listening(application: Starlette) -> AsyncIterator[str]:
         return server.started
 
     await until(started)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    await serving
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
 
 
 async def as_admin(gateway: Running, method: str, path: str, **parts: Any) -> httpx2.Response:
