@@ -9,12 +9,13 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from serve_app.contracts import Json, Priority
-from serve_app.jobs.keys import lua_keys
+from serve_app.jobs.keys import KEYS
+from serve_app.lua import lua_keys
 
 EVERY_S = 1.0
 ANSWER_S = 5.0
 LOOK = (
-    lua_keys()
+    lua_keys(KEYS)
     + """
 local model, waiting, clock = ARGV[1], 0, redis.call('TIME')
 for place = 2, #ARGV do
