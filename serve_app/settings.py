@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     queue_max_jobs: Annotated[int, Field(ge=1)] = 10_000
     """Jobs that may wait or run, per model; beyond it 503."""
     queue_max_bytes: Annotated[int, Field(ge=1)] = 1024 * MIB
-    """Stored inputs of jobs not ended, in bytes, all models together; beyond it 503."""
+    """Stored inputs and parameters of jobs not ended, in bytes, all models together; beyond it 503."""
     dead_max_jobs: Annotated[int, Field(ge=1)] = 1000
     """Dead jobs kept per model for inspection; the oldest leave first."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from serve_app.gateway.uploads import UploadShare
 from serve_app.images.fetch import fetch
 from serve_app.images.header import ImageHeader, inspect
 from serve_app.images.inputs import accepted_with, keep_input
+from serve_app.jobs.limits import PARAMS_MAX_BYTES
 from serve_app.jobs.records import Submission
 
 OLDER_FIELDS: Final = ("image_url", "model", "params")
@@ -162,12 +164,22 @@ async def fetched(service: Service, share: UploadShare, url: str) -> bytes:
 
 def checked_params(service: Service, card: ModelCard, params: Json) -> Json:
     """The parameters as the model takes them, defaults filled in. Raises `ParamsInvalid`."""
+    check_size(params)
     try:
-        return service.params[card.name].model_validate(params).model_dump(mode="json")
+        checked = service.params[card.name].model_validate(params).model_dump(mode="json")
     except ValidationError as error:
         pointers = pointers_of(error, "/params")
         where = ", ".join(pointers)
         raise ParamsInvalid(f"The parameters of {card.name} are not valid at {where}.", pointers=pointers) from error
+    check_size(checked)
+    return checked
+
+
+def check_size(params: Json) -> None:
+    """Refuse parameters that are too large to lie in a job's record. Raises `ParamsInvalid`."""
+    if len(json.dumps(params)) > PARAMS_MAX_BYTES:  # ASCII, as the record has them
+        words = f"at most {PARAMS_MAX_BYTES} bytes as JSON in ASCII"
+        raise ParamsInvalid(f"The parameters of a job may have {words}.", pointers={"/params": words})
 
 
 def _ask_of_form(form: Form, names: Sequence[str]) -> Ask:

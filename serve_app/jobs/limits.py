@@ -16,6 +16,9 @@ MAX_STRIKES = 3
 MAX_DELIVERIES = 20
 """Deliveries that make a job dead whatever the cause, so that no job is tried for ever."""
 
+PARAMS_MAX_BYTES = 16 * 1024
+"""Of one job, as JSON; they lie in its record, and a batch gives each item its own. What is larger is an
+input, which has a store."""
 RESULT_MAX_BYTES = 64 * 1024
 """A result is a small record; outputs larger than this belong into a store."""
 REASON_MAX_CHARACTERS = 500

@@ -86,6 +86,27 @@ async def test_one_bad_file_among_fifty_is_refused_alone(gateway: Running) -> No
     assert await gateway.redis.keys("blob:*") == []
 
 
+async def test_shared_parameters_are_refused_before_every_item_has_a_copy_of_them(gateway: Running) -> None:
+    body = {"model": "words", "params": {"text": "x" * 1_000_000}, "items": [{}] * 200}
+    refused = await gateway.post(BATCHES, json=body)
+    assert (refused.status_code, refused.json()["type"]) == (422, "/problems/params-invalid")
+    large, small = {"text": "x" * 17_000}, {"text": "x"}
+    body = {"model": "words", "params": {"text": "x" * 16_000}, "items": [{"params": large}, {"params": small}, {}]}
+    answer = await gateway.post(BATCHES, json=body)
+    assert answer.status_code == 202, answer.text
+    done = await ended(gateway, answer.json()["batch_id"])
+    assert [item["status"] for item in done["items"]] == ["REFUSED", "COMPLETED", "COMPLETED"]
+    assert done["items"][0]["problem"]["type"] == "/problems/params-invalid"
+    assert int(await gateway.redis.get("held-bytes") or 0) == 0
+
+
+async def test_parameters_too_large_for_a_record_leave_no_job_behind(gateway: Running) -> None:
+    refused = await gateway.post("/api/v1/jobs", json={"model": "words", "params": {"text": "x" * 17_000}})
+    assert (refused.status_code, refused.json()["type"]) == (422, "/problems/params-invalid")
+    assert refused.json()["errors"][0]["pointer"] == "/params"
+    assert not await gateway.redis.keys("job:*")
+
+
 async def test_items_are_read_page_by_page(gateway: Running) -> None:
     batch_id = (await send(gateway, *[PICTURE] * 7)).json()["batch_id"]
     path, seen = f"{BATCHES}/{batch_id}?limit=3", []

@@ -54,6 +54,28 @@ async def seen(batches: Batches, batch_id: str, owner: str = "ann") -> BatchView
     return await batches.read(batch_id, owner, limit=500)
 
 
+async def test_parameters_of_all_items_weigh_on_the_queue_and_urls_that_wait_too(
+    redis: Redis, settings: Settings, tracker: Tracker
+) -> None:
+    each = len('{"n": 1}')
+    batches = Batches(redis, settings.model_copy(update={"queue_max_bytes": 4 * each}))
+    with pytest.raises(QueueFull):
+        await batches.accept(batch("job", "job", "url", "url", "url"))
+    asked = batch("job", "url", "url", "refused")
+    await batches.accept(asked)
+    assert int(await redis.get("held-bytes") or 0) == 3 * each
+    first, second = await batches.claim_fetches(2)
+    await batches.refuse(first, Failure("image-url-failed", "gone"))
+    assert int(await redis.get("held-bytes") or 0) == 2 * each
+    await batches.admit(second, str(uuid.uuid4()), NONE)
+    assert int(await redis.get("held-bytes") or 0) == 2 * each
+    await tracker.complete([(task, {}) for task in (await claimed(tracker)).tasks])
+    assert int(await redis.get("held-bytes") or 0) == 0
+    await batches.accept(batch("job", "url", key=None))
+    await batches.cancel((await batches.page("ann", limit=1)).batches[0].id, "ann")
+    assert int(await redis.get("held-bytes") or 0) == 0
+
+
 async def hold_together(batches: Batches, redis: Redis, batch_id: str, size: int) -> BatchView:
     """What must be true of a batch whatever has happened to its items."""
     view = await seen(batches, batch_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
@@ -118,7 +119,7 @@ async def test_a_failed_job_runs_again_with_its_input(tracker: Tracker, desk: De
     assert again == replace(job, run=2) == await tracker.read(job.id, "ann")
     assert await redis.ttl(f"job:{job.id}") == await redis.ttl("blob:a") == -1
     assert await tracker.ledger(MODEL) == Ledger(accepted=1, reopened=1, failed=1)
-    assert int(await redis.get("held-bytes") or 0) == stored.bytes
+    assert int(await redis.get("held-bytes") or 0) == stored.bytes + len(json.dumps(job.params))
     assert await tracker.fail([(task, Failure("late", "zombie"))]) == [False]
     [task] = (await claimed(tracker)).tasks
     assert (task.job_id, task.input) == (job.id, stored)

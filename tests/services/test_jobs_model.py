@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import uuid
 from collections import Counter
@@ -67,6 +68,15 @@ class Known:
     def in_flight(self) -> bool:
         return self.status in ("PENDING", "PROCESSING")
 
+    @property
+    def weight(self) -> int:
+        return weight(self.bytes)
+
+
+def weight(size: int) -> int:
+    """What a job with an input of this size weighs: its parameters too."""
+    return size + len(json.dumps({"n": size}))
+
 
 class TrackerMachine(RuleBasedStateMachine):
     """Every rule does the same to both; the invariants compare everything that is in Redis."""
@@ -106,7 +116,7 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(owner=st.sampled_from(OWNERS), priority=st.sampled_from(Priority), size=st.sampled_from([0, 10, 30, 200]))
     def submit(self, owner: str, priority: Priority, size: int) -> None:
         job_id = new_id(len(self.jobs))
-        full = self.is_full(size)
+        full = self.is_full(weight(size))
         stored = JobInput(f"blob:{job_id}", size, size, "image/png") if size else None
         if stored and not full:
             self.redis.set(stored.reference, b"x" * size, ex=900)
@@ -218,7 +228,7 @@ class TrackerMachine(RuleBasedStateMachine):
         if not job.kept:
             expected = "job-unknown"
         elif job.status == "FAILED" and not job.dead:
-            expected = "queue-full" if self.is_full(job.bytes) else "done"
+            expected = "queue-full" if self.is_full(job.weight) else "done"
         assert self.attempt(self.desk.retry(job_id, job.owner)) == expected
         if expected == "done":
             job.status, job.run, job.deliveries, job.strikes = "PENDING", job.run + 1, 0, 0
@@ -329,7 +339,7 @@ class TrackerMachine(RuleBasedStateMachine):
         """The next run of a dead job; tokens of the run before are worth what those of any lost lease are."""
         job_id = self.dead[-min(back + 1, len(self.dead))]
         job = self.jobs[job_id]
-        full = self.is_full(job.bytes)
+        full = self.is_full(job.weight)
         try:
             job.run = self.run(self.letters.requeue(job_id, EVENT))
         except QueueFull:
@@ -365,9 +375,9 @@ class TrackerMachine(RuleBasedStateMachine):
 
     # What the model says to it.
 
-    def is_full(self, size: int) -> bool:
+    def is_full(self, more: int) -> bool:
         in_flight = [job for job in self.jobs.values() if job.in_flight]
-        return len(in_flight) >= MAX_JOBS or sum(job.bytes for job in in_flight) + size > MAX_BYTES
+        return len(in_flight) >= MAX_JOBS or sum(job.weight for job in in_flight) + more > MAX_BYTES
 
     def holds(self, task: Task) -> bool:
         job = self.jobs[task.job_id]
@@ -417,7 +427,7 @@ class TrackerMachine(RuleBasedStateMachine):
         assert asdict(ledger) == {name: self.ledger[name] for name in COUNTERS}
         assert ledger.in_flight == len(in_flight)
         assert leased == sum(job.status == "PROCESSING" for job in in_flight)
-        assert int(held or 0) == sum(job.bytes for job in in_flight)
+        assert int(held or 0) == sum(job.weight for job in in_flight)
         assert int(dead or 0) == sum(self.jobs[job_id].bytes for job_id in self.dead)
         ends = ledger.completed + ledger.failed + ledger.dead + ledger.cancelled
         assert events == ends + self.removals + self.audited

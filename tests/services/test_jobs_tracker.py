@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -139,6 +140,17 @@ async def test_the_queue_is_bounded_by_bytes_of_all_models(redis: Redis, setting
     assert await redis.ttl("blob:b") > 0
     await tracker.complete([((await claimed(tracker)).tasks[0], {})])
     await tracker.submit(submission(model="another", stored=await store(redis, "blob:b", 60)))
+
+
+async def test_parameters_weigh_on_the_queue_until_their_job_ends(redis: Redis, settings: Settings) -> None:
+    tracker = Tracker(redis, settings.model_copy(update={"queue_max_bytes": 150}))
+    stored, params = await store(redis, "blob:a", 60), {"text": "x" * 40}
+    await tracker.submit(submission(stored=stored, params=params))
+    assert int(await redis.get("held-bytes") or 0) == 60 + len(json.dumps(params))
+    with pytest.raises(QueueFull):
+        await tracker.submit(submission(params=params))
+    await tracker.complete([((await claimed(tracker)).tasks[0], {})])
+    assert int(await redis.get("held-bytes") or 0) == 0
 
 
 async def test_one_job_behind_ten_thousand_is_in_the_next_chunk(redis: Redis, settings: Settings) -> None:

@@ -11,7 +11,7 @@ from serve_app.contracts import Failure, Json, ModelCard
 from serve_app.errors import BodyInvalid, RequestError
 from serve_app.gateway.body import parse_object
 from serve_app.gateway.service import Service
-from serve_app.gateway.submit import checked_params, wants_image
+from serve_app.gateway.submit import check_size, checked_params, wants_image
 
 NAME_MAX: Final = 255
 _FIELDS: Final = {"items", "model", "params"}
@@ -50,7 +50,10 @@ def ask_of_form(service: Service, files: list[UploadFile], texts: dict[str, str]
 
 
 def ask_of_json(service: Service, fields: Json) -> BatchAsk:
-    """The batch of a JSON body: what is wrong with one item refuses that item. Raises `BodyInvalid`, `ModelUnknown`."""
+    """The batch of a JSON body: what is wrong with one item refuses that item.
+
+    Raises `BodyInvalid`, `ModelUnknown`, and `ParamsInvalid` for shared parameters that are too large.
+    """
     if fields.keys() - _FIELDS:
         raise BodyInvalid("Unknown fields in the body: it may hold items, model and params.")
     items, model, params = fields.get("items"), fields.get("model"), fields.get("params") or {}
@@ -62,6 +65,7 @@ def ask_of_json(service: Service, fields: Json) -> BatchAsk:
         raise BodyInvalid("The field params must be an object.", pointers={"/params": "must be an object"})
     _check_number(len(items), service)
     card = service.card(model)
+    check_size(params)  # once: every item is to have them
     return BatchAsk(card, tuple(_entry(service, card, item, params) for item in items))
 
 

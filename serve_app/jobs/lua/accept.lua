@@ -21,19 +21,23 @@ local function remember(owner, hash, fingerprint, id)
   end
 end
 
+-- What a job weighs until it ends, in bytes: its input, wherever that is stored, and its parameters.
+local function weight_of(record) return record.bytes + #record.params end
+
 -- Take a new job in; `refusal` has said that there is room, and how many are in flight.
 local function accept(record, in_flight)
   record.turn = count(record.model, 'accepted')
   local version = (record.item or record.keep) and VERSION or PLAIN_VERSION
+  record.weight = weight_of(record)
   redis.call('HSET', job_key(record.id), 'v', version, 'owner', record.owner, 'model', record.model,
     'priority', record.priority, 'status', 'PENDING', 'run', 1, 'deliveries', 0, 'strikes', 0, 'turn', record.turn,
-    'params', record.params, 'reference', record.reference, 'bytes', record.bytes, 'pixels', record.pixels,
-    'media_type', record.media_type, 'traceparent', record.traceparent, 'submitted_at', NOW)
+    'params', record.params, 'reference', record.reference, 'bytes', record.bytes, 'weight', record.weight,
+    'pixels', record.pixels, 'media_type', record.media_type, 'traceparent', record.traceparent, 'submitted_at', NOW)
   if record.item then redis.call('HSET', job_key(record.id), 'item', record.item) end
   if record.keep then redis.call('HSET', job_key(record.id), 'keep', 1) end
   enlist(record)
   if record.reference ~= '' then redis.call('PERSIST', record.reference) end
-  redis.call('INCRBY', held_bytes_key(), record.bytes)
+  redis.call('INCRBY', held_bytes_key(), record.weight)
   -- Dispatchers claim until nothing waits or the window is full, and a chunk that closes wakes them again. So only the
   -- first job that waits has to.
   if in_flight == redis.call('ZCARD', lease_key(record.model)) then wake(record.model) end

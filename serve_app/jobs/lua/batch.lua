@@ -35,7 +35,7 @@ local function enter_fetch(item, owner, now_us)
   redis.call('ZADD', fetch_ring_key(), 'NX', now_us, owner)
 end
 
--- Nobody has to fetch this item any more: its URL is forgotten.
+-- Nobody has to fetch this item any more: its URL is forgotten, and its parameters no longer weigh on the queue.
 local function leave_fetch(item, owner)
   redis.call('ZREM', fetching_key(), item)
   redis.call('ZREM', fetch_key(owner), item)
@@ -43,6 +43,7 @@ local function leave_fetch(item, owner)
   redis.call('DECR', fetches_key())
   local batch, index = parts_of(item)
   local asked = cjson.decode(redis.call('HGET', items_key(batch), index))
+  redis.call('DECRBY', held_bytes_key(), asked.weight or 0)
   redis.call('HSET', items_key(batch), index, cjson.encode({ name = asked.name }))
 end
 

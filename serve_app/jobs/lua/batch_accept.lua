@@ -1,18 +1,19 @@
 -- Accept a batch with all its items, or say why not, as submit.lua does. An item is JSON: with `job` (id, params and the
 -- stored input) it becomes that job now, with `url` it waits to be fetched, with `slug` it is refused.
 local batch, owner, model, priority, traceparent, hash, fingerprint, text = unpack(ARGV)
-local items, totals = cjson.decode(text), { jobs = 0, bytes = 0, urls = 0 }
+local items, totals = cjson.decode(text), { jobs = 0, weight = 0, urls = 0 }
 
 local function weigh(item)
-  if item.url then totals.urls = totals.urls + 1 end
+  if item.url then totals.urls, totals.weight = totals.urls + 1, totals.weight + #item.params end
   if not item.job then return true end
-  totals.jobs, totals.bytes = totals.jobs + 1, totals.bytes + item.job.bytes
+  totals.jobs, totals.weight = totals.jobs + 1, totals.weight + weight_of(item.job)
   return input_is_there(item.job)
 end
 
 local function take(index, item, in_flight)
   local place = batch .. '/' .. index
-  redis.call('HSET', items_key(batch), index, cjson.encode({ name = item.name, url = item.url, params = item.params }))
+  redis.call('HSET', items_key(batch), index, cjson.encode({ name = item.name, url = item.url, params = item.params,
+    weight = item.url and #item.params }))
   if item.job then
     local job = item.job
     job.owner, job.model, job.priority, job.traceparent, job.item = owner, model, priority, traceparent, place
@@ -20,6 +21,7 @@ local function take(index, item, in_flight)
     accept(job, in_flight)
   elseif item.url then
     redis.call('INCR', fetches_key())
+    redis.call('INCRBY', held_bytes_key(), #item.params)
     enter_fetch(place, owner, NOW_US)
   else
     settle(place, NOW, 'REFUSED', item.slug, item.detail)
@@ -39,7 +41,7 @@ if redis.call('EXISTS', batch_key(batch)) == 1 then return { 'known' } end
 for _, item in ipairs(items) do
   if not weigh(item) then return { 'input' } end
 end
-local reason, in_flight = refusal(model, totals.bytes, totals.jobs)
+local reason, in_flight = refusal(model, totals.weight, totals.jobs)
 if reason then return reason end
 if (redis.call('GET', fetches_key()) or 0) + totals.urls > QUEUE_MAX_JOBS then return { 'jobs' } end
 redis.call('HSET', batch_key(batch), 'v', VERSION, 'owner', owner, 'model', model, 'priority', priority,

@@ -11,7 +11,7 @@ local NOW_US = CLOCK[1] * 1000000 + CLOCK[2]
 
 local FIELDS = {
   'v', 'owner', 'model', 'priority', 'status', 'run', 'deliveries', 'strikes', 'turn', 'token', 'alone',
-  'reference', 'bytes', 'pixels', 'submitted_at', 'started_at', 'item', 'keep',
+  'reference', 'bytes', 'weight', 'pixels', 'submitted_at', 'started_at', 'item', 'keep',
 }
 
 -- The record of a job. Nil when it is gone or of a newer version; then the second value is that version or false.
@@ -20,6 +20,7 @@ local function load(id)
   if not values[1] or values[1] + 0 > VERSION then return nil, values[1] end
   local record = { id = id }
   for place, name in ipairs(FIELDS) do record[name] = values[place] end
+  record.weight = record.weight or record.bytes  -- releases before weighed inputs alone
   return record
 end
 
@@ -94,8 +95,8 @@ local function put_back(record, deliveries, strikes)
   tell(record, 'PENDING')
 end
 
--- Why no jobs of this size together (one, unless told) may come in now, as the script's reply; nil when they may.
-local function refusal(model, bytes, jobs)
+-- Why no jobs of this weight together (one, unless told) may come in now, as the script's reply; nil when they may.
+local function refusal(model, weight, jobs)
   local stops = redis.call('HMGET', stops_key(), 'intake', 'intake:' .. model)
   if stops[1] or stops[2] then return { 'stopped', stops[1] or stops[2] } end
   local counts = redis.call('HMGET', ledger_key(model),
@@ -103,7 +104,7 @@ local function refusal(model, bytes, jobs)
   for place = 1, #counts do counts[place] = tonumber(counts[place] or 0) end
   local in_flight = counts[1] + counts[2] - counts[3] - counts[4] - counts[5] - counts[6]
   if in_flight + (jobs or 1) > QUEUE_MAX_JOBS then return { 'jobs' } end
-  if (redis.call('GET', held_bytes_key()) or 0) + bytes > QUEUE_MAX_BYTES then return { 'bytes' } end
+  if (redis.call('GET', held_bytes_key()) or 0) + weight > QUEUE_MAX_BYTES then return { 'bytes' } end
   return nil, in_flight
 end
 
@@ -113,7 +114,7 @@ end
 
 -- Start the next run of an ended job, at its old place: nil, or why not as `refusal` says, or {'input'}.
 local function reopen(record)
-  local reason = refusal(record.model, record.bytes)
+  local reason = refusal(record.model, record.weight)
   if reason then return reason end
   if not input_is_there(record) then return { 'input' } end
   count(record.model, 'reopened')
@@ -123,7 +124,7 @@ local function reopen(record)
     'reopened_at', NOW)
   redis.call('PERSIST', job_key(record.id))
   if record.reference ~= '' then redis.call('PERSIST', record.reference) end
-  redis.call('INCRBY', held_bytes_key(), record.bytes)
+  redis.call('INCRBY', held_bytes_key(), record.weight)
   if record.item then unsettle(record.item) end
   enter(record)
   wake(record.model)
@@ -141,14 +142,14 @@ local function tell_owner(record, status)
 end
 
 -- End a job and tell the outbox. `outcome`: result, or slug and detail. What happens to record and input is the
--- caller's next step. The input no longer counts against the queue.
+-- caller's next step. The job no longer weighs on the queue.
 local function finish(record, status, counter, outcome)
   leave(record)
   local result, slug, detail = outcome.result or '', outcome.slug or '', outcome.detail or ''
   redis.call('HDEL', job_key(record.id), 'token', 'alone')
   redis.call('HSET', job_key(record.id), 'status', status, 'completed_at', NOW,
     'result', result, 'slug', slug, 'detail', detail)
-  redis.call('DECRBY', held_bytes_key(), record.bytes)
+  redis.call('DECRBY', held_bytes_key(), record.weight)
   count(record.model, counter)
   tell(record, status)
   redis.call('XADD', outbox_key(), '*', 'kind', 'outcome', 'job_id', record.id, 'run', record.run,

@@ -6,7 +6,7 @@ local id, owner, model, priority, params, reference, bytes, pixels, media_type, 
 local first = repeated(hash)
 if first then return first end
 if redis.call('EXISTS', job_key(id)) == 1 then return { 'known' } end
-local reason, in_flight = refusal(model, bytes)
+local reason, in_flight = refusal(model, bytes + #params)
 if reason then return reason end
 local record = { id = id, owner = owner, model = model, priority = priority, params = params, reference = reference,
   bytes = bytes, pixels = pixels, media_type = media_type, traceparent = traceparent,
