@@ -58,6 +58,7 @@ ServiceError
 │   ├── ImageTooCostly                image-too-costly
 │   ├── InputLost                     input-lost
 │   ├── ModelRejected                 model-rejected
+│   ├── OutputsUnstored               outputs-unstored
 │   └── JobDead                       job-dead
 ├── ModelUnready                      not the input's fault: the job is given back, never shown to a client
 ├── ReplicaLost                       the replica died or hung with the chunk: counted as a delivery
@@ -324,6 +325,10 @@ class InputLost(JobError):
 
 class ModelRejected(JobError):
     slug, title = "model-rejected", "The model could not process this input"
+
+
+class OutputsUnstored(JobError):
+    slug, title = "outputs-unstored", "There was no room for the model's files"
 
 
 class JobDead(JobError):

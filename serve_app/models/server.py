@@ -20,8 +20,10 @@ from serve_app.errors import (
     InputLost,
     ModelRejected,
     ModelUnready,
+    OutputsUnstored,
     ReplicaLost,
     ServiceError,
+    StoreFull,
 )
 from serve_app.images.bucket_store import open_store
 from serve_app.models import registry
@@ -212,6 +214,8 @@ class ModelServer:
         try:
             answer = self._model.postprocess(output, one.params, one.prepared.notes)
             result = await self._store_outputs(task, answer) if isinstance(answer, Answer) else answer
+        except StoreFull:  # this job's alone: its neighbours end, and the model goes on
+            return _failed(task, OutputsUnstored("The model's files found no room. Retry the job when there is some."))
         except CapacityError as error:
             raise ModelUnready(f"The image store takes no files: {error.detail}") from error
         except ServiceError as error:

@@ -31,6 +31,7 @@ from tests.tiny_vit import LABELS, write_snapshot
 VERSION = "v1"
 CONFIGS = {
     "words": ModelConfig(name="words", implementation="tests.services.replica:HostileWords", num_cpus=0.1),
+    "bright": ModelConfig(name="bright", implementation="tests.toy_files:BrightMask", num_cpus=0.1),
     "sem": ModelConfig(name="sem", implementation="serve_app.models.sem_classifier:SemClassifier", num_cpus=0.1),
 }
 
@@ -168,6 +169,22 @@ async def test_each_input_s_failure_is_its_own(service: dict[str, ServeHandle], 
     outcomes = await service["sem"].predict(chunk)
     assert slugs(outcomes) == [None, "image-undecodable", "input-lost", "model-rejected", "model-rejected"]
     assert all((one.result is None) != (one.failure is None) for one in outcomes)
+
+
+async def test_files_that_find_no_room_fail_their_job_alone(service: dict[str, ServeHandle], redis: Redis):
+    used = (await redis.info("memory"))["used_memory"]
+    chunk = await stored_pictures(redis, 2)
+    await redis.delete("blob:image-1")
+
+    async def ends_as(*expected: str | None) -> bool:
+        return slugs(await service["bright"].predict(chunk)) == list(expected)
+
+    try:
+        await redis.config_set("maxmemory", int(used * 1.4))  # above the images' share, and not full
+        await until(lambda: ends_as("outputs-unstored", "input-lost"), 10)
+    finally:
+        await redis.config_set("maxmemory", 0)
+    await until(lambda: ends_as(None, "input-lost"), 10)
 
 
 async def test_an_item_that_fails_the_batch_fails_alone(service: dict[str, ServeHandle]):
