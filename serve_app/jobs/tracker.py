@@ -6,10 +6,11 @@ Every method raises TrackerUnavailable when Redis is away and StoreFull when it 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from redis.asyncio import Redis
 
@@ -44,6 +45,11 @@ from serve_app.jobs.records import (
 )
 from serve_app.jobs.scripts import Scripts
 from serve_app.settings import Settings
+
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+"""NUL and lone surrogates."""
+_UNSTORABLE_ESCAPE: Final = re.compile(r"\\u(0000|d[89a-f])")
+"""How a JSON text may show one of them; pairs of surrogates, which are no harm, look alike."""
 
 
 class Tracker:
@@ -260,9 +266,25 @@ def _sentence(text: str) -> bytes:
 
 def _result_text(result: Json) -> str | Failure:
     try:
-        text = json.dumps(result, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError):
+        text = _as_json(result)
+        if _UNSTORABLE_ESCAPE.search(text):
+            text = _as_json(_storable(result))
+    except (TypeError, ValueError, RecursionError):
         return ModelRejected("The model's result cannot be written as JSON.").as_failure()
     if len(text) > limits.RESULT_MAX_BYTES:  # ASCII: json.dumps escapes the rest
         return ModelRejected(f"The model's result is larger than {limits.RESULT_MAX_BYTES} bytes.").as_failure()
     return text
+
+
+def _as_json(result: Any) -> str:
+    return json.dumps(result, allow_nan=False, separators=(",", ":"))
+
+
+def _storable(value: Any) -> Any:
+    """The same without the characters that PostgreSQL takes in no text: each becomes U+FFFD, here, so that a result is
+    the same from the record and from there."""
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_storable(name): _storable(part) for name, part in value.items()}
+    return [_storable(part) for part in value] if isinstance(value, list | tuple) else value

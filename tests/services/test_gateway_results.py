@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from gateway_parts import RESULT, Running, failed, running_gateway, until
 
+from serve_app.contracts import Outcome
 from serve_app.local.authority import Authority
 from serve_app.settings import Settings
 from serve_app.usage.migrations import migrate
@@ -68,6 +69,17 @@ async def test_a_result_is_the_same_from_record_and_database(gateway: Running, d
     assert prune(database, datetime.now(UTC) + timedelta(hours=1)).outcomes == 1
     assert told(await result(gateway, job_id)) == (410, "result-expired")
     assert told(await result(gateway, job_id, "bob")) == (404, "job-unknown")
+
+
+async def test_a_result_that_no_database_takes_as_it_is_reaches_it(gateway: Running, database: str) -> None:
+    words = {"most_common": "a\0b", "nul\0": [{"lone": "\ud83d", "pair": "\U0001f600", "slash": "\\u0000"}]}
+    kept = {"most_common": "a\ufffdb", "nul\ufffd": [{"lone": "\ufffd", "pair": "\U0001f600", "slash": "\\u0000"}]}
+    gateway.model.answer = lambda task: Outcome(task.job_id, result=words)
+    job_id = await gateway.submit()
+    assert (await gateway.ended(job_id))["result"] == kept
+    await expired(gateway, job_id, database)
+    later = await result(gateway, job_id)
+    assert (later.status_code, later.json()["result"]) == (200, kept)
 
 
 async def test_a_job_without_result_says_why(gateway: Running, database: str) -> None:
