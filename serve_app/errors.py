@@ -281,7 +281,7 @@ class QueueFull(CapacityError):
 
 
 class StoreFull(CapacityError):
-    slug, title = "store-full", "The image store is full"
+    slug, title = "store-full", "There is no room for more"
 
 
 class StoreUnavailable(CapacityError):

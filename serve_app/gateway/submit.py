@@ -131,6 +131,7 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask, key: str | None)
 
 
 async def _submit(service: Service, submission: Submission, data: bytes | None) -> Job:
+    await service.store.check_intake()
     if data is None:
         return await service.tracker.submit(submission)
     return await _submit_with_input(service, submission, data, inspect(data, service.settings))

@@ -20,6 +20,8 @@ UNCLAIMED_S = 900
 """Life of an image that no submit takes; submitting removes the limit."""
 MEASURED_S = 1.0
 """How old the measured memory may be; what this process stored since is added."""
+INTAKE_SHARE = 0.8
+"""Of Redis' memory, whatever holds it: beyond it no job is taken in, so that those that were can always end."""
 RETRY_AFTER_S = 5
 PIECE_BYTES = 128 * 1024
 """Of an image that is given back: what one reader holds of it in memory."""
@@ -60,8 +62,15 @@ class ImageStore:
         self._used = 0
         self._on_the_way = 0
         """Bytes being sent, which a measurement may not hold yet."""
-        self._allowed = 0
-        """Bytes Redis may hold before images are refused; 0 where Redis has no `maxmemory`."""
+        self._maximum = 0
+        """Bytes Redis may hold; 0 where it has no `maxmemory`."""
+
+    async def check_intake(self) -> None:
+        """Return when Redis has room for one more job, with or without an image here. At most one round trip a second.
+
+        Raises `StoreFull` beyond `INTAKE_SHARE` of Redis' memory, `TrackerUnavailable` where Redis is away.
+        """
+        await self._check(INTAKE_SHARE, 0, "Redis is nearly full; jobs that were accepted end first. Try again later.")
 
     async def put(self, job_id: str, data: bytes) -> str:
         """Store the bytes of a job not yet submitted and return their reference. One round trip, once a second two.
@@ -134,10 +143,13 @@ class ImageStore:
                 await pipeline.execute()
 
     async def _take_room(self, size: int) -> None:
+        await self._check(self._share, size, "The image store is full. Try again in a moment.")
+
+    async def _check(self, share: float, size: int, refusal: str) -> None:
         with redis_errors():
             await self._measure()
-        if self._allowed and self._used + size > self._allowed:
-            raise StoreFull("The image store is full. Try again in a moment.", retry_after=RETRY_AFTER_S)
+        if self._maximum and self._used + size > int(self._maximum * share):
+            raise StoreFull(refusal, retry_after=RETRY_AFTER_S)
 
     @contextmanager
     def _sending(self, size: int) -> Iterator[None]:
@@ -154,7 +166,7 @@ class ImageStore:
                 return
             memory = await self._redis.info("memory")
             self._used = int(memory["used_memory"]) + self._on_the_way
-            self._allowed = int(int(memory["maxmemory"]) * self._share)
+            self._maximum = int(memory["maxmemory"])
             self._measured_at = time.monotonic()
 
 

@@ -55,6 +55,7 @@ async def show(call: Call) -> Response:
 async def requeue(call: Call) -> Response:
     """202 once the job waits for its next run."""
     job_id = _job_id(call)
+    await call.service.store.check_intake()
     run = await call.service.dead.requeue(job_id, actor_of(call).event("requeue", job_id))
     call.job_id = job_id
     return json_response(

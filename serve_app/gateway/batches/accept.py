@@ -53,6 +53,7 @@ async def _accept(call: Call, ask: BatchAsk, key: str | None) -> Response:
         batch = replace(batch, idempotency=await identify(call, key, asked, None))
     batch_id = await service.batches.earlier(batch)
     if batch_id is None:
+        await service.store.check_intake()
         await call.charged(len(ask.entries) - 1)
         items = await _stored(service, ask.entries)
         # From here accepting runs to its end: a client that goes away leaves a whole batch or none.

@@ -82,6 +82,7 @@ class Fetcher:
 
     async def _admit(self, fetch: Fetch) -> None:
         service = self._service
+        await service.store.check_intake()
         with service.uploads.share() as share:
             data = await fetched(service, share, fetch.url)
             header, job_id = inspect(data, service.settings), str(uuid.uuid4())

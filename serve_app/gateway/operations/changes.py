@@ -20,6 +20,7 @@ async def cancel_job(call: Call) -> Response:
 async def retry_job(call: Call) -> Response:
     """202 with the failed job, which runs once more."""
     await call.admitted()
+    await call.service.store.check_intake()
     job = await call.service.desk.retry(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model = job.id, job.model
     headers = {"Location": views.job_path(job.id), "Retry-After": str(views.POLL_AFTER_S)}

@@ -1,0 +1,71 @@
+"""A fifth of Redis stays free: whoever asks for a job is refused before Redis is full, and accepted jobs end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+import pytest
+from gateway_parts import IMAGE_MODEL, Running, as_admin, failed, running_gateway, until
+
+from serve_app.local.authority import Authority
+from serve_app.settings import Settings
+
+WORDS = {"model": "words", "params": {"text": "to be"}}
+UNKNOWN_ID = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
+
+
+@pytest.fixture
+async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
+    rates = {"rate_submits_per_s": 1000.0, "rate_house_submits_per_s": 1000.0}
+    async with running_gateway(settings, authority, **rates) as running:
+        yield running
+
+
+@asynccontextmanager
+async def nearly_full(gateway: Running) -> AsyncIterator[None]:
+    """Redis with five sixths of its memory in use: it refuses nothing by itself."""
+    before = (await gateway.redis.config_get("maxmemory"))["maxmemory"]
+    used = (await gateway.redis.info("memory"))["used_memory"]
+    await gateway.redis.config_set("maxmemory", int(used * 1.2))
+    try:
+        yield
+    finally:
+        await gateway.redis.config_set("maxmemory", before)
+
+
+async def asked(gateway: Running, failed_job: str) -> list[httpx2.Response]:
+    """Everything that makes work, whether its input is an image or not."""
+    return [
+        await gateway.post("/api/v1/jobs", json=WORDS),
+        await gateway.post("/api/v1/batches", json={**WORDS, "items": [{}, {}]}),
+        await gateway.post(f"/api/v1/jobs/{failed_job}/retry"),
+        await as_admin(gateway, "POST", f"/api/v1/admin/dead/{UNKNOWN_ID}/requeue"),
+    ]
+
+
+async def test_nothing_is_taken_in_while_a_fifth_of_redis_is_not_free(gateway: Running) -> None:
+    usual, gateway.model.answer = gateway.model.answer, failed("model-rejected", "no")
+    failed_job = await gateway.submit()
+    await gateway.ended(failed_job)
+    gateway.model.answer = usual
+    gateway.model.open.clear()
+    accepted = await gateway.submit()
+    async with nearly_full(gateway):
+
+        async def refused() -> bool:
+            return {answer.status_code for answer in await asked(gateway, failed_job)} == {503}
+
+        await until(refused)  # what was measured may be a second old
+        answers = await asked(gateway, failed_job)
+        assert {answer.json()["type"] for answer in answers} == {"/problems/store-full"}
+        assert all(answer.headers["retry-after"] for answer in answers)
+        gateway.model.open.set()
+        assert (await gateway.ended(accepted))["status"] == "COMPLETED"
+    assert int(await gateway.redis.hget(f"ledger:{IMAGE_MODEL.name}", "accepted") or 0) == 2
+
+    async def taken_in() -> bool:
+        return (await gateway.post("/api/v1/jobs", json=WORDS)).status_code == 202
+
+    await until(taken_in)
