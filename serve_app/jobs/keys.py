@@ -4,7 +4,7 @@
 
 | key | what it is | bound | leaves |
 |---|---|---|---|
-| job:{id} | hash: the record; params 16 kB, result 64 kB | jobs not ended, ended, dead | JOB_TTL after its end; dead: below |
+| job:{id} | hash: the record; params 16 kB, result 64 kB | jobs not ended, ended, dead | JOB_TTL after its end; dead: after it left dead |
 | blob:{id} | string: the input | QUEUE_MAX_BYTES; ended: IMAGE_STORE_SHARE | COMPLETED, CANCELLED if unkept; its job |
 | outputs:{id} | hash: files a model gave; its replica writes it | OUTPUT_MAX_BYTES | a minute after its job |
 | wait:{model}:{priority}:{owner} | sorted set: waiting job → its place | jobs not ended | when empty |
@@ -12,7 +12,7 @@
 | lease:{model} | sorted set: claimed job → deadline, ms | jobs not ended | when empty |
 | chunks:{model} | sorted set: lease token → deadline, ms | the window | when empty |
 | replicas:{model} | sorted set: a replica's card → deadline, ms | running replicas | HEARTBEAT_S after the last beat |
-| dead:{model} | sorted set: dead job → its end, ms | DEAD_MAX_JOBS and bytes | the oldest first, with job and blob |
+| dead:{model} | sorted set: dead job → its end, ms | DEAD_MAX_JOBS and bytes | the oldest first, with blob |
 | dead-bytes:{model} | integer: bytes of their inputs | one per model | never |
 | ledger:{model} | hash: counters since the beginning | one per model | never |
 | stops | hash: what admins stopped → JSON: why, by whom, when | 1 + 2 per model | when an admin takes it back |

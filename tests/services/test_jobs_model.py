@@ -62,6 +62,8 @@ class Known:
     alone: str = ""
     expired: bool = False
     dead: bool = False
+    evicted: bool = False
+    """Dead, and no longer among those that are kept as such: its record goes as any other's."""
     kept: bool = True
 
     @property
@@ -247,7 +249,7 @@ class TrackerMachine(RuleBasedStateMachine):
     def expire_record(self, job_id: str) -> None:
         """JOB_TTL has passed since a job's end."""
         job = self.jobs[job_id]
-        if job.kept and not job.in_flight and not job.dead:
+        if job.kept and not job.in_flight and (not job.dead or job.evicted):
             self.redis.delete(f"job:{job_id}", f"blob:{job_id}")
             self.forget(job_id)
 
@@ -404,7 +406,7 @@ class TrackerMachine(RuleBasedStateMachine):
         while len(self.dead) > MAX_DEAD or sum(self.jobs[job_id].bytes for job_id in self.dead) > DEAD_BYTES:
             oldest = min(self.dead, key=lambda job_id: (self.died_at(job_id), job_id))
             self.dead.remove(oldest)
-            self.jobs[oldest].kept = False
+            self.jobs[oldest].evicted = True
 
     def died_at(self, job_id: str) -> int:
         """When Redis says that a job died: its record may be gone, its event is not."""
@@ -442,12 +444,13 @@ class TrackerMachine(RuleBasedStateMachine):
         for place, job_id in enumerate(kept):
             record, ttl, blob, blob_ttl = replies[4 * place : 4 * place + 4]
             job = self.jobs[job_id]
-            stays = job.in_flight or job.dead
+            stays = job.in_flight or (job.dead and not job.evicted)
             assert (record["status"], int(record["deliveries"])) == (job.status, job.deliveries)
             assert (int(record["strikes"]), int(record["run"])) == (job.strikes, job.run)
             assert record.get("token", "") == job.token
             assert ttl == -1 if stays else 0 < ttl <= self.service.job_ttl
-            assert blob == (job.bytes > 0 and job.status not in ("COMPLETED", "CANCELLED"))
+            has_blob = job.bytes > 0 and not job.evicted and job.status not in ("COMPLETED", "CANCELLED")
+            assert blob == has_blob
             assert not blob or (blob_ttl == -1) == stays
 
     @invariant()

@@ -20,9 +20,11 @@ from serve_app.errors import (
     IdempotencyKeyReused,
     JobUnknown,
     QueueFull,
+    RetryRefused,
     StoreFull,
     TrackerUnavailable,
 )
+from serve_app.jobs.desk import Desk
 from serve_app.jobs.limits import MAX_DELIVERIES, MAX_STRIKES, RECORD_VERSION, RESULT_MAX_BYTES, SUSPECT_AFTER
 from serve_app.jobs.records import Idempotency
 from serve_app.jobs.tracker import Tracker
@@ -306,8 +308,23 @@ async def test_dead_jobs_are_kept_up_to_a_bound(redis: Redis, settings: Settings
         for _ in range(MAX_DELIVERIES):
             await tracker.lose((await claimed(tracker)).tasks, "lost")
         await until_the_clock_moves(redis)
-    assert [bool(await redis.exists(f"job:{job.id}")) for job in jobs] == [False, False, True, True]
     assert sorted(await redis.keys("blob:*")) == [b"blob:2", b"blob:3"]
+    ttls = [await redis.ttl(f"job:{job.id}") for job in jobs]
+    assert ttls[2:] == [-1, -1]
+    assert all(0 < ttl <= settings.job_ttl for ttl in ttls[:2])
+
+
+async def test_a_dead_job_that_fits_nowhere_is_known_as_dead(redis: Redis, settings: Settings) -> None:
+    tracker = Tracker(redis, settings.model_copy(update={"queue_max_bytes": 400}))
+    job = await tracker.submit(submission(stored=await store(redis, "blob:large", 100)))
+    for _ in range(MAX_DELIVERIES):
+        await tracker.lose((await claimed(tracker)).tasks, "lost")
+    dead = await tracker.read(job.id, "ann")
+    assert dead.failure is not None
+    assert (dead.failure.slug, await redis.get(f"dead-bytes:{MODEL}")) == ("job-dead", b"0")
+    assert not await redis.exists("blob:large")
+    with pytest.raises(RetryRefused):
+        await Desk(redis, settings).retry(job.id, "ann")
 
 
 async def until_the_clock_moves(redis: Redis) -> None:

@@ -189,7 +189,8 @@ local function forget(record)
     'completed_at', completed_at, 'removed_at', NOW)
 end
 
--- Keep a dead job for inspection; the oldest leave, with their input, when there are too many or they are too large.
+-- Keep a dead job for inspection; the oldest leave when there are too many or they are too large: their input at once,
+-- their record when that of any ended job would, so that nobody's job is unknown the moment it died.
 local function bury(record)
   local dead, total = dead_key(record.model), dead_bytes_key(record.model)
   redis.call('ZADD', dead, NOW, record.id)
@@ -198,7 +199,8 @@ local function bury(record)
     local id = redis.call('ZPOPMIN', dead)[1]
     local kept = redis.call('HMGET', job_key(id), 'bytes', 'reference')
     bytes = redis.call('DECRBY', total, kept[1] or 0)
-    redis.call('UNLINK', job_key(id), kept[2] or job_key(id))
+    if kept[2] and kept[2] ~= '' then redis.call('UNLINK', kept[2]) end
+    redis.call('EXPIRE', job_key(id), JOB_TTL_S)
   end
 end
 

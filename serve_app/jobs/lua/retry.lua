@@ -2,7 +2,7 @@
 local record, reason = owned(ARGV[1], ARGV[2])
 if not record then return { reason } end
 if record.status ~= 'FAILED' then return { 'unfailed' } end
-if redis.call('ZSCORE', dead_key(record.model), record.id) then return { 'dead' } end
+if redis.call('HGET', job_key(record.id), 'slug') == 'job-dead' then return { 'dead' } end
 local refused = reopen(record)
 if refused then return refused end
 return { 'done', redis.call('HGETALL', job_key(record.id)) }
