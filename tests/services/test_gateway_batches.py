@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import psycopg
 import pytest
-from gateway_parts import IMAGE_MODEL, PICTURE, RESULT, Running, listening, running_gateway, until
+from gateway_parts import IMAGE_MODEL, PICTURE, RESULT, Running, failed, listening, running_gateway, until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -306,6 +306,43 @@ async def test_results_outlive_the_records_of_their_jobs(
         assert await lines(gateway, batch["batch_id"]) == before
         assert [one["result"] for one in before] == [RESULT] * 3
         assert (await gateway.get(batch["links"]["self"])).json()["counts"]["completed"] == 3
+
+
+async def test_a_removed_batch_leaves_no_result_behind_whose_record_had_expired(
+    settings: Settings, authority: Authority, database: str
+) -> None:
+    migrate(database)
+    async with running_gateway(settings, authority, **RATES) as gateway:
+        answer, gateway.model.answer = gateway.model.answer, failed("model-rejected", "no")
+        batch = (await send(gateway, PICTURE, PICTURE)).json()
+        await ended(gateway, batch["batch_id"])
+        gateway.model.answer = answer
+        first, second = (item["job_id"] for item in batch["items"])
+        assert (await gateway.post(f"/api/v1/jobs/{first}/retry")).status_code == 202
+        assert (await gateway.ended(first))["status"] == "COMPLETED"  # its second run
+        await ended(gateway, batch["batch_id"])
+
+        async def rows() -> list[tuple[str, int, bool, bool]]:
+            with psycopg.connect(database) as connection:
+                found = "SELECT job_id, run, result IS NULL, removed_at IS NULL FROM job_outcomes"
+                return sorted(connection.execute(found))
+
+        async def stored() -> bool:
+            return len(await rows()) == 3
+
+        await until(stored)
+        await gateway.redis.delete(f"job:{first}")
+        result = f"/api/v1/jobs/{first}/result"
+        assert (await gateway.get(result)).status_code == 200
+        removed = await gateway.client.delete(batch["links"]["self"], headers=gateway.bearer())
+        assert removed.status_code == 204
+        assert (await gateway.get(result)).status_code == 404
+
+        async def forgotten() -> bool:
+            return {row[2:] for row in await rows()} == {(True, False)}
+
+        await until(forgotten)
+        assert [row[:2] for row in await rows()] == sorted([(first, 1), (first, 2), (second, 1)])
 
 
 async def test_a_job_removed_from_its_batch_has_no_result_there(gateway: Running) -> None:

@@ -5,12 +5,12 @@ local function parts_of(item)
   return batch, index
 end
 
--- An item has ended; with the last one its batch has, and stays for as long as an ended job does.
-local function settle(item, now, status, slug, detail)
+-- An item has ended; with the last one its batch has, and stays for as long as an ended job does. `run`: of its job.
+local function settle(item, now, status, slug, detail, run)
   local batch, index = parts_of(item)
   if redis.call('EXISTS', batch_key(batch)) == 0 then return end
   redis.call('HSET', items_key(batch), index .. ':end',
-    cjson.encode({ status = status, slug = slug or '', detail = detail or '' }))
+    cjson.encode({ status = status, slug = slug or '', detail = detail or '', run = run }))
   if redis.call('HINCRBY', batch_key(batch), 'open', -1) == 0 then
     redis.call('HSET', batch_key(batch), 'completed_at', now)
     redis.call('EXPIRE', batch_key(batch), JOB_TTL_S)

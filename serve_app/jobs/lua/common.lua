@@ -11,7 +11,8 @@ local NOW_US = CLOCK[1] * 1000000 + CLOCK[2]
 
 local FIELDS = {
   'v', 'owner', 'model', 'priority', 'status', 'run', 'deliveries', 'strikes', 'turn', 'token', 'alone',
-  'reference', 'bytes', 'weight', 'pixels', 'submitted_at', 'started_at', 'item', 'keep',
+  'reference', 'bytes', 'weight', 'pixels', 'submitted_at', 'started_at', 'completed_at', 'item',
+  'keep',
 }
 
 -- The record of a job. Nil when it is gone or of a newer version; then the second value is that version or false.
@@ -157,7 +158,7 @@ local function finish(record, status, counter, outcome)
     'slug', slug, 'detail', detail, 'result', result, 'deliveries', record.deliveries,
     'submitted_at', record.submitted_at, 'started_at', record.started_at or '0', 'completed_at', NOW)
   tell_owner(record, status)
-  if record.item then settle(record.item, NOW, status, slug, detail) end
+  if record.item then settle(record.item, NOW, status, slug, detail, record.run) end
 end
 
 -- What happens to record and input of a job that ended: the record stays for a while, the input with it where it
@@ -178,7 +179,6 @@ end
 local function forget(record)
   local dead = redis.call('ZREM', dead_key(record.model), record.id)
   if dead == 1 then redis.call('DECRBY', dead_bytes_key(record.model), record.bytes) end
-  local completed_at = redis.call('HGET', job_key(record.id), 'completed_at')
   redis.call('ZREM', jobs_key(record.owner), record.id)
   redis.call('UNLINK', job_key(record.id), outputs_key(record.id),
     record.reference ~= '' and record.reference or job_key(record.id))
@@ -186,7 +186,7 @@ local function forget(record)
   redis.call('XADD', outbox_key(), '*', 'kind', 'removal', 'job_id', record.id, 'run', record.run,
     'owner', record.owner, 'model', record.model, 'status', record.status, 'dead', dead,
     'deliveries', record.deliveries, 'submitted_at', record.submitted_at, 'started_at', record.started_at or '0',
-    'completed_at', completed_at, 'removed_at', NOW)
+    'completed_at', record.completed_at, 'removed_at', NOW)
 end
 
 -- Keep a dead job for inspection; the oldest leave when there are too many or they are too large: their input at once,
