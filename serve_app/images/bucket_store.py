@@ -77,10 +77,12 @@ class BucketStore(ImageStore):
             with suppress(StoreUnavailable):  # nobody's from here on
                 await self.bucket.delete(_key_of(found))
 
-    async def put_outputs(self, job_id: str, outputs: Mapping[str, Output]) -> None:
-        await self._write_outputs(job_id, outputs, with_data=False)
+    async def put_outputs(self, job_id: str, token: str, outputs: Mapping[str, Output]) -> bool:
+        if not await self._write_outputs(job_id, token, outputs, with_data=False):
+            return False
         for name, output in outputs.items():
             await self.bucket.put(f"outputs/{job_id}/{name}", output.data, output.media_type)
+        return True
 
     async def get_output(self, job_id: str, name: str) -> StoredOutput | None:
         found = await super().get_output(job_id, name)

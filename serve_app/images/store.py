@@ -7,13 +7,14 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from redis.asyncio import Redis
 
 from serve_app.connections import redis_errors
 from serve_app.contracts import Output
 from serve_app.errors import StoreFull
+from serve_app.lua import read_script
 from serve_app.settings import Settings
 
 UNCLAIMED_S = 900
@@ -55,6 +56,7 @@ class ImageStore:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
+        self._put_outputs = redis.register_script(read_script(__package__, "put_outputs"))
         self._outputs_life_s = settings.job_ttl + OUTPUTS_MARGIN_S
         self._share = settings.image_store_share
         self._measuring = asyncio.Lock()
@@ -101,12 +103,15 @@ class ImageStore:
         with redis_errors():
             await self._redis.unlink(reference)
 
-    async def put_outputs(self, job_id: str, outputs: Mapping[str, Output]) -> None:
-        """Store what a job gave, in the place of what an earlier attempt at it gave. Raises as `put`."""
+    async def put_outputs(self, job_id: str, token: str, outputs: Mapping[str, Output]) -> bool:
+        """Store what a job gave, a file or more, in the place of what an earlier attempt gave. Raises as `put`.
+
+        False, and nothing is changed, where the lease with this token holds the job no more.
+        """
         size = sum(len(output.data) for output in outputs.values())
         await self._take_room(size)
         with self._sending(size):
-            await self._write_outputs(job_id, outputs, with_data=True)
+            return await self._write_outputs(job_id, token, outputs, with_data=True)
 
     async def get_output(self, job_id: str, name: str) -> StoredOutput | None:
         """The output of this name, or None where there is none. Raises `TrackerUnavailable`."""
@@ -129,18 +134,15 @@ class ImageStore:
         with redis_errors():
             return cast("bytes", await self._redis.getrange(reference, start, start + PIECE_BYTES - 1))
 
-    async def _write_outputs(self, job_id: str, outputs: Mapping[str, Output], *, with_data: bool) -> None:
-        key, fields = outputs_key(job_id), dict[Any, Any]()
+    async def _write_outputs(self, job_id: str, token: str, outputs: Mapping[str, Output], *, with_data: bool) -> bool:
+        fields: list[str | bytes] = []
         for name, output in outputs.items():
-            fields[f"type:{name}"] = output.media_type
+            fields += [f"type:{name}", output.media_type]
             if with_data:
-                fields[f"data:{name}"] = output.data
+                fields += [f"data:{name}", output.data]
+        keys, arguments = (record_key(job_id), outputs_key(job_id)), (token, self._outputs_life_s, *fields)
         with redis_errors():
-            async with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.unlink(key)
-                pipeline.hset(key, mapping=fields)
-                pipeline.expire(key, self._outputs_life_s)
-                await pipeline.execute()
+            return bool(await self._put_outputs(keys=keys, args=arguments))
 
     async def _take_room(self, size: int) -> None:
         await self._check(self._share, size, "The image store is full. Try again in a moment.")
@@ -173,6 +175,11 @@ class ImageStore:
 def blob_key(job_id: str) -> str:
     """Where the input of a job is; its reference."""
     return f"blob:{job_id}"
+
+
+def record_key(job_id: str) -> str:
+    """Where the record of a job is, which the tracker keeps."""
+    return f"job:{job_id}"
 
 
 def outputs_key(job_id: str) -> str:

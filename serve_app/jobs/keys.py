@@ -4,7 +4,7 @@
 
 | key | what it is | bound | leaves |
 |---|---|---|---|
-| job:{id} | hash: the record; params 16 kB, result 64 kB | jobs not ended, ended, dead | JOB_TTL after its end; dead: after it left dead |
+| job:{id} | hash: the record, small fields only | jobs not ended, ended, dead | JOB_TTL after its end; dead: below |
 | blob:{id} | string: the input | QUEUE_MAX_BYTES; ended: IMAGE_STORE_SHARE | COMPLETED, CANCELLED if unkept; its job |
 | outputs:{id} | hash: files a model gave; its replica writes it | OUTPUT_MAX_BYTES | a minute after its job |
 | wait:{model}:{priority}:{owner} | sorted set: waiting job → its place | jobs not ended | when empty |
@@ -12,7 +12,7 @@
 | lease:{model} | sorted set: claimed job → deadline, ms | jobs not ended | when empty |
 | chunks:{model} | sorted set: lease token → deadline, ms | the window | when empty |
 | replicas:{model} | sorted set: a replica's card → deadline, ms | running replicas | HEARTBEAT_S after the last beat |
-| dead:{model} | sorted set: dead job → its end, ms | DEAD_MAX_JOBS and bytes | the oldest first, with blob |
+| dead:{model} | sorted set: dead job → its end, ms | DEAD_MAX_JOBS and bytes | oldest first: blob too, job in JOB_TTL |
 | dead-bytes:{model} | integer: bytes of their inputs | one per model | never |
 | ledger:{model} | hash: counters since the beginning | one per model | never |
 | stops | hash: what admins stopped → JSON: why, by whom, when | 1 + 2 per model | when an admin takes it back |
@@ -22,7 +22,7 @@
 | idems:{owner} | sorted set: an owner's hashes → time, ms | 10,000, the oldest leave | 24 h after the last |
 | jobs:{owner} | sorted set: an owner's job → its submit, µs | 10,000, the oldest leave | 7 days after the last submit |
 | batch:{batch} | hash: a batch, with how many of its items are open | items not ended, ended | JOB_TTL after its end |
-| items:{batch} | hash: its items: what they ask for, their jobs, how they ended | 500 items, params of 16 kB each | with it |
+| items:{batch} | hash: its items: what they ask for, their jobs, how they ended | 500 items of 16 kB | with it |
 | batches:{owner} | sorted set: an owner's batch → its submit, µs | 10,000, the oldest leave | 7 days after the last |
 | fetch:{owner} | sorted set: item whose URL waits to be fetched → since, µs | fetches | when empty |
 | fetch-ring | sorted set: owner of such items → next turn, µs | owners that wait | when empty |

@@ -227,8 +227,8 @@ class ModelServer:
 
     async def _store_outputs(self, task: Task, answer: Answer) -> BaseModel:
         answer.check(self._output_max_bytes)
-        if answer.outputs:
-            await self._images.put_outputs(task.job_id, answer.outputs)
+        if answer.outputs and not await self._images.put_outputs(task.job_id, task.token, answer.outputs):
+            raise ReplicaLost("The lease ended before this replica could store the model's files.")
         return answer.listed()
 
     async def _beat(self, card: ReplicaCard) -> None:

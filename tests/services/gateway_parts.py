@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -89,10 +89,22 @@ class Running:
         files = [{"name": "mask.png", "media_type": "image/png", "bytes": 6}]
         usual = self.model.answer
         self.model.answer = lambda task: Outcome(task.job_id, result={**RESULT, "outputs": files})
-        job_id = await self.submit(user, keep="true")
-        await ImageStore(self.redis, Settings()).put_outputs(job_id, {"mask.png": Output("image/png", b"a mask")})
-        await self.ended(job_id, user)
+        job_id = await self.submit_with_files({"mask.png": Output("image/png", b"a mask")}, user, keep="true")
         self.model.answer = usual
+        return job_id
+
+    async def submit_with_files(self, outputs: Mapping[str, Output], user: str = "ada", **fields: str) -> str:
+        """A job that has ended, whose files were stored as a replica stores them: while it works on it."""
+        self.model.open.clear()
+        job_id = await self.submit(user, **fields)
+
+        async def claimed() -> Task | None:
+            return next((task for task in self.model.tasks if task.job_id == job_id), None)
+
+        task: Task = await until(claimed)
+        assert await ImageStore(self.redis, Settings()).put_outputs(job_id, task.token, outputs)
+        self.model.open.set()
+        await self.ended(job_id, user)
         return job_id
 
     async def ended(self, job_id: str, user: str = "ada") -> Json:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from serve_app.contracts import Failure, JobInput, ModelCard, Outcome, Priority, ReplicaCard, Task
+from redis.asyncio import Redis
+
+from serve_app.contracts import Failure, JobInput, ModelCard, Outcome, Output, Priority, ReplicaCard, Task
+from serve_app.images.store import ImageStore
 from serve_app.jobs.records import Chunk, Submission
 from serve_app.jobs.tracker import Tracker
 
@@ -55,6 +58,13 @@ async def until(true: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> N
     async with asyncio.timeout(seconds):
         while not await true():  # noqa: ASYNC110  the condition is in another process or in Redis
             await asyncio.sleep(0.02)
+
+
+async def store_files(store: ImageStore, redis: Redis, job_id: str, outputs: Mapping[str, Output]) -> None:
+    """Store them as the replica that works on the job does."""
+    await redis.hset(f"job:{job_id}", mapping={"status": "PROCESSING", "token": "now"})
+    assert await store.put_outputs(job_id, "now", outputs)
+    await redis.delete(f"job:{job_id}")
 
 
 class StubModel:

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import httpx2
 import pytest
+from job_help import store_files
 from object_store import SeaweedFS
 from redis.asyncio import Redis
 
@@ -77,7 +78,7 @@ async def test_the_sweep_deletes_only_what_nobody_keeps(
     waiting, lost, coming = (JOB[:-1] + str(number) for number in (2, 3, 4))
     for job_id in (waiting, lost, coming):
         await store.put(job_id, job_id.encode())
-        await store.put_outputs(job_id, {"mask.png": Output("image/png", b"mask")})
+        await store_files(store, redis, job_id, {"mask.png": Output("image/png", b"mask")})
     await submit(tracker, waiting)
     await redis.delete(f"blob:{lost}", f"outputs:{lost}")
     await store.bucket.put("someone-elses", b"x", "text/plain")
@@ -151,8 +152,10 @@ async def test_parts_of_an_upload_whose_gateway_died_leave(store: BucketStore, k
     assert [key for key, _ in await bucket.unfinished()] == ["inputs/under-way"]
 
 
-async def test_outputs_are_given_by_a_url_that_ends(store: BucketStore) -> None:
-    await store.put_outputs(JOB, {"mask.png": Output("image/png", b"a mask"), "notes.txt": Output("text/plain", b"")})
+async def test_outputs_are_given_by_a_url_that_ends(store: BucketStore, redis: Redis) -> None:
+    await store_files(
+        store, redis, JOB, {"mask.png": Output("image/png", b"a mask"), "notes.txt": Output("text/plain", b"")}
+    )
     found = await store.get_output(JOB, "mask.png")
     assert found is not None
     assert "X-Amz-Expires=3600" in found.url
@@ -243,7 +246,7 @@ async def test_urls_name_the_server_as_clients_reach_it(
 ) -> None:
     public = f"http://localhost:{object_store.port}"
     store = open_store(redis, settings.model_copy(update={**in_bucket, "s3_public_url": public}))
-    await store.put_outputs(JOB, {"notes.txt": Output("text/plain", b"notes")})
+    await store_files(store, redis, JOB, {"notes.txt": Output("text/plain", b"notes")})
     found = await store.get_output(JOB, "notes.txt")
     assert found is not None
     assert found.url.startswith(f"{public}/")

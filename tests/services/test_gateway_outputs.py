@@ -6,9 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from serve_app.connections import connect_redis
 from serve_app.contracts import Outcome, Output
-from serve_app.images.store import ImageStore
 from serve_app.local.authority import Authority
 from serve_app.models.contract import Answer
 from serve_app.models.registry import ModelConfig, card
@@ -30,20 +28,8 @@ async def gateway(settings: Settings, database: str, authority: Authority) -> As
         yield running
 
 
-async def completed(gateway: Running, settings: Settings) -> str:
-    """A job whose files are stored as a replica stores them: before it ends."""
-    gateway.model.open.clear()
-    job_id = await gateway.submit()
-    client = connect_redis(settings)
-    await ImageStore(client, settings).put_outputs(job_id, FILES)
-    await client.aclose()
-    gateway.model.open.set()
-    assert (await gateway.ended(job_id))["status"] == "COMPLETED"
-    return job_id
-
-
-async def test_a_file_is_a_download_whatever_it_is(gateway: Running, settings: Settings) -> None:
-    path = f"/api/v1/jobs/{await completed(gateway, settings)}/outputs"
+async def test_a_file_is_a_download_whatever_it_is(gateway: Running) -> None:
+    path = f"/api/v1/jobs/{await gateway.submit_with_files(FILES)}/outputs"
     mask = await gateway.get(f"{path}/mask.png")
     assert (mask.status_code, mask.content, mask.headers["content-type"]) == (200, b"a mask", "image/png")
     page = await gateway.get(f"{path}/page.html")
@@ -55,14 +41,14 @@ async def test_a_file_is_a_download_whatever_it_is(gateway: Running, settings: S
 
 
 @pytest.mark.parametrize("name", ["other.png", "mask.png%0a", "..%2fmask.png", "type:mask.png", "%00"])
-async def test_a_name_that_the_result_does_not_list_is_none(gateway: Running, settings: Settings, name: str) -> None:
-    answer = await gateway.get(f"/api/v1/jobs/{await completed(gateway, settings)}/outputs/{name}")
+async def test_a_name_that_the_result_does_not_list_is_none(gateway: Running, name: str) -> None:
+    answer = await gateway.get(f"/api/v1/jobs/{await gateway.submit_with_files(FILES)}/outputs/{name}")
     assert answer.status_code == 404
     assert answer.json()["type"] in ("/problems/output-unknown", "/problems/route-unknown")
 
 
-async def test_nobody_else_gets_a_file(gateway: Running, settings: Settings) -> None:
-    path = f"/api/v1/jobs/{await completed(gateway, settings)}/outputs/mask.png"
+async def test_nobody_else_gets_a_file(gateway: Running) -> None:
+    path = f"/api/v1/jobs/{await gateway.submit_with_files(FILES)}/outputs/mask.png"
     assert (await gateway.get(path, "bob")).json()["type"] == "/problems/job-unknown"
     assert (await gateway.client.get(path)).status_code == 401
 
@@ -75,8 +61,8 @@ async def test_a_failed_job_gives_no_file(gateway: Running) -> None:
     assert answer.json()["type"] == "/problems/output-unknown"
 
 
-async def test_files_leave_with_a_deleted_job(gateway: Running, settings: Settings) -> None:
-    job_id = await completed(gateway, settings)
+async def test_files_leave_with_a_deleted_job(gateway: Running) -> None:
+    job_id = await gateway.submit_with_files(FILES)
     assert await gateway.redis.exists(f"outputs:{job_id}")
     deleted = await gateway.client.delete(f"/api/v1/jobs/{job_id}", headers=gateway.bearer())
     assert deleted.status_code == 204

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 
 import pytest
+from job_help import store_files
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
@@ -71,11 +72,13 @@ async def test_images_stop_at_their_share_and_leave_the_rest_free(limited: Redis
 
 async def test_files_come_back_and_end_with_their_job(redis: Redis, settings: Settings) -> None:
     store = ImageStore(redis, settings)
-    await store.put_outputs("one", {"mask.png": Output("image/png", b"mask"), "empty": Output("text/plain", b"")})
+    await store_files(
+        store, redis, "one", {"mask.png": Output("image/png", b"mask"), "empty": Output("text/plain", b"")}
+    )
     assert await store.get_output("one", "mask.png") == StoredOutput("image/png", b"mask")
     assert await store.get_output("one", "empty") == StoredOutput("text/plain", b"")
     assert settings.job_ttl < await redis.ttl("outputs:one") <= settings.job_ttl + OUTPUTS_MARGIN_S
-    await store.put_outputs("one", {"table.csv": Output("text/csv", b"1,2")})  # an attempt that ran again
+    await store_files(store, redis, "one", {"table.csv": Output("text/csv", b"1,2")})  # an attempt that ran again
     assert await store.get_output("one", "mask.png") is None
     assert await store.get_output("two", "table.csv") is None
 
@@ -83,8 +86,38 @@ async def test_files_come_back_and_end_with_their_job(redis: Redis, settings: Se
 async def test_files_share_the_room_of_the_images(limited: Redis, settings: Settings) -> None:
     store = ImageStore(limited, settings)
     with pytest.raises(StoreFull):
-        await store.put_outputs("one", {"large": Output("image/png", bytes(39 * MIB))})
+        await store_files(store, limited, "one", {"large": Output("image/png", bytes(39 * MIB))})
     assert await limited.exists("outputs:one") == 0
+
+
+async def test_files_are_taken_under_the_lease_of_their_job_alone(redis: Redis, settings: Settings) -> None:
+    """A zombie neither replaces the files of a job that ended, nor makes those of a deleted one again."""
+    store, mask = ImageStore(redis, settings), {"mask.png": Output("image/png", b"mask")}
+    await store_files(store, redis, "one", mask)
+    late = {"mask.png": Output("image/png", b"late")}
+    for record in ({}, {"status": "COMPLETED"}, {"status": "PENDING"}, {"status": "PROCESSING", "token": "another"}):
+        await redis.delete("job:one", "job:two")
+        for job_id in ("one", "two"):
+            await redis.hset(f"job:{job_id}", mapping={"v": "1", **record})
+            assert not await store.put_outputs(job_id, "now", late)
+    assert await store.get_output("one", "mask.png") == StoredOutput("image/png", b"mask")
+    assert await redis.exists("outputs:two") == 0
+
+
+async def test_a_full_redis_refuses_files_and_keeps_those_it_has(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MEASURED_S", 60.0)
+    store = ImageStore(redis, settings)
+    await store_files(store, redis, "one", {"mask.png": Output("image/png", b"mask")})
+    await redis.hset("job:one", mapping={"status": "PROCESSING", "token": "now"})
+    await redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StoreFull):
+            await store.put_outputs("one", "now", {"mask.png": Output("image/png", b"again")})
+    finally:
+        await redis.config_set("maxmemory", 0)
+    assert await store.get_output("one", "mask.png") == StoredOutput("image/png", b"mask")
 
 
 async def room(store: ImageStore) -> bool:

@@ -175,6 +175,8 @@ async def test_files_that_find_no_room_fail_their_job_alone(service: dict[str, S
     used = (await redis.info("memory"))["used_memory"]
     chunk = await stored_pictures(redis, 2)
     await redis.delete("blob:image-1")
+    for task in chunk:
+        await redis.hset(f"job:{task.job_id}", mapping={"status": "PROCESSING", "token": task.token})
 
     async def ends_as(*expected: str | None) -> bool:
         return slugs(await service["bright"].predict(chunk)) == list(expected)
@@ -185,6 +187,8 @@ async def test_files_that_find_no_room_fail_their_job_alone(service: dict[str, S
     finally:
         await redis.config_set("maxmemory", 0)
     await until(lambda: ends_as(None, "input-lost"), 10)
+    await redis.hset("job:image-0", "token", "another")  # a lease that is no longer ours
+    assert slugs(await service["bright"].predict(chunk[:1])) == ["replica-lost"]
 
 
 async def test_an_item_that_fails_the_batch_fails_alone(service: dict[str, ServeHandle]):
