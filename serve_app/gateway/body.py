@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import Any, Final, NoReturn
@@ -123,9 +124,10 @@ class _FormParser(MultiPartParser):
 
 
 def parse_object(text: bytes, name: str) -> Json:
-    """A JSON object (RFC 8259, UTF-8), without NaN and without lone surrogates, which no store could keep."""
+    """A JSON object (RFC 8259, UTF-8), without NaN, infinities (1e999 reads as one) and lone surrogates, which no store
+    could keep."""
     try:
-        value: Any = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+        value: Any = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
         if b"\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
@@ -148,6 +150,12 @@ def escape(part: str | int) -> str:
 
 def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError("the number is larger than any that is calculated with")
+    return value
 
 
 def _declared_length(call: Call) -> int:

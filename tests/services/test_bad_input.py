@@ -178,6 +178,7 @@ BODIES = [
     case("a JSON list", 400, "body-invalid", json=[URL]),
     case("deep JSON", 400, "body-invalid", content=b'{"a":' * 10_000, headers=JSON),
     case("not a number", 400, "body-invalid", content=b'{"params":{"a":NaN}}', headers=JSON),
+    case("a number beyond all", 400, "body-invalid", content=b'{"params":{"a":[-1e999]}}', headers=JSON),
     case("a giant number", 400, "body-invalid", content=b'{"params":{"a":%b}}' % (b"9" * 5000), headers=JSON),
     case("half a character", 400, "body-invalid", content=b'{"params":{"a":"\\ud800"}}', headers=JSON),
     case("not UTF-8", 400, "body-invalid", content=b'{"a":"\xff"}', headers=JSON),
