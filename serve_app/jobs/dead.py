@@ -72,7 +72,7 @@ class DeadLetters:
         return int(reply[1])
 
     async def drop(self, job_id: str, event: AuditEvent) -> None:
-        """Remove a dead job's record and input; the ledger keeps it as dead. Raises `JobUnknown`."""
+        """Remove a dead job's record, input and outcome; the ledger keeps it as dead. Raises `JobUnknown`."""
         if not await self._run("dead_drop", job_id, *event.pairs()):
             raise _unknown()
 

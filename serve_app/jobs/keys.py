@@ -17,7 +17,7 @@
 | ledger:{model} | hash: counters since the beginning | one per model | never |
 | stops | hash: what admins stopped → JSON: why, by whom, when | 1 + 2 per model | when an admin takes it back |
 | held-bytes | integer: bytes of inputs and params, not ended | one | never |
-| removed:{id} | string: its owner removed this job | jobs removed within a day | 24 h after it |
+| removed:{id} | string: its owner or an admin removed this job | jobs removed within a day | 24 h after it |
 | idem:{hash} | hash: fingerprint, job and time of a submit with this Idempotency-Key | idems:{owner} | 24 h after it |
 | idems:{owner} | sorted set: an owner's hashes → time, ms | 10,000, the oldest leave | 24 h after the last |
 | jobs:{owner} | sorted set: an owner's job → its submit, µs | 10,000, the oldest leave | 7 days after the last submit |

@@ -85,8 +85,12 @@ async def test_a_requeued_job_runs_again_from_the_beginning(gateway: Running, se
 async def test_a_dropped_job_is_gone_for_everybody_and_still_counted(gateway: Running, settings: Settings) -> None:
     job_id = await dead_job(gateway)
     assert (await as_admin(gateway, "DELETE", f"{DEAD}/{job_id}")).status_code == 204
-    assert (await gateway.get(f"/api/v1/jobs/{job_id}")).status_code == 404
+    for path in (f"/api/v1/jobs/{job_id}", f"/api/v1/jobs/{job_id}/result"):
+        assert (await gateway.get(path)).status_code == 404
     assert await gateway.redis.exists(f"job:{job_id}", f"blob:{job_id}", f"dead:{MODEL}") == 0
+    entries: Any = await gateway.redis.xrange("outbox")
+    [removal] = [e for _, e in entries if e[b"kind"] == b"removal"]
+    assert (removal[b"job_id"], removal[b"run"], removal[b"dead"]) == (job_id.encode(), b"1", b"1")
     assert await gateway.redis.get(f"dead-bytes:{MODEL}") == b"0"
     assert await ledger(gateway, settings) == Ledger(accepted=1, dead=1)
     assert await audited(gateway.redis) == [("drop", job_id)]

@@ -359,6 +359,7 @@ class TrackerMachine(RuleBasedStateMachine):
     def drop(self, back: int) -> None:
         job_id = self.dead.pop(-min(back + 1, len(self.dead)))
         self.run(self.letters.drop(job_id, EVENT))
+        self.removals += 1
         self.jobs[job_id].kept = False
         self.note("dropped")
 

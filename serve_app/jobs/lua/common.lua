@@ -174,7 +174,7 @@ local function retire(record, stays)
   redis.call('EXPIRE', job_key(record.id), JOB_TTL_S)
 end
 
--- Remove an ended job for its owner. PostgreSQL is told to forget what came of it; until it has, `removed` keeps anybody
+-- Remove an ended job for its owner, or a dead one for an admin. PostgreSQL is told to forget what came of it; until it has, `removed` keeps anybody
 -- from reading it there.
 local function forget(record)
   local dead = redis.call('ZREM', dead_key(record.model), record.id)
