@@ -155,7 +155,14 @@ async def test_the_queue_and_the_ledger_are_told_by_model(gateway: Running) -> N
     assert queue == {**states, "models": {"sem-classifier": states, "words": nothing}}
     ledger = (await as_admin(gateway, "GET", "/api/v1/admin/ledger")).json()["models"]
     counters = {"accepted": 1, "reopened": 0, "completed": 0, "failed": 1, "cancelled": 0, "dead": 0, "in_flight": 0}
+    counters |= {"waiting": 0, "running": 0, "difference": 0}
     assert ledger == {"sem-classifier": counters, "words": dict.fromkeys(counters, 0)}
+    gateway.model.open.clear()
+    await gateway.submit()
+    await gateway.redis.hincrby("ledger:sem-classifier", "accepted", 1)  # a job that is nowhere
+    found = (await as_admin(gateway, "GET", "/api/v1/admin/ledger")).json()["models"]["sem-classifier"]
+    assert (found["in_flight"], found["waiting"] + found["running"], found["difference"]) == (2, 1, 1)
+    await gateway.redis.hincrby("ledger:sem-classifier", "accepted", -1)
     limits = (await as_admin(gateway, "GET", "/api/v1/admin/limits")).json()
     assert limits == {
         "burst_s": 2,

@@ -22,10 +22,8 @@ async def queue(call: Call) -> Response:
 
 
 async def counters(call: Call) -> Response:
-    """Each model's counters, and the jobs in flight that follow from them."""
-    ledgers = {name: state.ledger for name, state in (await _queues(call)).items()}
-    each = {name: {**asdict(ledger), "in_flight": ledger.in_flight} for name, ledger in ledgers.items()}
-    return json_response({"models": each})
+    """Each model's counters, the jobs in flight that follow from them, and those that are counted where they stand."""
+    return json_response({"models": {name: _balance(state) for name, state in (await _queues(call)).items()}})
 
 
 async def limits(call: Call) -> Response:
@@ -54,6 +52,12 @@ async def _queues(call: Call) -> dict[str, QueueState]:
     service = call.service
     states = await asyncio.gather(*(service.tracker.queue(name) for name in service.cards))
     return dict(zip(service.cards, states, strict=True))
+
+
+def _balance(queue: QueueState) -> Json:
+    ledger = queue.ledger
+    counted = {"waiting": queue.waiting, "running": queue.leased, "difference": queue.difference}
+    return {**asdict(ledger), "in_flight": ledger.in_flight, **counted}
 
 
 def _states(queue: QueueState) -> Json:

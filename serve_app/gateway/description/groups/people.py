@@ -49,7 +49,10 @@ class Queue(States):
 
 
 class Counters(Shape):
-    """accepted + reopened = completed + failed + cancelled + dead + in_flight."""
+    """accepted + reopened = completed + failed + cancelled + dead + in_flight; in_flight = waiting + running + difference.
+
+    A difference other than 0 is a job that was lost or counted twice.
+    """
 
     accepted: Count
     reopened: Count
@@ -58,6 +61,9 @@ class Counters(Shape):
     cancelled: Count
     dead: Count
     in_flight: int
+    waiting: Count
+    running: Count
+    difference: int
 
 
 class Ledgers(Shape):
