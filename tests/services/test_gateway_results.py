@@ -129,6 +129,36 @@ async def test_a_removed_job_is_forgotten_everywhere(gateway: Running, database:
     assert told(await result(gateway, job_id)) == (404, "job-unknown")
 
 
+async def test_a_result_on_its_way_to_the_database_is_a_503_and_no_unknown_job(
+    settings: Settings, authority: Authority, database: str
+) -> None:
+    """PostgreSQL can be read, and has not taken what came of the job when the job's record leaves."""
+    migrate(database)
+    async with running_gateway(settings, authority, job_ttl=2) as gateway:
+        with psycopg.connect(database) as connection:
+            connection.execute("LOCK TABLE job_outcomes IN SHARE MODE")  # reads pass, writes wait
+            job_id = await gateway.submit()
+
+            async def left() -> bool:
+                return not await gateway.redis.exists(f"job:{job_id}")
+
+            await until(left)
+            late = await result(gateway, job_id)
+            assert told(late) == (503, "usage-unavailable")
+            assert late.headers["retry-after"]
+            assert told(await result(gateway, "no-uuid")) == (404, "job-unknown")
+
+        async def found() -> bool:
+            return (await result(gateway, job_id)).status_code == 200
+
+        await until(found, 60)
+
+        async def nothing_waits() -> bool:
+            return told(await result(gateway, UNKNOWN_ID)) == (404, "job-unknown")
+
+        await until(nothing_waits)
+
+
 async def test_a_result_that_cannot_be_looked_up_is_a_503(settings: Settings, authority: Authority) -> None:
     async with running_gateway(settings, authority) as gateway:
         answer = await result(gateway, UNKNOWN_ID)

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from serve_app.contracts import JobStatus
-from serve_app.errors import JobHasNoResult, JobNotFinished, JobUnknown, ResultExpired
+from serve_app.errors import JobHasNoResult, JobNotFinished, JobUnknown, ResultExpired, UsageUnavailable
 from serve_app.gateway import views
 from serve_app.gateway.operations.conditional import tagged
 from serve_app.gateway.service import Call
@@ -16,7 +16,10 @@ from serve_app.jobs.records import JOB_ID, no_such_job
 
 
 async def read_result(call: Call) -> Response:
-    """200 with the result of a COMPLETED job, 409 before or without one, 410 when it is no longer kept, else 404."""
+    """200 with the result of a COMPLETED job, 409 before or without one, 410 when it is no longer kept, else 404.
+
+    503 while a job's record may have left before its outcome reached PostgreSQL.
+    """
     job_id = call.request.path_params["job_id"]
     try:
         job = await call.service.tracker.read(job_id, call.caller.id)
@@ -35,7 +38,10 @@ async def _older(call: Call, job_id: str) -> Response:
     await call.admitted()  # a refused request must not cost PostgreSQL anything
     if not JOB_ID.fullmatch(job_id) or await service.desk.removed(job_id):
         raise no_such_job()
+    outbox = await service.outbox.figures()  # before the look: what leaves it in between is found there
     outcome = await service.outcomes.find(job_id, call.caller.id)
+    if outcome is None and outbox.lag_s >= service.settings.job_ttl:
+        raise UsageUnavailable("Results of older jobs are on their way to where they are kept. Try again in a moment.")
     if outcome is None:
         raise no_such_job()
     call.job_id, call.model = job_id, outcome.model

@@ -49,7 +49,7 @@ class Queue(States):
 
 
 class Counters(Shape):
-    """accepted + reopened = completed + failed + cancelled + dead + in_flight; in_flight = waiting + running + difference.
+    """accepted + reopened = completed + failed + cancelled + dead + in_flight, which is waiting + running + difference.
 
     A difference other than 0 is a job that was lost or counted twice.
     """
