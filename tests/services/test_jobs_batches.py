@@ -7,24 +7,27 @@ import random
 import uuid
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from job_help import MODEL, claimed
 from redis.asyncio import Redis
 
-from serve_app.contracts import Failure, JobInput
+from serve_app.contracts import AuditEvent, Failure, JobInput
 from serve_app.errors import BatchNotEnded, BatchUnknown, JobEnded, JobUnknown, QueueFull, RetryRefused
 from serve_app.jobs.batches.batches import Batches
 from serve_app.jobs.batches.records import BatchView, ItemStatus, NewBatch, NewItem
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.records import Idempotency
+from serve_app.jobs.stops import StopName, Stops
 from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
 
 NONE = JobInput("", 0, 0, "")
 ENDED = {ItemStatus.COMPLETED, ItemStatus.FAILED, ItemStatus.CANCELLED, ItemStatus.REFUSED}
 STEPS = 1500
+ADMIN = AuditEvent("e", 1, "p", "root", "stop", "intake", "", "127.0.0.1", "r")
 
 
 @pytest.fixture
@@ -181,17 +184,33 @@ async def test_a_batch_is_accepted_whole_or_not_at_all(redis: Redis, settings: S
 async def test_a_full_queue_lets_an_item_wait_and_refuses_it_never(redis: Redis, settings: Settings) -> None:
     small = settings.model_copy(update={"queue_max_jobs": 2})
     batches, tracker = Batches(redis, small), Tracker(redis, small)
-    batch_id = await batches.accept(batch("job", "job"))
     waiting = await batches.accept(batch("url"))
     [found] = await batches.claim_fetches(5)
+    batch_id = await batches.accept(batch("job", "job"))
     with pytest.raises(QueueFull):
         await batches.admit(found, str(uuid.uuid4()), NONE)
     assert [one.status for one in (await seen(batches, waiting)).items] == [ItemStatus.FETCHING]
-    assert await batches.claim_fetches(5) == []  # it is ours for a while
+    await redis.zadd("fetching", {found.item: 0})  # its time is over
+    for _ in range(3):
+        assert await batches.claim_fetches(5) == []  # fetched again it would be in vain
     await batches.cancel(batch_id, "ann")
-    assert await batches.admit(found, str(uuid.uuid4()), NONE)
-    assert not await batches.admit(found, str(uuid.uuid4()), NONE)
+    [again] = await batches.claim_fetches(5)
+    assert await batches.admit(again, str(uuid.uuid4()), NONE)
+    assert not await batches.admit(again, str(uuid.uuid4()), NONE)
     assert (await tracker.ledger(MODEL)).accepted == 3
+
+
+async def test_nothing_is_fetched_for_a_stopped_model_and_others_go_on(
+    redis: Redis, settings: Settings, batches: Batches
+) -> None:
+    stops, other = Stops(redis, settings), replace(batch("url"), model="other")
+    stopped = await batches.accept(batch(*["url"] * 60))
+    await batches.accept(other)
+    await stops.stop(StopName("intake", MODEL), {"message": "", "retry_after_s": 5}, ADMIN)
+    found = [one for _ in range(3) for one in await batches.claim_fetches(5)]
+    assert [one.item for one in found] == [f"{other.id}/0"]
+    await stops.resume(f"intake:{MODEL}", ADMIN)
+    assert [one.item.split("/")[0] for one in await batches.claim_fetches(60)] == [stopped] * 60
 
 
 async def test_racing_batches_with_one_key_are_one_batch(redis: Redis, batches: Batches) -> None:

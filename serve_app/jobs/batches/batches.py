@@ -94,7 +94,10 @@ class Batches:
         await self._ask("batch_remove", batch_id, owner)
 
     async def claim_fetches(self, limit: int) -> list[Fetch]:
-        """Up to `limit` items whose URL is to be fetched, owner by owner. Not ended in time, each is another's."""
+        """Up to `limit` items whose URL is to be fetched, owner by owner. Not ended in time, each is another's.
+
+        None of a model whose queue is full or whose intake is stopped: what is fetched could be no job.
+        """
         with redis_errors():
             return [read_fetch(*row) for row in await self._scripts.run("fetch_claim", limit)]
 

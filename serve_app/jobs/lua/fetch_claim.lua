@@ -1,6 +1,8 @@
 -- Take up to `limit` items whose URL is to be fetched, owner by owner: {item, what it asks for, owner, model, priority,
--- traceparent}, … Whoever takes one has FETCH_LEASE_MS; then it is another's to take.
+-- traceparent}, … Whoever takes one has FETCH_LEASE_MS; then it is another's to take. What could be no job now is not
+-- fetched in vain: it goes behind the others of its owner.
 local limit = tonumber(ARGV[1])
+local MORE_LOOKS = 50 -- at items that could be no job now
 
 local function return_expired()
   for _, item in ipairs(redis.call('ZRANGEBYSCORE', fetching_key(), '-inf', NOW, 'LIMIT', 0, limit)) do
@@ -22,14 +24,24 @@ local function next_in_turn(turn)
   return item
 end
 
+local closed = {}
+local function takes_jobs(model)
+  if closed[model] == nil then closed[model] = refusal(model, 0) ~= nil end
+  return not closed[model]
+end
+
 return_expired()
 local taken = {}
-while #taken < limit do
-  local item = next_in_turn(NOW_US + #taken)
+for look = 1, limit + MORE_LOOKS do
+  local item = #taken < limit and next_in_turn(NOW_US + look)
   if not item then break end
   local batch, index = parts_of(item)
-  redis.call('ZADD', fetching_key(), NOW + FETCH_LEASE_MS, item)
-  taken[#taken + 1] = { item, redis.call('HGET', items_key(batch), index),
-    unpack(redis.call('HMGET', batch_key(batch), 'owner', 'model', 'priority', 'traceparent')) }
+  local said = redis.call('HMGET', batch_key(batch), 'owner', 'model', 'priority', 'traceparent')
+  if takes_jobs(said[2]) then
+    redis.call('ZADD', fetching_key(), NOW + FETCH_LEASE_MS, item)
+    taken[#taken + 1] = { item, redis.call('HGET', items_key(batch), index), unpack(said) }
+  else
+    enter_fetch(item, said[1], NOW_US + look)
+  end
 end
 return taken
