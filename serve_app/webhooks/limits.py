@@ -6,10 +6,11 @@ from typing import Final
 
 ENDPOINTS_MAX: Final = 10
 """Endpoints of one user: one for each program of theirs."""
-QUEUE_MAX: Final = 500
-"""Deliveries that wait for one endpoint: a dead receiver of a busy user holds so many, and no more."""
-HOUSE_MAX: Final = 20_000
-"""Deliveries that wait for all endpoints together: 20 MB of the job Redis."""
+QUEUE_MAX: Final = 10_000
+"""Deliveries that wait for one endpoint: as many as a user's full queue of jobs gives when it ends faster than one receiver
+takes them. A dead receiver of a busy user holds so many, and no more."""
+HOUSE_MAX: Final = 50_000
+"""Deliveries that wait for all endpoints together: 27 MB of the job Redis, 90 MB where each has failed nine times."""
 HOUSE_SHARE: Final = 4
 """One endpoint may hold as much as this part (a quarter) of what is left of the house: there is always room for those
 that hold little, however many are down."""

@@ -25,6 +25,8 @@ from serve_app.webhooks.endpoints import Endpoints
 from serve_app.webhooks.limits import HOUSE_MAX, JITTER, LOG_MAX, QUEUE_MAX, SCHEDULE_S, SLOW_AT_ONCE
 from serve_app.webhooks.records import Endpoint
 
+BURST = 2_000
+
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
@@ -325,6 +327,31 @@ async def test_queues_are_bounded_and_what_found_no_room_is_counted(town: Town, 
         await until(dropped_again)
     assert receiver.got == []
     assert await town.redis.hget("webhook-totals", "dropped") == b"2"
+
+
+async def test_a_burst_finds_room_and_switching_off_ends_all_of_it(town: Town, receiver: Receiver) -> None:
+    """A receiver takes one after the other; a user's two thousand jobs that end meanwhile are not lost to it."""
+    endpoint = await town.register(receiver.url)
+    receiver.answers = [silent]
+    async with town.redis.pipeline(transaction=False) as pipeline:
+        for number in range(BURST):
+            facts = {"type": "job.completed", "at": 1, "owner": OWNER, "job_id": f"job-{number}", "run": 1}
+            pipeline.xadd("webhook-events", {**facts, "status": "COMPLETED", "model": "stub"})
+        await pipeline.execute()
+
+    async def waits(number: int) -> bool:
+        counted = {await town.redis.zcard(f"webhook-queue:{endpoint.id}"), await town.redis.zcard("webhook-waiting")}
+        return counted == {number}
+
+    async with sending(town.settings):
+        await until(lambda: waits(BURST), 60)
+    assert (await town.endpoints.read(OWNER, endpoint.id)).dropped == 0
+    receiver.answers = [410]
+    await town.redis.zadd("webhook-due", {endpoint.id: 0})  # the claim's time is over
+    async with sending(town.settings):
+        await until(lambda: waits(0))
+    assert await town.redis.hget("webhook-totals", "failed") == str(BURST).encode()
+    assert len(await town.redis.keys("webhook-delivery:*")) == LOG_MAX == len(await town.deliveries(endpoint))
 
 
 async def test_the_log_keeps_the_last_ones_and_every_record_leaves_in_the_end(town: Town, receiver: Receiver) -> None:

@@ -46,8 +46,24 @@ local function conclude(endpoint, id, status)
   count(status, 1)
 end
 
--- Switch an endpoint off; what waits for it ends as failed.
+-- Remove these deliveries, of which no log tells. In parts: a call of Redis takes some thousand names, not any number.
+local function forget(endpoint, ids)
+  for first = 1, #ids, 1000 do
+    local part, records = {}, {}
+    for place = first, math.min(first + 999, #ids) do
+      part[#part + 1], records[#records + 1] = ids[place], delivery_key(ids[place])
+    end
+    redis.call('ZREM', queue_key(endpoint), unpack(part))
+    redis.call('ZREM', waiting_key(), unpack(part))
+    redis.call('UNLINK', unpack(records))
+  end
+end
+
+-- Switch an endpoint off; what waits for it ends as failed, and the log keeps as many as it would of any.
 local function disable(endpoint, reason)
   redis.call('HSET', endpoint_key(endpoint), 'disabled_at', NOW, 'disabled_why', reason)
+  local beyond = redis.call('ZRANGE', queue_key(endpoint), 0, -(LOG_MAX + 1))
+  forget(endpoint, beyond)
+  count('failed', #beyond)
   for _, id in ipairs(redis.call('ZRANGE', queue_key(endpoint), 0, -1)) do conclude(endpoint, id, 'failed') end
 end
