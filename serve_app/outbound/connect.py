@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Final, Literal, TypeVar
 
 import httpx2
@@ -31,8 +31,8 @@ CONNECT_S: Final = 3.0
 MAX_ADDRESSES: Final = 3
 """Addresses of one host that are tried, in the resolver's order."""
 
-# A hung name server holds threads for longer than a request lives; it must not take those of the rest of the process.
-_LOOKUPS: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="lookup")
+LOOKUPS_AT_ONCE: Final = 8
+"""Names that are looked up at once for one kind of URL."""
 
 
 class Unreachable(Exception):
@@ -60,7 +60,7 @@ async def exchange(
 
     Raises the policy's `forbidden`, `Unreachable` or `Broken`. What a private network answers shows in none of them.
     """
-    for address in await _addresses(target, resolver or _look_up):
+    for address in await _addresses(target, resolver or partial(_look_up, target.policy.name)):
         try:
             async with _connected(target, address, ask) as response:
                 return await read(response)
@@ -71,9 +71,15 @@ async def exchange(
     raise Unreachable
 
 
-async def _look_up(host: str, port: int) -> list[str]:
+@cache
+def _threads(kind: str) -> ThreadPoolExecutor:
+    """A hung name server holds threads for longer than a request lives: not those of another kind of URL, nor others."""
+    return ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix=f"lookup of {kind}")
+
+
+async def _look_up(kind: str, host: str, port: int) -> list[str]:
     loop = asyncio.get_running_loop()
-    found = await loop.run_in_executor(_LOOKUPS, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    found = await loop.run_in_executor(_threads(kind), lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     return [str(entry[4][0]) for entry in found]
 
 

@@ -35,6 +35,9 @@ AT_ONCE: Final = 32
 """Attempts of one gateway replica at once; of one endpoint one at a time."""
 SLOW_AT_ONCE: Final = 16
 """How many of those may be attempts to receivers that were slow the last time."""
+OWNER_UNPROVEN_AT_ONCE: Final = 2
+"""How many of one owner's endpoints that were slow the last time, or have taken nothing yet, are served at once: their
+names or receivers may hang, and no user is to hold every place or look-up with them."""
 SLOW_MS: Final = 1000
 STEP_BACK_MS: Final = 500
 """A slow receiver that finds no place is looked at again after this, behind those that are due by then."""

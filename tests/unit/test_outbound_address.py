@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
+from typing import Any
 
+import httpx2
 import pytest
 
 from serve_app.errors import ImageUrlFailed, ImageUrlForbidden, ImageUrlInvalid
-from serve_app.images.fetch import fetch
+from serve_app.images.fetch import ASK, fetch
 from serve_app.outbound.address import is_public
+from serve_app.outbound.connect import LOOKUPS_AT_ONCE, exchange
+from serve_app.outbound.url import read_url
 from serve_app.settings import Settings
+from serve_app.webhooks.attempt import policy_of
 
 SETTINGS = Settings()
 
@@ -232,6 +239,33 @@ async def test_a_hung_look_up_ends_at_the_deadline() -> None:
 
     with pytest.raises(ImageUrlFailed, match=r"within 0\.05 seconds"):
         await fetch("http://images.example.org/", SETTINGS, resolver=hung, deadline_s=0.05)
+
+
+async def test_hung_look_ups_of_webhooks_keep_no_image_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that hangs holds the thread, whatever deadline its caller had."""
+    answered, hung = threading.Event(), []
+
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+        if host.startswith("hung"):
+            hung.append(host)
+            answered.wait(30)
+        return [(None, None, None, "", ("10.0.0.1", port))]
+
+    async def nothing_to_read(response: httpx2.Response) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    webhooks = read_url("http://hung.example.org/", policy_of(SETTINGS))
+    asks = [asyncio.create_task(exchange(webhooks, ASK, nothing_to_read)) for _ in range(2 * LOOKUPS_AT_ONCE)]
+    try:
+        async with asyncio.timeout(10):
+            while len(hung) < LOOKUPS_AT_ONCE:
+                await asyncio.sleep(0)
+            with pytest.raises(ImageUrlForbidden):
+                await fetch("http://images.example.org/", SETTINGS)
+    finally:
+        answered.set()
+        await asyncio.gather(*asks, return_exceptions=True)
 
 
 @pytest.mark.parametrize(

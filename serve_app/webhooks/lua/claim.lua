@@ -36,11 +36,34 @@ local function must_step_back(endpoint)
   return slow_claimed > most_slow
 end
 
+-- The owner of an endpoint of which nobody knows that it is quick; else nil.
+local function unproven(endpoint)
+  local known = redis.call('HMGET', endpoint_key(endpoint), 'owner', 'delivered_at', 'slow')
+  return (known[3] or not known[2]) and known[1] or nil
+end
+
+local function is_served(endpoint)
+  return redis.call('HEXISTS', endpoint_key(endpoint), 'claim') == 1
+    and NOW - (redis.call('ZSCORE', due_key(), endpoint) or 0) < 0
+end
+
+-- True where its owner's unproven ones have all the places that they may have.
+local function must_wait(endpoint)
+  local owner, served = unproven(endpoint), 0
+  if not owner then return false end
+  for _, other in ipairs(redis.call('ZRANGE', endpoints_key(owner), 0, -1)) do
+    if unproven(other) and is_served(other) then served = served + 1 end
+  end
+  return served >= OWNER_UNPROVEN_AT_ONCE
+end
+
 local function serve(endpoint)
   local id = redis.call('ZRANGEBYSCORE', queue_key(endpoint), '-inf', NOW, 'LIMIT', 0, 1)[1]
   if not id then
     redis.call('HDEL', endpoint_key(endpoint), 'claim')
     plan(endpoint)
+  elseif must_wait(endpoint) then
+    redis.call('ZADD', due_key(), NOW + 1, endpoint) -- behind all that are due, before those that are served now
   elseif must_step_back(endpoint) then
     redis.call('ZADD', due_key(), NOW + STEP_BACK_MS, endpoint)
   else
