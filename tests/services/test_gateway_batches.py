@@ -170,6 +170,24 @@ async def test_a_batch_sent_again_is_the_same_batch(gateway: Running) -> None:
     assert await gateway.redis.keys("blob:*") == []
 
 
+async def test_the_first_answer_stands_when_the_batch_is_gone(gateway: Running) -> None:
+    pictures = [PICTURE, b"no image at all", PICTURE]
+    first = await send(gateway, *pictures, key="k1")
+    batch_id = first.json()["batch_id"]
+    await ended(gateway, batch_id)
+    assert (await gateway.client.delete(f"{BATCHES}/{batch_id}", headers=gateway.bearer("ada"))).status_code == 204
+    second = await send(gateway, *pictures, key="k1")
+    assert (second.status_code, second.headers["idempotent-replayed"]) == (202, "true")
+    assert second.headers["location"] == first.headers["location"]
+    shown = second.json()
+    assert [item["status"] for item in shown["items"]] == ["PENDING", "REFUSED", "PENDING"]
+    assert shown["items"][1] == first.json()["items"][1]
+    same = ("batch_id", "model", "submitted_at", "size", "links", "next_cursor")
+    assert [shown[name] for name in same] == [first.json()[name] for name in same]
+    assert (shown["open"], shown["completed_at"], shown["counts"]["pending"]) == (2, None, 2)
+    assert (await accepted(gateway), await gateway.redis.keys("blob:*")) == (2, [])
+
+
 async def test_racing_batches_with_one_key_leave_one(gateway: Running) -> None:
     gateway.model.open.clear()
     answers = await asyncio.gather(*(send(gateway, PICTURE, PICTURE, PICTURE, key="k2") for _ in range(6)))

@@ -11,17 +11,18 @@ from typing import Final
 from starlette.responses import Response
 
 from serve_app.contracts import Failure, JobInput, Json
-from serve_app.errors import BodyTypeUnsupported, RequestError
+from serve_app.errors import BatchUnknown, BodyTypeUnsupported, RequestError
 from serve_app.gateway import views
 from serve_app.gateway.batches.ask import BatchAsk, Entry, ask_of_form, ask_of_json
+from serve_app.gateway.batches.first import first_view
 from serve_app.gateway.batches.views import ITEMS_SHOWN, batch_object, batch_path
 from serve_app.gateway.body import close_files, media_type, read_files, read_json
 from serve_app.gateway.operations.idempotency import digest_of, identify, read_key
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call, Service
-from serve_app.images.header import inspect
+from serve_app.images.header import ImageHeader, inspect
 from serve_app.images.inputs import accepted_with, drop_inputs, keep_input
-from serve_app.jobs.batches.records import NewBatch, NewItem
+from serve_app.jobs.batches.records import BatchView, NewBatch, NewItem
 
 JSON_MAX_BYTES: Final = 1024 * 1024
 """Five hundred URLs of two thousand characters."""
@@ -58,11 +59,21 @@ async def _accept(call: Call, ask: BatchAsk, key: str | None) -> Response:
         items = await _stored(service, ask.entries)
         # From here accepting runs to its end: a client that goes away leaves a whole batch or none.
         batch_id = await asyncio.shield(service.spawn(_commit(service, replace(batch, items=items))))
-    view = await service.batches.read(batch_id, batch.owner, limit=ITEMS_SHOWN)
+    try:
+        view = await service.batches.read(batch_id, batch.owner, limit=ITEMS_SHOWN)
+    except BatchUnknown:
+        view = await _first_view(service, batch, batch_id, ask)
     headers = {"Location": batch_path(batch_id), "Retry-After": str(views.POLL_AFTER_S)}
     if batch_id != batch.id:
         headers["Idempotent-Replayed"] = "true"
     return json_response(batch_object(view, call, first=0), 202, headers)
+
+
+async def _first_view(service: Service, batch: NewBatch, batch_id: str, ask: BatchAsk) -> BatchView:
+    """The first answer to a batch that is sent again, when its record is gone. Raises BatchUnknown without a key."""
+    accepted_at = await service.batches.accepted_at(batch)
+    items = [(await _looked_at(service, entry))[0] for entry in ask.entries]
+    return first_view(batch_id, batch.model, items, accepted_at)
 
 
 async def _fingerprint(entry: Entry) -> Json:
@@ -91,17 +102,22 @@ async def _stored(service: Service, entries: Sequence[Entry]) -> tuple[NewItem, 
 
 
 async def _item(service: Service, entry: Entry) -> NewItem:
+    item, image = await _looked_at(service, entry)
+    return replace(item, input=await keep_input(service.store, item.job_id, *image)) if image else item
+
+
+async def _looked_at(service: Service, entry: Entry) -> tuple[NewItem, tuple[bytes, ImageHeader] | None]:
+    """What becomes of an entry, and the image that is to be stored for it."""
     if entry.refusal or entry.url:
-        return NewItem(entry.name, entry.params, url=entry.url, refusal=entry.refusal)
+        return NewItem(entry.name, entry.params, url=entry.url, refusal=entry.refusal), None
     item = NewItem(entry.name, entry.params, job_id=str(uuid.uuid4()))
     if entry.file is None:
-        return item
+        return item, None
     data = await _bytes_of(entry)
     try:
-        header = inspect(data, service.settings)
+        return item, (data, inspect(data, service.settings))
     except RequestError as error:
-        return NewItem(entry.name, {}, refusal=Failure(error.slug, error.detail))
-    return replace(item, input=await keep_input(service.store, item.job_id, data, header))
+        return NewItem(entry.name, {}, refusal=Failure(error.slug, error.detail)), None
 
 
 async def _commit(service: Service, batch: NewBatch) -> str:

@@ -69,6 +69,16 @@ class Batches:
             first: Any = await self._redis.hmget(key("idem", hash=batch.idempotency.hash), "fingerprint", "id")
         return _first_batch(batch, *first) if first[0] else None
 
+    async def accepted_at(self, batch: NewBatch) -> int:
+        """When the first batch with this idempotency key was accepted. Raises BatchUnknown where none is remembered."""
+        found: Any = None
+        if batch.idempotency:
+            with redis_errors():
+                found = await self._redis.hget(key("idem", hash=batch.idempotency.hash), "at")
+        if found is None:
+            raise _no_such_batch()
+        return int(found)
+
     async def read(self, batch_id: str, owner: str, *, first: int = 0, limit: int = 0) -> BatchView:
         """The batch, its counts, and up to `limit` of its items from the one with the index `first` on."""
         fields, counts, rows = await self._ask("batch_read", batch_id, owner, first, limit)
