@@ -173,8 +173,8 @@ async def _end(service: Service, tasks: list[asyncio.Task[None]], clients: tuple
             await service.outbox.close()
             await asyncio.gather(*(one.close() for one in service.dispatchers.values()), return_exceptions=True)
     service.reports.close()
-    service.store.close()
     await end_tasks(tasks)
+    service.store.close()  # nobody uses it any more: for who does, a closed store is a fault
     await asyncio.gather(service.writer.close(), service.keys.close(), service.outcomes.close(), return_exceptions=True)
     for client in clients:
         await client.aclose()

@@ -46,6 +46,8 @@ FETCH_LEASE_S = 30.0
 """Who fetches an item's URL has this long: the fetch's own ten seconds, its turn waited for, and to store what came."""
 
 MAX_CHUNK_BYTES = 64 * 1024 * 1024
+FETCH_FAULTS_MAX = 5
+"""Faults of the service itself after which an item is refused: one may pass, but none is fetched for ever."""
 """Stored inputs of one chunk: they are in one replica's memory at once. Above the largest single input."""
 MAX_CHUNK_PIXELS = 200_000_000
 """Decoded size of one chunk: a few seconds of work on one core, so that a chunk of giants holds nobody up for long."""

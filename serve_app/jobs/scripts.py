@@ -58,6 +58,7 @@ def _head(settings: Settings) -> str:
         "HEARTBEAT_MS": int(limits.HEARTBEAT_S * 1000),
         "FETCH_LEASE_MS": int(limits.FETCH_LEASE_S * 1000),
         "LEASE_MS": int(settings.lease_seconds * 1000),
+        "FETCH_FAULTS_MAX": limits.FETCH_FAULTS_MAX,
         "JOB_TTL_S": settings.job_ttl,
         "QUEUE_MAX_JOBS": settings.queue_max_jobs,
         "QUEUE_MAX_BYTES": settings.queue_max_bytes,

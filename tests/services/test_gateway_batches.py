@@ -160,6 +160,30 @@ async def test_a_batch_sent_again_is_the_same_batch(gateway: Running) -> None:
     first = await send(gateway, PICTURE, PICTURE, key="k1")
     answers = await asyncio.gather(*(send(gateway, PICTURE, PICTURE, key="k1") for _ in range(5)))
     assert {answer.json()["batch_id"] for answer in answers} == {first.json()["batch_id"]}
+async def test_a_fault_of_the_service_refuses_no_url(
+    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = [RuntimeError("a fault")]
+
+    def faulty(data: bytes, asked: Settings) -> ImageHeader:
+        if faults:
+            raise faults.pop()
+        return inspect(data, asked)
+
+    monkeypatch.setattr(fetcher, "inspect", faulty)
+    async with pictures_on_the_web() as web:
+        hosts = (web.removeprefix("http://"),)
+        async with running_gateway(settings, authority, image_url_private_hosts=hosts, **RATES) as gateway:
+            batch = (await gateway.post(BATCHES, json={"items": [{"image_url": f"{web}/good"}]})).json()
+
+            async def counted() -> bool:
+                return bool(await gateway.redis.hexists(f"items:{batch['batch_id']}", "0:faults"))
+
+            await until(counted)
+            await gateway.redis.zadd("fetching", {f"{batch['batch_id']}/0": 0})  # its time is over
+            assert (await ended(gateway, batch["batch_id"]))["counts"]["completed"] == 1
+
+
     assert {answer.headers["idempotent-replayed"] for answer in answers} == {"true"}
     assert await accepted(gateway) == 2
     for other in (files(PICTURE), files(PICTURE, b"other")):

@@ -19,6 +19,7 @@ from serve_app.errors import BatchNotEnded, BatchUnknown, JobEnded, JobUnknown, 
 from serve_app.jobs.batches.batches import Batches
 from serve_app.jobs.batches.records import BatchView, ItemStatus, NewBatch, NewItem
 from serve_app.jobs.desk import Desk
+from serve_app.jobs.limits import FETCH_FAULTS_MAX
 from serve_app.jobs.records import Idempotency
 from serve_app.jobs.stops import StopName, Stops
 from serve_app.jobs.tracker import Tracker
@@ -211,6 +212,19 @@ async def test_nothing_is_fetched_for_a_stopped_model_and_others_go_on(
     assert [one.item for one in found] == [f"{other.id}/0"]
     await stops.resume(f"intake:{MODEL}", ADMIN)
     assert [one.item.split("/")[0] for one in await batches.claim_fetches(60)] == [stopped] * 60
+
+
+async def test_an_item_outlives_faults_of_the_service_but_not_any_number(redis: Redis, batches: Batches) -> None:
+    batch_id = await batches.accept(batch("url"))
+    for fault in range(FETCH_FAULTS_MAX):
+        assert [one.status for one in (await seen(batches, batch_id)).items] == [ItemStatus.FETCHING]
+        [found] = await batches.claim_fetches(1)
+        await batches.fault(found, Failure("internal-error", f"Fault {fault}."))
+        await redis.zadd("fetching", {found.item: 0})  # its time is over
+    [refused] = (await hold_together(batches, redis, batch_id, 1)).items
+    assert (refused.status, refused.failure) == (ItemStatus.REFUSED, Failure("internal-error", "Fault 4."))
+    await batches.fault(found, Failure("internal-error", "Once more."))
+    assert (await hold_together(batches, redis, batch_id, 1)).items == (refused,)
 
 
 async def test_racing_batches_with_one_key_are_one_batch(redis: Redis, batches: Batches) -> None:

@@ -78,7 +78,7 @@ class Fetcher:
             raise
         except Exception:
             _log.exception("an item of a batch failed")
-            await self._service.batches.refuse(fetch, Failure(InternalError.slug, "The service failed on this image."))
+            await self._service.batches.fault(fetch, Failure(InternalError.slug, "The service failed on this image."))
 
     async def _admit(self, fetch: Fetch) -> None:
         service = self._service

@@ -115,7 +115,12 @@ class Batches:
         """End an item that can be no job; nothing happens to one that was decided before."""
         detail = failure.detail[: limits.REASON_MAX_CHARACTERS].encode(errors="replace")
         with redis_errors():
-            await self._scripts.run("fetch_end", fetch.item, fetch.owner, failure.slug, detail)
+            await self._scripts.run("fetch_end", fetch.item, fetch.owner, failure.slug, _told(failure))
+
+    async def fault(self, fetch: Fetch, failure: Failure) -> None:
+        """Count a fault of the service itself; the item is taken again later, and after the last one it is refused."""
+        with redis_errors():
+            await self._scripts.run("fetch_fault", fetch.item, fetch.owner, failure.slug, _told(failure))
 
     async def admit(self, fetch: Fetch, job_id: str, stored: JobInput) -> bool:
         """Make a job of an item that was fetched; False when it was decided before, and the input is not needed.
@@ -144,6 +149,10 @@ def _first_batch(batch: NewBatch, fingerprint: bytes, batch_id: bytes) -> str:
     if batch.idempotency is None or batch.idempotency.fingerprint != fingerprint.decode():
         raise IdempotencyKeyReused("This Idempotency-Key came with another request before. Take a new one.")
     return batch_id.decode()
+def _told(failure: Failure) -> bytes:
+    return failure.detail[: limits.REASON_MAX_CHARACTERS].encode(errors="replace")
+
+
 
 
 def _no_such_batch() -> BatchUnknown:
