@@ -254,6 +254,19 @@ async def test_only_its_owner_knows_a_batch(batches: Batches) -> None:
         await batches.remove(batch_id, "ann")
 
 
+async def test_results_come_only_where_they_are_asked_for(batches: Batches, tracker: Tracker) -> None:
+    batch_id = await batches.accept(batch("job", "job"))
+    first, second = (await claimed(tracker)).tasks
+    await tracker.complete([(first, {"double": 2})])
+    await tracker.fail([(second, Failure("model-rejected", "No."))])
+    without = (await batches.read(batch_id, "ann", limit=2)).items
+    results = (await batches.read(batch_id, "ann", limit=2, results=True)).items
+    assert [one.result for one in without] == [None, None]
+    assert [one.result for one in results] == [{"double": 2}, None]
+    assert [one.failure for one in without] == [None, Failure("model-rejected", "No.")]
+    assert [replace(one, result=None) for one in results] == list(without)
+
+
 async def test_batches_are_listed_page_by_page(batches: Batches) -> None:
     ids = [await batches.accept(batch("job")) for _ in range(5)]
     first = await batches.page("ann", limit=3)

@@ -45,7 +45,7 @@ async def read_results(call: Call) -> Response:
     asked = read_query(call, ResultsQuery).format
     as_csv = asked == "csv" or (asked is None and "text/csv" in call.request.headers.get("accept", ""))
     batch_id = call.request.path_params["batch_id"]
-    view = await call.service.batches.read(batch_id, call.caller.id, limit=PIECE_ITEMS)
+    view = await call.service.batches.read(batch_id, call.caller.id, limit=PIECE_ITEMS, results=True)
     call.model = view.batch.model
     await call.admitted()  # a refused request must not cost PostgreSQL anything
     headers: dict[str, str] = {}
@@ -107,7 +107,7 @@ async def _pieces(call: Call, view: BatchView, write: Callable[[Json], str], hea
     while view.items:
         yield "".join([write(await _shown(call, item)) for item in view.items])
         first += len(view.items)
-        view = await call.service.batches.read(view.batch.id, call.caller.id, first=first, limit=PIECE_ITEMS)
+        view = await call.service.batches.read(view.batch.id, call.caller.id, first=first, limit=PIECE_ITEMS, results=True)
 
 
 async def _shown(call: Call, item: Item) -> Json:

@@ -79,9 +79,14 @@ class Batches:
             raise _no_such_batch()
         return int(found)
 
-    async def read(self, batch_id: str, owner: str, *, first: int = 0, limit: int = 0) -> BatchView:
-        """The batch, its counts, and up to `limit` of its items from the one with the index `first` on."""
-        fields, counts, rows = await self._ask("batch_read", batch_id, owner, first, limit)
+    async def read(
+        self, batch_id: str, owner: str, *, first: int = 0, limit: int = 0, results: bool = False
+    ) -> BatchView:
+        """The batch, its counts, and up to `limit` of its items from the one with the index `first` on.
+
+        Their results come along only where they are asked for: they are the most of it.
+        """
+        fields, counts, rows = await self._ask("batch_read", batch_id, owner, first, limit, int(results))
         return BatchView(
             batch=read_batch(batch_id, fields),
             counts=dict(zip(ItemStatus, counts, strict=True)),
@@ -113,7 +118,6 @@ class Batches:
 
     async def refuse(self, fetch: Fetch, failure: Failure) -> None:
         """End an item that can be no job; nothing happens to one that was decided before."""
-        detail = failure.detail[: limits.REASON_MAX_CHARACTERS].encode(errors="replace")
         with redis_errors():
             await self._scripts.run("fetch_end", fetch.item, fetch.owner, failure.slug, _told(failure))
 
@@ -145,14 +149,14 @@ class Batches:
         return reply[1:]
 
 
-def _first_batch(batch: NewBatch, fingerprint: bytes, batch_id: bytes) -> str:
-    if batch.idempotency is None or batch.idempotency.fingerprint != fingerprint.decode():
-        raise IdempotencyKeyReused("This Idempotency-Key came with another request before. Take a new one.")
-    return batch_id.decode()
 def _told(failure: Failure) -> bytes:
     return failure.detail[: limits.REASON_MAX_CHARACTERS].encode(errors="replace")
 
 
+def _first_batch(batch: NewBatch, fingerprint: bytes, batch_id: bytes) -> str:
+    if batch.idempotency is None or batch.idempotency.fingerprint != fingerprint.decode():
+        raise IdempotencyKeyReused("This Idempotency-Key came with another request before. Take a new one.")
+    return batch_id.decode()
 
 
 def _no_such_batch() -> BatchUnknown:

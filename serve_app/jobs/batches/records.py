@@ -70,6 +70,7 @@ class Item:
     status: ItemStatus
     job_id: str | None
     result: Json | None
+    """None also where it was not asked for."""
     failure: Failure | None
     recorded: bool
     """False: the record of its job is gone, and with it the result."""
@@ -135,7 +136,7 @@ def read_batch(batch_id: str, fields: Sequence[bytes]) -> Batch:
 
 def read_item(index: int, name: bytes, job_id: bytes, ending: bytes, fields: Sequence[bytes | None]) -> Item:
     """One row of batch_read.lua. The job's record tells first: a failed job that runs once more has not ended."""
-    status, result, slug, detail = fields or (None, None, None, None)
+    status, slug, detail, *result = fields or (None, None, None)
     ended: Json = json.loads(ending) if ending else {}
     if status is None:
         status, slug, detail = (ended.get(part, "").encode() for part in ("status", "slug", "detail"))
@@ -144,7 +145,7 @@ def read_item(index: int, name: bytes, job_id: bytes, ending: bytes, fields: Seq
         name=name.decode(),
         status=ItemStatus(status.decode()) if status else ItemStatus.FAILED if job_id else ItemStatus.FETCHING,
         job_id=job_id.decode() or None,
-        result=json.loads(result) if result else None,
+        result=json.loads(result[0]) if result and result[0] else None,
         failure=Failure(slug.decode(), (detail or b"").decode()) if slug else None,
         recorded=bool(fields) and fields[0] is not None,
     )

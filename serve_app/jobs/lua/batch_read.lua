@@ -1,6 +1,8 @@
 -- A batch of this owner: {'done', fields, items by status in the order of STATUSES, rows}, or why not. A row, of `limit`
--- from `first` on, is an item: index, name, job, how it ended, and the job's status, result, slug and detail.
-local batch, owner, first, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+-- from `first` on, is an item: index, name, job, how it ended, and the job's status, slug and detail; and its result,
+-- up to 64 kB each, only where `results` are asked for.
+local batch, owner, first, limit, results = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1'
+local SHOWN = { 'status', 'slug', 'detail', results and 'result' or nil }
 local STATUSES = { 'FETCHING', 'PENDING', 'PROCESSING', 'COMPLETED', 'FAILED', 'CANCELLED', 'REFUSED' }
 
 local function status_of(job, ending)
@@ -10,7 +12,7 @@ end
 
 local function row(index)
   local known = redis.call('HMGET', items_key(batch), index, index .. ':job', index .. ':end')
-  local shown = known[2] and redis.call('HMGET', job_key(known[2]), 'status', 'result', 'slug', 'detail') or {}
+  local shown = known[2] and redis.call('HMGET', job_key(known[2]), unpack(SHOWN)) or {}
   return { index, cjson.decode(known[1]).name, known[2] or '', known[3] or '', shown }
 end
 
