@@ -72,7 +72,7 @@ async def submit_job(call: Call) -> Response:
     accepted = await _accept(call, FIELDS)
     path = views.job_path(accepted.job.id)
     headers = {"Location": path, "Retry-After": str(views.POLL_AFTER_S), **accepted.headers}
-    return json_response(views.job_object(accepted.job), 202, headers)
+    return json_response(views.job_object(accepted.job, call.service.settings.job_ttl), 202, headers)
 
 
 async def submit_inference(call: Call) -> Response:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from serve_app.contracts import Failure, Job, JobStatus, Json
+from serve_app.errors import JobDead
 from serve_app.gateway.problems import job_problem
 
 POLL_AFTER_S: Final = 1
@@ -27,14 +28,20 @@ def timestamp(milliseconds: int | None) -> str | None:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def expires_at(completed_at: int | None, job_ttl: int) -> str | None:
+    """Until when at least the record of what ended then is there; None while it has not ended."""
+    return None if completed_at is None else timestamp(completed_at + job_ttl * 1000)
+
+
 def job_path(job_id: str) -> str:
     """Where a job is."""
     return f"/api/v1/jobs/{job_id}"
 
 
-def job_object(job: Job, queue: Json | None = None) -> Json:
+def job_object(job: Job, job_ttl: int, queue: Json | None = None) -> Json:
     """The job as the resource routes show it; `queue` is where it waits, when that was looked up."""
     path = job_path(job.id)
+    dead = job.failure is not None and job.failure.slug == JobDead.slug  # it stays until an admin decides
     return {
         "job_id": job.id,
         "status": job.status.value,
@@ -42,6 +49,7 @@ def job_object(job: Job, queue: Json | None = None) -> Json:
         "submitted_at": timestamp(job.submitted_at),
         "started_at": timestamp(job.started_at),
         "completed_at": timestamp(job.completed_at),
+        "expires_at": None if dead else expires_at(job.completed_at, job_ttl),
         "deliveries": job.deliveries,
         "priority": job.priority.value,
         "queue": queue,
@@ -57,9 +65,9 @@ def job_object(job: Job, queue: Json | None = None) -> Json:
     }
 
 
-def job_row(job: Job) -> Json:
+def job_row(job: Job, job_ttl: int) -> Json:
     """The job as lists show it: without its result."""
-    return {name: value for name, value in job_object(job).items() if name != "result"}
+    return {name: value for name, value in job_object(job, job_ttl).items() if name != "result"}
 
 
 def submitted(job: Job) -> Json:

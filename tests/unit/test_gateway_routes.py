@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from serve_app.contracts import Failure, Job, JobStatus
@@ -45,7 +47,13 @@ def test_a_job_without_result_is_failed_with_a_reason_on_the_older_routes(failur
     assert shown["status"] == views.status_of(job(status, failure))["status"] == "FAILED"
     assert shown["result"] is None
     assert shown["error"] == ("job-dead: It was given up." if failure else "job-cancelled: The job was cancelled.")
-    assert views.job_object(job(status, failure))["status"] == status.value
+    assert views.job_object(job(status, failure), 3600)["status"] == status.value
+
+
+def test_an_ended_job_tells_until_when_its_record_is_there_unless_it_is_dead() -> None:
+    assert views.job_object(job(JobStatus.CANCELLED), 3600)["expires_at"] == "1970-01-01T01:00:00.001Z"
+    assert views.job_object(job(JobStatus.FAILED, Failure("job-dead", "")), 3600)["expires_at"] is None
+    assert views.job_object(replace(job(JobStatus.PENDING), completed_at=None), 3600)["expires_at"] is None
 
 
 def test_times_are_utc_to_the_millisecond() -> None:

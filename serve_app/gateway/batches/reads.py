@@ -41,7 +41,7 @@ async def list_batches(call: Call) -> Response:
     asked = read_query(call, BatchesQuery)
     page = await call.service.batches.page(call.caller.id, limit=asked.limit, before=place_of(asked.cursor))
     cursor, headers = next_page(call, page.next_place)
-    rows = [batch_row(batch) for batch in page.batches]
+    rows = [batch_row(batch, call.service.settings.job_ttl) for batch in page.batches]
     return tagged(call, json_response({"data": rows, "next_cursor": cursor}, headers=headers))
 
 

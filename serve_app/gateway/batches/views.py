@@ -8,7 +8,7 @@ from serve_app.contracts import Json
 from serve_app.gateway.operations.lists import next_page
 from serve_app.gateway.problems import job_problem
 from serve_app.gateway.service import Call
-from serve_app.gateway.views import timestamp
+from serve_app.gateway.views import expires_at, timestamp
 from serve_app.jobs.batches.records import Batch, BatchView, Item
 
 ITEMS_SHOWN: Final = 100
@@ -20,7 +20,7 @@ def batch_path(batch_id: str) -> str:
     return f"/api/v1/batches/{batch_id}"
 
 
-def batch_row(batch: Batch) -> Json:
+def batch_row(batch: Batch, job_ttl: int) -> Json:
     """The batch as lists show it: without counts and items."""
     path = batch_path(batch.id)
     return {
@@ -28,6 +28,7 @@ def batch_row(batch: Batch) -> Json:
         "model": batch.model,
         "submitted_at": timestamp(batch.submitted_at),
         "completed_at": timestamp(batch.completed_at),
+        "expires_at": expires_at(batch.completed_at, job_ttl),
         "size": batch.size,
         "open": batch.open,
         "links": {"self": path, "results": f"{path}/results", "cancel": f"{path}/cancel"},
@@ -38,7 +39,7 @@ def batch_object(view: BatchView, call: Call, *, first: int) -> Json:
     """The batch with its counts and the items from the index `first` on."""
     cursor, _ = next_page(call, after(view, first))
     return {
-        **batch_row(view.batch),
+        **batch_row(view.batch, call.service.settings.job_ttl),
         "counts": {status.lower(): number for status, number in view.counts.items()},
         "items": [item_object(item) for item in view.items],
         "next_cursor": cursor,

@@ -14,7 +14,8 @@ from serve_app.jobs.records import Place
 
 async def shown(service: Service, job: Job) -> Json:
     """The job object; `queue` is null unless the job waits."""
-    return views.job_object(job, await _queue(service, job) if job.status is JobStatus.PENDING else None)
+    queue = await _queue(service, job) if job.status is JobStatus.PENDING else None
+    return views.job_object(job, service.settings.job_ttl, queue)
 
 
 async def _queue(service: Service, job: Job) -> Json | None:

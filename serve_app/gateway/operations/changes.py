@@ -14,7 +14,7 @@ async def cancel_job(call: Call) -> Response:
     await call.admitted()
     job = await call.service.desk.cancel(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model = job.id, job.model
-    return json_response(views.job_object(job))
+    return json_response(views.job_object(job, call.service.settings.job_ttl))
 
 
 async def retry_job(call: Call) -> Response:
@@ -24,7 +24,7 @@ async def retry_job(call: Call) -> Response:
     job = await call.service.desk.retry(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model = job.id, job.model
     headers = {"Location": views.job_path(job.id), "Retry-After": str(views.POLL_AFTER_S)}
-    return json_response(views.job_object(job), 202, headers)
+    return json_response(views.job_object(job, call.service.settings.job_ttl), 202, headers)
 
 
 async def remove_job(call: Call) -> Response:

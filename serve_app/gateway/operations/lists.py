@@ -47,7 +47,7 @@ async def list_jobs(call: Call) -> Response:
         model=asked.model,
     )
     cursor, headers = next_page(call, page.next_place)
-    rows = [views.job_row(job) for job in page.jobs]
+    rows = [views.job_row(job, call.service.settings.job_ttl) for job in page.jobs]
     return tagged(call, json_response({"data": rows, "next_cursor": cursor}, headers=headers))
 
 

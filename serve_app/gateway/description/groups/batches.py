@@ -19,6 +19,7 @@ _ROW: Final[dict[str, Any]] = {
     "model": "sem-classifier",
     "submitted_at": "2026-11-21T12:00:00.000Z",
     "completed_at": None,
+    "expires_at": None,
     "size": 2,
     "open": 1,
     "links": {"self": _PATH, "results": f"{_PATH}/results", "cancel": f"{_PATH}/cancel"},
@@ -82,6 +83,7 @@ class BatchRow(Shape):
     model: str
     submitted_at: Moment
     completed_at: Annotated[Moment | None, Field(description="When the last item ended.")]
+    expires_at: Annotated[Moment | None, Field(description="It is there until then, once it has ended.")]
     size: Count
     open: Count
     links: BatchLinks

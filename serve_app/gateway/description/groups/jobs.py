@@ -21,6 +21,7 @@ _JOB: Final[dict[str, Any]] = {
     "submitted_at": "2026-11-21T12:00:00.000Z",
     "started_at": "2026-11-21T12:00:00.112Z",
     "completed_at": "2026-11-21T12:00:00.391Z",
+    "expires_at": "2026-11-21T13:00:00.391Z",
     "deliveries": 1,
     "priority": "normal",
     "queue": None,
@@ -114,6 +115,7 @@ class JobRow(Shape):
     submitted_at: Moment
     started_at: Moment | None
     completed_at: Moment | None
+    expires_at: Annotated[Moment | None, Field(description="Its record is there at least until then, once it has ended.")]
     deliveries: Count
     priority: Priority
     queue: Annotated[Place | None, Field(description="Looked up by GET of one job while it is pending; else null.")]
