@@ -15,14 +15,18 @@ import httpx2
 import psycopg
 import pytest
 from gateway_parts import IMAGE_MODEL, PICTURE, RESULT, Running, failed, listening, running_gateway, until
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serve_app.contracts import Json, Outcome, Task
-from serve_app.gateway.batches import results
+from serve_app.contracts import JobInput, Json, Outcome, Task
+from serve_app.errors import StoreFull
+from serve_app.gateway.batches import accept, fetcher, results
 from serve_app.gateway.batches.results import Table
+from serve_app.images.header import ImageHeader, inspect
+from serve_app.images.inputs import keep_input
 from serve_app.local.authority import Authority
 from serve_app.settings import Settings
 from serve_app.usage.migrations import migrate
@@ -156,10 +160,6 @@ async def test_of_200_urls_each_ends_once_and_the_bad_ones_alone(settings: Setti
             assert await gateway.redis.keys("blob:*") == []
 
 
-async def test_a_batch_sent_again_is_the_same_batch(gateway: Running) -> None:
-    first = await send(gateway, PICTURE, PICTURE, key="k1")
-    answers = await asyncio.gather(*(send(gateway, PICTURE, PICTURE, key="k1") for _ in range(5)))
-    assert {answer.json()["batch_id"] for answer in answers} == {first.json()["batch_id"]}
 async def test_a_fault_of_the_service_refuses_no_url(
     settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +184,10 @@ async def test_a_fault_of_the_service_refuses_no_url(
             assert (await ended(gateway, batch["batch_id"]))["counts"]["completed"] == 1
 
 
+async def test_a_batch_sent_again_is_the_same_batch(gateway: Running) -> None:
+    first = await send(gateway, PICTURE, PICTURE, key="k1")
+    answers = await asyncio.gather(*(send(gateway, PICTURE, PICTURE, key="k1") for _ in range(5)))
+    assert {answer.json()["batch_id"] for answer in answers} == {first.json()["batch_id"]}
     assert {answer.headers["idempotent-replayed"] for answer in answers} == {"true"}
     assert await accepted(gateway) == 2
     for other in (files(PICTURE), files(PICTURE, b"other")):
@@ -243,6 +247,44 @@ async def test_a_queue_without_room_for_all_refuses_the_batch_and_keeps_nothing(
         answer = await send(gateway, PICTURE, PICTURE, PICTURE)
         assert (answer.status_code, answer.json()["type"]) == (503, "/problems/queue-full")
         assert await gateway.keys() == before
+
+
+async def test_images_of_a_batch_are_stored_some_at_a_time(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = asyncio.Barrier(accept.STORED_AT_ONCE)
+
+    async def keep_together(*of: Any) -> JobInput:
+        async with asyncio.timeout(10):
+            await together.wait()  # only so many at once come by
+        return await keep_input(*of)
+
+    monkeypatch.setattr(accept, "keep_input", keep_together)
+    batch = await send(gateway, *[PICTURE] * (2 * accept.STORED_AT_ONCE))
+    assert batch.status_code == 202
+    done = await ended(gateway, batch.json()["batch_id"])
+    assert (done["size"], done["counts"]["completed"]) == (16, 16)
+    assert [item["name"] for item in done["items"]] == [f"{place}.png" for place in range(16)]
+
+
+async def test_without_room_for_one_image_none_of_the_batch_stays(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [True] * 10
+
+    async def keep_ten(*of: Any) -> JobInput:
+        if not left:
+            raise StoreFull("No room.", retry_after=1)
+        left.pop()
+        return await keep_input(*of)
+
+    monkeypatch.setattr(accept, "keep_input", keep_ten)
+    refused = await send(gateway, *[PICTURE] * 20)
+    assert (refused.status_code, refused.json()["type"]) == (503, "/problems/store-full")
+
+    async def nothing_stays() -> bool:
+        return await gateway.redis.keys("blob:*") == []
+
+    await until(nothing_stays)
+    assert (left, await accepted(gateway)) == ([], 0)
 
 
 async def test_a_batch_counts_as_its_items(settings: Settings, authority: Authority) -> None:
@@ -385,6 +427,17 @@ async def test_a_removed_batch_leaves_no_result_behind_whose_record_had_expired(
 
         await until(forgotten)
         assert [row[:2] for row in await rows()] == sorted([(first, 1), (first, 2), (second, 1)])
+
+
+@pytest.mark.parametrize("query", ["", "?format=csv"])
+async def test_results_that_cannot_be_read_are_a_problem(settings: Settings, authority: Authority, query: str) -> None:
+    nowhere = SecretStr("postgresql://nobody@127.0.0.1:1/none")
+    async with running_gateway(settings.model_copy(update={"database_url": nowhere}), authority, **RATES) as gateway:
+        batch = (await send(gateway, PICTURE)).json()
+        await ended(gateway, batch["batch_id"])
+        await gateway.redis.delete(f"job:{batch['items'][0]['job_id']}")
+        answer = await gateway.get(batch["links"]["results"] + query)
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/usage-unavailable")
 
 
 async def test_a_job_removed_from_its_batch_has_no_result_there(gateway: Running) -> None:
