@@ -50,12 +50,13 @@ async def read_results(call: Call) -> Response:
     await call.admitted()  # a refused request must not cost PostgreSQL anything
     headers: dict[str, str] = {}
     if not as_csv:
-        return _Stream(_pieces(call, view, _line), headers=headers, media_type="application/x-ndjson")
+        pieces = _pieces(call, view, _line)
+        return _Stream(await anext(pieces), pieces, headers=headers, media_type="application/x-ndjson")
     card = call.service.cards.get(view.batch.model)
     table = Table(card.result_schema if card else {})
     headers["Content-Disposition"] = f'attachment; filename="batch-{batch_id}.csv"'
     pieces = _pieces(call, view, table.row, table.head())
-    return _Stream(pieces, headers=headers, media_type="text/csv")
+    return _Stream(await anext(pieces), pieces, headers=headers, media_type="text/csv")
 
 
 class Table:
@@ -79,33 +80,37 @@ class Table:
 
 
 class _Stream(Response):
-    """The answer, a piece at a time. Not completed where it breaks, so that the server closes the connection: what came
-    before is not taken for the whole."""
+    """The answer, a piece at a time; the first is there before it begins, so that what fails at once is a problem. Not
+    completed where it breaks, so that the server closes the connection: what came before is not taken for the whole."""
 
-    def __init__(self, pieces: AsyncIterator[str], headers: dict[str, str], media_type: str) -> None:
+    def __init__(self, first: str, pieces: AsyncIterator[str], headers: dict[str, str], media_type: str) -> None:
         super().__init__(headers=headers, media_type=media_type)
         del self.headers["content-length"]
-        self._pieces = pieces
+        self._first, self._pieces = first, pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             if scope["method"] != "HEAD":
+                await _send(send, self._first)
                 async for piece in self._pieces:
-                    async with asyncio.timeout(SEND_S):
-                        await send({"type": "http.response.body", "body": piece.encode(), "more_body": True})
+                    await _send(send, piece)
         except (ServiceError, OSError) as error:  # TimeoutError is one
             _log.warning("the results of a batch broke off: %r", error)
             return
         await send({"type": "http.response.body", "body": b""})
 
 
+async def _send(send: Send, piece: str) -> None:
+    async with asyncio.timeout(SEND_S):
+        await send({"type": "http.response.body", "body": piece.encode(), "more_body": True})
+
+
 async def _pieces(call: Call, view: BatchView, write: Callable[[Json], str], head: str = "") -> AsyncIterator[str]:
-    if head:
-        yield head
     first = 0
     while view.items:
-        yield "".join([write(await _shown(call, item)) for item in view.items])
+        yield head + "".join([write(await _shown(call, item)) for item in view.items])
+        head = ""
         first += len(view.items)
         view = await call.service.batches.read(view.batch.id, call.caller.id, first=first, limit=PIECE_ITEMS, results=True)
 
