@@ -19,7 +19,7 @@
 | held-bytes | integer: bytes of inputs and params, not ended | one | never |
 | removed:{id} | string: its owner or an admin removed this job | jobs removed within a day | 24 h after it |
 | idem:{hash} | hash: fingerprint, job and time of a submit with this Idempotency-Key | idems:{owner} | 24 h after it |
-| idems:{owner} | sorted set: an owner's hashes → time, ms | 10,000, the oldest leave | 24 h after the last |
+| idems:{owner} | sorted set: an owner's hashes → time, ms | 100,000, the oldest leave | 24 h after the last |
 | jobs:{owner} | sorted set: an owner's job → its submit, µs | 10,000, the oldest leave | 7 days after the last submit |
 | batch:{batch} | hash: a batch, with how many of its items are open | items not ended, ended | JOB_TTL after its end |
 | items:{batch} | hash: its items: what they ask for, their jobs, how they ended | 500 items of 16 kB | with it |

@@ -26,8 +26,10 @@ REASON_MAX_CHARACTERS = 500
 
 IDEMPOTENCY_TTL_S = 24 * 3600
 """A submit repeated within this time is recognised by its key."""
-IDEMPOTENCY_MAX = 10_000
-"""Keys remembered of one owner; beyond it the oldest are forgotten."""
+IDEMPOTENCY_MAX = 100_000
+"""Keys remembered of one owner; beyond it the oldest are forgotten. 41 MB of Redis for who sends that many in a day."""
+IDEMPOTENCY_SWEEP = 100
+"""Forgotten keys that leave an owner's list with each new one: more than come, and few enough for one step."""
 
 LISTED_MAX = 10_000
 """Jobs of one owner that can be listed, the latest."""
@@ -44,10 +46,10 @@ HEARTBEAT_S = 6.0
 
 FETCH_LEASE_S = 30.0
 """Who fetches an item's URL has this long: the fetch's own ten seconds, its turn waited for, and to store what came."""
-
-MAX_CHUNK_BYTES = 64 * 1024 * 1024
 FETCH_FAULTS_MAX = 5
 """Faults of the service itself after which an item is refused: one may pass, but none is fetched for ever."""
+
+MAX_CHUNK_BYTES = 64 * 1024 * 1024
 """Stored inputs of one chunk: they are in one replica's memory at once. Above the largest single input."""
 MAX_CHUNK_PIXELS = 200_000_000
 """Decoded size of one chunk: a few seconds of work on one core, so that a chunk of giants holds nobody up for long."""

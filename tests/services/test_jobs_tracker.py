@@ -25,7 +25,14 @@ from serve_app.errors import (
     TrackerUnavailable,
 )
 from serve_app.jobs.desk import Desk
-from serve_app.jobs.limits import MAX_DELIVERIES, MAX_STRIKES, RECORD_VERSION, RESULT_MAX_BYTES, SUSPECT_AFTER
+from serve_app.jobs.limits import (
+    IDEMPOTENCY_SWEEP,
+    MAX_DELIVERIES,
+    MAX_STRIKES,
+    RECORD_VERSION,
+    RESULT_MAX_BYTES,
+    SUSPECT_AFTER,
+)
 from serve_app.jobs.records import Idempotency
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.valkey import Valkey
@@ -482,6 +489,14 @@ async def test_of_an_owners_idempotency_keys_the_latest_are_remembered(
     await redis.zadd("idems:ann", {"n2": 1})
     await tracker.submit(submission("ann", idempotency=Idempotency("n6", "f")))
     assert await redis.zrange("idems:ann", 0, -1) == [b"n3", b"n4", b"n6"]
+
+
+async def test_a_long_list_of_old_idempotency_keys_leaves_bit_by_bit(redis: Redis, settings: Settings) -> None:
+    tracker = Tracker(redis, settings)
+    await redis.zadd("idems:ann", {f"old-{number}": number for number in range(IDEMPOTENCY_SWEEP + 50)})
+    for left in (50, 0):
+        await tracker.submit(submission("ann", idempotency=Idempotency(f"n{left}", "f")))
+        assert await redis.zcount("idems:ann", 0, 10**6) == left
 
 
 async def test_a_key_with_another_fingerprint_is_refused(tracker: Tracker) -> None:

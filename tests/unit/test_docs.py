@@ -8,7 +8,9 @@ import pytest
 from pydantic import SecretStr
 
 from serve_app import errors
+from serve_app.jobs import limits as jobs
 from serve_app.settings import Settings
+from serve_app.webhooks import limits as webhooks
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -78,3 +80,18 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         if not linked.exists() or (anchor and linked.suffix == ".md" and anchor not in headings(linked)):
             broken.append(target)
     assert broken == []
+
+
+@pytest.mark.parametrize(
+    ("page", "row", "numbers"),
+    [
+        ("api.md", "For 24 hours, or until", (jobs.IDEMPOTENCY_MAX,)),
+        ("operations.md", "| `Idempotency-Key` of a submit |", (jobs.IDEMPOTENCY_MAX,)),
+        ("problems.md", "You sent this key before", (jobs.IDEMPOTENCY_MAX,)),
+        ("operations.md", "| delivery of a webhook that waits |", (webhooks.QUEUE_MAX, webhooks.HOUSE_MAX)),
+        ("webhooks.md", "For one webhook", (webhooks.QUEUE_MAX, webhooks.HOUSE_MAX)),
+    ],
+)
+def test_bounds_stand_where_they_are_told(page: str, row: str, numbers: tuple[int, ...]) -> None:
+    [line] = [line for line in (DOCS / page).read_text("utf-8").splitlines() if row in line]
+    assert [number for number in numbers if f"{number:,}" not in line] == []

@@ -8,7 +8,7 @@ from typing import Final
 HEADERS: Final[Mapping[str, str]] = {
     "X-Request-ID": "Names the request. Yours, if it is 1 to 128 letters, digits, `.`, `_` or `-`; else a new one.",
     "traceparent": "W3C Trace Context: the trace that this request is a part of.",
-    "Idempotency-Key": "Of your choice: sent again with the same body within 24 h, it gives the same job.",
+    "Idempotency-Key": "Of your choice: with the same body within 24 h and 100,000 keys it gives the same job.",
     "Idempotent-Replayed": "`true`: this job was accepted before, by the same key.",
     "Prefer": "`wait=N`: answer when the job has ended, after N seconds (20 at most) in any case (RFC 7240).",
     "Preference-Applied": "`wait=N`: so long was the job waited for, at most.",

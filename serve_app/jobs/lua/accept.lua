@@ -13,7 +13,9 @@ local function remember(owner, hash, fingerprint, id)
   local hashes = idems_key(owner)
   redis.call('HSET', idem_key(hash), 'fingerprint', fingerprint, 'id', id, 'at', NOW)
   redis.call('EXPIRE', idem_key(hash), IDEMPOTENCY_TTL_S)
-  redis.call('ZREMRANGEBYSCORE', hashes, '-inf', NOW - IDEMPOTENCY_TTL_S * 1000)
+  local gone = NOW - IDEMPOTENCY_TTL_S * 1000
+  local old = redis.call('ZRANGEBYSCORE', hashes, '-inf', gone, 'LIMIT', 0, IDEMPOTENCY_SWEEP)
+  if old[1] then redis.call('ZREM', hashes, unpack(old)) end
   redis.call('ZADD', hashes, NOW, hash)
   redis.call('EXPIRE', hashes, IDEMPOTENCY_TTL_S)
   while redis.call('ZCARD', hashes) > IDEMPOTENCY_MAX do
