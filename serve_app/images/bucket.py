@@ -10,6 +10,7 @@ import io
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from datetime import datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -79,8 +80,8 @@ class Bucket:
         """Remove the object, if there."""
         await self._call(self._client.delete_object, Bucket=self._bucket, Key=self._prefix + key)
 
-    async def keys(self, after: str, limit: int) -> list[str]:
-        """The first keys behind `after`, in their order; fewer than `limit` are the last ones."""
+    async def keys(self, after: str, limit: int) -> dict[str, datetime]:
+        """The first keys behind `after` in order, with when each was written; fewer than `limit` are the last ones."""
         answer = await self._call(
             self._client.list_objects_v2,
             Bucket=self._bucket,
@@ -88,7 +89,7 @@ class Bucket:
             StartAfter=self._prefix + after,
             MaxKeys=limit,
         )
-        return [found["Key"].removeprefix(self._prefix) for found in answer.get("Contents", ())]
+        return {found["Key"].removeprefix(self._prefix): found["LastModified"] for found in answer.get("Contents", ())}
 
     async def unfinished(self) -> list[tuple[str, str]]:
         """Key and upload id of the first thousand uploads in parts that were begun and not ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from redis.asyncio import Redis
@@ -11,10 +12,13 @@ from redis.asyncio import Redis
 from serve_app.connections import redis_errors
 from serve_app.errors import ServiceError, StoreUnavailable
 from serve_app.images.bucket_store import BucketStore, mark_of
+from serve_app.images.store import UNCLAIMED_S
 
 LOOK_EVERY_S: Final = 2.0
 SWEEP_EVERY_S: Final = 15
-"""How long what nobody needs stays, where the bucket is small enough for one pass."""
+"""How long what is old and nobody needs stays, where the bucket is small enough for one pass."""
+YOUNG_S: Final = UNCLAIMED_S
+"""An object younger than this stays whatever Redis says: a Redis that came back empty has not lost it at once."""
 PAGE_KEYS: Final = 1000
 PAGES_OF_A_PASS: Final = 20
 """The next pass goes on behind them."""
@@ -56,9 +60,8 @@ class Keeper:
         self._store.trouble = trouble
 
     async def sweep(self) -> int:
-        """One pass: delete objects, and parts of uploads, whose mark is gone; how many.
+        """One pass: delete objects that are not young, and parts of uploads, whose mark is gone; how many.
 
-        No age is asked for: an object's mark is written before it and outlives the upload.
         Raises `StoreUnavailable`, `TrackerUnavailable`.
         """
         removed = 0
@@ -67,10 +70,11 @@ class Keeper:
             removed += 1
         for _ in range(PAGES_OF_A_PASS):
             keys = await self._bucket.keys(self._after, PAGE_KEYS)
-            unneeded = await self._without_mark(keys)
+            old = datetime.now(UTC) - timedelta(seconds=YOUNG_S)
+            unneeded = await self._without_mark([key for key, written in keys.items() if written <= old])
             await asyncio.gather(*map(self._bucket.delete, unneeded))
             removed += len(unneeded)
-            self._after = keys[-1] if len(keys) == PAGE_KEYS else ""
+            self._after = next(reversed(keys)) if len(keys) == PAGE_KEYS else ""
             if not self._after:
                 break
         return removed

@@ -42,12 +42,14 @@ async def store(redis: Redis, settings: Settings, in_bucket: dict[str, object]) 
 
 
 @pytest.fixture
-def keeper(store: BucketStore, redis: Redis) -> Keeper:
+def keeper(store: BucketStore, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Keeper:
+    """One to whom every object is old enough."""
+    monkeypatch.setattr(keeper_module, "YOUNG_S", -60)
     return Keeper(store, redis)
 
 
 async def stored(store: BucketStore) -> list[str]:
-    return await store.bucket.keys("", 1000)
+    return list(await store.bucket.keys("", 1000))
 
 
 @pytest.mark.parametrize("size", EDGES)
@@ -86,6 +88,13 @@ async def test_the_sweep_deletes_only_what_nobody_keeps(
     kept = [f"{kind}/{job_id}" for kind in ("inputs", "outputs") for job_id in (waiting, coming)]
     assert [key.removesuffix("/mask.png") for key in await stored(store)] == [*kept, "someone-elses"]
     assert await keeper.sweep() == 0
+
+
+async def test_a_redis_that_came_back_empty_costs_no_young_object(store: BucketStore, redis: Redis) -> None:
+    await store.put(JOB, b"image")
+    await redis.flushdb()
+    assert await Keeper(store, redis).sweep() == 0
+    assert await stored(store) == [f"inputs/{JOB}"]
 
 
 async def test_the_input_of_a_completed_job_leaves(
