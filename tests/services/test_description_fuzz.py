@@ -101,7 +101,9 @@ async def test_a_route_answers_as_described(
     migrate(database)
     async with known(settings, authority) as there:
         statuses = await asyncio.to_thread(_fuzz, there, method, path)
-    good = sum(count for status, count in statuses.items() if status < 400)
+    # 2xx; 3xx counts only where the description knows nothing better.
+    best = min(int(status[0]) for status in DOCUMENT["paths"][path][method.lower()]["responses"])
+    good = sum(count for status, count in statuses.items() if status // 100 == best)
     assert sum(statuses.values()) >= EXAMPLES
     assert good >= GOOD_SHARE * sum(statuses.values()), statuses
 
