@@ -73,7 +73,7 @@ async def exchange(
 
 @cache
 def _threads(kind: str) -> ThreadPoolExecutor:
-    """A hung name server holds threads for longer than a request lives: not those of another kind of URL, nor others."""
+    """A hung name server holds threads for longer than a request lives: not those of another kind of URL."""
     return ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix=f"lookup of {kind}")
 
 

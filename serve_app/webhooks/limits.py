@@ -7,8 +7,8 @@ from typing import Final
 ENDPOINTS_MAX: Final = 10
 """Endpoints of one user: one for each program of theirs."""
 QUEUE_MAX: Final = 10_000
-"""Deliveries that wait for one endpoint: as many as a user's full queue of jobs gives when it ends faster than one receiver
-takes them. A dead receiver of a busy user holds so many, and no more."""
+"""Deliveries that wait for one endpoint: a full queue of one user's jobs may end faster than a receiver takes them.
+A dead receiver of a busy user holds so many, and no more."""
 HOUSE_MAX: Final = 50_000
 """Deliveries that wait for all endpoints together: 27 MB of the job Redis, 90 MB where each has failed nine times."""
 HOUSE_SHARE: Final = 4

@@ -243,11 +243,11 @@ async def test_a_hung_look_up_ends_at_the_deadline() -> None:
 
 async def test_hung_look_ups_of_webhooks_keep_no_image_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name server that hangs holds the thread, whatever deadline its caller had."""
-    answered, hung = threading.Event(), []
+    answered, hung = threading.Event(), threading.Semaphore(0)
 
     def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
         if host.startswith("hung"):
-            hung.append(host)
+            hung.release()
             answered.wait(30)
         return [(None, None, None, "", ("10.0.0.1", port))]
 
@@ -259,8 +259,8 @@ async def test_hung_look_ups_of_webhooks_keep_no_image_waiting(monkeypatch: pyte
     asks = [asyncio.create_task(exchange(webhooks, ASK, nothing_to_read)) for _ in range(2 * LOOKUPS_AT_ONCE)]
     try:
         async with asyncio.timeout(10):
-            while len(hung) < LOOKUPS_AT_ONCE:
-                await asyncio.sleep(0)
+            for _ in range(LOOKUPS_AT_ONCE):
+                assert await asyncio.to_thread(hung.acquire, timeout=10)
             with pytest.raises(ImageUrlForbidden):
                 await fetch("http://images.example.org/", SETTINGS)
     finally:

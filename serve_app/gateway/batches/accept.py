@@ -27,7 +27,7 @@ from serve_app.jobs.batches.records import BatchView, NewBatch, NewItem
 JSON_MAX_BYTES: Final = 1024 * 1024
 """Five hundred URLs of two thousand characters."""
 STORED_AT_ONCE: Final = 8
-"""Images of one batch: a bucket takes some 60 ms for each, and the largest batch is to be stored well within its deadline."""
+"""Images of one batch: a bucket takes some 60 ms for each, and all of the largest batch have one deadline."""
 
 
 async def submit_batch(call: Call) -> Response:

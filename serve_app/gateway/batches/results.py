@@ -107,12 +107,12 @@ async def _send(send: Send, piece: str) -> None:
 
 
 async def _pieces(call: Call, view: BatchView, write: Callable[[Json], str], head: str = "") -> AsyncIterator[str]:
-    first = 0
+    batches, first = call.service.batches, 0
     while view.items:
         yield head + "".join([write(await _shown(call, item)) for item in view.items])
         head = ""
         first += len(view.items)
-        view = await call.service.batches.read(view.batch.id, call.caller.id, first=first, limit=PIECE_ITEMS, results=True)
+        view = await batches.read(view.batch.id, call.caller.id, first=first, limit=PIECE_ITEMS, results=True)
 
 
 async def _shown(call: Call, item: Item) -> Json:

@@ -115,7 +115,7 @@ class JobRow(Shape):
     submitted_at: Moment
     started_at: Moment | None
     completed_at: Moment | None
-    expires_at: Annotated[Moment | None, Field(description="Its record is there at least until then, once it has ended.")]
+    expires_at: Annotated[Moment | None, Field(description="Once it has ended: until when at least it can be read.")]
     deliveries: Count
     priority: Priority
     queue: Annotated[Place | None, Field(description="Looked up by GET of one job while it is pending; else null.")]
