@@ -181,6 +181,10 @@ class ModelHandle(Protocol):
         """Send a warm-up input the whole way through one replica; its version. Raises as `predict` does."""
         ...
 
+    def leave(self) -> None:
+        """This gateway goes: chunks that no replica has yet, and those that come later, raise `errors.ModelUnready`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class UsageEvent:

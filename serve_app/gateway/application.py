@@ -91,6 +91,7 @@ def build_gateway(
         tasks = [asyncio.create_task(runner.run(), name=type(runner).__name__) for runner in runners]
         for task in tasks:
             task.add_done_callback(_report_end)
+        tasks.append(asyncio.create_task(_stop_claiming(service), name="leaving"))
         try:
             yield
         finally:
@@ -162,6 +163,13 @@ def _assemble(
         messages=tracker.messages,
         rates=Rates(asked, [card.name for card in cards]),
     )
+
+
+async def _stop_claiming(service: Service) -> None:
+    """At once when the replica is told to go: its open requests may keep it for long before the lifespan ends."""
+    await service.departure.told()
+    for dispatcher in service.dispatchers.values():
+        dispatcher.leave()
 
 
 async def _end(service: Service, tasks: list[asyncio.Task[None]], clients: tuple[Redis, ...]) -> None:

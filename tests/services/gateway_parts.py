@@ -60,6 +60,9 @@ class Answering:
     async def warm_up(self) -> str:
         return VERSION
 
+    def leave(self) -> None:
+        """It has all chunks that it was sent: none is to be taken back."""
+
 
 class Running:
     """A running gateway, a client of it, and what stands behind it."""

@@ -52,6 +52,9 @@ class Replica(Answering):
     async def warm_up(self) -> str:
         return await self._handle.warm_up()
 
+    def leave(self) -> None:
+        self._handle.leave()
+
 
 @contextmanager
 def deployed(settings: Settings) -> Iterator[ServeHandle]:

@@ -91,6 +91,9 @@ class StubModel:
             raise self.trouble
         return self.version
 
+    def leave(self) -> None:
+        """It has all chunks that it was sent: none is to be taken back."""
+
     def _answer(self, task: Task) -> Outcome:
         if task.params["n"] < 0:
             return Outcome(task.job_id, failure=Failure("model-rejected", "n is negative"))

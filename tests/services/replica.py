@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -11,7 +12,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from serve_app.connections import connect_redis
-from serve_app.contracts import Registrar, ReplicaCard, Task
+from serve_app.contracts import Outcome, Registrar, ReplicaCard, Task
 from serve_app.settings import read_settings
 from tests.toy_model import WordStatistics
 
@@ -46,6 +47,22 @@ class Notebook:
             return False
         await self._redis.rpush("started-alone", task.job_id)
         return True
+
+
+class Turnstile:
+    """A deployment that tells of every chunk and holds it until the test lets all through."""
+
+    def __init__(self, version: str) -> None:
+        self._redis, self._version = connect_redis(read_settings(), max_connections=2), version
+
+    async def predict(self, chunk: Sequence[Task]) -> list[Outcome]:
+        await self._redis.rpush("turnstile", *(task.job_id for task in chunk))
+        while not await self._redis.exists("turnstile-open"):  # noqa: ASYNC110  the test is another process
+            await asyncio.sleep(0.02)
+        return [Outcome(task.job_id, result={}) for task in chunk]
+
+    async def warm_up(self) -> str:
+        return self._version
 
 
 def make_registrar() -> Registrar:

@@ -11,21 +11,25 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import ray
+from job_help import submission
 from PIL import Image
 from ray import serve
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 
+from serve_app.app import Gateway
 from serve_app.connections import connect_redis
-from serve_app.contracts import JobInput, Outcome, Task
+from serve_app.contracts import JobInput, JobStatus, Outcome, ReplicaCard, Task
 from serve_app.errors import ModelUnready, ReplicaLost
 from serve_app.images.store import ImageStore
+from serve_app.jobs.records import Backlog
+from serve_app.jobs.tracker import Tracker
 from serve_app.local.valkey import Valkey
 from serve_app.models.handle import ServeHandle
-from serve_app.models.registry import ModelConfig
+from serve_app.models.registry import ModelConfig, card
 from serve_app.models.server import ModelServer
 from serve_app.settings import Settings
-from tests.services.replica import make_registrar
+from tests.services.replica import Turnstile, make_registrar
 from tests.tiny_vit import LABELS, write_snapshot
 
 VERSION = "v1"
@@ -34,6 +38,11 @@ CONFIGS = {
     "bright": ModelConfig(name="bright", implementation="tests.toy_files:BrightMask", num_cpus=0.1),
     "sem": ModelConfig(name="sem", implementation="serve_app.models.sem_classifier:SemClassifier", num_cpus=0.1),
 }
+TURNSTILE = card(
+    ModelConfig(
+        name="turnstile", implementation="tests.toy_model:WordStatistics", max_batch_size=1, chunks_per_replica=2
+    )
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -79,6 +88,18 @@ def deploy() -> dict[str, ServeHandle]:
         targets.append(serve.RunTarget(bound, name=name, route_prefix=None))
     handles = serve.run_many(targets)
     return {name: ServeHandle(handle) for name, handle in zip(CONFIGS, handles, strict=True)}
+
+
+@pytest.fixture
+def stop_gateway(service: dict[str, ServeHandle]) -> Iterator[Callable[[], None]]:
+    """A gateway is before the turnstile, whose one replica takes a chunk at a time; what has Serve stop the gateway."""
+    options = {"ray_actor_options": {"num_cpus": 0.1}}
+    turnstile = serve.deployment(Turnstile, name="turnstile", max_ongoing_requests=1, **options).bind(VERSION)
+    handles = {"turnstile": serve.run(turnstile, name="turnstile", route_prefix=None)}
+    gateway = Gateway.options(num_replicas=1, **options).bind([TURNSTILE], handles, VERSION)
+    serve.run(gateway, name="gateway", route_prefix="/")
+    yield lambda: serve.delete("gateway")
+    serve.delete("turnstile")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -238,3 +259,27 @@ async def test_a_hung_replica_loses_its_chunk_blames_no_other_and_is_replaced(
 
     await until(another_beats, 60)
     assert slugs(await service["words"].predict([task(2)])) == [None]
+
+
+async def test_a_gateway_that_is_stopped_gives_back_at_once_what_no_replica_has(
+    stop_gateway: Callable[[], None], redis: Redis
+):
+    tracker = Tracker(redis, Settings())
+    jobs = [await tracker.submit(submission(model="turnstile", params={"text": "x"})) for _ in range(2)]
+
+    async def one_runs_and_one_waits_for_a_replica() -> bool:
+        await tracker.beat(ReplicaCard("turnstile", "r0", VERSION, "cpu"))
+        leased = (await tracker.backlog("turnstile")).leased
+        return leased == 2 and await redis.llen("turnstile") == 1
+
+    async def one_was_given_back() -> bool:
+        return await tracker.backlog("turnstile") == Backlog(waiting=1, leased=1)
+
+    await until(one_runs_and_one_waits_for_a_replica, 30)
+    stopping = asyncio.create_task(asyncio.to_thread(stop_gateway))
+    await until(one_was_given_back, 30)
+    await redis.set("turnstile-open", "1")
+    await stopping
+    first, second = [await tracker.read(job.id, job.owner) for job in jobs]
+    assert (first.status, first.deliveries) == (JobStatus.COMPLETED, 1)
+    assert (second.status, second.deliveries) == (JobStatus.PENDING, 0)

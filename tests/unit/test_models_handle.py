@@ -6,7 +6,12 @@ import grpc
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError, WorkerCrashedError
 from ray.serve._private.common import DeploymentID
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+)
 
 from serve_app.errors import ModelUnready, ReplicaLost
 from serve_app.models.handle import ServeHandle
@@ -100,3 +105,43 @@ async def test_a_call_has_a_deadline(monkeypatch: pytest.MonkeyPatch):
     assert response.cancelled
     with pytest.raises(ModelUnready):
         await handle.warm_up()
+
+
+class Unassigned(Response):
+    """No replica has taken it; what is cancelled then is what Ray raises."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self._replica_result_future = asyncio.get_running_loop().create_future()
+
+    def __await__(self):
+        try:
+            yield from self._replica_result_future.__await__()
+        except asyncio.CancelledError:
+            raise RequestCancelledError("one") from None
+
+    def cancel(self) -> None:
+        super().cancel()
+        self._replica_result_future.cancel()
+
+
+async def test_who_leaves_takes_back_what_no_replica_has():
+    handle = ServeHandle(Deployment(Unassigned()))
+    waiting = asyncio.create_task(handle.predict([]))
+    await asyncio.sleep(0)
+    handle.leave()
+    with pytest.raises(ModelUnready):
+        await waiting
+    with pytest.raises(ModelUnready):
+        await handle.predict([])
+
+
+async def test_who_leaves_waits_for_what_a_replica_has():
+    response = Unassigned()
+    response._replica_result_future.set_result(None)
+    handle = ServeHandle(Deployment(response))
+    waiting = asyncio.create_task(handle.predict([]))
+    await asyncio.sleep(0)
+    handle.leave()
+    assert not response.cancelled
+    await waiting

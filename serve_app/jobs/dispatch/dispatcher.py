@@ -22,7 +22,8 @@ WARM_UP_S = 120.0
 ATTEMPT_S = 600.0
 """Deadline of a chunk: the slowest chunks of a full replica, one after the other. A dead replica shows long before."""
 CLOSE_S = 10.0
-"""What chunks in flight are given at the end. To give back the rest takes some more, all within Serve's own 20 s."""
+"""What chunks that a replica has are given at the end. To give back the rest takes some more, all within Serve's own
+20 s."""
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +76,14 @@ class Dispatcher:
                     logger.warning("The dispatcher of %s goes on after: %r", self._card.name, error)
                     await self._pause(POLL_S * random.uniform(0.5, 1.5))
 
-    async def close(self, seconds: float = CLOSE_S) -> None:
-        """Claim no more, let the chunks in flight finish for that long, then give the rest back."""
+    def leave(self) -> None:
+        """Claim no more, and give back at once what no replica has yet."""
         self._closing.set()
+        self._handle.leave()
+
+    async def close(self, seconds: float = CLOSE_S) -> None:
+        """Leave, let the chunks in flight finish for that long, then give the rest back."""
+        self.leave()
         async with self._claiming:
             chunks = set(self._chunks)
         if chunks:
