@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,12 +31,15 @@ CONNECT_TIMEOUT_S = 1.0
 CANCEL_AGAIN_S = 0.5
 UNWILLING = ("BUSY", "MISCONF", "NOREPLICAS")
 """What Redis' error begins with while it runs a long script, cannot write to its disk, or misses its replicas."""
+SILENCES = (TimeoutError, builtins.TimeoutError)
 GROUP_MAX = 128
 """Commands of one group: enough for every request of a replica, few enough to be answered within one deadline."""
 GROUPED_MAX_BYTES = 128 * 1024
 """Most uploads; larger ones would keep the others of their group waiting."""
 GROUPS_AT_ONCE = 2
 """A reply may have to wait for the disk; meanwhile others go on."""
+ASK_AGAIN_S = 0.25
+"""How often a Redis that fell silent is asked whether it answers again."""
 
 
 class GroupingRedis(Redis):
@@ -44,16 +47,22 @@ class GroupingRedis(Redis):
 
     Redis answers in order, so one write and one read serve a whole group: a status read takes a gateway 40 % less
     processor time than with a connection for each command. Not for commands that block. Large ones travel alone.
+
+    Once a group had no reply in time, commands fail at once until Redis answers a ping: nobody waits for a silence that
+    others have waited for.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._waiting: list[_Command] = []
         self._senders: set[asyncio.Task[None]] = set()
+        self._silence: asyncio.Task[None] | None = None
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """The reply, as redis-py gives it. Who is cancelled while waiting for it has sent the command all the same."""
         if any(isinstance(arg, bytes | str) and len(arg) > GROUPED_MAX_BYTES for arg in args):
+            if self._silence is not None:
+                raise _silent()
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         options.pop("keys", None)  # redis-py's note to a cache of its own
         return await self.begin(*args, **options)
@@ -63,6 +72,9 @@ class GroupingRedis(Redis):
         # Packed here, so that what cannot be sent fails its caller and not the group.
         packed = hiredis.pack_command((*args[0].split(), *args[1:]))
         command = _Command(args[0], packed, options, asyncio.get_running_loop().create_future())
+        if self._silence is not None:
+            command.fail(_silent())
+            return command.reply
         self._waiting.append(command)
         if len(self._senders) < GROUPS_AT_ONCE:
             sender = asyncio.create_task(self._send())
@@ -79,7 +91,8 @@ class GroupingRedis(Redis):
                 self._senders.discard(task)
 
     async def _send_groups(self) -> None:
-        """Send what waits, group after group, over one connection. A failure is that of one group's callers."""
+        """Send what waits, group after group, over one connection. A failure is that of one group's callers, a silence
+        that of all who wait."""
         group: list[_Command] = []
         now = asyncio.get_running_loop().time
         try:
@@ -99,11 +112,34 @@ class GroupingRedis(Redis):
                     connection.socket_timeout = usual
                     await self.connection_pool.release(connection)
         except Exception as error:
-            failure = TimeoutError("no reply in time") if isinstance(error, builtins.TimeoutError) else error
-            if not group:  # no connection was to be had
-                group, self._waiting = self._waiting, []
-            for command in group:
-                command.fail(failure)
+            silent = isinstance(error, SILENCES)
+            failed = group
+            if silent or not group:  # without a group, no connection was to be had
+                failed, self._waiting = group + self._waiting, []
+            if silent and self._silence is None:
+                self._silence = asyncio.create_task(self._wait_for_answer())
+            for command in failed:
+                command.fail(_silent() if silent else error)
+
+    async def _wait_for_answer(self) -> None:
+        """The silence: it ends with an answer, or with an error that commands meet as fast as this ping."""
+        with suppress(Exception):
+            while not await self._answers():  # noqa: ASYNC110  Redis sets no event
+                await asyncio.sleep(ASK_AGAIN_S)
+        self._silence = None
+
+    async def _answers(self) -> bool:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await super().execute_command("PING")  # type: ignore[no-untyped-call]
+        except SILENCES:
+            return False
+        return True
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        if self._silence is not None:
+            await end_tasks([self._silence])
+        await super().aclose(close_connection_pool)
 
     async def _exchange(self, connection: AbstractConnection, group: list[_Command]) -> None:
         await connection.send_packed_command([command.packed for command in group], check_health=False)
@@ -112,6 +148,10 @@ class GroupingRedis(Redis):
                 command.answer(await connection.read_response(), self.response_callbacks)
             except ResponseError as error:
                 command.fail(error)
+
+
+def _silent() -> TimeoutError:
+    return TimeoutError("no reply in time")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from serve_app.connections import COMMAND_TIMEOUT_S, GROUPS_AT_ONCE, GroupingRedis, connect_redis
+from serve_app.connections import COMMAND_TIMEOUT_S, GROUP_MAX, GROUPS_AT_ONCE, GroupingRedis, connect_redis
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
 
@@ -130,4 +133,47 @@ async def test_a_server_that_dies_fails_its_callers_and_serves_the_next(folder: 
         assert await client.get("kept") == b"1"
     finally:
         await client.aclose()
+        server.stop()
+
+
+async def test_a_server_that_falls_silent_is_waited_for_once_and_used_again_when_it_answers(folder: Path) -> None:
+    server = Valkey(folder / "valkey")
+    server.start()
+    client = connect_redis(Settings(redis_url=SecretStr(server.url)), client=GroupingRedis)
+    try:
+        await client.set("kept", "1")
+        os.kill(server.pid, signal.SIGSTOP)
+        first = [asyncio.create_task(client.get("kept")) for _ in range(2 * GROUP_MAX * GROUPS_AT_ONCE)]
+        begun = time.monotonic()
+        replies = await asyncio.gather(*first, return_exceptions=True)
+        assert all(isinstance(reply, RedisTimeoutError) for reply in replies)
+        assert time.monotonic() - begun < 2 * COMMAND_TIMEOUT_S
+        begun = time.monotonic()
+        for large in (b"", b"x" * 200_000):
+            with pytest.raises(RedisTimeoutError):
+                await client.set("other", large)
+        assert time.monotonic() - begun < COMMAND_TIMEOUT_S / 2
+        os.kill(server.pid, signal.SIGCONT)
+        async with asyncio.timeout(10):
+            while await asyncio.gather(client.get("kept"), return_exceptions=True) != [b"1"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    finally:
+        await client.aclose()
+        os.kill(server.pid, signal.SIGCONT)
+        server.stop()
+
+
+async def test_a_client_may_be_closed_while_its_server_is_silent(folder: Path) -> None:
+    server = Valkey(folder / "valkey")
+    server.start()
+    client = connect_redis(Settings(redis_url=SecretStr(server.url)), client=GroupingRedis)
+    others = asyncio.all_tasks()
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(RedisTimeoutError):
+            await client.get("kept")
+        await client.aclose()
+        assert asyncio.all_tasks() <= others
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
         server.stop()
