@@ -13,7 +13,7 @@ from benchmark.one_at_a_time import answers_one_at_a_time
 from collector import Collector, listening_collector
 from pictures import encode, texture
 from redis import Redis
-from running_service import BATCH, MODEL, PACED, WORDS, RunningService
+from running_service import BATCH, HELD, MODEL, PACED, WORDS, RunningService
 from service_client import Client, connected
 from stray_keys import key_rows, strays
 
@@ -71,15 +71,18 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 def service(servers_folder: Path, picture_url: str, collector: Collector) -> Iterator[RunningService]:
-    """The running service: three gateways, two classifiers, a toy that sleeps and one that scales."""
+    """The running service: three gateways, two classifiers, a toy that sleeps, one that scales and one that holds many
+    jobs at once."""
     classifier = {"implementation": "serve_app.models.sem_classifier:SemClassifier", "max_batch_size": BATCH}
     sleeper = {"implementation": "toy_model:WordStatistics", "min_replicas": 0, "downscale_delay_s": 1}
     paced = {"implementation": "paced_words:PacedWords", "max_batch_size": 2, "max_replicas": 2}
     paced |= {"jobs_per_replica": 4, "upscale_delay_s": 0, "downscale_delay_s": 1}
+    held = {"implementation": "paced_words:PacedWords", "max_batch_size": 32, "chunks_per_replica": 16}
     models = [
         {"name": MODEL, **classifier, "min_replicas": 2, "max_replicas": 2},
         {"name": WORDS, **sleeper},
         {"name": PACED, **paced},
+        {"name": HELD, **held},
     ]
     environment = {**WEIGHTS, "IMAGE_URL_PRIVATE_HOSTS": picture_url.split("/")[2]}
     environment["TRACES_ENDPOINT"] = collector.url

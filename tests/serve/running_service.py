@@ -22,6 +22,7 @@ LAPTOP = Path(serve_app.__file__).with_name("serve.yaml")
 MODEL = "sem-classifier"
 WORDS = "words"
 PACED = "paced-words"
+HELD = "held-words"
 BATCH = 8
 GATEWAYS = 3
 LEASE_S = 6.0
