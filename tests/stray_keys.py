@@ -1,4 +1,4 @@
-"""Keys in the job Redis that no table of the project has, or that stay longer than their row says."""
+"""Keys in the job Redis that no table of the project has, or break their row: its end, owner or bound."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from redis import Redis
+from stray_rules import BOUNDS, OWNED, size
 
 SERVE_APP: Final = Path(__file__).resolve().parents[1] / "serve_app"
 ROW: Final = re.compile(r"^\| `?([a-z][^ |`]*)`? \|(.*)\|$", re.MULTILINE)
-ALWAYS_ENDS: Final = re.compile(r"a minute after|at midnight|\d+ (?:h|days) after|HEARTBEAT_S after")
+ALWAYS_ENDS: Final = re.compile(
+    r"a minute after|at midnight|\d+ (?:s|h|days) after|(?:HEARTBEAT|LOG_TTL)_S after the last"
+)
 """How the last column begins for a key that has a TTL as long as it is there."""
-ENDED: Final = {b"COMPLETED", b"FAILED", b"CANCELLED"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,9 @@ def key_rows() -> list[KeyRow]:
 
 
 def strays(client: Redis, rows: Sequence[KeyRow]) -> list[str]:
-    """What is wrong with the keys that are there, a line each."""
-    return [line for name in client.scan_iter(count=1000) for line in _wrong(client, name, rows)]
+    """What is wrong with the keys that are there, a line each. Looked at twice: a running service changes them."""
+    suspects = [name for name in client.scan_iter(count=1000) if any(_wrong(client, name, rows))]
+    return [line for name in suspects if client.exists(name) for line in _wrong(client, name, rows)]
 
 
 def _modules() -> Iterator[Any]:
@@ -54,15 +57,10 @@ def _wrong(client: Redis, name: bytes, rows: Sequence[KeyRow]) -> Iterator[str]:
     found = [row for row in rows if row.names.fullmatch(text)]
     if not found:
         yield f"{text}: no table has it"
-    if not (any(row.ends for row in found) or _is_ended_job(client, text)):
-        return
-    if client.ttl(name) == -1:
+    if any(row.ends for row in found) and client.ttl(name) == -1:
         yield f"{text}: it stays for ever, against its row"
-
-
-def _is_ended_job(client: Redis, name: str) -> bool:
-    """A job that ended has JOB_TTL; one that is kept as dead is bounded by its set instead."""
-    if not name.startswith("job:"):
-        return False
-    status, model = client.hmget(name, "status", "model")
-    return status in ENDED and client.zscore(f"dead:{(model or b'').decode()}", name.removeprefix("job:")) is None
+    for template in {row.template for row in found}:
+        if template in OWNED and not OWNED[template](client, text, text.partition(":")[2]):
+            yield f"{text}: it is there without what it is there for, or longer"
+        if template in BOUNDS and size(client, text) > BOUNDS[template]:
+            yield f"{text}: it holds more than {BOUNDS[template]}"

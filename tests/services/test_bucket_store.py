@@ -152,7 +152,7 @@ async def test_a_failed_upload_leaves_no_parts(store: BucketStore) -> None:
 
 async def test_parts_of_an_upload_whose_gateway_died_leave(store: BucketStore, keeper: Keeper, redis: Redis) -> None:
     bucket = store.bucket
-    await redis.set("blob:under-way", b"s3:inputs/under-way")
+    await redis.set("blob:under-way", b"s3:inputs/under-way", ex=60)
     for name in ("dead", "under-way"):
         where = {"Bucket": bucket._bucket, "Key": f"{bucket._prefix}inputs/{name}"}
         begun = bucket._client.create_multipart_upload(**where)

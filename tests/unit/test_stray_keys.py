@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from stray_keys import key_rows
+from stray_rules import BOUNDS, OWNED, UNBOUNDED
 
 from serve_app.gateway.limits import keys as limits
 from serve_app.jobs import keys as jobs
@@ -36,4 +37,13 @@ def test_a_key_of_no_table_is_none_of_ours() -> None:
 def test_some_keys_always_have_an_end() -> None:
     ends = {row.template for row in ROWS if row.ends}
     assert {"rate:submit:{owner}", "rate:read:{owner}", "quota:{owner}", "replicas:{model}"} <= ends
+    assert {"sweep-turn", "webhook-log:{endpoint}", "outputs:{id}", "idem:{hash}"} <= ends
     assert not ends & {"job:{id}", "ledger:{model}", "outbox", "limits:blocks", "held-bytes"}
+
+
+def test_every_row_is_held_to_an_end_an_owner_or_a_bound() -> None:
+    ends = {row.template for row in ROWS if row.ends}
+    held = ends | OWNED.keys() | BOUNDS.keys()
+    channels = {"wake", "changes"}
+    assert {row.template for row in ROWS} == held | UNBOUNDED | channels
+    assert not held & UNBOUNDED

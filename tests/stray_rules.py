@@ -1,0 +1,138 @@
+"""What keys in the job Redis are held to beside their TTL: a key that must be there for them, and a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from redis import Redis
+
+from serve_app.gateway.limits.keys import DECISIONS_MAX
+from serve_app.jobs import limits as jobs
+from serve_app.settings import Settings
+from serve_app.usage.writer import REFUSED_KEPT
+from serve_app.webhooks import limits as webhooks
+
+Rule = Callable[[Redis, str, str], bool]
+"""Whether a key, of this name and with this last part of its name, is there rightly."""
+
+ENDED: Final = {b"COMPLETED", b"FAILED", b"CANCELLED"}
+_DEFAULTS: Final = Settings()
+
+
+def _has_end(client: Redis, name: str) -> bool:
+    return client.ttl(name) != -1
+
+
+def _job(client: Redis, name: str, job: str) -> bool:
+    """A job that ended has JOB_TTL; one that is kept as dead is bounded by its set instead."""
+    status, model = client.hmget(name, "status", "model")
+    dead = client.zscore(f"dead:{(model or b'').decode()}", job) is not None
+    return _has_end(client, name) == (status in ENDED and not dead)
+
+
+def _input(client: Redis, name: str, job: str) -> bool:
+    """It ends by itself, or with a job that has it. The service names it as its job; tests of the scripts may not."""
+    return (
+        _has_end(client, name)
+        or bool(client.exists(f"job:{job}"))
+        or any(client.hget(found, "reference") == name.encode() for found in client.scan_iter("job:*", count=1000))
+    )
+
+
+def _batch(client: Redis, name: str, _: str) -> bool:
+    return _has_end(client, name) == (client.hget(name, "open") == b"0")
+
+
+def _items(client: Redis, name: str, batch: str) -> bool:
+    return bool(client.exists(f"batch:{batch}")) and _has_end(client, name) == _has_end(client, f"batch:{batch}")
+
+
+def _jobs_are(status: bytes) -> Rule:
+    """Each member of the sorted set is a job in this state."""
+
+    def rule(client: Redis, name: str, _: str) -> bool:
+        return all(client.hget(f"job:{job.decode()}", "status") == status for job in client.zrange(name, 0, -1))
+
+    return rule
+
+
+def _fetches(client: Redis, name: str, _: str) -> bool:
+    items: list[tuple[str, ...]] = [item.decode().partition("/")[::2] for item in client.zrange(name, 0, -1)]
+    return all(client.hexists(f"items:{batch}", index) for batch, index in items)
+
+
+def _endpoint(client: Redis, name: str, endpoint: str) -> bool:
+    owner = (client.hget(name, "owner") or b"").decode()
+    return client.zscore(f"webhooks:{owner}", endpoint) is not None
+
+
+def _of_endpoint(client: Redis, _: str, endpoint: str) -> bool:
+    return bool(client.exists(f"webhook:{endpoint}"))
+
+
+def _delivery(client: Redis, name: str, delivery: str) -> bool:
+    return _has_end(client, name) != (client.zscore("webhook-waiting", delivery) is not None)
+
+
+OWNED: Final[dict[str, Rule]] = {
+    "job:{id}": _job,
+    "blob:{id}": _input,
+    "wait:{model}:{priority}:{owner}": _jobs_are(b"PENDING"),
+    "lease:{model}": _jobs_are(b"PROCESSING"),
+    "dead:{model}": _jobs_are(b"FAILED"),
+    "batch:{batch}": _batch,
+    "items:{batch}": _items,
+    "fetch:{owner}": _fetches,
+    "fetching": _fetches,
+    "webhook:{endpoint}": _endpoint,
+    "webhook-queue:{endpoint}": _of_endpoint,
+    "webhook-log:{endpoint}": _of_endpoint,
+    "webhook-delivery:{id}": _delivery,
+}
+"""The rule of a row, by its template."""
+
+BOUNDS: Final[dict[str, int]] = {
+    "dead:{model}": _DEFAULTS.dead_max_jobs,
+    "idems:{owner}": jobs.IDEMPOTENCY_MAX,
+    "jobs:{owner}": jobs.LISTED_MAX,
+    "batches:{owner}": jobs.LISTED_MAX,
+    "lease:{model}": _DEFAULTS.queue_max_jobs,
+    "wait:{model}:{priority}:{owner}": _DEFAULTS.queue_max_jobs,
+    "items:{batch}": 3 * 500,  # what is asked for, its job, how it ended
+    "webhook-events": jobs.WEBHOOK_EVENTS_MAX,
+    "webhook-totals": 3,
+    "webhooks:{owner}": webhooks.ENDPOINTS_MAX,
+    "webhook-queue:{endpoint}": webhooks.QUEUE_MAX,
+    "webhook-waiting": webhooks.HOUSE_MAX,
+    "webhook-log:{endpoint}": webhooks.LOG_MAX,
+    "outbox:dropped": 3,
+    "outbox:refused": REFUSED_KEPT,
+    "outbox:totals": 2,
+    "limits:blocks": DECISIONS_MAX,
+    "limits:overrides": DECISIONS_MAX,
+}
+"""The most that a key of a row may hold, by its template."""
+
+UNBOUNDED: Final = {
+    "ring:{model}:{priority}",  # a member for each `wait:`
+    "chunks:{model}",  # held to the window by the claim
+    "dead-bytes:{model}",
+    "ledger:{model}",
+    "held-bytes",
+    "stops",
+    "fetch-ring",  # a member for each `fetch:`
+    "fetches",
+    "outbox",  # outcomes stay until PostgreSQL has them
+    "webhook-due",  # a member for each endpoint
+}
+"""Rows without a rule: single counters, and what mirrors another row."""
+
+_SIZES: Final[dict[bytes, str]] = {b"zset": "ZCARD", b"hash": "HLEN", b"stream": "XLEN", b"list": "LLEN"}
+
+
+def size(client: Redis, name: str) -> int:
+    """How many members, fields or entries a key has."""
+    command = _SIZES.get(client.type(name))
+    found: Any = client.execute_command(command, name) if command else 1
+    return int(found)
