@@ -19,12 +19,12 @@ from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, Replica
 from serve_app.errors import (
     CapacityError,
     DeadlineExceeded,
-    IdempotencyKeyReused,
     IntakeStopped,
     ModelRejected,
     QueueFull,
 )
 from serve_app.jobs import limits
+from serve_app.jobs.idempotency import earlier, first_of
 from serve_app.jobs.keys import key
 from serve_app.jobs.messages import Messages
 from serve_app.jobs.records import (
@@ -88,7 +88,8 @@ class Tracker:
                 int(submission.keep),
             )
         if reply[0] == b"repeated":
-            return _first_job(submission, *reply[1:])
+            first = first_of(submission.idempotency, reply[1:])
+            return _accepted(submission, first.id, first.at)
         if reply[0] == b"known":
             return await self.read(submission.id, submission.owner)
         if reply[0] != b"accepted":
@@ -97,13 +98,8 @@ class Tracker:
 
     async def earlier(self, submission: Submission) -> Job | None:
         """What `submit` would answer from memory, before the input is stored. Raises IdempotencyKeyReused."""
-        if submission.idempotency is None:
-            return None
-        with redis_errors():
-            first: Any = await self._redis.hmget(
-                key("idem", hash=submission.idempotency.hash), "fingerprint", "id", "at"
-            )
-        return _first_job(submission, *first) if first[0] else None
+        first = await earlier(self._redis, submission.idempotency)
+        return _accepted(submission, first.id, first.at) if first else None
 
     async def read(self, job_id: str, owner: str) -> Job:
         """The job, for its owner alone. Raises JobUnknown for an id that is unknown, malformed or someone else's."""
@@ -238,12 +234,6 @@ def _accepted(submission: Submission, job_id: str, submitted_at: int) -> Job:
         priority=submission.priority,
         keep=submission.keep,
     )
-
-
-def _first_job(submission: Submission, fingerprint: bytes, job_id: bytes, submitted_at: bytes) -> Job:
-    if submission.idempotency is None or submission.idempotency.fingerprint != fingerprint.decode():
-        raise IdempotencyKeyReused("This Idempotency-Key came with another request before. Take a new one.")
-    return _accepted(submission, job_id.decode(), int(submitted_at))
 
 
 def refused(reply: Sequence[bytes]) -> CapacityError:

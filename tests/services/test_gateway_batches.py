@@ -23,7 +23,8 @@ from starlette.routing import Route
 
 from serve_app.contracts import JobInput, Json, Outcome, Task
 from serve_app.errors import StoreFull
-from serve_app.gateway.batches import accept, fetcher, results
+from serve_app.gateway import pieces
+from serve_app.gateway.batches import accept, fetcher
 from serve_app.gateway.batches.results import Table
 from serve_app.images.header import ImageHeader, inspect
 from serve_app.images.inputs import keep_input
@@ -451,7 +452,7 @@ async def test_a_job_removed_from_its_batch_has_no_result_there(gateway: Running
 
 async def test_results_that_break_off_are_no_whole_answer(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that takes nothing is cut off: the connection ends without the end of the answer."""
-    monkeypatch.setattr(results, "SEND_S", 0.2)
+    monkeypatch.setattr(pieces, "SEND_S", 0.2)
     batch = (await send(gateway, PICTURE)).json()
     sent: list[Json] = []
 

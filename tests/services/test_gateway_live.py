@@ -28,6 +28,7 @@ from gateway_parts import (
 from job_help import claimed, submission
 
 from serve_app.contracts import Json, Outcome, Task
+from serve_app.gateway import pieces
 from serve_app.gateway.live import places, stream
 from serve_app.gateway.live.prefer import WAIT_MAX_S
 from serve_app.local.authority import Authority
@@ -369,7 +370,7 @@ async def test_a_stream_outlives_the_job_redis(shut: Running, socket: httpx2.Asy
 async def test_a_caller_who_does_not_read_is_cut_off(
     settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "SEND_S", 0.2)
+    monkeypatch.setattr(pieces, "SEND_S", 0.2)
     async with running_gateway(settings, authority) as gateway:
         gateway.model.open.clear()
         path = f"/api/v1/jobs/{await gateway.submit()}/events"

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from serve_app.contracts import Json
-from serve_app.errors import ServiceError
 from serve_app.gateway.batches.views import item_object
+from serve_app.gateway.pieces import Pieces
 from serve_app.gateway.query import read_query
 from serve_app.gateway.service import Call
 from serve_app.jobs.batches.records import BatchView, Item, ItemStatus
 
 PIECE_ITEMS: Final = 20
 """Items in memory at once; a result has at most 64 kB."""
-SEND_S: Final = 10.0
-"""A reader that does not take a piece for this long is cut off."""
 _CELLS: Final = ("string", "number", "integer", "boolean")
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What makes a table program calculate a cell, or look behind it."""
-
-_log = logging.getLogger(__name__)
 
 
 class ResultsQuery(BaseModel):
@@ -50,13 +43,12 @@ async def read_results(call: Call) -> Response:
     await call.admitted()  # a refused request must not cost PostgreSQL anything
     headers: dict[str, str] = {}
     if not as_csv:
-        pieces = _pieces(call, view, _line)
-        return _Stream(await anext(pieces), pieces, headers=headers, media_type="application/x-ndjson")
+        return Pieces(await _begun(_pieces(call, view, _line)), headers=headers, media_type="application/x-ndjson")
     card = call.service.cards.get(view.batch.model)
     table = Table(card.result_schema if card else {})
     headers["Content-Disposition"] = f'attachment; filename="batch-{batch_id}.csv"'
     pieces = _pieces(call, view, table.row, table.head())
-    return _Stream(await anext(pieces), pieces, headers=headers, media_type="text/csv")
+    return Pieces(await _begun(pieces), headers=headers, media_type="text/csv")
 
 
 class Table:
@@ -79,37 +71,22 @@ class Table:
         return _written([*cells, json.dumps(result) if result else ""])
 
 
-class _Stream(Response):
-    """The answer, a piece at a time; the first is there before it begins, so that what fails at once is a problem. Not
-    completed where it breaks, so that the server closes the connection: what came before is not taken for the whole."""
+async def _begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same; the first is there before the answer begins, so that what fails at once is a problem."""
+    first = await anext(pieces)
 
-    def __init__(self, first: str, pieces: AsyncIterator[str], headers: dict[str, str], media_type: str) -> None:
-        super().__init__(headers=headers, media_type=media_type)
-        del self.headers["content-length"]
-        self._first, self._pieces = first, pieces
+    async def all_pieces() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in pieces:
+            yield piece
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        try:
-            if scope["method"] != "HEAD":
-                await _send(send, self._first)
-                async for piece in self._pieces:
-                    await _send(send, piece)
-        except (ServiceError, OSError) as error:  # TimeoutError is one
-            _log.warning("the results of a batch broke off: %r", error)
-            return
-        await send({"type": "http.response.body", "body": b""})
+    return all_pieces()
 
 
-async def _send(send: Send, piece: str) -> None:
-    async with asyncio.timeout(SEND_S):
-        await send({"type": "http.response.body", "body": piece.encode(), "more_body": True})
-
-
-async def _pieces(call: Call, view: BatchView, write: Callable[[Json], str], head: str = "") -> AsyncIterator[str]:
+async def _pieces(call: Call, view: BatchView, write: Callable[[Json], str], head: str = "") -> AsyncIterator[bytes]:
     batches, first = call.service.batches, 0
     while view.items:
-        yield head + "".join([write(await _shown(call, item)) for item in view.items])
+        yield (head + "".join([write(await _shown(call, item)) for item in view.items])).encode()
         head = ""
         first += len(view.items)
         view = await batches.read(view.batch.id, call.caller.id, first=first, limit=PIECE_ITEMS, results=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
 
 from serve_app.connections import end_tasks
 from serve_app.contracts import Job
@@ -17,6 +17,7 @@ from serve_app.gateway.endpoint import header_of
 from serve_app.gateway.live.place import shown
 from serve_app.gateway.live.places import STREAMS_MAX, STREAMS_MAX_PER_USER
 from serve_app.gateway.live.wait import disconnected
+from serve_app.gateway.pieces import Pieces
 from serve_app.gateway.problems import json_text
 from serve_app.gateway.service import Call
 
@@ -24,12 +25,8 @@ PING_S: Final = 15.0
 """Below what proxies on the way, ours too, give a connection on which nothing comes."""
 POLL_S: Final = 3.0
 """A message may get lost: the job is looked at this often."""
-SEND_S: Final = 10.0
-"""A caller who does not take an event for this long is cut off."""
 RECONNECT_MS: Final = 1000
 RETRY_AFTER_S: Final = 5
-
-_log = logging.getLogger(__name__)
 
 
 async def read_events(call: Call) -> Response:
@@ -54,47 +51,40 @@ def event_id(job: Job) -> str:
     return f"{job.run}-{job.deliveries}-{job.status.value}"
 
 
-class EventStream(Response):
+class EventStream(Pieces):
     """The answer: written as the job changes, until it ends, its time is over, the caller or the replica goes."""
 
-    media_type = "text/event-stream"
-
     def __init__(self, call: Call, seen: str | None) -> None:
-        super().__init__(headers={"X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
         self._call, self._seen = call, seen
+        self._events = self._written()
+        super().__init__(self._events, headers={"X-Accel-Buffering": "no"}, media_type="text/event-stream")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events. Not completed where the caller is cut off, so that the server closes the connection."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        if scope["method"] != "HEAD":
-            writing = asyncio.create_task(self._write(send))
-            gone = asyncio.create_task(disconnected(receive))
-            leaving = asyncio.create_task(self._call.service.departure.told())
-            try:
-                await asyncio.wait((writing, gone, leaving), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                await end_tasks([writing, gone, leaving])
-            if not writing.cancelled() and (error := writing.exception()):
-                if not isinstance(error, OSError):  # TimeoutError is one: the caller is too slow, or has just gone
-                    _log.error("the stream of request %s broke", self._call.request_id, exc_info=error)
-                return
-        await send({"type": "http.response.body", "body": b""})
+    async def sent(self, receive: Receive, send: Send) -> bool:
+        """False where the caller is cut off. Who has gone, or is told to come back elsewhere, misses nothing."""
+        sending = asyncio.create_task(super().sent(receive, send))
+        gone = asyncio.create_task(disconnected(receive))
+        leaving = asyncio.create_task(self._call.service.departure.told())
+        try:
+            await asyncio.wait((sending, gone, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end_tasks([sending, gone, leaving])
+            await self._events.aclose()
+        return sending.cancelled() or sending.result()
 
-    async def _write(self, send: Send) -> None:
+    async def _written(self) -> AsyncGenerator[bytes, None]:
         service, began = self._call.service, time.monotonic()
         until = began + service.settings.stream_max_s
-        await _send(send, f"retry: {RECONNECT_MS}\n\n")
-        sent = began
+        yield f"retry: {RECONNECT_MS}\n\n".encode()
+        written = began
         async with service.messages.watch(self._call.job_id) as watch:
             while time.monotonic() < until:
                 try:
                     event, ended = await self._next()
                 except JobUnknown:
                     return  # who comes back is told so
-                if event or time.monotonic() - sent >= PING_S:
-                    await _send(send, event or ": ping\n\n")
-                    sent = time.monotonic()
+                if event or time.monotonic() - written >= PING_S:
+                    yield (event or ": ping\n\n").encode()
+                    written = time.monotonic()
                 if ended:
                     return
                 await watch.rest(max(0.0, min(POLL_S, until - time.monotonic())))
@@ -110,9 +100,3 @@ class EventStream(Response):
             return "", job.ended
         self._seen = name
         return f"event: job\nid: {name}\ndata: {json_text(await shown(service, job))}\n\n", job.ended
-
-
-async def _send(send: Send, text: str) -> None:
-    """One piece at a time, so that no more than that is held for a slow caller. Raises TimeoutError."""
-    async with asyncio.timeout(SEND_S):
-        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})

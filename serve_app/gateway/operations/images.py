@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.responses import RedirectResponse, Response
 
 from serve_app.errors import ImageNotKept
-from serve_app.gateway.operations.downloads import Download
+from serve_app.gateway.operations.downloads import download_headers
+from serve_app.gateway.pieces import Pieces
 from serve_app.gateway.service import Call
 
 
@@ -23,4 +24,4 @@ async def read_image(call: Call) -> Response:
         raise ImageNotKept("This job's image is gone.")
     if found.pieces is None:
         return RedirectResponse(found.url, 307)
-    return Download(found.pieces, stored.bytes, name, stored.media_type)
+    return Pieces(found.pieces, headers=download_headers(name), media_type=stored.media_type, size=stored.bytes)

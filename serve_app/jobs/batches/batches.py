@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from serve_app.connections import redis_errors
 from serve_app.contracts import Failure, JobInput, Priority
-from serve_app.errors import BatchNotEnded, BatchUnknown, IdempotencyKeyReused, ServiceError
+from serve_app.errors import BatchNotEnded, BatchUnknown, ServiceError
 from serve_app.jobs import limits
 from serve_app.jobs.batches.records import (
     BatchPage,
@@ -26,7 +26,7 @@ from serve_app.jobs.batches.records import (
     read_fetch,
     read_item,
 )
-from serve_app.jobs.keys import key
+from serve_app.jobs.idempotency import earlier, first_of
 from serve_app.jobs.records import JOB_ID, of_newer_release
 from serve_app.jobs.scripts import Scripts
 from serve_app.jobs.tracker import refused
@@ -56,28 +56,22 @@ class Batches:
                 text,
             )
         if reply[0] == b"repeated":
-            return _first_batch(batch, *reply[1:3])
+            return first_of(batch.idempotency, reply[1:]).id
         if reply[0] not in (b"accepted", b"known"):
             raise refused(reply)
         return batch.id
 
     async def earlier(self, batch: NewBatch) -> str | None:
         """What `accept` would answer from memory, before anything is stored. Raises IdempotencyKeyReused."""
-        if batch.idempotency is None:
-            return None
-        with redis_errors():
-            first: Any = await self._redis.hmget(key("idem", hash=batch.idempotency.hash), "fingerprint", "id")
-        return _first_batch(batch, *first) if first[0] else None
+        first = await earlier(self._redis, batch.idempotency)
+        return first.id if first else None
 
     async def accepted_at(self, batch: NewBatch) -> int:
         """When the first batch with this idempotency key was accepted. Raises BatchUnknown where none is remembered."""
-        found: Any = None
-        if batch.idempotency:
-            with redis_errors():
-                found = await self._redis.hget(key("idem", hash=batch.idempotency.hash), "at")
-        if found is None:
+        first = await earlier(self._redis, batch.idempotency)
+        if first is None:
             raise _no_such_batch()
-        return int(found)
+        return first.at
 
     async def read(
         self, batch_id: str, owner: str, *, first: int = 0, limit: int = 0, results: bool = False
@@ -151,12 +145,6 @@ class Batches:
 
 def _told(failure: Failure) -> bytes:
     return failure.detail[: limits.REASON_MAX_CHARACTERS].encode(errors="replace")
-
-
-def _first_batch(batch: NewBatch, fingerprint: bytes, batch_id: bytes) -> str:
-    if batch.idempotency is None or batch.idempotency.fingerprint != fingerprint.decode():
-        raise IdempotencyKeyReused("This Idempotency-Key came with another request before. Take a new one.")
-    return batch_id.decode()
 
 
 def _no_such_batch() -> BatchUnknown:
