@@ -199,10 +199,16 @@ class Settings(BaseSettings):
         pairs = (pair.rpartition("=") for pair in self.quota_submits_per_day_roles)
         return {role: int(number) for role, _, number in pairs}
 
+    def require_database(self) -> None:
+        """Raises ValueError in prod without DATABASE_URL. For gateways: models and scaling have no use for it, and
+        where images are decoded it is better not known."""
+        if self.environment == "prod" and not self.database_url.get_secret_value():
+            raise ValueError("ENVIRONMENT=prod refuses a gateway without DATABASE_URL")
+
     def _refuse_development_values(self) -> None:
         refused = [fault for issuer in self.oidc_issuers for fault in _issuer_faults(issuer)]
-        if not self.redis_url.get_secret_value() or not self.database_url.get_secret_value():
-            refused.append("REDIS_URL and DATABASE_URL must be set")
+        if not self.redis_url.get_secret_value():
+            refused.append("REDIS_URL must be set")
         if not self.oidc_audience:
             refused.append("OIDC_AUDIENCE must be set")
         if self.model_source == "demo":

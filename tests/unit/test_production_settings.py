@@ -30,7 +30,6 @@ def test_whole_settings_are_taken() -> None:
     ("changed", "named"),
     [
         ({"redis_url": ""}, "REDIS_URL"),
-        ({"database_url": ""}, "DATABASE_URL"),
         ({"oidc_audience": ""}, "OIDC_AUDIENCE"),
         ({"oidc_issuers": "http://localhost:18080/default"}, "OIDC_ISSUERS"),
         ({"model_source": "demo"}, "MODEL_SOURCE"),
@@ -45,3 +44,11 @@ def test_whole_settings_are_taken() -> None:
 def test_a_development_value_or_a_placeholder_is_refused_by_name(changed: dict[str, str], named: str) -> None:
     with pytest.raises(ValidationError, match=f"ENVIRONMENT=prod refuses: .*{named}"):
         Settings(**{**WHOLE, **changed})
+
+
+def test_only_a_gateway_needs_the_database() -> None:
+    settings = Settings(**{**WHOLE, "database_url": ""})
+    with pytest.raises(ValueError, match="DATABASE_URL"):
+        settings.require_database()
+    Settings(**WHOLE).require_database()
+    Settings(environment="dev").require_database()
