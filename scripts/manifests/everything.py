@@ -1,0 +1,42 @@
+"""All checks, over the documents that one cluster gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from manifests import commands, kubernetes, network, pods, references, settings, stores
+from manifests.documents import Document, Finding
+from manifests.rayservice import capacity, fields, operator, serve, start
+from manifests.render import environments
+
+Check = Callable[[list[Document]], Iterator[Finding]]
+
+CHECKS: Final[tuple[Check, ...]] = (
+    kubernetes.check,
+    fields.check,
+    operator.check,
+    start.check,
+    serve.check,
+    capacity.check,
+    pods.check,
+    references.check,
+    network.check,
+    commands.check,
+    stores.check,
+    settings.check,
+)
+
+
+def check_documents(documents: list[Document]) -> list[Finding]:
+    """All that is wrong in the documents of one cluster, by place."""
+    return sorted({finding for check in CHECKS for finding in check(documents)})
+
+
+def check_repository(root: Path) -> list[Finding]:
+    """All that is wrong in the RayService and in every overlay, by place."""
+    found: set[Finding] = set()
+    for documents, findings in environments(root).values():
+        found.update(findings, check_documents(documents))
+    return sorted(found)
