@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from manifests.documents import Document, Finding, Path
@@ -101,16 +104,62 @@ def faults(text: str) -> Iterator[tuple[int, str]]:
             1,
             f"In one line everything after # is a comment: {found.group().strip()[:60]!r}. Use a block of lines (|).",
         )
-    if "<<" not in text:
-        try:
-            logical_lines(text)
-        except ValueError as error:
-            yield 1, f"The shell cannot read this: {error}."
+    yield from _syntax(text)
 
 
-def logical_lines(text: str) -> list[list[str]]:
-    """The commands of a shell text as words: lines joined where they are continued, comments gone."""
-    return [words for line in CONTINUED.sub("", text).split("\n") if (words := shlex.split(line, comments=True))]
+def _syntax(text: str) -> Iterator[tuple[int, str]]:
+    """What the shell itself says when it reads the text without running it."""
+    shell = "bash" if "bash" in text.partition("\n")[0] else "sh"
+    if found := shutil.which(shell):
+        done = subprocess.run([found, "-n"], input=text, capture_output=True, text=True, timeout=10, check=False)
+        if done.returncode != 0:
+            number = re.search(r"(?:line )?(\d+):", done.stderr)
+            yield int(number[1]) if number else 1, f"{shell} cannot read this: {done.stderr.strip()[-120:]}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One command of a shell text as words, and the here-document that it reads."""
+
+    words: list[str]
+    here: list[str]
+
+
+def logical_lines(text: str) -> list[Line]:
+    """The commands of a shell text: lines joined where they are continued, comments gone. ValueError: an open quote."""
+    lines: list[Line] = []
+    rest = text
+    while rest:
+        raw, rest = _first_line(rest)
+        here: list[str] = []
+        if marker := re.search(r"<<-?\s*['\"]?(\w+)", raw):
+            body, _, rest = rest.partition(f"\n{marker[1]}") if rest else ("", "", "")
+            here = body.split("\n")
+        if words := shlex.split(raw):
+            lines.append(Line(words, here))
+    return lines
+
+
+def _first_line(text: str) -> tuple[str, str]:
+    """The first command as far as the shell reads, without comments, and what comes after it."""
+    kept, quote, at = "", "", 0
+    while at < len(text):
+        character = text[at]
+        if character == "\\" and quote != "'":
+            kept += "" if text[at + 1 : at + 2] == "\n" else text[at : at + 2]
+            at += 2
+            continue
+        if character == "#" and not quote and (not kept or kept[-1] in " \t;|&("):
+            end = text.find("\n", at)
+            at = len(text) if end < 0 else end
+            continue
+        if character == "\n" and not quote:
+            return kept, text[at + 1 :]
+        if character in "'\"" and quote in ("", character):
+            quote = "" if quote else character
+        kept += character
+        at += 1
+    return kept, ""
 
 
 def _commands(container: dict[str, Any], path: Path) -> Iterator[tuple[Path, list[Any]]]:

@@ -89,8 +89,7 @@ def read(text: str, file: str, *, numbered: bool = True) -> tuple[list[Document]
     documents: list[Document] = []
     findings: list[Finding] = []
     try:
-        for node in yaml.compose_all(text, yaml.SafeLoader):
-            value, lines, twice = plain(node)
+        for value, lines, twice in _values(text):
             resource = Document(file, value if isinstance(value, dict) else {}, lines if numbered else {})
             findings += [resource.finding(path, "This key stands twice; the first one is lost.") for path in twice]
             if not isinstance(value, dict):
@@ -104,31 +103,51 @@ def read(text: str, file: str, *, numbered: bool = True) -> tuple[list[Document]
     return documents, findings
 
 
-def plain(node: yaml.Node) -> tuple[Any, dict[Path, int], list[Path]]:
-    """The value of a YAML node, the line of each part, and the paths of keys that stand twice."""
-    loader = yaml.SafeLoader("")
-    lines: dict[Path, int] = {}
-    twice: list[Path] = []
+class _Loader(yaml.SafeLoader):
+    """Remembers where aliases stand; a node knows its anchor's place alone."""
 
-    def value_of(node: yaml.Node, path: Path) -> Any:
-        lines[path] = node.start_mark.line + 1
-        if isinstance(node, yaml.SequenceNode):
-            return [value_of(item, (*path, number)) for number, item in enumerate(node.value)]
-        if not isinstance(node, yaml.MappingNode):
-            return loader.construct_object(node)
-        mapping: dict[Any, Any] = {}
-        for key_node, item in node.value:
-            key = loader.construct_object(key_node)
-            if key in mapping:
-                twice.append((*path, key))
-            mapping[key] = value_of(item, (*path, key))
-            lines[(*path, key)] = key_node.start_mark.line + 1
-        return mapping
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.aliases: dict[tuple[int, int], int] = {}
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent) and isinstance(index, int):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            self.aliases[id(parent), index] = event.start_mark.line + 1
+        return super().compose_node(parent, index)
+
+
+def _values(text: str) -> Iterator[tuple[Any, dict[Path, int], list[Path]]]:
+    """For each document of the text its value, the line of each part, and the paths of keys that stand twice."""
+    loader = _Loader(text)
     try:
-        return value_of(node, ()), lines, twice
+        while loader.check_node():
+            lines: dict[Path, int] = {}
+            twice: list[Path] = []
+            if node := loader.get_node():
+                yield _value(loader, node, (), lines, twice), lines, twice
     finally:
         loader.dispose()
+
+
+def _value(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int], twice: list[Path]) -> Any:
+    lines[path] = node.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode):
+        items = []
+        for number, item in enumerate(node.value):
+            items.append(_value(loader, item, (*path, number), lines, twice))
+            lines[(*path, number)] = loader.aliases.get((id(node), number), lines[(*path, number)])
+        return items
+    if not isinstance(node, yaml.MappingNode):
+        return loader.construct_object(node)
+    mapping: dict[Any, Any] = {}
+    for key_node, item in node.value:
+        key = loader.construct_object(key_node)
+        if key in mapping:
+            twice.append((*path, key))
+        mapping[key] = _value(loader, item, (*path, key), lines, twice)
+        lines[(*path, key)] = key_node.start_mark.line + 1
+    return mapping
 
 
 def embedded(document: Document, *path: str | int) -> tuple[Document | None, list[Finding]]:

@@ -70,7 +70,7 @@ def against_schema(document: Document, body: dict[str, Any], path: Path, strip: 
             return
         for error in validator.iter_errors(body):
             deepest = _deepest(error)
-            place = (*path, *list(deepest.absolute_path)[strip:])
+            place = (*path, *list(deepest.absolute_path)[strip:], *_unexpected(deepest))
             if (place, deepest.message) not in said:
                 said.add((place, deepest.message))
                 yield document.finding(place, f"Kubernetes {version} refuses this: {deepest.message[:200]}.")
@@ -93,6 +93,13 @@ def _validator(kind: str, api_version: str, version: str) -> Any:
         return None
     registry: Any = _definitions(folder) @ (Resource.from_contents(schema) @ Registry())
     return Draft202012Validator(schema, registry=registry)
+
+
+def _unexpected(error: Any) -> Path:
+    """The key that the schema does not know, as the last step to it."""
+    if error.validator != "additionalProperties" or not isinstance(error.instance, dict):
+        return ()
+    return tuple(key for key in error.instance if key not in error.schema.get("properties", {}))[:1]
 
 
 def _deepest(error: Any) -> Any:

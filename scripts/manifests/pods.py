@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from manifests.documents import Document, Finding, Path
-from manifests.rayservice.groups import groups_of
+from manifests.rayservice.groups import CLUSTER, groups_of
 
 TEMPLATES: Final[dict[str, Path]] = {
     "Pod": (),
@@ -43,11 +43,15 @@ class Pod:
         return self.document.mapping(*self.spec_path)
 
     def containers(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """All containers with their places, init containers too."""
+        """All containers with their places, init containers too, and the autoscaler's that KubeRay adds to a head."""
         for kind in ("initContainers", "containers"):
             for number, container in enumerate(self.spec.get(kind) or []):
                 if isinstance(container, dict):
                     yield (*self.spec_path, kind, number), container
+        options = self.document.mapping(*CLUSTER, "autoscalerOptions")
+        if self.group == "head" and self.document.at(*CLUSTER, "enableInTreeAutoscaling"):
+            image = self.document.at(*self.spec_path, "containers", 0, "image")
+            yield (*CLUSTER, "autoscalerOptions"), {"name": "autoscaler", "image": image, **options}
 
 
 def pods_of(documents: list[Document]) -> list[Pod]:
@@ -83,10 +87,6 @@ def check(documents: list[Document]) -> Iterator[Finding]:
     for document in documents:
         if document.kind == "RayService":
             yield from _one_image(document)
-            path = ("spec", "rayClusterConfig", "autoscalerOptions")
-            if document.at("spec", "rayClusterConfig", "enableInTreeAutoscaling"):
-                for place, sentence in _container_confined(path, document.mapping(*path)):
-                    yield document.finding(place, f"{sentence} (the autoscaler's sidecar)")
 
 
 def _confined(pod: Pod) -> Iterator[tuple[Path, str]]:
@@ -131,7 +131,7 @@ def _container_confined(path: Path, container: dict[str, Any]) -> Iterator[tuple
     if context.get("readOnlyRootFilesystem") is not True:
         yield place, "readOnlyRootFilesystem must be true; mount an emptyDir where something is written."
     mounts = [str(mount.get("mountPath")) for mount in container.get("volumeMounts") or []]
-    if "/tmp" not in mounts and ("ray" in str(container.get("name")) or "autoscaler" in str(path)):  # noqa: S108
+    if "/tmp" not in mounts and str(container.get("name")).startswith(("ray-", "autoscaler")):  # noqa: S108
         yield (*path, "volumeMounts"), "Ray writes to /tmp, and the root is read-only: mount an emptyDir there."
 
 

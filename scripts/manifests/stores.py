@@ -15,6 +15,7 @@ from manifests.pods import Pod, pods_of
 
 SERVERS: Final = ("redis-server", "valkey-server")
 JOBS: Final = "redis"
+PORT: Final = 6379
 NEEDED: Final = {"maxmemory-policy": "noeviction", "appendonly": "yes"}
 """Of every Redis here; anything else loses accepted jobs, or Ray's state, without an error."""
 HEADROOM: Final = 0.75
@@ -33,7 +34,16 @@ class Server:
 
 def check(documents: list[Document]) -> Iterator[Finding]:
     """Settings that lose data, or that are written and not read."""
-    for server in _servers(documents):
+    servers = list(_servers(documents))
+    seen = {(server.pod.document.resource, server.path) for server in servers}
+    for pod in pods_of(documents):
+        for path, container in pod.containers():
+            serves = any(port.get("containerPort") == PORT for port in container.get("ports") or [])
+            if serves and not pod.group and (pod.document.resource, path) not in seen:
+                yield pod.document.finding(
+                    path, "How the server is called cannot be seen; name it in command or script."
+                )
+    for server in servers:
         needed = {**NEEDED, **({"appendfsync": "always"} if server.pod.document.name == JOBS else {})}
         for name, value in needed.items():
             given = server.settings.get(name)
@@ -107,17 +117,14 @@ def _with_arguments(text: str, arguments: list[str]) -> str:
 
 def _server_lines(text: str) -> Iterator[list[str]]:
     """Arguments of the server in a script; a here-document's lines follow as options, for `-` reads them."""
-    body, _, here = text.partition("<<")
     try:
-        lines = logical_lines(body)
+        lines = logical_lines(text)
     except ValueError:
-        return
-    for words in lines:
-        names = [word.rpartition("/")[2] for word in words]
-        if found := next((number for number, name in enumerate(names) if name in SERVERS), None):
-            yield [*words[found + 1 :], *_options(here.split("\n")[1:-1] if here else [])]
-        elif names and names[0] in SERVERS:
-            yield [*words[1:], *_options(here.split("\n")[1:-1] if here else [])]
+        return  # an open quote, which is a finding of its own
+    for line in lines:
+        names = [word.rpartition("/")[2] for word in line.words]
+        if found := next((number for number, name in enumerate(names, 1) if name in SERVERS), None):
+            yield [*line.words[found:], *_options(line.here)]
 
 
 def _options(lines: list[str]) -> Iterator[str]:

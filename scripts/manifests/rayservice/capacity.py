@@ -66,7 +66,8 @@ def _readable(read: Callable[[S], T], source: S) -> T | None:
 
 def _replicas(config: Document) -> Iterator[Replicas]:
     for number, application in enumerate(config.items(*CONFIG, "applications")):
-        path = (*CONFIG, "applications", number)
+        path: Path = (*CONFIG, "applications", number, "args")
+        models = {one.get("name"): place for place, one in enumerate(config.items(*path, "models"))}
         overrides = {one.get("name"): one for one in application.get("deployments") or []}
         for deployment in _readable(built, application) or []:
             override = overrides.get(deployment.name, {})
@@ -77,7 +78,7 @@ def _replicas(config: Document) -> Iterator[Replicas]:
             count = override.get("num_replicas") or deployment.num_replicas or 1
             yield Replicas(
                 deployment.name,
-                path,
+                (*path, "models", models[deployment.name]) if deployment.name in models else path,
                 {name: float(amount) for name, amount in needs.items() if amount},
                 scaling.get("min_replicas", 1) if scaling else count,
                 scaling.get("max_replicas", 1) if scaling else count,
@@ -105,7 +106,7 @@ def _without_room(replicas: list[Replicas], types: dict[str, dict[str, Any]]) ->
             if one.per_node:
                 fitting = min(fitting, one.per_node - held.get(one.name, 0))
             for name, amount in one.needs.items():
-                node[name] -= amount * fitting
+                node[name] = node.get(name, 0) - amount * fitting
             placed += fitting
             held[one.name] = held.get(one.name, 0) + fitting
         if placed < one.most and one.name not in homeless:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
@@ -51,9 +53,21 @@ def _parameters(document: Document, groups: list[Group]) -> Iterator[Finding]:
             if name not in known:
                 sentence = f"`ray start` has no option --{name}: the node would not start."
                 yield document.finding((*group.path, "rayStartParams", name), sentence)
+        if (resources := group.mapping("rayStartParams").get("resources")) and not _is_json_for_bash(str(resources)):
+            sentence = """bash must make JSON of this: resources: '"{\\"name\\": 1}"'."""
+            yield document.finding((*group.path, "rayStartParams", "resources"), sentence)
         if group.is_head and str(group.mapping("rayStartParams").get("num-cpus")) != "0":
             sentence = 'The head must have num-cpus: "0", or replicas run beside the control plane.'
             yield document.finding((*group.path, "rayStartParams", "num-cpus"), sentence)
+
+
+def _is_json_for_bash(text: str) -> bool:
+    """Whether the operator's command line, which bash reads, gives `ray start` a JSON object."""
+    try:
+        [word] = shlex.split(text)
+        return isinstance(json.loads(word), dict)
+    except ValueError:
+        return False
 
 
 def _variables(document: Document, groups: list[Group]) -> Iterator[Finding]:

@@ -1,0 +1,71 @@
+"""rayservice.yaml and every overlay pass every check; the program says so, and says what does not."""
+
+from __future__ import annotations
+
+import pkgutil
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import manifests
+import pytest
+from manifests.everything import CHECKS, check_documents
+from manifests.render import find_kubectl, rendered
+
+from tests.manifests_given import ENVIRONMENT, ROOT, all_environments
+
+
+@pytest.mark.parametrize("environment", sorted(all_environments()))
+def test_what_a_cluster_gets_has_no_fault(environment: str) -> None:
+    documents, findings = all_environments()[environment]
+    assert [str(finding) for finding in [*findings, *check_documents(documents)]] == []
+    assert [one.name for one in documents if one.kind == "RayService"] == ["sem-image-classifier"]
+
+
+def test_every_environment_is_checked_and_has_what_stands_around_the_service() -> None:
+    assert sorted(all_environments()) == ["dev", "prod", "stage"]
+    kinds = {one.kind for one in all_environments()[ENVIRONMENT][0]}
+    assert {"StatefulSet", "NetworkPolicy", "Ingress", "Job", "CronJob", "ResourceQuota", "SecretNames"} <= kinds
+
+
+def test_every_check_of_the_package_is_used() -> None:
+    walked = pkgutil.walk_packages(manifests.__path__, "manifests.")
+    modules = [module for module in map(pkgutil.resolve_name, (one.name for one in walked)) if hasattr(module, "check")]
+    assert {module.check for module in modules} == set(CHECKS)
+
+
+def test_kubectl_is_the_locked_one() -> None:
+    assert find_kubectl() == str(Path(sys.executable).with_name("kubectl"))
+
+
+def test_an_overlay_that_cannot_be_built_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "kustomization.yaml").write_text("resources: [missing.yaml]\n")
+    documents, [finding] = rendered(tmp_path, ".")
+    assert documents == []
+    assert "missing.yaml" in finding.sentence
+
+
+def checked(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "check_manifests.py"), *arguments]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, env=environment)
+
+
+def test_the_program_says_place_and_remedy_and_ends_with_1(tmp_path: Path) -> None:
+    text = (ROOT / "rayservice.yaml").read_text().replace("keep_alive_timeout_s", "keep_alive_timeouts_s")
+    (tmp_path / "rayservice.yaml").write_text(text)
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s", ignore=shutil.ignore_patterns("dev", "prod"))
+    done = checked("--root", str(tmp_path))
+    line = text[: text.index("keep_alive_timeouts_s")].count("\n") + 1
+    [finding] = [line for line in done.stdout.splitlines() if "keep_alive_timeouts_s: " in line]
+    assert finding.startswith(
+        f"rayservice.yaml:{line}: RayService/sem-image-classifier spec.serveConfigV2.http_options."
+    )
+    assert done.returncode == 1
+
+
+def test_the_program_explains_itself() -> None:
+    done = checked("--help")
+    assert done.returncode == 0
+    assert "exit status" in done.stdout
