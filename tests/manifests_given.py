@@ -12,6 +12,7 @@ from typing import Any
 
 from manifests.documents import Document, Finding, read
 from manifests.render import SERVICE, environments
+from manifests.variants import variants
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVICE_TEXT = (ROOT / SERVICE).read_text("utf-8")
@@ -24,6 +25,12 @@ ENVIRONMENT = "stage"
 def all_environments() -> dict[str, tuple[list[Document], list[Finding]]]:
     """What each overlay gives a cluster."""
     return environments(ROOT)
+
+
+@cache
+def all_variants() -> dict[str, tuple[list[Document], list[Finding]]]:
+    """What a cluster gets with each component that no overlay uses."""
+    return variants(ROOT)
 
 
 def given() -> list[Document]:

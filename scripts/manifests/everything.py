@@ -10,6 +10,7 @@ from manifests import commands, kubernetes, network, pods, references, settings,
 from manifests.documents import Document, Finding
 from manifests.rayservice import capacity, fields, operator, serve, start
 from manifests.render import environments
+from manifests.variants import variants
 
 Check = Callable[[list[Document]], Iterator[Finding]]
 
@@ -35,8 +36,8 @@ def check_documents(documents: list[Document]) -> list[Finding]:
 
 
 def check_repository(root: Path) -> list[Finding]:
-    """All that is wrong in the RayService and in every overlay, by place."""
+    """All that is wrong in the RayService, in every overlay and in every component, by place."""
     found: set[Finding] = set()
-    for documents, findings in environments(root).values():
+    for documents, findings in [*environments(root).values(), *variants(root).values()]:
         found.update(findings, check_documents(documents))
     return sorted(found)

@@ -17,10 +17,11 @@ VERSIONS: Final = ("1.31", "1.36")
 GROUPS: Final = "workerGroupSpecs"
 NAMESPACE: Final = ("metadata", "namespace")
 CUSTOM: Final = {
+    "cert-manager.io/v1": {"Certificate", "ClusterIssuer", "Issuer"},
     "external-secrets.io/v1": {"ClusterSecretStore", "ExternalSecret", "SecretStore"},
     "gateway.networking.k8s.io/v1": {"Gateway", "GatewayClass", "HTTPRoute"},
     "monitoring.coreos.com/v1": {"PodMonitor", "PrometheusRule", "ServiceMonitor"},
-    "networking.istio.io/v1": {"DestinationRule", "Sidecar", "VirtualService"},
+    "networking.istio.io/v1": {"DestinationRule", "Gateway", "Sidecar", "VirtualService"},
     "networking.istio.io/v1alpha3": {"EnvoyFilter"},
     "ray.io/v1": {"RayService"},
     "security.istio.io/v1": {"AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"},

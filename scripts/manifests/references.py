@@ -41,6 +41,8 @@ def _known(documents: list[Document]) -> dict[str, dict[str, set[str] | None]]:
         if document.kind == NAMES_OF_SECRETS:
             for name, content in document.mapping("secrets").items():
                 known.setdefault("Secret", {})[str(name)] = set(content)
+    for document in of_kind(documents, "Certificate"):
+        known.setdefault("Secret", {})[str(document.at("spec", "secretName"))] = {"ca.crt", "tls.crt", "tls.key"}
     for document in of_kind(documents, "StatefulSet"):
         for claim in document.items("spec", "volumeClaimTemplates"):
             for number in range(int(document.at("spec", "replicas") or 1)):

@@ -24,15 +24,14 @@ Read = tuple[list[Document], list[Finding]]
 def environments(root: Path) -> dict[str, Read]:
     """What each overlay gives a cluster, the RayService and the names of the secrets with it. Without overlays the
     RayService alone."""
-    service = _file(root, SERVICE)
-    secrets = _secrets(root)
+    secrets = secrets_of(root)
     names = sorted(path.parent.name for path in (root / OVERLAYS).glob("*/kustomization.yaml"))
     found = {}
     for name in names:
         around = rendered(root, f"{OVERLAYS}/{name}")
-        own = _service_of(root, name, service)
+        own = service_of(root, name)
         found[name] = (around[0] + own[0] + secrets[0], around[1] + own[1] + secrets[1])
-    return found or {"": service}
+    return found or {"": _file(root, SERVICE)}
 
 
 def rendered(root: Path, folder: str) -> Read:
@@ -55,8 +54,9 @@ def find_kubectl() -> str | None:
     return str(own) if os.access(own, os.X_OK) else shutil.which("kubectl")
 
 
-def _service_of(root: Path, name: str, service: Read) -> Read:
+def service_of(root: Path, name: str) -> Read:
     """The RayService of an environment: the file itself, with its lines, where the variant changes nothing."""
+    service = _file(root, SERVICE)
     folder = f"{SERVICES}/{name}"
     if not (root / folder / "kustomization.yaml").is_file():
         return service
@@ -76,7 +76,7 @@ def _sorted(value: object) -> object:
     return [_sorted(item) for item in value] if isinstance(value, list) else value
 
 
-def _secrets(root: Path) -> Read:
+def secrets_of(root: Path) -> Read:
     """The list of secrets that are not in git, as if it were a resource."""
     if not (root / SECRETS).is_file():
         return [], []

@@ -13,7 +13,7 @@ import pytest
 from manifests.everything import CHECKS, check_documents
 from manifests.render import find_kubectl, rendered
 
-from tests.manifests_given import ENVIRONMENT, ROOT, all_environments
+from tests.manifests_given import ENVIRONMENT, ROOT, all_environments, all_variants
 
 
 @pytest.mark.parametrize("environment", sorted(all_environments()))
@@ -21,6 +21,17 @@ def test_what_a_cluster_gets_has_no_fault(environment: str) -> None:
     documents, findings = all_environments()[environment]
     assert [str(finding) for finding in [*findings, *check_documents(documents)]] == []
     assert [one.name for one in documents if one.kind == "RayService"] == ["sem-image-classifier"]
+
+
+@pytest.mark.parametrize("component", sorted(all_variants()))
+def test_a_component_that_no_overlay_uses_has_no_fault(component: str) -> None:
+    documents, findings = all_variants()[component]
+    assert [str(finding) for finding in [*findings, *check_documents(documents)]] == []
+
+
+def test_every_component_is_in_an_overlay_or_a_variant() -> None:
+    folders = {file.parent.name for file in ROOT.glob("k8s/**/components/*/kustomization.yaml")}
+    assert folders - set(all_variants()) == {"dev-issuer", "external-postgres", "external-secrets", "site"}
 
 
 def test_every_environment_is_checked_and_has_what_stands_around_the_service() -> None:
@@ -58,10 +69,10 @@ def test_the_program_says_place_and_remedy_and_ends_with_1(tmp_path: Path) -> No
     shutil.copytree(ROOT / "k8s", tmp_path / "k8s", ignore=shutil.ignore_patterns("dev", "prod"))
     done = checked("--root", str(tmp_path))
     line = text[: text.index("keep_alive_timeouts_s")].count("\n") + 1
-    [finding] = [line for line in done.stdout.splitlines() if "keep_alive_timeouts_s: " in line]
-    assert finding.startswith(
-        f"rayservice.yaml:{line}: RayService/sem-image-classifier spec.serveConfigV2.http_options."
+    place = (
+        f"rayservice.yaml:{line}: RayService/sem-image-classifier spec.serveConfigV2.http_options.keep_alive_timeouts_s"
     )
+    assert len([one for one in done.stdout.splitlines() if one.startswith(f"{place}: ")]) == 1
     assert done.returncode == 1
 
 
