@@ -36,8 +36,14 @@ def check_documents(documents: list[Document]) -> list[Finding]:
 
 
 def check_repository(root: Path) -> list[Finding]:
-    """All that is wrong in the RayService, in every overlay and in every component, by place."""
+    """All that is wrong in the RayService, in every overlay and in every component, by place. What a component has in
+    common with the rest is said once."""
     found: set[Finding] = set()
-    for documents, findings in [*environments(root).values(), *variants(root).values()]:
+    for documents, findings in environments(root).values():
         found.update(findings, check_documents(documents))
+    said = {(finding.resource, finding.path, finding.sentence) for finding in found}
+    for documents, findings in variants(root).values():
+        for finding in [*findings, *check_documents(documents)]:
+            if (finding.resource, finding.path, finding.sentence) not in said:
+                found.add(finding)
     return sorted(found)

@@ -48,8 +48,7 @@ def check(documents: list[Document]) -> Iterator[Finding]:
     for document in of_kind(documents, "RayService"):
         config, _ = embedded(document, *CONFIG)
         nodes = _readable(node_types, document)
-        if config and nodes:
-            replicas = list(_replicas(config))
+        if config and nodes and (replicas := list(_replicas(config))):
             for path, sentence in _without_room(replicas, nodes):
                 yield config.finding(path, sentence)
             yield from _idle_workers(document, replicas, nodes)
