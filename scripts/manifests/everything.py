@@ -8,7 +8,7 @@ from typing import Final
 
 from manifests import commands, kubernetes, network, pods, references, settings, stores
 from manifests.documents import Document, Finding
-from manifests.rayservice import capacity, fields, operator, serve, start
+from manifests.rayservice import capacity, fields, operator, promises, serve, start
 from manifests.render import environments
 from manifests.variants import variants
 
@@ -21,6 +21,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     start.check,
     serve.check,
     capacity.check,
+    promises.check,
     pods.check,
     references.check,
     network.check,

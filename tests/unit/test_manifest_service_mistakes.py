@@ -8,7 +8,7 @@ import pytest
 from manifests import commands, kubernetes, network, pods, references
 from manifests.documents import read
 from manifests.everything import Check
-from manifests.rayservice import capacity, fields, operator, serve, start
+from manifests.rayservice import capacity, fields, operator, promises, serve, start
 
 from tests.manifests_given import SERVICE_TEXT, with_service
 
@@ -308,6 +308,71 @@ MISTAKES = {
         "headGroupSpec.serviceType",
         "to all",
         shown="serviceType",
+    ),
+    "a head whose loss takes all": Mistake(
+        promises.check,
+        "gcsFaultToleranceOptions:",
+        "gcsFaultTolerance:",
+        "rayClusterConfig",
+        "takes every replica",
+        shown="rayClusterConfig:",
+    ),
+    "replicas that a silent loss of the head kills": Mistake(
+        promises.check,
+        "- &patience {name: RAY_SERVE_SLOW_STARTUP_WARNING_S, value",
+        "- &patience {name: RAY_SERVE_LOG_TO_STDERR, value",
+        "env",
+        "kills healthy replicas",
+        shown="env:",
+    ),
+    "a proxy that waits for ever": Mistake(
+        promises.check,
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S",
+        "RAY_SERVE_HAPROXY_TCP_NODELAY",
+        "env",
+        "would hang",
+        shown="env:",
+    ),
+    "an old cluster that goes too early": Mistake(
+        promises.check,
+        "rayClusterDeletionDelaySeconds: 120",
+        "rayClusterDeletionDelaySeconds: 10",
+        "rayClusterDeletionDelaySeconds",
+        "outlive",
+    ),
+    "an upgrade that is never made": Mistake(
+        promises.check, "type: NewCluster", 'type: "None"', "upgradeStrategy.type", "never made"
+    ),
+    "a number that the autoscaler owns": Mistake(
+        promises.check,
+        "        minReplicas: 0\n",
+        "        replicas: 0\n        minReplicas: 0\n",
+        "replicas",
+        "owns this number",
+    ),
+    "pods that may all be on one node": Mistake(
+        promises.check,
+        "            topologySpreadConstraints: *spread\n",
+        "",
+        "template.spec",
+        "one lost node",
+        after=MODELS,
+        shown="spec:",
+    ),
+    "the database's secret beside a decoder": Mistake(
+        promises.check,
+        "                  - *bucket-key\n",
+        "                  - {name: DATABASE_URL, value: postgresql://postgres/app}\n",
+        "env[16]",
+        "Only gateways need DATABASE_URL",
+    ),
+    "a model among the gateways": Mistake(
+        promises.check,
+        "              resources: {models: 0.01}",
+        "              num_gpus: 0",
+        "models[0]",
+        "beside the gateways' secrets",
+        shown="- name: sem-classifier",
     ),
     "a probe that calls what the image has not": Mistake(
         commands.check,

@@ -47,15 +47,15 @@ def check(documents: list[Document]) -> Iterator[Finding]:
     """Findings of capacity. A manifest that cannot be read gives none here: it has others."""
     for document in of_kind(documents, "RayService"):
         config, _ = embedded(document, *CONFIG)
-        nodes = _readable(node_types, document)
-        if config and nodes and (replicas := list(_replicas(config))):
+        nodes = readable(node_types, document)
+        if config and nodes and (replicas := list(replicas_of(config))):
             for path, sentence in _without_room(replicas, nodes):
                 yield config.finding(path, sentence)
             yield from _idle_workers(document, replicas, nodes)
         yield from _quota(documents, document)
 
 
-def _readable(read: Callable[[S], T], source: S) -> T | None:
+def readable(read: Callable[[S], T], source: S) -> T | None:
     """What is read, or None: what is wrong with it is said by `serve` and `start`."""
     try:
         return read(source)
@@ -63,12 +63,13 @@ def _readable(read: Callable[[S], T], source: S) -> T | None:
         return None
 
 
-def _replicas(config: Document) -> Iterator[Replicas]:
+def replicas_of(config: Document) -> Iterator[Replicas]:
+    """The deployments of a Serve config with what each replica needs; none of an application that cannot be built."""
     for number, application in enumerate(config.items(*CONFIG, "applications")):
         path: Path = (*CONFIG, "applications", number, "args")
         models = {one.get("name"): place for place, one in enumerate(config.items(*path, "models"))}
         overrides = {one.get("name"): one for one in application.get("deployments") or []}
-        for deployment in _readable(built, application) or []:
+        for deployment in readable(built, application) or []:
             override = overrides.get(deployment.name, {})
             actor = {**(override.get("ray_actor_options") or deployment.ray_actor_options or {})}
             needs = {"CPU": actor.get("num_cpus", 1), "GPU": actor.get("num_gpus"), "memory": actor.get("memory")}
