@@ -1,6 +1,6 @@
 #!/bin/sh
-# start.sh CONFIGURATION: the server with the settings of that file, and with password and maxmemory from standard input:
-# in the command line every process of the node could read the password, and in the environment every child.
+# start.sh CONFIGURATION: the server with the settings of that file, and with password, maxmemory and TLS from standard
+# input: in the command line every process of the node could read the password, and in the environment every child.
 set -eu
 umask 027 # the backup reads what the server writes, by its group
 
@@ -16,8 +16,18 @@ case $password in
     ;;
 esac
 
+tls=
+if [ -n "${TLS_FOLDER:-}" ]; then
+    tls="port 0
+tls-port 6379
+tls-cert-file $TLS_FOLDER/tls.crt
+tls-key-file $TLS_FOLDER/tls.key
+tls-ca-cert-file $TLS_FOLDER/ca.crt
+tls-auth-clients no"
+fi
+
 exec valkey-server "$1" - <<SETTINGS
 requirepass $password
-masterauth $password
 maxmemory $MAXMEMORY
+$tls
 SETTINGS
