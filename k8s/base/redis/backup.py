@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def backup(url: str, data: Path, backups: Path) -> Path:
-    """A snapshot of the server at `url`, which writes into `data`, as a file in `backups` with its checksum beside it."""
+    """A snapshot of the server at `url`, which writes into `data`: a file in `backups`, its checksum beside it."""
     with Redis.from_url(url, socket_timeout=COMMAND_TIMEOUT_S, socket_connect_timeout=COMMAND_TIMEOUT_S) as server:
         snapshot(server)
     target = backups / f"redis-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.rdb"
@@ -57,6 +57,7 @@ def snapshot(server: Redis) -> None:
 
 
 def last_save(server: Redis) -> int:
+    """When it last wrote `dump.rdb`, in seconds of its clock."""
     return int(server.info("persistence")["rdb_last_save_time"])
 
 
