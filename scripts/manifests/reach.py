@@ -128,5 +128,6 @@ def _within(address: str, network: str, without: list[str]) -> bool:
 
 def _has(allowed: dict[str, Any], port: int) -> bool:
     protocol = "UDP" if port in UDP_PORTS else "TCP"
-    first, last = allowed.get("port"), allowed.get("endPort", allowed.get("port"))
-    return allowed.get("protocol", "TCP") == protocol and (first is None or first <= port <= last)
+    first = allowed.get("port")
+    within = first is None or first <= port <= allowed.get("endPort", first)
+    return within and bool(allowed.get("protocol", "TCP") == protocol)
