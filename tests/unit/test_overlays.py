@@ -100,10 +100,6 @@ def test_every_component_of_the_service_builds(site: Path, components: list[str]
     [service] = build(site, {"resources": ["../../../rayservice.yaml"], "components": parts}, "k8s/service/trial")
     everything_stands_where_it_should([service])
     assert [pod.group for pod in pods_of([service])] == ["head", "gateway", "models", "burst"]
-    claimed = references.check([service, *rendered(site, "k8s/overlays/prod")[0]])
-    assert [
-        str(found) for found in claimed if "Secret" not in found.sentence and "ConfigMap" not in found.sentence
-    ] == []
 
 
 @pytest.mark.parametrize("variant", ["service/dev/serve.yaml", "service/components/gpu/serve.yaml"])
