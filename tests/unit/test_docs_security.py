@@ -1,4 +1,4 @@
-"""The page of security has every address of the table of policies, and every key of every Secret, as these files say."""
+"""The page of security has every address of the table of policies and every key of every Secret, as the files say."""
 
 from __future__ import annotations
 
