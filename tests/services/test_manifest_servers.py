@@ -116,7 +116,7 @@ def test_the_service_owns_its_database_and_nothing_else(fresh: FreshPostgres) ->
         "PATH": os.pathsep.join([str(find_program("postgres").path.parent), os.defpath]),
         "PGHOST": str(fresh.data),
         "PGPORT": str(fresh.port),
-        "POSTGRES_PASSWORD_FILE": str(fresh.folder / "password"),
+        "PASSWORD_FILE": str(fresh.folder / "password"),
     }
     done = subprocess.run(["sh", str(INIT)], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
