@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from manifests.documents import Document
 from manifests.pods import pods_of
@@ -17,6 +17,7 @@ from overlays import ROOT, prod_for_a_site
 from serve_app.outbound.address import is_public
 
 TABLE = ROOT / "k8s" / "network.yaml"
+GATEWAY = next(cell.source for cell in read_table(TABLE, "dev") if cell.source.name == "gateway")
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +72,7 @@ def test_the_labels_of_ray_are_those_that_its_pods_get(documents: dict[str, list
 
 
 def gateway_reaches(documents: dict[str, list[Document]], address: str) -> bool:
-    gateway = next(cell.source for cell in read_table(TABLE, "dev") if cell.source.name == "gateway")
-    return reaches(documents["dev"], gateway, Party("somewhere", "", {}, address), 443)
+    return reaches(documents["dev"], GATEWAY, Party("somewhere", "", {}, address), 443)
 
 
 # Every forbidden network at its edges, and addresses at random below.
@@ -96,6 +96,7 @@ def test_private_networks_end_where_the_service_says(
 
 
 def test_no_address_is_let_out_that_the_service_refuses(documents: dict[str, list[Document]]) -> None:
+    @settings(deadline=None)  # how long an example takes is the machine's matter
     @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(network=ip_network("2000::/3")), st.ip_addresses(v=6)))
     def holds(address: IPv4Address | IPv6Address) -> None:
         assert not gateway_reaches(documents, str(address)) or is_public(str(address))
