@@ -22,19 +22,8 @@ WIDEST: Final = 4096
 """Addresses that the way to the API server or to a store may have."""
 
 
-def is_production(documents: list[Document]) -> bool:
-    """Whether the documents say that they are for production."""
-    return any(document.at("data", "ENVIRONMENT") == "prod" for document in _settings(documents))
-
-
-def check(documents: list[Document]) -> Iterator[Finding]:
-    """What production refuses; nothing where the documents are for another environment."""
-    if is_production(documents):
-        yield from refusals(documents)
-
-
 def refusals(documents: list[Document]) -> Iterator[Finding]:
-    """What production refuses, whatever the documents call themselves."""
+    """What production refuses of all that one cluster gets, whatever the documents call themselves."""
     for document in documents:
         for path, text in texts(document.body):
             if PLACEHOLDER.search(text):

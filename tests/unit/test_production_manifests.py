@@ -27,12 +27,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Document]:
 
 
 def test_a_site_that_filled_everything_in_is_let_through(whole: list[Document]) -> None:
-    assert production.is_production(whole)
-    assert [str(finding) for finding in production.check(whole)] == []
+    assert [str(finding) for finding in production.refusals(whole)] == []
 
 
 def test_the_overlay_as_it_is_in_git_is_refused_for_every_placeholder(shipped: list[Document]) -> None:
-    found = [str(finding) for finding in production.check(shipped)]
+    found = [str(finding) for finding in production.refusals(shipped)]
     for name in ("ConfigMap/sem-image-classifier data.OIDC_ISSUERS", "NetworkPolicy/head", "ExternalSecret/redis"):
         assert any(name in line for line in found), name
     written = sorted((ROOT / "k8s" / "overlays" / "prod").glob("*.*"))
@@ -41,9 +40,10 @@ def test_the_overlay_as_it_is_in_git_is_refused_for_every_placeholder(shipped: l
     assert [word for word in placeholders if not any(word.split(":")[-1] in line for line in found)] == []
 
 
-def test_other_environments_are_not_asked(shipped: list[Document]) -> None:
-    assert list(production.check(environments(ROOT)["dev"][0])) == []
-    assert list(production.refusals(environments(ROOT)["dev"][0])) != []
+def test_development_is_not_fit_for_production() -> None:
+    found = [finding.sentence for finding in production.refusals(environments(ROOT)["dev"][0])]
+    assert any("signs for anybody" in sentence for sentence in found)
+    assert any("has no digest" in sentence for sentence in found)
 
 
 CHANGES: list[tuple[str, str, Change, str]] = [
@@ -98,7 +98,7 @@ def test_what_is_weak_is_refused_with_its_place(
     changed = [Document(one.file, copy.deepcopy(one.body)) for one in whole]
     [wrong] = [one for one in changed if (one.kind, one.name) == (kind, name)]
     change(wrong.body)
-    [finding] = production.check(changed)
+    [finding] = production.refusals(changed)
     assert said in finding.sentence
     assert finding.resource == wrong.resource
 
@@ -108,13 +108,13 @@ def test_a_job_redis_that_could_lose_jobs_is_refused(whole: list[Document], line
     changed = [Document(one.file, copy.deepcopy(one.body)) for one in whole]
     [files] = [one for one in changed if one.kind == "ConfigMap" and re.fullmatch(r"redis-[a-z0-9]{10}", one.name)]
     files.body["data"]["redis.conf"] = files.body["data"]["redis.conf"].replace(line, f"# {line}")
-    [finding] = production.check(changed)
+    [finding] = production.refusals(changed)
     assert f"`{line}` is missing" in finding.sentence
 
 
 def test_without_an_edge_or_settings_it_is_refused(whole: list[Document]) -> None:
     closed = [one for one in whole if one.kind != "Ingress"]
-    assert ["Nothing leads in" in finding.sentence for finding in production.check(closed)] == [True]
+    assert ["Nothing leads in" in finding.sentence for finding in production.refusals(closed)] == [True]
     silent = [one for one in whole if (one.kind, one.name) != ("ConfigMap", "sem-image-classifier")]
     assert ["settings are missing" in finding.sentence for finding in production.refusals(silent)] == [True]
 
