@@ -14,9 +14,9 @@ from manifests.variants import variants
 
 Check = Callable[[list[Document]], Iterator[Finding]]
 
+SCHEMAS: Final[tuple[Check, ...]] = (kubernetes.check, fields.check)
 CHECKS: Final[tuple[Check, ...]] = (
-    kubernetes.check,
-    fields.check,
+    *SCHEMAS,
     operator.check,
     start.check,
     serve.check,
@@ -32,8 +32,21 @@ CHECKS: Final[tuple[Check, ...]] = (
 
 
 def check_documents(documents: list[Document]) -> list[Finding]:
-    """All that is wrong in the documents of one cluster, by place."""
-    return sorted({finding for check in CHECKS for finding in check(documents)})
+    """All that is wrong in the documents of one cluster, by place.
+
+    The schemas come first: the other checks rely on them, and one that meets a list for a mapping gives up and says so.
+    """
+    found = {finding for check in SCHEMAS for finding in check(documents)}
+    is_shaped = not found
+    for check in CHECKS:
+        try:
+            found.update(check(documents))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            if is_shaped:
+                raise
+            sentence = f"{check.__module__} cannot go on before the rest is corrected: {error}."
+            found.add(Finding("", 0, "?", "", sentence))
+    return sorted(found)
 
 
 def check_repository(root: Path) -> list[Finding]:

@@ -15,6 +15,18 @@ from manifests.documents import NAMES_OF_SECRETS, Document, Finding, Path
 VERSIONS: Final = ("1.31", "1.36")
 """Oldest and newest Kubernetes that the manifests are for; `preStop.sleep` came into use with 1.30."""
 GROUPS: Final = "workerGroupSpecs"
+AUTOSCALER: Final = "autoscalerOptions"
+OF_CONTAINERS: Final = (
+    "args",
+    "command",
+    "env",
+    "envFrom",
+    "imagePullPolicy",
+    "resources",
+    "securityContext",
+    "volumeMounts",
+)
+"""What the autoscaler's options have of a container."""
 NAMESPACE: Final = ("metadata", "namespace")
 CUSTOM: Final = {
     "cert-manager.io/v1": {"Certificate", "ClusterIssuer", "Issuer"},
@@ -37,12 +49,23 @@ def check(documents: list[Document]) -> Iterator[Finding]:
         if name in seen:
             yield document.finding(("metadata", "name"), "Another resource of this kind has the same name; rename one.")
         seen.add(name)
+        for path in _without_value(document.body, ()):
+            yield document.finding(path, "This has no value; give it one, or take the key away.")
         if document.kind == NAMES_OF_SECRETS:
             continue
         if document.kind in CUSTOM.get(str(document.body.get("apiVersion")), set()):
             yield from _pod_templates(document)
         else:
             yield from against_schema(document, document.body, ())
+
+
+def _without_value(value: Any, path: Path) -> Iterator[Path]:
+    """What is null: a key that somebody forgot to give a value, which the API server takes for no key at all."""
+    if value is None:
+        yield path
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, part in parts:
+        yield from _without_value(part, (*path, step))
 
 
 def _pod_templates(document: Document) -> Iterator[Finding]:
@@ -54,6 +77,10 @@ def _pod_templates(document: Document) -> Iterator[Finding]:
         path = (*cluster, *group, "template")
         body = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}, "template": document.at(*path)}
         yield from against_schema(document, body, path, strip=1)
+    if options := {key: value for key, value in document.mapping(*cluster, AUTOSCALER).items() if key in OF_CONTAINERS}:
+        container = {"name": "autoscaler", "image": "x", **options}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [container]}}
+        yield from against_schema(document, pod, (*cluster, AUTOSCALER), strip=3)
     if service := document.at("spec", "serveService"):
         body = {"apiVersion": "v1", "kind": "Service", **service} if isinstance(service, dict) else {}
         yield from against_schema(document, body, ("spec", "serveService"))

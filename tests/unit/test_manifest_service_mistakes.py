@@ -28,7 +28,11 @@ class Mistake(NamedTuple):
 
 
 MODELS, BURST = "groupName: models", "groupName: burst"
-HEAD_VOLUMES = "name: autoscaler-tmp, emptyDir"
+PASSWORD = """\
+      redisPassword:
+        valueFrom:
+          secretKeyRef: {name: sem-image-classifier-ray-redis, key: password}
+"""
 GATEWAY_RESOURCE = r"""'"{\"gateway\": 1}"'"""
 
 MISTAKES = {
@@ -342,6 +346,33 @@ MISTAKES = {
     ),
     "an upgrade that is never made": Mistake(
         promises.check, "type: NewCluster", 'type: "None"', "upgradeStrategy.type", "never made"
+    ),
+    "a Redis for Ray without a password": Mistake(
+        promises.check,
+        PASSWORD,
+        "",
+        "redisPassword",
+        "needs a password",
+        shown="gcsFaultToleranceOptions:",
+    ),
+    "no autoscaler for groups that grow": Mistake(
+        promises.check,
+        "enableInTreeAutoscaling: true",
+        "enableInTreeAutoscaling: false",
+        "maxReplicas",
+        "never grows",
+        shown="maxReplicas: 4",
+    ),
+    "a key without a value": Mistake(
+        kubernetes.check, "idleTimeoutSeconds: 120", "idleTimeoutSeconds:", "idleTimeoutSeconds", "no value"
+    ),
+    "a token for each cluster": Mistake(
+        promises.check,
+        "      secretName: sem-image-classifier-ray\n",
+        "",
+        "secretName",
+        "of its own",
+        shown="authOptions:",
     ),
     "a number that the autoscaler owns": Mistake(
         promises.check,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import pkgutil
+import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import manifests
 import pytest
+from manifests.documents import dotted
 from manifests.everything import CHECKS, check_documents
 from manifests.render import find_kubectl, rendered
 
-from tests.manifests_given import ENVIRONMENT, ROOT, all_environments, all_variants
+from tests.manifests_given import ENVIRONMENT, ROOT, all_environments, all_variants, given, with_change
 
 
 @pytest.mark.parametrize("environment", sorted(all_environments()))
@@ -55,6 +59,31 @@ def test_an_overlay_that_cannot_be_built_is_a_finding(tmp_path: Path) -> None:
     documents, [finding] = rendered(tmp_path, ".")
     assert documents == []
     assert "missing.yaml" in finding.sentence
+
+
+def places(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, part in parts:
+        yield (*path, step)
+        yield from places(part, (*path, step))
+
+
+CLUSTER_PLACES = [
+    path
+    for path in places(next(one for one in given() if one.kind == "RayService").body)
+    if path[0] == "spec" and len(path) > 2
+]
+
+
+@pytest.mark.parametrize("path", random.Random(20261121).sample(CLUSTER_PLACES, 10), ids=dotted)
+@pytest.mark.parametrize("junk", [[], {"no": "such"}, None], ids=repr)
+def test_nonsense_anywhere_is_a_finding_and_breaks_nothing(path: tuple[str | int, ...], junk: object) -> None:
+    def change(body: Any) -> None:
+        for step in path[:-1]:
+            body = body[step]
+        body[path[-1]] = junk
+
+    assert check_documents(with_change("RayService", "sem-image-classifier", change))
 
 
 def checked(*arguments: str) -> subprocess.CompletedProcess[str]:

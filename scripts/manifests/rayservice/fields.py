@@ -39,9 +39,19 @@ class AutoscalerOptions(Fields):
     args: list[str] | None = None
 
 
+class SecretKey(Fields):
+    name: str
+    key: str
+    optional: bool | None = None
+
+
+class SecretSource(Fields):
+    secretKeyRef: SecretKey | None = None
+
+
 class Credential(Fields):
     value: str | None = None
-    valueFrom: Kubernetes | None = None
+    valueFrom: SecretSource | None = None
 
 
 class GcsFaultTolerance(Fields):

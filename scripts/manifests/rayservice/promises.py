@@ -30,6 +30,7 @@ def check(documents: list[Document]) -> Iterator[Finding]:
     for document in of_kind(documents, "RayService"):
         groups = groups_of(document)
         yield from _upgrade(document)
+        yield from _token(document)
         yield from _survival(document, groups)
         yield from _scaling(document, groups)
         yield from _secrets(document, groups)
@@ -45,22 +46,35 @@ def _upgrade(document: Document) -> Iterator[Finding]:
         yield document.finding(path, f"The old cluster must outlive what was sent to it: {LONGEST_SUBMIT_S} s or more.")
 
 
+def _token(document: Document) -> Iterator[Finding]:
+    path = (*CLUSTER, "authOptions", "secretName")
+    if not document.at(*path):
+        yield document.finding(path, "Name a Secret of ours, or each cluster of an upgrade has a token of its own.")
+
+
 def _survival(document: Document, groups: list[Group]) -> Iterator[Finding]:
     if document.at(*CLUSTER, "gcsFaultToleranceOptions") is None:
         sentence = "Without gcsFaultToleranceOptions a lost head takes every replica with it."
         yield document.finding(CLUSTER, sentence)
+    elif not document.at(*CLUSTER, "gcsFaultToleranceOptions", "redisPassword"):
+        path = (*CLUSTER, "gcsFaultToleranceOptions", "redisPassword")
+        yield document.finding(path, "Who reaches this Redis runs code in the cluster: it needs a password.")
     for group in groups:
-        path = (*group.container_path, "env")
+        variables = (*group.container_path, "env")
         for name, why in HEAD_LOSS.items():
             if name not in group.environment:
-                yield document.finding(path, f"{name} is missing: without it {why}.")
+                yield document.finding(variables, f"{name} is missing: without it {why}.")
         if group.environment.get(HAPROXY) == "1" and HAPROXY_TIMEOUT not in group.environment:
             sentence = f"{HAPROXY_TIMEOUT} is missing: a request to a lost node would hang for as long as its client."
-            yield document.finding(path, sentence)
+            yield document.finding(variables, sentence)
 
 
 def _scaling(document: Document, groups: list[Group]) -> Iterator[Finding]:
     if not document.at(*CLUSTER, "enableInTreeAutoscaling"):
+        for group in groups[1:]:
+            if group.count("minReplicas") < group.count("maxReplicas"):
+                sentence = "Without enableInTreeAutoscaling this group never grows."
+                yield document.finding((*group.path, "maxReplicas"), sentence)
         return
     for group in groups[1:]:
         if group.at("replicas") is not None:
