@@ -42,6 +42,8 @@ class ApplicationArgs(BaseModel):
     """Two, so that a lost one costs no submit."""
     gateway_cpus: Annotated[float, Field(gt=0)] = 0.25
     """Processors Ray reserves for a gateway replica."""
+    gateway_resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Custom resources of Ray that a gateway replica takes: it runs only on nodes that were started with them."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -121,7 +123,11 @@ def bind_model(config: ModelConfig, version: str) -> Application:
         graceful_shutdown_timeout_s=30,
         health_check_period_s=5,
         health_check_timeout_s=10,
-        ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+        ray_actor_options={
+            "num_cpus": config.num_cpus,
+            "num_gpus": config.num_gpus,
+            "resources": config.resources,
+        },
         autoscaling_config={
             "min_replicas": config.min_replicas,
             "max_replicas": config.max_replicas,
@@ -143,6 +149,7 @@ def build(args: ApplicationArgs) -> Application:
     version = hashlib.sha256(described.encode()).hexdigest()[:12]
     models = {config.name: bind_model(config, version) for config in args.models}
     ingress = cast(Deployment, Gateway)
-    gateway = ingress.options(num_replicas=args.gateway_replicas, ray_actor_options={"num_cpus": args.gateway_cpus})
+    actor = {"num_cpus": args.gateway_cpus, "resources": args.gateway_resources}
+    gateway = ingress.options(num_replicas=args.gateway_replicas, ray_actor_options=actor)
     application: Application = gateway.bind([card(config) for config in args.models], models, version)
     return application

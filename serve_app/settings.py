@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -18,6 +18,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 MIB = 1024 * 1024
 URL_SCHEMES = {"redis_url": ("redis://", "rediss://", "unix://"), "database_url": ("postgresql://", "postgres://")}
 COMMIT = re.compile(r"[0-9a-f]{40}")
+SECRET_MIN_CHARACTERS = 16
+CLUSTER_NAMES = (".svc", ".svc.cluster.local")
+"""How names of Services end, beside those of the own namespace, which have no dot."""
 PLACEHOLDER = re.compile(r"REPLACE|CHANGE_?ME", re.IGNORECASE)
 
 BUCKET_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.-]+)*/?")
@@ -199,10 +202,16 @@ class Settings(BaseSettings):
         pairs = (pair.rpartition("=") for pair in self.quota_submits_per_day_roles)
         return {role: int(number) for role, _, number in pairs}
 
+    def require_database(self) -> None:
+        """Raises ValueError in prod without DATABASE_URL. For gateways: models and scaling have no use for it, and
+        where images are decoded it is better not known."""
+        if self.environment == "prod" and not self.database_url.get_secret_value():
+            raise ValueError("ENVIRONMENT=prod refuses a gateway without DATABASE_URL")
+
     def _refuse_development_values(self) -> None:
         refused = [fault for issuer in self.oidc_issuers for fault in _issuer_faults(issuer)]
-        if not self.redis_url.get_secret_value() or not self.database_url.get_secret_value():
-            refused.append("REDIS_URL and DATABASE_URL must be set")
+        if not self.redis_url.get_secret_value():
+            refused.append("REDIS_URL must be set")
         if not self.oidc_audience:
             refused.append("OIDC_AUDIENCE must be set")
         if self.model_source == "demo":
@@ -213,12 +222,33 @@ class Settings(BaseSettings):
             refused.append("IMAGE_URL_PRIVATE_HOSTS must be empty")
         if self.webhook_private_hosts:
             refused.append("WEBHOOK_PRIVATE_HOSTS must be empty")
+        refused += self._weak_values()
+        if refused:
+            raise ValueError("ENVIRONMENT=prod refuses: " + "; ".join(refused))
+
+    def _weak_values(self) -> list[str]:
+        """Placeholders and secrets that can be guessed or overheard."""
+        refused = []
         for name in ("redis_url", "database_url", "oidc_audience", "metrics_token", "s3_secret_access_key"):
             value = getattr(self, name)
             if PLACEHOLDER.search(value.get_secret_value() if isinstance(value, SecretStr) else value):
                 refused.append(f"{name.upper()} holds a placeholder")
-        if refused:
-            raise ValueError("ENVIRONMENT=prod refuses: " + "; ".join(refused))
+        refused += _store_faults("REDIS_URL", self.redis_url.get_secret_value(), "rediss://")
+        refused += _store_faults("DATABASE_URL", self.database_url.get_secret_value(), "sslmode=verify-full")
+        if 0 < len(self.metrics_token.get_secret_value()) < SECRET_MIN_CHARACTERS:
+            refused.append(f"METRICS_TOKEN is shorter than {SECRET_MIN_CHARACTERS} characters")
+        return refused
+
+
+def _store_faults(name: str, url: str, encrypted: str) -> list[str]:
+    """A password that can be guessed; a way out of the cluster that others can read, or answer in the store's place."""
+    faults, parts = [], urlsplit(url)
+    host = parts.hostname or ""
+    if url and len(unquote(parts.password or "")) < SECRET_MIN_CHARACTERS:
+        faults.append(f"{name} has a password of less than {SECRET_MIN_CHARACTERS} characters")
+    if "." in host and not host.endswith(CLUSTER_NAMES) and encrypted not in url:
+        faults.append(f"{name} leads out of the cluster without {encrypted}")
+    return faults
 
 
 def _issuer_faults(issuer: str) -> list[str]:

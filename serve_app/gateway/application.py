@@ -79,6 +79,7 @@ def build_gateway(
     tracer: Tracer,
 ) -> Starlette:
     """The gateway of the given models, the first of them the default. Nothing is opened before its lifespan starts."""
+    settings.require_database()
     requests, work = cast(GroupingRedis, connect_redis(settings, client=GroupingRedis)), connect_redis(settings)
     service = _assemble(settings, cards, handles, version, tracer, requests, work)
 

@@ -1,4 +1,4 @@
-"""The development issuer: gives a token for any user name to anyone who can reach it, on loopback only.
+"""The development issuer: gives a token for any user name to anyone who can reach it, by default on loopback only.
 
 It signs its configured issuer whatever the request's Host header says, so that clients may reach it by any name.
 OpenID Connect Discovery 1.0, RFC 7517 key sets, RFC 6749 section 4.4 client credentials, RFC 9068 access tokens.
@@ -133,6 +133,7 @@ def main() -> None:
     import uvicorn
 
     parser = argparse.ArgumentParser(description=DESCRIPTION)
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen; a pod that others ask: 0.0.0.0")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--issuer", required=True, help="the issuer URL to sign; its path is where the routes are")
     parser.add_argument("--folder", type=Path, required=True, help="where the keys are kept")
@@ -140,7 +141,7 @@ def main() -> None:
     app = issuer_app(Issuer(options.issuer, SigningKeys(options.folder)))
     uvicorn.run(
         app,
-        host="127.0.0.1",
+        host=options.host,
         port=options.port,
         log_level="warning",
         server_header=False,

@@ -40,6 +40,8 @@ class ModelConfig(BaseModel):
     """Processors Ray reserves for a replica."""
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
     """Accelerators Ray reserves for a replica."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Custom resources of Ray that a replica takes: it runs only on nodes that were started with them."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

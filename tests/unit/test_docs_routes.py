@@ -65,9 +65,12 @@ def documented(kind: type[BaseModel]) -> list[tuple[str, str]]:
     """A config's keys with their defaults, as operators write them."""
     required = (PydanticUndefined, None)
     fields = kind.model_fields.items()
-    return [(name, "needed" if field.default in required else f"{field.default:g}") for name, field in fields]
+    return [
+        (name, "needed" if field.default in required else str(field.default).removesuffix(".0"))
+        for name, field in fields
+    ]
 
 
 def test_every_key_of_the_config_is_a_row_with_its_default() -> None:
-    rows = re.findall(r"^\| `([a-z_]+)` \| `?(needed|[\d.]+)`? \|", OPERATIONS, re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z_]+)` \| `?(needed|[\d.]+|\{\})`? \|", OPERATIONS, re.MULTILINE)
     assert rows == documented(ApplicationArgs) + documented(ModelConfig)

@@ -1,0 +1,40 @@
+"""The overlays as a site has them: prod with every placeholder filled in."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+DIGEST: Final = "sha256:" + "5a" * 32
+SITE: Final = """\
+HOST=sem.facility.org
+INGRESS_CLASS=nginx
+STORAGE_CLASS=fast
+KUBE_APISERVER=172.18.0.2/32
+OPERATOR_NAMESPACE=kuberay-system
+EDGE_NAMESPACE=ingress-nginx
+MONITORING_NAMESPACE=monitoring
+SECRET_STORE=vault
+POSTGRES=10.1.2.3/32
+"""
+
+
+def prod_for_a_site(folder: Path) -> Path:
+    """A copy of the manifests below `folder` as a facility would have them; returns its root."""
+    root = folder / "checkout"
+    shutil.copytree(ROOT / "k8s", root / "k8s")
+    shutil.copy(ROOT / "rayservice.yaml", root)
+    prod = root / "k8s" / "overlays" / "prod"
+    (prod / "site.env").write_text(SITE)
+    settings = prod / "settings.env"
+    settings.write_text(settings.read_text().replace("REPLACE-ME.example.org", "login.facility.org"))
+    kustomization = prod / "kustomization.yaml"
+    ours = f"  - {{name: sem-image-classifier, digest: '{DIGEST}'}}\n"
+    kustomization.write_text(
+        kustomization.read_text().replace("sha256:REPLACE-ME-with-the-digest-of-valkey", DIGEST) + ours
+    )
+    service = root / "k8s" / "service" / "prod" / "kustomization.yaml"
+    service.write_text(service.read_text() + "images:\n" + ours)
+    return root
