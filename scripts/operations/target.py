@@ -1,12 +1,13 @@
-"""Which environment is meant: where it is, what runs there. From the defaults of each, its local file, and options."""
+"""Which environment is meant: where it is, what runs there. From its overlay, its local file, and options."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from operations.failure import Refused
 
@@ -17,6 +18,7 @@ ENVIRONMENTS = ("dev", "stage", "prod")
 KIND = "kind-"
 """How kind begins the names of the contexts it makes."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
+MODEL_PARTS = (("SOURCE", "demo"), ("ID", ""), ("REVISION", ""))
 NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 PROTECTED = re.compile(
     r"default|(kube|openshift|istio|cert-manager|ingress|kuberay|monitoring|storage)(-.*)?|.*-system"
@@ -26,18 +28,26 @@ PROTECTED = re.compile(
 
 
 @dataclass(frozen=True)
+class Model:
+    """The model that the image holds and the service is told to serve."""
+
+    source: str
+    id: str = ""
+    revision: str = ""
+
+
+@dataclass(frozen=True)
 class Target:
-    """One environment on one cluster, with the model that its image holds."""
+    """One environment on one cluster."""
 
     environment: str
+    model: Model
     namespace: str = NAME
     context: str = ""
     registry: str = ""
     """Where images are pushed; empty for kind, which gets them loaded."""
-    model_source: str = "demo"
-    model_id: str = ""
-    model_revision: str = ""
-    model_cache_dir: str = ""
+    base: str = ""
+    """The image that ours is built on, where it is not the one of the Containerfile; in prod with its digest."""
     service_url: str = ""
     """Where clients reach the service; empty: through a port-forward."""
 
@@ -65,14 +75,21 @@ class Target:
         return f"scripts/cluster{chosen} {words}"
 
 
-SETTINGS = tuple(field.name for field in fields(Target) if field.name != "environment")
+SETTINGS = ("namespace", "context", "registry", "base", "service_url")
 """What a local file may set, in upper case there."""
 
 
 def read_target(environment: str, chosen: Mapping[str, str]) -> Target:
     """The environment's defaults, over them its local file, over that the options; checked."""
-    target = Target(environment, context=KIND + NAME if environment == "dev" else "")
-    target = replace(target, **{**read_file(local_file(environment)), **{k: v for k, v in chosen.items() if v}})
+    given = read_file(overlay(environment) / "settings.env")
+    model = Model(*(given.get(f"MODEL_{part}", default) for part, default in MODEL_PARTS))
+    target = Target(environment, model, context=KIND + NAME if environment == "dev" else "")
+    found = {name.lower(): value for name, value in read_file(local_file(environment)).items()}
+    if unknown := sorted(set(found) - set(SETTINGS)):
+        known = ", ".join(setting.upper() for setting in SETTINGS)
+        raise Refused(f"{local_file(environment).name}: {unknown[0].upper()} is no setting; there are {known}")
+    where_from: dict[str, Any] = {**found, **{name: value for name, value in chosen.items() if value}}
+    target = replace(target, **where_from)
     if not target.context:
         where = local_file(environment).relative_to(ROOT)
         raise Refused(f"{environment} needs to be told its cluster: --context NAME, or CONTEXT=NAME in {where}")
@@ -81,13 +98,18 @@ def read_target(environment: str, chosen: Mapping[str, str]) -> Target:
     return target
 
 
+def overlay(environment: str) -> Path:
+    """What stands around the service in an environment; its settings say which model is served."""
+    return ROOT / "k8s" / "overlays" / environment
+
+
 def local_file(environment: str) -> Path:
-    """This machine's settings of an environment; git ignores it."""
+    """Where an environment is, on this machine's word; git ignores it."""
     return ROOT / "k8s" / f"{environment}.local.env"
 
 
 def read_file(path: Path) -> dict[str, str]:
-    """The settings of a local file: `NAME=value` lines. A name nobody reads is refused, it may be a typing error."""
+    """The `NAME=value` lines of a file; nothing when it is not there."""
     found: dict[str, str] = {}
     if not path.is_file():
         return found
@@ -95,27 +117,33 @@ def read_file(path: Path) -> dict[str, str]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, separator, value = (part.strip() for part in line.partition("="))
-        if not separator or name.lower() not in SETTINGS:
-            known = ", ".join(setting.upper() for setting in SETTINGS)
-            raise Refused(f"{path.name}:{number}: {name!r} is no setting; there are {known}")
-        found[name.lower()] = value
+        if not separator or not re.fullmatch("[A-Z][A-Z0-9_]*", name):
+            raise Refused(f"{path.name}:{number}: NAME=value is wanted, not {line.strip()!r}")
+        found[name] = value
     return found
 
 
 def refuse_foreign_model(target: Target) -> None:
-    """The model comes from the file alone: a variable left over in a shell must not decide what is deployed."""
-    for name in ("model_source", "model_id", "model_revision", "model_cache_dir"):
-        value = os.environ.get(name.upper(), "")
-        if value and value != getattr(target, name):
-            where = local_file(target.environment).relative_to(ROOT)
-            raise Refused(f"{name.upper()} is set in this shell and is not read: write it to {where}, or unset it")
-    if target.model_source != "demo" and not target.model_id:
-        raise Refused(f"MODEL_SOURCE={target.model_source} needs MODEL_ID")
+    """The model comes from the overlay alone: a variable left over in a shell must not decide what is deployed."""
+    settings = (overlay(target.environment) / "settings.env").relative_to(ROOT)
+    for part, _ in MODEL_PARTS:
+        name, value = f"MODEL_{part}", os.environ.get(f"MODEL_{part}", "")
+        if value and value != getattr(target.model, part.lower()):
+            raise Refused(f"{name} is set in this shell and is not read: write it to {settings}, or unset it")
+    if target.model.source != "demo" and not target.model.id:
+        raise Refused(f"MODEL_SOURCE={target.model.source} needs MODEL_ID in {settings}")
     if target.environment == "prod":
-        if target.model_source == "demo":
-            raise Refused("prod does not serve the demo model: set MODEL_SOURCE, MODEL_ID and MODEL_REVISION")
-        if not COMMIT.fullmatch(target.model_revision):
-            raise Refused("prod wants MODEL_REVISION as a commit, 40 hex digits: a branch is something else tomorrow")
+        _refuse_unfit_for_production(target)
+
+
+def _refuse_unfit_for_production(target: Target) -> None:
+    if target.model.source == "demo":
+        raise Refused("prod does not serve the demo model: set MODEL_SOURCE, MODEL_ID and MODEL_REVISION")
+    if not COMMIT.fullmatch(target.model.revision):
+        raise Refused("prod wants MODEL_REVISION as a commit, 40 hex digits: a branch is something else tomorrow")
+    if "@sha256:" not in target.base:
+        where = local_file(target.environment).relative_to(ROOT)
+        raise Refused(f"prod is built on an image that cannot change: BASE=…@sha256:… in {where}")
 
 
 def refuse_protected(target: Target) -> None:

@@ -19,6 +19,8 @@ SERVERS_DEADLINE_S = 600.0
 """Redis reads its file and PostgreSQL repairs itself before either is ready."""
 MIGRATE = "migrate"
 POLL_S = 2.0
+SHOWN_SERVERS = "statefulset.apps/postgres statefulset.apps/ray-redis statefulset.apps/redis"
+"""What a dry run takes for the servers in the cluster."""
 SHOWN = Release("", "", "", f"localhost/{NAME}:{'0' * 12}", "", "", "", "", "")
 """Stands for the release in a dry run where there is none yet."""
 
@@ -88,7 +90,9 @@ class Deployment:
     def servers(self) -> str:
         """Wait for the servers in the cluster; those elsewhere are not ours to wait for."""
         kubectl = self._work.target.kubectl
-        names = self._work.run.read(kubectl("get", "statefulsets,deployments", "--output", "name"))
+        names = self._work.run.read(
+            kubectl("get", "statefulsets,deployments", "--output", "name"), assumed=SHOWN_SERVERS
+        )
         for name in names.split():
             try:
                 timeout = f"--timeout={SERVERS_DEADLINE_S:g}s"

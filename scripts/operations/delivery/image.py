@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tomllib
 
 from operations.delivery import release
 from operations.delivery.release import Release
@@ -15,8 +17,8 @@ CONTAINERFILE = "k8s/image/Containerfile"
 BUILD_DEADLINE_S = 3600.0
 MOVE_DEADLINE_S = 1800.0
 """Of some two gigabytes, to a registry or into kind's node."""
-SHOWN_ID = "0" * 64
-"""Stands for the image's id in a dry run."""
+SHOWN_DIGEST = f"sha256:{'0' * 64}"
+"""Stands for an image's id or digest in a dry run."""
 
 
 def build(work: Work) -> str:
@@ -25,43 +27,65 @@ def build(work: Work) -> str:
     refuse_foreign_model(target)
     if not target.is_kind and not target.registry:
         raise Refused(f"{target.environment} needs REGISTRY, where its images are pushed and its nodes pull them")
-    source = _source(work)
-    builder, identity = tools.builder() if not work.run.dry else tools.BUILDERS[0], target.folder / "image-id"
-    arguments = [f"{name.upper()}={getattr(target, name)}" for name in ("model_source", "model_id", "model_revision")]
+    commit = _commit(work)
+    builder = tools.BUILDERS[0] if work.run.dry else tools.builder()
+    digest = _build(work, builder, commit)
+    name = f"{target.registry or 'localhost'}/{NAME}:{digest.removeprefix('sha256:')[:12]}"
+    work.run.change([builder, "tag", digest.removeprefix("sha256:"), name])
+    image = name
+    if target.registry:
+        digest = _push(work, builder, name)
+        image = f"{target.registry}/{NAME}@{digest}"
+    else:
+        _load(work, builder, name)
+    if work.run.dry:
+        return ""
+    model = target.model
+    made = Release(
+        created_at_utc=release.now(),
+        environment=target.environment,
+        namespace=target.namespace,
+        image=image,
+        digest=digest,
+        model_source=model.source,
+        model_id=model.id,
+        model_revision=model.revision,
+        source=commit,
+    )
+    return f"{image}, written down in {release.write(made).relative_to(ROOT)}"
+
+
+def _build(work: Work, builder: str, commit: str) -> str:
+    """Build; the image's id."""
+    target, identity = work.target, work.target.folder / "image-id"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    arguments = {
+        "ENVIRONMENT": target.environment,
+        "VERSION": project["version"],
+        "COMMIT": commit,
+        "BASE": target.base,
+        "MODEL_SOURCE": target.model.source,
+        "MODEL_ID": target.model.id,
+        "MODEL_REVISION": target.model.revision,
+    }
     command = [builder, "build", "--file", CONTAINERFILE, "--iidfile", str(identity.relative_to(ROOT))]
-    command += [part for argument in arguments if not argument.endswith("=") for part in ("--build-arg", argument)]
-    if target.model_cache_dir:
-        command += ["--build-context", f"model={target.model_cache_dir}"]
+    command += [part for name, value in arguments.items() if value for part in ("--build-arg", f"{name}={value}")]
     if not work.run.dry:
         target.folder.mkdir(parents=True, exist_ok=True)
         identity.unlink(missing_ok=True)
     work.run.work([*command, "."], deadline_s=BUILD_DEADLINE_S)
-    digest = "sha256:" + (SHOWN_ID if work.run.dry else identity.read_text().strip().removeprefix("sha256:"))
-    name = f"{target.registry or 'localhost'}/{NAME}:{digest.removeprefix('sha256:')[:12]}"
-    work.run.change([builder, "tag", digest.removeprefix("sha256:"), name])
-    if target.is_kind and not target.registry:
-        _load(work, builder, name)
-        image = name
-    else:
-        digest = _push(work, builder, name)
-        image = f"{target.registry}/{NAME}@{digest}"
-    made = Release(
-        release.now(), target.environment, target.namespace, image, digest,
-        target.model_source, target.model_id, target.model_revision, source,
-    )  # fmt: skip
-    if work.run.dry:
-        return ""
-    path = release.write(made)
-    return f"{image}, written down in {path.relative_to(ROOT)}"
+    return SHOWN_DIGEST if work.run.dry else "sha256:" + identity.read_text().strip().removeprefix("sha256:")
 
 
-def _source(work: Work) -> str:
-    """The revision that is built. In prod every line of the image must be in it."""
-    described = work.run.ask(["git", "describe", "--always", "--dirty", "--abbrev=12"], assumed="unknown")
-    revision = described.output.strip() or "unknown"
-    if work.target.environment == "prod" and not work.run.dry and (revision == "unknown" or "-dirty" in revision):
-        raise Refused(f"prod is built from a clean checkout, and this one is {revision}: commit or stash what changed")
-    return revision
+def _commit(work: Work) -> str:
+    """The commit that is built. In prod every line of the image must be in it."""
+    found, changed = "unknown", ""
+    if work.run.dry or shutil.which("git"):
+        found = work.run.ask(["git", "rev-parse", "HEAD"], assumed="COMMIT").output.strip() or "unknown"
+        changed = work.run.ask(["git", "status", "--porcelain"]).output.strip()
+    if work.target.environment == "prod" and not work.run.dry and (found == "unknown" or changed):
+        raise Refused("prod is built from a clean checkout: commit or stash what changed")
+    return f"{found}-dirty" if changed else found
 
 
 def _load(work: Work, builder: str, name: str) -> None:
@@ -91,13 +115,13 @@ def _push(work: Work, builder: str, name: str) -> str:
         file = work.target.folder / "digest"
         command = ["podman", "push", "--digestfile", str(file.relative_to(ROOT)), name]
         work.run.work(command, deadline_s=MOVE_DEADLINE_S)
-        return f"sha256:{SHOWN_ID}" if work.run.dry else file.read_text().strip()
+        return SHOWN_DIGEST if work.run.dry else file.read_text().strip()
     work.run.work([builder, "push", name], deadline_s=MOVE_DEADLINE_S)
     answer = work.run.read([builder, "image", "inspect", "--format", "{{json .RepoDigests}}", name], assumed="[]")
     repository = name.rpartition(":")[0] + "@"
     digests = [one.removeprefix(repository) for one in json.loads(answer) if one.startswith(repository)]
     if work.run.dry:
-        return f"sha256:{SHOWN_ID}"
+        return SHOWN_DIGEST
     if not digests:
         raise Failed(f"{name} was pushed, and {builder} does not know its digest")
     return str(digests[0])

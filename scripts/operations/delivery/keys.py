@@ -19,6 +19,8 @@ def ensure(work: Work, needed: Mapping[str, set[str]]) -> str:
     """Make what is missing for development, with random values; elsewhere say what is missing and how to make it."""
     answer = work.run.read(work.target.kubectl("get", "secrets", "--output", f"go-template={LIST_KEYS}"))
     there = {name: set(keys) for name, *keys in (line.split() for line in answer.splitlines() if line.strip())}
+    if work.run.dry and work.target.environment == "dev":
+        work.run.change(work.target.kubectl("create", "--filename", "-"), stdin="")  # unless all are there
     missing = {
         name: keys - there.get(name, set()) for name, keys in needed.items() if name not in there or keys - there[name]
     }

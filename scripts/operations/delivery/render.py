@@ -59,13 +59,13 @@ class Renderer:
         base, kustomization = f"k8s/overlays/{self._work.target.environment}", "kustomization.yaml"
         self._write("surroundings", kustomization, self._kustomization(base))
         surroundings = self._work.run.read(self.surroundings)
-        settings = _digest(*documents(surroundings, "ConfigMap", NAME)) if surroundings else SHOWN_MARK
-        self._write("service", kustomization, self._service(settings, ""))
-        service = self._work.run.read(self.service)
-        mark = _digest(service) if service else SHOWN_MARK
+        settings = SHOWN_MARK if self._work.run.dry else _digest(*documents(surroundings, "ConfigMap", NAME))
+        mark = SHOWN_MARK
+        if not self._work.run.dry:
+            self._write("service", kustomization, self._service(settings, ""))
+            mark = _digest(self._work.run.read(self.service))
         self._write("service", kustomization, self._service(settings, mark))
-        if service:
-            service = self._work.run.read(self.service)
+        service = self._work.run.read(self.service)
         self._refuse_placeholders(surroundings + service)
         return Rendered(surroundings, service, mark)
 

@@ -96,9 +96,10 @@ def _selector(component: str) -> str:
 
 def config(work: Work, *, manifests: bool) -> str:
     """Print the settings of this environment as they were resolved, and the manifests, secrets masked."""
-    for name, value in asdict(work.target).items():
+    resolved = asdict(work.target)
+    model = {f"model_{name}": value for name, value in resolved.pop("model").items()}
+    for name, value in {**resolved, **model, "kuberay": kuberay.VERSION}.items():
         print(f"{name.upper():16} {value or '-'}")
-    print(f"{'KUBERAY':16} {kuberay.VERSION}")
     if manifests:
         deployment = Deployment(work)
         deployment.render()
