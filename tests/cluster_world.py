@@ -1,4 +1,4 @@
-"""A machine for `scripts/cluster`: a checkout of its own, and stand-ins of every outside program in a PATH of their own."""
+"""A machine for `scripts/cluster`: a checkout of its own, and stand-ins of every outside program in its PATH."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from operations.delivery.release import Release
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "sem-image-classifier"
@@ -105,8 +108,7 @@ def ray_service(*, ready: bool = True, generation: int = 1, mark: str = "", **st
 
 def entry(mark: str, at: str, image: str) -> dict[str, Any]:
     """A release as it is entered in the cluster."""
-    fields = "created_at_utc environment namespace image digest model_source model_id model_revision source".split()
-    release = {**dict.fromkeys(fields, ""), "image": image, "environment": "dev"}
+    release = {field.name: "" for field in fields(Release)} | {"image": image, "environment": "dev"}
     data = {"release.json": json.dumps(release), "manifests.yaml": f"manifests of {mark}\n", "at": at}
     return {"metadata": {"name": f"{NAME}-release-{mark}"}, "data": data}
 
@@ -163,10 +165,14 @@ class Machine:
         self.settings("dev", "ENVIRONMENT=dev\nMODEL_SOURCE=demo\n")
         self.bin.mkdir()
         self.standin.mkdir()
-        program = (ROOT / "tests" / "standin.py").read_text().split("\n", 1)[1]
         for tool in TOOLS:
-            (self.bin / tool).write_text(f"#!{sys.executable} -IS\n{program}")
-            (self.bin / tool).chmod(0o755)
+            self.make(self.bin / tool)
+
+    def make(self, program: Path) -> None:
+        """Put a stand-in there."""
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!{sys.executable} -IS\n" + (ROOT / "tests" / "standin.py").read_text())
+        program.chmod(0o755)
 
     def settings(self, environment: str, text: str) -> None:
         """What the overlay of an environment tells the service."""
@@ -226,7 +232,18 @@ class Machine:
         (self.standin / "record.jsonl").unlink(missing_ok=True)
 
 
-ASKING = (" get ", " version", "kustomize", "rev-parse", "status", "logs", "port-forward", "dry-run=server", "show crds")
+ASKING = (
+    " get ",
+    " version",
+    "kustomize",
+    "rev-parse",
+    "status",
+    "logs",
+    "port-forward",
+    "dry-run=server",
+    "show crds",
+    "check_production",
+)
 
 
 def changes(line: str) -> bool:
@@ -270,7 +287,7 @@ class Service(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *arguments: Any) -> None:
+    def log_message(self, text: str, *arguments: Any) -> None:
         """Quiet."""
 
 

@@ -63,16 +63,23 @@ class Runner:
             raise Failed(_ended(command, answer))
         return answer.output
 
-    def ask(self, command: Sequence[str], *, assumed: str = "", deadline_s: float = READ_DEADLINE_S) -> Answer:
+    def ask(
+        self,
+        command: Sequence[str],
+        *,
+        assumed: str = "",
+        stdin: str | None = None,
+        deadline_s: float = READ_DEADLINE_S,
+    ) -> Answer:
         """Like `read`, for commands whose failing is an answer."""
         if self.dry:
-            self._show(shlex.join(command))
+            self._show(shlex.join(command) + _input(stdin))
             return Answer(0, assumed, "")
-        return _run(command, None, deadline_s)
+        return _run(command, stdin, deadline_s)
 
     def change(self, command: Sequence[str], *, stdin: str | None = None, deadline_s: float = CHANGE_DEADLINE_S) -> str:
         """Run what changes something. `stdin` is never shown: it may hold secrets."""
-        self._show(shlex.join(command) + ("" if stdin is None else "   # its input is made here, not shown"))
+        self._show(shlex.join(command) + _input(stdin))
         if self.dry:
             return ""
         answer = _run(command, stdin, deadline_s)
@@ -181,6 +188,10 @@ def end(process: subprocess.Popen[str]) -> None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _input(stdin: str | None) -> str:
+    return "" if stdin is None else "   # its input is made here, not shown"
 
 
 def _ended(command: Sequence[str], answer: Answer) -> str:

@@ -46,8 +46,10 @@ class Target:
     context: str = ""
     registry: str = ""
     """Where images are pushed; empty for kind, which gets them loaded."""
-    base: str = ""
-    """The image that ours is built on, where it is not the one of the Containerfile; in prod with its digest."""
+    build: tuple[tuple[str, str], ...] = ()
+    """Arguments of the image's build that this site changes: BASE, TORCH, PIP_INDEX_URL and so on."""
+    hf_token_file: str = ""
+    """A file with the token that opens the model on its hub; no layer of the image keeps it."""
     service_url: str = ""
     """Where clients reach the service; empty: through a port-forward."""
 
@@ -75,8 +77,9 @@ class Target:
         return f"scripts/cluster{chosen} {words}"
 
 
-SETTINGS = ("namespace", "context", "registry", "base", "service_url")
-"""What a local file may set, in upper case there."""
+SETTINGS = ("NAMESPACE", "CONTEXT", "REGISTRY", "SERVICE_URL", "HF_TOKEN_FILE")
+BUILD = ("BASE", "TORCH", "TORCH_INDEX_URL", "TORCH_SPEC", "PIP_INDEX_URL")
+"""What a local file may set, and arguments of the build: BUILD_BASE and so on."""
 
 
 def read_target(environment: str, chosen: Mapping[str, str]) -> Target:
@@ -84,18 +87,23 @@ def read_target(environment: str, chosen: Mapping[str, str]) -> Target:
     given = read_file(overlay(environment) / "settings.env")
     model = Model(*(given.get(f"MODEL_{part}", default) for part, default in MODEL_PARTS))
     target = Target(environment, model, context=KIND + NAME if environment == "dev" else "")
-    found = {name.lower(): value for name, value in read_file(local_file(environment)).items()}
-    if unknown := sorted(set(found) - set(SETTINGS)):
-        known = ", ".join(setting.upper() for setting in SETTINGS)
-        raise Refused(f"{local_file(environment).name}: {unknown[0].upper()} is no setting; there are {known}")
-    where_from: dict[str, Any] = {**found, **{name: value for name, value in chosen.items() if value}}
-    target = replace(target, **where_from)
+    target = replace(target, **{**_local(environment), **{name: value for name, value in chosen.items() if value}})
     if not target.context:
         where = local_file(environment).relative_to(ROOT)
         raise Refused(f"{environment} needs to be told its cluster: --context NAME, or CONTEXT=NAME in {where}")
     if not NAMESPACE.fullmatch(target.namespace):
         raise Refused(f"{target.namespace!r} is no name for a namespace")
     return target
+
+
+def _local(environment: str) -> dict[str, Any]:
+    """What the local file sets. A name that nobody reads is refused: it may be a typing error."""
+    found = read_file(local_file(environment))
+    known = (*SETTINGS, *(f"BUILD_{name}" for name in BUILD))
+    if unknown := sorted(set(found) - set(known)):
+        raise Refused(f"{local_file(environment).name}: {unknown[0]} is no setting; there are {', '.join(known)}")
+    build = tuple((name, found[f"BUILD_{name}"]) for name in BUILD if f"BUILD_{name}" in found)
+    return {"build": build, **{name.lower(): found[name] for name in SETTINGS if name in found}}
 
 
 def overlay(environment: str) -> Path:
@@ -141,9 +149,9 @@ def _refuse_unfit_for_production(target: Target) -> None:
         raise Refused("prod does not serve the demo model: set MODEL_SOURCE, MODEL_ID and MODEL_REVISION")
     if not COMMIT.fullmatch(target.model.revision):
         raise Refused("prod wants MODEL_REVISION as a commit, 40 hex digits: a branch is something else tomorrow")
-    if "@sha256:" not in target.base:
+    if "@sha256:" not in dict(target.build).get("BASE", ""):
         where = local_file(target.environment).relative_to(ROOT)
-        raise Refused(f"prod is built on an image that cannot change: BASE=…@sha256:… in {where}")
+        raise Refused(f"prod is built on an image that cannot change: BUILD_BASE=…@sha256:… in {where}")
 
 
 def refuse_protected(target: Target) -> None:

@@ -74,8 +74,23 @@ def test_the_service_is_tried_by_the_api_server_before_anything_is_applied(machi
 
 @pytest.mark.parametrize(
     "command",
-    "all;check;up;down;install;image;deploy;smoke;status;logs gateway;logs redis;access;token;restart service;"
-    "restart head;restart redis;upgrade;rollback;reset;remove;config --manifests".split(";"),
+    [
+        *(
+            "all",
+            "check",
+            "up",
+            "down",
+            "install",
+            "image",
+            "deploy",
+            "deploy --rebuild",
+            "smoke",
+            "upgrade",
+            "rollback",
+        ),
+        *("status", "logs gateway", "logs redis", "access", "token", "reset", "remove", "config --manifests"),
+        *("restart service", "restart head", "restart redis"),
+    ],
 )
 def test_a_dry_run_starts_no_program_and_writes_no_file(machine: Machine, command: str) -> None:
     files = sorted(machine.tree.rglob("*"))
@@ -157,7 +172,8 @@ def test_another_setting_is_another_mark_on_the_pods(machine: Machine) -> None:
     machine.run("deploy")
     after = re.sub('release: ".*?"', "", written.read_text())
     setting = re.compile(f'{NAME}/settings: "[0-9a-f]{{12}}"')
-    assert setting.search(before) and setting.search(after)
+    assert setting.search(before)
+    assert setting.search(after)
     assert before != after
     assert setting.sub("", before) == setting.sub("", after)
 
@@ -176,7 +192,8 @@ def test_an_operator_that_is_there_is_kept_upgraded_with_its_definitions_or_left
     machine: Machine, found: dict[str, object], says: str, does: list[str]
 ) -> None:
     machine.first(
-        rule("get deployments --all-namespaces", items(found)), rule("helm show crds", "kind: CustomResourceDefinition\n")
+        rule("get deployments --all-namespaces", items(found)),
+        rule("helm show crds", "kind: CustomResourceDefinition\n"),
     )
     done = machine.run("install")
     assert says in done.stderr

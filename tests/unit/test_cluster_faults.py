@@ -1,4 +1,4 @@
-"""`scripts/cluster` when something fails: what it says was done, what was not, and what to run next; never a stack trace."""
+"""`scripts/cluster` when something fails: what was done, what was not, what to run next; never a stack trace."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ LACKING = {
             {
                 "name": "ray-worker",
                 "image": "localhost/x:1",
-                "state": {"waiting": {"reason": "ErrImageNeverPull", "message": "not present with pull policy of Never"}},
+                "state": {
+                    "waiting": {"reason": "ErrImageNeverPull", "message": "not present with pull policy of Never"}
+                },
             }
         ],
     },
@@ -33,7 +35,18 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         yield made
 
 
-STEPS = ["tools", "cluster", "KubeRay", "image", "manifests", "namespace", "secrets", "surroundings", "servers", "tables"]
+STEPS = [
+    "tools",
+    "cluster",
+    "KubeRay",
+    "image",
+    "manifests",
+    "namespace",
+    "secrets",
+    "surroundings",
+    "servers",
+    "tables",
+]
 STEPS += ["service", "readiness", "smoke test"]
 
 
@@ -112,7 +125,9 @@ def test_an_old_cluster_is_refused(machine: Machine) -> None:
         ([rule("get rayservice", "no json")], "printed something else than JSON: 'no json'"),
     ],
 )
-def test_a_service_that_does_not_become_ready_is_explained(machine: Machine, answers: list[dict[str, object]], says: str) -> None:
+def test_a_service_that_does_not_become_ready_is_explained(
+    machine: Machine, answers: list[dict[str, object]], says: str
+) -> None:
     machine.first(*answers, rule("logs job/migrate", errors="no such role\n", status=1))
     done = machine.run("all", "--timeout", "1")
     assert done.returncode == 1
@@ -122,7 +137,10 @@ def test_a_service_that_does_not_become_ready_is_explained(machine: Machine, ans
 
 def test_an_upgrade_that_does_not_come_up_says_that_the_old_release_still_serves(machine: Machine) -> None:
     conditions = [{"type": "Ready", "status": "True"}, {"type": "UpgradeInProgress", "status": "True"}]
-    coming = {"rayClusterName": "blue", "applicationStatuses": {NAME: {"status": "DEPLOY_FAILED", "message": "no model"}}}
+    coming = {
+        "rayClusterName": "blue",
+        "applicationStatuses": {NAME: {"status": "DEPLOY_FAILED", "message": "no model"}},
+    }
     stuck = ray_service(conditions=conditions, pendingServiceStatus=coming)
     machine.run("all")
     machine.forget()

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from operations.target import PROTECTED
+
 from tests import cluster_world
 from tests.cluster_world import IMAGE, IMAGE_ID, NAME, Machine, entry, items, ray_service, rule
 
 PRODUCTION = "ENVIRONMENT=prod\nMODEL_SOURCE=hugging_face\nMODEL_ID=org/model\nMODEL_REVISION=" + "4d" * 20 + "\n"
-PLACE = f"CONTEXT=lab\nREGISTRY=registry.lab\nBASE=registry.lab/ray@sha256:{'0' * 64}\n"
+PLACE = f"CONTEXT=lab\nREGISTRY=registry.lab\nBUILD_BASE=registry.lab/ray@sha256:{'0' * 64}\n"
 
 
 @pytest.fixture
@@ -24,8 +24,23 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.mark.parametrize(
     "namespace",
-    "default kube-system kube-public kube-node-lease storage-system prod sem-prod prod-sem production live kuberay-system "
-    "istio-system ingress-nginx cert-manager monitoring".split(),
+    [
+        "default",
+        "kube-system",
+        "kube-public",
+        "kube-node-lease",
+        "storage-system",
+        "prod",
+        "sem-prod",
+        "prod-sem",
+        "production",
+        "live",
+        "kuberay-system",
+        "istio-system",
+        "ingress-nginx",
+        "cert-manager",
+        "monitoring",
+    ],
 )
 def test_protected_namespaces(namespace: str) -> None:
     assert PROTECTED.fullmatch(namespace)
@@ -50,7 +65,8 @@ def test_prod_is_never_deleted(machine: Machine, command: str) -> None:
     machine.settings("prod", PRODUCTION)
     machine.local("prod", PLACE)
     done = machine.run(command, "--yes", "--env", "prod")
-    assert (done.returncode, done.stderr) == (2, "error: prod is not deleted by this program\n")
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: prod is not deleted by this program\n")
     assert machine.lines == []
 
 
@@ -75,7 +91,14 @@ def test_a_reset_deletes_only_when_the_new_image_is_there_and_in_order(machine: 
     machine.first(rule("api-resources", "rayservices.ray.io\n"))
     done = machine.run("reset", "--yes")
     assert done.returncode == 0, done.stderr
-    words = ["podman build", "kind load", "delete rayservice", "delete rayclusters", "delete namespace", "create namespace"]
+    words = [
+        "podman build",
+        "kind load",
+        "delete rayservice",
+        "delete rayclusters",
+        "delete namespace",
+        "create namespace",
+    ]
     places = [next(i for i, line in enumerate(machine.changes) if word in line) for word in words]
     assert places == sorted(places)
     assert (machine.tree / "build" / "releases" / "release-dev-latest.json").exists()
@@ -112,7 +135,11 @@ def test_a_cluster_of_others_is_neither_made_nor_deleted(machine: Machine, comma
     ("local", "arguments", "says"),
     [
         ("", ["status"], "stage needs to be told its cluster: --context NAME, or CONTEXT=NAME in k8s/stage.local.env"),
-        ("CONTEXT=lab\nREGISTRI=r\n", ["status"], "stage.local.env: REGISTRI is no setting; there are NAMESPACE, CONTEXT,"),
+        (
+            "CONTEXT=lab\nREGISTRI=r\n",
+            ["status"],
+            "stage.local.env: REGISTRI is no setting; there are NAMESPACE, CONTEXT,",
+        ),
         ("CONTEXT=lab\nwhat is this\n", ["status"], "stage.local.env:2: NAME=value is wanted"),
         ("CONTEXT=lab\nNAMESPACE=No_Name\n", ["status"], "'No_Name' is no name for a namespace"),
         ("CONTEXT=lab\n", ["image"], "stage needs REGISTRY"),
@@ -166,6 +193,7 @@ def test_a_model_of_the_shell_is_refused(machine: Machine) -> None:
 def production(machine: Machine, surroundings: str = cluster_world.SURROUNDINGS) -> None:
     machine.settings("prod", PRODUCTION)
     machine.local("prod", PLACE)
+    machine.make(machine.tree / ".venv" / "bin" / "python")
     digest = f"sha256:{'cd34' * 16}"
     files = {"build/cluster/prod/image-id": f"sha256:{IMAGE_ID}"}
     machine.first(
@@ -194,10 +222,30 @@ def test_a_placeholder_does_not_reach_prod(machine: Machine) -> None:
     machine.run("image", "--env", "prod")
     machine.forget()
     done = machine.run("deploy", "--env", "prod")
-    assert done.returncode == 1
-    assert "the manifests of prod still hold" in done.stderr
-    assert "example.org" in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: the manifests of prod still hold REPLACE-ME.example.org\n")
     assert machine.changes == []
+
+
+def test_what_the_check_of_production_finds_does_not_reach_prod(machine: Machine) -> None:
+    production(machine)
+    machine.first(rule("python scripts/check_production.py", "StatefulSet/redis claims no volume\n", status=1))
+    machine.run("image", "--env", "prod")
+    machine.forget()
+    done = machine.run("deploy", "--env", "prod")
+    assert done.returncode == 2
+    assert "prod refuses these manifests:\nStatefulSet/redis claims no volume\n" in done.stderr
+    [checked] = [one["stdin"] for one in machine.asked if "check_production" in one["line"]]
+    assert "kind: StatefulSet" in checked
+    assert "kind: RayService" in checked
+    assert machine.changes == []
+
+
+def test_prod_is_not_deployed_unchecked(machine: Machine) -> None:
+    production(machine)
+    machine.run("image", "--env", "prod")
+    (machine.tree / ".venv" / "bin" / "python").unlink()
+    assert "and that needs: make setup" in machine.run("deploy", "--env", "prod").stderr
 
 
 def test_secrets_of_prod_are_demanded_and_never_made(machine: Machine) -> None:
@@ -207,7 +255,7 @@ def test_secrets_of_prod_are_demanded_and_never_made(machine: Machine) -> None:
     done = machine.run("deploy", "--env", "prod")
     assert done.returncode == 1
     assert f"create secret generic {NAME} --from-file=database-url=FILE" in done.stderr
-    assert f"create secret generic {NAME}-ray --from-file=password=FILE" in done.stderr
+    assert f"create secret generic {NAME}-ray --from-file=auth_token=FILE" in done.stderr
     assert "generic redis" not in done.stderr
     assert not any("create --filename" in line for line in machine.lines)
 
@@ -242,7 +290,9 @@ def test_a_rollback_applies_what_served_before(machine: Machine, running: str, w
 
 
 def test_a_rollback_to_nowhere_changes_nothing(machine: Machine) -> None:
-    machine.first(rule("get configmaps", items(entry("aaa", "1", IMAGE))), rule("get rayservice", ray_service(mark="aaa")))
+    machine.first(
+        rule("get configmaps", items(entry("aaa", "1", IMAGE))), rule("get rayservice", ray_service(mark="aaa"))
+    )
     assert "there is no earlier release in the cluster; there are: aaa" in machine.run("rollback").stderr
     assert "there is no release zzz in the cluster" in machine.run("rollback", "zzz").stderr
     assert machine.changes == []

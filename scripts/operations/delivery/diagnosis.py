@@ -80,7 +80,7 @@ def service_reasons(service: Json | None) -> Iterator[str]:
 def storage_reasons(volumes: Sequence[Json], events: Sequence[Json]) -> list[str]:
     """Volumes that are not bound, and what the cluster could not make."""
     unbound = [volume for volume in volumes if _phase(volume) != "Bound"]
-    return [*(f"the volume {name_of(volume)} is {_phase(volume)}" for volume in unbound), *event_reasons(events)]
+    return [f"the volume {name_of(volume)} is {_phase(volume)}" for volume in unbound] + list(event_reasons(events))
 
 
 def event_reasons(events: Sequence[Json]) -> Iterator[str]:

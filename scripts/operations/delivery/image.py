@@ -63,13 +63,14 @@ def _build(work: Work, builder: str, commit: str) -> str:
         "ENVIRONMENT": target.environment,
         "VERSION": project["version"],
         "COMMIT": commit,
-        "BASE": target.base,
         "MODEL_SOURCE": target.model.source,
         "MODEL_ID": target.model.id,
         "MODEL_REVISION": target.model.revision,
+        **dict(target.build),
     }
     command = [builder, "build", "--file", CONTAINERFILE, "--iidfile", str(identity.relative_to(ROOT))]
     command += [part for name, value in arguments.items() if value for part in ("--build-arg", f"{name}={value}")]
+    command += ["--secret", f"id=hf_token,src={target.hf_token_file}"] if target.hf_token_file else []
     if not work.run.dry:
         target.folder.mkdir(parents=True, exist_ok=True)
         identity.unlink(missing_ok=True)

@@ -16,8 +16,9 @@ SETTINGS_MARK = f"{NAME}/settings"
 RELEASE_MARK = f"{NAME}/release"
 """On the RayService: which entry among the releases it is."""
 PLACEHOLDER = re.compile(
-    r"[\w.-]*\bexample\.(?:com|org|net)\b|\b(?:REPLACE|CHANGE)[-_ ]?(?:ME|WITH)\w*|\S+:latest\b", re.I
+    r"[\w.-]*\bexample\.(?:com|org|net)\b|\b(?:REPLACE|CHANGE)[-_]?(?:ME|WITH)\b|\S+:latest\b", re.I
 )
+CHECK = (".venv/bin/python", "scripts/check_production.py")
 WITHOUT_PODS = ("Ingress", "Gateway", "Certificate", "ConfigMap")
 """Kinds whose Secrets no pod waits for: certificates come from their own issuer, later."""
 SHOWN_MARK = "0" * 12
@@ -66,7 +67,7 @@ class Renderer:
             mark = _digest(self._work.run.read(self.service))
         self._write("service", kustomization, self._service(settings, mark))
         service = self._work.run.read(self.service)
-        self._refuse_placeholders(surroundings + service)
+        self._refuse(f"{surroundings}---\n{service}")
         return Rendered(surroundings, service, mark)
 
     def _kustomization(self, base: str) -> str:
@@ -96,10 +97,17 @@ class Renderer:
     def _write(self, part: str, name: str, text: str) -> None:
         self._work.run.write(self._work.target.folder / part / name, text)
 
-    def _refuse_placeholders(self, text: str) -> None:
-        found = sorted(set(PLACEHOLDER.findall(text)))
-        if self._work.target.environment != "dev" and found:
-            raise Refused(f"the manifests of {self._work.target.environment} still hold {', '.join(found)}")
+    def _refuse(self, text: str) -> None:
+        """What must not leave this machine; for prod also what the project's own check of manifests finds."""
+        environment, found = self._work.target.environment, sorted(set(PLACEHOLDER.findall(text)))
+        if environment != "dev" and found:
+            raise Refused(f"the manifests of {environment} still hold {', '.join(found)}")
+        if environment == "prod":
+            if not self._work.run.dry and not (ROOT / CHECK[0]).exists():
+                raise Refused("the manifests of prod are checked before they are applied, and that needs: make setup")
+            answer = self._work.run.ask(CHECK, stdin=text)
+            if answer.status != 0:
+                raise Refused(f"prod refuses these manifests:\n{(answer.output or answer.errors).strip()}")
 
 
 def documents(text: str, kind: str = "", name: str = "") -> list[str]:
@@ -141,6 +149,8 @@ def _named(document: str) -> dict[str, set[str]]:
     for indent, name in re.findall(r"^( *)secretName: (\S+)$", document, re.MULTILINE):
         if f"\n{indent}optional: true\n{indent}secretName: {name}\n" not in document:
             named.setdefault(name, set())
+    for name in re.findall(r"^ +authOptions:\n(?: +mode: \S+\n)? +secretName: (\S+)$", document, re.MULTILINE):
+        named[name].add("auth_token")  # KubeRay's own name for it
     return named
 
 
