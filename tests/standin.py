@@ -1,7 +1,7 @@
 """Stands in for kubectl, kind, helm, podman or docker: writes down what it was asked, and answers from a script.
 
-The folder in STANDIN holds `script.json`, a list of rules, and gets `record.jsonl`. The first rule whose `match` is found
-in the command line answers; `once` takes it out after that, `after` and `before` want a command to have been seen or not.
+The folder in STANDIN holds `script.json`, a list of rules, and gets `record.jsonl`. The first rule whose `match` is in
+the command line answers; `once` takes it out after that, `after` and `before` want a command to have been seen or not.
 Standard library alone, and started as a program: what is tested is what reaches other programs.
 """
 

@@ -126,7 +126,7 @@ def _access(work: Work, options: Options) -> list[Step]:
         forward.keep_open(work, ways)
         return ""
 
-    return [Step("access", "access", hold)]
+    return [Step("access", "", hold)]
 
 
 def _token(work: Work, options: Options) -> list[Step]:
@@ -136,14 +136,14 @@ def _token(work: Work, options: Options) -> list[Step]:
             print(token)
         return ""
 
-    return [Step("token", f"token {options.user}", give)]
+    return [Step("token", "", give)]
 
 
 def _logs(work: Work, options: Options) -> list[Step]:
     def show() -> str:
         return look.logs(work, options.component, lines=options.lines, follow=options.follow)
 
-    return [Step("logs", f"logs {options.component}", show)]
+    return [Step("logs", "", show)]
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Work, Options], list[Step]]]] = {
@@ -155,7 +155,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Work, Options], list[Step]]]] = {
     "image": ("build the image and bring it to the cluster", lambda w, o: [_image(w)]),
     "deploy": ("bring the newest image into the cluster, and wait until it serves", _deploy),
     "smoke": ("send a sample the whole way, and check what comes back", lambda w, o: [_smoke(w)]),
-    "status": ("what runs, and why it is not ready", lambda w, o: _one(w, o, "status", look.status)),
+    "status": ("what runs, and why it is not ready", lambda w, o: [Step("status", "", lambda: look.status(w))]),
     "logs": ("the newest lines of a component", _logs),
     "access": ("open the service on this machine's port 8080 until Ctrl-C", _access),
     "token": ("a token of the development issuer", _token),
@@ -169,7 +169,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Work, Options], list[Step]]]] = {
     "remove": ("delete the service and its namespace; never in prod", _remove),
     "config": (
         "the settings as resolved",
-        lambda w, o: [Step("config", "config", lambda: look.config(w, manifests=o.manifests))],
+        lambda w, o: [Step("config", "", lambda: look.config(w, manifests=o.manifests))],
     ),
 }
 

@@ -16,7 +16,7 @@ class Step:
 
     name: str
     command: str
-    """The command of this program that does this step, and may be run again."""
+    """The command of this program that does this step, and may be run again; empty for one that only looks."""
     do: Callable[[], str]
     """Does it, and returns what came out, in a few words."""
 
