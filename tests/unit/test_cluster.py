@@ -88,7 +88,17 @@ def test_the_service_is_tried_by_the_api_server_before_anything_is_applied(machi
             "upgrade",
             "rollback",
         ),
-        *("status", "logs gateway", "logs redis", "access", "token", "reset", "remove", "config --manifests"),
+        *(
+            "rollback",
+            "status",
+            "logs gateway",
+            "logs redis",
+            "access",
+            "token",
+            "reset",
+            "remove",
+            "config --manifests",
+        ),
         *("restart service", "restart head", "restart redis"),
     ],
 )
