@@ -15,7 +15,7 @@ from tests.cluster_world import IMAGE, IMAGE_ID, NAME, Machine, items, operator,
 KUBECTL = f"kubectl --context kind-{NAME} --namespace {NAME} "
 APPLY = f"{KUBECTL}apply --server-side --force-conflicts --field-manager {NAME} "
 WAY = [
-    f"kind create cluster --name {NAME} --config TREE/k8s/kind.yaml --wait 5m",
+    f"kind create cluster --name {NAME} --config k8s/kind.yaml --wait 5m",
     "helm upgrade --install kuberay-operator kuberay-operator --repo https://ray-project.github.io/kuberay-helm/ "
     f"--version 1.7.0 --kube-context kind-{NAME} --namespace kuberay-system --create-namespace --wait --timeout 5m",
     "podman build --file k8s/image/Containerfile --iidfile build/cluster/dev/image-id --build-arg ENVIRONMENT=dev "

@@ -44,14 +44,19 @@ def reasons(work: Work) -> list[str]:
 def server_reasons(work: Work) -> list[str]:
     """Why pods that are no part of the service do not come up."""
     pods = work.objects("pods", "--selector", f"!{CLUSTER_LABEL}")
-    volumes, events = work.objects("persistentvolumeclaims"), work.objects("events")
+    volumes, events = work.objects("persistentvolumeclaims"), work.objects("events", "--field-selector", "type=Warning")
     return [reason for pod in pods for reason in diagnosis.pod_reasons(pod)] + diagnosis.storage_reasons(
         volumes, events
     )
 
 
 def _reasons(work: Work, service: Json | None, pods: list[Json]) -> list[str]:
-    return diagnosis.reasons(service, pods, work.objects("persistentvolumeclaims"), work.objects("events"))
+    return diagnosis.reasons(
+        service,
+        pods,
+        work.objects("persistentvolumeclaims"),
+        work.objects("events", "--field-selector", "type=Warning"),
+    )
 
 
 def _serving_image(work: Work, service: Json) -> str:

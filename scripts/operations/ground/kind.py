@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from operations.failure import Failed, Refused
-from operations.target import ROOT
 from operations.work import Work
 
 CONFIG = "k8s/kind.yaml"
@@ -17,8 +16,7 @@ def up(work: Work) -> str:
     _refuse_others(work)
     name = work.target.kind_cluster
     if name not in _clusters(work):
-        config = str(ROOT / CONFIG)
-        command = ["kind", "create", "cluster", "--name", name, "--config", config, "--wait", "5m"]
+        command = ["kind", "create", "cluster", "--name", name, "--config", CONFIG, "--wait", "5m"]
         work.run.work(command, deadline_s=CREATE_DEADLINE_S)
         return f"made the kind cluster {name}"
     if not _answers(work):
