@@ -174,7 +174,8 @@ COMMANDS: dict[str, tuple[str, Callable[[Work, Options], list[Step]]]] = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
+def common_options() -> argparse.ArgumentParser:
+    """The options of every command."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--env", choices=ENVIRONMENTS, default="dev", help="which environment (dev)")
     common.add_argument("--context", default="", help="kubectl's name of the cluster; dev: a kind cluster of our own")
@@ -182,6 +183,11 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--dry-run", action="store_true", help="print the commands and run none")
     common.add_argument("--yes", action="store_true", help="delete without asking")
     common.add_argument("--timeout", type=_seconds, default=TIMEOUT_S, help="seconds to become ready (900)")
+    return common
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = common_options()
     parser = argparse.ArgumentParser(prog="scripts/cluster", description="The service on Kubernetes.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     added = {name: commands.add_parser(name, help=says, parents=[common]) for name, (says, _) in COMMANDS.items()}

@@ -44,7 +44,7 @@ def reasons(work: Work) -> list[str]:
 def server_reasons(work: Work) -> list[str]:
     """Why pods that are no part of the service do not come up."""
     pods = work.objects("pods", "--selector", f"!{CLUSTER_LABEL}")
-    volumes, events = work.objects("persistentvolumeclaims"), work.objects("events", "--field-selector", "type=Warning")
+    volumes, events = work.objects("persistentvolumeclaims"), _warnings(work)
     return [reason for pod in pods for reason in diagnosis.pod_reasons(pod)] + diagnosis.storage_reasons(
         volumes, events
     )
@@ -55,8 +55,12 @@ def _reasons(work: Work, service: Json | None, pods: list[Json]) -> list[str]:
         service,
         pods,
         work.objects("persistentvolumeclaims"),
-        work.objects("events", "--field-selector", "type=Warning"),
+        _warnings(work),
     )
+
+
+def _warnings(work: Work) -> list[Json]:
+    return work.objects("events", "--field-selector", "type=Warning")
 
 
 def _serving_image(work: Work, service: Json) -> str:
