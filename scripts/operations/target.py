@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +51,8 @@ class Target:
     """Arguments of the image's build that this site changes: BASE, TORCH, PIP_INDEX_URL and so on."""
     hf_token_file: str = ""
     """A file with the token that opens the model on its hub; no layer of the image keeps it."""
+    options: tuple[str, ...] = ()
+    """What was said on the command line instead of in a file."""
     service_url: str = ""
     """Where clients reach the service; empty: through a port-forward."""
 
@@ -73,8 +76,8 @@ class Target:
 
     def command(self, words: str) -> str:
         """A command of this program, as it can be typed to do the same here."""
-        chosen = "" if self.environment == "dev" else f" --env {self.environment}"
-        return f"scripts/cluster{chosen} {words}"
+        chosen = [] if self.environment == "dev" else ["--env", self.environment]
+        return shlex.join(["scripts/cluster", *words.split(), *chosen, *self.options])
 
 
 SETTINGS = ("NAMESPACE", "CONTEXT", "REGISTRY", "SERVICE_URL", "HF_TOKEN_FILE")
@@ -87,7 +90,9 @@ def read_target(environment: str, chosen: Mapping[str, str]) -> Target:
     given = read_file(overlay(environment) / "settings.env")
     model = Model(*(given.get(f"MODEL_{part}", default) for part, default in MODEL_PARTS))
     target = Target(environment, model, context=KIND + NAME if environment == "dev" else "")
-    target = replace(target, **{**_local(environment), **{name: value for name, value in chosen.items() if value}})
+    said = {name: value for name, value in chosen.items() if value}
+    options = tuple(part for name, value in said.items() for part in (f"--{name}", value))
+    target = replace(target, options=options, **{**_local(environment), **said})
     if not target.context:
         where = local_file(environment).relative_to(ROOT)
         raise Refused(f"{environment} needs to be told its cluster: --context NAME, or CONTEXT=NAME in {where}")

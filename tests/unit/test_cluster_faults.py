@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -82,6 +83,21 @@ def test_a_failure_in_the_middle_says_what_was_done_and_how_to_go_on(
     assert broken.split(".*")[0].split()[0] in last  # nothing was begun after it but to ask why
 
 
+def test_the_next_commands_can_be_typed_as_they_are(machine: Machine) -> None:
+    machine.settings("stage", "ENVIRONMENT=stage\n")
+    machine.local("stage", "REGISTRY=r\n")
+    machine.first(rule("podman build", status=1, errors="no space left\n"))
+    done = machine.run("all", "--env", "stage", "--context", "lab", "--namespace", "trial")
+    [said] = [line.removeprefix("next:     ") for line in done.stderr.splitlines() if line.startswith("next:")]
+    commands = [shlex.split(command) for command in said.split(", then ")]
+    assert [command[1] for command in commands] == ["image", "deploy", "smoke"]
+    machine.environment["SEMAPI_TOKEN"] = "t"
+    for _, *words in commands:
+        printed = machine.run(*words, "--dry-run")
+        assert printed.returncode == 0, printed.stderr
+        assert "--context lab --namespace trial " in printed.stdout or "podman push" in printed.stdout
+
+
 def test_going_on_does_what_was_left(machine: Machine) -> None:
     machine.first(rule("helm upgrade", status=1, errors="no such host\n", once=True))
     machine.run("all")
@@ -133,6 +149,13 @@ def test_a_service_that_does_not_become_ready_is_explained(
     assert done.returncode == 1
     assert says in done.stderr
     assert not any('"ConfigMap"' in one["stdin"] for one in machine.asked), "what never served is no release"
+
+
+def test_an_api_server_that_is_away_for_a_moment_ends_nothing(machine: Machine) -> None:
+    machine.first(rule("get rayservice", status=1, errors="connection refused\n", once=True))
+    done = machine.run("all")
+    assert done.returncode == 0, done.stderr
+    assert "connection refused" in done.stderr
 
 
 def test_an_upgrade_that_does_not_come_up_says_that_the_old_release_still_serves(machine: Machine) -> None:

@@ -144,7 +144,7 @@ def test_a_cluster_of_others_is_neither_made_nor_deleted(machine: Machine, comma
         ("CONTEXT=lab\nNAMESPACE=No_Name\n", ["status"], "'No_Name' is no name for a namespace"),
         ("CONTEXT=lab\n", ["image"], "stage needs REGISTRY"),
         ("CONTEXT=lab\n", ["token", "alice"], "its tokens come from your identity provider"),
-        ("CONTEXT=lab\n", ["deploy"], "there is no release of stage yet: scripts/cluster --env stage image"),
+        ("CONTEXT=lab\n", ["deploy"], "there is no release of stage yet: scripts/cluster image --env stage"),
     ],
 )
 def test_an_environment_that_is_not_told_enough(machine: Machine, local: str, arguments: list[str], says: str) -> None:

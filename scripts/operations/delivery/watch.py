@@ -12,6 +12,8 @@ from operations.work import Json, Work
 
 POLL_S = 3.0
 HEARTBEAT_S = 30.0
+AWAY_S = 60.0
+"""How long the API server may fail to answer before waiting for it is given up."""
 CLUSTER_LABEL = "ray.io/cluster"
 
 
@@ -22,17 +24,25 @@ def until_ready(work: Work, image: str) -> str:
             work.target.kubectl("wait", f"rayservice/{NAME}", "--for=condition=Ready", f"--timeout={work.timeout_s:g}s")
         )
         return ""
-    began = time.monotonic()
+    began = answered = time.monotonic()
     tell = _teller(work, began)
     while True:
-        service = work.object("rayservice", NAME)
-        if service and diagnosis.is_current(service) and _serving_image(work, service) == image:
-            return f"ready after {time.monotonic() - began:.0f} s: {_endpoints(service)}"
-        pods = work.objects("pods", "--selector", CLUSTER_LABEL)
-        reasons = _reasons(work, service, pods)
-        tell(_progress(service, pods), reasons)
+        found: list[str] = []
+        try:
+            service = work.object("rayservice", NAME)
+            if service and diagnosis.is_current(service) and _serving_image(work, service) == image:
+                return f"ready after {time.monotonic() - began:.0f} s: {_endpoints(service)}"
+            pods = work.objects("pods", "--selector", CLUSTER_LABEL)
+            found = _reasons(work, service, pods)
+            tell(_progress(service, pods), found)
+            answered = time.monotonic()
+        except Failed as error:  # an API server may be away for a moment in a quarter of an hour
+            if time.monotonic() - min(answered + AWAY_S, began + work.timeout_s) > 0:
+                raise
+            tell(str(error), [])
+            service = None
         if time.monotonic() - began > work.timeout_s:
-            raise Failed(_verdict(work, service, reasons))
+            raise Failed(_verdict(work, service, found))
         time.sleep(POLL_S)
 
 

@@ -98,6 +98,7 @@ def config(work: Work, *, manifests: bool) -> str:
     """Print the settings of this environment as they were resolved, and the manifests, secrets masked."""
     resolved = asdict(work.target)
     model = {f"model_{name}": value for name, value in resolved.pop("model").items()}
+    del resolved["options"]
     resolved["build"] = " ".join(f"{name}={value}" for name, value in work.target.build)
     for name, value in {**resolved, **model, "kuberay": kuberay.VERSION}.items():
         print(f"{name.upper():16} {value or '-'}")
