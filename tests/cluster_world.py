@@ -191,7 +191,8 @@ class Machine:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         (self.standin / "script.json").write_text(json.dumps(self.rules))
-        command = [sys.executable, str(self.tree / "scripts" / "cluster"), *arguments]
+        # -S: no installed packages, as on a machine that only deploys.
+        command = [sys.executable, "-S", str(self.tree / "scripts" / "cluster"), *arguments]
         return subprocess.Popen(
             command,
             env=self.environment,

@@ -8,6 +8,7 @@ Standard library alone, and started as a program: what is tested is what reaches
 import json
 import os
 import re
+import stat
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ def main() -> int:
     """Record, find the rule, answer."""
     folder = Path(os.environ["STANDIN"])
     line = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    takes_input = "-" in sys.argv[1:]
+    takes_input = stat.S_ISFIFO(os.fstat(0).st_mode)
     asked = {"line": line, "stdin": sys.stdin.read() if takes_input else ""}
     record = folder / "record.jsonl"
     seen = [json.loads(row)["line"] for row in record.read_text().splitlines()] if record.exists() else []
