@@ -180,6 +180,8 @@ def test_an_operator_that_is_not_there_is_told() -> None:
         (ray_service(), True),
         (ray_service(ready=False), False),
         (ray_service(generation=0), False),
+        (ray_service(activeServiceStatus={"applicationStatuses": {NAME: {"status": "DEPLOYING"}}}), False),
+        (ray_service(activeServiceStatus={}), False),
         (
             ray_service(
                 conditions=[{"type": "Ready", "status": "True"}, {"type": "UpgradeInProgress", "status": "True"}]

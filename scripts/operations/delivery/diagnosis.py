@@ -107,9 +107,19 @@ def condition(service: Json, kind: str) -> bool:
 
 
 def is_current(service: Json) -> bool:
-    """Whether KubeRay has seen the newest RayService, and that one serves and nothing else is on its way."""
-    seen = service.get("status", {}).get("observedGeneration", 0) >= service["metadata"].get("generation", 0)
-    return seen and condition(service, "Ready") and not condition(service, "UpgradeInProgress")
+    """Whether KubeRay has seen the newest RayService, all of it runs, and nothing else is on its way.
+
+    KubeRay calls a service Ready that has endpoints, also while Serve is still changing its replicas.
+    """
+    status = service.get("status", {})
+    seen = status.get("observedGeneration", 0) >= service["metadata"].get("generation", 0)
+    running = [one.get("status") == "RUNNING" for one in applications(status.get("activeServiceStatus", {})).values()]
+    return seen and any(running) and all(running) and condition(service, "Ready") and not is_upgrading(service)
+
+
+def is_upgrading(service: Json) -> bool:
+    """Whether a second cluster is on its way."""
+    return condition(service, "UpgradeInProgress")
 
 
 def is_ready(pod: Json) -> bool:

@@ -123,6 +123,6 @@ def _verdict(work: Work, service: Json | None, reasons: list[str]) -> str:
     lines += [f"  {reason}" for reason in reasons] or [
         "  the cluster gives no reason; " + work.target.command("logs head")
     ]
-    if service and diagnosis.condition(service, "UpgradeInProgress") and diagnosis.condition(service, "Ready"):
+    if service and diagnosis.is_upgrading(service) and diagnosis.condition(service, "Ready"):
         lines.append(f"  the release before still serves; {work.target.command('rollback')} takes the new one back")
     return "\n".join(lines)
