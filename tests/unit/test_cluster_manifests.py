@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from operations.delivery import render
+from operations.target import BUILD
 
 from tests.cluster_world import IMAGE, NAME, ROOT, Machine
 
 KUBECTL = shutil.which("kubectl")
 OVERLAYS = ROOT / "k8s" / "overlays"
-pytestmark = pytest.mark.skipif(
+CONTAINERFILE = ROOT / "k8s" / "image" / "Containerfile"
+kustomized = pytest.mark.skipif(
     KUBECTL is None or not OVERLAYS.is_dir(), reason="needs kubectl, and the overlays to render"
 )
 MADE_FOR_DEVELOPMENT = {NAME, f"{NAME}-ray", f"{NAME}-ray-redis", "redis", "postgres"}
@@ -47,6 +49,7 @@ def rendered(machine: Machine, environment: str, image: str, *options: str) -> s
     return done.stdout.partition("---\n")[2]
 
 
+@kustomized
 def test_the_release_is_in_every_pod_of_ours(machine: Machine) -> None:
     text = rendered(machine, "dev", IMAGE)
     images = re.findall(rf"image: (\S*{NAME}\S*)$", text, re.MULTILINE)
@@ -57,6 +60,7 @@ def test_the_release_is_in_every_pod_of_ours(machine: Machine) -> None:
     assert re.search(rf'^ {{12}}{NAME}/settings: "?[0-9a-f]{{12}}"?$', service, re.MULTILINE)
 
 
+@kustomized
 def test_every_secret_that_development_needs_is_one_that_is_made_for_it(machine: Machine) -> None:
     needed = render.secret_keys(rendered(machine, "dev", IMAGE))
     assert set(needed) == MADE_FOR_DEVELOPMENT
@@ -64,12 +68,14 @@ def test_every_secret_that_development_needs_is_one_that_is_made_for_it(machine:
     assert needed[f"{NAME}-ray"] == {"auth_token"}
 
 
+@kustomized
 def test_another_namespace_is_another_everywhere(machine: Machine) -> None:
     text = rendered(machine, "dev", IMAGE, "--namespace", "trial")
     assert set(re.findall(r"^  namespace: (\S+)$", text, re.MULTILINE)) == {"trial"}
     assert [render.name_of(one) for one in render.documents(text, "Namespace")] == ["trial"]
 
 
+@kustomized
 def test_prod_is_applied_when_a_site_has_filled_it_in_and_refused_before(machine: Machine) -> None:
     machine.local("prod", "CONTEXT=lab\n")
     python = machine.tree / ".venv" / "bin" / "python"
@@ -96,3 +102,15 @@ def test_prod_is_applied_when_a_site_has_filled_it_in_and_refused_before(machine
         f"registry.lab/{NAME}@{DIGEST}",
         f"valkey/valkey@{DIGEST}",
     }
+
+
+@pytest.mark.skipif(not CONTAINERFILE.exists(), reason="needs the image's build")
+def test_the_build_is_given_arguments_that_it_knows(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, {})
+    machine.settings("stage", "MODEL_SOURCE=private\nMODEL_ID=lab/model\nMODEL_REVISION=v3\n")
+    every = "".join(f"BUILD_{name}=x\n" for name in BUILD)
+    machine.local("stage", f"CONTEXT=lab\nREGISTRY=r\n{every}")
+    printed = machine.run("image", "--env", "stage", "--dry-run").stdout
+    given = set(re.findall(r"--build-arg (\w+)=", printed))
+    assert len(given) == 6 + len(BUILD)
+    assert given - set(re.findall(r"^ARG (\w+)", CONTAINERFILE.read_text("utf-8"), re.MULTILINE)) == set()
