@@ -29,7 +29,8 @@ Options = argparse.Namespace
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do one command. Whatever goes wrong ends in one message, never in a stack trace."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a script's background job starts with SIGINT ignored
+        signal.signal(number, _interrupt)
     try:
         options = _parser().parse_args(arguments)
         target = read_target(options.env, {"namespace": options.namespace, "context": options.context})
