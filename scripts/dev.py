@@ -128,6 +128,11 @@ def chaos(arguments: List[str]) -> None:
     become("python", "scripts/chaos.py", *arguments)
 
 
+def cluster(arguments: List[str]) -> None:
+    """The service on Kubernetes, from nothing to a smoke test: ARGS=all (ARGS=--help: what else it does)."""
+    os.execv(sys.executable, [sys.executable, str(ROOT / "scripts" / "cluster"), *arguments])
+
+
 def pictures(arguments: List[str]) -> None:
     """Draw the usage report with headless Chromium, as on a phone, a tablet and a desk."""
     ensure(dev=True)
@@ -169,6 +174,7 @@ TASKS: Dict[str, Callable[[List[str]], None]] = {
     "bench": bench,
     "bench-usage": bench_usage,
     "chaos": chaos,
+    "cluster": cluster,
     "pictures": pictures,
     "setup": setup,
     "train-demo": train_demo,

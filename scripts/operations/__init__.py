@@ -1,0 +1,1 @@
+"""What `scripts/cluster` does, one module for each part. Standard library alone."""

@@ -1,0 +1,214 @@
+"""The commands of `scripts/cluster`, each a row of steps."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from operations.delivery import diagnosis, image, removal, restart
+from operations.delivery.deployment import Deployment, Return
+from operations.failure import Failed
+from operations.ground import kind, kuberay, tools
+from operations.runner import Runner
+from operations.steps import Step, carry_out
+from operations.target import ENVIRONMENTS, NAME, ROOT, read_target
+from operations.use import forward, look, smoke
+from operations.work import Work
+
+FAULT_LOG = ROOT / "build" / "cluster" / "fault.log"
+TIMEOUT_S = 900.0
+DEFECT = 70
+"""What a fault of this program itself ends with."""
+Options = argparse.Namespace
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do one command. Whatever goes wrong ends in one message, never in a stack trace."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # a script's background job starts with SIGINT ignored
+        signal.signal(number, _interrupt)
+    try:
+        options = _parser().parse_args(arguments)
+        target = read_target(options.env, {"namespace": options.namespace, "context": options.context})
+        work = Work(target, Runner(dry=options.dry_run), options.timeout, yes=options.yes)
+        carry_out(target, COMMANDS[options.command][1](work, options), dry=work.run.dry)
+    except Failed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # a fault of ours is told like any other, and kept for whoever mends it
+        FAULT_LOG.parent.mkdir(parents=True, exist_ok=True)
+        FAULT_LOG.write_text(traceback.format_exc())
+        shown = FAULT_LOG.relative_to(ROOT)
+        print(f"error: a fault of this program: {type(error).__name__}: {error}; see {shown}", file=sys.stderr)
+        return DEFECT
+    return 0
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _one(work: Work, options: Options, name: str, do: Callable[[Work], str]) -> list[Step]:
+    return [Step(name, options.command, lambda: do(work))]
+
+
+def _image(work: Work) -> Step:
+    return Step("image", "image", lambda: image.build(work))
+
+
+def _smoke(work: Work) -> Step:
+    return Step("smoke test", "smoke", lambda: smoke.smoke(work))
+
+
+def _all(work: Work, options: Options) -> list[Step]:
+    """From nothing to a passing smoke test."""
+    ground = [Step("tools", "check", lambda: tools.check(work))]
+    ground += [Step("cluster", "up", lambda: kind.up(work))] if work.target.is_kind else []
+    ground.append(Step("KubeRay", "install", lambda: kuberay.install(work)))
+    return [*ground, _image(work), *Deployment(work).steps("deploy"), _smoke(work)]
+
+
+def _deploy(work: Work, options: Options) -> list[Step]:
+    built = [_image(work)] if options.rebuild else []
+    command = f"deploy --release {options.release}" if options.release else "deploy"
+    return [*built, *Deployment(work, options.release).steps(command)]
+
+
+def _upgrade(work: Work, options: Options) -> list[Step]:
+    """A new image in place of one that serves: refused where nothing healthy would be left to go back to."""
+
+    def serving() -> str:
+        service = work.object("rayservice", NAME)
+        if not work.run.dry and (service is None or not diagnosis.is_current(service)):
+            raise Failed(f"there is no healthy service to upgrade; first {work.target.command('status')}")
+        return "the release before serves until the new one is healthy; both need room"
+
+    first = Step("what serves", "status", serving)
+    return [first, _image(work), *Deployment(work).steps("deploy"), _smoke(work)]
+
+
+def _rollback(work: Work, options: Options) -> list[Step]:
+    return [*Return(work, options.to).steps(), _smoke(work)]
+
+
+def _reset(work: Work, options: Options) -> list[Step]:
+    """Everything anew. The image is built first: if that fails, what is there goes on."""
+    return [
+        Step("permission", "reset", lambda: removal.permit(work)),
+        _image(work),
+        Step("service deleted", "reset", lambda: removal.service(work)),
+        Step("namespace deleted", "reset", lambda: removal.namespace(work)),
+        *Deployment(work).steps("deploy"),
+        _smoke(work),
+    ]
+
+
+def _remove(work: Work, options: Options) -> list[Step]:
+    return [
+        Step("permission", "remove", lambda: removal.permit(work)),
+        Step("service deleted", "remove", lambda: removal.service(work)),
+        Step("namespace deleted", "remove", lambda: removal.namespace(work)),
+    ]
+
+
+def _access(work: Work, options: Options) -> list[Step]:
+    ways = [(options.port, smoke.SERVICE, smoke.SERVICE_PORT)]
+    ways += [(smoke.ISSUER_PORT, smoke.ISSUER, smoke.ISSUER_PORT)] if work.target.environment == "dev" else []
+    ways += [(8265, f"{NAME}-head-svc", 8265)] if options.dashboard else []
+
+    def hold() -> str:
+        forward.keep_open(work, ways)
+        return ""
+
+    return [Step("access", "", hold)]
+
+
+def _token(work: Work, options: Options) -> list[Step]:
+    def give() -> str:
+        token = smoke.issue(work, options.user, admin=options.admin)
+        if token:
+            print(token)
+        return ""
+
+    return [Step("token", "", give)]
+
+
+def _logs(work: Work, options: Options) -> list[Step]:
+    def show() -> str:
+        return look.logs(work, options.component, lines=options.lines, follow=options.follow)
+
+    return [Step("logs", "", show)]
+
+
+COMMANDS: dict[str, tuple[str, Callable[[Work, Options], list[Step]]]] = {
+    "all": ("from nothing to a passing smoke test: check, up, install, image, deploy, smoke", _all),
+    "check": ("are the tools there, and new enough?", lambda w, o: _one(w, o, "tools", tools.check)),
+    "up": ("make the kind cluster on this machine", lambda w, o: _one(w, o, "cluster", kind.up)),
+    "down": ("delete the kind cluster, with all that is in it", lambda w, o: _one(w, o, "cluster", kind.down)),
+    "install": (f"install KubeRay {kuberay.VERSION}", lambda w, o: _one(w, o, "KubeRay", kuberay.install)),
+    "image": ("build the image and bring it to the cluster", lambda w, o: [_image(w)]),
+    "deploy": ("bring the newest image into the cluster, and wait until it serves", _deploy),
+    "smoke": ("send a sample the whole way, and check what comes back", lambda w, o: [_smoke(w)]),
+    "status": ("what runs, and why it is not ready", lambda w, o: [Step("status", "", lambda: look.status(w))]),
+    "logs": ("the newest lines of a component", _logs),
+    "access": ("open the service on this machine's port 8080 until Ctrl-C", _access),
+    "token": ("a token of the development issuer", _token),
+    "restart": (
+        "new processes of the same release",
+        lambda w, o: [Step("restart", f"restart {o.component}", lambda: restart.restart(w, o.component))],
+    ),
+    "upgrade": ("build and deploy a new image beside the one that serves", _upgrade),
+    "rollback": ("back to the release before, or to a named one", _rollback),
+    "reset": ("build, then delete everything and deploy anew; never in prod", _reset),
+    "remove": ("delete the service and its namespace; never in prod", _remove),
+    "config": (
+        "the settings as resolved",
+        lambda w, o: [Step("config", "", lambda: look.config(w, manifests=o.manifests))],
+    ),
+}
+
+
+def common_options() -> argparse.ArgumentParser:
+    """The options of every command."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--env", choices=ENVIRONMENTS, default="dev", help="which environment (dev)")
+    common.add_argument("--context", default="", help="kubectl's name of the cluster; dev: a kind cluster of our own")
+    common.add_argument("--namespace", default="", help=f"({NAME})")
+    common.add_argument("--dry-run", action="store_true", help="print the commands and run none")
+    common.add_argument("--yes", action="store_true", help="delete without asking")
+    common.add_argument("--timeout", type=_seconds, default=TIMEOUT_S, help="seconds to become ready (900)")
+    return common
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = common_options()
+    parser = argparse.ArgumentParser(prog="scripts/cluster", description="The service on Kubernetes.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    added = {name: commands.add_parser(name, help=says, parents=[common]) for name, (says, _) in COMMANDS.items()}
+    added["deploy"].add_argument("--release", type=Path, help="release file to deploy (the newest of the environment)")
+    added["deploy"].add_argument("--rebuild", action="store_true", help="build the image first")
+    added["logs"].add_argument("component", choices=look.COMPONENTS)
+    added["logs"].add_argument("--lines", type=int, default=100)
+    added["logs"].add_argument("--follow", action="store_true", help="until Ctrl-C")
+    added["access"].add_argument("--port", type=int, default=8080, help="of this machine (8080)")
+    added["access"].add_argument("--dashboard", action="store_true", help="Ray's dashboard too, on 8265")
+    added["token"].add_argument("user", nargs="?", default="developer")
+    added["token"].add_argument("--admin", action="store_true", help="an admin's token")
+    added["restart"].add_argument("component", choices=restart.COMPONENTS)
+    added["rollback"].add_argument("to", nargs="?", default="", help="mark of a release, as status shows it")
+    added["config"].add_argument("--manifests", action="store_true", help="also all that would be applied")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 1 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError("from 1 to 86400")
+    return seconds

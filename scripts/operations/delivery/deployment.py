@@ -1,0 +1,181 @@
+"""Brings a release into the cluster: what stands around the service, then its tables, then the service itself."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from operations.delivery import keys, release, watch
+from operations.delivery.release import Release
+from operations.delivery.render import RELEASE_MARK, Rendered, Renderer, secret_keys
+from operations.failure import Failed
+from operations.steps import Step
+from operations.target import NAME
+from operations.work import Json, Work
+
+APPLY = ("apply", "--server-side", "--force-conflicts", "--field-manager", NAME)
+"""The API server merges: what another wrote into the same object, as the operator does, stays."""
+SERVERS_DEADLINE_S = 600.0
+"""Redis reads its file and PostgreSQL repairs itself before either is ready."""
+MIGRATE = "migrate"
+POLL_S = 2.0
+SHOWN_SERVERS = "statefulset.apps/postgres statefulset.apps/ray-redis statefulset.apps/redis"
+"""What a dry run takes for the servers in the cluster."""
+SHOWN = Release("", "", "", f"localhost/{NAME}:{'0' * 12}", "", "", "", "", "")
+"""Stands for the release in a dry run where there is none yet."""
+
+
+class Deployment:
+    """One release on its way; each method is a step, and doing it twice does no harm."""
+
+    def __init__(self, work: Work, file: Path | None = None) -> None:
+        self._work = work
+        self._file = file
+        self._release = SHOWN
+        self._rendered = Rendered("", "", "")
+        self._renderer = Renderer(work, SHOWN)
+
+    @property
+    def text(self) -> str:
+        """All that was rendered."""
+        return f"{self._rendered.surroundings}---\n{self._rendered.service}"
+
+    def steps(self, command: str) -> list[Step]:
+        """The way of a release into the cluster."""
+        return [
+            Step("manifests", command, self.render),
+            Step("namespace", command, self.namespace),
+            Step("secrets", command, self.secrets),
+            Step("surroundings", command, self.surroundings),
+            Step("servers", command, self.servers),
+            Step("tables", command, self.tables),
+            Step("service", command, self.service),
+            Step("readiness", command, self.ready),
+        ]
+
+    def render(self) -> str:
+        """Find the release and render what it needs; nothing is changed."""
+        try:
+            self._release = release.load(self._work.target, self._file)
+        except Failed:
+            if not self._work.run.dry or self._file:
+                raise
+        self._renderer = Renderer(self._work, self._release)
+        self._rendered = self._renderer.render()
+        return f"{self._release.image} at {self._work.target.context}"
+
+    def namespace(self) -> str:
+        """Make the namespace unless it is there; its labels come with the surroundings."""
+        target = self._work.target
+        found = self._work.run.read(
+            target.kubectl("get", "namespace", target.namespace, "--ignore-not-found", "--output", "name")
+        )
+        if not found.strip():
+            self._work.run.change(target.kubectl("create", "namespace", target.namespace))
+        return target.namespace
+
+    def secrets(self) -> str:
+        """See that every Secret is there that the manifests name."""
+        return keys.ensure(self._work, secret_keys(self.text))
+
+    def surroundings(self) -> str:
+        """Apply what stands around the service. The API server tries the service itself before anything changes."""
+        kubectl = self._work.target.kubectl
+        self._work.run.pipe(self._renderer.service, kubectl(*APPLY, "--dry-run=server", "--filename", "-"))
+        # A Job cannot be changed, and each release has one of its own.
+        self._work.run.change(kubectl("delete", "job", MIGRATE, "--ignore-not-found", "--wait"))
+        self._work.run.pipe(self._renderer.surroundings, kubectl(*APPLY, "--filename", "-"))
+        return ""
+
+    def servers(self) -> str:
+        """Wait for the servers in the cluster; those elsewhere are not ours to wait for."""
+        kubectl = self._work.target.kubectl
+        names = self._work.run.read(
+            kubectl("get", "statefulsets,deployments", "--output", "name"), assumed=SHOWN_SERVERS
+        )
+        for name in names.split():
+            try:
+                timeout = f"--timeout={SERVERS_DEADLINE_S:g}s"
+                self._work.run.work(kubectl("rollout", "status", name, timeout), deadline_s=SERVERS_DEADLINE_S + 30)
+            except Failed as error:
+                raise Failed(
+                    "\n  ".join([f"{name} is not ready: {error}", *watch.server_reasons(self._work)])
+                ) from None
+        return ", ".join(name.rpartition("/")[2] for name in names.split())
+
+    def tables(self) -> str:
+        """Wait until the migrations have run. They only add, so the release that serves meanwhile goes on."""
+        if self._work.run.dry:
+            self._work.run.ask(self._work.target.kubectl("wait", f"job/{MIGRATE}", "--for=condition=Complete"))
+            return ""
+        began = time.monotonic()
+        while time.monotonic() - began < SERVERS_DEADLINE_S:
+            job = self._work.object("job", MIGRATE)
+            state = job_state(job)
+            if state == "Complete":
+                return f"migrated after {time.monotonic() - began:.0f} s"
+            if state == "Failed":
+                break
+            time.sleep(POLL_S)
+        said = self._work.run.ask(self._work.target.kubectl("logs", f"job/{MIGRATE}", "--tail", "5"))
+        reasons = [said.reason or "its log is empty", *watch.server_reasons(self._work)]
+        raise Failed("\n  ".join(["the migration did not end well:", *reasons]))
+
+    def service(self) -> str:
+        """Apply the RayService: a new cluster comes beside the old one and takes over when it is healthy."""
+        self._work.run.pipe(self._renderer.service, self._work.target.kubectl(*APPLY, "--filename", "-"))
+        return ""
+
+    def ready(self) -> str:
+        """Wait until this release serves, and enter it among the releases."""
+        said = watch.until_ready(self._work, self._release.image)
+        release.record(self._work, self._release, self._rendered.kept, self._rendered.mark)
+        return said
+
+
+class Return:
+    """Back to a release that served before, its settings included. Tables stay: migrations only add."""
+
+    def __init__(self, work: Work, wanted: str) -> None:
+        self._work = work
+        self._wanted = wanted
+        self._release = SHOWN
+        self._manifests = ""
+        self._mark = ""
+
+    def steps(self) -> list[Step]:
+        """The way back."""
+        command = f"rollback {self._wanted}".strip()
+        return [
+            Step("earlier release", command, self.find),
+            Step("service", command, self.apply),
+            Step("readiness", command, self.ready),
+        ]
+
+    def find(self) -> str:
+        """Find the release to go back to."""
+        if self._work.run.dry:
+            self._work.objects("configmaps", "--selector", release.LABEL)
+            return ""
+        running = self._work.object("rayservice", NAME) or {"metadata": {}}
+        mark = running["metadata"].get("annotations", {}).get(RELEASE_MARK, "")
+        self._release, self._manifests, self._mark = release.before(self._work, mark, self._wanted)
+        return f"{self._release.image}, made {self._release.created_at_utc} from {self._release.source}"
+
+    def apply(self) -> str:
+        """Apply RayService and settings as they were then."""
+        self._work.run.change(self._work.target.kubectl(*APPLY, "--filename", "-"), stdin=self._manifests)
+        return ""
+
+    def ready(self) -> str:
+        """Wait until it serves, and enter it as the newest."""
+        said = watch.until_ready(self._work, self._release.image)
+        release.record(self._work, self._release, self._manifests, self._mark)
+        return said
+
+
+def job_state(job: Json | None) -> str:
+    """How a Job ended; empty while it runs."""
+    conditions = job.get("status", {}).get("conditions", []) if job else []
+    ended = [one["type"] for one in conditions if one["status"] == "True" and one["type"] in ("Complete", "Failed")]
+    return ended[0] if ended else ""

@@ -1,0 +1,128 @@
+"""The image: built, then brought to where the cluster finds it. Its name follows from its content."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+
+from operations.delivery import release
+from operations.delivery.release import Release
+from operations.failure import Failed, Refused
+from operations.ground import tools
+from operations.target import NAME, ROOT, refuse_foreign_model
+from operations.work import Work
+
+CONTAINERFILE = "k8s/image/Containerfile"
+BUILD_DEADLINE_S = 3600.0
+MOVE_DEADLINE_S = 1800.0
+"""Of some two gigabytes, to a registry or into kind's node."""
+SHOWN_DIGEST = f"sha256:{'0' * 64}"
+"""Stands for an image's id or digest in a dry run."""
+
+
+def build(work: Work) -> str:
+    """Build the image, name it after its content, bring it to the cluster, and write the release's file."""
+    target = work.target
+    refuse_foreign_model(target)
+    if not target.is_kind and not target.registry:
+        raise Refused(f"{target.environment} needs REGISTRY, where its images are pushed and its nodes pull them")
+    commit = _commit(work)
+    builder = tools.BUILDERS[0] if work.run.dry else tools.builder()
+    digest = _build(work, builder, commit)
+    name = f"{target.registry or 'localhost'}/{NAME}:{digest.removeprefix('sha256:')[:12]}"
+    work.run.change([builder, "tag", digest.removeprefix("sha256:"), name])
+    image = name
+    if target.registry:
+        digest = _push(work, builder, name)
+        image = f"{target.registry}/{NAME}@{digest}"
+    else:
+        _load(work, builder, name)
+    if work.run.dry:
+        return ""
+    model = target.model
+    made = Release(
+        created_at_utc=release.now(),
+        environment=target.environment,
+        namespace=target.namespace,
+        image=image,
+        digest=digest,
+        model_source=model.source,
+        model_id=model.id,
+        model_revision=model.revision,
+        source=commit,
+    )
+    return f"{image}, written down in {release.write(made).relative_to(ROOT)}"
+
+
+def _build(work: Work, builder: str, commit: str) -> str:
+    """Build; the image's id."""
+    target, identity = work.target, work.target.folder / "image-id"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    arguments = {
+        "ENVIRONMENT": target.environment,
+        "VERSION": project["version"],
+        "COMMIT": commit,
+        "MODEL_SOURCE": target.model.source,
+        "MODEL_ID": target.model.id,
+        "MODEL_REVISION": target.model.revision,
+        **dict(target.build),
+    }
+    command = [builder, "build", "--file", CONTAINERFILE, "--iidfile", str(identity.relative_to(ROOT))]
+    command += [part for name, value in arguments.items() if value for part in ("--build-arg", f"{name}={value}")]
+    command += ["--secret", f"id=hf_token,src={target.hf_token_file}"] if target.hf_token_file else []
+    if not work.run.dry:
+        target.folder.mkdir(parents=True, exist_ok=True)
+        identity.unlink(missing_ok=True)
+    work.run.work([*command, "."], deadline_s=BUILD_DEADLINE_S)
+    return SHOWN_DIGEST if work.run.dry else "sha256:" + identity.read_text().strip().removeprefix("sha256:")
+
+
+def _commit(work: Work) -> str:
+    """The commit that is built. In prod every line of the image must be in it."""
+    found, changed = "unknown", ""
+    if work.run.dry or shutil.which("git"):
+        found = work.run.ask(["git", "rev-parse", "HEAD"], assumed="COMMIT").output.strip() or "unknown"
+        changed = work.run.ask(["git", "status", "--porcelain"]).output.strip()
+    if work.target.environment == "prod" and not work.run.dry and (found == "unknown" or changed):
+        raise Refused("prod is built from a clean checkout: commit or stash what changed")
+    return f"{found}-dirty" if changed else found
+
+
+def _load(work: Work, builder: str, name: str) -> None:
+    """Into the node of kind. An archive works the same from podman and from docker."""
+    names = [
+        one for node in work.objects("nodes") for held in node["status"].get("images", []) for one in held["names"]
+    ]
+    if name in names:
+        work.say("its node holds it already")
+        return
+    archive = work.target.folder / "image.tar"
+    if not work.run.dry:
+        archive.unlink(missing_ok=True)  # podman adds to an archive that is there
+    shown = str(archive.relative_to(ROOT))
+    try:
+        work.run.work([builder, "save", "--output", shown, name], deadline_s=MOVE_DEADLINE_S)
+        command = ["kind", "load", "image-archive", shown, "--name", work.target.kind_cluster]
+        work.run.work(command, deadline_s=MOVE_DEADLINE_S)
+    finally:
+        if not work.run.dry:
+            archive.unlink(missing_ok=True)
+
+
+def _push(work: Work, builder: str, name: str) -> str:
+    """To the registry; the digest under which it is pulled from there."""
+    if builder == "podman":
+        file = work.target.folder / "digest"
+        command = ["podman", "push", "--digestfile", str(file.relative_to(ROOT)), name]
+        work.run.work(command, deadline_s=MOVE_DEADLINE_S)
+        return SHOWN_DIGEST if work.run.dry else file.read_text().strip()
+    work.run.work([builder, "push", name], deadline_s=MOVE_DEADLINE_S)
+    answer = work.run.read([builder, "image", "inspect", "--format", "{{json .RepoDigests}}", name], assumed="[]")
+    repository = name.rpartition(":")[0] + "@"
+    digests = [one.removeprefix(repository) for one in json.loads(answer) if one.startswith(repository)]
+    if work.run.dry:
+        return SHOWN_DIGEST
+    if not digests:
+        raise Failed(f"{name} was pushed, and {builder} does not know its digest")
+    return str(digests[0])

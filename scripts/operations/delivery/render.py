@@ -1,0 +1,177 @@
+"""The manifests of a release: the repository's own, with image, namespace and marks written in by kustomize."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from operations.delivery.release import Release
+from operations.failure import Refused
+from operations.target import NAME, ROOT
+from operations.work import Work
+
+SETTINGS_MARK = f"{NAME}/settings"
+"""On the head's template: a changed setting makes a new cluster, as pods read settings when they start."""
+RELEASE_MARK = f"{NAME}/release"
+"""On the RayService: which entry among the releases it is."""
+PLACEHOLDER = re.compile(
+    r"[\w.-]*\bexample\.(?:com|org|net)\b|\b(?:REPLACE|CHANGE)[-_]?(?:ME|WITH)\b|\S+:latest\b", re.I
+)
+CHECK = (".venv/bin/python", "scripts/check_production.py")
+WITHOUT_PODS = ("Ingress", "Gateway", "Certificate", "ConfigMap")
+"""Kinds whose Secrets no pod waits for: certificates come from their own issuer, later."""
+SHOWN_MARK = "0" * 12
+"""Stands for a mark in a dry run."""
+KUSTOMIZE = ("kubectl", "kustomize", "--load-restrictor", "LoadRestrictionsNone")
+"""rayservice.yaml stands above the folder that names it, which kustomize refuses without being told."""
+
+HEADER = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """All that is applied, as text."""
+
+    surroundings: str
+    service: str
+    mark: str
+    """Of the release: made of the RayService, so that the same one again is the same entry."""
+
+    @property
+    def kept(self) -> str:
+        """What a later rollback applies: the settings and the RayService that reads them."""
+        return "\n---\n".join([*documents(self.surroundings, "ConfigMap", NAME), self.service])
+
+
+class Renderer:
+    """Writes two small kustomizations to build/cluster and has kubectl render them."""
+
+    def __init__(self, work: Work, release: Release) -> None:
+        self._work = work
+        self._release = release
+        self.surroundings = [*KUSTOMIZE, self._folder("surroundings")]
+        """The command that prints what stands around the service."""
+        self.service = [*KUSTOMIZE, self._folder("service")]
+        """The command that prints the RayService."""
+
+    def render(self) -> Rendered:
+        """Everything as it will be applied. Raises Refused for what prod must not hold."""
+        base, kustomization = f"k8s/overlays/{self._work.target.environment}", "kustomization.yaml"
+        self._write("surroundings", kustomization, self._kustomization(base))
+        surroundings = self._work.run.read(self.surroundings)
+        settings = SHOWN_MARK if self._work.run.dry else _digest(*documents(surroundings, "ConfigMap", NAME))
+        mark = SHOWN_MARK
+        if not self._work.run.dry:
+            self._write("service", kustomization, self._service(settings, ""))
+            mark = _digest(self._work.run.read(self.service))
+        self._write("service", kustomization, self._service(settings, mark))
+        service = self._work.run.read(self.service)
+        self._refuse(f"{surroundings}---\n{service}")
+        return Rendered(surroundings, service, mark)
+
+    def _kustomization(self, base: str) -> str:
+        name, _, digest = self._release.image.partition("@")
+        name, tag = (
+            (name, f"digest: {digest}") if digest else (name.rpartition(":")[0], f"newTag: {name.rpartition(':')[2]}")
+        )
+        above = "../" * len((self._work.target.folder / "x").relative_to(ROOT).parts)
+        return (
+            f"{HEADER}namespace: {self._work.target.namespace}\nresources: [{above}{base}]\n"
+            f"images:\n  - name: {NAME}\n    newName: {name}\n    {tag}\n"
+        )
+
+    def _service(self, settings: str, mark: str) -> str:
+        release = f'annotations: {{{RELEASE_MARK}: "{mark}"}}' if mark else "annotations: {}"
+        head = f'{{metadata: {{annotations: {{{SETTINGS_MARK}: "{settings}"}}}}}}'
+        return self._kustomization(f"k8s/service/{self._work.target.environment}") + (
+            "patches:\n  - target: {kind: RayService}\n    patch: |\n"
+            f"      apiVersion: ray.io/v1\n      kind: RayService\n"
+            f"      metadata:\n        name: {NAME}\n        {release}\n"
+            f"      spec: {{rayClusterConfig: {{headGroupSpec: {{template: {head}}}}}}}\n"
+        )
+
+    def _folder(self, part: str) -> str:
+        return str((self._work.target.folder / part).relative_to(ROOT))
+
+    def _write(self, part: str, name: str, text: str) -> None:
+        self._work.run.write(self._work.target.folder / part / name, text)
+
+    def _refuse(self, text: str) -> None:
+        """What must not leave this machine; for prod also what the project's own check of manifests finds."""
+        environment, found = self._work.target.environment, sorted(set(PLACEHOLDER.findall(text)))
+        if environment != "dev" and found:
+            raise Refused(f"the manifests of {environment} still hold {', '.join(found)}")
+        if environment == "prod":
+            if not self._work.run.dry and not (ROOT / CHECK[0]).exists():
+                raise Refused("the manifests of prod are checked before they are applied, and that needs: make setup")
+            answer = self._work.run.ask(CHECK, stdin=text)
+            if answer.status != 0:
+                raise Refused(f"prod refuses these manifests:\n{(answer.output or answer.errors).strip()}")
+
+
+def documents(text: str, kind: str = "", name: str = "") -> list[str]:
+    """The documents of a rendered stream, of one kind and name where these are given."""
+    found = [part.strip("\n") for part in re.split(r"^---$", text, flags=re.MULTILINE) if part.strip()]
+    return [one for one in found if kind in ("", kind_of(one)) and name in ("", name_of(one))]
+
+
+def kind_of(document: str) -> str:
+    """The kind of a rendered document; kustomize writes it at the margin."""
+    found = re.search(r"^kind: (\S+)$", document, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def name_of(document: str) -> str:
+    """The name of a rendered document: two spaces in, after `metadata:`."""
+    found = re.search(r"^metadata:\n(?:^ .*\n)*?^  name: (\S+)$", document + "\n", re.MULTILINE)
+    return found[1] if found else ""
+
+
+def secret_keys(text: str) -> dict[str, set[str]]:
+    """The Secrets that the pods of rendered manifests need from elsewhere, with the keys that must be there."""
+    needed: dict[str, set[str]] = {}
+    for document in documents(text):
+        if kind_of(document) not in WITHOUT_PODS:
+            for name, keys in _named(document + "\n").items():
+                needed.setdefault(name, set()).update(keys)
+    for made in [*documents(text, "Secret"), *documents(text, "ExternalSecret")]:
+        needed.pop(name_of(made), None)
+    return needed
+
+
+def _named(document: str) -> dict[str, set[str]]:
+    named: dict[str, set[str]] = {}
+    for _, block in re.findall(r"^( *)(?:- )?secretKeyRef:\n((?:\1 +.*\n)+)", document, re.MULTILINE):
+        reference = dict(re.findall(r"^ +(key|name|optional): (\S+)$", block, re.MULTILINE))
+        if reference.get("optional") != "true":
+            named.setdefault(reference["name"], set()).add(reference["key"])
+    for indent, name in re.findall(r"^( *)secretName: (\S+)$", document, re.MULTILINE):
+        if f"\n{indent}optional: true\n{indent}secretName: {name}\n" not in document:
+            named.setdefault(name, set())
+    for name in re.findall(r"^ +authOptions:\n(?: +mode: \S+\n)? +secretName: (\S+)$", document, re.MULTILINE):
+        named[name].add("auth_token")  # KubeRay's own name for it
+    return named
+
+
+def masked(text: str) -> str:
+    """Rendered manifests with the values of every Secret hidden."""
+    return "\n---\n".join(_masked(one) if kind_of(one) == "Secret" else one for one in documents(text)) + "\n"
+
+
+def _masked(document: str) -> str:
+    lines, inside = [], False
+    for line in document.splitlines():
+        if not line.startswith(" "):
+            inside = line.startswith(("data:", "stringData:"))
+        elif inside:
+            key = re.match(r"  (\S+?):( |$)", line)
+            if key is None:
+                continue  # the further lines of a long value
+            line = f"  {key[1]}: '********'"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

@@ -1,0 +1,65 @@
+"""New processes of the same release."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from operations.delivery import diagnosis, release, watch
+from operations.delivery.deployment import SERVERS_DEADLINE_S
+from operations.failure import Failed, Refused
+from operations.target import NAME
+from operations.work import Work
+
+RESTART_MARK = f"{NAME}/restarted-at"
+SERVERS = {"redis": "statefulset", "ray-redis": "statefulset", "postgres": "statefulset", "dev-issuer": "deployment"}
+COMPONENTS = ("service", "head", *SERVERS)
+
+
+def restart(work: Work, component: str) -> str:
+    """Restart one component and wait until it is back.
+
+    `service` is without interruption: a whole new cluster, as in an upgrade. It also reads changed Secrets.
+    """
+    if component == "service":
+        return _service(work)
+    if component == "head":
+        return _head(work)
+    if component not in SERVERS:
+        raise Refused(f"there is no component {component}; there are {', '.join(COMPONENTS)}")
+    name = f"{SERVERS[component]}/{component}"
+    work.run.change(work.target.kubectl("rollout", "restart", name))
+    timeout = f"--timeout={SERVERS_DEADLINE_S:g}s"
+    work.run.work(work.target.kubectl("rollout", "status", name, timeout), deadline_s=SERVERS_DEADLINE_S + 30)
+    return f"{component} is back"
+
+
+def _service(work: Work) -> str:
+    """KubeRay makes a new cluster when anything in a template changes, an annotation too."""
+    service = work.object("rayservice", NAME)
+    if service is None and not work.run.dry:
+        raise Failed(f"there is no RayService in {work.target.namespace}")
+    mark = {"metadata": {"annotations": {RESTART_MARK: release.now()}}}
+    patch = {"spec": {"rayClusterConfig": {"headGroupSpec": {"template": mark}}}}
+    command = work.target.kubectl("patch", "rayservice", NAME, "--type", "merge", "--patch", json.dumps(patch))
+    work.run.change(command)
+    return watch.until_ready(work, watch.image_of(service["spec"]["rayClusterConfig"]) if service else "")
+
+
+def _head(work: Work) -> str:
+    """The head alone. Workers go on serving; the new head finds what it knew in Ray's Redis."""
+    service = work.object("rayservice", NAME)
+    if not work.run.dry and (service is None or not diagnosis.is_current(service)):
+        raise Failed("the service is not ready; a head is replaced while all else is well")
+    selector = ("--selector", "app.kubernetes.io/component=head")
+    old = {diagnosis.name_of(pod) for pod in work.objects("pods", *selector)}
+    work.run.change(work.target.kubectl("delete", "pod", *selector, "--wait"), deadline_s=SERVERS_DEADLINE_S)
+    began = time.monotonic()
+    while not work.run.dry:
+        heads = [pod for pod in work.objects("pods", *selector) if diagnosis.name_of(pod) not in old]
+        if heads and all(map(diagnosis.is_ready, heads)):
+            break
+        if time.monotonic() - began > work.timeout_s:
+            raise Failed("\n  ".join([f"no new head after {work.timeout_s:g} s", *watch.reasons(work)]))
+        time.sleep(watch.POLL_S)
+    return watch.until_ready(work, watch.image_of(service["spec"]["rayClusterConfig"]) if service else "")

@@ -1,0 +1,1 @@
+"""What must be there before anything is deployed: tools, a cluster, the operator."""

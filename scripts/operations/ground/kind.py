@@ -1,0 +1,54 @@
+"""A cluster on this machine: up and down."""
+
+from __future__ import annotations
+
+from operations.failure import Failed, Refused
+from operations.work import Work
+
+CONFIG = "k8s/kind.yaml"
+CREATE_DEADLINE_S = 900.0
+"""It downloads an image of a gigabyte the first time."""
+DELETE_DEADLINE_S = 300.0
+
+
+def up(work: Work) -> str:
+    """Make the cluster unless it is there and answers."""
+    _refuse_others(work)
+    name = work.target.kind_cluster
+    if name not in _clusters(work):
+        command = ["kind", "create", "cluster", "--name", name, "--config", CONFIG, "--wait", "5m"]
+        work.run.work(command, deadline_s=CREATE_DEADLINE_S)
+        return f"made the kind cluster {name}"
+    if not _answers(work):
+        # Made on another account, or by a kubectl configuration that is gone: kind still knows the way in.
+        work.run.change(["kind", "export", "kubeconfig", "--name", name])
+        if not _answers(work):
+            raise Failed(
+                f"the kind cluster {name} is there and does not answer. After a restart of the machine its containers "
+                f"may need a minute; else make it anew: {work.target.command('down')}, {work.target.command('up')}"
+            )
+    return f"the kind cluster {name} is there"
+
+
+def down(work: Work) -> str:
+    """Delete the cluster with all that is in it; nothing happens when there is none."""
+    _refuse_others(work)
+    name = work.target.kind_cluster
+    if not work.run.dry and name not in _clusters(work):
+        return f"there is no kind cluster {name}"
+    work.confirm(f"The kind cluster {name} will be deleted, with every job and every row in it.", name)
+    work.run.work(["kind", "delete", "cluster", "--name", name], deadline_s=DELETE_DEADLINE_S)
+    return f"deleted the kind cluster {name}"
+
+
+def _refuse_others(work: Work) -> None:
+    if not work.target.is_kind:
+        raise Refused(f"{work.target.context} is no kind cluster: it is made and deleted by those who run it")
+
+
+def _clusters(work: Work) -> list[str]:
+    return work.run.read(["kind", "get", "clusters"]).split()
+
+
+def _answers(work: Work) -> bool:
+    return work.run.ask(work.target.kubectl("get", "--raw", "/readyz")).status == 0

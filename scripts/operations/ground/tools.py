@@ -1,0 +1,106 @@
+"""The tools that this program drives: are they there, are they new enough, and where they come from if not."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from operations.failure import Failed
+from operations.runner import INSTALL
+from operations.work import Work, parsed
+
+BUILDERS = ("podman", "docker")
+BREW = ("kubectl", "helm", "kind", "podman", "docker")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool and the oldest version that does what is asked of it."""
+
+    name: str
+    oldest: tuple[int, int]
+    why: str
+    asks: tuple[str, ...]
+
+
+KUBECTL = Tool("kubectl", (1, 29), "kustomize 5 is in it", ("version", "--client", "--output", "json"))
+HELM = Tool("helm", (3, 12), "installs KubeRay", ("version", "--short"))
+KIND = Tool("kind", (0, 24), "its network obeys NetworkPolicies from then on", ("version",))
+PODMAN = Tool("podman", (4, 5), "builds without a network from then on", ("version", "--format", "{{.Client.Version}}"))
+DOCKER = Tool("docker", (23, 0), "builds with BuildKit from then on", ("version", "--format", "{{.Server.Version}}"))
+SERVER = (1, 30)
+"""The oldest Kubernetes: preStop may sleep from then on without a program in the container."""
+
+
+def builder() -> str:
+    """The tool that builds images: podman where it is installed, else docker."""
+    for name in BUILDERS:
+        if shutil.which(name):
+            return name
+    raise Failed(f"neither podman nor docker is installed: {INSTALL['podman']} or {INSTALL['docker']}")
+
+
+def check(work: Work) -> str:
+    """Look at every tool, and at the cluster if it is not ours to make. Fails with all that is missing at once."""
+    rows, missing = [], []
+    for tool in _needed(work):
+        found, fault = _look(work, tool)
+        rows.append((tool.name, found, f"{_text(tool.oldest)} or newer", fault or "ok"))
+        missing += [f"{tool.name} {fault}"] if fault else []
+    if not work.target.is_kind:
+        found, fault = _look_at_server(work)
+        rows.append((work.target.context, found, f"{_text(SERVER)} or newer", fault or "ok"))
+        missing += [fault] if fault else []
+    if work.run.dry:
+        return ""
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        work.say("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]))
+    if missing:
+        raise Failed("; ".join(missing))
+    return ""
+
+
+def _needed(work: Work) -> Sequence[Tool]:
+    builds = DOCKER if shutil.which("docker") and not shutil.which("podman") else PODMAN
+    return [KUBECTL, HELM, *([KIND] if work.target.is_kind else []), builds]
+
+
+def _look(work: Work, tool: Tool) -> tuple[str, str]:
+    """The version found, and what is wrong with it or nothing."""
+    if not work.run.dry and shutil.which(tool.name) is None:
+        return "not there", f"is not installed ({tool.why}): {_how(tool.name)}"
+    answer = work.run.ask([tool.name, *tool.asks])
+    found = version(answer.output)
+    if answer.status != 0 or (found is None and not work.run.dry):
+        return "no answer", f"does not tell its version: {answer.reason or 'it said nothing'}"
+    if found and found < tool.oldest:
+        return _text(found), f"is {_text(found)}, {_text(tool.oldest)} is needed ({tool.why}): {_how(tool.name)}"
+    return _text(found or tool.oldest), ""
+
+
+def _look_at_server(work: Work) -> tuple[str, str]:
+    answer = work.run.ask(work.target.kubectl("version", "--output", "json"), assumed="{}")
+    if answer.status != 0:
+        return "no answer", f"the cluster {work.target.context} does not answer: {answer.reason}"
+    found = version(str(parsed(answer.output, "kubectl version").get("serverVersion", {}).get("gitVersion", "")))
+    if found and found < SERVER:
+        return _text(found), f"the cluster runs Kubernetes {_text(found)}; {_text(SERVER)} is needed"
+    return _text(found or SERVER), ""
+
+
+def version(text: str) -> tuple[int, int] | None:
+    """The first version in what a tool prints."""
+    found = re.search(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _text(found: tuple[int, int]) -> str:
+    return "{}.{}".format(*found)
+
+
+def _how(name: str) -> str:
+    return f"brew install {name}" if platform.system() == "Darwin" and name in BREW else INSTALL[name]

@@ -1,0 +1,203 @@
+"""Runs outside commands, each with a deadline; in a dry run it prints them instead and runs none at all."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from operations.failure import Failed
+from operations.target import ROOT
+
+READ_DEADLINE_S = 60.0
+"""Questions are answered at once; a cluster that cannot be reached makes kubectl wait for about half of this."""
+CHANGE_DEADLINE_S = 120.0
+LAST_LINES = 4
+"""How much of what a failed command said is repeated: tools put the reason at the end."""
+
+INSTALL = {
+    "kubectl": "https://kubernetes.io/docs/tasks/tools/",
+    "helm": "https://helm.sh/docs/intro/install/",
+    "kind": "https://kind.sigs.k8s.io/docs/user/quick-start/#installation",
+    "podman": "https://podman.io/docs/installation (Debian, Ubuntu: sudo apt-get install podman)",
+    "docker": "https://docs.docker.com/engine/install/",
+}
+"""Where each tool comes from."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command ended."""
+
+    status: int
+    output: str
+    errors: str
+
+    @property
+    def reason(self) -> str:
+        """The end of what it said, in one line."""
+        lines = [line.strip() for line in (self.errors.strip() or self.output.strip()).splitlines() if line.strip()]
+        return " / ".join(lines[-LAST_LINES:])
+
+
+class Runner:
+    """The only way from this program to others.
+
+    `read` asks and changes nothing, `change` changes something and is shown as it runs. Both end with Failed where the
+    command fails, is not installed, or takes longer than its deadline.
+    """
+
+    def __init__(self, *, dry: bool) -> None:
+        self.dry = dry
+
+    def read(self, command: Sequence[str], *, assumed: str = "", deadline_s: float = READ_DEADLINE_S) -> str:
+        """What the command prints. A dry run takes `assumed` for it."""
+        answer = self.ask(command, assumed=assumed, deadline_s=deadline_s)
+        if answer.status != 0:
+            raise Failed(_ended(command, answer))
+        return answer.output
+
+    def ask(
+        self,
+        command: Sequence[str],
+        *,
+        assumed: str = "",
+        stdin: str | None = None,
+        deadline_s: float = READ_DEADLINE_S,
+    ) -> Answer:
+        """Like `read`, for commands whose failing is an answer."""
+        if self.dry:
+            self._show(shlex.join(command) + _input(stdin))
+            return Answer(0, assumed, "")
+        return _run(command, stdin, deadline_s)
+
+    def change(self, command: Sequence[str], *, stdin: str | None = None, deadline_s: float = CHANGE_DEADLINE_S) -> str:
+        """Run what changes something. `stdin` is never shown: it may hold secrets."""
+        self._show(shlex.join(command) + _input(stdin))
+        if self.dry:
+            return ""
+        answer = _run(command, stdin, deadline_s)
+        if answer.status != 0:
+            raise Failed(_ended(command, answer))
+        return answer.output
+
+    def pipe(self, source: Sequence[str], sink: Sequence[str], *, deadline_s: float = CHANGE_DEADLINE_S) -> None:
+        """`source | sink`, where nothing reaches the sink unless the source succeeded."""
+        self._show(f"{shlex.join(source)} | {shlex.join(sink)}")
+        if self.dry:
+            return
+        made = _run(source, None, READ_DEADLINE_S)
+        if made.status != 0:
+            raise Failed(_ended(source, made))
+        answer = _run(sink, made.output, deadline_s)
+        if answer.status != 0:
+            raise Failed(_ended(sink, answer))
+
+    def work(self, command: Sequence[str], *, deadline_s: float) -> None:
+        """Run what takes long and tells of itself, as a build: its words go to the terminal."""
+        self._show(shlex.join(command))
+        if not self.dry:
+            self._let_talk(command, sys.stderr.fileno(), deadline_s)
+
+    def show(self, command: Sequence[str], *, deadline_s: float = READ_DEADLINE_S) -> None:
+        """Run what prints a result of ours."""
+        if self.dry:
+            self._show(shlex.join(command))
+            return
+        sys.stdout.flush()
+        self._let_talk(command, sys.stdout.fileno(), deadline_s)
+
+    def _let_talk(self, command: Sequence[str], to: int, deadline_s: float) -> None:
+        with started(command, stdin=subprocess.DEVNULL, stdout=to) as process:
+            if _wait(process, command, deadline_s) != 0:
+                raise Failed(f"{shlex.join(command)} ended with {process.returncode}; its words are above")
+
+    def write(self, path: Path, text: str) -> None:
+        """Write a small file that a later command reads."""
+        if self.dry:
+            print(f"cat > {path.relative_to(ROOT)} <<'EOF'\n{text}EOF", flush=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+
+    def follow(self, *commands: Sequence[str]) -> None:
+        """Run commands beside each other on this terminal until all have ended or Ctrl-C ends them. No deadline."""
+        if self.dry:
+            for command in commands:
+                self._show(shlex.join(command))
+            return
+        running = [started(command, stdin=subprocess.DEVNULL) for command in commands]
+        with suppress(KeyboardInterrupt):
+            for process in running:
+                process.wait()
+        for process in running:
+            end(process)
+
+    def _show(self, line: str) -> None:
+        """Commands of a dry run are its result and go to standard output."""
+        print(line if self.dry else f"    $ {line}", file=sys.stdout if self.dry else sys.stderr, flush=True)
+
+
+def _run(command: Sequence[str], stdin: str | None, deadline_s: float) -> Answer:
+    source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
+    with started(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            output, errors = process.communicate(stdin, timeout=deadline_s)
+        except subprocess.TimeoutExpired:
+            end(process)
+            raise Failed(_too_long(command, deadline_s)) from None
+        except BaseException:
+            end(process)
+            raise
+        return Answer(process.returncode, output, errors)
+
+
+def started(command: Sequence[str], **streams: int) -> subprocess.Popen[str]:
+    """Begin it in a group of its own, so that what it starts ends with it."""
+    try:
+        return subprocess.Popen(command, text=True, errors="replace", start_new_session=True, cwd=ROOT, **streams)  # type: ignore[call-overload, no-any-return]
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and command[0] in INSTALL:
+            raise Failed(f"{command[0]} is not installed: {INSTALL[command[0]]}") from None
+        raise Failed(f"{command[0]} cannot be run: {error.strerror}") from None
+
+
+def _wait(process: subprocess.Popen[str], command: Sequence[str], deadline_s: float) -> int:
+    try:
+        return process.wait(deadline_s)
+    except subprocess.TimeoutExpired:
+        raise Failed(_too_long(command, deadline_s)) from None
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """End a command with all it started; nothing happens when it has ended."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _input(stdin: str | None) -> str:
+    return "" if stdin is None else "   # its input is made here, not shown"
+
+
+def _ended(command: Sequence[str], answer: Answer) -> str:
+    said = f": {answer.reason}" if answer.reason else " and said nothing"
+    return f"{shlex.join(command)} ended with {answer.status}{said}"
+
+
+def _too_long(command: Sequence[str], deadline_s: float) -> str:
+    return f"{shlex.join(command)} gave no answer within {deadline_s:g} s and was ended"

@@ -1,0 +1,50 @@
+"""A command as a row of steps. Where one fails, it says what was done, what was not, and what to run next."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from operations.failure import Failed, Interrupted, Refused
+from operations.target import Target
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do, which may be done already: then it says so and changes nothing."""
+
+    name: str
+    command: str
+    """The command of this program that does this step, and may be run again; empty for one that only looks."""
+    do: Callable[[], str]
+    """Does it, and returns what came out, in a few words."""
+
+
+def carry_out(target: Target, steps: Sequence[Step], *, dry: bool) -> None:
+    """Do the steps in order. Raises Failed, with the account of all steps, at the first that does not work out."""
+    for number, step in enumerate(steps):
+        if len(steps) > 1:
+            print(f"{'# ' * dry}[{number + 1}/{len(steps)}] {step.name}", file=sys.stderr, flush=True)
+        try:
+            outcome = step.do()
+        except KeyboardInterrupt:
+            raise Interrupted(account(target, steps, number, "interrupted")) from None
+        except Failed as error:
+            if isinstance(error, Refused) and number == 0:
+                raise  # nothing was begun
+            raise Failed(account(target, steps, number, str(error))) from None
+        if outcome and not dry:
+            print(f"    {outcome}", file=sys.stderr, flush=True)
+
+
+def account(target: Target, steps: Sequence[Step], failed: int, reason: str) -> str:
+    """What became of each step, and how to go on: every command finds what is done and leaves it."""
+    lines = [f"{steps[failed].name}: {reason}"]
+    if len(steps) > 1:
+        lines.append("done:     " + (", ".join(step.name for step in steps[:failed]) or "nothing"))
+        lines.append("not done: " + ", ".join(step.name for step in steps[failed:]))
+    commands = list(dict.fromkeys(step.command for step in steps[failed:] if step.command))
+    if commands:
+        lines.append("next:     " + ", then ".join(target.command(command) for command in commands))
+    return "\n".join(lines)

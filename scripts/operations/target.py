@@ -1,0 +1,167 @@
+"""Which environment is meant: where it is, what runs there. From its overlay, its local file, and options."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from operations.failure import Refused
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "sem-image-classifier"
+"""Of the RayService, of the namespace it lives in by default, of the kind cluster and of the image."""
+ENVIRONMENTS = ("dev", "stage", "prod")
+KIND = "kind-"
+"""How kind begins the names of the contexts it makes."""
+COMMIT = re.compile(r"[0-9a-f]{40}")
+MODEL_PARTS = (("SOURCE", "demo"), ("ID", ""), ("REVISION", ""))
+NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+PROTECTED = re.compile(
+    r"default|(kube|openshift|istio|cert-manager|ingress|kuberay|monitoring|storage)(-.*)?|.*-system"
+    r"|(.*-)?(prod|production|live)(-.*)?"
+)
+"""Namespaces that `reset` and `remove` never touch, whatever the options say."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that the image holds and the service is told to serve."""
+
+    source: str
+    id: str = ""
+    revision: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One environment on one cluster."""
+
+    environment: str
+    model: Model
+    namespace: str = NAME
+    context: str = ""
+    registry: str = ""
+    """Where images are pushed; empty for kind, which gets them loaded."""
+    build: tuple[tuple[str, str], ...] = ()
+    """Arguments of the image's build that this site changes: BASE, TORCH, PIP_INDEX_URL and so on."""
+    hf_token_file: str = ""
+    """A file with the token that opens the model on its hub; no layer of the image keeps it."""
+    options: tuple[str, ...] = ()
+    """What was said on the command line instead of in a file."""
+    service_url: str = ""
+    """Where clients reach the service; empty: through a port-forward."""
+
+    @property
+    def is_kind(self) -> bool:
+        """On this machine, in containers: made and thrown away at will."""
+        return self.context.startswith(KIND)
+
+    @property
+    def kind_cluster(self) -> str:
+        return self.context.removeprefix(KIND)
+
+    @property
+    def folder(self) -> Path:
+        """What belongs to this environment on this machine; nothing in it is needed to run the service."""
+        return ROOT / "build" / "cluster" / self.environment
+
+    def kubectl(self, *arguments: str, namespace: str = "") -> list[str]:
+        """A kubectl command. It always names its cluster: the current context is whatever was last looked at."""
+        return ["kubectl", "--context", self.context, "--namespace", namespace or self.namespace, *arguments]
+
+    def command(self, words: str) -> str:
+        """A command of this program, as it can be typed to do the same here."""
+        chosen = [] if self.environment == "dev" else ["--env", self.environment]
+        return shlex.join(["scripts/cluster", *words.split(), *chosen, *self.options])
+
+
+SETTINGS = ("NAMESPACE", "CONTEXT", "REGISTRY", "SERVICE_URL", "HF_TOKEN_FILE")
+BUILD = ("BASE", "TORCH", "TORCH_INDEX_URL", "TORCH_SPEC", "PIP_INDEX_URL")
+"""What a local file may set, and arguments of the build: BUILD_BASE and so on."""
+
+
+def read_target(environment: str, chosen: Mapping[str, str]) -> Target:
+    """The environment's defaults, over them its local file, over that the options; checked."""
+    given = read_file(overlay(environment) / "settings.env")
+    model = Model(*(given.get(f"MODEL_{part}", default) for part, default in MODEL_PARTS))
+    target = Target(environment, model, context=KIND + NAME if environment == "dev" else "")
+    said = {name: value for name, value in chosen.items() if value}
+    options = tuple(part for name, value in said.items() for part in (f"--{name}", value))
+    target = replace(target, options=options, **{**_local(environment), **said})
+    if not target.context:
+        where = local_file(environment).relative_to(ROOT)
+        raise Refused(f"{environment} needs to be told its cluster: --context NAME, or CONTEXT=NAME in {where}")
+    if not NAMESPACE.fullmatch(target.namespace):
+        raise Refused(f"{target.namespace!r} is no name for a namespace")
+    return target
+
+
+def _local(environment: str) -> dict[str, Any]:
+    """What the local file sets. A name that nobody reads is refused: it may be a typing error."""
+    found = read_file(local_file(environment))
+    known = (*SETTINGS, *(f"BUILD_{name}" for name in BUILD))
+    if unknown := sorted(set(found) - set(known)):
+        raise Refused(f"{local_file(environment).name}: {unknown[0]} is no setting; there are {', '.join(known)}")
+    build = tuple((name, found[f"BUILD_{name}"]) for name in BUILD if f"BUILD_{name}" in found)
+    return {"build": build, **{name.lower(): found[name] for name in SETTINGS if name in found}}
+
+
+def overlay(environment: str) -> Path:
+    """What stands around the service in an environment; its settings say which model is served."""
+    return ROOT / "k8s" / "overlays" / environment
+
+
+def local_file(environment: str) -> Path:
+    """Where an environment is, on this machine's word; git ignores it."""
+    return ROOT / "k8s" / f"{environment}.local.env"
+
+
+def read_file(path: Path) -> dict[str, str]:
+    """The `NAME=value` lines of a file; nothing when it is not there."""
+    found: dict[str, str] = {}
+    if not path.is_file():
+        return found
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, separator, value = (part.strip() for part in line.partition("="))
+        if not separator or not re.fullmatch("[A-Z][A-Z0-9_]*", name):
+            raise Refused(f"{path.name}:{number}: NAME=value is wanted, not {line.strip()!r}")
+        found[name] = value
+    return found
+
+
+def refuse_foreign_model(target: Target) -> None:
+    """The model comes from the overlay alone: a variable left over in a shell must not decide what is deployed."""
+    settings = (overlay(target.environment) / "settings.env").relative_to(ROOT)
+    for part, _ in MODEL_PARTS:
+        name, value = f"MODEL_{part}", os.environ.get(f"MODEL_{part}", "")
+        if value and value != getattr(target.model, part.lower()):
+            raise Refused(f"{name} is set in this shell and is not read: write it to {settings}, or unset it")
+    if target.model.source != "demo" and not target.model.id:
+        raise Refused(f"MODEL_SOURCE={target.model.source} needs MODEL_ID in {settings}")
+    if target.environment == "prod":
+        _refuse_unfit_for_production(target)
+
+
+def _refuse_unfit_for_production(target: Target) -> None:
+    if target.model.source == "demo":
+        raise Refused("prod does not serve the demo model: set MODEL_SOURCE, MODEL_ID and MODEL_REVISION")
+    if not COMMIT.fullmatch(target.model.revision):
+        raise Refused("prod wants MODEL_REVISION as a commit, 40 hex digits: a branch is something else tomorrow")
+    if "@sha256:" not in dict(target.build).get("BASE", ""):
+        where = local_file(target.environment).relative_to(ROOT)
+        raise Refused(f"prod is built on an image that cannot change: BUILD_BASE=…@sha256:… in {where}")
+
+
+def refuse_protected(target: Target) -> None:
+    """Deleting is for environments that can be made again."""
+    if target.environment == "prod":
+        raise Refused("prod is not deleted by this program")
+    if PROTECTED.fullmatch(target.namespace):
+        raise Refused(f"the namespace {target.namespace} is protected: this program does not delete it")

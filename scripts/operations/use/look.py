@@ -1,0 +1,109 @@
+"""What runs, what it says, and what would be applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from operations.delivery import diagnosis, release, watch
+from operations.delivery.deployment import Deployment
+from operations.delivery.render import masked
+from operations.failure import Failed, Refused
+from operations.ground import kuberay
+from operations.target import NAME
+from operations.work import Json, Work
+
+OTHERS = ("autoscaler", "redis", "ray-redis", "postgres", "dev-issuer", "migrate", "operator")
+RAY = {"head": "ray-head", "gateway": "ray-worker", "models": "ray-worker", "burst": "ray-worker"}
+COMPONENTS = (*RAY, *OTHERS)
+LOG_REQUESTS = 40
+"""Pods that one kubectl follows at once; its own bound is 5."""
+SERVE_LOGS = "/tmp/ray/session_latest/logs/serve"  # noqa: S108  the pod's, not this machine's
+
+
+def status(work: Work) -> str:
+    """Print what runs and which release it is. Raises Failed with the reasons where the service is not ready."""
+    service = work.object("rayservice", NAME)
+    pods = work.objects("pods")
+    if work.run.dry:
+        watch.reasons(work)
+        release.entered(work)
+        return ""
+    for row in _rows(service, pods):
+        print("  ".join(text.ljust(width) for text, width in zip(row, (44, 12, 10, 9), strict=False)).rstrip())
+    for mark, at, entry in release.entered(work):
+        print(
+            f"release {mark}  served from {at}  {entry.image}  {entry.model_id or entry.model_source}  {entry.source}"
+        )
+    if service and diagnosis.is_current(service):
+        return f"ready: {service['status'].get('numServeEndpoints', 0)} endpoints"
+    found = watch.reasons(work)
+    raise Failed("\n  ".join(["the service is not ready", *found]))
+
+
+def _rows(service: Json | None, pods: list[Json]) -> Iterator[tuple[str, str, str, str]]:
+    yield ("POD", "COMPONENT", "PHASE", "READY")
+    for pod in sorted(pods, key=diagnosis.name_of):
+        component = pod["metadata"].get("labels", {}).get("app.kubernetes.io/component", "")
+        ready = "ready" if diagnosis.is_ready(pod) else "-"
+        yield (diagnosis.name_of(pod), component, pod["status"].get("phase", ""), ready)
+    for key, word in (("activeServiceStatus", "serves"), ("pendingServiceStatus", "comes")):
+        part = (service or {}).get("status", {}).get(key, {})
+        for name, application in diagnosis.applications(part).items():
+            yield (str(part.get("rayClusterName", "")), word, str(application.get("status", "")), name)
+
+
+def logs(work: Work, component: str, *, lines: int, follow: bool) -> str:
+    """Print the newest lines of a component. Replicas write files in their pod, all else to the pod's own log."""
+    if component not in COMPONENTS:
+        raise Refused(f"there is no component {component}; there are {', '.join(COMPONENTS)}")
+    commands = _log_commands(work, component, ["--tail", str(lines), *(["--follow"] if follow else [])])
+    if component in RAY:
+        commands += _file_commands(work, component, f"--lines={lines}{' --follow=name --retry' if follow else ''}")
+    if follow:
+        work.run.follow(*commands)
+    else:
+        for command in commands:
+            work.run.show(command)
+    return ""
+
+
+def _log_commands(work: Work, component: str, tail: list[str]) -> list[list[str]]:
+    if component == "migrate":
+        return [work.target.kubectl("logs", "job/migrate", *tail)]
+    if component == "operator":
+        selector = f"app.kubernetes.io/name={kuberay.RELEASE}"
+        return [work.target.kubectl("logs", "--selector", selector, *tail, namespace=kuberay.NAMESPACE)]
+    container = ["--container", "autoscaler"] if component == "autoscaler" else ["--all-containers"]
+    selector = _selector("head" if component == "autoscaler" else component)
+    options = ["--prefix", "--max-log-requests", str(LOG_REQUESTS)]
+    return [work.target.kubectl("logs", "--selector", selector, *container, *options, *tail)]
+
+
+def _file_commands(work: Work, component: str, tail: str) -> list[list[str]]:
+    """One command for each pod, for the files that its replicas write."""
+    found = work.objects("pods", "--selector", _selector(component))
+    pods = [diagnosis.name_of(pod) for pod in found] or (["POD"] if work.run.dry else [])
+    if not pods:
+        raise Failed(f"there is no pod of {component}")
+    read = f"tail {tail} {SERVE_LOGS}/*.log"
+    return [work.target.kubectl("exec", pod, "--container", RAY[component], "--", "bash", "-c", read) for pod in pods]
+
+
+def _selector(component: str) -> str:
+    return f"app.kubernetes.io/component={component}"
+
+
+def config(work: Work, *, manifests: bool) -> str:
+    """Print the settings of this environment as they were resolved, and the manifests, secrets masked."""
+    resolved = asdict(work.target)
+    model = {f"model_{name}": value for name, value in resolved.pop("model").items()}
+    del resolved["options"]
+    resolved["build"] = " ".join(f"{name}={value}" for name, value in work.target.build)
+    for name, value in {**resolved, **model, "kuberay": kuberay.VERSION}.items():
+        print(f"{name.upper():16} {value or '-'}")
+    if manifests:
+        deployment = Deployment(work)
+        deployment.render()
+        print(f"---\n{masked(deployment.text)}", end="")
+    return ""

@@ -1,0 +1,132 @@
+"""A sample the whole way: token, submit, result, and the row that tells of it."""
+
+from __future__ import annotations
+
+import os
+import time
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from operations.failure import Failed, Refused
+from operations.target import NAME, ROOT
+from operations.use import http
+from operations.use.forward import forwarded
+from operations.work import Json, Work
+
+SAMPLE = ROOT / "serve_app" / "samples" / "nanowires.jpg"
+"""A drawing that the demo model must know by its name."""
+SERVICE, SERVICE_PORT = f"{NAME}-serve-svc", 8000
+ISSUER, ISSUER_PORT = "dev-issuer", 18080
+ISSUER_PATH = "/default/token"
+JOB_DEADLINE_S = 180.0
+ROWS_DEADLINE_S = 60.0
+POLL_S = 1.0
+
+
+def smoke(work: Work) -> str:
+    """Classify the sample and see its outcome counted. Raises Failed with what did not come out as it must."""
+    token = token_for(work, "smoke")
+    with _service(work) as url:
+        if work.run.dry:
+            print(
+                f"# POST {url}/api/v1/jobs with {SAMPLE.relative_to(ROOT)}, GET the job until it has ended,"
+                f" GET {url}/api/v1/usage"
+            )
+            return ""
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        began = time.monotonic()
+        counted = _completed(url, headers)
+        job = _ended(url, headers, _submit(url, headers))
+        took = time.monotonic() - began
+        label = _check(job)
+        _wait_for_row(url, headers, counted)
+    return f"{SAMPLE.name} is {label}, after {took:.1f} s; its outcome is a row in PostgreSQL"
+
+
+def token_for(work: Work, user: str, *, admin: bool = False) -> str:
+    """SEMAPI_TOKEN, else a token of the development issuer, which is in the cluster of dev alone."""
+    given = os.environ.get("SEMAPI_TOKEN", "")
+    if given:
+        return given
+    if work.target.environment != "dev":
+        raise Refused(f"{work.target.environment} has no development issuer: set SEMAPI_TOKEN to a token of your own")
+    return issue(work, user, admin=admin)
+
+
+def issue(work: Work, user: str, *, admin: bool = False) -> str:
+    """A token of the development issuer for any name."""
+    if work.target.environment != "dev":
+        raise Refused(
+            f"{work.target.environment} has no development issuer: its tokens come from your identity provider"
+        )
+    fields = {"grant_type": "client_credentials", "client_id": user, "client_secret": "development"}
+    fields["scope"] = "openid sem-admin" if admin else "openid"
+    with forwarded(work, ISSUER, ISSUER_PORT) as port:
+        if work.run.dry:
+            print(f"# POST http://127.0.0.1:{port}{ISSUER_PATH} client_id={user}")
+            return ""
+        body, headers = http.form(fields)
+        reply = http.ask("POST", f"http://127.0.0.1:{port}{ISSUER_PATH}", body=body, headers=headers)
+    if reply.status != 200:
+        raise Failed(f"the development issuer answered {reply.status}: {reply.body.get('error_description')}")
+    return str(reply.body["access_token"])
+
+
+@contextmanager
+def _service(work: Work) -> Iterator[str]:
+    if work.target.service_url:
+        yield work.target.service_url.rstrip("/")
+        return
+    with forwarded(work, SERVICE, SERVICE_PORT) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def _submit(url: str, headers: dict[str, str]) -> str:
+    body, kind = http.upload(SAMPLE)
+    reply = http.ask("POST", f"{url}/api/v1/jobs", body=body, headers={**headers, **kind})
+    if reply.status != 202:
+        raise Failed(f"the sample was not accepted: {_problem(reply)}")
+    return str(reply.body["job_id"])
+
+
+def _ended(url: str, headers: dict[str, str], job_id: str) -> Json:
+    deadline = time.monotonic() + JOB_DEADLINE_S
+    while time.monotonic() < deadline:
+        reply = http.ask("GET", f"{url}/api/v1/jobs/{job_id}", headers={**headers, "Prefer": "wait=10"})
+        if reply.status not in (200, 503):
+            raise Failed(f"job {job_id} cannot be read: {_problem(reply)}")
+        if reply.body.get("status") in ("COMPLETED", "FAILED", "CANCELLED"):
+            return reply.body
+        time.sleep(POLL_S)
+    raise Failed(f"job {job_id} has not ended after {JOB_DEADLINE_S:g} s: is the model up? GET {url}/readyz?verbose")
+
+
+def _check(job: Json) -> str:
+    """The label of a job that completed. The demo model must know its sample; of another nothing can be expected."""
+    if job["status"] != "COMPLETED":
+        raise Failed(f"job {job['job_id']} ended {job['status']}: {(job.get('problem') or {}).get('detail')}")
+    label, model = str(job["result"]["label"]), job["result"].get("model")
+    if isinstance(model, dict) and model.get("demo") and label.lower() != SAMPLE.stem:
+        raise Failed(f"job {job['job_id']} says {label}, and the sample shows {SAMPLE.stem}")
+    return label
+
+
+def _completed(url: str, headers: dict[str, str]) -> int:
+    """How many of this user's jobs are rows as completed: the report is made from PostgreSQL."""
+    reply = http.ask("GET", f"{url}/api/v1/usage?{urllib.parse.urlencode({'since': '24h'})}", headers=headers)
+    if reply.status != 200:
+        raise Failed(f"the usage report was refused: {_problem(reply)}")
+    return sum(int(user["completed"]) for user in reply.body.get("users", []))
+
+
+def _wait_for_row(url: str, headers: dict[str, str], before: int) -> None:
+    deadline = time.monotonic() + ROWS_DEADLINE_S
+    while _completed(url, headers) <= before:
+        if time.monotonic() > deadline:
+            raise Failed(f"the job completed and its outcome is no row in PostgreSQL after {ROWS_DEADLINE_S:g} s")
+        time.sleep(POLL_S)
+
+
+def _problem(reply: http.Reply) -> str:
+    return f"{reply.status} {reply.body.get('title', '')}: {reply.body.get('detail', '')}"

@@ -1,0 +1,116 @@
+"""`scripts/cluster` with the manifests of this repository and a real kubectl, which needs no cluster to render them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from operations.delivery import render
+from operations.target import BUILD
+
+from tests.cluster_world import IMAGE, NAME, ROOT, Machine
+
+KUBECTL = shutil.which("kubectl")
+OVERLAYS = ROOT / "k8s" / "overlays"
+CONTAINERFILE = ROOT / "k8s" / "image" / "Containerfile"
+kustomized = pytest.mark.skipif(
+    KUBECTL is None or not OVERLAYS.is_dir(), reason="needs kubectl, and the overlays to render"
+)
+MADE_FOR_DEVELOPMENT = {NAME, f"{NAME}-ray", f"{NAME}-ray-redis", "redis", "postgres"}
+DIGEST = f"sha256:{'5a' * 32}"
+SITE = {"HOST": "sem.facility.org", "STORAGE_CLASS": "fast", "SECRET_STORE": "vault"}
+SITE |= {"KUBE_APISERVER": "172.18.0.2/32", "POSTGRES": "10.1.2.3/32"}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A checkout with this repository's manifests, and kubectl itself."""
+    made = Machine(tmp_path, {})
+    shutil.rmtree(made.tree / "k8s")
+    shutil.copytree(ROOT / "k8s", made.tree / "k8s")
+    shutil.copy(ROOT / "rayservice.yaml", made.tree)
+    (made.bin / "kubectl").unlink()
+    (made.bin / "kubectl").symlink_to(str(KUBECTL))
+    return made
+
+
+def rendered(machine: Machine, environment: str, image: str, *options: str) -> str:
+    folder = machine.tree / "build" / "releases"
+    folder.mkdir(parents=True)
+    fields = ["created_at_utc", "namespace", "digest", "model_source", "model_id", "model_revision", "source"]
+    release = dict.fromkeys(fields, "") | {"environment": environment, "image": image}
+    (folder / f"release-{environment}-latest.json").write_text(json.dumps(release))
+    done = machine.run("config", "--manifests", "--env", environment, *options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.partition("---\n")[2]
+
+
+@kustomized
+def test_the_release_is_in_every_pod_of_ours(machine: Machine) -> None:
+    text = rendered(machine, "dev", IMAGE)
+    images = re.findall(rf"image: (\S*{NAME}\S*)$", text, re.MULTILINE)
+    assert set(images) == {IMAGE}
+    assert len(images) >= 6  # head, three groups, migration, development issuer
+    [service] = render.documents(text, "RayService")
+    assert re.search(rf'^    {NAME}/release: "?[0-9a-f]{{12}}"?$', service, re.MULTILINE)
+    assert re.search(rf'^ {{12}}{NAME}/settings: "?[0-9a-f]{{12}}"?$', service, re.MULTILINE)
+
+
+@kustomized
+def test_every_secret_that_development_needs_is_one_that_is_made_for_it(machine: Machine) -> None:
+    needed = render.secret_keys(rendered(machine, "dev", IMAGE))
+    assert set(needed) == MADE_FOR_DEVELOPMENT
+    assert needed[NAME] == {"redis-url", "database-url"}
+    assert needed[f"{NAME}-ray"] == {"auth_token"}
+
+
+@kustomized
+def test_another_namespace_is_another_everywhere(machine: Machine) -> None:
+    text = rendered(machine, "dev", IMAGE, "--namespace", "trial")
+    assert set(re.findall(r"^  namespace: (\S+)$", text, re.MULTILINE)) == {"trial"}
+    assert [render.name_of(one) for one in render.documents(text, "Namespace")] == ["trial"]
+
+
+@kustomized
+def test_prod_is_applied_when_a_site_has_filled_it_in_and_refused_before(machine: Machine) -> None:
+    machine.local("prod", "CONTEXT=lab\n")
+    python = machine.tree / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    for part in ("manifests", "check_production.py"):
+        source = ROOT / "scripts" / part
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, machine.tree / "scripts" / part)  # type: ignore[operator]
+    refused = machine.run("config", "--manifests", "--env", "prod")
+    assert refused.returncode == 1
+    overlay = machine.tree / "k8s" / "overlays" / "prod"
+    site = overlay / "site.env"
+    site.write_text(
+        re.sub(r"^(\w+)=.*$", lambda line: f"{line[1]}={SITE.get(line[1], 'lab')}", site.read_text(), flags=re.M)
+    )
+    settings = overlay / "settings.env"
+    settings.write_text(settings.read_text().replace("REPLACE-ME.example.org", "login.facility.org"))
+    kustomization = overlay / "kustomization.yaml"
+    kustomization.write_text(re.sub(r"sha256:REPLACE-ME[\w-]*", DIGEST, kustomization.read_text()))
+    text = rendered(machine, "prod", f"registry.lab/{NAME}@{DIGEST}")
+    assert set(re.findall(r"^ +image: (\S+)$", text, re.MULTILINE)) == {
+        f"registry.lab/{NAME}@{DIGEST}",
+        f"valkey/valkey@{DIGEST}",
+    }
+
+
+@pytest.mark.skipif(not CONTAINERFILE.exists(), reason="needs the image's build")
+def test_the_build_is_given_arguments_that_it_knows(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, {})
+    machine.settings("stage", "MODEL_SOURCE=private\nMODEL_ID=lab/model\nMODEL_REVISION=v3\n")
+    every = "".join(f"BUILD_{name}=x\n" for name in BUILD)
+    machine.local("stage", f"CONTEXT=lab\nREGISTRY=r\n{every}")
+    printed = machine.run("image", "--env", "stage", "--dry-run").stdout
+    given = set(re.findall(r"--build-arg (\w+)=", printed))
+    assert len(given) == 6 + len(BUILD)
+    assert given - set(re.findall(r"^ARG (\w+)", CONTAINERFILE.read_text("utf-8"), re.MULTILINE)) == set()
