@@ -112,6 +112,11 @@ class Scene:
         with self.service.redis() as redis:
             wait_until(lambda: all(redis.hget(f"job:{job_id}", "status") == "COMPLETED" for job_id in ids), PATIENCE_S)
 
+    def started_again(self, ids: Sequence[str]) -> bool:
+        """Whether one of these jobs was delivered more than once."""
+        with self.service.redis() as redis:
+            return any(int(redis.hget(f"job:{job_id}", "deliveries") or 0) > 1 for job_id in ids)
+
     def submit_hostile(self, act: str) -> str:
         """Have a job accepted that must end dead; its id."""
         job_id = self._on_loop(self.load.submit(0, act=act))
