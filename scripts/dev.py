@@ -11,7 +11,8 @@ import sys
 import time
 from typing import Callable, Dict, List, NoReturn, Optional, Tuple
 
-from environment import PYTHON, REQUIREMENTS, ROOT, VENV, ensure, pip, stop
+from environment import INSTALLATION, PYTHON, VENV, ensure
+from installation import REQUIREMENTS, ROOT, stop
 
 OLDEST, NEWEST = (3, 11), (3, 13)
 CANDIDATES = ("python3.12", "python3.11", "python3.13")
@@ -143,11 +144,12 @@ def train_demo(arguments: List[str]) -> None:
 def lock(arguments: List[str]) -> None:
     """Resolve requirements/*.in into hashed locks (ARGS=--upgrade: to the newest versions)."""
     ensure(dev=True)
-    subprocess.run(pip("install", "--no-deps", "--quiet", UV), check=True)
-    for name in ("serve", "dev"):
+    subprocess.run(INSTALLATION.pip("install", "--no-deps", "--quiet", UV), check=True)
+    for name in ("serve", "dev", "torch-gpu"):
         source, target = REQUIREMENTS / f"{name}.in", REQUIREMENTS / f"{name}.txt"
         command = [str(PYTHON), "-m", "uv", "pip", "compile", "--universal", "--python-version", "3.11"]
-        command += ["--generate-hashes", "--no-emit-package", "torch", "--no-emit-index-url", "--quiet"]
+        command += ["--generate-hashes", "--no-emit-index-url", "--quiet"]
+        command += [] if name == "torch-gpu" else ["--no-emit-package", "torch"]
         command += ["--custom-compile-command", "make lock", *arguments]
         command += [str(source.relative_to(ROOT)), "-o", str(target.relative_to(ROOT))]
         subprocess.run(command, cwd=str(ROOT), check=True)
