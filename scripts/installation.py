@@ -1,6 +1,6 @@
 """Installs the locked packages, torch and this project into one environment, wherever that is.
 
-`scripts/environment.py` does so into `.venv`; the image's build does so by `python3 scripts/installation.py FOLDER`.
+`scripts/environment.py` does so into `.venv`; the image's build does so by `python3 scripts/installation.py FOLDER packages`, then `… project`.
 Standard library alone, and syntax that older interpreters read, so that they can say what to install.
 """
 
@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Dict, NamedTuple, NoReturn, Optional, Tuple, Union
@@ -134,20 +135,28 @@ class Installation:
                         print(f"      still at it after {time.monotonic() - began:.0f} s", flush=True)
 
 
-def main() -> None:
-    """Install into the folder that is named: everything the service needs, and a copy of the project."""
-    folder = Path(sys.argv[1]).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    installation = Installation(folder, folder / "install.log")
+def install_packages(installation: Installation) -> None:
+    """Everything that a change of this project leaves as it is."""
     torch = choose_torch(chosen_in(dict(os.environ)))
-    for says, install in (
-        ("an empty environment", installation.make),
-        (torch.says, lambda: installation.install_torch(torch)),
-        ("the locked packages", lambda: installation.install_lock(REQUIREMENTS / "serve.txt")),
-        ("this project, and a check of the whole", lambda: installation.install_project(editable=False)),
-    ):
-        print(f"{says}", flush=True)
-        install()
+    print(torch.says, flush=True)
+    installation.make()
+    installation.install_torch(torch)
+    print("the locked packages (about 300 MB)", flush=True)
+    installation.install_lock(REQUIREMENTS / "serve.txt")
+
+
+def main() -> None:
+    """Install into a folder: `packages`, then the `project` itself, as a copy."""
+    folder, part = Path(sys.argv[1]), sys.argv[2]
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as logs:
+        installation = Installation(folder, Path(logs) / "installation.log")
+        if part == "packages":
+            install_packages(installation)
+        elif part == "project":
+            installation.install_project(editable=False)
+        else:
+            stop(f"there are packages and project to install, not {part!r}.")
 
 
 if __name__ == "__main__":
