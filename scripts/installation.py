@@ -1,6 +1,6 @@
 """Installs the locked packages, torch and this project into one environment, wherever that is.
 
-`scripts/environment.py` does so into `.venv`; the image's build does so by `python3 scripts/installation.py FOLDER packages`, then `… project`.
+`scripts/environment.py` does so into `.venv`, the image's build by `python3 scripts/installation.py FOLDER PART`.
 Standard library alone, and syntax that older interpreters read, so that they can say what to install.
 """
 

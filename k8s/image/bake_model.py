@@ -14,7 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # made public without a word to mypy
 
 from serve_app.contracts import Json
 from serve_app.errors import ModelUnready
@@ -91,7 +92,8 @@ def bake(arguments: dict[str, str], models: Path) -> Snapshot:
         for path in (path for pattern in WANTED for path in PRIVATE.glob(pattern)):
             shutil.copyfile(path, folder / path.name)
     os.environ["HF_HUB_CACHE"] = str(models)
-    return locate(Settings(model_source=source, model_id=name, model_revision=revision, model_cache_dir=models))
+    named = {"model_source": source, "model_id": name, "model_revision": revision, "model_cache_dir": models}
+    return locate(Settings.model_validate({**named, "environment": "dev"}))  # prod wants to know a whole cluster
 
 
 def release(arguments: dict[str, str], snapshot: Snapshot) -> Json:

@@ -13,14 +13,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-ACCOUNT = ["setpriv", "--reuid=1000", "--regid=100", "--clear-groups", "--no-new-privs"]
+ACCOUNT = ["setpriv", "--reuid=1000", "--regid=100", "--clear-groups", "--no-new-privs", "--pdeathsig=KILL"]
 ACCOUNT += ["--bounding-set=-all", "--inh-caps=-all"]
-NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private"]
+NAMESPACES = ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private"]
 
 # A Python below somebody's home, closed to others, is moved to where it was, below a home that is not.
 INSIDE = """
 read -r _
-[ -z "$HOSTS" ] || mount --bind "$HOSTS" /etc/hosts
+hostname "$NAME"
+mount --bind "$HOSTS" /etc/hosts
+mount --bind /dev/null /etc/resolv.conf
 mount -t proc proc /proc
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 if [ -n "$CLOSED" ]; then
@@ -54,15 +56,23 @@ def closed_folder(path: Path) -> str:
 class Pod:
     """One container of one pod. `start` runs its command, `execute` another one inside, as the kubelet's probes do."""
 
-    def __init__(self, environment: Mapping[str, str], *, folder: Path, log: Path, hosts: Path | None = None) -> None:
-        self._environment, self._folder, self._log, self._hosts = dict(environment), folder, log, hosts
+    def __init__(self, name: str, environment: Mapping[str, str], *, folder: Path, hosts: str = "") -> None:
+        """`folder` is the working directory; log and hosts file are beside what lies there, and seen inside."""
+        self._name, self.environment, self._folder = name, dict(environment), folder
+        self.log, self._hosts = folder / f"{name}.log", folder / f"{name}.hosts"
+        self._hosts.write_text(f"127.0.0.1 localhost {name if not hosts else ''}\n{hosts}\n")
         self._process: subprocess.Popen[bytes] | None = None
 
     def create(self, *command: str) -> None:
         """Make the namespaces; the command waits in them for `start`."""
         python = Path(sys.base_prefix).resolve()
-        outside = {"PYTHON": str(python), "CLOSED": closed_folder(python), "HOSTS": str(self._hosts or "")}
-        with self._log.open("ab") as log:
+        outside = {
+            "PYTHON": str(python),
+            "CLOSED": closed_folder(python),
+            "HOSTS": str(self._hosts),
+            "NAME": self._name,
+        }
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*NAMESPACES, "bash", "-euc", INSIDE, "pod", *ACCOUNT, *self._env(), *command],
                 cwd=self._folder,
@@ -74,7 +84,8 @@ class Pod:
 
     def start(self) -> None:
         """Let the command go."""
-        assert self._process and self._process.stdin
+        assert self._process
+        assert self._process.stdin
         self._process.stdin.write(b"\n")
         self._process.stdin.close()
 
@@ -90,7 +101,7 @@ class Pod:
     def execute(self, *command: str, seconds: float = 15) -> subprocess.CompletedProcess[str]:
         """Run a command in the container: same namespaces, account and environment."""
         return subprocess.run(
-            ["nsenter", f"--target={self.pid}", "--net", "--mount", "--pid", *ACCOUNT, *self._env(), *command],
+            ["nsenter", f"--target={self.pid}", "--net", "--uts", "--mount", "--pid", *ACCOUNT, *self._env(), *command],
             cwd="/",
             capture_output=True,
             text=True,
@@ -103,23 +114,31 @@ class Pod:
         """Of the container's first process, seen from here."""
         assert self._process
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        until(lambda: bool(children.read_text().split()), "the pod's namespaces", 10)
+        until(lambda: self._ended() or bool(children.read_text().split()), "the pod's namespaces", 10)
+        assert not self._ended(), f"{self._name} has ended:\n{self.log.read_text()[-4000:]}"
         return int(children.read_text().split()[0])
+
+    def _ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
 
     def kill(self) -> None:
         """Everything in it ends with its first process."""
         if self._process:
             self._process.kill()
             self._process.wait(30)
+            assert self._process.stdin
+            self._process.stdin.close()
 
     def _env(self) -> Sequence[str]:
-        return ["env", "-i", *(f"{name}={value}" for name, value in self._environment.items())]
+        return ["env", "-i", *(f"{name}={value}" for name, value in self.environment.items())]
 
 
 def connect(first: Pod, second: Pod, addresses: tuple[str, str]) -> None:
     """One wire between two pods, and no other way out of either."""
     ends = ["peer", "name", "eth0", "netns", str(second.pid)]
-    subprocess.run(["ip", "link", "add", "eth0", "netns", str(first.pid), "type", "veth", *ends], check=True, timeout=10)
+    subprocess.run(
+        ["ip", "link", "add", "eth0", "netns", str(first.pid), "type", "veth", *ends], check=True, timeout=10
+    )
     for pod, own, other in ((first, *addresses), (second, *reversed(addresses))):
         pod.network("ip", "addr", "add", f"{own}/24", "dev", "eth0")
         pod.network("ip", "link", "set", "eth0", "up")

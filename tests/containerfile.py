@@ -1,7 +1,7 @@
 """Runs the steps of a Containerfile without a container: the same scripts, into folders of a test.
 
-What the file calls `/source` and `/opt/sem-image-classifier` are two folders of the test. Steps of root run as they are;
-steps of the image's account run in a `Pod` (pods.py), without a network where the file says so.
+What the file calls `/source` and `/opt/sem-image-classifier` are two folders of the test. Steps of root run as they
+are, those of the image's account are for a `Pod` (pods.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 CONTAINERFILE = ROOT / "k8s" / "image" / "Containerfile"
 PREFIX, SOURCE = "/opt/sem-image-classifier", "/source"
 
@@ -30,7 +30,7 @@ def instructions(text: str) -> Iterator[tuple[str, str]]:
 
 
 def ignored(path: str, patterns: list[str]) -> bool:
-    """Whether a builder leaves `path` out of the context: the last pattern that fits it, or a folder above it, decides."""
+    """Whether a builder leaves `path` out of the context: the last pattern that fits it, or a folder above, decides."""
     parts, out = path.split("/"), False
     ways = ["/".join(parts[:length]) for length in range(1, len(parts) + 1)]
     for pattern in patterns:
@@ -66,7 +66,7 @@ class Run:
 
 @dataclass
 class Image:
-    """A build's arguments and its folders; once walked, the labels, the environment and the account of its last stage."""
+    """A build's arguments and folders; once walked, the labels, the environment and the account of its last stage."""
 
     prefix: Path
     source: Path
