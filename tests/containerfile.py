@@ -18,6 +18,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTAINERFILE = ROOT / "k8s" / "image" / "Containerfile"
+IGNORED = [
+    line.strip()
+    for line in (ROOT / ".containerignore").read_text().splitlines()
+    if line.strip() and not line.startswith("#")
+]
 PREFIX, SOURCE = "/opt/sem-image-classifier", "/source"
 
 
@@ -29,11 +34,11 @@ def instructions(text: str) -> Iterator[tuple[str, str]]:
         yield word.upper(), rest.strip()
 
 
-def ignored(path: str, patterns: list[str]) -> bool:
+def ignored(path: str) -> bool:
     """Whether a builder leaves `path` out of the context: the last pattern that fits it, or a folder above, decides."""
     parts, out = path.split("/"), False
     ways = ["/".join(parts[:length]) for length in range(1, len(parts) + 1)]
-    for pattern in patterns:
+    for pattern in IGNORED:
         wanted = pattern.lstrip("!")
         regex = re.escape(wanted).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
         if any(re.fullmatch(regex, way) for way in ways):
@@ -43,13 +48,11 @@ def ignored(path: str, patterns: list[str]) -> bool:
 
 def context(folder: Path) -> None:
     """What a builder would be sent of this checkout, copied into `folder`."""
-    lines = (ROOT / ".containerignore").read_text().splitlines()
-    patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     for top, folders, files in os.walk(ROOT):
         here = Path(top).relative_to(ROOT)
         folders[:] = [name for name in folders if name != ".git" and not name.startswith(".venv")]
         for path in (here / name for name in files):
-            if not ignored(path.as_posix(), patterns):
+            if not ignored(path.as_posix()):
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / path, folder / path)
 

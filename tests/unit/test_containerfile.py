@@ -7,9 +7,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import bake_model
 import pytest
 import yaml
-from containerfile import CONTAINERFILE, PREFIX, ROOT, Image, context, instructions
+from containerfile import CONTAINERFILE, PREFIX, ROOT, Image, context, ignored, instructions
 
 TEXT = CONTAINERFILE.read_text("utf-8")
 STEPS = list(instructions(TEXT))
@@ -64,9 +65,17 @@ def test_what_is_copied_is_sent_and_little_else(sent: Path, tmp_path: Path) -> N
     assert not [path for path in there if path.endswith(".pyc") or (path.startswith("k8s/") and "/image/" not in path)]
 
 
-def test_a_model_beside_the_scripts_is_sent_and_kept_out_of_git(tmp_path: Path) -> None:
+def test_a_model_beside_the_scripts_is_sent_and_kept_out_of_git() -> None:
+    assert bake_model.PRIVATE.parent == SCRIPTS
+    assert not ignored((bake_model.PRIVATE / "model.safetensors").relative_to(ROOT).as_posix())
     assert "*.local/" in (ROOT / ".gitignore").read_text().splitlines()
-    assert 'parent / "model.local"' in (SCRIPTS / "bake_model.py").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "path", [".git/config", ".venv/bin/python", "secrets.local.env", "k8s/overlays/prod/secret.env", "scripts/dev.py"]
+)
+def test_what_is_none_of_its_business_is_not_sent(path: str) -> None:
+    assert ignored(path)
 
 
 def test_docker_is_sent_the_same_as_podman() -> None:
