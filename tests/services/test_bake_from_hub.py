@@ -14,7 +14,9 @@ import pytest
 
 from serve_app.models.snapshot import DEMO_FOLDER
 
-SCRIPT = Path(__file__).resolve().parents[2] / "k8s" / "image" / "bake_model.py"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "k8s" / "image" / "bake_model.py"
+SAMPLE = ROOT / "serve_app" / "samples" / "powder.jpg"
 COMMIT = "4d00fc90d2127ca2ce683703bfed07b4d8a25bb2"
 FILES = {name: (DEMO_FOLDER / name).read_bytes() for name in ("config.json", "preprocessor_config.json")}
 FILES |= {"model.safetensors": (DEMO_FOLDER / "model.safetensors").read_bytes(), "pytorch_model.bin": b"pickle"}
@@ -62,10 +64,15 @@ def hub() -> Iterator[str]:
 def bake(prefix: Path, hub: str, revision: str) -> subprocess.CompletedProcess[str]:
     arguments = {"VERSION": "0.1.0", "COMMIT": "unknown", "BASE": "ray", "ENVIRONMENT": "dev"}
     model = {"MODEL_SOURCE": "hugging_face", "MODEL_ID": "org/name", "MODEL_REVISION": revision}
-    environment = {"PATH": os.environ["PATH"], "HOME": str(prefix), "PREFIX": str(prefix), "HF_ENDPOINT": hub}
+    environment = {"PREFIX": str(prefix), "HF_ENDPOINT": hub, "HF_HUB_DISABLE_XET": "1"}
+    return execute([str(SCRIPT)], {**environment, **arguments, **model, "HOME": str(prefix)})
+
+
+def execute(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(SCRIPT)],
-        env={**environment, **arguments, **model, "HF_HUB_DISABLE_XET": "1"},
+        [sys.executable, *command],
+        env={"PATH": os.environ["PATH"], **environment},
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=100,
@@ -82,6 +89,21 @@ def test_the_files_of_one_commit_are_baked_and_no_pickle(hub: str, tmp_path: Pat
     model = json.loads((tmp_path / "release.json").read_text())["model"]
     assert model["revision"] == COMMIT
     assert model["sha256"] == hashlib.sha256(FILES["model.safetensors"]).hexdigest()
+
+
+def test_what_was_baked_is_loaded_without_the_hub(hub: str, tmp_path: Path) -> None:
+    assert bake(tmp_path, hub, COMMIT).returncode == 0
+    of_the_image = {"MODEL_SOURCE": "hugging_face", "MODEL_ID": "org/name", "MODEL_REVISION": COMMIT}
+    of_the_image |= {
+        "HF_HUB_CACHE": str(tmp_path / "models"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_ENDPOINT": "http://127.0.0.1:1",
+    }
+    predict = ["-c", "from serve_app.cli.main import app; app()", "predict", "--json", str(SAMPLE)]
+    done = execute(predict, of_the_image)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["label"], answer["model"]["revision"]) == ("Powder", COMMIT)
 
 
 def test_a_revision_that_is_not_there_ends_the_build(hub: str, tmp_path: Path) -> None:
