@@ -114,11 +114,12 @@ class Pod:
         """Of the container's first process, seen from here."""
         assert self._process
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        until(lambda: self._ended() or bool(children.read_text().split()), "the pod's namespaces", 10)
-        assert not self._ended(), f"{self._name} has ended:\n{self.log.read_text()[-4000:]}"
+        until(lambda: self.ended() or bool(children.read_text().split()), "the pod's namespaces", 10)
+        assert not self.ended(), f"{self._name} has ended:\n{self.log.read_text()[-4000:]}"
         return int(children.read_text().split()[0])
 
-    def _ended(self) -> bool:
+    def ended(self) -> bool:
+        """Whether its command is not there, or not any more."""
         return self._process is None or self._process.poll() is not None
 
     def kill(self) -> None:

@@ -56,7 +56,7 @@ MANIFEST = {
     "REDIS_URL": "redis://127.0.0.1:1/0",
     "DATABASE_URL": "postgresql://nobody@127.0.0.1:2/none",
 }
-BUSY = {"RAY_raylet_start_wait_time_s": "240", "RAY_gcs_server_request_timeout_seconds": "60"}
+BUSY = {"RAY_raylet_start_wait_time_s": "600", "RAY_gcs_server_request_timeout_seconds": "60"}
 """These tests share their machine, so a node may take long to start. The operator sets 5 s for the second."""
 
 # The probes of KubeRay 1.7 for Ray >= 2.53, word for word.
@@ -153,7 +153,8 @@ def pods(built: Built) -> Iterator[tuple[Pod, Pod]]:
         yield head, worker
         for pod in (head, worker):  # pytest shows it of a test that failed
             print(pod.log.read_text())
-            print(pod.execute("bash", "-c", "tail -n 40 /tmp/ray/session_latest/logs/{gcs_server,raylet}.*").stdout)
+            tail = "tail -n 40 /tmp/ray/session_latest/logs/{gcs_server,raylet}.*"
+            print("" if pod.ended() else pod.execute("bash", "-c", tail).stdout)
 
 
 def request(pod: Pod, url: str, token: str = "", body: str = "") -> str:
