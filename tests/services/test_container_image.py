@@ -59,6 +59,8 @@ MANIFEST = {
 BUSY = {"RAY_raylet_start_wait_time_s": "600", "RAY_gcs_server_request_timeout_seconds": "60"}
 """These tests share their machine, so a node may take long to start. The operator sets 5 s for the second."""
 
+START_S = 600
+
 # The probes of KubeRay 1.7 for Ray >= 2.53, word for word.
 ALIVE = "wget --tries 1 -T 2 -q -O- http://localhost:52365/api/local_raylet_healthz | grep success"
 READY = ALIVE + " && wget --tries 1 -T 10 -q -O- http://localhost:8000/-/healthz | grep success"
@@ -175,9 +177,9 @@ def test_pods_pass_the_operators_probes(pods: tuple[Pod, Pod]) -> None:
     head, worker = pods
     token = head.environment["RAY_AUTH_TOKEN"]
     head.start()
-    until(lambda: "gcs: success" in request(head, f"http://{HEAD}:52365/api/healthz"), "the head's probe", 300)
+    until(lambda: "gcs: success" in request(head, f"http://{HEAD}:52365/api/healthz"), "the head's probe", START_S)
     worker.start()
-    until(lambda: probe(worker, ALIVE), "the worker's node", 300)
+    until(lambda: probe(worker, ALIVE), "the worker's node", START_S)
     until(lambda: "success" in request(worker, f"http://{WORKER}:52365/api/healthz"), "the worker's liveness probe", 60)
     assert not probe(worker, READY), "a worker without a replica is not ready"
 
@@ -187,8 +189,8 @@ def test_pods_pass_the_operators_probes(pods: tuple[Pod, Pod]) -> None:
     applications = f"http://{HEAD}:8265/api/serve/applications/"
     assert request(head, applications) == "", "refused without Ray's token"
     request(head, applications, token, json.dumps(config))
-    until(lambda: probe(worker, READY), "the worker's readiness probe", 300)
-    until(lambda: running(request(head, applications, token)), "the application with the model of the image", 300)
+    until(lambda: probe(worker, READY), "the worker's readiness probe", START_S)
+    until(lambda: running(request(head, applications, token)), "the application with the model of the image", START_S)
 
     assert "POST /api/v1/jobs" in worker.execute("wget", "-q", "-O-", "http://localhost:8000/api/v1/version").stdout
     assert worker.execute("id", "-u").stdout == "1000\n"
