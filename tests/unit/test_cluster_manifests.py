@@ -15,7 +15,6 @@ from operations.target import BUILD
 from tests.cluster_world import IMAGE, NAME, ROOT, Machine
 
 KUBECTL = shutil.which("kubectl")
-OVERLAYS = ROOT / "k8s" / "overlays"
 CONTAINERFILE = ROOT / "k8s" / "image" / "Containerfile"
 kustomized = pytest.mark.skipif(KUBECTL is None, reason="needs kubectl to render the overlays")
 MADE_FOR_DEVELOPMENT = {NAME, f"{NAME}-ray", f"{NAME}-ray-redis", "redis", "postgres"}
@@ -102,7 +101,6 @@ def test_prod_is_applied_when_a_site_has_filled_it_in_and_refused_before(machine
     }
 
 
-@pytest.mark.skipif(not CONTAINERFILE.exists(), reason="needs the image's build")
 def test_the_build_is_given_arguments_that_it_knows(tmp_path: Path) -> None:
     machine = Machine(tmp_path, {})
     machine.settings("stage", "MODEL_SOURCE=private\nMODEL_ID=lab/model\nMODEL_REVISION=v3\n")

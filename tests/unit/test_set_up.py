@@ -9,16 +9,17 @@ from pathlib import Path
 
 import dev
 import environment
+import installation
 import pytest
 
-SOURCES = [Path(str(module.__file__)) for module in (dev, environment)]
+SOURCES = [Path(str(module.__file__)) for module in (dev, environment, installation)]
 
 
 @pytest.fixture(autouse=True)
 def default_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """No choice of torch made, and an environment that is there, wherever these tests run."""
     monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
-    for variable in environment.TORCH_VARIABLES:
+    for variable in installation.TORCH_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -27,7 +28,7 @@ def test_an_older_python_can_read_it_and_needs_nothing_else(source: Path) -> Non
     tree = ast.parse(source.read_text("utf-8"), feature_version=(3, 6))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported - set(sys.stdlib_module_names) <= {"environment"}
+    assert imported - set(sys.stdlib_module_names) <= {"environment", "installation"}
     assert "__future__" not in imported
 
 
@@ -63,7 +64,7 @@ def names(stamp: dict[str, object], *, dev: bool = True) -> list[str]:
 
 
 def finished(*, dev: bool = True) -> dict[str, object]:
-    torch = environment.choose_torch({})
+    torch = installation.choose_torch({})
     return {"torch": {}, "steps": {step.name: step.digest for step in environment.steps(torch, dev=dev)}}
 
 
@@ -96,7 +97,7 @@ def test_another_torch_is_a_new_environment_and_remembered(monkeypatch: pytest.M
     monkeypatch.setenv("TORCH_INDEX_URL", "https://index.example.org/cu130")
     assert names(stamp)[0] == "venv"
     stamp["torch"] = environment.chosen_variables(stamp)
-    torch = environment.choose_torch(environment.chosen_variables(stamp))
+    torch = installation.choose_torch(environment.chosen_variables(stamp))
     stamp["steps"] = {step.name: step.digest for step in environment.steps(torch, dev=True)}
     monkeypatch.delenv("TORCH_INDEX_URL")
     assert names(stamp) == []
@@ -106,16 +107,23 @@ def test_another_torch_is_a_new_environment_and_remembered(monkeypatch: pytest.M
 
 def test_the_default_torch_never_brings_more_than_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.system", lambda: "Linux")
-    torch = environment.choose_torch({})
+    torch = installation.choose_torch({})
     assert torch.spec.endswith("+cpu")
     assert torch.source == "https://download.pytorch.org/whl/cpu"
     assert torch.alone
-    assert environment.choose_torch({"TORCH": "pypi"}).source is None
+    assert installation.choose_torch({"TORCH": "pypi"}).source is None
+
+
+def test_the_gpu_build_comes_from_a_lock_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    torch = installation.choose_torch({"TORCH": "pypi"})
+    locked = (installation.REQUIREMENTS / torch.lock).read_text()
+    assert f"\n{torch.spec} \\\n" in locked, "the lock holds the version that the code names"
 
 
 def test_a_torch_nobody_knows_is_refused() -> None:
     with pytest.raises(SystemExit, match="TORCH is cpu or pypi, not 'cuda'"):
-        environment.choose_torch({"TORCH": "cuda"})
+        installation.choose_torch({"TORCH": "cuda"})
 
 
 def test_a_damaged_stamp_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

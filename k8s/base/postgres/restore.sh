@@ -6,7 +6,7 @@ export PGPASSWORD PGCONNECT_TIMEOUT=10
 
 backup=$1
 if [ "$backup" = latest ]; then
-    backup=$(cd "$BACKUPS" && ls -1 | grep '\.dump$' | tail -n 1) || true
+    backup=$(cd "$BACKUPS" && printf '%s\n' *.dump | tail -n 1)
 fi
 [ -n "$backup" ] && [ -f "$BACKUPS/$backup" ] || { echo "there is no backup '$backup' in $BACKUPS" >&2; exit 1; }
 (cd "$BACKUPS" && sha256sum --check --quiet "$backup.sha256") || { echo "$backup is damaged" >&2; exit 1; }

@@ -7,7 +7,7 @@ umask 027
 
 backup=$1
 if [ "$backup" = latest ]; then
-    backup=$(cd "$BACKUPS" && ls -1 | grep '\.rdb$' | tail -n 1) || true
+    backup=$(cd "$BACKUPS" && printf '%s\n' *.rdb | tail -n 1)
 fi
 [ -n "$backup" ] && [ -f "$BACKUPS/$backup" ] || { echo "there is no backup '$backup' in $BACKUPS" >&2; exit 1; }
 (cd "$BACKUPS" && sha256sum --check --quiet "${backup%.rdb}.sha256") || { echo "$backup is damaged" >&2; exit 1; }

@@ -1,0 +1,163 @@
+"""Installs the locked packages, torch and this project into one environment, wherever that is.
+
+`scripts/environment.py` does so into `.venv`, the image's build by `python3 scripts/installation.py FOLDER PART`.
+Standard library alone, and syntax that older interpreters read, so that they can say what to install.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Dict, NamedTuple, NoReturn, Optional, Tuple, Union
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = ROOT / "requirements"
+
+TORCH_VERSION = "2.13.0"
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+TORCH_VARIABLES = ("TORCH", "TORCH_INDEX_URL", "TORCH_SPEC")
+HEARTBEAT_S = 15
+
+Command = Tuple[Union[str, Path], ...]
+
+
+class Torch(NamedTuple):
+    """Which build of torch, and from where."""
+
+    says: str
+    spec: str
+    source: Optional[str] = None
+    alone: bool = True
+    """The CPU builds need nothing that the lock does not hold, so nothing else may come from a second index."""
+    lock: str = ""
+    """The lock that holds this build and all it needs; empty where its index is not PyPI, whose files we can hash."""
+
+
+def stop(message: str) -> NoReturn:
+    """End with one clear message and a failing exit status."""
+    sys.exit("error: " + message)
+
+
+def chosen_in(variables: Dict[str, str]) -> Dict[str, str]:
+    """What an environment says of torch."""
+    return {name: variables[name] for name in TORCH_VARIABLES if variables.get(name)}
+
+
+def choose_torch(variables: Dict[str, str]) -> Torch:
+    """The CPU build, unless `TORCH=pypi` or `TORCH_INDEX_URL` (and `TORCH_SPEC`) say otherwise."""
+    choice, index = variables.get("TORCH", "cpu"), variables.get("TORCH_INDEX_URL")
+    spec = variables.get("TORCH_SPEC", f"torch=={TORCH_VERSION}")
+    if choice not in ("cpu", "pypi"):
+        stop(f"TORCH is cpu or pypi, not {choice!r}.")
+    if index:
+        return Torch(f"{spec} from {index}", spec, index, alone=False)
+    if platform.system() == "Darwin":
+        return Torch(f"{spec} from PyPI (about 80 MB)", spec)
+    if choice == "pypi":
+        lock = "" if "TORCH_SPEC" in variables else "torch-gpu.txt"
+        return Torch(f"{spec} from PyPI, the GPU build (several GB)", spec, alone=False, lock=lock)
+    if "TORCH_SPEC" not in variables:
+        spec += "+cpu"
+    return Torch(f"{spec}, the CPU build (about 200 MB)", spec, TORCH_CPU_INDEX)
+
+
+class Installation:
+    """One environment in `folder`. What installs it writes to `log`; a failure shows the end of that and stops."""
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        self.python = folder / "bin" / "python"
+        self._folder, self._log = folder, log
+
+    def make(self) -> None:
+        """A new, empty environment. Debian and Ubuntu ship Python without the part that makes one."""
+        base = os.path.realpath(sys.executable)  # the interpreter itself, also inside a virtual environment
+        probe = subprocess.run([base, "-c", "import ensurepip, venv"], capture_output=True, check=False)
+        if probe.returncode != 0:
+            package = "python{}.{}-venv".format(*sys.version_info[:2])
+            stop(f"this Python cannot make virtual environments. Install that part: sudo apt-get install {package}")
+        self._must(base, "-I", "-m", "venv", "--clear", self._folder)
+
+    def install_torch(self, torch: Torch) -> None:
+        """First and alone: the index it comes from is never asked for any other package of a CPU set-up."""
+        if torch.lock:
+            self.install_lock(REQUIREMENTS / torch.lock)
+            return
+        install = ["install", *(["--no-deps"] if torch.alone else [])]
+        if torch.source:
+            install += ["--extra-index-url", torch.source]
+        # pip waits long for an index that cannot be reached, although the wheel may be at hand without it.
+        if self._execute(*self.pip(*install, "--retries", "0", "--timeout", "15", torch.spec)):
+            return
+        print("      not there at once; trying again with more patience", flush=True)
+        if not self._execute(*self.pip(*install, "--retries", "3", torch.spec)):
+            stop(
+                f"{torch.spec} could not be installed from {torch.source or 'PyPI'}; see {self._log}.\n"
+                "Other sources:\n"
+                "  TORCH=pypi make run               the build on PyPI; on Linux the GPU build, several GB\n"
+                "  TORCH_INDEX_URL=URL make run      an index of yours, or https://download.pytorch.org/whl/cu130\n"
+                "  PIP_FIND_LINKS=FOLDER make run    a folder that holds the wheel"
+            )
+
+    def install_lock(self, lock: Path) -> None:
+        """Exactly the files whose hashes the repository holds; nothing is built, so no build script runs either."""
+        self._must(*self.pip("install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(lock)))
+
+    def install_project(self, *, editable: bool) -> None:
+        """This checkout, or a copy of it; then pip compares what every package asks for with what is there."""
+        project = ["--editable", str(ROOT)] if editable else [str(ROOT)]
+        self._must(*self.pip("install", "--no-deps", "--no-build-isolation", *project))
+        self._must(*self.pip("check"))
+
+    def pip(self, *arguments: str) -> Command:
+        """A pip command of the environment. `-I` keeps PYTHONPATH and packages of the user's own out of it."""
+        return (self.python, "-I", "-m", "pip", "--disable-pip-version-check", *arguments)
+
+    def _must(self, *command: Union[str, Path]) -> None:
+        if not self._execute(*command):
+            for line in self._log.read_text(errors="replace").splitlines()[-20:]:
+                print("      " + line, flush=True)
+            stop(f"set-up failed; the whole output is in {self._log}. The next try starts afresh.")
+
+    def _execute(self, *command: Union[str, Path]) -> bool:
+        """Run one installing command into the log, with a sign of life while it takes long. True when it succeeded."""
+        began = time.monotonic()
+        with self._log.open("ab") as log:
+            log.write(("\n$ " + " ".join(map(str, command)) + "\n").encode())
+            log.flush()
+            with subprocess.Popen([str(part) for part in command], cwd=str(ROOT), stdout=log, stderr=log) as process:
+                while True:
+                    try:
+                        return process.wait(HEARTBEAT_S) == 0
+                    except subprocess.TimeoutExpired:
+                        print(f"      still at it after {time.monotonic() - began:.0f} s", flush=True)
+
+
+def install_packages(installation: Installation) -> None:
+    """Everything that a change of this project leaves as it is."""
+    torch = choose_torch(chosen_in(dict(os.environ)))
+    print(torch.says, flush=True)
+    installation.make()
+    installation.install_torch(torch)
+    print("the locked packages (about 300 MB)", flush=True)
+    installation.install_lock(REQUIREMENTS / "serve.txt")
+
+
+def main() -> None:
+    """Install into a folder: `packages`, then the `project` itself, as a copy."""
+    folder, part = Path(sys.argv[1]), sys.argv[2]
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as logs:
+        installation = Installation(folder, Path(logs) / "installation.log")
+        if part == "packages":
+            install_packages(installation)
+        elif part == "project":
+            installation.install_project(editable=False)
+        else:
+            stop(f"there are packages and project to install, not {part!r}.")
+
+
+if __name__ == "__main__":
+    main()
