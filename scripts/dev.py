@@ -145,6 +145,12 @@ def cluster(arguments: List[str]) -> None:
     os.execv(sys.executable, [sys.executable, str(ROOT / "scripts" / "cluster"), *arguments])
 
 
+def cluster_sim(arguments: List[str]) -> None:
+    """Play the RayService on simulated pods: losses, changes, closed doors (needs root; about 10 minutes)."""
+    ensure(dev=True)
+    become("python", "scripts/simulator", *arguments)
+
+
 def pictures(arguments: List[str]) -> None:
     """Draw the usage report with headless Chromium, as on a phone, a tablet and a desk."""
     ensure(dev=True)
@@ -189,6 +195,7 @@ TASKS: Dict[str, Callable[[List[str]], None]] = {
     "bench-usage": bench_usage,
     "chaos": chaos,
     "cluster": cluster,
+    "cluster-sim": cluster_sim,
     "pictures": pictures,
     "setup": setup,
     "train-demo": train_demo,
