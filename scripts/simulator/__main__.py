@@ -39,7 +39,7 @@ def main() -> int:
         "--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), metavar="NAME", help=" ".join(SCENARIOS)
     )
     parser.add_argument("--losses", type=int, default=1, help="how often the head is lost in each way")
-    parser.add_argument("--default-proxy", action="store_true", help="without HAProxy mode, to compare the two")
+    parser.add_argument("--haproxy", action="store_true", help="in HAProxy mode, to compare it with Serve's own proxy")
     parser.add_argument("--record", type=Path, default=RECORD, help="where the raw record goes")
     parser.add_argument(requirements.INSIDE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -50,7 +50,7 @@ def main() -> int:
         requirements.go_inside()
     requirements.settle_inside()
     played = [name for name in options.scenarios for _ in range(options.losses if name in HEAD_LOSSES else 1)]
-    _play(played, options.record, default_proxy=options.default_proxy)
+    _play(played, options.record, haproxy=options.haproxy)
     record = json.loads(options.record.read_text())
     print(*(f"# {line}" for line in verdict.table(record["trials"])), sep="\n")
     found = verdict.measured(record)
@@ -58,13 +58,13 @@ def main() -> int:
     return int(any(figure.is_short for figure in found))
 
 
-def _play(scenarios: Sequence[str], path: Path, *, default_proxy: bool) -> None:
+def _play(scenarios: Sequence[str], path: Path, *, haproxy: bool) -> None:
     started = time.time()
     path.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="semapi-cluster-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
-        with Setting(folder, _progress(started), default_proxy=default_proxy) as setting:
+        with Setting(folder, _progress(started), haproxy=haproxy) as setting:
             campaign = Campaign(setting.stage)
             try:
                 for scenario in scenarios:
@@ -76,9 +76,7 @@ def _play(scenarios: Sequence[str], path: Path, *, default_proxy: bool) -> None:
                 about: Json = {"machine": f"{platform.machine()} with {processors()} processors"}
                 about |= {"revision": _revision(), "started_at": started, "seconds": time.time() - started}
                 about["peak_gib"] = setting.peak_gib
-                path.write_text(
-                    json.dumps({**about, "default_proxy": default_proxy, "trials": campaign.trials}, indent=1)
-                )
+                path.write_text(json.dumps({**about, "haproxy": haproxy, "trials": campaign.trials}, indent=1))
 
 
 def _progress(started: float) -> Callable[[str], None]:

@@ -36,9 +36,9 @@ RUNNING_S = 300.0
 class Setting:
     """Starts on entry and ends everything on exit. `stage` is for the scenarios, `peak_gib` what it took of memory."""
 
-    def __init__(self, folder: Path, progress: Callable[[str], None], *, default_proxy: bool = False) -> None:
+    def __init__(self, folder: Path, progress: Callable[[str], None], *, haproxy: bool = False) -> None:
         self.folder, self.progress = folder, progress
-        self.resource = read_resource(MANIFEST, NAMESPACE, default_proxy=default_proxy)
+        self.resource = read_resource(MANIFEST, NAMESPACE, haproxy=haproxy)
         self.peak_gib = 0.0
         self._over = threading.Event()
 

@@ -161,7 +161,7 @@ def test_rendering_changes_nothing_of_the_resource() -> None:
 
 
 def test_our_manifest_gives_pods_that_lack_no_object() -> None:
-    ours = read_resource(MANIFEST, "sem-image-classifier", default_proxy=False)
+    ours = read_resource(MANIFEST, "sem-image-classifier", haproxy=False)
     running = RayCluster(ours, "ours-1", "uid-1")
     objects = Objects(
         secrets={
@@ -181,14 +181,11 @@ def test_our_manifest_gives_pods_that_lack_no_object() -> None:
     assert databases == [False, True, False, False]
 
 
-def test_the_default_proxy_is_the_manifest_without_two_lines() -> None:
-    names = [
-        {entry["name"] for entry in container["env"]}
-        for default in (False, True)
-        for container in containers(read_resource(MANIFEST, "there", default_proxy=default))
-    ]
-    half = len(names) // 2
-    assert [one - other for one, other in zip(names[:half], names[half:], strict=True)] == [set(HAPROXY_MODE)] * half
+def test_haproxy_mode_is_the_manifest_with_two_other_values() -> None:
+    own, other = (containers(read_resource(MANIFEST, "there", haproxy=haproxy)) for haproxy in (False, True))
+    for one, changed in zip(own, other, strict=True):
+        differing = {entry["name"] for entry, new in zip(one["env"], changed["env"], strict=True) if entry != new}
+        assert differing == set(HAPROXY_MODE)
 
 
 def test_variables_come_from_everywhere_and_the_containers_own_win() -> None:

@@ -64,7 +64,7 @@ def _survival(document: Document, groups: list[Group]) -> Iterator[Finding]:
         for name, why in HEAD_LOSS.items():
             if name not in group.environment:
                 yield document.finding(variables, f"{name} is missing: without it {why}.")
-        if group.environment.get(HAPROXY) == "1" and HAPROXY_TIMEOUT not in group.environment:
+        if HAPROXY in group.environment and HAPROXY_TIMEOUT not in group.environment:
             sentence = f"{HAPROXY_TIMEOUT} is missing: a request to a lost node would hang for as long as its client."
             yield document.finding(variables, sentence)
 

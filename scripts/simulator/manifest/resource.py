@@ -12,13 +12,15 @@ from serve_app.contracts import Json
 HAPROXY_MODE = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED")
 
 
-def read_resource(path: Path, namespace: str, *, default_proxy: bool) -> Json:
-    """The manifest with a namespace; without HAProxy mode where that is asked for."""
+def read_resource(path: Path, namespace: str, *, haproxy: bool) -> Json:
+    """The manifest with a namespace; in HAProxy mode where that is asked for."""
     resource: Json = copy.deepcopy(yaml.safe_load(path.read_text()))
     resource["metadata"]["namespace"] = namespace
-    if default_proxy:
+    if haproxy:
         for container in containers(resource):
-            container["env"] = [entry for entry in container["env"] if entry["name"] not in HAPROXY_MODE]
+            for entry in container["env"]:
+                if entry["name"] in HAPROXY_MODE:
+                    entry["value"] = "1"
     return resource
 
 
