@@ -136,7 +136,7 @@ def story(ports: dict[str, int]) -> list[Rule]:
         rule("kubectl kustomize .*/service", SERVICE),
         rule("get namespace", f"namespace/{NAME}\n", after="create namespace"),
         rule("get secrets", SECRETS, after="create --filename -"),
-        rule("get statefulsets,deployments", "statefulset.apps/postgres\nstatefulset.apps/redis\n"),
+        rule("get statefulsets,deployments", "statefulset.apps/postgresql\nstatefulset.apps/redis\n"),
         rule("get job migrate", {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}),
         rule("get rayservice", ray_service()),
         rule("get raycluster", ray_cluster()),

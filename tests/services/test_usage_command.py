@@ -171,7 +171,7 @@ def test_a_namespace_is_read_by_psql_in_its_pod(tables: str, kubectl: Path) -> N
     assert through["total"] == 2
     arguments = kubectl.read_text().splitlines()
     assert arguments[:8] == ["exec", "-i", "-n", "sem", "postgresql-0", "--", "bash", "-lc"]
-    assert 'psql -U "$POSTGRES_USER" -d "$POSTGRES_DB"' in arguments[8]
+    assert 'psql -U "${POSTGRES_USER:-postgres}" -d "${POSTGRES_DB:-app}"' in arguments[8]
 
 
 def test_what_psql_says_in_the_pod_is_said(kubectl: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ SERVERS_DEADLINE_S = 600.0
 """Redis reads its file and PostgreSQL repairs itself before either is ready."""
 MIGRATE = "migrate"
 POLL_S = 2.0
-SHOWN_SERVERS = "statefulset.apps/postgres statefulset.apps/ray-redis statefulset.apps/redis"
+SHOWN_SERVERS = "statefulset.apps/postgresql statefulset.apps/ray-redis statefulset.apps/redis"
 """What a dry run takes for the servers in the cluster."""
 SHOWN = Release("", "", "", f"localhost/{NAME}:{'0' * 12}", "", "", "", "", "")
 """Stands for the release in a dry run where there is none yet."""

@@ -12,7 +12,12 @@ from operations.target import NAME
 from operations.work import Work
 
 RESTART_MARK = f"{NAME}/restarted-at"
-SERVERS = {"redis": "statefulset", "ray-redis": "statefulset", "postgres": "statefulset", "dev-issuer": "deployment"}
+SERVERS = {
+    "redis": "statefulset/redis",
+    "ray-redis": "statefulset/ray-redis",
+    "postgres": "statefulset/postgresql",
+    "dev-issuer": "deployment/dev-issuer",
+}
 COMPONENTS = ("service", "head", *SERVERS)
 
 
@@ -27,7 +32,7 @@ def restart(work: Work, component: str) -> str:
         return _head(work)
     if component not in SERVERS:
         raise Refused(f"there is no component {component}; there are {', '.join(COMPONENTS)}")
-    name = f"{SERVERS[component]}/{component}"
+    name = SERVERS[component]
     work.run.change(work.target.kubectl("rollout", "restart", name))
     timeout = f"--timeout={SERVERS_DEADLINE_S:g}s"
     work.run.work(work.target.kubectl("rollout", "status", name, timeout), deadline_s=SERVERS_DEADLINE_S + 30)

@@ -29,7 +29,7 @@ CUT_S: Final = 0.5
 POD: Final = "postgresql-0"
 PSQL: Final = (
     'PGPASSWORD="$POSTGRES_PASSWORD" PGCLIENTENCODING=UTF8 '
-    'exec psql -U "$POSTGRES_USER" -d "$POSTGRES_DB" -X -q -t -A -v ON_ERROR_STOP=1'
+    'exec psql -U "${POSTGRES_USER:-postgres}" -d "${POSTGRES_DB:-app}" -X -q -t -A -v ON_ERROR_STOP=1'
 )
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
