@@ -19,6 +19,7 @@ from object_store import SeaweedFS
 from PIL import Image
 from pydantic import SecretStr
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from serve_app.contracts import Json, Outcome, Task
 from serve_app.images import keeper
@@ -57,7 +58,7 @@ class Replica(Answering):
 
 
 @contextmanager
-def deployed(settings: Settings) -> Iterator[ServeHandle]:
+def deployed(settings: Settings) -> Iterator[DeploymentHandle[Any]]:
     """A replica in a Ray of its own, with these settings in its environment."""
     names = ("redis_url", "image_store_url", "s3_endpoint_url", "s3_access_key_id", "s3_secret_access_key")
     values = {name: getattr(settings, name) for name in names}
@@ -75,7 +76,7 @@ def deployed(settings: Settings) -> Iterator[ServeHandle]:
             ray_actor_options={"num_cpus": CONFIG.num_cpus},
         )
         bound = deployment.bind(CONFIG, VERSION, TrackerRegistrar)
-        yield ServeHandle(serve.run(bound, name=CONFIG.name, route_prefix=None))
+        yield serve.run(bound, name=CONFIG.name, route_prefix=None)
         serve.shutdown()
         ray.shutdown()
 
@@ -92,14 +93,14 @@ def stored(object_store: SeaweedFS, valkey: Any) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def handle(stored: Settings) -> Iterator[ServeHandle]:
+def handle(stored: Settings) -> Iterator[DeploymentHandle[Any]]:
     with deployed(stored) as found:
         yield found
 
 
 @pytest.fixture
 async def gateway(
-    settings: Settings, stored: Settings, database: str, handle: ServeHandle, authority: Authority
+    settings: Settings, stored: Settings, database: str, handle: DeploymentHandle[Any], authority: Authority
 ) -> AsyncIterator[Running]:
     whole = stored.model_copy(update={"database_url": SecretStr(database)})
     async with serving(whole, handle, authority) as running:
@@ -107,8 +108,12 @@ async def gateway(
 
 
 @asynccontextmanager
-async def serving(settings: Settings, handle: ServeHandle, authority: Authority, **more: Any) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority, cards=[card(CONFIG)], model=Replica(handle), **more) as running:
+async def serving(
+    settings: Settings, handle: DeploymentHandle[Any], authority: Authority, **more: Any
+) -> AsyncIterator[Running]:
+    """A gateway with a way of its own to the replica, as one that leaves never uses its way again."""
+    model = Replica(ServeHandle(handle))
+    async with running_gateway(settings, authority, cards=[card(CONFIG)], model=model, **more) as running:
         await until(lambda: ready(running), 30)
         yield running
 
