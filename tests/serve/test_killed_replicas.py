@@ -17,8 +17,8 @@ STEADY_S = 3.0
 """No job ended for so long, although one of two replicas works: what is left is held by the other."""
 
 SLOW = 20
-"""Uploads on their way through the gateways when one is killed. Serve draws a gateway for each, so there are many: that
-the victim has none of them should happen once in three thousand runs."""
+"""Uploads on their way through the gateways when one is killed. Serve draws a gateway for each, so there are many: the
+victim mostly has some of them, but that is Serve's to decide and nothing that a run can demand."""
 
 
 async def test_a_killed_model_replica_costs_no_job(
@@ -65,7 +65,6 @@ async def test_a_killed_gateway_replica_costs_no_job(
 
     assert held <= set(ids)
     assert all(job["deliveries"] >= 2 for job in jobs if job["job_id"] in held)
-    assert any(one.interruptions for one in uploaders)
     await _ended_once(service, client, jobs, references, before)
     await until(lambda: victim.pid not in service.replicas("gateway"))
     service.wait_until_whole("gateway", GATEWAYS)
