@@ -238,7 +238,8 @@ def test_a_service_elsewhere_is_asked_with_a_token_of_ones_own(tmp_path: Path) -
 
 def test_the_children_of_an_access_end_with_it(machine: Machine, tmp_path: Path) -> None:
     machine.first(rule("port-forward", stays_s=60, files={str(tmp_path / "open"): ""}))
-    with machine.start("access", "--port", "0") as process:
+    machine.local("stage", "CONTEXT=lab\nREGISTRY=r\n")  # dev has an issuer too, at a port that `make run` may hold
+    with machine.start("access", "--env", "stage", "--port", "0") as process:
         while not (tmp_path / "open").exists():
             assert process.poll() is None
             time.sleep(0.05)

@@ -140,8 +140,9 @@ def test_a_server_is_restarted_and_waited_for(machine: Machine) -> None:
 
 
 def test_an_access_that_breaks_is_opened_again(machine: Machine) -> None:
-    machine.first(rule("port-forward service/dev-issuer", stays_s=60), rule("port-forward", status=1))
-    with machine.start("access", "--port", "0") as process:
+    machine.first(rule("port-forward", status=1))
+    machine.local("stage", "CONTEXT=lab\nREGISTRY=r\n")  # dev has an issuer too, at a port that `make run` may hold
+    with machine.start("access", "--env", "stage", "--port", "0") as process:
         while sum("serve-svc" in line for line in machine.lines) < 2:
             assert process.poll() is None
             time.sleep(0.05)
@@ -149,7 +150,6 @@ def test_an_access_that_breaks_is_opened_again(machine: Machine) -> None:
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 0
     assert f"{NAME}-serve-svc went away; trying again" in errors
-    assert sum("dev-issuer" in line for line in machine.lines) == 1
 
 
 def test_a_taken_port_is_told(machine: Machine) -> None:
