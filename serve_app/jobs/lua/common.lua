@@ -11,8 +11,7 @@ local NOW_US = CLOCK[1] * 1000000 + CLOCK[2]
 
 local FIELDS = {
   'v', 'owner', 'model', 'priority', 'status', 'run', 'deliveries', 'strikes', 'turn', 'token', 'alone',
-  'reference', 'bytes', 'weight', 'pixels', 'submitted_at', 'started_at', 'completed_at', 'item',
-  'keep',
+  'reference', 'bytes', 'weight', 'pixels', 'submitted_at', 'started_at', 'completed_at', 'item', 'keep',
 }
 
 -- The record of a job. Nil when it is gone or of a newer version; then the second value is that version or false.
@@ -174,11 +173,17 @@ local function retire(record, stays)
   redis.call('EXPIRE', job_key(record.id), JOB_TTL_S)
 end
 
--- Remove an ended job for its owner, or a dead one for an admin. PostgreSQL is told to forget what came of it; until it has, `removed` keeps anybody
--- from reading it there.
-local function forget(record)
+-- Take a job out of the dead ones: 1, or 0 when it was none. Its record and input are the caller's next step.
+local function unbury(record)
   local dead = redis.call('ZREM', dead_key(record.model), record.id)
   if dead == 1 then redis.call('DECRBY', dead_bytes_key(record.model), record.bytes) end
+  return dead
+end
+
+-- Remove an ended job for its owner, or a dead one for an admin. PostgreSQL is told to forget what came of it; until it
+-- has, `removed` keeps anybody from reading it there.
+local function forget(record)
+  local dead = unbury(record)
   redis.call('ZREM', jobs_key(record.owner), record.id)
   redis.call('UNLINK', job_key(record.id), outputs_key(record.id),
     record.reference ~= '' and record.reference or job_key(record.id))
@@ -208,12 +213,6 @@ end
 local function buried(id)
   local record = load(id)
   if record and redis.call('ZSCORE', dead_key(record.model), id) then return record end
-end
-
--- Take a job out of the dead ones; its record and input are the caller's next step.
-local function unbury(record)
-  redis.call('ZREM', dead_key(record.model), record.id)
-  redis.call('DECRBY', dead_bytes_key(record.model), record.bytes)
 end
 
 -- A delivery that ended without an answer. It is a strike only if this lease reported that the job ran alone.
