@@ -17,13 +17,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (default: this one)")
     options = parser.parse_args()
-    from manifests.everything import check_repository  # takes seconds; --help does not need it
+    from manifests.documents import report  # these take seconds; --help does not need them
+    from manifests.everything import check_repository
 
-    findings = check_repository(options.root)
-    for finding in findings:
-        print(finding)
-    print(f"{len(findings)} findings" if findings else "no findings", file=sys.stderr)
-    return 1 if findings else 0
+    return report(check_repository(options.root))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from manifests.documents import read
+from manifests.documents import read, report
 from manifests.production import refusals
 
 
@@ -16,10 +16,7 @@ def main() -> int:
     """Check what comes in at standard input."""
     documents, findings = read(sys.stdin.read(), "standard input", numbered=False)
     findings += refusals(documents)
-    for finding in findings:
-        print(finding)
-    print(f"{len(findings)} findings" if findings else "no findings", file=sys.stderr)
-    return 1 if findings else 0
+    return report(findings)
 
 
 if __name__ == "__main__":

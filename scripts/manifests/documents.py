@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -176,3 +177,11 @@ def nested(path: Path, body: Any, outer: Document) -> dict[str, Any]:
 def of_kind(documents: list[Document], *kinds: str) -> Iterator[Document]:
     """Those of the given kinds."""
     return (document for document in documents if document.kind in kinds)
+
+
+def report(findings: Sequence[Finding]) -> int:
+    """Print a line for each; the exit status of the program that found them."""
+    for finding in findings:
+        print(finding)
+    print(f"{len(findings)} findings" if findings else "no findings", file=sys.stderr)
+    return 1 if findings else 0
