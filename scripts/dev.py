@@ -146,7 +146,7 @@ def cluster(arguments: List[str]) -> None:
 
 
 def cluster_sim(arguments: List[str]) -> None:
-    """Play the RayService on simulated pods: losses, changes, closed doors (needs root; about 10 minutes)."""
+    """Play the RayService on simulated pods: losses, changes, closed doors (needs root; long)."""
     ensure(dev=True)
     become("python", "scripts/simulator", *arguments)
 
