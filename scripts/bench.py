@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from benchmark import corpus, figures, measure  # noqa: E402  the folder is no package of the project
 from benchmark.instance import MODE, Instance  # noqa: E402
+from benchmark.origin import origin  # noqa: E402
 
 from serve_app.local.guard import guarded  # noqa: E402
 from serve_app.local.server import free_port  # noqa: E402
@@ -53,8 +53,7 @@ def main() -> int:
                 run = measure.Run(instance, bare_port, pictures, options.requests, raw, details)
                 asyncio.run(run.all())
     document = {
-        "command": "make bench",
-        "revision": _revision(),
+        **origin("make bench"),
         "mode": MODE,
         "started_at": started,
         "seconds": time.time() - started,
@@ -87,11 +86,6 @@ def _bare_routes() -> Iterator[int]:
     finally:
         family.terminate()
         family.communicate(timeout=30)
-
-
-def _revision() -> str:
-    described = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from benchmark.measure import processors  # noqa: E402  the checkout's own modules come first
+from benchmark.origin import origin  # noqa: E402  the checkout's own modules come first
 from reliability import page, pictures, verdict  # noqa: E402
 from reliability.campaign import Campaign, Plan, document  # noqa: E402
 from reliability.faults import FAULTS  # noqa: E402
@@ -72,14 +70,8 @@ async def _strike(campaign: Campaign, faults: list[str]) -> None:
 
 
 def _write(campaign: Campaign, plan: Plan, started: float) -> None:
-    described = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    revision = subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    about = {
-        "command": " ".join(["python3 scripts/chaos.py", *sys.argv[1:]]),
-        "revision": revision,
-        "machine": f"{platform.machine()} with {processors()} processors",
-    }
-    RECORD.write_text(json.dumps(document(campaign, plan, started, **about), indent=1))
+    record = document(campaign, plan, started, **origin("python3 scripts/chaos.py"))
+    RECORD.write_text(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -25,6 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import psycopg  # noqa: E402  the checkout's own modules come first
 from benchmark import figures  # noqa: E402
+from benchmark.origin import origin  # noqa: E402
 
 from serve_app.local.postgres import Postgres  # noqa: E402
 from serve_app.usage.database import Database  # noqa: E402
@@ -84,7 +84,8 @@ def main() -> int:
                 raw["usage_batch_per_plain"].append(asyncio.run(_batch_ratio(server.url)))
         finally:
             server.stop()
-    document = {"command": "make bench-usage", "options": vars(options), "machine": platform.machine(), "figures": raw}
+    units = "as the name's end says; usage_batch_per_plain is a ratio"
+    document = {**origin("make bench-usage"), "options": vars(options), "units": units, "figures": raw}
     (BUILD / "bench-usage.json").write_text(json.dumps(document, indent=1))
     found = figures.figures(raw, bench="bench-usage")
     print(*(figure.spread for figure in found), *(figure.line for figure in found), sep="\n")

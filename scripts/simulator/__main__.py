@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:1] = [str(ROOT), str(ROOT / "scripts")]  # in the place of this folder, whose names are those of others too
 
-from benchmark.measure import processors  # noqa: E402  the checkout's own modules come first
+from benchmark.origin import origin  # noqa: E402  the checkout's own modules come first
 
 from serve_app.contracts import Json  # noqa: E402
 from simulator import requirements, verdict  # noqa: E402
@@ -30,6 +28,7 @@ from simulator.scenarios.order import HEAD_LOSSES, SCENARIOS  # noqa: E402
 from simulator.setting import Setting  # noqa: E402
 
 RECORD = ROOT / "build" / "cluster-sim.json"
+UNITS = "times in seconds since 1970 or as durations, memory in GiB, the rest are counts"
 
 
 def main() -> int:
@@ -73,19 +72,13 @@ def _play(scenarios: Sequence[str], path: Path, *, haproxy: bool) -> None:
                     for line in [*filter(None, [trial["error"]]), *verdict.table([trial])]:
                         setting.progress(f"  {line}")
             finally:
-                about: Json = {"machine": f"{platform.machine()} with {processors()} processors"}
-                about |= {"revision": _revision(), "started_at": started, "seconds": time.time() - started}
-                about["peak_gib"] = setting.peak_gib
+                about: Json = {**origin("make cluster-sim"), "units": UNITS}
+                about |= {"started_at": started, "seconds": time.time() - started, "peak_gib": setting.peak_gib}
                 path.write_text(json.dumps({**about, "haproxy": haproxy, "trials": campaign.trials}, indent=1))
 
 
 def _progress(started: float) -> Callable[[str], None]:
     return lambda text: print(f"# {time.time() - started:5.0f} s  {text}", flush=True)
-
-
-def _revision() -> str:
-    described = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 if __name__ == "__main__":
