@@ -30,6 +30,9 @@ from serve_app.replica_logs import log_audit_beside_serve, log_requests_beside_s
 from serve_app.settings import read_settings
 from serve_app.tracing import make_tracer
 
+GROUP_LABEL = "ray.io/node-group"
+"""Ray gives it to a node from the name of the worker group that KubeRay starts it for."""
+
 
 class ApplicationArgs(BaseModel):
     """The `args` of the application in a Serve config. An unknown key is an error."""
@@ -127,6 +130,7 @@ def bind_model(config: ModelConfig, version: str) -> Application:
             "num_cpus": config.num_cpus,
             "num_gpus": config.num_gpus,
             "resources": config.resources,
+            **_home(config),
         },
         autoscaling_config={
             "min_replicas": config.min_replicas,
@@ -141,6 +145,14 @@ def bind_model(config: ModelConfig, version: str) -> Application:
     )
     application: Application = deployment.bind(config, version)
     return application
+
+
+def _home(config: ModelConfig) -> dict[str, Any]:
+    """Serve stops those replicas first that are not where the selector wants them. Without one it would, of pods with a
+    replica each, empty the oldest: never those that came for a backlog."""
+    if not config.home_group:
+        return {}
+    return {"label_selector": {GROUP_LABEL: config.home_group}, "fallback_strategy": [{"label_selector": {}}]}
 
 
 def build(args: ApplicationArgs) -> Application:

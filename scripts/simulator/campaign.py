@@ -21,7 +21,7 @@ class Campaign:
     def run(self, name: str) -> Json:
         """Play one scenario; its record, which is also kept, whatever happens."""
         stage = self.stage
-        stage.notes, stage.piled = [], []
+        stage.notes, stage.piled, stage.extra = [], [], []
         record: Json = {"scenario": name, "began": time.time(), "notes": stage.notes, "error": ""}
         self.trials.append(record)
         before = stage.ledger()
@@ -49,3 +49,4 @@ class Campaign:
                 SCENARIOS[name](stage)
         finally:
             record |= load.record()
+            record["asked"] += stage.extra

@@ -42,6 +42,8 @@ class Stage:
     """What happened, and when; a fresh list for each scenario."""
     piled: list[str] = field(default_factory=list)
     """Ids of the jobs that were put in front of it; fresh too."""
+    extra: list[Json] = field(default_factory=list)
+    """Requests that were asked beside the load; fresh too."""
 
     @property
     def running(self) -> Running:
@@ -61,9 +63,9 @@ class Stage:
         """The traffic of one user."""
         return Load(self.edge, self.token(user), PICTURES)
 
-    def pile_up(self, jobs: int) -> list[str]:
-        """Have so many jobs accepted at once, by a user of their own, and go on while they wait; their ids."""
-        headers = {"Authorization": f"Bearer {self.token('pile-' + uuid.uuid4().hex[:8])}"}
+    def pile_up(self, jobs: int, token: str = "") -> list[str]:
+        """Have so many jobs accepted at once, and go on while they wait; their ids. Without a token by a new user."""
+        headers = {"Authorization": f"Bearer {token or self.token('pile-' + uuid.uuid4().hex[:8])}"}
         files = [{"image": ("picture.jpg", PICTURES[number % len(PICTURES)].read_bytes())} for number in range(jobs)]
         with httpx2.Client(headers=headers, trust_env=False, timeout=30) as http:
 

@@ -61,7 +61,7 @@ def summarise(trial: Json) -> Summary:
     )
 
 
-BLOWS = ("killed", "silent", "deleted", "changed")
+BLOWS = ("killed", "silent", "deleted", "changed", "new version")
 
 
 def table(trials: Sequence[Json]) -> list[str]:
@@ -96,6 +96,9 @@ def measured(record: Json) -> list[Figure]:
         found += _figures("-load", values)
     if ended := [note for trial in trials for note in _notes(trial, "ended")]:
         found += _figures("-stops", _stops(ended, trials))
+    if broken := [note for trial in trials for note in _notes(trial, "never served")]:
+        values = {"sim_broken_versions": len(broken), "sim_broken_served": sum(note["ran"] for note in broken)}
+        found += _figures("-broken", values)
     for name, count in COUNTS.items():
         if trial := next((one for one in trials if one["scenario"] == name), None):
             found += _figures(f"-{name}", count(trial))
@@ -147,6 +150,20 @@ def _network_table(trial: Json) -> Mapping[str, float]:
     return {"sim_network_cells": len(cells), "sim_network_cells_wrong": wrong}
 
 
+def _burst(trial: Json) -> Mapping[str, float]:
+    sizes = [note["pods"] for note in _notes(trial, "burst")]
+    at = {note["what"]: note["at"] for note in trial["notes"]}
+    completed = sum(job["status"] == "COMPLETED" for job in trial["jobs"])
+    return {
+        "sim_burst_first": sizes[0] if sizes else 1,
+        "sim_burst_peak": max(sizes, default=0),
+        "sim_burst_left": sizes[-1] if sizes else 1,
+        "sim_burst_jobs_lost": len(trial["ids"]) - completed,
+        "sim_burst_up_s": at.get("burst serves", 0.0) - at.get("backlog", 0.0),
+        "sim_burst_down_s": at.get("burst gone", 0.0) - at.get("no jobs left", 0.0),
+    }
+
+
 def _may(said: str) -> bool:
     try:
         seen = json.loads(said)
@@ -161,6 +178,7 @@ COUNTS: Mapping[str, Callable[[Json], Mapping[str, float]]] = {
     "ray-token": _ray_token,
     "hardened": _hardened,
     "network-table": _network_table,
+    "burst": _burst,
 }
 """Figures of single scenarios."""
 

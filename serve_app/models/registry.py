@@ -43,6 +43,9 @@ class ModelConfig(BaseModel):
     resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Custom resources of Ray that a replica takes: it runs only on nodes that were started with them."""
 
+    home_group: str = ""
+    """Worker group whose pods replicas go to first and leave last; where it is full they go to others."""
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min_replicas > self.max_replicas:

@@ -98,6 +98,9 @@ MISTAKES = {
     "a place that no group offers": Mistake(
         capacity.check, "{gateway: 1}", "{gateways: 1}", "args", "No worker of any group fits", shown="args:"
     ),
+    "a home that is no group": Mistake(
+        capacity.check, "home_group: models", "home_group: model", "models[0].home_group", "No worker group is called model;"
+    ),
     "workers without a replica": Mistake(
         capacity.check, "minReplicas: 2", "minReplicas: 3", "minReplicas", "never be Ready", after=MODELS
     ),

@@ -14,7 +14,7 @@ from serve_app.gateway.live.places import STREAMS_MAX, WAITS_MAX
 from serve_app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = {"gateway_cpus", "gateway_resources", "num_cpus", "resources", "min_replicas", "max_replicas"}
+SIZES = {"gateway_cpus", "home_group", "gateway_resources", "num_cpus", "resources", "min_replicas", "max_replicas"}
 """What may differ: how large the house is, and which rooms it has."""
 
 

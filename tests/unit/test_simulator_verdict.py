@@ -41,6 +41,8 @@ def good() -> list[dict[str, Any]]:
     """One trial of every kind."""
     cells = [{"what": "cell", "allowed": True, "answer": 0}, {"what": "cell", "allowed": True, "answer": 111}] * 300
     cells += [{"what": "cell", "allowed": False, "answer": 110}] * 100
+    sizes = [{"at": float(at), "what": "burst", "pods": pods} for at, pods in ((1, 0), (40, 2), (100, 0))]
+    marks = [("backlog", 5), ("burst serves", 45), ("no jobs left", 60), ("burst gone", 95)]
     return [
         still("probes", [{"what": "pod", "ready": True}] * 5),
         still(
@@ -55,6 +57,8 @@ def good() -> list[dict[str, Any]]:
             **loaded("model-stopped"),
             "notes": [{"at": 60.0, "what": "ended", "seconds": 52.0, "killed": ["autoscaler"]}],
         },
+        {**loaded("model-missing"), "notes": [{"at": 60.0, "what": "never served", "ran": False}]},
+        still("burst", [*sizes, *({"at": float(at), "what": what} for what, at in marks)]),
     ]
 
 
@@ -70,8 +74,8 @@ def short(trials: list[dict[str, Any]], **more: float) -> set[str]:
 def test_a_good_record_is_good() -> None:
     figures = {figure.name: figure.median for figure in measured(record(good()))}
     assert short(good()) == set()
-    assert (figures["sim_failed"], figures["sim_failed_without_repeats"]) == (0, 2)
-    assert figures["sim_whole_again_s"] == 25
+    assert (figures["sim_failed"], figures["sim_failed_without_repeats"]) == (0, 3)
+    assert (figures["sim_whole_again_s"], figures["sim_burst_up_s"], figures["sim_burst_down_s"]) == (25, 40, 35)
 
 
 PLACE = {trial["scenario"]: number for number, trial in enumerate(good())}
@@ -115,6 +119,10 @@ def jobs(**change: Any) -> list[dict[str, Any]]:
             spoil("model-stopped", notes=[{"what": "ended", "seconds": 120, "killed": ["ray-worker"]}]),
             "sim_stopped_by_force",
         ),
+        (spoil("model-missing", notes=[{"what": "never served", "ran": True}]), "sim_broken_served"),
+        (spoil("burst", notes=[{"at": 1.0, "what": "burst", "pods": 0}]), "sim_burst_peak"),
+        (spoil("burst", notes=[{"at": 1.0, "what": "burst", "pods": 1}]), "sim_burst_left"),
+        (spoil("burst", ids=["j"]), "sim_burst_jobs_lost"),
     ],
 )
 def test_what_went_wrong_is_seen(trials: list[dict[str, Any]], expected: str) -> None:
@@ -143,7 +151,7 @@ def test_time_counts_where_everything_was_played() -> None:
 
 def test_each_trial_under_load_has_a_line() -> None:
     line, *others = table(good())
-    assert len(others) == 1
+    assert len(others) == 2
     assert line.startswith("gateway-lost: 300 requests, 0 failed (each once: 1 of 301); 20 jobs, 0 lost")
     assert summarise(loaded()).most_deliveries == 1
 

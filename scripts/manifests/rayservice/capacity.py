@@ -52,6 +52,7 @@ def check(documents: list[Document]) -> Iterator[Finding]:
             for path, sentence in _without_room(replicas, nodes):
                 yield config.finding(path, sentence)
             yield from _idle_workers(document, replicas, nodes)
+            yield from _homes(document, config)
         yield from _quota(documents, document)
 
 
@@ -126,6 +127,17 @@ def _idle_workers(document: Document, replicas: list[Replicas], types: dict[str,
         if group.count("minReplicas") > expected:
             sentence = f"{group.count('minReplicas')} workers, but only {expected} replicas that always run: the others"
             yield document.finding((*group.path, "minReplicas"), f"{sentence} would never be Ready.")
+
+
+def _homes(document: Document, config: Document) -> Iterator[Finding]:
+    """A home that is no group is no error anywhere: replicas go where there is room, and the burst group never ends."""
+    groups = [group.name for group in groups_of(document)[1:]]
+    for number, _ in enumerate(config.items(*CONFIG, "applications")):
+        path = (*CONFIG, "applications", number, "args", "models")
+        for place, model in enumerate(config.items(*path)):
+            if (home := model.get("home_group")) and home not in groups:
+                sentence = f"No worker group is called {home}; there are {', '.join(groups)}."
+                yield config.finding((*path, place, "home_group"), sentence)
 
 
 def _quota(documents: list[Document], service: Document) -> Iterator[Finding]:

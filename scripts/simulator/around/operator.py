@@ -8,6 +8,7 @@ import json
 import secrets
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -162,6 +163,29 @@ class Operator:
         """Tell the edge the endpoints of now."""
         with suppress(OSError):  # the edge itself may not be there yet
             self.edge.serve_from(self.endpoints())
+
+    def drop(self, running: Running) -> None:
+        """Take back a cluster that never served: nobody waits for the end of its pods."""
+        with self._lock:
+            self.clusters.remove(running)
+            del self.api.resources[running.cluster.name]
+        for one in running.pods:
+            one.pod.kill()
+
+    def delete(self, running: Running) -> list[Kubelet]:
+        """End every pod of the cluster at once, each in order; returns with those pods when they have ended."""
+        with self._lock:
+            self.clusters.remove(running)
+            del self.api.resources[running.cluster.name]
+        ending = [one for one in running.pods if _lives(one)]
+        with ThreadPoolExecutor(len(ending)) as threads:
+            deletions = [threads.submit(one.pod.delete) for one in ending]
+            for one in ending:
+                one.pod.deleted.wait()
+            self.house.changed()
+            for deletion in deletions:
+                deletion.result()
+        return ending
 
     def _run(self) -> None:
         while not self._ended.wait(RECONCILE_S):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 ROOT = Path(__file__).resolve().parents[3]
 USER, GROUP = 1000, 100
@@ -27,6 +28,10 @@ class Image:
 
     parts: tuple[tuple[str, str], ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    def with_part(self, source: Path, target: Path) -> Self:
+        """The same with something else at `target`."""
+        return replace(self, parts=(*self.parts, (str(source), str(target))))
 
 
 def this_checkout(folder: Path) -> Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from simulator.scenarios import access, changes, losses, stops
+from simulator.scenarios import access, burst, changes, losses, stops, upgrades
 from simulator.scenarios.network_table import network_table
 from simulator.stage import Stage
 
@@ -20,10 +20,12 @@ UNDER_LOAD: Final[dict[str, Scenario]] = {
     "model-stopped": stops.model_stopped,
     "head-stopped": stops.head_stopped,
     "configuration-changed": changes.configuration_changed,
+    "model-missing": upgrades.model_missing,
+    "upgraded": upgrades.upgraded,
 }
 """Those in which users go on to work: no request may fail, no job may be lost."""
-STOPS: Final = ("gateway-stopped", "model-stopped", "head-stopped")
-"""Those in which a pod is asked to end: no job may be delivered twice for it."""
+STOPS: Final = ("gateway-stopped", "model-stopped", "head-stopped", "upgraded")
+"""Those in which pods are asked to end: no job may be delivered twice for it."""
 HEAD_LOSSES: Final = ("head-closed", "head-silent")
 """Those that are played several times where the proxies are compared."""
 SCENARIOS: Final[dict[str, Scenario]] = {
@@ -32,4 +34,5 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "hardened": access.hardened,
     "network-table": network_table,
     **UNDER_LOAD,
+    "burst": burst.burst,
 }
