@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -156,16 +156,21 @@ def _measured(pod: Pod, path: Path, container: dict[str, Any]) -> Iterator[tuple
 def _leaving(pod: Pod) -> Iterator[tuple[Path, str]]:
     """A worker has time to leave the Service, to drain, and some more, before it is killed."""
     for path, container in pod.containers():
-        hook = (container.get("lifecycle") or {}).get("preStop") or {}
-        waits = int((hook.get("sleep") or {}).get("seconds") or 0)
-        drain = next((one for one in container.get("env") or [] if one.get("name") == DRAIN), None)
-        seconds = waits + int((drain or {}).get("value") or 0)
+        waits, drains = leaving_s(container)
         grace = int(pod.spec.get("terminationGracePeriodSeconds") or 30)
         if pod.group not in ("", "head") and path[-2:] == ("containers", 0) and not waits:
             yield (*path, "lifecycle"), "A worker needs preStop.sleep, or requests reach it after it has gone."
-        if seconds >= grace:
+        if waits + drains >= grace:
             place = (*pod.spec_path, "terminationGracePeriodSeconds")
-            yield place, f"preStop and draining take {seconds} s; the pod is killed after {grace} s. Give it more."
+            sentence = f"preStop and draining take {waits + drains} s; the pod is killed after {grace} s. Give it more."
+            yield place, sentence
+
+
+def leaving_s(container: Mapping[str, Any]) -> tuple[int, int]:
+    """Seconds that a container which is asked to end waits before SIGTERM, and those that Ray may drain after it."""
+    hook = (container.get("lifecycle") or {}).get("preStop") or {}
+    drain = next((one for one in container.get("env") or [] if one.get("name") == DRAIN), None)
+    return int((hook.get("sleep") or {}).get("seconds") or 0), int((drain or {}).get("value") or 0)
 
 
 def _one_image(document: Document) -> Iterator[Finding]:

@@ -99,7 +99,11 @@ MISTAKES = {
         capacity.check, "{gateway: 1}", "{gateways: 1}", "args", "No worker of any group fits", shown="args:"
     ),
     "a home that is no group": Mistake(
-        capacity.check, "home_group: models", "home_group: model", "models[0].home_group", "No worker group is called model;"
+        capacity.check,
+        "home_group: models",
+        "home_group: model",
+        "models[0].home_group",
+        "No worker group is called model;",
     ),
     "workers without a replica": Mistake(
         capacity.check, "minReplicas: 2", "minReplicas: 3", "minReplicas", "never be Ready", after=MODELS
@@ -200,8 +204,8 @@ MISTAKES = {
     ),
     "a misspelt key of a pod": Mistake(
         kubernetes.check,
-        "terminationGracePeriodSeconds: 60",
-        "terminationGracePeriod: 60",
+        "terminationGracePeriodSeconds: 75",
+        "terminationGracePeriod: 75",
         "headGroupSpec.template.spec.terminationGracePeriod",
         "unexpected",
     ),
@@ -346,6 +350,14 @@ MISTAKES = {
         "rayClusterDeletionDelaySeconds: 10",
         "rayClusterDeletionDelaySeconds",
         "outlive",
+    ),
+    "a head that leaves before its workers": Mistake(
+        promises.check,
+        "preStop: {sleep: {seconds: 65}}",
+        "preStop: {sleep: {seconds: 5}}",
+        "lifecycle",
+        "Workers end within 65 s",
+        shown="lifecycle:",
     ),
     "an upgrade that is never made": Mistake(
         promises.check, "type: NewCluster", 'type: "None"', "upgradeStrategy.type", "never made"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests.rayservice.serve import faults
+from manifests.rayservice.serve import built, faults
 
 from serve_app.app import ApplicationArgs, Gateway
 from serve_app.gateway.live.places import STREAMS_MAX, WAITS_MAX
@@ -46,6 +46,13 @@ def test_serve_knows_every_key(config: dict[str, Any]) -> None:
 def test_arguments_are_valid(config: dict[str, Any]) -> None:
     [application] = config["applications"]
     assert ApplicationArgs.model_validate(application["args"]).models[0].name == "sem-classifier"
+
+
+def test_replicas_are_at_home_in_the_group_that_is_always_there() -> None:
+    [application] = cluster()["applications"]
+    options = {one.name: one.ray_actor_options for one in built(application)}["sem-classifier"]
+    assert options["label_selector"] == {"ray.io/node-group": "models"}
+    assert options["fallback_strategy"] == [{"label_selector": {}}], "where it is full they go elsewhere"
 
 
 def test_a_misspelt_key_is_found() -> None:

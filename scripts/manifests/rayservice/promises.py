@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from manifests.documents import Document, Finding, Path, embedded, of_kind
+from manifests.pods import leaving_s
 from manifests.rayservice.capacity import readable, replicas_of
 from manifests.rayservice.groups import CLUSTER, Group, groups_of
 from manifests.rayservice.serve import CONFIG
@@ -30,6 +31,7 @@ def check(documents: list[Document]) -> Iterator[Finding]:
     for document in of_kind(documents, "RayService"):
         groups = groups_of(document)
         yield from _upgrade(document)
+        yield from _last(groups)
         yield from _token(document)
         yield from _survival(document, groups)
         yield from _scaling(document, groups)
@@ -44,6 +46,16 @@ def _upgrade(document: Document) -> Iterator[Finding]:
     path = ("spec", "rayClusterDeletionDelaySeconds")
     if int(document.at(*path) or 60) < LONGEST_SUBMIT_S:
         yield document.finding(path, f"The old cluster must outlive what was sent to it: {LONGEST_SUBMIT_S} s or more.")
+
+
+def _last(groups: list[Group]) -> Iterator[Finding]:
+    """The end of an upgrade asks all pods of the old cluster at once, and a worker drains with what the head knows."""
+    longest = max(sum(leaving_s(group.container)) for group in groups[1:])
+    waits, _ = leaving_s(groups[0].container)
+    if waits < longest:
+        place = (*groups[0].container_path, "lifecycle")
+        sentence = f"Workers end within {longest} s, and with the head's help: let it sleep as long in preStop."
+        yield groups[0].document.finding(place, sentence)
 
 
 def _token(document: Document) -> Iterator[Finding]:

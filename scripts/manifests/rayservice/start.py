@@ -16,10 +16,11 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 from ray.scripts.scripts import start
 
 from manifests.documents import Document, Finding, of_kind
+from manifests.pods import DRAIN
 from manifests.rayservice.groups import CLUSTER, Group, groups_of
 
-ONLY_ONE_SIDE: Final = {"DATABASE_URL", "METRICS_TOKEN", "REDIS_URL", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"}
-"""Variables of the application, which some groups have and others must not."""
+ONLY_ONE_SIDE: Final = {"DATABASE_URL", "METRICS_TOKEN", "REDIS_URL", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY", DRAIN}
+"""Variables of the application, which some groups have and others must not, and the one that a head needs not."""
 BINARIES: Final = ("core/src/ray/raylet/raylet", "core/src/ray/gcs/gcs_server")
 
 
