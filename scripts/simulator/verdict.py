@@ -117,11 +117,14 @@ waits for its end is lost by its being killed."""
 def _stops(ended: Sequence[Json], trials: Sequence[Json]) -> Mapping[str, float]:
     """A job given back loses the delivery that it had; one whose lease ran out keeps it, and then has two."""
     jobs = [job for trial in trials if trial["scenario"] in STOPS for job in trial["jobs"]]
+    given_back = [note for trial in trials for note in _notes(trial, "given back")]
     return {
         "sim_stopped_pods": len(ended),
         "sim_stopped_by_force": sum(bool(set(note["killed"]) - {AUTOSCALER}) for note in ended),
         "sim_stop_s": max(note["seconds"] for note in ended),
         "sim_stop_redelivered": sum(int(job["deliveries"] or 0) > 1 for job in jobs),
+        "sim_given_back": sum(note["jobs"] for note in given_back),
+        "sim_given_back_s": max((note["seconds"] for note in given_back), default=0.0),
     }
 
 

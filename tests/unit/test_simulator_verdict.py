@@ -55,7 +55,10 @@ def good() -> list[dict[str, Any]]:
         loaded(),
         {
             **loaded("model-stopped"),
-            "notes": [{"at": 60.0, "what": "ended", "seconds": 52.0, "killed": ["autoscaler"]}],
+            "notes": [
+                {"at": 60.0, "what": "ended", "seconds": 52.0, "killed": ["autoscaler"]},
+                {"at": 60.0, "what": "given back", "jobs": 12, "seconds": 31.0},
+            ],
         },
         {**loaded("model-missing"), "notes": [{"at": 60.0, "what": "never served", "ran": False}]},
         still("burst", [*sizes, *({"at": float(at), "what": what} for what, at in marks)]),

@@ -53,6 +53,8 @@ class Pod:
         self.deleted = threading.Event()
         """Set when its deletion begins: it is no endpoint any more."""
         self.started_at = 0.0
+        self.asked_at = 0.0
+        """When its processes were sent SIGTERM."""
         self.ended_s = 0.0
         """What its end in order took, and which containers had to be killed when the grace was over."""
         self.killed: list[str] = []
@@ -120,6 +122,7 @@ class Pod:
         grace = self._spec.get("terminationGracePeriodSeconds", GRACE_S)
         for container in self.containers:
             self._before_stop(container, grace)
+        self.asked_at = time.time()
         for process in self._containers.values():
             with suppress(psutil.NoSuchProcess):
                 self._first_process(process).send_signal(signal.SIGTERM)

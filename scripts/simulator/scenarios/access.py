@@ -20,7 +20,7 @@ print(json.dumps({'uid': os.getuid(), 'capabilities': int(status['CapEff'], 16) 
 
 
 def probes(stage: Stage) -> None:
-    """Every pod Ready by the operator's probes, none before there was a replica to serve from."""
+    """Every pod Ready by the operator's probes."""
     for kubelet in stage.running.pods:
         stage.note("pod", pod=kubelet.pod.name, ready=kubelet.ready, failed=kubelet.failed, said=kubelet.said)
 

@@ -19,12 +19,13 @@ UNDER_LOAD: Final[dict[str, Scenario]] = {
     "gateway-stopped": stops.gateway_stopped,
     "model-stopped": stops.model_stopped,
     "head-stopped": stops.head_stopped,
+    "node-emptied": stops.node_emptied,
     "configuration-changed": changes.configuration_changed,
     "model-missing": upgrades.model_missing,
     "upgraded": upgrades.upgraded,
 }
 """Those in which users go on to work: no request may fail, no job may be lost."""
-STOPS: Final = ("gateway-stopped", "model-stopped", "head-stopped", "upgraded")
+STOPS: Final = ("gateway-stopped", "model-stopped", "head-stopped", "node-emptied", "upgraded")
 """Those in which pods are asked to end: no job may be delivered twice for it."""
 HEAD_LOSSES: Final = ("head-closed", "head-silent")
 """Those that are played several times where the proxies are compared."""
