@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -111,7 +111,9 @@ def _read(server: ApiServer, path: str) -> Json:
         return server.resources[_name(path)]
     every = [pod for name in server.resources for pod in server.pods(name)]
     if parts.path.endswith("/pods"):
-        return {"kind": "PodList", "metadata": {"resourceVersion": "1"}, "items": every}
+        wanted = dict(pair.split("=", 1) for pair in parse_qs(parts.query).get("labelSelector", []))
+        found = [pod for pod in every if wanted.items() <= pod["metadata"]["labels"].items()]
+        return {"kind": "PodList", "metadata": {"resourceVersion": "1"}, "items": found}
     return {pod["metadata"]["name"]: pod for pod in every}[_name(path)]
 
 
