@@ -6,6 +6,7 @@ import importlib.util
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,9 +53,16 @@ def missing() -> list[str]:
 
 
 def go_inside() -> NoReturn:
-    """Start again as the first process of namespaces of its own: nothing of a run is left when that one ends."""
-    command = ["unshare", *NAMESPACES, sys.executable, *sys.argv, INSIDE]
-    os.execvp(command[0], command)
+    """Start again as the first process of namespaces of its own, and end with it.
+
+    When that one is gone so is everything in them; and it goes when this process does, whatever ended it. `unshare` and
+    the first process of a namespace do not obey SIGTERM, so they are killed. Ctrl-C reaches it by itself.
+    """
+    command = ["setpriv", "--pdeathsig=KILL", "unshare", *NAMESPACES, sys.executable, *sys.argv, INSIDE]
+    inside = subprocess.Popen(command)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: inside.kill())
+    sys.exit(inside.wait())
 
 
 def settle_inside() -> None:
