@@ -23,6 +23,8 @@ from simulator.pods.kubelet import Kubelet
 
 PICTURES = sorted((ROOT / "serve_app" / "samples").glob("*.jpg"))
 MODEL = "sem-classifier"
+STEADY_S = 3.0
+"""Load before and after each blow."""
 PATIENCE_S = 240.0
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 COUNTERS = ("accepted", "reopened", "completed", "failed", "cancelled", "dead")

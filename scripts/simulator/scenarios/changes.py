@@ -7,9 +7,8 @@ import time
 import yaml
 
 from serve_app.contracts import Json
-from simulator.stage import Stage
+from simulator.stage import STEADY_S, Stage
 
-STEADY_S = 5.0
 BATCH = 4
 CHANGE_S = 30.0
 """Until Serve has begun with it."""

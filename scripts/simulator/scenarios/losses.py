@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 
-from simulator.stage import Stage
+from simulator.stage import STEADY_S, Stage
 
-STEADY_S = 5.0
-"""Load before and after each blow."""
 NOTICED_S = 5.0
 """Until the operator makes a new head in the place of one that is silent. A real one takes minutes: nodes are given up
 late. Meanwhile the workers serve on; what is tried here is the moment when the new one comes."""
-AFTER_S = 15.0
+AFTER_S = 13.0
 """Load after a new head: Serve's controller waits 10 s for its replicas and then tells everybody who is there."""
 
 

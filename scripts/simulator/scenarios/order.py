@@ -37,3 +37,5 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     **UNDER_LOAD,
     "burst": burst.burst,
 }
+WHOLE: Final = [name for name in SCENARIOS if name not in ("gateway-stopped", "model-stopped", "head-stopped")]
+"""All that is to be shown. `node-emptied` ends a pod of each kind; one kind by itself is for who looks closer."""

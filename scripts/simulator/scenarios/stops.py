@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 from simulator.pods.kubelet import Kubelet
 from simulator.scenarios.returns import Returns
-from simulator.stage import Stage
+from simulator.stage import STEADY_S, Stage
 
-STEADY_S = 5.0
 BACKLOG = 300
 """Jobs that wait when SIGTERM comes, so that a pod has begun some and holds others that it has not."""
 BEFORE_S = 8.0
@@ -23,12 +22,12 @@ def gateway_stopped(stage: Stage) -> None:
 
 
 def model_stopped(stage: Stage) -> None:
-    """The same for a model pod."""
+    """A model pod ends in order, with a backlog before it."""
     _stop(stage, ["models"])
 
 
 def head_stopped(stage: Stage) -> None:
-    """The same for the head; another takes its place."""
+    """The head ends in order, with a backlog before it; another takes its place."""
     _stop(stage, ["headgroup"])
 
 

@@ -14,9 +14,8 @@ from simulator.manifest.resource import containers
 from simulator.pods.image import ROOT, Image
 from simulator.scenarios.changes import with_argument
 from simulator.scenarios.open_ends import OpenEnds
-from simulator.stage import PICTURES, Stage
+from simulator.stage import PICTURES, STEADY_S, Stage
 
-STEADY_S = 5.0
 BACKLOG = 100
 STREAMS = 8
 START_S = 240.0
