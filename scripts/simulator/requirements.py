@@ -31,6 +31,10 @@ PACKAGES: Final = {
 MEMORY_GIB: Final = 12
 NAMESPACES: Final = ("--net", "--pid", "--mount", "--ipc", "--fork", "--kill-child", "--mount-proc")
 
+FIRST: Final = ("bash", "-c", '"$@"; exit "$?"', "first")
+"""The first process gets the children of those that died, as of a probe that took too long. Who waits for none of them
+keeps a pod from ending for ever; bash waits for all."""
+
 
 def missing() -> list[str]:
     """One line for each thing that must be there and is not."""
@@ -53,12 +57,12 @@ def missing() -> list[str]:
 
 
 def go_inside() -> NoReturn:
-    """Start again as the first process of namespaces of its own, and end with it.
+    """Start again in namespaces of its own, and end with that process.
 
-    When that one is gone so is everything in them; and it goes when this process does, whatever ended it. `unshare` and
-    the first process of a namespace do not obey SIGTERM, so they are killed. Ctrl-C reaches it by itself.
+    When their first process is gone so is everything in them; and it goes when this one does, whatever ended it. It and
+    `unshare` do not obey SIGTERM, so they are killed. Ctrl-C reaches it by itself.
     """
-    command = ["setpriv", "--pdeathsig=KILL", "unshare", *NAMESPACES, sys.executable, *sys.argv, INSIDE]
+    command = ["setpriv", "--pdeathsig=KILL", "unshare", *NAMESPACES, *FIRST, sys.executable, *sys.argv, INSIDE]
     inside = subprocess.Popen(command)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: inside.kill())
