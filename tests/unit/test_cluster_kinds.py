@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -98,6 +99,14 @@ def test_a_cluster_that_does_not_tell_is_no_cluster_that_knows(machine: Machine)
     assert "the cluster lab does not tell its kinds: Forbidden" in done.stderr
 
 
+def test_a_dry_run_of_the_check_prints_what_would_be_asked(machine: Machine) -> None:
+    done = machine.run("check", "--env", "stage", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert machine.lines == []
+    for command in ("kubectl kustomize k8s/overlays/stage", "api-resources --no-headers", "api-versions"):
+        assert command in done.stdout
+
+
 def test_an_overlay_that_cannot_be_built_is_told(machine: Machine) -> None:
     machine.first(rule("kubectl kustomize k8s/overlays/stage", status=1, errors="no such file\n"))
     done = machine.run("check", "--env", "stage")
@@ -105,27 +114,25 @@ def test_an_overlay_that_cannot_be_built_is_told(machine: Machine) -> None:
     assert "k8s/overlays/stage cannot be built: no such file" in done.stderr
 
 
-def documents() -> Iterator[dict[str, dict[str, object]]]:
-    for path in K8S.rglob("*.yaml"):
-        if "image" not in path.parts:
-            yield from (one for one in yaml.safe_load_all(path.read_text()) if isinstance(one, dict))
+def documents(*folders: str) -> Iterator[dict[str, Any]]:
+    for path in (path for folder in folders for path in (K8S / folder).rglob("*.yaml")):
+        yield from (one for one in yaml.safe_load_all(path.read_text()) if isinstance(one, dict) and "kind" in one)
 
 
 def test_every_foreign_group_of_the_manifests_is_known_with_where_it_comes_from() -> None:
-    versions = {str(one["apiVersion"]) for one in documents() if "apiVersion" in one and "kind" in one}
-    groups = {version.rpartition("/")[0] for version in versions}
-    ours = {"kustomize.config.k8s.io", "kind.x-k8s.io", "ray.io"}
-    builtin = {"", "apps", "batch", "networking.k8s.io", "policy", "autoscaling", "rbac.authorization.k8s.io"}
-    assert groups - ours - builtin == set(kinds.COMES_FROM)
+    versions = {str(one["apiVersion"]) for one in documents("base", "components", "monitoring")}
+    groups = {version.rpartition("/")[0] for version in versions} - {"kustomize.config.k8s.io"}
+    builtin = {"", "apps", "batch", "networking.k8s.io", "policy"}
+    assert groups - builtin == set(kinds.COMES_FROM)
 
 
-def test_the_trial_leaves_out_every_job_of_the_base_and_nothing_else() -> None:
+def test_the_trial_leaves_out_every_job_and_nothing_else() -> None:
     key, _, name = NOT_MIGRATE.partition("!=")
-    labelled = [
+    all_of_a_build = list(documents("base", "components", "monitoring"))
+    named = [
         (one["kind"], one["metadata"]["name"])
-        for path in (K8S / "base").rglob("*.yaml")
-        for one in yaml.safe_load_all(path.read_text())
-        if one and one.get("metadata", {}).get("labels", {}).get(key) == name
+        for one in all_of_a_build
+        if one.get("metadata", {}).get("labels", {}).get(key) == name
     ]
-    jobs = [(one["kind"], one["metadata"]["name"]) for one in documents() if one.get("kind") == "Job"]
-    assert labelled == jobs == [("Job", "migrate")]
+    jobs = [(one["kind"], one["metadata"]["name"]) for one in all_of_a_build if one["kind"] == "Job"]
+    assert named == jobs == [("Job", "migrate")]
