@@ -20,9 +20,14 @@ def dashboard_expressions() -> Iterator[str]:
             yield target["expr"]
 
 
+def of_the_cluster() -> dict[str, Any]:
+    """The rules about what only a cluster can tell, as Prometheus wants them."""
+    return dict(yaml.safe_load((FOLDER / "cluster.yaml").read_text("utf-8"))["spec"])
+
+
 def rules() -> list[dict[str, Any]]:
     groups = yaml.safe_load((FOLDER / "alerts.yaml").read_text("utf-8"))["groups"]
-    return [rule for group in groups for rule in group["rules"]]
+    return [rule for group in [*groups, *of_the_cluster()["groups"]] for rule in group["rules"]]
 
 
 def family(sample: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DIGEST: Final = "sha256:" + "5a" * 32
+UNITS: Final = {"m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "mb": 2**20, "gb": 2**30}
 SITE: Final = """\
 HOST=sem.facility.org
 INGRESS_CLASS=nginx
@@ -38,3 +40,9 @@ def prod_for_a_site(folder: Path) -> Path:
     service = root / "k8s" / "service" / "prod" / "kustomization.yaml"
     service.write_text(service.read_text() + "images:\n" + ours)
     return root
+
+
+def amount(text: str) -> float:
+    """A quantity of Kubernetes, or a size as Redis writes it."""
+    number, unit = re.fullmatch(r"([\d.]+)(\w*)", str(text)).groups()  # type: ignore[union-attr]
+    return float(number) * UNITS.get(unit, 1)

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 import yaml
-from monitoring import FOLDER, rules
+from monitoring import FOLDER, of_the_cluster, rules
 
 Series = dict[str, str]
 
@@ -25,6 +25,18 @@ DEAD: Final = 'semapi_jobs_total{model="m",event="dead"}'
 LATE: Final = "semapi_webhooks_late_seconds"
 DIFFERENCE: Final = 'semapi_ledger_difference{model="m"}'
 LAG, DROPPED, REFUSED = "semapi_outbox_lag_seconds", "semapi_usage_dropped_total", "semapi_usage_refused_total"
+OURS: Final = 'kube_statefulset_created{namespace="n",statefulset="ray-redis"}'
+BACKED_UP: Final = 'kube_cronjob_status_last_successful_time{namespace="%s",cronjob="%s-backup"}'
+MADE: Final = 'kube_cronjob_created{namespace="n",cronjob="%s-backup"}'
+ROOM: Final = 'kubelet_volume_stats_available_bytes{namespace="%s",persistentvolumeclaim="data-redis-0"}'
+SIZE: Final = 'kubelet_volume_stats_capacity_bytes{namespace="%s",persistentvolumeclaim="data-redis-0"}'
+USED: Final = 'container_memory_working_set_bytes{namespace="%s",pod="head",container="ray-head"}'
+LIMIT: Final = 'kube_pod_container_resource_limits{namespace="%s",pod="head",container="ray-head",resource="memory"}'
+INFO: Final = 'kuberay_service_info{namespace="n",name="sem-image-classifier"}'
+READY: Final = 'kuberay_service_condition_ready{namespace="n",name="sem-image-classifier",condition="%s"}'
+UPGRADE: Final = (
+    'kuberay_service_condition_upgrade_in_progress{namespace="n",name="sem-image-classifier",condition="true"}'
+)
 
 WELL: Final[Series] = {
     **{ANSWERS % 202: "0+600x60", ANSWERS % 503: "0+12x60", PROBES: "0+600x60"},
@@ -32,6 +44,14 @@ WELL: Final[Series] = {
     **{OTHERS % "2000": "0x60", OTHERS % "+Inf": "0+600x60"},
     **{BREAKER % 1: "0x60", BREAKER % 2: "0x60", WAITING: "5x60", OLDEST: "200x60", REPLICAS: "1x60", DEAD: "3x60"},
     **{LATE: "50x60", DIFFERENCE: "0x60", LAG: "50x60", DROPPED: "7x60", REFUSED: "7x60"},
+    # The clock begins at 0, so these backups were two hours and a day ago, at every minute.
+    **{BACKED_UP % ("n", "redis"): "-7200+60x60", BACKED_UP % ("n", "postgres"): "-86400+60x60"},
+    **{MADE % "redis": "-9000000x60", MADE % "postgres": "-9000000x60", OURS: "1x60"},
+    **{ROOM % "n": "20x60", SIZE % "n": "100x60", USED % "n": "80x60", LIMIT % "n": "100x60"},
+    **{INFO: "1x60", READY % "true": "1x60"},
+    # What is wrong in somebody else's namespace is no alert of ours.
+    **{BACKED_UP % ("other", "redis"): "-9000000x60", ROOM % "other": "1x60", SIZE % "other": "100x60"},
+    **{USED % "other": "99x60", LIMIT % "other": "100x60"},
 }
 """Series and their values minute by minute: a little wrong everywhere, and nothing that anybody must look at."""
 WRONG: Final[list[tuple[str, int, Series]]] = [
@@ -48,6 +68,17 @@ WRONG: Final[list[tuple[str, int, Series]]] = [
     ("UsageNotStored", 1, {DROPPED: "7 8x60"}),
     ("UsageNotStored", 1, {REFUSED: "7 8x60"}),
     ("WebhooksDelayed", 5, {LATE: "61x60"}),
+    ("ClusterMetricsMissing", 10, {OURS: "_x60"}),
+    ("ClusterMetricsMissing", 10, {SIZE % "n": "_x60", SIZE % "other": "_x60"}),
+    ("ClusterMetricsMissing", 10, {INFO: "_x60"}),
+    ("ServiceNotReady", 5, {READY % "true": "_x60", READY % "false": "1x60"}),
+    ("UpgradeHangs", 30, {UPGRADE: "1x60"}),
+    ("BackupLate", 6, {BACKED_UP % ("n", "redis"): "-10800x60"}),
+    ("BackupLate", 6, {BACKED_UP % ("n", "redis"): "_x60", MADE % "redis": "-10800x60"}),
+    ("BackupLate", 6, {BACKED_UP % ("n", "postgres"): "-108000x60"}),
+    ("BackupLate", 6, {BACKED_UP % ("n", "postgres"): "_x60", MADE % "postgres": "-108000x60"}),
+    ("VolumeFull", 10, {ROOM % "n": "14x60"}),
+    ("HeadMemory", 10, {USED % "n": "86x60"}),
 ]
 """What fires, after how many minutes, when these series are other than well."""
 
@@ -61,8 +92,10 @@ def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
     cases = [case({}, {59: []})]
     cases += [case(series, {minutes - 1: [], minutes: [alert]}) for alert, minutes, series in WRONG]
     path = tmp_path / "alerts_test.yaml"
-    rule_file = str(FOLDER / "alerts.yaml")
-    path.write_text(yaml.safe_dump({"rule_files": [rule_file], "evaluation_interval": "1m", "tests": cases}))
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(yaml.safe_dump(of_the_cluster()))
+    rule_files = [str(FOLDER / "alerts.yaml"), str(cluster)]
+    path.write_text(yaml.safe_dump({"rule_files": rule_files, "evaluation_interval": "1m", "tests": cases}))
     done = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 

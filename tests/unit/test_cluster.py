@@ -64,12 +64,20 @@ def test_a_second_time_nothing_is_made_that_is_there(machine: Machine) -> None:
         assert text in done.stderr
 
 
-def test_the_service_is_tried_by_the_api_server_before_anything_is_applied(machine: Machine) -> None:
+def test_all_is_tried_by_the_api_server_before_anything_is_applied(machine: Machine) -> None:
     machine.run("all")
     applied = [line for line in machine.lines if " apply --server-side" in line and "--field-manager" in line]
-    assert ["--dry-run=server" in line for line in applied] == [True, False, False]
+    assert ["--dry-run=server" in line for line in applied] == [True, True, False, False]
     inputs = [one["stdin"] for one in machine.asked if one["line"] in applied]
-    assert inputs == [cluster_world.SERVICE, cluster_world.SURROUNDINGS, cluster_world.SERVICE]
+    assert inputs == [cluster_world.SURROUNDINGS, cluster_world.SERVICE] * 2
+
+
+def test_what_the_api_server_does_not_take_leaves_the_migration_of_the_release_before(machine: Machine) -> None:
+    machine.first(rule("--dry-run=server .*--selector", status=1, errors='no matches for kind "PodMonitor"\n'))
+    done = machine.run("all")
+    assert done.returncode == 1
+    assert 'no matches for kind "PodMonitor"' in done.stderr
+    assert not any("delete job" in line for line in machine.lines)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+from manifests.render import environments
 from operations import command_line, target
 from operations.delivery import restart
-from operations.ground import kuberay, tools
+from operations.ground import kinds, kuberay, tools
 from operations.use import look
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "kubernetes.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
 
 
 def rows(heading: str) -> str:
@@ -54,3 +57,35 @@ def test_the_versions_are_those_that_are_checked() -> None:
         assert re.search(rf"{tool.name}\]?(\(\S+\))?\s+{re.escape(short)}\b", PAGE), tool.name
     assert "Kubernetes {}.{} or newer".format(*tools.SERVER) in PAGE
     assert f"KubeRay {kuberay.VERSION}" in PAGE
+
+
+def test_every_operator_that_an_overlay_needs_is_a_row_that_says_so() -> None:
+    needed = {
+        overlay: {str(one.at("apiVersion")).rpartition("/")[0] for one in documents} & set(kinds.COMES_FROM)
+        for overlay, (documents, _) in environments(ROOT).items()
+    }
+    told: dict[str, set[str]] = {"dev": set(), "stage": set(), "prod": set()}
+    for row in rows("What").splitlines():
+        what, stage, prod = (cell.strip() for cell in row.split("|")[1:4])
+        for overlay, cell in (("stage", stage), ("prod", prod)):
+            told[overlay] |= {group for group in kinds.COMES_FROM if f"`{group}`" in what and cell == "yes"}
+    assert told == needed
+
+
+def test_the_page_tells_how_each_secret_of_the_list_is_made() -> None:
+    listed = yaml.safe_load((ROOT / "k8s" / "secrets.yaml").read_text("utf-8"))["secrets"]
+    steps = PAGE.partition("### The steps")[2].partition("## The commands")[0]
+    made = set(re.findall(r"vault kv put \$prefix/(\S+)", steps)) | set(re.findall(r"create secret tls (\S+)", steps))
+    assert made == set(listed)
+    entries = "\n".join(line for line in steps.splitlines() if '": "' in line or '\\"' in line)
+    for name, keys in listed.items():
+        for key, row in keys.items():
+            assert row.get("optional") == "without the component object-storage" or key in entries or "tls" in name, key
+
+
+def test_a_key_that_prometheus_scrapes_with_is_called_needed_where_it_scrapes() -> None:
+    listed = yaml.safe_load((ROOT / "k8s" / "secrets.yaml").read_text("utf-8"))["secrets"]
+    scrapes = yaml.safe_load_all((ROOT / "k8s" / "monitoring" / "scrapes.yaml").read_text("utf-8"))
+    endpoints = [one for scrape in scrapes for one in scrape["spec"]["podMetricsEndpoints"]]
+    [token] = [one["authorization"]["credentials"] for one in endpoints if "authorization" in one]
+    assert listed[token["name"]][token["key"]]["optional"] == "without the component monitoring"

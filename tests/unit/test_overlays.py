@@ -15,7 +15,7 @@ from manifests.documents import Document
 from manifests.pods import pods_of
 from manifests.production import texts
 from manifests.render import environments, rendered
-from overlays import ROOT, prod_for_a_site
+from overlays import ROOT, amount, prod_for_a_site
 
 from serve_app.gateway.routes import ROUTES
 from serve_app.settings import Settings
@@ -24,7 +24,6 @@ K8S = ROOT / "k8s"
 AROUND = sorted(path.parent.name for path in (K8S / "components").glob("*/kustomization.yaml"))
 SERVICE = sorted(path.parent.name for path in (K8S / "service" / "components").glob("*/kustomization.yaml"))
 SIZES = {"gateway_cpus", "gateway_replicas", "min_replicas", "max_replicas", "num_cpus", "num_gpus"}
-UNITS = {"m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "mb": 2**20, "gb": 2**30}
 PARAMETERS = {
     "GATEWAY_CLASS": "envoy",
     "LOG_NAMESPACE": "logging",
@@ -126,12 +125,6 @@ def test_a_store_outside_gives_every_secret_of_the_list() -> None:
     listed = yaml.safe_load((K8S / "secrets.yaml").read_text())["secrets"]
     made = yaml.safe_load_all((K8S / "components" / "external-secrets" / "secrets.yaml").read_text())
     assert {one["metadata"]["name"] for one in made} == set(listed) - {"sem-image-classifier-tls"}  # cert-manager's
-
-
-def amount(text: str) -> float:
-    """A quantity of Kubernetes, or a size as Redis writes it."""
-    number, unit = re.fullmatch(r"([\d.]+)(\w*)", str(text)).groups()  # type: ignore[union-attr]
-    return float(number) * UNITS.get(unit, 1)
 
 
 def needs(documents: list[Document]) -> Iterator[tuple[str, float, float]]:

@@ -18,6 +18,8 @@ APPLY = ("apply", "--server-side", "--force-conflicts", "--field-manager", NAME)
 SERVERS_DEADLINE_S = 600.0
 """Redis reads its file and PostgreSQL repairs itself before either is ready."""
 MIGRATE = "migrate"
+NOT_MIGRATE = f"app.kubernetes.io/component!={MIGRATE}"
+"""All of the surroundings but the migration Job, which no trial can change while the one before is there."""
 POLL_S = 2.0
 SHOWN_SERVERS = "statefulset.apps/postgresql statefulset.apps/ray-redis statefulset.apps/redis"
 """What a dry run takes for the servers in the cluster."""
@@ -79,9 +81,11 @@ class Deployment:
         return keys.ensure(self._work, secret_keys(self.text))
 
     def surroundings(self) -> str:
-        """Apply what stands around the service. The API server tries the service itself before anything changes."""
+        """Apply what stands around the service. The API server tries all of it, and the service, before it changes."""
         kubectl = self._work.target.kubectl
-        self._work.run.pipe(self._renderer.service, kubectl(*APPLY, "--dry-run=server", "--filename", "-"))
+        trial = kubectl(*APPLY, "--dry-run=server", "--filename", "-")
+        self._work.run.pipe(self._renderer.surroundings, [*trial, "--selector", NOT_MIGRATE])
+        self._work.run.pipe(self._renderer.service, trial)
         # A Job cannot be changed, and each release has one of its own.
         self._work.run.change(kubectl("delete", "job", MIGRATE, "--ignore-not-found", "--wait"))
         self._work.run.pipe(self._renderer.surroundings, kubectl(*APPLY, "--filename", "-"))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from operations.failure import Failed
+from operations.ground import kinds
 from operations.runner import INSTALL
 from operations.work import Work, parsed
 
@@ -44,7 +45,8 @@ def builder() -> str:
 
 
 def check(work: Work) -> str:
-    """Look at every tool, and at the cluster if it is not ours to make. Fails with all that is missing at once."""
+    """Look at every tool, and at the cluster if it is not ours to make: its version, and whether it knows every kind
+    that will be applied. Fails with all that is missing at once."""
     rows, missing = [], []
     for tool in _needed(work):
         found, fault = _look(work, tool)
@@ -53,14 +55,14 @@ def check(work: Work) -> str:
     if not work.target.is_kind:
         found, fault = _look_at_server(work)
         rows.append((work.target.context, found, f"{_text(SERVER)} or newer", fault or "ok"))
-        missing += [fault] if fault else []
+        missing += [fault] if fault else kinds.unknown(work)
     if work.run.dry:
         return ""
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         work.say("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]))
     if missing:
-        raise Failed("; ".join(missing))
+        raise Failed("\n  ".join(missing))
     return ""
 
 
