@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Dict, NamedTuple, NoReturn, Optional, Tuple, Union
+from typing import Dict, List, NamedTuple, NoReturn, Optional, Tuple, Union
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
@@ -33,7 +33,7 @@ class Torch(NamedTuple):
     alone: bool = True
     """The CPU builds need nothing that the lock does not hold, so nothing else may come from a second index."""
     lock: str = ""
-    """The lock that holds this build and all it needs; empty where its index is not PyPI, whose files we can hash."""
+    """The lock with the hashes of this build; empty where the user named another one, whose files nobody here knows."""
 
 
 def stop(message: str) -> NoReturn:
@@ -54,14 +54,20 @@ def choose_torch(variables: Dict[str, str]) -> Torch:
         stop(f"TORCH is cpu or pypi, not {choice!r}.")
     if index:
         return Torch(f"{spec} from {index}", spec, index, alone=False)
+    is_ours = "TORCH_SPEC" not in variables
+    lock = "torch-cpu.txt" if is_ours else ""
     if platform.system() == "Darwin":
-        return Torch(f"{spec} from PyPI (about 80 MB)", spec)
+        return Torch(f"{spec} from PyPI (about 80 MB)", spec, lock=lock)
     if choice == "pypi":
-        lock = "" if "TORCH_SPEC" in variables else "torch-gpu.txt"
+        lock = "torch-gpu.txt" if is_ours else ""
         return Torch(f"{spec} from PyPI, the GPU build (several GB)", spec, alone=False, lock=lock)
-    if "TORCH_SPEC" not in variables:
-        spec += "+cpu"
-    return Torch(f"{spec}, the CPU build (about 200 MB)", spec, TORCH_CPU_INDEX)
+    spec += "+cpu" if is_ours else ""
+    return Torch(f"{spec}, the CPU build (about 200 MB)", spec, TORCH_CPU_INDEX, lock=lock)
+
+
+def locked(lock: Path) -> List[str]:
+    """pip's arguments for the files of a lock and no others."""
+    return ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(lock)]
 
 
 class Installation:
@@ -82,17 +88,17 @@ class Installation:
 
     def install_torch(self, torch: Torch) -> None:
         """First and alone: the index it comes from is never asked for any other package of a CPU set-up."""
-        if torch.lock:
+        if torch.lock and not torch.source:
             self.install_lock(REQUIREMENTS / torch.lock)
             return
-        install = ["install", *(["--no-deps"] if torch.alone else [])]
-        if torch.source:
-            install += ["--extra-index-url", torch.source]
+        index = ["--extra-index-url", torch.source] if torch.source else []
+        named = ["--no-deps", torch.spec] if torch.alone else [torch.spec]
+        wanted = locked(REQUIREMENTS / torch.lock) if torch.lock else named
         # pip waits long for an index that cannot be reached, although the wheel may be at hand without it.
-        if self._execute(*self.pip(*install, "--retries", "0", "--timeout", "15", torch.spec)):
+        if self._execute(*self.pip("install", *index, "--retries", "0", "--timeout", "15", *wanted)):
             return
         print("      not there at once; trying again with more patience", flush=True)
-        if not self._execute(*self.pip(*install, "--retries", "3", torch.spec)):
+        if not self._execute(*self.pip("install", *index, "--retries", "3", *wanted)):
             stop(
                 f"{torch.spec} could not be installed from {torch.source or 'PyPI'}; see {self._log}.\n"
                 "Other sources:\n"
@@ -103,7 +109,7 @@ class Installation:
 
     def install_lock(self, lock: Path) -> None:
         """Exactly the files whose hashes the repository holds; nothing is built, so no build script runs either."""
-        self._must(*self.pip("install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(lock)))
+        self._must(*self.pip("install", *locked(lock)))
 
     def install_project(self, *, editable: bool) -> None:
         """This checkout, or a copy of it; then pip compares what every package asks for with what is there."""

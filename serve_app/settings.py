@@ -21,7 +21,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 SECRET_MIN_CHARACTERS = 16
 CLUSTER_NAMES = (".svc", ".svc.cluster.local")
 """How names of Services end, beside those of the own namespace, which have no dot."""
-PLACEHOLDER = re.compile(r"REPLACE|CHANGE_?ME", re.IGNORECASE)
+PLACEHOLDER = re.compile(r"REPLACE|CHANGE[-_]?ME|\bexample\.(?:com|net|org)\b", re.IGNORECASE)
 
 BUCKET_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.-]+)*/?")
 ENDPOINT_URL = re.compile(r"https?://[^/\s@]+/?")
@@ -256,7 +256,7 @@ def _issuer_faults(issuer: str) -> list[str]:
     host = parts.hostname or ""
     if parts.scheme != "https" or host in ("", "localhost", "127.0.0.1", "::1"):
         faults.append(f"OIDC_ISSUERS: {issuer} is not a public https issuer")
-    if host.endswith("example.com") or PLACEHOLDER.search(issuer):
+    if PLACEHOLDER.search(issuer):
         faults.append(f"OIDC_ISSUERS: {issuer} is a placeholder")
     return faults
 

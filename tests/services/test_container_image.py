@@ -1,6 +1,7 @@
 """The image, without a container: its steps run into an empty folder, and pods start from there as a cluster's do.
 
-The account is that of the image, the root is read-only, there is no network but a wire between the two pods.
+Commands, environment and probes are those that the operator makes of rayservice.yaml. The account is that of the image,
+the root is read-only, there is no network but a wire between the two pods.
 `make test` links the packages it runs with, which the same code installed from the same locks; `make image-test`
 installs them anew.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,46 +26,27 @@ import pytest
 import yaml
 from containerfile import CONTAINERFILE, ROOT, Image, as_root, context
 from pods import Pod, connect, missing, until
+from simulator.manifest.environment import Objects, command_of, environment_of
+from simulator.manifest.rendered import RayCluster, head_pod, worker_pod
+from simulator.manifest.resource import read_resource
+
+from serve_app.contracts import Json
 
 pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.timeout(1800)]
 
 HEAD, WORKER = "10.97.0.1", "10.97.0.2"
-SERVICE = "sem-image-classifier-head-svc.sem-image-classifier.svc.cluster.local"
-HOSTS = f"{HEAD} head {SERVICE}\n{WORKER} worker"
-
-# What KubeRay 1.7 makes of `rayStartParams` and a container's resources, and what it puts into the environment.
-LIMIT = "ulimit -n ${RAY_START_ULIMIT_OPEN_FILES:-65536}; "
-START_HEAD = (
-    "ray start  --head  --block  --dashboard-agent-listen-port=52365  --dashboard-host=0.0.0.0  --memory=1073741824  "
-    "--metrics-export-port=8080  --no-monitor  --num-cpus=0  --object-store-memory=100000000 "
-)
-START_WORKER = (
-    f"ray start  --address={SERVICE}:6379  --block  --dashboard-agent-listen-port=52365  --memory=2147483648  "
-    "--metrics-export-port=8080  --num-cpus=2  --object-store-memory=100000000 "
-)
-OPERATOR = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_timeout_ms_task_wait_for_death_info": "0",
-    "RAY_SERVE_KV_TIMEOUT_S": "5",
-}
-MANIFEST = {
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-    "RAY_SERVE_HAPROXY_LOG_TARGET": "ring@buf0",
-    "RAY_worker_niceness": "0",
-    # Neither is there: a gateway starts without them, and says so at /readyz.
-    "REDIS_URL": "redis://127.0.0.1:1/0",
-    "DATABASE_URL": "postgresql://nobody@127.0.0.1:2/none",
-}
+NAME = "sem-image-classifier"
 BUSY = {"RAY_raylet_start_wait_time_s": "600", "RAY_gcs_server_request_timeout_seconds": "60"}
 """These tests share their machine, so a node may take long to start. The operator sets 5 s for the second."""
-
 START_S = 600
-
-# The probes of KubeRay 1.7 for Ray >= 2.53, word for word.
-ALIVE = "wget --tries 1 -T 2 -q -O- http://localhost:52365/api/local_raylet_healthz | grep success"
-READY = ALIVE + " && wget --tries 1 -T 10 -q -O- http://localhost:8000/-/healthz | grep success"
+OBJECTS = Objects(
+    # No server is there: a gateway starts without them, and says so at /readyz.
+    secrets={
+        NAME: {"redis-url": "redis://127.0.0.1:1/0", "database-url": "postgresql://nobody@127.0.0.1:2/none"},
+        f"{NAME}-ray": {"auth_token": secrets.token_hex(24)},
+    },
+    config_maps={NAME: {}},
+)
 
 REQUEST = """
 import sys, urllib.request
@@ -142,21 +125,71 @@ def test_its_own_check_passes_without_a_network(built: Built) -> None:
     assert release["version"] == built.image.labels["org.opencontainers.image.version"]
 
 
+@dataclass(frozen=True)
+class Started:
+    """A pod, the container that the operator makes for it, and its address."""
+
+    pod: Pod
+    container: Json
+    address: str
+
+    def passes(self, probe: str) -> bool:
+        """Whether this probe succeeds now, asked as a kubelet asks it but with more patience."""
+        asked = self.container[probe]
+        if "exec" in asked:
+            return self.pod.execute(*asked["exec"]["command"], seconds=60).returncode == 0
+        return bool(request(self.pod, f"http://{self.address}:{asked['httpGet']['port']}{asked['httpGet']['path']}"))
+
+
+def small_service() -> Json:
+    """rayservice.yaml for one worker, which has a replica of each kind. It keeps nothing: there is no Redis for Ray."""
+    resource = read_resource(ROOT / "rayservice.yaml", NAME, haproxy=False)
+    cluster = resource["spec"]["rayClusterConfig"]
+    del cluster["gcsFaultToleranceOptions"]
+    gateway = cluster["workerGroupSpecs"][0]
+    gateway["rayStartParams"]["resources"] = r'"{\"gateway\": 1, \"models\": 1}"'
+    gateway["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "3"
+    config = yaml.safe_load(resource["spec"]["serveConfigV2"])
+    arguments = config["applications"][0]["args"]
+    arguments["gateway_replicas"] = 1
+    arguments["models"][0] |= {"min_replicas": 1, "max_replicas": 1}
+    return resource | {"spec": resource["spec"] | {"serveConfigV2": yaml.safe_dump(config)}}
+
+
 @pytest.fixture
-def pods(built: Built) -> Iterator[tuple[Pod, Pod]]:
-    """A head and a worker, made but not started."""
-    environment = {**built.image.environment, **OPERATOR, **MANIFEST, **BUSY, "RAY_AUTH_TOKEN": secrets.token_hex(24)}
-    head, worker = (Pod(name, environment, folder=built.folder, hosts=HOSTS) for name in ("head", "worker"))
+def service() -> Json:
+    """What the operator would be given."""
+    return small_service()
+
+
+@pytest.fixture
+def pods(built: Built, service: Json) -> Iterator[tuple[Started, Started]]:
+    """A head and a worker as the operator makes them of the service; created but not started."""
+    cluster = RayCluster(service, NAME, "1")
+    hosts = f"{HEAD} head {cluster.head_service}\n{WORKER} worker"
+    manifests = ((head_pod(cluster, "head"), HEAD), (worker_pod(cluster, "gateway", "worker"), WORKER))
     with ExitStack() as killed:
-        for pod, command in ((head, START_HEAD), (worker, START_WORKER)):
-            pod.create("/bin/bash", "-c", "--", LIMIT + command)
-            killed.callback(pod.kill)
-        connect(head, worker, (HEAD, WORKER))
+        started = [create(built, manifest, address, hosts, killed) for manifest, address in manifests]
+        head, worker = started
+        connect(head.pod, worker.pod, (HEAD, WORKER))
         yield head, worker
-        for pod in (head, worker):  # pytest shows it of a test that failed
+        for pod in (head.pod, worker.pod):  # pytest shows it of a test that failed
             print(pod.log.read_text())
             tail = "tail -n 40 /tmp/ray/session_latest/logs/{gcs_server,raylet}.*"
             print("" if pod.ended() else pod.execute("bash", "-c", tail).stdout)
+
+
+def create(built: Built, manifest: Json, address: str, hosts: str, killed: ExitStack) -> Started:
+    """The pod with its init containers' commands first, then Ray's; the sidecar of the head is left out."""
+    spec = manifest["spec"]
+    container = spec["containers"][0]
+    environment = environment_of(container, manifest, address, OBJECTS)
+    inside = {**built.image.environment, **environment, **BUSY}
+    pod = Pod(manifest["metadata"]["name"], inside, folder=built.folder, hosts=hosts)
+    commands = [shlex.join(command_of(one, environment)) for one in (*spec.get("initContainers", []), container)]
+    pod.create("/bin/bash", "-c", " && ".join([*commands[:-1], f"exec {commands[-1]}"]))
+    killed.callback(pod.kill)
+    return Started(pod, container, address)
 
 
 def request(pod: Pod, url: str, token: str = "", body: str = "") -> str:
@@ -169,30 +202,26 @@ def running(answer: str) -> bool:
     return bool(answer) and json.loads(answer)["applications"]["sem-image-classifier"]["status"] == "RUNNING"
 
 
-def probe(pod: Pod, command: str) -> bool:
-    return pod.execute("bash", "-c", command, seconds=60).returncode == 0
-
-
-def test_pods_pass_the_operators_probes(pods: tuple[Pod, Pod]) -> None:
+def test_pods_pass_the_operators_probes(pods: tuple[Started, Started], service: Json) -> None:
     head, worker = pods
-    token = head.environment["RAY_AUTH_TOKEN"]
-    head.start()
-    until(lambda: "gcs: success" in request(head, f"http://{HEAD}:52365/api/healthz"), "the head's probe", START_S)
-    worker.start()
-    until(lambda: probe(worker, ALIVE), "the worker's node", START_S)
-    until(lambda: "success" in request(worker, f"http://{WORKER}:52365/api/healthz"), "the worker's liveness probe", 60)
-    assert not probe(worker, READY), "a worker without a replica is not ready"
+    head.pod.start()
+    until(lambda: head.passes("livenessProbe") and head.passes("readinessProbe"), "the head's probes", START_S)
+    worker.pod.start()
+    until(lambda: worker.passes("livenessProbe"), "the worker's liveness probe", START_S)
+    assert not worker.passes("readinessProbe"), "a worker without a replica is not ready"
 
-    config = yaml.safe_load((ROOT / "serve_app" / "serve.yaml").read_text())
-    config |= {"proxy_location": "EveryNode"}
-    config["http_options"] |= {"host": "0.0.0.0", "port": 8000}  # noqa: S104  # of a pod
-    applications = f"http://{HEAD}:8265/api/serve/applications/"
-    assert request(head, applications) == "", "refused without Ray's token"
-    request(head, applications, token, json.dumps(config))
-    until(lambda: probe(worker, READY), "the worker's readiness probe", START_S)
-    until(lambda: running(request(head, applications, token)), "the application with the model of the image", START_S)
+    config = json.dumps(yaml.safe_load(service["spec"]["serveConfigV2"]))
+    applications, token = f"http://{HEAD}:8265/api/serve/applications/", head.pod.environment["RAY_AUTH_TOKEN"]
+    assert request(head.pod, applications) == "", "refused without Ray's token"
+    request(head.pod, applications, token, config)
+    until(lambda: worker.passes("readinessProbe"), "the worker's readiness probe", START_S)
+    until(
+        lambda: running(request(head.pod, applications, token)), "the application with the model of the image", START_S
+    )
 
-    assert "POST /api/v1/jobs" in worker.execute("wget", "-q", "-O-", "http://localhost:8000/api/v1/version").stdout
-    assert worker.execute("id", "-u").stdout == "1000\n"
-    tried = worker.execute("bash", "-c", "for folder in / $PREFIX $HOME /dev/shm; do mktemp -p $folder; done")
-    assert [Path(made).parent for made in tried.stdout.split()] == [Path("/tmp"), Path("/dev/shm")]
+    answer = worker.pod.execute("wget", "-q", "-O-", "http://localhost:8000/api/v1/version").stdout
+    assert "POST /api/v1/jobs" in answer
+    assert worker.pod.execute("id", "-u").stdout == "1000\n"
+    tried = worker.pod.execute("bash", "-c", "for folder in / $PREFIX $HOME /dev/shm; do mktemp -p $folder; done")
+    writable = {mount["mountPath"] for mount in worker.container["volumeMounts"]}
+    assert {str(Path(made).parent) for made in tried.stdout.split()} == writable == {"/tmp", "/dev/shm"}

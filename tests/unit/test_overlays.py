@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from manifests import kubernetes, pods
-from manifests.documents import Document
+from manifests.documents import Document, of_kind
 from manifests.pods import pods_of
 from manifests.production import texts
+from manifests.rayservice import capacity
 from manifests.render import environments, rendered
 from overlays import ROOT, amount, prod_for_a_site
 
@@ -127,36 +127,14 @@ def test_a_store_outside_gives_every_secret_of_the_list() -> None:
     assert {one["metadata"]["name"] for one in made} == set(listed) - {"sem-image-classifier-tls"}  # cert-manager's
 
 
-def needs(documents: list[Document]) -> Iterator[tuple[str, float, float]]:
-    """For each kind of pod: how many there may be at once, times processors, times memory."""
-    for document in documents:
-        for pod in pods_of([document]):
-            cpu = sum(amount(box["resources"]["requests"]["cpu"]) for _, box in pod.containers())
-            memory = sum(amount(box["resources"]["requests"]["memory"]) for _, box in pod.containers())
-            count = 1
-            if pod.group:
-                most = {
-                    group["groupName"]: group["maxReplicas"]
-                    for group in document.items("spec", "rayClusterConfig", "workerGroupSpecs")
-                }
-                count = 2 * most.get(pod.group, 1)  # the cluster before and the one after
-            if pod.group == "head":
-                sidecar = document.at("spec", "rayClusterConfig", "autoscalerOptions", "resources", "requests")
-                cpu, memory = cpu + amount(sidecar["cpu"]), memory + amount(sidecar["memory"])
-            yield pod.group or document.name, count * cpu, count * memory
-
-
-@pytest.mark.parametrize("overlay", ["dev", "stage", "prod"])
-def test_the_quota_holds_two_clusters_and_what_is_around(overlay: str, given: dict[str, list[Document]]) -> None:
-    documents = given[overlay]
-    [quota] = [one for one in documents if one.kind == "ResourceQuota"]
-    found = list(needs(documents))
-    for word, column in (("cpu", 1), ("memory", 2)):
-        bound = amount(quota.at("spec", "hard", f"requests.{word}"))
-        needed = sum(row[column] for row in found)
-        assert needed <= bound
-        if overlay == "prod":
-            assert bound <= 1.3 * needed, (needed, "a quota that never binds bounds nothing")
+def test_a_quota_binds_and_holds_two_clusters_with_what_is_around(given: dict[str, list[Document]]) -> None:
+    documents = given["prod"]
+    [quota] = of_kind(documents, "ResourceQuota")
+    [service] = of_kind(documents, "RayService")
+    for resource in ("cpu", "memory"):
+        bound = amount(quota.at("spec", "hard", f"requests.{resource}"))
+        needed = float(capacity.needed(documents, service, "requests", resource))
+        assert needed <= bound <= 1.3 * needed, "a quota that never binds bounds nothing"
 
 
 @pytest.mark.parametrize("overlay", ["dev", "stage", "prod"])

@@ -3,9 +3,11 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import dev
 import environment
@@ -84,12 +86,14 @@ def test_the_tools_for_tests_come_later_and_stay() -> None:
 
 def test_a_changed_lock_is_installed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stamp = finished()
-    for lock in ("serve.txt", "dev.txt"):
+    for lock in ("serve.txt", "dev.txt", "torch-cpu.txt"):
         (tmp_path / lock).write_text((environment.REQUIREMENTS / lock).read_text())
     monkeypatch.setattr(environment, "REQUIREMENTS", tmp_path)
     assert names(stamp) == []
     (tmp_path / "serve.txt").write_text("pillow==1\n")
     assert names(stamp) == ["serve", "project"]
+    (tmp_path / "torch-cpu.txt").write_text("torch==1\n")
+    assert names(stamp) == ["torch", "serve", "project"]
 
 
 def test_another_torch_is_a_new_environment_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,11 +118,56 @@ def test_the_default_torch_never_brings_more_than_itself(monkeypatch: pytest.Mon
     assert installation.choose_torch({"TORCH": "pypi"}).source is None
 
 
-def test_the_gpu_build_comes_from_a_lock_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.system", lambda: "Linux")
-    torch = installation.choose_torch({"TORCH": "pypi"})
-    locked = (installation.REQUIREMENTS / torch.lock).read_text()
-    assert f"\n{torch.spec} \\\n" in locked, "the lock holds the version that the code names"
+@pytest.mark.parametrize(
+    ("system", "chosen", "lock"),
+    [
+        ("Linux", {}, "torch-cpu.txt"),
+        ("Darwin", {}, "torch-cpu.txt"),
+        ("Linux", {"TORCH": "pypi"}, "torch-gpu.txt"),
+        ("Linux", {"TORCH_SPEC": "torch==2.13.0+mine"}, ""),
+        ("Linux", {"TORCH_INDEX_URL": "https://index.example.org/cu130"}, ""),
+    ],
+)
+def test_every_build_but_one_of_the_users_own_has_a_lock(
+    system: str, chosen: dict[str, str], lock: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: system)
+    torch = installation.choose_torch(chosen)
+    assert torch.lock == lock
+    if lock:
+        versions = re.findall(r"^(torch==\S+)", (installation.REQUIREMENTS / lock).read_text(), re.MULTILINE)
+        assert torch.spec in versions, "the lock holds the version that the code names"
+
+
+def hashes(text: str) -> set[str]:
+    return set(re.findall(r"--hash=sha256:([0-9a-f]{64})", text))
+
+
+def test_the_lock_of_the_cpu_build_has_a_file_for_every_python_and_machine() -> None:
+    linux, macos = (installation.REQUIREMENTS / "torch-cpu.txt").read_text().split("sys_platform == 'darwin'")
+    pythons = range(dev.OLDEST[1], dev.NEWEST[1] + 1)
+    assert len(hashes(linux)) == len(pythons) * len(("x86_64", "aarch64"))
+    assert len(hashes(macos)) == len(pythons), "there are no wheels for the old Macs"
+    assert hashes(macos) <= hashes((installation.REQUIREMENTS / "torch-gpu.txt").read_text()), "as PyPI has them"
+
+
+def test_a_torch_that_is_not_the_locked_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = installation.choose_torch({})
+    version = torch.spec.removeprefix("torch==")
+    with ZipFile(tmp_path / f"torch-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(
+            f"torch-{version}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n"
+        )
+        wheel.writestr(f"torch-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"torch-{version}.dist-info/RECORD", "")
+    for name, value in {"CONFIG_FILE": os.devnull, "NO_INDEX": "1", "FIND_LINKS": str(tmp_path)}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    log = tmp_path / "installation.log"
+    made = installation.Installation(tmp_path / "made", log)
+    made.make()
+    with pytest.raises(SystemExit):
+        made.install_torch(torch)
+    assert "DO NOT MATCH THE HASHES" in log.read_text()
 
 
 def test_a_torch_nobody_knows_is_refused() -> None:

@@ -148,11 +148,16 @@ def _quota(documents: list[Document], service: Document) -> Iterator[Finding]:
             for side in ("requests", "limits"):
                 if (bound := hard.get(f"{side}.{resource}")) is None:
                     continue
-                wanted = CLUSTERS_AT_ONCE * _cluster_total(service, side, resource)
-                wanted += sum(_pods_total(document, side, resource) for document in documents)
+                wanted = needed(documents, service, side, resource)
                 if wanted > parse_quantity(str(bound)):
                     sentence = f"An upgrade needs {side}.{resource} of {wanted:f}; the quota is {bound}."
                     yield quota.finding(("spec", "hard", f"{side}.{resource}"), sentence)
+
+
+def needed(documents: list[Document], service: Document, side: str, resource: str) -> Decimal:
+    """What an upgrade needs of the namespace: the cluster before and the one after, and all that is around them."""
+    around = sum(_pods_total(document, side, resource) for document in documents)
+    return CLUSTERS_AT_ONCE * _cluster_total(service, side, resource) + around
 
 
 def _cluster_total(service: Document, side: str, resource: str) -> Decimal:

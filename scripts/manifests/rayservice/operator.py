@@ -46,13 +46,25 @@ def _strategy(document: Document) -> Iterator[tuple[Path, str]]:
     if strategy is not None and strategy not in STRATEGIES:
         yield path, f"{strategy} is none of {', '.join(STRATEGIES)}."
     if strategy == "NewClusterWithIncrementalUpgrade":
-        options = ("spec", "upgradeStrategy", "clusterUpgradeOptions")
         if not document.at(*CLUSTER, "enableInTreeAutoscaling"):
             yield (*CLUSTER, "enableInTreeAutoscaling"), "an incremental upgrade needs the autoscaler."
-        if document.at(*options) is None:
-            yield options, "an incremental upgrade needs them."
-        elif (document.at(*options, "stepSizePercent") or 0) > (document.at(*options, "maxSurgePercent") or 100):
-            yield (*options, "stepSizePercent"), "it is larger than maxSurgePercent."
+        yield from _incremental(document, ("spec", "upgradeStrategy", "clusterUpgradeOptions"))
+
+
+def _incremental(document: Document, options: Path) -> Iterator[tuple[Path, str]]:
+    if document.at(*options) is None:
+        yield options, "an incremental upgrade needs them."
+        return
+    surge, step = (document.at(*options, key) for key in ("maxSurgePercent", "stepSizePercent"))
+    surge = 100 if surge is None else surge
+    if surge > 100:
+        yield (*options, "maxSurgePercent"), "it is at most 100."
+    if (step or 0) > surge:
+        yield (*options, "stepSizePercent"), "it is larger than maxSurgePercent."
+    if not document.at(*options, "intervalSeconds"):
+        yield (*options, "intervalSeconds"), "it is 1 or more."
+    if not document.at(*options, "gatewayClassName"):
+        yield (*options, "gatewayClassName"), "an incremental upgrade needs the name of a GatewayClass."
 
 
 def _cluster(document: Document) -> Iterator[tuple[Path, str]]:

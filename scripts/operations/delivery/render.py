@@ -6,6 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from operations.delivery.home import names_at_home
 from operations.delivery.release import Release
 from operations.failure import Refused
 from operations.target import NAME, ROOT
@@ -99,6 +100,9 @@ class Renderer:
 
     def _refuse(self, text: str) -> None:
         """What must not leave this machine; for prod also what the project's own check of manifests finds."""
+        namespace = self._work.target.namespace
+        if names := names_at_home(text, namespace):
+            raise Refused(f"these names lead out of the namespace {namespace}; write it into them: {', '.join(names)}")
         environment, found = self._work.target.environment, sorted(set(PLACEHOLDER.findall(text)))
         if environment != "dev" and found:
             raise Refused(f"the manifests of {environment} still hold {', '.join(found)}")
