@@ -45,6 +45,9 @@ spec:
       - name: password
         secret:
           defaultMode: 288
+          items:
+          - key: password
+            path: password
           secretName: redis
 """
 SERVICE = f"""apiVersion: ray.io/v1

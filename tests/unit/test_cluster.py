@@ -136,6 +136,17 @@ def test_secrets_of_development_are_random_and_never_shown(machine: Machine) -> 
     assert not any(value in shown for secret in values.values() for value in secret.values())
 
 
+def test_a_job_redis_with_a_certificate_is_reached_by_tls(machine: Machine) -> None:
+    certificate = "---\napiVersion: cert-manager.io/v1\nkind: Certificate\nmetadata:\n  name: redis-tls\n"
+    certificate += "spec:\n  secretName: redis-tls\n"
+    machine.first(rule("kustomize .*/surroundings", cluster_world.SURROUNDINGS + certificate))
+    assert machine.run("all").returncode == 0
+    [made] = [one["stdin"] for one in machine.asked if one["line"].endswith("create --filename -")]
+    values = {one["metadata"]["name"]: one["stringData"] for one in json.loads(made)["items"]}
+    url = f"rediss://:{values['redis']['password']}@redis:6379/0?ssl_ca_certs=/run/secrets/redis-ca/ca.crt"
+    assert values[NAME]["redis-url"] == url
+
+
 def test_a_secret_that_was_there_keeps_its_password(machine: Machine) -> None:
     machine.first(
         rule("get secrets", "redis password\n", before="create --filename -"),

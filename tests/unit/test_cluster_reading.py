@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -60,7 +61,26 @@ def test_documents_are_told_apart_by_kind_and_name() -> None:
 def test_the_secrets_that_pods_need_from_elsewhere() -> None:
     assert render.secret_keys(STREAM) == {NAME: {"database-url"}, f"{NAME}-ray": {"auth_token"}}
     made_elsewhere = STREAM.replace("kind: Secret", "kind: ConfigMap")
-    assert render.secret_keys(made_elsewhere)["redis"] == set()
+    assert render.secret_keys(made_elsewhere)["redis"] == {"password"}
+    taken_whole = re.sub(r" +items:\n +- key: .*\n +path: .*\n", "", made_elsewhere)
+    assert render.secret_keys(taken_whole)["redis"] == set()
+    optional = taken_whole.replace("secretName: redis", "optional: true\n          secretName: redis")
+    assert "redis" not in render.secret_keys(optional)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("Certificate", "spec:\n  secretName: redis\n"),
+        ("ExternalSecret", "spec:\n  target:\n    creationPolicy: Owner\n    name: redis\n"),
+        ("ExternalSecret", "spec:\n  refreshInterval: 1h\n"),
+    ],
+)
+def test_a_secret_that_an_operator_makes_is_not_demanded_before_it_can_be_there(kind: str, spec: str) -> None:
+    name = "redis" if "target" not in spec and kind == "ExternalSecret" else "other"
+    maker = f"apiVersion: v1\nkind: {kind}\nmetadata:\n  name: {name}\n{spec}"
+    assert "redis" in render.secret_keys(cluster_world.SURROUNDINGS)
+    assert "redis" not in render.secret_keys(f"{cluster_world.SURROUNDINGS}---\n{maker}")
 
 
 def test_no_value_of_a_secret_is_left_when_masked() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from operations.delivery import keys, release, watch
 from operations.delivery.release import Release
-from operations.delivery.render import RELEASE_MARK, Rendered, Renderer, secret_keys
+from operations.delivery.render import RELEASE_MARK, Rendered, Renderer
 from operations.failure import Failed
 from operations.steps import Step
 from operations.target import NAME
@@ -76,7 +76,7 @@ class Deployment:
 
     def secrets(self) -> str:
         """See that every Secret is there that the manifests name."""
-        return keys.ensure(self._work, secret_keys(self.text))
+        return keys.ensure(self._work, self.text)
 
     def surroundings(self) -> str:
         """Apply what stands around the service. The API server tries the service itself before anything changes."""
