@@ -165,9 +165,13 @@ def test_of_each_refusal_the_newest_is_told() -> None:
     assert list(diagnosis.event_reasons(events)) == ["RayCluster green: FailedCreate: exceeded quota: pods"]
 
 
-def test_a_volume_without_a_disk_is_told() -> None:
-    volume = {"metadata": {"name": "data-redis-0"}, "status": {"phase": "Pending"}}
-    assert diagnosis.storage_reasons([volume], []) == ["the volume data-redis-0 is Pending"]
+def test_a_volume_without_a_disk_is_told_if_a_pod_waits_for_it() -> None:
+    volumes = [{"metadata": {"name": name}, "status": {"phase": "Pending"}} for name in ("data-redis-0", "backups")]
+    mounts = [{"persistentVolumeClaim": {"claimName": "data-redis-0"}}, {"emptyDir": {}}]
+    waits = pod(phase="Pending") | {"spec": {"volumes": mounts}}
+    assert diagnosis.storage_reasons([waits], volumes, []) == ["the volume data-redis-0 is Pending"]
+    assert diagnosis.storage_reasons([waits | pod(phase="Running")], volumes, []) == []
+    assert diagnosis.reasons(ray_service(), [], volumes, []) == []
 
 
 def test_what_serve_says_is_told() -> None:
