@@ -73,7 +73,7 @@ def _log_commands(work: Work, component: str, tail: list[str]) -> list[list[str]
         return [work.target.kubectl("logs", "job/migrate", *tail)]
     if component == "operator":
         selector = f"app.kubernetes.io/name={kuberay.RELEASE}"
-        return [work.target.kubectl("logs", "--selector", selector, *tail, namespace=kuberay.NAMESPACE)]
+        return [work.target.kubectl("logs", "--selector", selector, *tail, namespace=kuberay.namespace(work))]
     container = ["--container", "autoscaler"] if component == "autoscaler" else ["--all-containers"]
     selector = _selector("head" if component == "autoscaler" else component)
     options = ["--prefix", "--max-log-requests", str(LOG_REQUESTS)]
