@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from operations.delivery.release import Release
+from operations.target import PART_OF
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "sem-image-classifier"
@@ -45,6 +46,9 @@ spec:
       - name: password
         secret:
           defaultMode: 288
+          items:
+          - key: password
+            path: password
           secretName: redis
 """
 SERVICE = f"""apiVersion: ray.io/v1
@@ -69,6 +73,7 @@ spec:
           name: {NAME}
           optional: true
 """
+MADE = r"create --filename build/cluster/\w+/namespace\.json"
 SECRETS = f"{NAME} database-url metrics-token redis-url\n{NAME}-ray auth_token\npostgres password\nredis password\n"
 
 
@@ -80,8 +85,14 @@ def items(*objects: dict[str, Any]) -> dict[str, Any]:
     return {"items": list(objects)}
 
 
+def namespace(uid: str = "first", **labels: str) -> dict[str, Any]:
+    """A namespace as it stands in the cluster; of this service unless other labels are given."""
+    return {"metadata": {"name": NAME, "uid": uid, "labels": labels or {PART_OF: NAME}}}
+
+
 def operator(version: str = "1.7.0", namespace: str = "kuberay-system") -> dict[str, Any]:
-    containers = [{"image": f"quay.io/kuberay/operator:v{version}"}]
+    tag = f":v{version}" if version else "@sha256:" + "5a" * 32
+    containers = [{"image": f"quay.io/kuberay/operator{tag}"}]
     return {"metadata": {"namespace": namespace}, "spec": {"template": {"spec": {"containers": containers}}}}
 
 
@@ -132,9 +143,10 @@ def story(ports: dict[str, int]) -> list[Rule]:
         rule("podman build", files={"build/cluster/dev/image-id": f"sha256:{IMAGE_ID}"}),
         rule("get nodes", items({"status": {"images": [{"names": [IMAGE]}]}}), after="kind load"),
         rule("get nodes", items()),
-        rule("kubectl kustomize .*/surroundings", SURROUNDINGS),
+        rule("kubectl kustomize .*/(surroundings|overlays/.*)", SURROUNDINGS),
         rule("kubectl kustomize .*/service", SERVICE),
-        rule("get namespace", f"namespace/{NAME}\n", after="create namespace"),
+        rule("get namespace", namespace(), after=MADE),
+        rule("get namespace"),
         rule("get secrets", SECRETS, after="create --filename -"),
         rule("get statefulsets,deployments", "statefulset.apps/postgresql\nstatefulset.apps/redis\n"),
         rule("get job migrate", {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}),

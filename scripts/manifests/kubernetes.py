@@ -13,7 +13,7 @@ from referencing import Registry, Resource
 from manifests.documents import NAMES_OF_SECRETS, Document, Finding, Path
 
 VERSIONS: Final = ("1.31", "1.36")
-"""Oldest and newest Kubernetes that the manifests are for; `preStop.sleep` came into use with 1.30."""
+"""Oldest and newest Kubernetes that the manifests are for."""
 GROUPS: Final = "workerGroupSpecs"
 AUTOSCALER: Final = "autoscalerOptions"
 OF_CONTAINERS: Final = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 import traceback
@@ -10,8 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from operations.delivery import diagnosis, image, removal, restart
+from operations.delivery import diagnosis, image, restart
 from operations.delivery.deployment import Deployment, Return
+from operations.delivery.removal import Removal
 from operations.failure import Failed
 from operations.ground import kind, kuberay, tools
 from operations.runner import Runner
@@ -77,7 +79,7 @@ def _all(work: Work, options: Options) -> list[Step]:
 
 def _deploy(work: Work, options: Options) -> list[Step]:
     built = [_image(work)] if options.rebuild else []
-    command = f"deploy --release {options.release}" if options.release else "deploy"
+    command = shlex.join(["deploy", "--release", str(options.release)]) if options.release else "deploy"
     return [*built, *Deployment(work, options.release).steps(command)]
 
 
@@ -100,21 +102,23 @@ def _rollback(work: Work, options: Options) -> list[Step]:
 
 def _reset(work: Work, options: Options) -> list[Step]:
     """Everything anew. The image is built first: if that fails, what is there goes on."""
+    removal = Removal(work)
     return [
-        Step("permission", "reset", lambda: removal.permit(work)),
+        Step("permission", "reset", removal.permit),
         _image(work),
-        Step("service deleted", "reset", lambda: removal.service(work)),
-        Step("namespace deleted", "reset", lambda: removal.namespace(work)),
+        Step("service deleted", "reset", removal.service),
+        Step("namespace deleted", "reset", removal.namespace),
         *Deployment(work).steps("deploy"),
         _smoke(work),
     ]
 
 
 def _remove(work: Work, options: Options) -> list[Step]:
+    removal = Removal(work)
     return [
-        Step("permission", "remove", lambda: removal.permit(work)),
-        Step("service deleted", "remove", lambda: removal.service(work)),
-        Step("namespace deleted", "remove", lambda: removal.namespace(work)),
+        Step("permission", "remove", removal.permit),
+        Step("service deleted", "remove", removal.service),
+        Step("namespace deleted", "remove", removal.namespace),
     ]
 
 
@@ -182,7 +186,7 @@ def common_options() -> argparse.ArgumentParser:
     common.add_argument("--context", default="", help="kubectl's name of the cluster; dev: a kind cluster of our own")
     common.add_argument("--namespace", default="", help=f"({NAME})")
     common.add_argument("--dry-run", action="store_true", help="print the commands and run none")
-    common.add_argument("--yes", action="store_true", help="delete without asking")
+    common.add_argument("--yes", action="store_true", help="delete, and upgrade KubeRay, without asking")
     common.add_argument("--timeout", type=_seconds, default=TIMEOUT_S, help="seconds to become ready (900)")
     return common
 
@@ -191,7 +195,10 @@ def _parser() -> argparse.ArgumentParser:
     common = common_options()
     parser = argparse.ArgumentParser(prog="scripts/cluster", description="The service on Kubernetes.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    added = {name: commands.add_parser(name, help=says, parents=[common]) for name, (says, _) in COMMANDS.items()}
+    added = {
+        name: commands.add_parser(name, help=says, description=says, parents=[common])
+        for name, (says, _) in COMMANDS.items()
+    }
     added["deploy"].add_argument("--release", type=Path, help="release file to deploy (the newest of the environment)")
     added["deploy"].add_argument("--rebuild", action="store_true", help="build the image first")
     added["logs"].add_argument("component", choices=look.COMPONENTS)

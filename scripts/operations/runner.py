@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from operations.target import ROOT
 READ_DEADLINE_S = 60.0
 """Questions are answered at once; a cluster that cannot be reached makes kubectl wait for about half of this."""
 CHANGE_DEADLINE_S = 120.0
+PASSWORD = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+"""In an address, as a private index of packages has it."""
 LAST_LINES = 4
 """How much of what a failed command said is repeated: tools put the reason at the end."""
 
@@ -73,13 +76,13 @@ class Runner:
     ) -> Answer:
         """Like `read`, for commands whose failing is an answer."""
         if self.dry:
-            self._show(shlex.join(command) + _input(stdin))
+            self._show(shown(command) + _input(stdin))
             return Answer(0, assumed, "")
         return _run(command, stdin, deadline_s)
 
     def change(self, command: Sequence[str], *, stdin: str | None = None, deadline_s: float = CHANGE_DEADLINE_S) -> str:
         """Run what changes something. `stdin` is never shown: it may hold secrets."""
-        self._show(shlex.join(command) + _input(stdin))
+        self._show(shown(command) + _input(stdin))
         if self.dry:
             return ""
         answer = _run(command, stdin, deadline_s)
@@ -89,7 +92,7 @@ class Runner:
 
     def pipe(self, source: Sequence[str], sink: Sequence[str], *, deadline_s: float = CHANGE_DEADLINE_S) -> None:
         """`source | sink`, where nothing reaches the sink unless the source succeeded."""
-        self._show(f"{shlex.join(source)} | {shlex.join(sink)}")
+        self._show(f"{shown(source)} | {shown(sink)}")
         if self.dry:
             return
         made = _run(source, None, READ_DEADLINE_S)
@@ -101,14 +104,14 @@ class Runner:
 
     def work(self, command: Sequence[str], *, deadline_s: float) -> None:
         """Run what takes long and tells of itself, as a build: its words go to the terminal."""
-        self._show(shlex.join(command))
+        self._show(shown(command))
         if not self.dry:
             self._let_talk(command, sys.stderr.fileno(), deadline_s)
 
     def show(self, command: Sequence[str], *, deadline_s: float = READ_DEADLINE_S) -> None:
         """Run what prints a result of ours."""
         if self.dry:
-            self._show(shlex.join(command))
+            self._show(shown(command))
             return
         sys.stdout.flush()
         self._let_talk(command, sys.stdout.fileno(), deadline_s)
@@ -116,7 +119,7 @@ class Runner:
     def _let_talk(self, command: Sequence[str], to: int, deadline_s: float) -> None:
         with started(command, stdin=subprocess.DEVNULL, stdout=to) as process:
             if _wait(process, command, deadline_s) != 0:
-                raise Failed(f"{shlex.join(command)} ended with {process.returncode}; its words are above")
+                raise Failed(f"{shown(command)} ended with {process.returncode}; its words are above")
 
     def write(self, path: Path, text: str) -> None:
         """Write a small file that a later command reads."""
@@ -130,7 +133,7 @@ class Runner:
         """Run commands beside each other on this terminal until all have ended or Ctrl-C ends them. No deadline."""
         if self.dry:
             for command in commands:
-                self._show(shlex.join(command))
+                self._show(shown(command))
             return
         running = [started(command, stdin=subprocess.DEVNULL) for command in commands]
         with suppress(KeyboardInterrupt):
@@ -190,14 +193,24 @@ def end(process: subprocess.Popen[str]) -> None:
             process.wait()
 
 
+def shown(command: Sequence[str]) -> str:
+    """A command as it is printed: without the passwords in its addresses."""
+    return without_passwords(shlex.join(command))
+
+
+def without_passwords(text: str) -> str:
+    """A text with name and password of every address in it hidden."""
+    return PASSWORD.sub("********", text)
+
+
 def _input(stdin: str | None) -> str:
     return "" if stdin is None else "   # its input is made here, not shown"
 
 
 def _ended(command: Sequence[str], answer: Answer) -> str:
     said = f": {answer.reason}" if answer.reason else " and said nothing"
-    return f"{shlex.join(command)} ended with {answer.status}{said}"
+    return f"{shown(command)} ended with {answer.status}{without_passwords(said)}"
 
 
 def _too_long(command: Sequence[str], deadline_s: float) -> str:
-    return f"{shlex.join(command)} gave no answer within {deadline_s:g} s and was ended"
+    return f"{shown(command)} gave no answer within {deadline_s:g} s and was ended"

@@ -15,6 +15,8 @@ from operations.failure import Refused
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "sem-image-classifier"
 """Of the RayService, of the namespace it lives in by default, of the kind cluster and of the image."""
+PART_OF = "app.kubernetes.io/part-of"
+"""The label by which the namespace is ours; the manifests give it to everything in it too."""
 ENVIRONMENTS = ("dev", "stage", "prod")
 KIND = "kind-"
 """How kind begins the names of the contexts it makes."""
@@ -25,7 +27,7 @@ PROTECTED = re.compile(
     r"default|(kube|openshift|istio|cert-manager|ingress|kuberay|monitoring|storage)(-.*)?|.*-system"
     r"|(.*-)?(prod|production|live)(-.*)?"
 )
-"""Namespaces that `reset` and `remove` never touch, whatever the options say."""
+"""Namespaces that `reset` and `remove` never touch, whatever the options and their labels say."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ class Target:
         return ["kubectl", "--context", self.context, "--namespace", namespace or self.namespace, *arguments]
 
     def command(self, words: str) -> str:
-        """A command of this program, as it can be typed to do the same here."""
+        """A command of this program, as it can be typed to do the same here. `words` are quoted as in a shell."""
         chosen = [] if self.environment == "dev" else ["--env", self.environment]
-        return shlex.join(["scripts/cluster", *words.split(), *chosen, *self.options])
+        return shlex.join(["scripts/cluster", *shlex.split(words), *chosen, *self.options])
 
 
 SETTINGS = ("NAMESPACE", "CONTEXT", "REGISTRY", "SERVICE_URL", "HF_TOKEN_FILE")

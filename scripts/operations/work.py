@@ -23,7 +23,7 @@ class Work:
     timeout_s: float
     """How long the service may take to become ready."""
     yes: bool = False
-    """Do what deletes without asking."""
+    """Do without asking what is asked for otherwise."""
 
     def say(self, text: str) -> None:
         """A line of progress. Standard output is for results."""
@@ -41,14 +41,14 @@ class Work:
         return parsed(answer, "kubectl get " + " ".join(arguments)) if answer.strip() else None
 
     def confirm(self, question: str, word: str) -> None:
-        """Have `word` typed before something is deleted, unless --yes was given. Without a terminal: refused."""
+        """Have `word` typed before it is done, unless --yes was given. Without a terminal: refused."""
         if self.yes or self.run.dry:
             return
         if not sys.stdin.isatty():
             raise Refused(f"{question} Nobody is here to be asked: --yes does it without asking")
         print(f"{question} Type {word} to go on: ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip() != word:
-            raise Refused("nothing was deleted")
+            raise Refused("nothing was changed")
 
 
 def parsed(text: str, source: str) -> Json:

@@ -24,7 +24,7 @@ WAY = [
     f"podman tag {IMAGE_ID} {IMAGE}",
     f"podman save --output build/cluster/dev/image.tar {IMAGE}",
     f"kind load image-archive build/cluster/dev/image.tar --name {NAME}",
-    f"{KUBECTL}create namespace {NAME}",
+    f"{KUBECTL}create --filename build/cluster/dev/namespace.json",
     f"{KUBECTL}create --filename -",
     f"{KUBECTL}delete job migrate --ignore-not-found --wait",
     f"{APPLY}--filename -",
@@ -144,6 +144,17 @@ def test_secrets_of_development_are_random_and_never_shown(machine: Machine) -> 
     assert not any(value in shown for secret in values.values() for value in secret.values())
 
 
+def test_a_job_redis_with_a_certificate_is_reached_by_tls(machine: Machine) -> None:
+    certificate = "---\napiVersion: cert-manager.io/v1\nkind: Certificate\nmetadata:\n  name: redis-tls\n"
+    certificate += "spec:\n  secretName: redis-tls\n"
+    machine.first(rule("kustomize .*/surroundings", cluster_world.SURROUNDINGS + certificate))
+    assert machine.run("all").returncode == 0
+    [made] = [one["stdin"] for one in machine.asked if one["line"].endswith("create --filename -")]
+    values = {one["metadata"]["name"]: one["stringData"] for one in json.loads(made)["items"]}
+    url = f"rediss://:{values['redis']['password']}@redis:6379/0?ssl_ca_certs=/run/secrets/redis-ca/ca.crt"
+    assert values[NAME]["redis-url"] == url
+
+
 def test_a_secret_that_was_there_keeps_its_password(machine: Machine) -> None:
     machine.first(
         rule("get secrets", "redis password\n", before="create --filename -"),
@@ -200,7 +211,8 @@ def test_another_setting_is_another_mark_on_the_pods(machine: Machine) -> None:
     ("found", "says", "does"),
     [
         (operator("1.7.0"), "KubeRay 1.7.0 is there", []),
-        (operator("1.7.0", "platform"), "KubeRay 1.7.0 is there, in platform", []),
+        (operator("1.7.0", "platform"), "write OPERATOR_NAMESPACE=platform to k8s/overlays/dev/site.env", []),
+        (operator("", "kuberay-system"), "KubeRay of a version that its image does not tell runs in kuberay", []),
         (operator("1.5.1"), "after 1.5.1", ["apply --server-side --force-conflicts --filename -", "helm upgrade"]),
         (operator("1.8.0"), "error: KubeRay: KubeRay 1.8.0 runs in kuberay-system, and 1.7.0 is wanted", []),
         (operator("1.5.1", "platform"), "error: KubeRay: KubeRay 1.5.1 runs in platform", []),
@@ -217,6 +229,33 @@ def test_an_operator_that_is_there_is_kept_upgraded_with_its_definitions_or_left
     assert says in done.stderr
     assert [any(word in line for line in machine.changes) for word in does] == [True] * len(does)
     assert len(machine.changes) == len(does)
+
+
+def test_an_operator_is_looked_for_and_put_where_the_policies_let_it_in_from(machine: Machine) -> None:
+    (machine.tree / "k8s" / "overlays" / "dev" / "site.env").write_text("OPERATOR_NAMESPACE=platform\n")
+    assert machine.run("install").returncode == 0
+    assert "--namespace platform --create-namespace" in machine.changes[0]
+    machine.first(rule("get deployments --all-namespaces", items(operator("1.7.0", "platform"))))
+    assert "KubeRay 1.7.0 is there" in machine.run("install").stderr
+    machine.run("logs", "operator")
+    assert "--namespace platform logs --selector" in machine.lines[-1]
+
+
+def test_the_operator_of_a_shared_cluster_is_not_upgraded_unasked(machine: Machine) -> None:
+    machine.local("stage", "CONTEXT=lab\n")
+    machine.first(rule("get deployments --all-namespaces", items(operator("1.5.1"))))
+    done = machine.run("install", "--env", "stage")
+    assert done.returncode == 2
+    assert "KubeRay 1.5.1 becomes 1.7.0 for every RayService and RayCluster at lab" in done.stderr
+    assert machine.changes == []
+    assert machine.run("install", "--env", "stage", "--yes").returncode == 0
+    assert ["helm upgrade" in line for line in machine.changes] == [False, True]
+
+
+def test_the_namespace_is_made_with_the_label_by_which_it_is_ours(machine: Machine) -> None:
+    machine.run("all")
+    made = json.loads((machine.tree / "build" / "cluster" / "dev" / "namespace.json").read_text())
+    assert made["metadata"] == {"name": NAME, "labels": {"app.kubernetes.io/part-of": NAME}}
 
 
 def test_every_kubectl_names_its_cluster(machine: Machine) -> None:

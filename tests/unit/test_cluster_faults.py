@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from manifests.kubernetes import VERSIONS
+from operations.ground import tools
 
 from tests import cluster_world
 from tests.cluster_world import NAME, Machine, Service, items, ray_service, rule
@@ -59,7 +61,7 @@ STEPS += ["service", "readiness", "smoke test"]
         ("podman build", "image", "image, then scripts/cluster deploy, then scripts/cluster smoke"),
         ("kind load", "image", "image, then scripts/cluster deploy, then scripts/cluster smoke"),
         ("kustomize .*/service$", "manifests", "deploy, then scripts/cluster smoke"),
-        ("create namespace", "namespace", "deploy, then scripts/cluster smoke"),
+        ("create --filename build", "namespace", "deploy, then scripts/cluster smoke"),
         ("create --filename -", "secrets", "deploy, then scripts/cluster smoke"),
         ("dry-run=server", "surroundings", "deploy, then scripts/cluster smoke"),
         ("rollout status statefulset.apps/redis", "servers", "deploy, then scripts/cluster smoke"),
@@ -98,6 +100,20 @@ def test_the_next_commands_can_be_typed_as_they_are(machine: Machine) -> None:
         assert "--context lab --namespace trial " in printed.stdout or "podman push" in printed.stdout
 
 
+def test_the_next_command_names_a_file_with_a_blank_in_its_name(machine: Machine) -> None:
+    machine.run("image")
+    file = (machine.tree / "build" / "releases" / "release-dev-latest.json").resolve()
+    moved = file.rename(machine.tree / "of today.json")
+    machine.first(rule("create --filename build", status=1, errors="forbidden\n"))
+    done = machine.run("deploy", "--release", str(moved))
+    [said] = [line.removeprefix("next:     ") for line in done.stderr.splitlines() if line.startswith("next:")]
+    assert shlex.split(said)[1:] == ["deploy", "--release", str(moved)]
+
+
+def test_the_oldest_cluster_is_the_oldest_whose_schemas_are_checked() -> None:
+    assert VERSIONS[0] == "{}.{}".format(*tools.SERVER)
+
+
 def test_going_on_does_what_was_left(machine: Machine) -> None:
     machine.first(rule("helm upgrade", status=1, errors="no such host\n", once=True))
     machine.run("all")
@@ -119,9 +135,9 @@ def test_missing_and_old_tools_are_named_together_with_where_they_come_from(mach
 
 def test_an_old_cluster_is_refused(machine: Machine) -> None:
     machine.local("stage", "CONTEXT=lab\nREGISTRY=registry.lab\n")
-    machine.first(rule("kubectl --context lab .* version", {"serverVersion": {"gitVersion": "v1.28.9"}}))
+    machine.first(rule("kubectl --context lab .* version", {"serverVersion": {"gitVersion": "v1.30.9"}}))
     done = machine.run("check", "--env", "stage")
-    assert "the cluster runs Kubernetes 1.28; 1.30 is needed" in done.stderr
+    assert "the cluster runs Kubernetes 1.30; 1.31 is needed" in done.stderr
     assert not any(line.startswith("kind") for line in machine.lines)
 
 
@@ -170,7 +186,6 @@ def test_an_upgrade_that_does_not_come_up_says_that_the_old_release_still_serves
     machine.first(
         rule("get rayservice", ray_service(), once=True, before="build"),
         rule("get rayservice", stuck, after="podman build"),
-        rule("create namespace", after="kind create"),
     )
     done = machine.run("upgrade", "--timeout", "1")
     assert done.returncode == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,9 +16,20 @@ from operations.target import BUILD
 from tests.cluster_world import IMAGE, NAME, ROOT, Machine
 
 KUBECTL = shutil.which("kubectl")
+APART = {"dev-issuer", "site", "external-postgres"}
+"""What dev has, and what takes away a server that dev's sizes are written for."""
+PARAMETERS = {"GATEWAY_CLASS": "envoy", "LOG_NAMESPACE": "logging", "OBJECT_STORE": "10.9.9.9/32"}
+PARAMETERS |= {"SECRET_STORE": "vault"}
 CONTAINERFILE = ROOT / "k8s" / "image" / "Containerfile"
 kustomized = pytest.mark.skipif(KUBECTL is None, reason="needs kubectl to render the overlays")
-MADE_FOR_DEVELOPMENT = {NAME, f"{NAME}-ray", f"{NAME}-ray-redis", "redis", "postgres"}
+MADE_FOR_DEVELOPMENT = {
+    NAME: {"redis-url", "database-url"},
+    f"{NAME}-ray": {"auth_token"},
+    f"{NAME}-ray-redis": {"password"},
+    "redis": {"password"},
+    "postgres": {"password"},
+}
+COMPONENTS = sorted({path.parent.name for path in (ROOT / "k8s" / "components").glob("*/kustomization.yaml")} - APART)
 DIGEST = f"sha256:{'5a' * 32}"
 SITE = {"HOST": "sem.facility.org", "STORAGE_CLASS": "fast", "SECRET_STORE": "vault"}
 SITE |= {"KUBE_APISERVER": "172.18.0.2/32", "POSTGRES": "10.1.2.3/32"}
@@ -59,10 +71,24 @@ def test_the_release_is_in_every_pod_of_ours(machine: Machine) -> None:
 
 @kustomized
 def test_every_secret_that_development_needs_is_one_that_is_made_for_it(machine: Machine) -> None:
-    needed = render.secret_keys(rendered(machine, "dev", IMAGE))
-    assert set(needed) == MADE_FOR_DEVELOPMENT
-    assert needed[NAME] == {"redis-url", "database-url"}
-    assert needed[f"{NAME}-ray"] == {"auth_token"}
+    assert render.secret_keys(rendered(machine, "dev", IMAGE)) == MADE_FOR_DEVELOPMENT
+
+
+@kustomized
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_a_component_demands_no_secret_that_nobody_knows_how_to_make(machine: Machine, component: str) -> None:
+    overlay = machine.tree / "k8s" / "overlays" / "dev"
+    with (overlay / "site.env").open("a") as file:
+        file.write("".join(f"{name}={value}\n" for name, value in PARAMETERS.items()))
+    around = overlay / "kustomization.yaml"
+    around.write_text(around.read_text().replace("components: [", f"components: [../../components/{component}, "))
+    if (ROOT / "k8s" / "service" / "components" / component).exists():
+        with (machine.tree / "k8s" / "service" / "dev" / "kustomization.yaml").open("a") as file:
+            file.write(f"components: [../components/{component}]\n")
+    builds = [[str(KUBECTL), *render.KUSTOMIZE[1:], f"k8s/{folder}/dev"] for folder in ("overlays", "service")]
+    text = "---\n".join(subprocess.check_output(build, cwd=machine.tree, text=True) for build in builds)
+    needed = {} if component == "external-secrets" else MADE_FOR_DEVELOPMENT
+    assert render.secret_keys(text) == needed
 
 
 @kustomized
@@ -108,5 +134,9 @@ def test_the_build_is_given_arguments_that_it_knows(tmp_path: Path) -> None:
     machine.local("stage", f"CONTEXT=lab\nREGISTRY=r\n{every}")
     printed = machine.run("image", "--env", "stage", "--dry-run").stdout
     given = set(re.findall(r"--build-arg (\w+)=", printed))
-    assert len(given) == 6 + len(BUILD)
-    assert given - set(re.findall(r"^ARG (\w+)", CONTAINERFILE.read_text("utf-8"), re.MULTILINE)) == set()
+    text = CONTAINERFILE.read_text("utf-8")
+    assert len(given) == 6 + len(BUILD) - 1  # the index of packages is a secret
+    assert given - set(re.findall(r"^ARG (\w+)", text, re.MULTILINE)) == set()
+    secrets = set(re.findall(r"--secret id=(\w+),", printed))
+    assert secrets == {"pip_index_url"}
+    assert secrets - set(re.findall(r"--mount=type=secret,id=(\w+)", text)) == set()

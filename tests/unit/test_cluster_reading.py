@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -60,7 +61,26 @@ def test_documents_are_told_apart_by_kind_and_name() -> None:
 def test_the_secrets_that_pods_need_from_elsewhere() -> None:
     assert render.secret_keys(STREAM) == {NAME: {"database-url"}, f"{NAME}-ray": {"auth_token"}}
     made_elsewhere = STREAM.replace("kind: Secret", "kind: ConfigMap")
-    assert render.secret_keys(made_elsewhere)["redis"] == set()
+    assert render.secret_keys(made_elsewhere)["redis"] == {"password"}
+    taken_whole = re.sub(r" +items:\n +- key: .*\n +path: .*\n", "", made_elsewhere)
+    assert render.secret_keys(taken_whole)["redis"] == set()
+    optional = taken_whole.replace("secretName: redis", "optional: true\n          secretName: redis")
+    assert "redis" not in render.secret_keys(optional)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("Certificate", "spec:\n  secretName: redis\n"),
+        ("ExternalSecret", "spec:\n  target:\n    creationPolicy: Owner\n    name: redis\n"),
+        ("ExternalSecret", "spec:\n  refreshInterval: 1h\n"),
+    ],
+)
+def test_a_secret_that_an_operator_makes_is_not_demanded_before_it_can_be_there(kind: str, spec: str) -> None:
+    name = "redis" if "target" not in spec and kind == "ExternalSecret" else "other"
+    maker = f"apiVersion: v1\nkind: {kind}\nmetadata:\n  name: {name}\n{spec}"
+    assert "redis" in render.secret_keys(cluster_world.SURROUNDINGS)
+    assert "redis" not in render.secret_keys(f"{cluster_world.SURROUNDINGS}---\n{maker}")
 
 
 def test_no_value_of_a_secret_is_left_when_masked() -> None:
@@ -145,9 +165,13 @@ def test_of_each_refusal_the_newest_is_told() -> None:
     assert list(diagnosis.event_reasons(events)) == ["RayCluster green: FailedCreate: exceeded quota: pods"]
 
 
-def test_a_volume_without_a_disk_is_told() -> None:
-    volume = {"metadata": {"name": "data-redis-0"}, "status": {"phase": "Pending"}}
-    assert diagnosis.storage_reasons([volume], []) == ["the volume data-redis-0 is Pending"]
+def test_a_volume_without_a_disk_is_told_if_a_pod_waits_for_it() -> None:
+    volumes = [{"metadata": {"name": name}, "status": {"phase": "Pending"}} for name in ("data-redis-0", "backups")]
+    mounts = [{"persistentVolumeClaim": {"claimName": "data-redis-0"}}, {"emptyDir": {}}]
+    waits = pod(phase="Pending") | {"spec": {"volumes": mounts}}
+    assert diagnosis.storage_reasons([waits], volumes, []) == ["the volume data-redis-0 is Pending"]
+    assert diagnosis.storage_reasons([waits | pod(phase="Running")], volumes, []) == []
+    assert diagnosis.reasons(ray_service(), [], volumes, []) == []
 
 
 def test_what_serve_says_is_told() -> None:

@@ -1,4 +1,4 @@
-"""What `scripts/cluster` refuses, and in what order it deletes: nothing before a new image is there."""
+"""What `scripts/cluster` refuses to build, to deploy and to go back to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from operations.target import PROTECTED
 
 from tests import cluster_world
 from tests.cluster_world import IMAGE, IMAGE_ID, NAME, Machine, entry, items, ray_service, rule
@@ -20,115 +19,6 @@ PLACE = f"CONTEXT=lab\nREGISTRY=registry.lab\nBUILD_BASE=registry.lab/ray@sha256
 def machine(tmp_path: Path) -> Iterator[Machine]:
     with cluster_world.machine(tmp_path) as made:
         yield made
-
-
-@pytest.mark.parametrize(
-    "namespace",
-    [
-        "default",
-        "kube-system",
-        "kube-public",
-        "kube-node-lease",
-        "storage-system",
-        "prod",
-        "sem-prod",
-        "prod-sem",
-        "production",
-        "live",
-        "kuberay-system",
-        "istio-system",
-        "ingress-nginx",
-        "cert-manager",
-        "monitoring",
-    ],
-)
-def test_protected_namespaces(namespace: str) -> None:
-    assert PROTECTED.fullmatch(namespace)
-
-
-@pytest.mark.parametrize("namespace", [NAME, "sem", "sem-stage", "products", "reproduction", "alive", "kubectl-tests"])
-def test_other_namespaces(namespace: str) -> None:
-    assert not PROTECTED.fullmatch(namespace)
-
-
-@pytest.mark.parametrize("command", ["reset", "remove"])
-@pytest.mark.parametrize("namespace", ["default", "kube-system", "sem-prod"])
-def test_a_protected_namespace_is_not_touched(machine: Machine, command: str, namespace: str) -> None:
-    done = machine.run(command, "--yes", "--namespace", namespace)
-    assert done.returncode == 2
-    assert f"the namespace {namespace} is protected" in done.stderr
-    assert machine.lines == []
-
-
-@pytest.mark.parametrize("command", ["reset", "remove"])
-def test_prod_is_never_deleted(machine: Machine, command: str) -> None:
-    machine.settings("prod", PRODUCTION)
-    machine.local("prod", PLACE)
-    done = machine.run(command, "--yes", "--env", "prod")
-    assert done.returncode == 2
-    assert done.stderr.endswith("error: prod is not deleted by this program\n")
-    assert machine.lines == []
-
-
-def test_what_calls_itself_prod_is_not_deleted_under_another_name(machine: Machine) -> None:
-    machine.first(rule("get configmap", "prod"))
-    done = machine.run("reset", "--yes")
-    assert done.returncode == 2
-    assert "calls itself prod" in done.stderr
-    assert machine.changes == []
-
-
-@pytest.mark.parametrize("command", ["reset", "remove", "down"])
-def test_without_a_word_nothing_is_deleted(machine: Machine, command: str) -> None:
-    machine.first(rule("kind get clusters", f"{NAME}\n"))
-    done = machine.run(command)
-    assert done.returncode == 2
-    assert "--yes does it without asking" in done.stderr
-    assert machine.changes == []
-
-
-def test_a_reset_deletes_only_when_the_new_image_is_there_and_in_order(machine: Machine) -> None:
-    machine.first(rule("api-resources", "rayservices.ray.io\n"))
-    done = machine.run("reset", "--yes")
-    assert done.returncode == 0, done.stderr
-    words = [
-        "podman build",
-        "kind load",
-        "delete rayservice",
-        "delete rayclusters",
-        "delete namespace",
-        "create namespace",
-    ]
-    places = [next(i for i, line in enumerate(machine.changes) if word in line) for word in words]
-    assert places == sorted(places)
-    assert (machine.tree / "build" / "releases" / "release-dev-latest.json").exists()
-    assert "nanowires.jpg is Nanowires" in done.stderr
-
-
-@pytest.mark.parametrize("broken", ["podman build", "kind load"])
-def test_a_reset_whose_image_fails_leaves_what_is_there(machine: Machine, broken: str) -> None:
-    machine.first(rule(broken, status=1, errors="no space left\n"))
-    done = machine.run("reset", "--yes")
-    assert done.returncode == 1
-    assert not any("delete" in line for line in machine.lines)
-    assert "done:     permission\n" in done.stderr
-
-
-def test_a_kind_cluster_is_deleted_once(machine: Machine) -> None:
-    machine.first(rule("kind get clusters", f"{NAME}\n", before="kind delete"), rule("kind get clusters", ""))
-    assert machine.run("down", "--yes").returncode == 0
-    assert "there is no kind cluster" in machine.run("down", "--yes").stderr
-    assert machine.changes == [f"kind delete cluster --name {NAME}"]
-
-
-@pytest.mark.parametrize("command", ["up", "down"])
-def test_a_cluster_of_others_is_neither_made_nor_deleted(machine: Machine, command: str) -> None:
-    done = machine.run(command, "--yes", "--context", "lab")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "error: lab is no kind cluster: it is made and deleted by those who run it\n",
-    )
-    assert machine.lines == []
 
 
 @pytest.mark.parametrize(
@@ -257,7 +147,15 @@ def test_secrets_of_prod_are_demanded_and_never_made(machine: Machine) -> None:
     assert f"create secret generic {NAME} --from-file=database-url=FILE" in done.stderr
     assert f"create secret generic {NAME}-ray --from-file=auth_token=FILE" in done.stderr
     assert "generic redis" not in done.stderr
-    assert not any("create --filename" in line for line in machine.lines)
+    assert not any("create --filename -" in line for line in machine.lines)
+
+
+def test_no_key_is_made_up_for_a_secret_that_is_taken_whole(machine: Machine) -> None:
+    items_of_volume = "          items:\n          - key: password\n            path: password\n"
+    production(machine, cluster_world.SURROUNDINGS.replace(items_of_volume, ""))
+    machine.first(rule("get secrets", ""))
+    machine.run("image", "--env", "prod")
+    assert "create secret generic redis --from-file=FOLDER\n" in machine.run("deploy", "--env", "prod").stderr
 
 
 def test_a_release_of_another_environment_is_refused(machine: Machine) -> None:

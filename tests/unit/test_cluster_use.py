@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from operations.runner import shown
 
 from tests import cluster_world
 from tests.cluster_world import IMAGE, IMAGE_ID, NAME, Machine, entry, items, ray_service, rule
@@ -104,6 +105,38 @@ def test_config_shows_no_secret(machine: Machine) -> None:
     assert "  password: '********'" in done.stdout
     assert "c2VjcmV0" not in done.stdout
     assert [line for line in machine.changes if not line.startswith(("podman", "kind"))] == []
+
+
+def test_config_shows_what_the_settings_come_to(machine: Machine) -> None:
+    site = machine.tree / "k8s" / "overlays" / "dev" / "site.env"
+    site.write_text("HOST=sem.localhost\n")
+    traced = "  ENVIRONMENT: dev\n  TRACES_ENDPOINT: http://me:word@collector:4318\n"
+    machine.first(rule("/overlays/dev", cluster_world.SURROUNDINGS.replace("  ENVIRONMENT: dev\n", traced)))
+    shown = machine.run("config").stdout
+    assert "HOST             sem.localhost\n" in shown
+    assert "  ENVIRONMENT: dev\n  TRACES_ENDPOINT: http://********@collector:4318\n" in shown
+    assert "StatefulSet" not in shown
+
+
+def test_the_password_of_an_index_is_neither_shown_nor_an_argument(machine: Machine) -> None:
+    machine.local("dev", "BUILD_PIP_INDEX_URL=https://me:word@index.lab/simple\n")
+    secret = "--secret id=pip_index_url,src=build/cluster/dev/pip-index-url"
+    for command in (["config"], ["image"], ["image", "--dry-run"]):
+        done = machine.run(*command)
+        assert done.returncode == 0, done.stderr
+        assert "me:word" not in done.stdout + done.stderr
+    [build] = [line for line in machine.lines if "podman build" in line]
+    assert secret in build
+    assert not any("me:word" in line for line in machine.lines)
+    assert not (machine.tree / "build" / "cluster" / "dev" / "pip-index-url").exists()
+
+
+def test_a_password_in_an_address_is_hidden() -> None:
+    assert shown(["helm", "https://me:word@a/b", "https://c/d@e"]) == "helm https://********@a/b https://c/d@e"
+
+
+def test_a_command_tells_what_it_does(machine: Machine) -> None:
+    assert "back to the release before, or to a named one" in machine.run("rollback", "--help").stdout
 
 
 def test_a_restart_of_the_service_is_a_new_cluster(machine: Machine) -> None:

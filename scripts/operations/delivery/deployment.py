@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from operations.delivery import keys, release, watch
+from operations.delivery import keys, namespace, release, watch
 from operations.delivery.release import Release
-from operations.delivery.render import RELEASE_MARK, Rendered, Renderer, secret_keys
+from operations.delivery.render import RELEASE_MARK, Rendered, Renderer
 from operations.failure import Failed
 from operations.steps import Step
 from operations.target import NAME
@@ -67,18 +67,12 @@ class Deployment:
         return f"{self._release.image} at {self._work.target.context}"
 
     def namespace(self) -> str:
-        """Make the namespace unless it is there; its labels come with the surroundings."""
-        target = self._work.target
-        found = self._work.run.read(
-            target.kubectl("get", "namespace", target.namespace, "--ignore-not-found", "--output", "name")
-        )
-        if not found.strip():
-            self._work.run.change(target.kubectl("create", "namespace", target.namespace))
-        return target.namespace
+        """Make the namespace unless it is there and ours."""
+        return namespace.ensure(self._work)
 
     def secrets(self) -> str:
         """See that every Secret is there that the manifests name."""
-        return keys.ensure(self._work, secret_keys(self.text))
+        return keys.ensure(self._work, self.text)
 
     def surroundings(self) -> str:
         """Apply what stands around the service. The API server tries all of it, and the service, before it changes."""

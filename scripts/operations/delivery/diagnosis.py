@@ -21,7 +21,7 @@ def reasons(service: Json | None, pods: Sequence[Json], volumes: Sequence[Json],
     """Everything that keeps the service from becoming ready, what explains most first; empty when nothing is found."""
     found = [
         *(reason for pod in pods for reason in pod_reasons(pod)),
-        *storage_reasons(volumes, events),
+        *storage_reasons(pods, volumes, events),
         *service_reasons(service),
     ]
     return list(dict.fromkeys(found))
@@ -77,9 +77,18 @@ def service_reasons(service: Json | None) -> Iterator[str]:
                     yield f"{deployment} is {state.get('status')}: {_short(state.get('message', ''))}"
 
 
-def storage_reasons(volumes: Sequence[Json], events: Sequence[Json]) -> list[str]:
-    """Volumes that are not bound, and what the cluster could not make."""
-    unbound = [volume for volume in volumes if _phase(volume) != "Bound"]
+def storage_reasons(pods: Sequence[Json], volumes: Sequence[Json], events: Sequence[Json]) -> list[str]:
+    """Volumes that are not bound and that a pod waits for, and what the cluster could not make.
+
+    A volume that is bound by its first pod, as those of the backups are before their first run, keeps nobody waiting.
+    """
+    wanted = {
+        mounted.get("persistentVolumeClaim", {}).get("claimName")
+        for pod in pods
+        if pod.get("status", {}).get("phase") == "Pending"
+        for mounted in pod.get("spec", {}).get("volumes", [])
+    }
+    unbound = [volume for volume in volumes if _phase(volume) != "Bound" and name_of(volume) in wanted]
     return [f"the volume {name_of(volume)} is {_phase(volume)}" for volume in unbound] + list(event_reasons(events))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from operations.delivery import release
 from operations.delivery.release import Release
@@ -14,6 +16,7 @@ from operations.target import NAME, ROOT, refuse_foreign_model
 from operations.work import Work
 
 CONTAINERFILE = "k8s/image/Containerfile"
+INDEX = "PIP_INDEX_URL"
 BUILD_DEADLINE_S = 3600.0
 MOVE_DEADLINE_S = 1800.0
 """Of some two gigabytes, to a registry or into kind's node."""
@@ -68,14 +71,30 @@ def _build(work: Work, builder: str, commit: str) -> str:
         "MODEL_REVISION": target.model.revision,
         **dict(target.build),
     }
+    index = arguments.pop(INDEX, "")
     command = [builder, "build", "--file", CONTAINERFILE, "--iidfile", str(identity.relative_to(ROOT))]
     command += [part for name, value in arguments.items() if value for part in ("--build-arg", f"{name}={value}")]
     command += ["--secret", f"id=hf_token,src={target.hf_token_file}"] if target.hf_token_file else []
     if not work.run.dry:
         target.folder.mkdir(parents=True, exist_ok=True)
         identity.unlink(missing_ok=True)
-    work.run.work([*command, "."], deadline_s=BUILD_DEADLINE_S)
+    with _kept_for_the_build(work, index) as given:
+        work.run.work([*command, *given, "."], deadline_s=BUILD_DEADLINE_S)
     return SHOWN_DIGEST if work.run.dry else "sha256:" + identity.read_text().strip().removeprefix("sha256:")
+
+
+@contextmanager
+def _kept_for_the_build(work: Work, index: str) -> Iterator[list[str]]:
+    """The address of an index may hold a password: as an argument it would stand in the layers and in every `ps`."""
+    file = work.target.folder / "pip-index-url"
+    try:
+        if index and not work.run.dry:
+            file.touch(mode=0o600)
+            file.write_text(index)
+        yield ["--secret", f"id={INDEX.lower()},src={file.relative_to(ROOT)}"] if index else []
+    finally:
+        if not work.run.dry:
+            file.unlink(missing_ok=True)
 
 
 def _commit(work: Work) -> str:

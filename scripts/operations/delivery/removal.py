@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from operations.failure import Refused
+from operations.delivery import namespace
+from operations.failure import Failed, Refused
 from operations.target import NAME, refuse_protected
 from operations.work import Work
 
@@ -11,36 +12,66 @@ SERVICE_DEADLINE_S = 420.0
 NAMESPACE_DEADLINE_S = 300.0
 
 
-def permit(work: Work) -> str:
-    """Refuse what is protected, by name or by what runs there, and ask before anything is deleted."""
-    refuse_protected(work.target)
-    path = "jsonpath={.data.ENVIRONMENT}"
-    command = work.target.kubectl("get", "configmap", NAME, "--ignore-not-found", "--output", path)
-    if work.run.read(command).strip() == "prod":
-        raise Refused(f"what runs in {work.target.namespace} at {work.target.context} calls itself prod")
-    what = f"{work.target.namespace} at {work.target.context}"
-    work.confirm(f"Everything in {what} will be deleted: jobs, rows, volumes.", work.target.namespace)
-    return what
+class Removal:
+    """Deletes the namespace that was permitted, and none that came into its place; each method is a step."""
 
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._permitted = ""
 
-def service(work: Work) -> str:
-    """Delete the RayService, before the Redis that its last clean-up needs."""
-    wait = ("--ignore-not-found", "--wait", f"--timeout={SERVICE_DEADLINE_S:g}s")
-    if not work.run.dry and not work.run.read(
-        work.target.kubectl("api-resources", "--api-group", "ray.io", "--output", "name")
-    ):
-        return "KubeRay is not installed: there is none"
-    command = work.target.kubectl("delete", "rayservice", NAME, *wait)
-    work.run.change(command, deadline_s=SERVICE_DEADLINE_S + 30)
-    # A RayCluster goes after its RayService, and only when Ray's Redis was cleaned.
-    clusters = work.target.kubectl("delete", "rayclusters", "--all", *wait)
-    work.run.change(clusters, deadline_s=SERVICE_DEADLINE_S + 30)
-    return ""
+    @property
+    def _place(self) -> str:
+        return f"{self._work.target.namespace} at {self._work.target.context}"
 
+    def permit(self) -> str:
+        """Refuse what is protected, is not ours or calls itself prod; ask before anything is deleted."""
+        refuse_protected(self._work.target)
+        found = namespace.live(self._work)
+        if found is None and not self._work.run.dry:
+            return f"there is no namespace {self._place}"
+        if found is not None:
+            namespace.refuse_foreign(self._work, found)
+            self._permitted = found["metadata"]["uid"]
+        self._refuse_production()
+        question = f"Everything in {self._place} will be deleted: jobs, rows, volumes."
+        self._work.confirm(question, self._work.target.namespace)
+        return self._place
 
-def namespace(work: Work) -> str:
-    """Delete the namespace with all that is left in it."""
-    space = work.target.namespace
-    wait = ("--ignore-not-found", "--wait", f"--timeout={NAMESPACE_DEADLINE_S:g}s")
-    work.run.change(work.target.kubectl("delete", "namespace", space, *wait), deadline_s=NAMESPACE_DEADLINE_S + 30)
-    return f"{space} is gone"
+    def _refuse_production(self) -> None:
+        """Whatever the ConfigMaps are called: what runs there has its settings from one of them."""
+        settings = ("get", "configmaps", "--output", "jsonpath={.items[*].data.ENVIRONMENT}")
+        if "prod" in self._work.run.read(self._work.target.kubectl(*settings)).split():
+            raise Refused(f"what runs in {self._place} calls itself prod")
+
+    def service(self) -> str:
+        """Delete the RayService, before the Redis that its last clean-up needs."""
+        if not self._is_there():
+            return "there is none"
+        kubectl, run = self._work.target.kubectl, self._work.run
+        if not run.dry and not run.read(kubectl("api-resources", "--api-group", "ray.io", "--output", "name")):
+            return "KubeRay is not installed: there is none"
+        wait = ("--ignore-not-found", "--wait", f"--timeout={SERVICE_DEADLINE_S:g}s")
+        run.change(kubectl("delete", "rayservice", NAME, *wait), deadline_s=SERVICE_DEADLINE_S + 30)
+        # A RayCluster goes after its RayService, and only when Ray's Redis was cleaned.
+        run.change(kubectl("delete", "rayclusters", "--all", *wait), deadline_s=SERVICE_DEADLINE_S + 30)
+        return ""
+
+    def namespace(self) -> str:
+        """Delete the namespace with all that is left in it."""
+        if not self._is_there():
+            return "there is none"
+        space = self._work.target.namespace
+        wait = ("--ignore-not-found", "--wait", f"--timeout={NAMESPACE_DEADLINE_S:g}s")
+        command = self._work.target.kubectl("delete", "namespace", space, *wait)
+        self._work.run.change(command, deadline_s=NAMESPACE_DEADLINE_S + 30)
+        return f"{space} is gone"
+
+    def _is_there(self) -> bool:
+        """Whether the permitted namespace is still there. An image was built since: its name may be another's now."""
+        found = namespace.live(self._work)
+        if found is None:
+            return self._work.run.dry
+        namespace.refuse_foreign(self._work, found)
+        if found["metadata"]["uid"] != self._permitted:
+            raise Failed(f"{self._place} was made anew since it was asked for: nothing in it is deleted")
+        return True

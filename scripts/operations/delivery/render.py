@@ -139,22 +139,35 @@ def secret_keys(text: str) -> dict[str, set[str]]:
         if kind_of(document) not in WITHOUT_PODS:
             for name, keys in _named(document + "\n").items():
                 needed.setdefault(name, set()).update(keys)
-    for made in [*documents(text, "Secret"), *documents(text, "ExternalSecret")]:
-        needed.pop(name_of(made), None)
+    for name in made_by(text):
+        needed.pop(name, None)
     return needed
 
 
+def made_by(text: str) -> set[str]:
+    """The Secrets that rendered manifests hold, or that others make for them: by External Secrets, by cert-manager."""
+    made = {name_of(one) for one in documents(text, "Secret")}
+    for one in documents(text, "Certificate"):
+        made.update(re.findall(r"^  secretName: (\S+)$", one, re.MULTILINE))
+    for one in documents(text, "ExternalSecret"):
+        target = re.search(r"^  target:\n(?:^    .*\n)*?^    name: (\S+)$", one, re.MULTILINE)
+        made.add(target[1] if target else name_of(one))
+    return made
+
+
 def _named(document: str) -> dict[str, set[str]]:
+    """Secrets and keys that one document names; no keys where a volume takes whatever there is."""
     named: dict[str, set[str]] = {}
     for _, block in re.findall(r"^( *)(?:- )?secretKeyRef:\n((?:\1 +.*\n)+)", document, re.MULTILINE):
         reference = dict(re.findall(r"^ +(key|name|optional): (\S+)$", block, re.MULTILINE))
         if reference.get("optional") != "true":
             named.setdefault(reference["name"], set()).add(reference["key"])
-    for indent, name in re.findall(r"^( *)secretName: (\S+)$", document, re.MULTILINE):
-        if f"\n{indent}optional: true\n{indent}secretName: {name}\n" not in document:
-            named.setdefault(name, set())
+    for _, block in re.findall(r"^( *)secret:\n((?:\1 +.*\n)+)", document, re.MULTILINE):
+        volume = dict(re.findall(r"^ +(optional|secretName): (\S+)$", block, re.MULTILINE))
+        if "secretName" in volume and volume.get("optional") != "true":
+            named.setdefault(volume["secretName"], set()).update(re.findall(r"- key: (\S+)$", block, re.MULTILINE))
     for name in re.findall(r"^ +authOptions:\n(?: +mode: \S+\n)? +secretName: (\S+)$", document, re.MULTILINE):
-        named[name].add("auth_token")  # KubeRay's own name for it
+        named.setdefault(name, set()).add("auth_token")  # KubeRay's own name for it
     return named
 
 

@@ -56,7 +56,7 @@ def server_reasons(work: Work) -> list[str]:
     pods = work.objects("pods", "--selector", f"!{CLUSTER_LABEL}")
     volumes, events = work.objects("persistentvolumeclaims"), _warnings(work)
     return [reason for pod in pods for reason in diagnosis.pod_reasons(pod)] + diagnosis.storage_reasons(
-        volumes, events
+        pods, volumes, events
     )
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from operations.failure import Failed, Refused
+from operations.target import NAME
 from operations.work import Work
 
 CONFIG = "k8s/kind.yaml"
+MADE_HERE = f"{NAME}/cluster=made"
+"""The label that CONFIG gives the nodes."""
 CREATE_DEADLINE_S = 900.0
 """It downloads an image of a gigabyte the first time."""
 DELETE_DEADLINE_S = 300.0
@@ -36,6 +39,9 @@ def down(work: Work) -> str:
     name = work.target.kind_cluster
     if not work.run.dry and name not in _clusters(work):
         return f"there is no kind cluster {name}"
+    # Ours by its name, also when it answers no more; by its label under any other.
+    if name != NAME and not work.run.dry and not work.objects("nodes", "--selector", MADE_HERE):
+        raise Refused(f"the kind cluster {name} was not made by this program, which does not delete it")
     work.confirm(f"The kind cluster {name} will be deleted, with every job and every row in it.", name)
     work.run.work(["kind", "delete", "cluster", "--name", name], deadline_s=DELETE_DEADLINE_S)
     return f"deleted the kind cluster {name}"

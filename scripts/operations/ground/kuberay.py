@@ -3,40 +3,72 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from operations.failure import Failed
+from operations.target import ROOT, overlay, read_file
 from operations.work import Json, Work
 
 VERSION = "1.7.0"
 RELEASE = "kuberay-operator"
-NAMESPACE = "kuberay-system"
-"""The network policies let the operator in from this namespace."""
 REPOSITORY = "https://ray-project.github.io/kuberay-helm/"
 CHART = (RELEASE, "--repo", REPOSITORY, "--version", VERSION)
 DEADLINE_S = 420.0
 
 
+def namespace(work: Work) -> str:
+    """Where the operator is: the network policies let it in from there alone."""
+    return read_file(site(work)).get("OPERATOR_NAMESPACE", "kuberay-system")
+
+
+def site(work: Work) -> Path:
+    """The file that tells the network policies of the environment where things are."""
+    return overlay(work.target.environment) / "site.env"
+
+
 def install(work: Work) -> str:
     """Install or upgrade the operator; what is there in the right version is left alone, a newer one always."""
-    found = _found(work)
-    running = next((version for _, version in found if version), "")
-    elsewhere = next((space for space, _ in found if space != NAMESPACE), "")
+    space, found = namespace(work), _found(work)
+    here = [version for place, version in found if place == space]
+    if found and not here:
+        raise Failed(_elsewhere(work, space, *found[0]))
+    running = here[0] if here else ""
     if running == VERSION:
-        return f"KubeRay {VERSION} is there" + (f", in {elsewhere}" if elsewhere else "")
-    if elsewhere or (running and _order(running) > _order(VERSION)):
-        raise Failed(
-            f"KubeRay {running or 'of an unknown version'} runs in {elsewhere or NAMESPACE}, and {VERSION} is wanted. "
-            "It belongs to whoever put it there: have it changed, or take an empty cluster"
-        )
+        return f"KubeRay {VERSION} is there"
+    if here and (not running or _order(running) > _order(VERSION)):
+        raise Failed(_left_alone(running, space))
     if running:
-        # helm installs custom resource definitions and never upgrades them: the new operator would read old ones.
-        definitions = ["helm", "show", "crds", *CHART]
-        apply = work.target.kubectl("apply", "--server-side", "--force-conflicts", "--filename", "-")
-        work.run.pipe(definitions, apply, deadline_s=DEADLINE_S)
+        _upgrade_definitions(work, running)
     command = ["helm", "upgrade", "--install", RELEASE, *CHART, "--kube-context", work.target.context]
-    command += ["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "5m"]
+    command += ["--namespace", space, "--create-namespace", "--wait", "--timeout", "5m"]
     work.run.work(command, deadline_s=DEADLINE_S)
     return f"KubeRay {VERSION} " + (f"after {running}" if running else "installed")
+
+
+def _upgrade_definitions(work: Work, running: str) -> None:
+    """helm installs custom resource definitions and never upgrades them: the new operator would read old ones."""
+    if not work.target.is_kind:  # others may have clusters of Ray there, which the same operator looks after
+        place = work.target.context
+        work.confirm(f"KubeRay {running} becomes {VERSION} for every RayService and RayCluster at {place}.", place)
+    definitions = ["helm", "show", "crds", *CHART]
+    apply = work.target.kubectl("apply", "--server-side", "--force-conflicts", "--filename", "-")
+    work.run.pipe(definitions, apply, deadline_s=DEADLINE_S)
+
+
+def _elsewhere(work: Work, space: str, place: str, version: str) -> str:
+    if version != VERSION:
+        return _left_alone(version, place)
+    return (
+        f"KubeRay {VERSION} runs in {place}, and the network policies let it in from {space} alone: "
+        f"write OPERATOR_NAMESPACE={place} to {site(work).relative_to(ROOT)}"
+    )
+
+
+def _left_alone(version: str, place: str) -> str:
+    return (
+        f"KubeRay {version or 'of a version that its image does not tell'} runs in {place}, and {VERSION} is wanted. "
+        "It belongs to whoever put it there: have it changed, or take an empty cluster"
+    )
 
 
 def _found(work: Work) -> list[tuple[str, str]]:

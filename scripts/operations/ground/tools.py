@@ -32,8 +32,8 @@ HELM = Tool("helm", (3, 12), "installs KubeRay", ("version", "--short"))
 KIND = Tool("kind", (0, 24), "its network obeys NetworkPolicies from then on", ("version",))
 PODMAN = Tool("podman", (4, 5), "builds without a network from then on", ("version", "--format", "{{.Client.Version}}"))
 DOCKER = Tool("docker", (23, 0), "builds with BuildKit from then on", ("version", "--format", "{{.Server.Version}}"))
-SERVER = (1, 30)
-"""The oldest Kubernetes: preStop may sleep from then on without a program in the container."""
+SERVER = (1, 31)
+"""The oldest Kubernetes whose schemas the manifests are held to."""
 
 
 def builder() -> str:

@@ -7,10 +7,11 @@ from dataclasses import asdict
 
 from operations.delivery import diagnosis, release, watch
 from operations.delivery.deployment import Deployment
-from operations.delivery.render import masked
+from operations.delivery.render import KUSTOMIZE, documents, masked
 from operations.failure import Failed, Refused
 from operations.ground import kuberay
-from operations.target import NAME
+from operations.runner import without_passwords
+from operations.target import NAME, ROOT, overlay, read_file
 from operations.work import Json, Work
 
 OTHERS = ("autoscaler", "redis", "ray-redis", "postgres", "dev-issuer", "migrate", "operator")
@@ -73,7 +74,7 @@ def _log_commands(work: Work, component: str, tail: list[str]) -> list[list[str]
         return [work.target.kubectl("logs", "job/migrate", *tail)]
     if component == "operator":
         selector = f"app.kubernetes.io/name={kuberay.RELEASE}"
-        return [work.target.kubectl("logs", "--selector", selector, *tail, namespace=kuberay.NAMESPACE)]
+        return [work.target.kubectl("logs", "--selector", selector, *tail, namespace=kuberay.namespace(work))]
     container = ["--container", "autoscaler"] if component == "autoscaler" else ["--all-containers"]
     selector = _selector("head" if component == "autoscaler" else component)
     options = ["--prefix", "--max-log-requests", str(LOG_REQUESTS)]
@@ -99,9 +100,14 @@ def config(work: Work, *, manifests: bool) -> str:
     resolved = asdict(work.target)
     model = {f"model_{name}": value for name, value in resolved.pop("model").items()}
     del resolved["options"]
-    resolved["build"] = " ".join(f"{name}={value}" for name, value in work.target.build)
+    resolved["build"] = without_passwords(" ".join(f"{name}={value}" for name, value in work.target.build))
     for name, value in {**resolved, **model, "kuberay": kuberay.VERSION}.items():
         print(f"{name.upper():16} {value or '-'}")
+    around = overlay(work.target.environment)
+    for name, value in read_file(kuberay.site(work)).items():
+        print(f"{name:16} {value}")
+    for settings in documents(work.run.read([*KUSTOMIZE, str(around.relative_to(ROOT))]), "ConfigMap", NAME):
+        print(without_passwords(settings))
     if manifests:
         deployment = Deployment(work)
         deployment.render()
