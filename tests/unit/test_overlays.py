@@ -17,7 +17,6 @@ from manifests.production import texts
 from manifests.render import environments, rendered
 from overlays import ROOT, prod_for_a_site
 
-from serve_app.gateway.routes import ROUTES
 from serve_app.settings import Settings
 
 K8S = ROOT / "k8s"
@@ -176,39 +175,3 @@ def test_the_queue_fits_into_its_redis(overlay: str, given: dict[str, list[Docum
     queue = float(settings.mapping("data").get("QUEUE_MAX_BYTES", Settings().queue_max_bytes))
     assert queue <= maxmemory * Settings().image_store_share
     assert maxmemory <= amount(box["resources"]["limits"]["memory"]) / 2
-
-
-def test_the_edges_repeat_the_same_reads_and_no_submit() -> None:
-    reads = {"/api/v1/jobs/status", "/api/v1/jobs/results"}
-    assert reads == {route.path for route in ROUTES if route.method == "POST" and route.path in reads}
-    ingresses = {one["metadata"]["name"]: one for one in load(K8S / "base" / "edge" / "ingress.yaml")}
-    key = "nginx.ingress.kubernetes.io/proxy-next-upstream"
-    repeated = {
-        path["path"]
-        for one in ingresses.values()
-        for path in one["spec"]["rules"][0]["http"]["paths"]
-        if "non_idempotent" in one["metadata"]["annotations"][key].split()
-    }
-    assert repeated == reads
-    [route] = [
-        one for one in load(K8S / "components" / "gateway-api" / "routes.yaml") if one["metadata"]["name"] != "to-https"
-    ]
-    rules = [(rule.get("retry", {}), rule["matches"]) for rule in route["spec"]["rules"]]
-    assert {
-        match["path"]["value"] for retry, matches in rules if retry for match in matches if match["method"] == "POST"
-    } == reads
-    assert all(
-        match.get("method") == "GET" or match["path"]["value"] in reads
-        for retry, matches in rules
-        if retry
-        for match in matches
-    )
-    [service] = [
-        one for one in load(K8S / "components" / "service-mesh" / "edge.yaml") if one["kind"] == "VirtualService"
-    ]
-    meshed = [(rule["retries"]["attempts"], rule.get("match", [])) for rule in service["spec"]["http"]]
-    assert {match["uri"]["exact"] for tries, matches in meshed if tries for match in matches if "uri" in match} == reads
-
-
-def load(path: Path) -> list[dict[str, Any]]:
-    return [one for one in yaml.safe_load_all(path.read_text()) if one]
