@@ -76,8 +76,10 @@ class Renderer:
             (name, f"digest: {digest}") if digest else (name.rpartition(":")[0], f"newTag: {name.rpartition(':')[2]}")
         )
         above = "../" * len((self._work.target.folder / "x").relative_to(ROOT).parts)
+        # kustomize would put all into it, also what belongs elsewhere: a mesh's limit lies with the edge.
+        namespace = "" if self._work.target.namespace == NAME else f"namespace: {self._work.target.namespace}\n"
         return (
-            f"{HEADER}namespace: {self._work.target.namespace}\nresources: [{above}{base}]\n"
+            f"{HEADER}{namespace}resources: [{above}{base}]\n"
             f"images:\n  - name: {NAME}\n    newName: {name}\n    {tag}\n"
         )
 
@@ -100,6 +102,8 @@ class Renderer:
     def _refuse(self, text: str) -> None:
         """What must not leave this machine; for prod also what the project's own check of manifests finds."""
         environment, found = self._work.target.environment, sorted(set(PLACEHOLDER.findall(text)))
+        if self._work.target.namespace != NAME and documents(text, "EnvoyFilter"):
+            raise Refused(f"the component service-mesh names accounts of {NAME} and works in no other namespace")
         if environment != "dev" and found:
             raise Refused(f"the manifests of {environment} still hold {', '.join(found)}")
         if environment == "prod":
