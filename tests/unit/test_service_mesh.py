@@ -23,7 +23,7 @@ PROBES: Final = ("169.254.7.127", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff")
 
 @pytest.fixture(scope="module")
 def meshed(tmp_path_factory: pytest.TempPathFactory) -> list[Document]:
-    """An overlay with the mesh and the development issuer, and its RayService."""
+    """An overlay with the mesh, and its RayService."""
     root = prod_for_a_site(tmp_path_factory.mktemp("mesh"))
     trial = root / "k8s" / "overlays" / "trial"
     trial.mkdir()
@@ -31,13 +31,13 @@ def meshed(tmp_path_factory: pytest.TempPathFactory) -> list[Document]:
     options = {"annotations": {"config.kubernetes.io/local-config": "true"}, "disableNameSuffixHash": True}
     kustomization = {
         "resources": ["../../base"],
-        "components": [f"../../components/{name}" for name in ("dev-issuer", "service-mesh", "site")],
+        "components": [f"../../components/{name}" for name in ("service-mesh", "site")],
         "configMapGenerator": [{"name": "site", "envs": ["site.env"], "options": options}],
     }
     (trial / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     documents, findings = rendered(root, "k8s/overlays/trial")
     assert findings == []
-    return documents + service_of(root, "dev")[0]
+    return documents + service_of(root, "stage")[0]
 
 
 def lets_in(policy: Document, account: str, namespace: str, port: int) -> bool:
@@ -60,7 +60,7 @@ def test_accounts_may_what_the_table_lets_their_pods(meshed: list[Document]) -> 
     accounts = {pod.labels[COMPONENT]: str(pod.spec.get("serviceAccountName", "")) for pod in pods_of(meshed)}
     accounts["head"] = HEADS_ACCOUNT
     policies = list(of_kind(meshed, "AuthorizationPolicy"))
-    cells = [cell for cell in read_table(ROOT / "k8s" / "network.yaml", "dev") if cell.target.is_ours]
+    cells = [cell for cell in read_table(ROOT / "k8s" / "network.yaml", "stage") if cell.target.is_ours]
     may: dict[tuple[str, str, str, int], bool] = {}
     told: dict[tuple[str, str, str, int], bool] = {}
     for cell in cells:
