@@ -32,7 +32,7 @@ MADE_FOR_DEVELOPMENT = {
 COMPONENTS = sorted({path.parent.name for path in (ROOT / "k8s" / "components").glob("*/kustomization.yaml")} - APART)
 DIGEST = f"sha256:{'5a' * 32}"
 SITE = {"HOST": "sem.facility.org", "STORAGE_CLASS": "fast", "SECRET_STORE": "vault"}
-SITE |= {"KUBE_APISERVER": "172.18.0.2/32", "POSTGRES": "10.1.2.3/32"}
+SITE |= {"KUBE_APISERVER": "172.18.0.2/32", "POSTGRES": "10.1.2.3/32", "POSTGRES_PORT": "5432"}
 
 
 @pytest.fixture
@@ -96,6 +96,34 @@ def test_another_namespace_is_another_everywhere(machine: Machine) -> None:
     text = rendered(machine, "dev", IMAGE, "--namespace", "trial")
     assert set(re.findall(r"^  namespace: (\S+)$", text, re.MULTILINE)) == {"trial"}
     assert [render.name_of(one) for one in render.documents(text, "Namespace")] == ["trial"]
+
+
+def with_the_mesh(machine: Machine) -> None:
+    kustomization = machine.tree / "k8s" / "overlays" / "dev" / "kustomization.yaml"
+    kustomization.write_text(
+        kustomization.read_text().replace(
+            "../../components/site", "../../components/service-mesh, ../../components/site"
+        )
+    )
+
+
+@kustomized
+def test_what_belongs_to_the_edge_is_not_drawn_into_the_namespace(machine: Machine) -> None:
+    with_the_mesh(machine)
+    text = rendered(machine, "dev", IMAGE)
+    where = {
+        render.kind_of(one): re.findall(r"^  namespace: (\S+)$", one, re.MULTILINE) for one in render.documents(text)
+    }
+    assert where.pop("EnvoyFilter") == ["ingress-nginx"]
+    assert where.pop("Namespace") == []
+    assert {name for found in where.values() for name in found or ["none"]} == {NAME}
+
+
+@kustomized
+def test_a_mesh_is_for_the_namespace_that_its_accounts_name(machine: Machine) -> None:
+    with_the_mesh(machine)
+    with pytest.raises(AssertionError, match="service-mesh names accounts"):
+        rendered(machine, "dev", IMAGE, "--namespace", "trial")
 
 
 @kustomized

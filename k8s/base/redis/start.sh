@@ -16,14 +16,15 @@ case $password in
     ;;
 esac
 
-tls=
+tls= # a renewed certificate is read within the hour, without a restart
 if [ -n "${TLS_FOLDER:-}" ]; then
     tls="port 0
 tls-port 6379
 tls-cert-file $TLS_FOLDER/tls.crt
 tls-key-file $TLS_FOLDER/tls.key
 tls-ca-cert-file $TLS_FOLDER/ca.crt
-tls-auth-clients no"
+tls-auth-clients no
+tls-auto-reload-interval 3600"
 fi
 
 exec valkey-server "$1" - <<SETTINGS

@@ -77,8 +77,10 @@ class Renderer:
             (name, f"digest: {digest}") if digest else (name.rpartition(":")[0], f"newTag: {name.rpartition(':')[2]}")
         )
         above = "../" * len((self._work.target.folder / "x").relative_to(ROOT).parts)
+        # kustomize would put all into it, also what belongs elsewhere: a mesh's limit lies with the edge.
+        namespace = "" if self._work.target.namespace == NAME else f"namespace: {self._work.target.namespace}\n"
         return (
-            f"{HEADER}namespace: {self._work.target.namespace}\nresources: [{above}{base}]\n"
+            f"{HEADER}{namespace}resources: [{above}{base}]\n"
             f"images:\n  - name: {NAME}\n    newName: {name}\n    {tag}\n"
         )
 
@@ -104,6 +106,8 @@ class Renderer:
         if names := names_at_home(text, namespace):
             raise Refused(f"these names lead out of the namespace {namespace}; write it into them: {', '.join(names)}")
         environment, found = self._work.target.environment, sorted(set(PLACEHOLDER.findall(text)))
+        if self._work.target.namespace != NAME and documents(text, "EnvoyFilter"):
+            raise Refused(f"the component service-mesh names accounts of {NAME} and works in no other namespace")
         if environment != "dev" and found:
             raise Refused(f"the manifests of {environment} still hold {', '.join(found)}")
         if environment == "prod":

@@ -1,0 +1,150 @@
+"""The edges of k8s/ and the one of the simulator repeat the same reads, no submit, and cut off nothing that is well."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from overlays import ROOT
+from simulator.around import edge
+
+from serve_app.gateway.live.prefer import WAIT_MAX_S
+from serve_app.gateway.live.stream import PING_S
+from serve_app.gateway.routes import ROUTES
+from serve_app.settings import Settings
+
+K8S: Final = ROOT / "k8s"
+NGINX: Final = "nginx.ingress.kubernetes.io"
+READS: Final = set(edge.READS)
+SETTINGS: Final = Settings()
+
+
+def load(path: str) -> list[dict[str, Any]]:
+    return [one for one in yaml.safe_load_all((K8S / Path(path)).read_text()) if one]
+
+
+def ingresses() -> dict[str, tuple[dict[str, str], set[str]]]:
+    """By name of the Ingress what its annotations say, and its paths."""
+    return {
+        one["metadata"]["name"]: (
+            {key.removeprefix(f"{NGINX}/"): value for key, value in one["metadata"]["annotations"].items()},
+            {path["path"] for path in one["spec"]["rules"][0]["http"]["paths"]},
+        )
+        for one in load("base/edge/ingress.yaml")
+    }
+
+
+def rules(path: str, kind: str, key: str) -> dict[str, dict[str, Any]]:
+    """The named rules of the one route that has some."""
+    [found] = [one for one in load(path) if one["kind"] == kind and one["metadata"]["name"] != "to-https"]
+    return {rule["name"]: rule for rule in found["spec"][key]}
+
+
+GATEWAY: Final = rules("components/gateway-api/routes.yaml", "HTTPRoute", "rules")
+MESH: Final = rules("components/service-mesh/edge.yaml", "VirtualService", "http")
+
+
+def backend(name: str) -> str:
+    """What the simulator's edge says of a backend."""
+    found = re.search(rf"^backend {name}\n((?: .*\n)+)", edge.CONFIG, re.MULTILINE)
+    assert found, name
+    return found[1]
+
+
+def seconds(text: str) -> float:
+    found = re.fullmatch(r"([\d.]+)(m?s)?", text)
+    assert found, text
+    return float(found[1]) / (1000 if found[2] == "ms" else 1)
+
+
+def test_the_posts_that_are_repeated_are_the_two_reads() -> None:
+    assert {(route.method, route.path) for route in ROUTES if route.path in READS} == {("POST", path) for path in READS}
+    nginx = {
+        path
+        for noted, paths in ingresses().values()
+        if "non_idempotent" in noted["proxy-next-upstream"].split()
+        for path in paths
+    }
+    gateway = {
+        match["path"]["value"]
+        for rule in GATEWAY.values()
+        if "retry" in rule
+        for match in rule["matches"]
+        if match.get("method") != "GET"
+    }
+    mesh = {
+        match["uri"]["exact"]
+        for rule in MESH.values()
+        if rule["retries"]["attempts"]
+        for match in rule["match"]
+        if match.get("method") != {"exact": "GET"}
+    }
+    assert nginx == gateway == mesh == READS
+
+
+def test_nginx_repeats_once_and_also_what_hangs() -> None:
+    """nginx repeats only while less than next-upstream-timeout has passed since it began with the first server."""
+    for noted, _ in ingresses().values():
+        first = sum(int(noted[f"proxy-{word}-timeout"]) for word in ("connect", "read"))
+        assert int(noted["proxy-next-upstream-timeout"]) > first
+        assert {"error", "timeout"} <= set(noted["proxy-next-upstream"].split())
+        assert noted["proxy-next-upstream-tries"] == "2"
+    assert re.search(r"^  retries 1$", edge.CONFIG, re.MULTILINE)
+
+
+def test_envoy_repeats_what_broke_or_hung_where_it_is_told_so() -> None:
+    for rule in MESH.values():
+        if rule["retries"]["attempts"]:
+            assert {"reset", "connect-failure"} <= set(rule["retries"]["retryOn"].split(","))
+            assert seconds(rule["timeout"]) > seconds(rule["retries"]["perTryTimeout"])
+
+
+def test_the_two_reads_by_post_hang_equally_long_at_every_edge() -> None:
+    [simulated] = re.findall(r"timeout server (\d+s)", backend("reads"))
+    noted, _ = ingresses()["sem-image-classifier-reads"]
+    found = {
+        seconds(simulated),
+        seconds(noted["proxy-read-timeout"]),
+        seconds(GATEWAY["reads-by-post"]["timeouts"]["backendRequest"]),
+        seconds(MESH["reads-by-post"]["retries"]["perTryTimeout"]),
+    }
+    assert len(found) == 1
+    assert found.pop() > SETTINGS.read_timeout_s
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [GATEWAY["reads"]["timeouts"]["backendRequest"], MESH["reads"]["retries"]["perTryTimeout"]],
+    ids=["gateway-api", "service-mesh"],
+)
+def test_a_read_may_wait_for_its_job(limit: str) -> None:
+    assert seconds(limit) > SETTINGS.read_timeout_s + WAIT_MAX_S
+
+
+def test_a_submit_may_wait_and_a_stream_be_silent() -> None:
+    limit = int(ingresses()["sem-image-classifier"][0]["proxy-read-timeout"])
+    assert limit > SETTINGS.submit_timeout_s + WAIT_MAX_S
+    assert limit > PING_S
+    for rule in (GATEWAY["reads"]["timeouts"]["request"], MESH["reads"]["timeout"]):
+        assert seconds(rule) > SETTINGS.stream_max_s
+
+
+def test_every_edge_repeats_on_the_same_answers() -> None:
+    [line] = re.findall(r"retry-on (.+)", backend("reads"))
+    codes = {word for word in line.split() if word.isdigit()}
+    for noted, _ in ingresses().values():
+        assert codes == {found for found in re.findall(r"http_(\d+)", noted["proxy-next-upstream"])}
+    for name in ("reads", "reads-by-post"):
+        assert codes == {str(code) for code in GATEWAY[name]["retry"]["codes"]}
+        assert codes == {word for word in MESH[name]["retries"]["retryOn"].split(",") if word.isdigit()}
+
+
+def test_headers_that_bend_serve_are_stripped_alike() -> None:
+    """Not by an Ingress of nginx: that would take snippets (docs/manifests.md)."""
+    for rule in GATEWAY.values():
+        assert [set(one["requestHeaderModifier"]["remove"]) for one in rule["filters"]] == [set(edge.OBEYED)]
+    for rule in MESH.values():
+        assert set(rule["headers"]["request"]["remove"]) == set(edge.OBEYED)
