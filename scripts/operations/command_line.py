@@ -7,7 +7,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from operations.delivery import diagnosis, image, removal, restart
@@ -192,7 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/cluster", description="The service on Kubernetes.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     added = {name: commands.add_parser(name, help=says, parents=[common]) for name, (says, _) in COMMANDS.items()}
-    added["deploy"].add_argument("--release", type=Path, help="release file to deploy (the newest of the environment)")
+    which = "release file, or mark of one in the cluster, as status shows it (the newest made on this machine)"
+    added["deploy"].add_argument("--release", default="", help=which)
     added["deploy"].add_argument("--rebuild", action="store_true", help="build the image first")
     added["logs"].add_argument("component", choices=look.COMPONENTS)
     added["logs"].add_argument("--lines", type=int, default=100)

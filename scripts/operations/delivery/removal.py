@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operations.delivery.release import SETTINGS_LABEL
 from operations.failure import Refused
 from operations.target import NAME, refuse_protected
 from operations.work import Work
@@ -14,9 +15,9 @@ NAMESPACE_DEADLINE_S = 300.0
 def permit(work: Work) -> str:
     """Refuse what is protected, by name or by what runs there, and ask before anything is deleted."""
     refuse_protected(work.target)
-    path = "jsonpath={.data.ENVIRONMENT}"
-    command = work.target.kubectl("get", "configmap", NAME, "--ignore-not-found", "--output", path)
-    if work.run.read(command).strip() == "prod":
+    path = "jsonpath={.items[*].data.ENVIRONMENT}"
+    command = work.target.kubectl("get", "configmaps", "--selector", SETTINGS_LABEL, "--output", path)
+    if "prod" in work.run.read(command).split():
         raise Refused(f"what runs in {work.target.namespace} at {work.target.context} calls itself prod")
     what = f"{work.target.namespace} at {work.target.context}"
     work.confirm(f"Everything in {what} will be deleted: jobs, rows, volumes.", work.target.namespace)
