@@ -181,8 +181,8 @@ class Settings(BaseSettings):
         if any(not ROLE_QUOTA.fullmatch(pair) for pair in self.quota_submits_per_day_roles):
             raise ValueError("QUOTA_SUBMITS_PER_DAY_ROLES must be role=number, comma separated")
         self._check_image_store()
-        if self.environment == "prod":
-            self._refuse_development_values()
+        if self.environment == "prod" and (refused := self.production_faults()):
+            raise ValueError("ENVIRONMENT=prod refuses: " + "; ".join(refused))
         return self
 
     def _check_image_store(self) -> None:
@@ -208,7 +208,8 @@ class Settings(BaseSettings):
         if self.environment == "prod" and not self.database_url.get_secret_value():
             raise ValueError("ENVIRONMENT=prod refuses a gateway without DATABASE_URL")
 
-    def _refuse_development_values(self) -> None:
+    def production_faults(self) -> list[str]:
+        """What `prod` refuses of these values; each fault begins with the name of its setting."""
         refused = [fault for issuer in self.oidc_issuers for fault in _issuer_faults(issuer)]
         if not self.redis_url.get_secret_value():
             refused.append("REDIS_URL must be set")
@@ -222,9 +223,7 @@ class Settings(BaseSettings):
             refused.append("IMAGE_URL_PRIVATE_HOSTS must be empty")
         if self.webhook_private_hosts:
             refused.append("WEBHOOK_PRIVATE_HOSTS must be empty")
-        refused += self._weak_values()
-        if refused:
-            raise ValueError("ENVIRONMENT=prod refuses: " + "; ".join(refused))
+        return refused + self._weak_values()
 
     def _weak_values(self) -> list[str]:
         """Placeholders and secrets that can be guessed or overheard."""

@@ -27,15 +27,14 @@ IMAGE = f"localhost/{NAME}:{IMAGE_ID[:12]}"
 TOOLS = ("kubectl", "kind", "helm", "podman", "git")
 Rule = dict[str, Any]
 
-SURROUNDINGS = f"""apiVersion: v1
+SETTINGS = f"""apiVersion: v1
 data:
   ENVIRONMENT: dev
 kind: ConfigMap
 metadata:
   name: {NAME}
-  namespace: {NAME}
----
-apiVersion: apps/v1
+"""
+SURROUNDINGS = """apiVersion: apps/v1
 kind: StatefulSet
 metadata:
   name: redis
@@ -51,7 +50,8 @@ spec:
             path: password
           secretName: redis
 """
-SERVICE = f"""apiVersion: ray.io/v1
+SERVICE = f"""{SETTINGS}---
+apiVersion: ray.io/v1
 kind: RayService
 metadata:
   name: {NAME}
@@ -119,7 +119,11 @@ def ray_service(*, ready: bool = True, generation: int = 1, mark: str = "", **st
 
 def entry(mark: str, at: str, image: str) -> dict[str, Any]:
     """A release as it is entered in the cluster."""
-    release = {field.name: "" for field in fields(Release)} | {"image": image, "environment": "dev"}
+    release = {field.name: "" for field in fields(Release)} | {
+        "image": image,
+        "environment": "dev",
+        "model_source": "demo",
+    }
     data = {"release.json": json.dumps(release), "manifests.yaml": f"manifests of {mark}\n", "at": at}
     return {"metadata": {"name": f"{NAME}-release-{mark}"}, "data": data}
 
@@ -144,6 +148,7 @@ def story(ports: dict[str, int]) -> list[Rule]:
         rule("get nodes", items({"status": {"images": [{"names": [IMAGE]}]}}), after="kind load"),
         rule("get nodes", items()),
         rule("kubectl kustomize .*/(surroundings|overlays/.*)", SURROUNDINGS),
+        rule("kubectl kustomize .*/settings", SETTINGS),
         rule("kubectl kustomize .*/service", SERVICE),
         rule("get namespace", namespace(), after=MADE),
         rule("get namespace"),

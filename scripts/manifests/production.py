@@ -1,6 +1,7 @@
 """What must not reach production: placeholders, development's conveniences, weak settings, and what anyone can move.
 
-The service itself refuses the values of secrets (docs/settings.md, Production); here is what stands in the manifests.
+The service itself refuses the values of secrets (docs/settings.md, Production); here is what stands in the manifests,
+the settings among it, which are held to the same rules before they reach a cluster.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 from typing import Any, Final
 
+from manifests import settings
 from manifests.documents import Document, Finding, Path, of_kind
 from manifests.pods import pods_of
+from serve_app.settings import Settings
 
 PLACEHOLDER: Final = re.compile(r"\b(?:REPLACE|CHANGE)[-_]?(?:ME|WITH)|\bexample\.(?:com|net|org)\b", re.IGNORECASE)
 DIGEST: Final = re.compile(r"@sha256:[0-9a-f]{64}$")
-SETTINGS: Final = "sem-image-classifier"
 DEVELOPMENT: Final = "dev-issuer"
 EDGES: Final = ("Ingress", "Gateway")
 WIDEST: Final = 4096
@@ -34,9 +36,7 @@ def refusals(documents: list[Document]) -> Iterator[Finding]:
     yield from _ways_out(documents)
     yield from _edges(documents)
     yield from _durable(documents)
-    if not any(_settings(documents)):
-        where = documents[0].file if documents else "?"
-        yield Finding(where, 0, f"ConfigMap/{SETTINGS}", "", "The settings are missing; the overlay generates them.")
+    yield from _settings(documents)
 
 
 def texts(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
@@ -51,8 +51,24 @@ def texts(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
         yield from ((path, line.strip()) for line in value.splitlines())
 
 
-def _settings(documents: list[Document]) -> Iterator[Document]:
-    return (document for document in of_kind(documents, "ConfigMap") if document.name == SETTINGS)
+def _settings(documents: list[Document]) -> Iterator[Finding]:
+    """Everything that the service itself would refuse, or would let in because it does not know that it is in prod."""
+    found = settings.settings_of(documents)
+    yield from settings.check(documents)
+    for document in found:
+        for finding in settings.production_faults(document):
+            if not PLACEHOLDER.search(str(document.at(*finding.path.split(".")))):  # said already
+                yield finding
+    if not found:
+        where = documents[0].file if documents else "?"
+        yield Finding(where, 0, "ConfigMap", "", "The settings are missing; the overlay generates them.")
+    for pod in pods_of(documents):
+        for path, container in pod.containers():
+            for number, entry in enumerate(container.get("env") or []):
+                name = str(entry.get("name"))
+                if "value" in entry and name.lower() in Settings.model_fields:
+                    sentence = f"{name} here wins over the settings; write it to settings.env."
+                    yield pod.document.finding((*path, "env", number), sentence)
 
 
 def _images(documents: list[Document]) -> Iterator[Finding]:

@@ -8,7 +8,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from operations.delivery import diagnosis, image, restart
@@ -199,7 +198,8 @@ def _parser() -> argparse.ArgumentParser:
         name: commands.add_parser(name, help=says, description=says, parents=[common])
         for name, (says, _) in COMMANDS.items()
     }
-    added["deploy"].add_argument("--release", type=Path, help="release file to deploy (the newest of the environment)")
+    which = "release file, or mark of one in the cluster, as status shows it (the newest made on this machine)"
+    added["deploy"].add_argument("--release", default="", help=which)
     added["deploy"].add_argument("--rebuild", action="store_true", help="build the image first")
     added["logs"].add_argument("component", choices=look.COMPONENTS)
     added["logs"].add_argument("--lines", type=int, default=100)

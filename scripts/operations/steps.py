@@ -15,10 +15,16 @@ class Step:
     """One thing to do, which may be done already: then it says so and changes nothing."""
 
     name: str
-    command: str
-    """The command of this program that does this step, and may be run again; empty for one that only looks."""
+    command: str | Callable[[], str]
+    """The command of this program that does this step, and may be run again; empty for one that only looks. A function
+    where an earlier step decides it."""
     do: Callable[[], str]
     """Does it, and returns what came out, in a few words."""
+
+    @property
+    def again(self) -> str:
+        """The command as it is now."""
+        return self.command if isinstance(self.command, str) else self.command()
 
 
 def carry_out(target: Target, steps: Sequence[Step], *, dry: bool) -> None:
@@ -44,7 +50,7 @@ def account(target: Target, steps: Sequence[Step], failed: int, reason: str) -> 
     if len(steps) > 1:
         lines.append("done:     " + (", ".join(step.name for step in steps[:failed]) or "nothing"))
         lines.append("not done: " + ", ".join(step.name for step in steps[failed:]))
-    commands = list(dict.fromkeys(step.command for step in steps[failed:] if step.command))
+    commands = list(dict.fromkeys(step.again for step in steps[failed:] if step.again))
     if commands:
         lines.append("next:     " + ", then ".join(target.command(command) for command in commands))
     return "\n".join(lines)

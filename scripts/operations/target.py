@@ -38,6 +38,9 @@ class Model:
     id: str = ""
     revision: str = ""
 
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.source, self.id, self.revision) if part)
+
 
 @dataclass(frozen=True)
 class Target:

@@ -187,24 +187,20 @@ def test_image_settings_and_release_are_written_into_the_manifests(machine: Mach
     text = (folder / "service" / "kustomization.yaml").read_text()
     assert f"newName: localhost/{NAME}\n    newTag: {IMAGE_ID[:12]}" in text
     assert re.search(rf'annotations: {{{NAME}/release: "[0-9a-f]{{12}}"}}', text)
-    assert re.search(rf'annotations: {{{NAME}/settings: "[0-9a-f]{{12}}"}}', text)
-    assert "resources: [../../../../k8s/service/dev]" in text
+    assert "resources: [../../../../k8s/service/dev, ../settings]" in text
+    assert re.search(r'^nameSuffix: "-[0-9a-f]{12}"$', (folder / "settings" / "kustomization.yaml").read_text(), re.M)
     assert "resources: [../../../../k8s/overlays/dev]" in (folder / "surroundings" / "kustomization.yaml").read_text()
 
 
-def test_another_setting_is_another_mark_on_the_pods(machine: Machine) -> None:
-    written = machine.tree / "build" / "cluster" / "dev" / "service" / "kustomization.yaml"
-    machine.run("all")
-    before = re.sub('release: ".*?"', "", written.read_text())
-    changed = cluster_world.SURROUNDINGS.replace("  ENVIRONMENT: dev\n", "  ENVIRONMENT: dev\n  JOB_TTL: '60'\n")
-    machine.first(rule("kustomize .*/surroundings", changed))
-    machine.run("deploy")
-    after = re.sub('release: ".*?"', "", written.read_text())
-    setting = re.compile(f'{NAME}/settings: "[0-9a-f]{{12}}"')
-    assert setting.search(before)
-    assert setting.search(after)
-    assert before != after
-    assert setting.sub("", before) == setting.sub("", after)
+def test_other_settings_have_another_name(machine: Machine) -> None:
+    written = machine.tree / "build" / "cluster" / "dev" / "settings" / "kustomization.yaml"
+    names = []
+    for settings in (cluster_world.SETTINGS, cluster_world.SETTINGS.replace("  ENV", "  JOB_TTL: '60'\n  ENV")) * 2:
+        machine.first(rule("kustomize .*/settings", settings))
+        machine.run("all")
+        names.append(written.read_text())
+    assert names[0] != names[1]
+    assert names[:2] == names[2:]
 
 
 @pytest.mark.parametrize(

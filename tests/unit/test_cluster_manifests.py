@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from operations.delivery import render
-from operations.target import BUILD
+from operations.target import BUILD, read_file
 
 from tests.cluster_world import IMAGE, NAME, ROOT, Machine
 
@@ -49,9 +49,11 @@ def machine(tmp_path: Path) -> Machine:
 
 def rendered(machine: Machine, environment: str, image: str, *options: str) -> str:
     folder = machine.tree / "build" / "releases"
-    folder.mkdir(parents=True)
-    fields = ["created_at_utc", "namespace", "digest", "model_source", "model_id", "model_revision", "source"]
-    release = dict.fromkeys(fields, "") | {"environment": environment, "image": image}
+    folder.mkdir(parents=True, exist_ok=True)
+    given = read_file(machine.tree / "k8s" / "overlays" / environment / "settings.env")
+    model = {f"model_{part.lower()}": given.get(f"MODEL_{part}", "") for part in ("SOURCE", "ID", "REVISION")}
+    fields = ["created_at_utc", "namespace", "digest", "source"]
+    release = dict.fromkeys(fields, "") | model | {"environment": environment, "image": image}
     (folder / f"release-{environment}-latest.json").write_text(json.dumps(release))
     done = machine.run("config", "--manifests", "--env", environment, *options)
     assert done.returncode == 0, done.stderr
@@ -66,7 +68,39 @@ def test_the_release_is_in_every_pod_of_ours(machine: Machine) -> None:
     assert len(images) >= 6  # head, three groups, migration, development issuer
     [service] = render.documents(text, "RayService")
     assert re.search(rf'^    {NAME}/release: "?[0-9a-f]{{12}}"?$', service, re.MULTILINE)
-    assert re.search(rf'^ {{12}}{NAME}/settings: "?[0-9a-f]{{12}}"?$', service, re.MULTILINE)
+
+
+def settings_and_readers(text: str) -> tuple[str, list[str]]:
+    """The settings of a rendered stream, and the names of settings that its pods ask for."""
+    [settings] = [one for one in render.documents(text, "ConfigMap") if "  ENVIRONMENT: " in one]
+    return settings, re.findall(r"configMapRef:\n +name: (\S+)$", text, re.MULTILINE)
+
+
+@kustomized
+def test_every_pod_reads_the_settings_that_its_cluster_was_made_with(machine: Machine) -> None:
+    names = []
+    file = machine.tree / "k8s" / "overlays" / "dev" / "settings.env"
+    for image, added in ((IMAGE, ""), (f"localhost/{NAME}:other", ""), (IMAGE, "JOB_TTL=60\n")):
+        file.write_text(file.read_text() + added)
+        settings, readers = settings_and_readers(rendered(machine, "dev", image))
+        assert "immutable: true" in settings.splitlines()
+        assert readers == [render.name_of(settings)] * 4  # head and three groups
+        names.append(render.name_of(settings))
+    assert names[0] == names[1], "with the same settings an image alone changes no name"
+    assert names[0] != names[2], "others do not take the place of those that are read"
+
+
+@kustomized
+def test_by_hand_the_settings_have_the_name_that_the_service_asks_for(machine: Machine) -> None:
+    builds = [("k8s/overlays/dev",), ("--load-restrictor", "LoadRestrictionsNone", "k8s/service/dev")]
+    printed = [
+        subprocess.run(
+            [str(KUBECTL), "kustomize", *words], cwd=machine.tree, capture_output=True, text=True, check=True
+        )
+        for words in builds
+    ]
+    settings, readers = settings_and_readers("---\n".join(one.stdout for one in printed))
+    assert {render.name_of(settings), *readers} == {NAME}
 
 
 @kustomized
@@ -131,7 +165,7 @@ def test_prod_is_applied_when_a_site_has_filled_it_in_and_refused_before(machine
     machine.local("prod", "CONTEXT=lab\n")
     python = machine.tree / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
     for part in ("manifests", "check_production.py"):
         source = ROOT / "scripts" / part

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import cluster_world
-from tests.cluster_world import IMAGE, IMAGE_ID, NAME, Machine, entry, items, ray_service, rule
+from tests.cluster_world import IMAGE_ID, NAME, Machine, ray_service, rule
 
 PRODUCTION = "ENVIRONMENT=prod\nMODEL_SOURCE=hugging_face\nMODEL_ID=org/model\nMODEL_REVISION=" + "4d" * 20 + "\n"
 PLACE = f"CONTEXT=lab\nREGISTRY=registry.lab\nBUILD_BASE=registry.lab/ray@sha256:{'0' * 64}\n"
@@ -34,7 +33,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         ("CONTEXT=lab\nNAMESPACE=No_Name\n", ["status"], "'No_Name' is no name for a namespace"),
         ("CONTEXT=lab\n", ["image"], "stage needs REGISTRY"),
         ("CONTEXT=lab\n", ["token", "alice"], "its tokens come from your identity provider"),
-        ("CONTEXT=lab\n", ["deploy"], "there is no release of stage yet: scripts/cluster image --env stage"),
+        ("CONTEXT=lab\n", ["deploy"], "there is no release of stage on this machine yet: scripts/cluster"),
     ],
 )
 def test_an_environment_that_is_not_told_enough(machine: Machine, local: str, arguments: list[str], says: str) -> None:
@@ -171,33 +170,3 @@ def test_an_upgrade_wants_something_healthy_to_go_back_to(machine: Machine) -> N
     done = machine.run("upgrade")
     assert "there is no healthy service to upgrade; first scripts/cluster status" in done.stderr
     assert machine.changes == []
-
-
-@pytest.mark.parametrize(
-    ("running", "wanted", "chosen"),
-    [("ccc", "", "bbb"), ("failed", "", "ccc"), ("ccc", "aaa", "aaa")],
-)
-def test_a_rollback_applies_what_served_before(machine: Machine, running: str, wanted: str, chosen: str) -> None:
-    entries = [entry("aaa", "1", IMAGE), entry("ccc", "3", IMAGE), entry("bbb", "2", IMAGE)]
-    machine.first(rule("get configmaps", items(*entries)), rule("get rayservice", ray_service(mark=running)))
-    done = machine.run(*["rollback", wanted][: 2 if wanted else 1])
-    assert done.returncode == 0, done.stderr
-    applied, recorded = [one["stdin"] for one in machine.asked if " apply " in one["line"]]
-    assert applied == f"manifests of {chosen}\n"
-    assert json.loads(recorded)["metadata"]["name"] == f"{NAME}-release-{chosen}"
-
-
-def test_a_rollback_to_nowhere_changes_nothing(machine: Machine) -> None:
-    machine.first(
-        rule("get configmaps", items(entry("aaa", "1", IMAGE))), rule("get rayservice", ray_service(mark="aaa"))
-    )
-    assert "there is no earlier release in the cluster; there are: aaa" in machine.run("rollback").stderr
-    assert "there is no release zzz in the cluster" in machine.run("rollback", "zzz").stderr
-    assert machine.changes == []
-
-
-def test_old_entries_leave_the_cluster(machine: Machine) -> None:
-    machine.first(rule("get configmaps", items(*(entry(f"{n:02}", f"{n:02}", IMAGE) for n in range(12)))))
-    machine.run("all")
-    gone = [line.rpartition("delete configmap ")[2] for line in machine.changes if "delete configmap" in line]
-    assert gone == [f"{NAME}-release-01 --ignore-not-found", f"{NAME}-release-00 --ignore-not-found"]

@@ -87,6 +87,28 @@ CHANGES: list[tuple[str, str, Change, str]] = [
         "has no digest",
     ),
     ("StatefulSet", "redis", lambda body: body["spec"].pop("volumeClaimTemplates"), "without a volume"),
+    *(
+        ("ConfigMap", "sem-image-classifier", lambda body, given=given: body["data"].update(given), said)
+        for given, said in (
+            ({"ENVIRONMENT": "dev"}, "Only with `prod`"),
+            ({"MODEL_SOURCE": "demo"}, "MODEL_SOURCE=demo is a stand-in"),
+            ({"MODEL_REVISION": "main"}, "MODEL_REVISION must be a commit"),
+            ({"OIDC_ISSUERS": "http://login.facility.org"}, "is not a public https issuer"),
+            ({"OIDC_AUDIENCE": ""}, "OIDC_AUDIENCE must be set"),
+            ({"WEBHOOK_PRIVATE_HOSTS": "db:80"}, "WEBHOOK_PRIVATE_HOSTS must be empty"),
+            ({"JOB_TTL": "soon"}, "The service refuses this"),
+            ({"REDIS_URL": "redis://:a-password-of-the-site@redis/0"}, "REDIS_URL is a secret"),
+        )
+    ),
+    ("ConfigMap", "sem-image-classifier", lambda body: body["data"].pop("ENVIRONMENT"), "Only with `prod`"),
+    (
+        "RayService",
+        "sem-image-classifier",
+        lambda body: body["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0][
+            "env"
+        ].append({"name": "ENVIRONMENT", "value": "dev"}),
+        "wins over the settings",
+    ),
     ("ServiceAccount", "gateway", lambda body: body["metadata"].update(name="dev-issuer"), "signs for anybody"),
 ]
 
@@ -110,6 +132,17 @@ def test_a_job_redis_that_could_lose_jobs_is_refused(whole: list[Document], line
     files.body["data"]["redis.conf"] = files.body["data"]["redis.conf"].replace(line, f"# {line}")
     [finding] = production.refusals(changed)
     assert f"`{line}` is missing" in finding.sentence
+
+
+def test_a_fault_of_the_settings_is_told_at_its_key_whatever_the_shell_says(
+    whole: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OIDC_AUDIENCE", "of-the-shell")
+    changed = [Document(one.file, copy.deepcopy(one.body)) for one in whole]
+    [settings] = [one for one in changed if one.resource == "ConfigMap/sem-image-classifier"]
+    settings.body["metadata"]["name"] += "-1361177da973"  # as scripts/cluster names it
+    del settings.body["data"]["OIDC_AUDIENCE"], settings.body["data"]["MODEL_SOURCE"]
+    assert [finding.path for finding in production.refusals(changed)] == ["data.OIDC_AUDIENCE", "data.MODEL_SOURCE"]
 
 
 def test_without_an_edge_or_settings_it_is_refused(whole: list[Document]) -> None:

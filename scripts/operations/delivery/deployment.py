@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from operations.delivery import keys, namespace, release, watch
-from operations.delivery.release import Release
+from operations.delivery.release import SHOWN
 from operations.delivery.render import RELEASE_MARK, Rendered, Renderer
 from operations.failure import Failed
 from operations.steps import Step
@@ -23,16 +22,14 @@ NOT_MIGRATE = f"app.kubernetes.io/component!={MIGRATE}"
 POLL_S = 2.0
 SHOWN_SERVERS = "statefulset.apps/postgresql statefulset.apps/ray-redis statefulset.apps/redis"
 """What a dry run takes for the servers in the cluster."""
-SHOWN = Release("", "", "", f"localhost/{NAME}:{'0' * 12}", "", "", "", "", "")
-"""Stands for the release in a dry run where there is none yet."""
 
 
 class Deployment:
     """One release on its way; each method is a step, and doing it twice does no harm."""
 
-    def __init__(self, work: Work, file: Path | None = None) -> None:
+    def __init__(self, work: Work, wanted: str = "") -> None:
         self._work = work
-        self._file = file
+        self._wanted = wanted
         self._release = SHOWN
         self._rendered = Rendered("", "", "")
         self._renderer = Renderer(work, SHOWN)
@@ -57,11 +54,7 @@ class Deployment:
 
     def render(self) -> str:
         """Find the release and render what it needs; nothing is changed."""
-        try:
-            self._release = release.load(self._work.target, self._file)
-        except Failed:
-            if not self._work.run.dry or self._file:
-                raise
+        self._release = release.find(self._work, self._wanted)
         self._renderer = Renderer(self._work, self._release)
         self._rendered = self._renderer.render()
         return f"{self._release.image} at {self._work.target.context}"
@@ -120,14 +113,17 @@ class Deployment:
         raise Failed("\n  ".join(["the migration did not end well:", *reasons]))
 
     def service(self) -> str:
-        """Apply the RayService: a new cluster comes beside the old one and takes over when it is healthy."""
+        """Apply RayService and settings: a new cluster comes beside the old one and takes over when it is healthy.
+
+        The settings have a name that no other content has, so the pods of the old cluster keep theirs.
+        """
         self._work.run.pipe(self._renderer.service, self._work.target.kubectl(*APPLY, "--filename", "-"))
         return ""
 
     def ready(self) -> str:
         """Wait until this release serves, and enter it among the releases."""
         said = watch.until_ready(self._work, self._release.image)
-        release.record(self._work, self._release, self._rendered.kept, self._rendered.mark)
+        release.record(self._work, self._release, self._rendered.service, self._rendered.mark)
         return said
 
 
@@ -143,12 +139,15 @@ class Return:
 
     def steps(self) -> list[Step]:
         """The way back."""
-        command = f"rollback {self._wanted}".strip()
         return [
-            Step("earlier release", command, self.find),
-            Step("service", command, self.apply),
-            Step("readiness", command, self.ready),
+            Step("earlier release", self.command, self.find),
+            Step("service", self.command, self.apply),
+            Step("readiness", self.command, self.ready),
         ]
+
+    def command(self) -> str:
+        """Leads to the same release however far this came: once it is applied, "the one before" is another."""
+        return f"rollback {self._mark or self._wanted}".strip()
 
     def find(self) -> str:
         """Find the release to go back to."""

@@ -1,23 +1,27 @@
 """What was built and deployed: a file on this machine when an image is made, an entry in the cluster when it serves.
 
-The entry holds RayService and settings as they were applied, so that any machine can go back to them.
+The entry holds RayService and settings as they were applied, so that any machine can go back to them. Its mark follows
+from both, so the same ones again are the same entry.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from operations.failure import Failed, Refused
-from operations.target import NAME, ROOT, Target
+from operations.target import NAME, ROOT, Model, overlay
 from operations.work import Json, Work
 
 FOLDER = ROOT / "build" / "releases"
 KEPT = 10
 """Entries in the cluster, of some 20 kB each."""
 LABEL = f"app.kubernetes.io/component=release,app.kubernetes.io/name={NAME}"
+SETTINGS_LABEL = f"app.kubernetes.io/component=settings,app.kubernetes.io/name={NAME}"
+MARK = re.compile(r"[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ class Release:
         return f"release-{self.environment}-{self.created_at_utc.translate({ord('-'): None, ord(':'): None}).lower()}"
 
 
+SHOWN = Release("", "", "", f"localhost/{NAME}:{'0' * 12}", "", "", "", "", "")
+"""Stands for the release in a dry run where none is known."""
+
+
 def now() -> str:
     """This moment, as releases write it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -64,23 +72,62 @@ def latest(environment: str) -> Path:
     return FOLDER / f"release-{environment}-latest.json"
 
 
-def load(target: Target, path: Path | None) -> Release:
-    """The release of a file, else the latest of the environment."""
-    where = path or latest(target.environment)
-    try:
-        document = json.loads(where.read_text("utf-8"))
-        release = Release(**{field.name: document[field.name] for field in fields(Release)})
-    except FileNotFoundError:
-        raise Failed(f"there is no release of {target.environment} yet: {target.command('image')}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Failed(f"{where} is no release file: {error!r}") from None
+def find(work: Work, wanted: str) -> Release:
+    """The release of a file or of a mark in the cluster, else the newest of this machine.
+
+    Raises Refused for one of another environment, or of another model than the settings here name: they would win over
+    what the image says, and nothing would be served.
+    """
+    target = work.target
+    if MARK.fullmatch(wanted):
+        release = _entered_as(work, wanted)
+    elif wanted:
+        release = _read(Path(wanted))
+    else:
+        release = _newest(work)
+    if release == SHOWN:
+        return release
     if release.environment != target.environment:
-        raise Refused(f"{where.name} is a release of {release.environment}, not of {target.environment}")
+        raise Refused(f"{wanted or 'this'} is a release of {release.environment}, not of {target.environment}")
+    held = Model(release.model_source, release.model_id, release.model_revision)
+    if held != target.model:
+        settings = (overlay(target.environment) / "settings.env").relative_to(ROOT)
+        raise Refused(f"{release.image} holds the model {held}, and {settings} names {target.model}")
     return release
 
 
+def _newest(work: Work) -> Release:
+    target, path = work.target, latest(work.target.environment)
+    if path.exists():
+        return _read(path)
+    if work.run.dry:
+        return SHOWN
+    image, deploy = target.command("image"), target.command("deploy --release MARK")
+    raise Failed(
+        f"there is no release of {target.environment} on this machine yet: {image}\n"
+        f"  or one that the cluster holds, by the mark that status shows: {deploy}"
+    )
+
+
+def _read(path: Path) -> Release:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+        return Release(**{field.name: document[field.name] for field in fields(Release)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Failed(f"{path} is no release file: {error!r}") from None
+
+
+def _entered_as(work: Work, wanted: str) -> Release:
+    found = {mark: release for mark, _, release in entered(work)}
+    if work.run.dry:
+        return SHOWN
+    if wanted not in found:
+        raise Failed(_not_there(f"release {wanted}", [*found]))
+    return found[wanted]
+
+
 def record(work: Work, release: Release, manifests: str, mark: str) -> None:
-    """Enter into the cluster what serves now, and drop the oldest entries."""
+    """Enter into the cluster what serves now, and drop the oldest entries with the settings that they alone had."""
     entry = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -94,8 +141,12 @@ def record(work: Work, release: Release, manifests: str, mark: str) -> None:
     # Not `apply`: that keeps the whole of it a second time, as an annotation.
     command = work.target.kubectl("apply", "--server-side", "--force-conflicts", "--filename", "-")
     work.run.change(command, stdin=json.dumps(entry))
-    for old in _entries(work)[KEPT:]:
-        work.run.change(work.target.kubectl("delete", "configmap", old["metadata"]["name"], "--ignore-not-found"))
+    entries = _entries(work)
+    # A cluster that was never entered may still be there: it came up too late, or ends just now.
+    in_use = json.dumps([entries[:KEPT], work.objects("rayclusters")])
+    settings = [one for one in work.objects("configmaps", "--selector", SETTINGS_LABEL) if _name(one) not in in_use]
+    for old in [*entries[KEPT:], *settings]:
+        work.run.change(work.target.kubectl("delete", "configmap", _name(old), "--ignore-not-found"))
 
 
 def before(work: Work, running: str, wanted: str) -> tuple[Release, str, str]:
@@ -105,23 +156,16 @@ def before(work: Work, running: str, wanted: str) -> tuple[Release, str, str]:
     """
     entries = _entries(work)
     for entry in entries:
-        mark = entry["metadata"]["name"].removeprefix(_entry_name(""))
+        mark = _mark(entry)
         if wanted == mark or (not wanted and mark != running):
             return Release(**json.loads(entry["data"]["release.json"])), entry["data"]["manifests.yaml"], mark
-    there = ", ".join(entry["metadata"]["name"].removeprefix(_entry_name("")) for entry in entries) or "none"
-    raise Failed(
-        f"there is no {'release ' + wanted if wanted else 'earlier release'} in the cluster; there are: {there}"
-    )
+    raise Failed(_not_there(f"release {wanted}" if wanted else "earlier release", [_mark(entry) for entry in entries]))
 
 
 def entered(work: Work) -> list[tuple[str, str, Release]]:
     """Mark, time of deployment and release of every entry, the last to have served first."""
     return [
-        (
-            entry["metadata"]["name"].removeprefix(_entry_name("")),
-            entry["data"]["at"],
-            Release(**json.loads(entry["data"]["release.json"])),
-        )
+        (_mark(entry), entry["data"]["at"], Release(**json.loads(entry["data"]["release.json"])))
         for entry in _entries(work)
     ]
 
@@ -131,5 +175,17 @@ def _entries(work: Work) -> list[Json]:
     return sorted(entries, key=lambda entry: str(entry["data"]["at"]), reverse=True)
 
 
+def _not_there(what: str, marks: list[str]) -> str:
+    return f"there is no {what} in the cluster; there are: {', '.join(marks) or 'none'}"
+
+
 def _entry_name(mark: str) -> str:
     return f"{NAME}-release-{mark}"
+
+
+def _mark(entry: Json) -> str:
+    return _name(entry).removeprefix(_entry_name(""))
+
+
+def _name(thing: Json) -> str:
+    return str(thing["metadata"]["name"])

@@ -1,4 +1,8 @@
-"""The manifests of a release: the repository's own, with image, namespace and marks written in by kustomize."""
+"""The manifests of a release: the repository's own, with image, namespace and marks written in by kustomize.
+
+The settings are named after their content, and go with the RayService that reads them. Pods of a cluster that serves
+start at any time, also after an upgrade that failed, and must find the settings that their cluster was made with.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,6 @@ from operations.failure import Refused
 from operations.target import NAME, ROOT
 from operations.work import Work
 
-SETTINGS_MARK = f"{NAME}/settings"
-"""On the head's template: a changed setting makes a new cluster, as pods read settings when they start."""
 RELEASE_MARK = f"{NAME}/release"
 """On the RayService: which entry among the releases it is."""
 PLACEHOLDER = re.compile(
@@ -28,6 +30,28 @@ KUSTOMIZE = ("kubectl", "kustomize", "--load-restrictor", "LoadRestrictionsNone"
 """rayservice.yaml stands above the folder that names it, which kustomize refuses without being told."""
 
 HEADER = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+WITHOUT = """patches:
+  - target: {labelSelector: "app.kubernetes.io/component%ssettings"}
+    patch: |
+      $patch: delete
+      kind: any
+      metadata: {name: any}
+"""
+"""Takes out of a build the settings (`=`), or all but them (`!=`)."""
+IMMUTABLE = """  - target: {kind: ConfigMap}
+    patch: |
+      - {op: add, path: /immutable, value: true}
+"""
+"""Under one name there are never other settings; the API server sees to it."""
+READERS = """nameReference:
+  - kind: ConfigMap
+    fieldSpecs:
+      - kind: RayService
+        path: spec/rayClusterConfig/headGroupSpec/template/spec/containers/envFrom/configMapRef/name
+      - kind: RayService
+        path: spec/rayClusterConfig/workerGroupSpecs/template/spec/containers/envFrom/configMapRef/name
+"""
+"""Where a RayService names a ConfigMap, for kustomize to follow a new name; that makes a new cluster."""
 
 
 @dataclass(frozen=True)
@@ -36,68 +60,80 @@ class Rendered:
 
     surroundings: str
     service: str
+    """The RayService and the settings that it reads: what a later rollback applies."""
     mark: str
-    """Of the release: made of the RayService, so that the same one again is the same entry."""
-
-    @property
-    def kept(self) -> str:
-        """What a later rollback applies: the settings and the RayService that reads them."""
-        return "\n---\n".join([*documents(self.surroundings, "ConfigMap", NAME), self.service])
+    """Of the release: made of the service, so that the same one again is the same entry."""
 
 
 class Renderer:
-    """Writes two small kustomizations to build/cluster and has kubectl render them."""
+    """Writes three small kustomizations to build/cluster and has kubectl render them."""
 
     def __init__(self, work: Work, release: Release) -> None:
         self._work = work
         self._release = release
-        self.surroundings = [*KUSTOMIZE, self._folder("surroundings")]
+        self._overlay = self._above(f"k8s/overlays/{work.target.environment}")
+        self.surroundings = self._command("surroundings")
         """The command that prints what stands around the service."""
-        self.service = [*KUSTOMIZE, self._folder("service")]
-        """The command that prints the RayService."""
+        self.service = self._command("service")
+        """The command that prints the RayService and its settings."""
 
     def render(self) -> Rendered:
         """Everything as it will be applied. Raises Refused for what prod must not hold."""
-        base, kustomization = f"k8s/overlays/{self._work.target.environment}", "kustomization.yaml"
-        self._write("surroundings", kustomization, self._kustomization(base))
+        self._write("surroundings", self._build(self._overlay) + WITHOUT % "=")
         surroundings = self._work.run.read(self.surroundings)
-        settings = SHOWN_MARK if self._work.run.dry else _digest(*documents(surroundings, "ConfigMap", NAME))
+        self._name_settings()
+        self._write("service", READERS, "readers.yaml")
         mark = SHOWN_MARK
         if not self._work.run.dry:
-            self._write("service", kustomization, self._service(settings, ""))
+            self._write("service", self._service(""))
             mark = _digest(self._work.run.read(self.service))
-        self._write("service", kustomization, self._service(settings, mark))
+        self._write("service", self._service(mark))
         service = self._work.run.read(self.service)
         self._refuse(f"{surroundings}---\n{service}")
         return Rendered(surroundings, service, mark)
 
-    def _kustomization(self, base: str) -> str:
+    def _name_settings(self) -> None:
+        """Have the settings rendered alone, with the mark of their content in their name."""
+        build = f"{HEADER}resources: [{self._overlay}]\n{WITHOUT % '!='}{IMMUTABLE}"
+        mark = SHOWN_MARK
+        if not self._work.run.dry:
+            self._write("settings", build)
+            settings = documents(self._work.run.read(self._command("settings")), "ConfigMap", NAME)
+            if not settings:
+                raise Refused(f"the overlay has no settings: a ConfigMap {NAME}, labelled as in k8s/base")
+            mark = _digest(*settings)
+        self._write("settings", f'{build}nameSuffix: "-{mark}"\n')
+
+    def _build(self, *resources: str) -> str:
+        """With the release's image, in the namespace of this target."""
         name, _, digest = self._release.image.partition("@")
         name, tag = (
             (name, f"digest: {digest}") if digest else (name.rpartition(":")[0], f"newTag: {name.rpartition(':')[2]}")
         )
-        above = "../" * len((self._work.target.folder / "x").relative_to(ROOT).parts)
         # kustomize would put all into it, also what belongs elsewhere: a mesh's limit lies with the edge.
         namespace = "" if self._work.target.namespace == NAME else f"namespace: {self._work.target.namespace}\n"
         return (
-            f"{HEADER}{namespace}resources: [{above}{base}]\n"
+            f"{HEADER}{namespace}resources: [{', '.join(resources)}]\n"
             f"images:\n  - name: {NAME}\n    newName: {name}\n    {tag}\n"
         )
 
-    def _service(self, settings: str, mark: str) -> str:
+    def _service(self, mark: str) -> str:
         release = f'annotations: {{{RELEASE_MARK}: "{mark}"}}' if mark else "annotations: {}"
-        head = f'{{metadata: {{annotations: {{{SETTINGS_MARK}: "{settings}"}}}}}}'
-        return self._kustomization(f"k8s/service/{self._work.target.environment}") + (
+        return self._build(self._above(f"k8s/service/{self._work.target.environment}"), "../settings") + (
+            "configurations: [readers.yaml]\n"
             "patches:\n  - target: {kind: RayService}\n    patch: |\n"
             f"      apiVersion: ray.io/v1\n      kind: RayService\n"
             f"      metadata:\n        name: {NAME}\n        {release}\n"
-            f"      spec: {{rayClusterConfig: {{headGroupSpec: {{template: {head}}}}}}}\n"
         )
 
-    def _folder(self, part: str) -> str:
-        return str((self._work.target.folder / part).relative_to(ROOT))
+    def _above(self, path: str) -> str:
+        """A path of the repository, seen from a folder of one of the builds."""
+        return "../" * len((self._work.target.folder / "x").relative_to(ROOT).parts) + path
 
-    def _write(self, part: str, name: str, text: str) -> None:
+    def _command(self, part: str) -> list[str]:
+        return [*KUSTOMIZE, str((self._work.target.folder / part).relative_to(ROOT))]
+
+    def _write(self, part: str, text: str, name: str = "kustomization.yaml") -> None:
         self._work.run.write(self._work.target.folder / part / name, text)
 
     def _refuse(self, text: str) -> None:
