@@ -103,7 +103,7 @@ def test_envoy_repeats_what_broke_or_hung_where_it_is_told_so() -> None:
 
 
 def test_the_two_reads_by_post_hang_equally_long_at_every_edge() -> None:
-    [simulated] = re.findall(r"timeout server (\d+s)", backend("reads"))
+    [simulated] = re.findall(r"timeout server (\d+s)", backend("reads-by-post"))
     noted, _ = ingresses()["sem-image-classifier-reads"]
     found = {
         seconds(simulated),
@@ -126,6 +126,8 @@ def test_a_read_may_wait_for_its_job(limit: str) -> None:
 
 def test_a_submit_may_wait_and_a_stream_be_silent() -> None:
     limit = int(ingresses()["sem-image-classifier"][0]["proxy-read-timeout"])
+    for name in ("reads", "plain"):
+        assert f"timeout server {limit}s" in backend(name)
     assert limit > SETTINGS.submit_timeout_s + WAIT_MAX_S
     assert limit > PING_S
     for rule in (GATEWAY["reads"]["timeouts"]["request"], MESH["reads"]["timeout"]):

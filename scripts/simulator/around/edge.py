@@ -40,22 +40,27 @@ frontend repeating
 {stripping}
   monitor-uri /edge
   acl reads method GET
-  acl reads path {reads}
   acl streams path_end /events
+  acl reads-by-post path {reads}
   use_backend reads if reads !streams
+  use_backend reads-by-post if reads-by-post
   default_backend rest
 frontend plain
   bind *:{plain}
 {stripping}
   default_backend plain
 backend reads
+  timeout server 60s
+  retry-on conn-failure empty-response response-timeout 500 502 503 504
+{servers}
+backend reads-by-post
   timeout server 12s
   retry-on conn-failure empty-response response-timeout 500 502 503 504
 {servers}
 backend rest
 {servers}
 backend plain
-  timeout server 12s
+  timeout server 60s
   retries 0
 {servers}
 """
@@ -66,7 +71,7 @@ OBEYED: Final = (
     "x-session-id",
 )
 """Headers that Ray Serve obeys from clients, and so none that an edge lets in."""
-BACKENDS: Final = ("reads", "rest", "plain")
+BACKENDS: Final = ("reads", "reads-by-post", "rest", "plain")
 
 
 def edge_config() -> str:
