@@ -47,7 +47,8 @@ def main() -> int:
             return 2
         requirements.go_inside()
     requirements.settle_inside()
-    played = [name for name in options.scenarios for _ in range(options.losses if name in HEAD_LOSSES else 1)]
+    chosen = [name for name in SCENARIOS if name in options.scenarios]
+    played = [name for name in chosen for _ in range(options.losses if name in HEAD_LOSSES else 1)]
     _play(played, options.record, haproxy=options.haproxy)
     record = json.loads(options.record.read_text())
     print(*(f"# {line}" for line in verdict.table(record["trials"])), sep="\n")
