@@ -34,6 +34,7 @@ kind: ConfigMap
 metadata:
   name: {NAME}
 """
+KINDS = "configmaps  cm  v1  true  ConfigMap\nstatefulsets  sts  apps/v1  true  StatefulSet\n"
 SURROUNDINGS = """apiVersion: apps/v1
 kind: StatefulSet
 metadata:
@@ -147,7 +148,10 @@ def story(ports: dict[str, int]) -> list[Rule]:
         rule("podman build", files={"build/cluster/dev/image-id": f"sha256:{IMAGE_ID}"}),
         rule("get nodes", items({"status": {"images": [{"names": [IMAGE]}]}}), after="kind load"),
         rule("get nodes", items()),
-        rule("kubectl kustomize .*/(surroundings|overlays/.*)", SURROUNDINGS),
+        rule("kubectl kustomize .*/surroundings", SURROUNDINGS),
+        rule("kubectl kustomize .*/overlays/", f"{SETTINGS}---\n{SURROUNDINGS}"),
+        rule("api-resources --no-headers", KINDS),
+        rule("api-versions", "apps/v1\nv1\n"),
         rule("kubectl kustomize .*/settings", SETTINGS),
         rule("kubectl kustomize .*/service", SERVICE),
         rule("get namespace", namespace(), after=MADE),

@@ -10,6 +10,17 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 DIGEST: Final = "sha256:" + "5a" * 32
 UNITS: Final = {"m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "mb": 2**20, "gb": 2**30}
+PARAMETERS: Final = {
+    "GATEWAY_CLASS": "envoy",
+    "ISSUER": "10.4.4.4/32",
+    "LOG_NAMESPACE": "logging",
+    "OBJECT_STORE": "10.9.9.9/32",
+    "POSTGRES": "10.1.2.3/32",
+    "POSTGRES_PORT": "5432",
+    "SECRET_STORE": "vault",
+    "TRACES_NAMESPACE": "traces",
+}
+"""Of components that no overlay has by itself."""
 SITE: Final = """\
 HOST=sem.facility.org
 INGRESS_CLASS=nginx

@@ -51,8 +51,8 @@ def test_documents_are_told_apart_by_kind_and_name() -> None:
         ("Namespace", "space"),
         ("Secret", "redis"),
         ("Ingress", "edge"),
-        ("ConfigMap", NAME),
         ("StatefulSet", "redis"),
+        ("ConfigMap", NAME),
         ("RayService", NAME),
     ]
     assert len(render.documents(STREAM, "ConfigMap", NAME)) == 1

@@ -111,7 +111,7 @@ def test_config_shows_what_the_settings_come_to(machine: Machine) -> None:
     site = machine.tree / "k8s" / "overlays" / "dev" / "site.env"
     site.write_text("HOST=sem.localhost\n")
     traced = "  ENVIRONMENT: dev\n  TRACES_ENDPOINT: http://me:word@collector:4318\n"
-    machine.first(rule("/overlays/dev", cluster_world.SURROUNDINGS.replace("  ENVIRONMENT: dev\n", traced)))
+    machine.first(rule("/overlays/dev", cluster_world.SETTINGS.replace("  ENVIRONMENT: dev\n", traced)))
     shown = machine.run("config").stdout
     assert "HOST             sem.localhost\n" in shown
     assert "  ENVIRONMENT: dev\n  TRACES_ENDPOINT: http://********@collector:4318\n" in shown

@@ -75,9 +75,9 @@ def test_every_operator_that_an_overlay_needs_is_a_row_that_says_so() -> None:
 def test_the_page_tells_how_each_secret_of_the_list_is_made() -> None:
     listed = yaml.safe_load((ROOT / "k8s" / "secrets.yaml").read_text("utf-8"))["secrets"]
     steps = PAGE.partition("### The steps")[2].partition("## The commands")[0]
-    made = set(re.findall(r"vault kv put \$prefix/(\S+)", steps)) | set(re.findall(r"create secret tls (\S+)", steps))
+    made = set(re.findall(r"vault kv put \$prefix/(\S+)", steps)) | set(re.findall(r"create secret \S+ (\S+)", steps))
     assert made == set(listed)
-    entries = "\n".join(line for line in steps.splitlines() if '": "' in line or '\\"' in line)
+    entries = "\n".join(line for line in steps.splitlines() if re.search(r'": "|\\"|--from-file', line))
     for name, keys in listed.items():
         for key, row in keys.items():
             assert row.get("optional") == "without the component object-storage" or key in entries or "tls" in name, key

@@ -66,11 +66,11 @@ def documented(kind: type[BaseModel]) -> list[tuple[str, str]]:
     required = (PydanticUndefined, None)
     fields = kind.model_fields.items()
     return [
-        (name, "needed" if field.default in required else str(field.default).removesuffix(".0"))
+        (name, "needed" if field.default in required else str(field.default).removesuffix(".0") or "empty")
         for name, field in fields
     ]
 
 
 def test_every_key_of_the_config_is_a_row_with_its_default() -> None:
-    rows = re.findall(r"^\| `([a-z_]+)` \| `?(needed|[\d.]+|\{\})`? \|", OPERATIONS, re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z_]+)` \| `?(needed|empty|[\d.]+|\{\})`? \|", OPERATIONS, re.MULTILINE)
     assert rows == documented(ApplicationArgs) + documented(ModelConfig)

@@ -15,7 +15,7 @@ from manifests.pods import pods_of
 from manifests.production import texts
 from manifests.rayservice import capacity
 from manifests.render import environments, rendered
-from overlays import ROOT, amount, prod_for_a_site
+from overlays import PARAMETERS, ROOT, amount, prod_for_a_site
 
 from serve_app.settings import Settings
 
@@ -23,16 +23,6 @@ K8S = ROOT / "k8s"
 AROUND = sorted(path.parent.name for path in (K8S / "components").glob("*/kustomization.yaml"))
 SERVICE = sorted(path.parent.name for path in (K8S / "service" / "components").glob("*/kustomization.yaml"))
 SIZES = {"gateway_cpus", "gateway_replicas", "min_replicas", "max_replicas", "num_cpus", "num_gpus"}
-PARAMETERS = {
-    "GATEWAY_CLASS": "envoy",
-    "ISSUER": "10.4.4.4/32",
-    "LOG_NAMESPACE": "logging",
-    "OBJECT_STORE": "10.9.9.9/32",
-    "POSTGRES": "10.1.2.3/32",
-    "POSTGRES_PORT": "5432",
-    "SECRET_STORE": "vault",
-    "TRACES_NAMESPACE": "traces",
-}
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,10 @@ from manifests.documents import Document, of_kind
 from manifests.pods import pods_of
 from manifests.reach import Party, reaches, read_table
 from manifests.render import rendered
-from overlays import ROOT, prod_for_a_site
+from overlays import PARAMETERS, ROOT, prod_for_a_site
 
 COMPONENT: Final = "app.kubernetes.io/component"
 OURS: Final = {cell.source.name: cell.source for cell in read_table(ROOT / "k8s" / "network.yaml", "stage")}
-PARAMETERS: Final = "ISSUER=10.4.4.4/32\nTRACES_NAMESPACE=traces\n"
 ISSUER: Final = Party("issuer", "", {}, "10.4.4.4")
 FACILITY: Final = Party("facility", "", {}, "10.4.4.5")
 COLLECTOR: Final = Party("collector", "traces")
@@ -33,7 +32,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(site: Path, folder: str, kustomization: dict[str, Any]) -> list[Document]:
     path = site / folder
     path.mkdir(parents=True)
-    (path / "site.env").write_text((site / "k8s" / "overlays" / "prod" / "site.env").read_text() + PARAMETERS)
+    more = "".join(f"{name}={PARAMETERS[name]}\n" for name in ("ISSUER", "TRACES_NAMESPACE"))
+    (path / "site.env").write_text((site / "k8s" / "overlays" / "prod" / "site.env").read_text() + more)
     (path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     documents, findings = rendered(site, folder)
     assert findings == []

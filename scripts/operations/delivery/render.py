@@ -142,8 +142,6 @@ class Renderer:
         if names := names_at_home(text, namespace):
             raise Refused(f"these names lead out of the namespace {namespace}; write it into them: {', '.join(names)}")
         environment, found = self._work.target.environment, sorted(set(PLACEHOLDER.findall(text)))
-        if self._work.target.namespace != NAME and documents(text, "EnvoyFilter"):
-            raise Refused(f"the component service-mesh names accounts of {NAME} and works in no other namespace")
         if environment != "dev" and found:
             raise Refused(f"the manifests of {environment} still hold {', '.join(found)}")
         if environment == "prod":
