@@ -18,10 +18,8 @@ GONE_S: Final = 180.0
 
 
 def burst(stage: Stage) -> None:
-    """The burst group grows from nothing for a backlog of jobs, and goes when nothing is left to do.
-
-    The last scenario: what it changes stays.
-    """
+    """The burst group grows from nothing for a backlog of jobs, and goes when nothing is left to do."""
+    # What is changed here stays: this is the last scenario.
     groups = {group["groupName"]: group for group in stage.running.resource["spec"]["workerGroupSpecs"]}
     for group, name, value in PATCHES:
         groups[group][name] = value

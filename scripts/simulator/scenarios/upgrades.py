@@ -19,7 +19,7 @@ from simulator.stage import PICTURES, STEADY_S, Stage
 BACKLOG = 100
 STREAMS = 8
 START_S = 240.0
-DELAY_S = 30.0
+DELAY_S = 15.0
 """At most, of rayClusterDeletionDelaySeconds: the old cluster does nothing else in the rest of it."""
 GIVEN_UP = {"DEPLOY_FAILED", "UNHEALTHY"}
 RAISING = "simulator.scenarios.broken:RaisingClassifier"
@@ -45,7 +45,8 @@ def upgraded(stage: Stage) -> None:
     old = stage.running
     config = old.cluster.resource["spec"]["serveConfigV2"]
     new = _create(stage, _with_image(stage, "next", _image(stage)))
-    stage.wait(lambda: stage.operator.send(new, with_argument(config, implementation=RAISING)), START_S)
+    broken = with_argument(config, implementation=RAISING, min_replicas=1)  # Serve gives each up after three trials
+    stage.wait(lambda: stage.operator.send(new, broken), START_S)
     _see_it_fail(stage, new)
     stage.operator.deploy(new, START_S)
     stage.note("corrected, the new cluster runs", cluster=new.cluster.name)
