@@ -67,7 +67,8 @@ def _play(scenarios: Sequence[str], path: Path, *, haproxy: bool) -> None:
             campaign = Campaign(setting.stage)
             try:
                 for scenario in scenarios:
-                    setting.progress(f"{scenario}: {SCENARIOS[scenario].__doc__}")
+                    what, *_ = str(SCENARIOS[scenario].__doc__).splitlines()
+                    setting.progress(f"{scenario}: {what}")
                     trial = json.loads(json.dumps(campaign.run(scenario)))
                     for line in [*filter(None, [trial["error"]]), *verdict.table([trial])]:
                         setting.progress(f"  {line}")

@@ -60,7 +60,7 @@ def good() -> list[dict[str, Any]]:
                 {"at": 60.0, "what": "given back", "jobs": 12, "seconds": 31.0},
             ],
         },
-        {**loaded("model-missing"), "notes": [{"at": 60.0, "what": "never served", "ran": False}]},
+        {**loaded("upgraded"), "notes": [{"at": 60.0, "what": "never served", "ran": False}]},
         still("burst", [*sizes, *({"at": float(at), "what": what} for what, at in marks)]),
     ]
 
@@ -122,7 +122,7 @@ def jobs(**change: Any) -> list[dict[str, Any]]:
             spoil("model-stopped", notes=[{"what": "ended", "seconds": 120, "killed": ["ray-worker"]}]),
             "sim_stopped_by_force",
         ),
-        (spoil("model-missing", notes=[{"what": "never served", "ran": True}]), "sim_broken_served"),
+        (spoil("upgraded", notes=[{"what": "never served", "ran": True}]), "sim_broken_served"),
         (spoil("burst", notes=[{"at": 1.0, "what": "burst", "pods": 0}]), "sim_burst_peak"),
         (spoil("burst", notes=[{"at": 1.0, "what": "burst", "pods": 1}]), "sim_burst_left"),
         (spoil("burst", ids=["j"]), "sim_burst_jobs_lost"),

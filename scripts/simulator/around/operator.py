@@ -37,6 +37,8 @@ class Running:
     cluster: RayCluster
     resource: Json
     """The RayCluster object: the operator made it, the autoscaler changes it."""
+    config: str = ""
+    """The Serve config that was taken last."""
     pods: list[Kubelet] = field(default_factory=list)
 
     @property
@@ -112,6 +114,8 @@ class Operator:
         """PUT the Serve config of the resource, or another one; whether it was taken."""
         text = config or running.cluster.resource["spec"]["serveConfigV2"]
         status, _ = self.call(running, "PUT", json.dumps(yaml.safe_load(text)))
+        if status == 200:
+            running.config = text
         return status == 200
 
     def runs(self, running: Running) -> bool:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from simulator.scenarios.changes import change, with_argument
+from simulator.scenarios.changes import slow_down
 from simulator.stage import ENDED, Stage
 
-SLOW: Final = {"implementation": "simulator.scenarios.broken:SlowClassifier", "downscale_delay_s": 5}
 BACKLOG: Final = 240
 """More than 64 jobs for each of two replicas, until a pod has come."""
 PATCHES: Final = (("models", "maxReplicas", 2), ("burst", "maxReplicas", 1), ("burst", "idleTimeoutSeconds", 20))
@@ -23,7 +22,7 @@ def burst(stage: Stage) -> None:
     groups = {group["groupName"]: group for group in stage.running.resource["spec"]["workerGroupSpecs"]}
     for group, name, value in PATCHES:
         groups[group][name] = value
-    change(stage, with_argument(stage.running.cluster.resource["spec"]["serveConfigV2"], **SLOW))
+    slow_down(stage)
     # A change in place has new replicas beside the old ones for a while, and may call for a pod by itself.
     stage.wait(lambda: not stage.pods("burst"), GONE_S)
     _look(stage)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 import yaml
 
 from serve_app.contracts import Json
 from simulator.stage import STEADY_S, Stage
 
-BATCH = 4
+SLOW: Final = {"implementation": "simulator.scenarios.broken:SlowClassifier", "downscale_delay_s": 5}
 CHANGE_S = 30.0
 """Until Serve has begun with it."""
 CHANGED_S = 360.0
@@ -17,14 +18,20 @@ CHANGED_S = 360.0
 
 
 def configuration_changed(stage: Stage) -> None:
-    """Another batch size: gateways and models are replaced in place, one after the other."""
+    """Another model: gateways and models are replaced in place, one after the other."""
     time.sleep(STEADY_S)  # the load itself
-    change(stage, with_argument(stage.running.cluster.resource["spec"]["serveConfigV2"], max_batch_size=BATCH))
+    slow_down(stage)
     time.sleep(STEADY_S)
 
 
-def change(stage: Stage, config: str) -> None:
-    """Send the Serve config, and return when it holds everywhere."""
+def slow_down(stage: Stage) -> None:
+    """From now on the model takes seconds for a batch: a backlog before it lasts until pods have come or gone.
+
+    Sends the Serve config, unless it is that one, and returns when it holds everywhere.
+    """
+    config = with_argument(stage.running.cluster.resource["spec"]["serveConfigV2"], **SLOW)
+    if stage.running.config == config:
+        return
     stage.wait(lambda: stage.operator.send(stage.running, config))
     stage.note("changed")
     stage.wait(lambda: not stage.operator.runs(stage.running), CHANGE_S)

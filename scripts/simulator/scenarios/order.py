@@ -16,13 +16,12 @@ UNDER_LOAD: Final[dict[str, Scenario]] = {
     "model-lost": losses.model_lost,
     "head-closed": losses.head_closed,
     "head-silent": losses.head_silent,
+    "upgraded": upgrades.upgraded,
+    "configuration-changed": changes.configuration_changed,
     "gateway-stopped": stops.gateway_stopped,
     "model-stopped": stops.model_stopped,
     "head-stopped": stops.head_stopped,
     "node-emptied": stops.node_emptied,
-    "configuration-changed": changes.configuration_changed,
-    "model-missing": upgrades.model_missing,
-    "upgraded": upgrades.upgraded,
 }
 """Those in which users go on to work: no request may fail, no job may be lost."""
 STOPS: Final = ("gateway-stopped", "model-stopped", "head-stopped", "node-emptied", "upgraded")

@@ -7,12 +7,13 @@ import time
 from collections.abc import Sequence
 
 from simulator.pods.kubelet import Kubelet
+from simulator.scenarios.changes import slow_down
 from simulator.scenarios.returns import Returns
 from simulator.stage import STEADY_S, Stage
 
-BACKLOG = 300
+BACKLOG = 80
 """Jobs that wait when SIGTERM comes, so that a pod has begun some and holds others that it has not."""
-BEFORE_S = 8.0
+BEFORE_S = 5.0
 """It takes about as long to have them accepted."""
 
 
@@ -37,6 +38,7 @@ def node_emptied(stage: Stage) -> None:
 
 
 def _stop(stage: Stage, groups: Sequence[str]) -> None:
+    slow_down(stage)
     time.sleep(STEADY_S)  # the load itself
     victims = [stage.pods(group)[0] for group in groups]
     with Returns(stage.house) as returns:

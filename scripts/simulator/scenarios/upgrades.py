@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import yaml
@@ -26,21 +27,11 @@ RAISING = "simulator.scenarios.broken:RaisingClassifier"
 DEMO = ROOT / "serve_app" / "models" / "demo"
 
 
-def model_missing(stage: Stage) -> None:
-    """A new version whose image lacks the model never serves; the old one goes on, and no job is touched."""
-    empty = stage.house.folder / "empty"
-    empty.mkdir(exist_ok=True)
-    lacking = _image(stage).with_part(empty, DEMO)
-    time.sleep(STEADY_S)  # the load itself
-    new = _create(stage, _small(_with_image(stage, "lacking", lacking)))
-    stage.wait(lambda: stage.operator.send(new), START_S)
-    _see_it_fail(stage, new)
-    stage.operator.drop(new)
-    stage.note("whole again", seconds=stage.wait_until_whole())
-
-
 def upgraded(stage: Stage) -> None:
-    """Blue/green. The new model raises first, and nobody is led to it; corrected it takes over, while much is open."""
+    """Blue/green. The new model raises first, and nobody is led to it; corrected it takes over, while much is open.
+
+    While the old cluster ends comes a third version, whose image lacks the model: nobody is led to that one either.
+    """
     time.sleep(STEADY_S)  # the load itself
     old = stage.running
     config = old.cluster.resource["spec"]["serveConfigV2"]
@@ -59,12 +50,24 @@ def upgraded(stage: Stage) -> None:
         time.sleep(min(DELAY_S, old.cluster.resource["spec"]["rayClusterDeletionDelaySeconds"]))  # the delay itself
         stage.pile_up(BACKLOG, token)  # so that the old side has work when it ends
         stage.note("deleted", cluster=old.cluster.name)
-        for one in stage.operator.delete(old):
+        with ThreadPoolExecutor(1) as threads:
+            deletion = threads.submit(stage.operator.delete, old)
+            _try_without_model(stage)
+        for one in deletion.result():
             stage.note("ended", pod=one.pod.name, seconds=one.pod.ended_s, killed=one.pod.killed)
     stage.piled += ends.ids
     stage.extra += [asdict(one) for one in ends.asked]
     stage.note("whole again", seconds=stage.wait_until_whole())
     time.sleep(STEADY_S)
+
+
+def _try_without_model(stage: Stage) -> None:
+    empty = stage.house.folder / "empty"
+    empty.mkdir(exist_ok=True)
+    new = _create(stage, _small(_with_image(stage, "lacking", _image(stage).with_part(empty, DEMO))))
+    stage.wait(lambda: stage.operator.send(new), START_S)
+    _see_it_fail(stage, new)
+    stage.operator.drop(new)
 
 
 def _create(stage: Stage, resource: Json) -> Running:
