@@ -40,7 +40,7 @@ def node_emptied(stage: Stage) -> None:
 def _stop(stage: Stage, groups: Sequence[str]) -> None:
     slow_down(stage)
     time.sleep(STEADY_S)  # the load itself
-    victims = [stage.pods(group)[0] for group in groups]
+    victims = [next(one for one in stage.pods(group) if one.ready) for group in groups]  # one that serves
     with Returns(stage.house) as returns:
         ending = [threading.Thread(target=victim.pod.delete) for victim in victims]
         for thread in ending:
