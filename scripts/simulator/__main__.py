@@ -46,6 +46,7 @@ def main() -> int:
             print("This machine cannot run the simulator. Missing:", *missing, sep="\n  ", file=sys.stderr)
             return 2
         requirements.go_inside()
+    sys.argv.remove(requirements.INSIDE)  # nobody's word: the record says what was typed
     requirements.settle_inside()
     chosen = [name for name in SCENARIOS if name in options.scenarios]
     played = [name for name in chosen for _ in range(options.losses if name in HEAD_LOSSES else 1)]
