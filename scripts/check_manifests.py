@@ -17,8 +17,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (default: this one)")
     options = parser.parse_args()
-    from manifests.documents import report  # these take seconds; --help does not need them
-    from manifests.everything import check_repository
+    try:
+        from manifests.documents import report  # these take seconds; --help does not need them
+        from manifests.everything import check_repository
+    except ModuleNotFoundError as error:
+        parser.exit(2, f"{error.name} is not installed: make setup\n")
 
     return report(check_repository(options.root))
 

@@ -53,7 +53,7 @@ def up(
     REDIS_URL and DATABASE_URL, where set, are used; otherwise an embedded Valkey and PostgreSQL start. Everything
     listens on loopback. With OIDC_ISSUERS set, the sample needs a token of yours in SEMAPI_TOKEN.
     """
-    from serve_app.local.state import LocalError  # the extra [local]
+    from serve_app.local.state import LocalError, state_folder  # the extra [local]
     from serve_app.usage.migrations import MigrationError
 
     for number in (signal.SIGTERM, signal.SIGINT):  # a script's background job starts with SIGINT ignored
@@ -63,7 +63,7 @@ def up(
     except (LocalError, MigrationError) as error:
         give_up(str(error))
     except KeyboardInterrupt:
-        output.print("stopped")
+        output.print("stopped; data stay in", str(state_folder()))
         raise typer.Exit(INTERRUPTED if once else 0) from None
 
 

@@ -16,14 +16,15 @@ from serve_app.errors import ServiceError
 commands = typer.Typer(help="Who is told when your jobs end.", rich_markup_mode=None, no_args_is_help=True)
 
 Url = Annotated[str, typer.Option("--url", envvar="SEMAPI_URL", help="The service.")]
+Issuer = Annotated[str, typer.Option(help="Development issuer, used when SEMAPI_TOKEN is not set.")]
 Webhook = Annotated[str, typer.Argument(help="Id of the webhook.")]
 SERVICE = "http://localhost:8080"
 
 
 @commands.command("list")
-def show(url: Url = SERVICE) -> None:
+def show(url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
     """List your webhooks."""
-    for one in _ask(url, lambda client: client.webhooks()):
+    for one in _ask(url, issuer, lambda client: client.webhooks()):
         state = "on" if one["enabled"] else f"OFF: {one['disabled_reason']}"
         output.print(f"{one['webhook_id']}  {one['url']}  {','.join(one['events'])}  {state}", markup=False)
 
@@ -33,33 +34,34 @@ def add(
     receiver: Annotated[str, typer.Argument(help="URL that shall be told.")],
     event: Annotated[list[str] | None, typer.Option(help="job.completed, job.failed, job.cancelled; all.")] = None,
     url: Url = SERVICE,
+    issuer: Issuer = DEFAULT_ISSUER,
 ) -> None:
     """Register a receiver and print its secret, which is shown this once."""
-    _print_secret(_ask(url, lambda client: client.register(receiver, event or ())))
+    _print_secret(_ask(url, issuer, lambda client: client.register(receiver, event or ())))
 
 
 @commands.command()
-def remove(webhook: Webhook, url: Url = SERVICE) -> None:
+def remove(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
     """Delete a webhook."""
-    _ask(url, lambda client: client.remove(webhook))
+    _ask(url, issuer, lambda client: client.remove(webhook))
 
 
 @commands.command()
-def rotate(webhook: Webhook, url: Url = SERVICE) -> None:
+def rotate(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
     """Make a new secret; the older one signs along for a day."""
-    _print_secret(_ask(url, lambda client: client.rotate(webhook)))
+    _print_secret(_ask(url, issuer, lambda client: client.rotate(webhook)))
 
 
 @commands.command("test")
-def try_out(webhook: Webhook, url: Url = SERVICE) -> None:
+def try_out(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
     """Send a test event."""
-    output.print(_ask(url, lambda client: client.try_out(webhook)), markup=False)
+    output.print(_ask(url, issuer, lambda client: client.try_out(webhook)), markup=False)
 
 
 @commands.command()
-def deliveries(webhook: Webhook, url: Url = SERVICE) -> None:
+def deliveries(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
     """Show what waits and what ended."""
-    for one in _ask(url, lambda client: client.deliveries(webhook)):
+    for one in _ask(url, issuer, lambda client: client.deliveries(webhook)):
         line = f"{one['delivery_id']}  {one['timestamp']}  {one['type']:<13}  {one['status']:<9}"
         if one["attempts"]:
             line += f"  {len(one['attempts'])}: {one['attempts'][-1]['error'] or one['attempts'][-1]['status']}"
@@ -70,19 +72,22 @@ def deliveries(webhook: Webhook, url: Url = SERVICE) -> None:
 
 @commands.command()
 def redeliver(
-    webhook: Webhook, delivery: Annotated[str, typer.Argument(help="Id of the delivery.")], url: Url = SERVICE
+    webhook: Webhook,
+    delivery: Annotated[str, typer.Argument(help="Id of the delivery.")],
+    url: Url = SERVICE,
+    issuer: Issuer = DEFAULT_ISSUER,
 ) -> None:
     """Send a delivery again, now."""
-    _ask(url, lambda client: client.redeliver(webhook, delivery))
+    _ask(url, issuer, lambda client: client.redeliver(webhook, delivery))
 
 
 def _print_secret(webhook: Json) -> None:
     output.print(f"{webhook['webhook_id']}  {webhook['secret']}", markup=False)
 
 
-def _ask(url: str, question: Callable[[WebhookClient], Any]) -> Any:
+def _ask(url: str, issuer: str, question: Callable[[WebhookClient], Any]) -> Any:
     try:
-        with WebhookClient(url, find_token(DEFAULT_ISSUER)) as client:
+        with WebhookClient(url, find_token(issuer)) as client:
             return question(client)
     except (ServiceError, ValueError) as error:
         give_up(error.detail if isinstance(error, ServiceError) else str(error))

@@ -110,7 +110,9 @@ class Server(ABC):
     def _launch(self) -> None:
         self.port = self.port or free_port()
         if not is_free(self.port):
-            raise LocalError(f"Port {self.port} is taken by another program; end it or choose another port.")
+            raise LocalError(
+                f"Port {self.port} is taken by another program; end it or take another: semapi up --help."
+            )
         account = service_account() if self.as_service else None
         self.log.unlink(missing_ok=True)
         guard = guarded(

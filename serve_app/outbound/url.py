@@ -92,7 +92,7 @@ def _is_private_exception(host: str, port: int, policy: Policy) -> bool:
 def _check(target: Target) -> None:
     policy = target.policy
     if target.port not in PUBLIC_PORTS:
-        raise policy.forbidden(f"Port {target.port} is not allowed in an {policy.name}; 80 and 443 are.")
+        raise policy.forbidden(f"Port {target.port} is not allowed for this {policy.name}; 80 and 443 are.")
     if target.is_address:
         if not is_public(target.host):
             raise policy.not_public()
