@@ -11,7 +11,7 @@ from simulator.scenarios.changes import slow_down
 from simulator.scenarios.returns import Returns
 from simulator.stage import STEADY_S, Stage
 
-BACKLOG = 80
+BACKLOG = 120
 """Jobs that wait when SIGTERM comes, so that a pod has begun some and holds others that it has not."""
 BEFORE_S = 5.0
 """It takes about as long to have them accepted."""
