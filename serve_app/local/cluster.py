@@ -83,9 +83,7 @@ class Cluster:
         """Start and return when the service is healthy. Raises LocalError with the end of the log that tells why."""
         for port in (self.api_port, self.dashboard_port):
             if not is_free(port):
-                raise LocalError(
-                    f"Port {port} is taken by another program; end it or take another: semapi up --help."
-                )
+                raise LocalError(f"Port {port} is taken by another program; end it or take another: semapi up --help.")
         make_folder(self.folder)
         application_command = self._application_command()
         password(self.token_file)

@@ -110,9 +110,7 @@ class Server(ABC):
     def _launch(self) -> None:
         self.port = self.port or free_port()
         if not is_free(self.port):
-            raise LocalError(
-                f"Port {self.port} is taken by another program; end it or take another: semapi up --help."
-            )
+            raise LocalError(f"Port {self.port} is taken by another program; end it or take another: semapi up --help.")
         account = service_account() if self.as_service else None
         self.log.unlink(missing_ok=True)
         guard = guarded(
