@@ -34,7 +34,7 @@ class Step(NamedTuple):
     name: str
     says: str
     digest: str
-    install: Callable[[], None]
+    install: Callable[[], None] = lambda: None
 
 
 def ensure(*, dev: bool) -> None:
@@ -45,7 +45,7 @@ def ensure(*, dev: bool) -> None:
     BUILD.mkdir(exist_ok=True)
     with one_at_a_time():
         stamp = read_stamp()
-        torch, todo = chosen_variables(stamp), outdated(dev=dev, stamp=stamp)
+        todo = outdated(dev=dev, stamp=stamp)
         if not todo:
             return
         if shutil.disk_usage(ROOT).free < NEEDED_BYTES:
@@ -54,13 +54,23 @@ def ensure(*, dev: bool) -> None:
         print(f"Setting up {VENV.name}, needed once; the full output goes to {LOG.relative_to(ROOT)}", flush=True)
         STAMP.unlink(missing_ok=True)
         LOG.unlink(missing_ok=True)
+        chosen = chosen_variables(stamp)
         for number, step in enumerate(todo, 1):
             print(f"[{number}/{len(todo)}] {step.says}", flush=True)
-            step.install()
+            if step.name == "torch":
+                chosen = INSTALLATION.install_torch(chosen)
+            else:
+                step.install()
             print(f"      {time.monotonic() - began:.0f} s", flush=True)
-        done = {} if todo[0].name == "venv" else stamp.get("steps", {})
-        done.update({step.name: step.digest for step in todo})
-        STAMP.write_text(json.dumps({"torch": torch, "steps": done}, indent=2))
+        STAMP.write_text(json.dumps({"torch": chosen, "steps": finished(stamp, todo, chosen, dev=dev)}, indent=2))
+
+
+def finished(stamp: Dict[str, Any], todo: List[Step], chosen: Dict[str, str], *, dev: bool) -> Dict[str, str]:
+    """The digest of every step that is done, as the build of torch that was installed makes them."""
+    done = {} if todo[0].name == "venv" else dict(stamp.get("steps", {}))
+    names = {"venv"} | {step.name for step in todo}
+    done.update({step.name: step.digest for step in steps(choose_torch(chosen), dev=dev) if step.name in names})
+    return done
 
 
 def outdated(*, dev: bool, stamp: Dict[str, Any]) -> List[Step]:
@@ -80,7 +90,7 @@ def steps(torch: Torch, *, dev: bool) -> List[Step]:
     build = (*place, (REQUIREMENTS / torch.lock).read_text()) if torch.lock else place
     wanted = [
         Step("venv", f"an empty environment with Python {version}", digest(*place), INSTALLATION.make),
-        Step("torch", torch.says, digest(*build), lambda: INSTALLATION.install_torch(torch)),
+        Step("torch", torch.says, digest(*build)),
         locked("serve", "the locked packages (about 300 MB)"),
     ]
     if dev:

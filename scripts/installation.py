@@ -6,6 +6,7 @@ Standard library alone, and syntax that older interpreters read, so that they ca
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,15 @@ TORCH_VERSION = "2.13.0"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 TORCH_VARIABLES = ("TORCH", "TORCH_INDEX_URL", "TORCH_SPEC")
 HEARTBEAT_S = 15
+PYPI_TORCH_BYTES = 7 * 10**9
+"""Free disk that PyPI's build needs: 2.7 GB of wheels in pip's cache, and what they unpack to."""
+
+WRONG_HASH = "DO NOT MATCH THE HASHES"
+"""What pip says of a file that is not the locked one: a reason to stop, not to look elsewhere."""
+OTHER_TORCHES = """Other sources:
+  TORCH=pypi make run               the build on PyPI; on Linux the GPU build, several GB
+  TORCH_INDEX_URL=URL make run      an index of yours, or https://download.pytorch.org/whl/cu130
+  PIP_FIND_LINKS=FOLDER make run    a folder that holds the wheel"""
 
 Command = Tuple[Union[str, Path], ...]
 
@@ -86,26 +96,47 @@ class Installation:
             stop(f"this Python cannot make virtual environments. Install that part: sudo apt-get install {package}")
         self._must(base, "-I", "-m", "venv", "--clear", self._folder)
 
-    def install_torch(self, torch: Torch) -> None:
-        """First and alone: the index it comes from is never asked for any other package of a CPU set-up."""
-        if torch.lock and not torch.source:
-            self.install_lock(REQUIREMENTS / torch.lock)
-            return
+    def install_torch(self, variables: Dict[str, str]) -> Dict[str, str]:
+        """First and alone; returns the variables that name the build which was installed.
+
+        Where nobody chose a build and the CPU build is neither in a local folder nor to be had from its index, PyPI's
+        build is installed instead, and the answer is `{"TORCH": "pypi"}`.
+        """
+        torch = choose_torch(variables)
+        if not torch.source:
+            self._must(*self._torch(torch))
+            return variables
+        # pip waits long for an index that cannot be reached, although the wheel may be at hand without it.
+        if self._execute(*self._torch(torch, "--retries", "0", "--timeout", "15")):
+            return variables
+        print("      not there at once; trying again with more patience", flush=True)
+        if self._execute(*self._torch(torch, "--retries", "2", "--timeout", "30")):
+            return variables
+        if variables or WRONG_HASH in self._log.read_text(errors="replace"):
+            stop(f"{torch.spec} could not be installed from {torch.source}; see {self._log}.\n{OTHER_TORCHES}")
+        return self._fall_back(torch)
+
+    def _fall_back(self, torch: Torch) -> Dict[str, str]:
+        """PyPI's build in place of the CPU build, for networks that mirror PyPI and nothing else."""
+        instead = {"TORCH": "pypi"}
+        print(
+            f"      {torch.spec} is not to be had: no local wheel, and {torch.source} cannot be reached.\n"
+            f"      Instead: {choose_torch(instead).says}. It runs on the CPU all the same; it costs 2.7 GB more to\n"
+            "      download and 5 GB more of disk. This is remembered; TORCH=cpu make run asks for the CPU build again",
+            flush=True,
+        )
+        if shutil.disk_usage(self.python.parent.parent).free < PYPI_TORCH_BYTES:
+            stop(f"PyPI's build of torch needs {PYPI_TORCH_BYTES / 1e9:.0f} GB of free disk space.\n{OTHER_TORCHES}")
+        if not self._execute(*self._torch(choose_torch(instead))):
+            stop(f"torch could be installed from neither {torch.source} nor PyPI; see {self._log}.\n{OTHER_TORCHES}")
+        return instead
+
+    def _torch(self, torch: Torch, *patience: str) -> Command:
+        """pip's command for one build. The index of a CPU build is never asked for any other package."""
         index = ["--extra-index-url", torch.source] if torch.source else []
         named = ["--no-deps", torch.spec] if torch.alone else [torch.spec]
         wanted = locked(REQUIREMENTS / torch.lock) if torch.lock else named
-        # pip waits long for an index that cannot be reached, although the wheel may be at hand without it.
-        if self._execute(*self.pip("install", *index, "--retries", "0", "--timeout", "15", *wanted)):
-            return
-        print("      not there at once; trying again with more patience", flush=True)
-        if not self._execute(*self.pip("install", *index, "--retries", "3", *wanted)):
-            stop(
-                f"{torch.spec} could not be installed from {torch.source or 'PyPI'}; see {self._log}.\n"
-                "Other sources:\n"
-                "  TORCH=pypi make run               the build on PyPI; on Linux the GPU build, several GB\n"
-                "  TORCH_INDEX_URL=URL make run      an index of yours, or https://download.pytorch.org/whl/cu130\n"
-                "  PIP_FIND_LINKS=FOLDER make run    a folder that holds the wheel"
-            )
+        return self.pip("install", *index, *patience, *wanted)
 
     def install_lock(self, lock: Path) -> None:
         """Exactly the files whose hashes the repository holds; nothing is built, so no build script runs either."""
@@ -143,10 +174,10 @@ class Installation:
 
 def install_packages(installation: Installation) -> None:
     """Everything that a change of this project leaves as it is."""
-    torch = choose_torch(chosen_in(dict(os.environ)))
-    print(torch.says, flush=True)
+    chosen = chosen_in(dict(os.environ))
+    print(choose_torch(chosen).says, flush=True)
     installation.make()
-    installation.install_torch(torch)
+    installation.install_torch(chosen)
     print("the locked packages (about 300 MB)", flush=True)
     installation.install_lock(REQUIREMENTS / "serve.txt")
 

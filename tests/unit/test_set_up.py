@@ -1,9 +1,11 @@
 """Set-up picks a Python that works, says what to install, and does no more than has changed."""
 
 import ast
+import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -151,23 +153,94 @@ def test_the_lock_of_the_cpu_build_has_a_file_for_every_python_and_machine() -> 
     assert hashes(macos) <= hashes((installation.REQUIREMENTS / "torch-gpu.txt").read_text()), "as PyPI has them"
 
 
-def test_a_torch_that_is_not_the_locked_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = installation.choose_torch({})
-    version = torch.spec.removeprefix("torch==")
-    with ZipFile(tmp_path / f"torch-{version}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(
-            f"torch-{version}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n"
-        )
-        wheel.writestr(f"torch-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        wheel.writestr(f"torch-{version}.dist-info/RECORD", "")
-    for name, value in {"CONFIG_FILE": os.devnull, "NO_INDEX": "1", "FIND_LINKS": str(tmp_path)}.items():
+def wheel(folder: Path, version: str) -> str:
+    """A torch that holds nothing, and its hash."""
+    path = folder / f"torch-{version}-py3-none-any.whl"
+    with ZipFile(path, "w") as archive:
+        about = f"torch-{version}.dist-info"
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of wheels and an index that cannot be reached; locks of its own, and an empty environment."""
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    closed = "http://127.0.0.1:9/simple"
+    choices = {"CONFIG_FILE": os.devnull, "INDEX_URL": closed, "FIND_LINKS": str(tmp_path), "RETRIES": "0"}
+    for name, value in choices.items():
         monkeypatch.setenv(f"PIP_{name}", value)
-    log = tmp_path / "installation.log"
-    made = installation.Installation(tmp_path / "made", log)
-    made.make()
+    monkeypatch.setattr(installation, "TORCH_CPU_INDEX", closed)
+    monkeypatch.setattr(installation, "REQUIREMENTS", tmp_path)
+    (tmp_path / "torch-cpu.txt").write_text(f"torch=={installation.TORCH_VERSION}+cpu --hash=sha256:{'0' * 64}\n")
+    (tmp_path / "torch-gpu.txt").write_text(f"torch=={installation.TORCH_VERSION} --hash=sha256:{'0' * 64}\n")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty environment; making one takes seconds, copying it does not."""
+    folder = tmp_path_factory.mktemp("empty")
+    installation.Installation(folder / "made", folder / "installation.log").make()
+    return folder / "made"
+
+
+@pytest.fixture
+def made(mirror: Path, empty: Path) -> installation.Installation:
+    """An empty environment to install into, on a network as `mirror` has it."""
+    shutil.copytree(empty, mirror / "made", symlinks=True)
+    return installation.Installation(mirror / "made", mirror / "installation.log")
+
+
+def test_a_torch_that_is_not_the_locked_file_is_refused(mirror: Path, made: installation.Installation) -> None:
+    wheel(mirror, f"{installation.TORCH_VERSION}+cpu")
+    spare = wheel(mirror, installation.TORCH_VERSION)
+    (mirror / "torch-gpu.txt").write_text(f"torch=={installation.TORCH_VERSION} --hash=sha256:{spare}\n")
     with pytest.raises(SystemExit):
-        made.install_torch(torch)
-    assert "DO NOT MATCH THE HASHES" in log.read_text()
+        made.install_torch({})
+    assert "DO NOT MATCH THE HASHES" in (mirror / "installation.log").read_text()
+
+
+def test_a_local_wheel_of_the_cpu_build_is_taken_without_its_index(
+    mirror: Path, made: installation.Installation
+) -> None:
+    own = wheel(mirror, f"{installation.TORCH_VERSION}+cpu")
+    (mirror / "torch-cpu.txt").write_text(f"torch=={installation.TORCH_VERSION}+cpu --hash=sha256:{own}\n")
+    assert made.install_torch({}) == {}
+
+
+def test_without_the_index_of_the_cpu_build_pypis_build_is_installed_and_its_cost_said(
+    mirror: Path, made: installation.Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spare = wheel(mirror, installation.TORCH_VERSION)
+    (mirror / "torch-gpu.txt").write_text(f"torch=={installation.TORCH_VERSION} --hash=sha256:{spare}\n")
+    assert made.install_torch({}) == {"TORCH": "pypi"}
+    assert "2.7 GB more" in capsys.readouterr().out
+
+
+def test_a_build_that_somebody_chose_is_not_replaced_by_another(mirror: Path, made: installation.Installation) -> None:
+    spare = wheel(mirror, installation.TORCH_VERSION)
+    (mirror / "torch-gpu.txt").write_text(f"torch=={installation.TORCH_VERSION} --hash=sha256:{spare}\n")
+    with pytest.raises(SystemExit, match="Other sources"):
+        made.install_torch({"TORCH": "cpu"})
+
+
+def test_a_disk_too_small_for_pypis_build_is_said_before_the_download(
+    made: installation.Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation, "PYPI_TORCH_BYTES", 10**18)
+    with pytest.raises(SystemExit, match="GB of free disk space"):
+        made.install_torch({})
+
+
+@pytest.mark.parametrize("todo", [["venv", "torch", "serve", "dev", "project"], ["torch", "project"]])
+def test_what_was_installed_instead_is_remembered(todo: list[str]) -> None:
+    instead = {"TORCH": "pypi"}
+    steps = [step for step in environment.steps(installation.choose_torch({}), dev=True) if step.name in todo]
+    stamp = {"torch": instead, "steps": environment.finished(finished(), steps, instead, dev=True)}
+    assert names(stamp) == []
 
 
 def test_a_torch_nobody_knows_is_refused() -> None:
