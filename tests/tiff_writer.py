@@ -188,4 +188,9 @@ def _float24(values: NDArray[Any], order: str) -> bytes:
     exponents = (words >> 23 & 0xFF).astype(np.int64) - 127 + 63
     short = (words >> 31 << 23) | (np.clip(exponents, 0, 127).astype(np.uint32) << 16) | (words >> 7 & 0xFFFF)
     short[words << 1 == 0] = 0
-    return short.astype(order + "u4").view(np.uint8).reshape(-1, 4)[:, slice(0, 3) if order == "<" else slice(1, 4)].tobytes()
+    return (
+        short.astype(order + "u4")
+        .view(np.uint8)
+        .reshape(-1, 4)[:, slice(0, 3) if order == "<" else slice(1, 4)]
+        .tobytes()
+    )

@@ -198,11 +198,19 @@ class _Pieces:
         if page.fillorder == 2:
             stored = imagecodecs.bitorder_decode(stored)
         if page.compression != UNCOMPRESSED:
-            room = 2 * self._rows * self._row_bytes + SURPLUS
-            stored = _decompressor(page)(stored, out=room)
+            stored = self._decompressed(stored)
         if len(stored) < need:
             raise ValueError("a strip or tile holds fewer bytes than it should: the file is damaged")
         return self._unpacked(stored[:need], rows, predictor)
+
+    def _decompressed(self, stored: bytes) -> bytes:
+        decompress = _decompressor(self._page)
+        try:
+            return bytes(decompress(stored, out=2 * self._rows * self._row_bytes + SURPLUS))
+        except RuntimeError as error:  # the base of every error of the decoders
+            raise ValueError(
+                f"a strip or tile is damaged or holds more than its place ({_name(self._page)})"
+            ) from error
 
     def _picture(self, stored: bytes, index: int, rows: int) -> Numbers:
         page = self._page
@@ -483,7 +491,9 @@ def _by_libtiff(page: TiffPage, data: bytes, header: ImageHeader) -> Page:
     if kind in (WHITE_IS_ZERO, BLACK_IS_ZERO):
         return Page(values[:, :, 0], "L", f"{page.bitspersample}-bit greyscale", False, turn, None, (), None)
     name = "YCbCr" if kind == YCBCR or page.compression == OLD_JPEG else "RGB"
-    return Page(values, name, f"{name}, converted to RGB" if name == "YCbCr" else "8-bit colour", False, turn, None, (), None)
+    return Page(
+        values, name, f"{name}, converted to RGB" if name == "YCbCr" else "8-bit colour", False, turn, None, (), None
+    )
 
 
 def _check_whole(page: TiffPage, data: bytes) -> None:
@@ -511,6 +521,8 @@ def _named_bar(page: TiffPage) -> Bar | None:
         scan = image.get("ResolutionY") if isinstance(image, dict) else None
         if isinstance(scan, int) and 0 < scan < page.imagelength:
             rows = page.imagelength - scan
-    if isinstance(text := page.tags.valueof(TESCAN), bytes) and (found := re.search(rb"ImageStripSize=(\d{1,5})", text)):
+    if isinstance(text := page.tags.valueof(TESCAN), bytes) and (
+        found := re.search(rb"ImageStripSize=(\d{1,5})", text)
+    ):
         rows = int(found[1])
     return Bar("bottom", rows, named=True) if 0 < rows <= page.imagelength // 2 else None

@@ -100,16 +100,16 @@ def _by_table(values: Numbers, low: float, high: float) -> NDArray[np.uint8]:
     return table[np.ascontiguousarray(values).view(np.uint16)]
 
 
-def _window(
-    values: Numbers, no_data: tuple[float, ...], bar: Bar | None, visible: NDArray[np.bool_] | None
-) -> Window:
+def _window(values: Numbers, no_data: tuple[float, ...], bar: Bar | None, visible: NDArray[np.bool_] | None) -> Window:
     bar = bar or find_bar(values)
     for strip in (bar, None) if bar else (None,):  # with the bar where there is nothing to see beside it
         inside = strip.outside(values) if strip else values
         shown = strip.outside(visible) if strip and visible is not None else visible
         step = int(np.ceil(np.sqrt(max(1.0, inside.size / SAMPLE_PIXELS))))
         for every in (step, 1) if step > 1 else (1,):  # all values where a grid of them is constant or empty
-            window = _measured(inside[::every, ::every], shown[::every, ::every] if shown is not None else None, no_data)
+            window = _measured(
+                inside[::every, ::every], shown[::every, ::every] if shown is not None else None, no_data
+            )
             if window and window.low < window.high:
                 return replace(window, bar=strip)
     if window is None:

@@ -124,9 +124,7 @@ def case(kind: Kind, colours: Colours) -> Case:
     if colours.extra:
         opaque = np.full(GREY.shape, 1 if form == 3 else 2 ** (bits - (form == 2)) - 1).astype(samples.dtype)
         samples = np.dstack([samples, stored(GREY, bits, form) if colours.extra == (0,) else opaque])
-    kind = dataclasses.replace(
-        kind, photometric=colours.photometric, extra=colours.extra, planar=colours.planar
-    )
+    kind = dataclasses.replace(kind, photometric=colours.photometric, extra=colours.extra, planar=colours.planar)
     return Case(samples, kind, shown(colours.picture, bits))
 
 
@@ -366,7 +364,10 @@ PICTURE_CODECS = {
     "ycbcr": (pictures.encode(Image.fromarray(COLOUR).convert("YCbCr"), "TIFF"), COLOUR, 3),
     "ycbcr lzw": (pictures.encode(Image.fromarray(COLOUR).convert("YCbCr"), "TIFF", compression="tiff_lzw"), COLOUR, 3),
     "old jpeg": (
-        write(COLOUR, Kind(photometric=6, compression=6, pieces=(pictures.encode(COLOUR, "JPEG", quality=100, subsampling=0),))),
+        write(
+            COLOUR,
+            Kind(photometric=6, compression=6, pieces=(pictures.encode(COLOUR, "JPEG", quality=100, subsampling=0),)),
+        ),
         COLOUR,
         6,
     ),
@@ -472,9 +473,7 @@ def test_a_predictor_tag_that_nothing_was_done_for_is_passed_over(
     assert off(read_pixels(write(stored(GREY, bits, form), kind), SETTINGS).array, GREY) <= 1
 
 
-PNG_KINDS = {
-    f"{mode} {bits}": (mode, bits) for mode, bits in itertools.product(("L", "LA", "RGB", "RGBA"), (8, 16))
-}
+PNG_KINDS = {f"{mode} {bits}": (mode, bits) for mode, bits in itertools.product(("L", "LA", "RGB", "RGBA"), (8, 16))}
 
 
 @pytest.mark.parametrize("name", PNG_KINDS)
@@ -505,5 +504,3 @@ def test_a_last_strip_that_is_filled_up_is_read(compression: int) -> None:
     pieces = tuple(COMPRESSORS[compression](filled[top : top + 10].tobytes()) for top in range(0, 50, 10))
     data = write(GREY, Kind(compression=compression, rows=10, pieces=pieces))
     assert off(read_pixels(data, SETTINGS).array, GREY) == 0
-
-

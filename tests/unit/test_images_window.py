@@ -48,6 +48,7 @@ def no_data(text: str) -> dict[str, Any]:
 
 def as_without(pixels: Pixels, mask: NDArray[np.bool_], plain: Numbers) -> None:
     """Where nothing is masked, the picture is as it is when only that part is measured."""
+    plain = plain.astype("f8")
     low, high = np.percentile(plain[~mask], (0.1, 99.9), method="nearest")
     expected = np.clip((plain - low) / (high - low), 0, 1) * 255
     assert np.abs(pixels.array[~mask] - expected[~mask]).max() <= 1
@@ -93,7 +94,13 @@ def test_what_is_not_finite_does_not_decide_the_window_and_is_told(value: str) -
 
 @pytest.mark.parametrize(
     ("text", "value", "dtype"),
-    [("0", 0, "u2"), ("-3.40282e+38", np.finfo("f4").min, "f4"), ("1500", 1500, "i4"), ("65535", 65535, "u2"), ("0,5", 0.5, "f8")],
+    [
+        ("0", 0, "u2"),
+        ("-3.40282e+38", np.finfo("f4").min, "f4"),
+        ("1500", 1500, "i4"),
+        ("65535", 65535, "u2"),
+        ("0,5", 0.5, "f8"),
+    ],
 )
 def test_a_value_that_the_file_names_is_left_out_wherever_it_lies(text: str, value: float, dtype: str) -> None:
     """GDAL_NODATA, also in the middle of the range, imprecise, or with a comma; drawn black."""
@@ -128,7 +135,9 @@ def blurred(samples: Numbers) -> Numbers:
 REAL_EXTREMES = {
     "true black below a bright specimen": np.where(HOLE, 0, specimen(low=1500, high=3800)).astype("u2"),
     "true black below a narrow specimen": blurred(np.where(CORNERS, 0, specimen(low=3000, high=3600))).astype("u2"),
-    "saturated discs on a dim ground": blurred(np.where(CORNERS | HOLE, 65535, specimen(low=200, high=3000))).astype("u2"),
+    "saturated discs on a dim ground": blurred(np.where(CORNERS | HOLE, 65535, specimen(low=200, high=3000))).astype(
+        "u2"
+    ),
     "a saturated half": blurred(np.where(np.arange(320) > 170, 65535, specimen(low=200, high=3000))).astype("u2"),
     "bright lines on a true black ground": np.where(HOLE, specimen(low=50_000, high=60_000), 0).astype("u2"),
     "dark lines in saturated white": np.where(HOLE, specimen(low=100, high=900), 65535).astype("u2"),
@@ -145,7 +154,9 @@ def test_true_black_and_saturated_pixels_are_measured(name: str) -> None:
     assert window(samples) == tuple(float(end) for end in expected)
 
 
-def with_bar(edge: str, low: float, high: float, dtype: str = "u2", lines: int = 24) -> tuple[Numbers, NDArray[np.bool_]]:
+def with_bar(
+    edge: str, low: float, high: float, dtype: str = "u2", lines: int = 24
+) -> tuple[Numbers, NDArray[np.bool_]]:
     """The specimen with a data bar: a ground, a line of text, scale marks."""
     turned = {"bottom": 0, "right": 1, "top": 2, "left": 3}[edge]
     picture = np.rot90(SPECIMEN, -turned).copy()
