@@ -36,7 +36,7 @@ class NoParams(Schema):
     page: int | None = Field(
         None,
         ge=1,
-        description="Which page or frame of the file, from 1. By default TIFF's largest picture, of other files the first",
+        description="Which page or frame of the file, from 1. By default TIFF's largest picture, else the first",
     )
 
 
