@@ -187,7 +187,7 @@ def _share(alpha: Numbers, bits: int) -> NDArray[np.float32]:
         full = float(2**bits - 1 if alpha.dtype.kind == "u" else np.iinfo(alpha.dtype).max)
         if bits > 8 and most in (255, 1023, 4095, 16383):
             full = float(most)
-    return np.clip(np.nan_to_num(alpha.astype(np.float32) / np.float32(full)), 0, 1)
+    return np.asarray(np.clip(np.nan_to_num(alpha.astype(np.float32) / np.float32(full)), 0, 1))
 
 
 def _unmultiplied(values: Numbers, alpha: NDArray[np.float32], bits: int) -> Numbers:
@@ -198,7 +198,8 @@ def _unmultiplied(values: Numbers, alpha: NDArray[np.float32], bits: int) -> Num
     if values.dtype.kind == "f":
         return plain.astype(values.dtype)
     most = 2**bits - 1 if values.dtype.kind == "u" else np.iinfo(values.dtype).max
-    return np.rint(np.clip(plain, -most - 1 if values.dtype.kind == "i" else 0, most)).astype(values.dtype)
+    least = -most - 1 if values.dtype.kind == "i" else 0
+    return np.asarray(np.rint(np.clip(plain, least, most)).astype(values.dtype))
 
 
 def _plain(values: Numbers, bits: int, kind: str) -> tuple[Numbers, str]:

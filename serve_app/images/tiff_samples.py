@@ -150,7 +150,7 @@ class _Pieces:
         if page.compression in PICTURES:
             return self._picture(stored, index, rows)
         if page.fillorder == 2:
-            stored = imagecodecs.bitorder_decode(stored)
+            stored = bytes(imagecodecs.bitorder_decode(stored))
         if page.compression != UNCOMPRESSED:
             stored = self._decompressed(stored)
         if len(stored) < need:
