@@ -349,7 +349,7 @@ class ModelUnready(ServiceError):
 class ReplicaLost(ServiceError):
     """The replica died or hung while it held the chunk; the loss counts as a delivery.
 
-    `hung`: a forward pass of the chunk ran past its deadline. Any of its jobs may be the cause, so each runs alone next.
+    `hung`: a forward pass of the chunk ran past its deadline. Any of its jobs may be the cause; each runs alone next.
     """
 
     slug, title = "replica-lost", "The model replica was lost"

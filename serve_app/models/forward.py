@@ -33,7 +33,7 @@ class ForwardThread:
         self.hung = False
 
     async def run(self, function: Callable[..., T], *args: object, deadline_s: float) -> T:
-        """The function's value or its exception; `ReplicaLost`, `hung`, when it takes longer than `deadline_s` seconds."""
+        """The function's value or its exception; `ReplicaLost`, `hung`, when it takes longer than `deadline_s`."""
         return await asyncio.shield(self._run(lambda: function(*args), deadline_s))
 
     async def _run(self, function: Callable[[], T], deadline_s: float) -> T:

@@ -257,10 +257,18 @@ async def _all(*work: Awaitable[T]) -> list[T]:
 
     Raises the error that says most of the jobs: a hang before another loss, a loss before all others.
     """
-    ends = await asyncio.gather(*work, return_exceptions=True)
-    if errors := [end for end in ends if isinstance(end, BaseException)]:
+    tasks = [asyncio.ensure_future(one) for one in work]  # not `gather`: some values are errors, returned and not raised
+    try:
+        if tasks:
+            await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
+    if errors := [error for task in tasks if (error := task.exception())]:
         raise max(errors, key=lambda error: (isinstance(error, ReplicaLost), getattr(error, "hung", False)))
-    return [end for end in ends if not isinstance(end, BaseException)]
+    return [task.result() for task in tasks]
 
 
 async def _to_the_end(work: Awaitable[T]) -> T:
