@@ -13,24 +13,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from serve_app.errors import ImageTypeUnsupported, ImageUnreadable
+from serve_app.images.tiff_pages import OUTSIDE as _OUTSIDE
+from serve_app.images.tiff_pages import TiffPages, read_pages
 
 MAX_CHUNKS = 4096
 """Chunks, segments or tags looked at in one file; real files have tens."""
 MAX_GIF_BLOCKS = 250_000
 """GIF data blocks of at most 255 bytes passed over: 60 MB of a whole file, 20 ms at worst."""
 
-_OUTSIDE = (struct.error, IndexError, OverflowError)
-"""What reading at a place beyond the file raises; the last for BigTIFF places of 2^63 and more."""
-
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a header says. `frames` is counted to one above the limit, never further."""
+    """What a header says. `width` and `height` are those of frame `meant`, of `frames` (counted up to a limit)."""
 
     format: str
     width: int
     height: int
     frames: int = 1
+    meant: int = 1
+    pages: TiffPages | None = None
 
 
 def read_layout(data: bytes, max_frames: int) -> Layout:
@@ -191,59 +192,11 @@ def _webp_frames(data: bytes, max_frames: int) -> int:
     raise ImageUnreadable(f"The WebP file has more than {MAX_CHUNKS} chunks.")
 
 
-_TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
-
-
-@dataclass(frozen=True, slots=True)
-class _TiffKind:
-    order: str
-    count: str
-    """Format of the number of tags in a directory."""
-    entry: str
-    """Format of tag, type and value count; the value or its place follows."""
-    entry_bytes: int
-    place: str
-    """Format of a place in the file."""
-
-
-def _tiff_kind(data: bytes) -> _TiffKind:
-    order = "<" if data.startswith(b"II") else ">"
-    if 43 in data[2:4]:
-        return _TiffKind(order, order + "Q", order + "HHQ", 20, order + "Q")
-    return _TiffKind(order, order + "H", order + "HHI", 12, order + "I")
-
-
 def _tiff(data: bytes, max_frames: int) -> Layout:
-    kind = _tiff_kind(data)
-    (place,) = struct.unpack_from(kind.place, data, 8 if kind.place[1] == "Q" else 4)
-    width, height, following = _tiff_directory(data, place, kind)
-    seen = {place}
-    while following and following not in seen and len(seen) <= max_frames:
-        try:
-            (tags,) = struct.unpack_from(kind.count, data, following)
-            end = following + struct.calcsize(kind.count) + tags * kind.entry_bytes
-            (after,) = struct.unpack_from(kind.place, data, end)
-        except _OUTSIDE:  # a chain that leaves the file ends there
-            break
-        seen.add(following)
-        following = after
-    return Layout("TIFF", width, height, len(seen))
-
-
-def _tiff_directory(data: bytes, place: int, kind: _TiffKind) -> tuple[int, int, int]:
-    """Width and height of the picture whose directory is at `place`, and where the next one is."""
-    (tags,) = struct.unpack_from(kind.count, data, place)
-    if tags > MAX_CHUNKS:
-        raise ImageUnreadable(f"The TIFF file has more than {MAX_CHUNKS} tags in one directory.")
-    position = place + struct.calcsize(kind.count)
-    sides = {256: 0, 257: 0}
-    for _ in range(tags):
-        tag, type_, count = struct.unpack_from(kind.entry, data, position)
-        if tag in sides and count == 1 and type_ in _TIFF_INTEGERS:
-            value_at = position + struct.calcsize(kind.entry)
-            (sides[tag],) = struct.unpack_from(kind.order + _TIFF_INTEGERS[type_], data, value_at)
-        position += kind.entry_bytes
-    return sides[256], sides[257], struct.unpack_from(kind.place, data, position)[0]
+    pages = read_pages(data)
+    meant = pages.meant()
+    directory, _ = pages.page(meant)
+    return Layout("TIFF", directory.width, directory.height, pages.count, meant, pages)
 
 
 _TYPES: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes, int], Layout]], ...] = (
