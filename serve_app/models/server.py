@@ -257,7 +257,7 @@ async def _all(*work: Awaitable[T]) -> list[T]:
 
     Raises the error that says most of the jobs: a hang before another loss, a loss before all others.
     """
-    tasks = [asyncio.ensure_future(one) for one in work]  # not `gather`: some values are errors, returned and not raised
+    tasks = [asyncio.ensure_future(one) for one in work]  # `gather` would take a returned error for a raised one
     try:
         if tasks:
             await asyncio.wait(tasks)
