@@ -26,8 +26,10 @@ COLOUR_SPACE_BYTES: Final = 16
 ORIENTATION: Final = {"exif": b"Exif\0\0", "xmp": b"http://ns.adobe.com/xap/1.0/\0"}
 """How the bodies begin that may tell the orientation, by Pillow's names for them."""
 END: Final = b"\xff\xd9"
-FILLER: Final = bytes(17 * step % 251 for step in range(1, 200))
-"""Entropy-coded data of no picture."""
+FILLER: Final = b"".join(
+    bytes(17 * step % 251 for step in range(1, 60)) + bytes((0xFF, 0xD0 + n % 8)) for n in range(16)
+)
+"""Entropy-coded data of no picture, with the marks at which files with restarts go on."""
 _MARKER: Final = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 """Any but those that stand in the middle of pixels."""
 MCU: Final = 16
@@ -81,7 +83,10 @@ def completed(data: bytes) -> bytes:
 
 
 def _end_of_scans(data: bytes, position: int) -> int:
-    """Where the pixels end: at EOI, or at the end of the file."""
+    """Where the pixels end: at the end marker, or at the end of the file."""
+    if data.find(bytes((0xFF, JPEG_SOS)), position) < 0:  # the only scan: no tables behind it
+        end = data.find(END, position)
+        return end if end >= 0 else len(data)
     while found := _MARKER.search(data, position):
         marker, after = data[found.end() - 1], found.end()
         if marker == JPEG_EOI:

@@ -80,7 +80,8 @@ def _guess(data: bytes) -> str:
     if data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", b"{")):
         return "text (HTML, XML, SVG or JSON)"
     for name, matches, _ in _TYPES:
-        if at := next((at for at in range(1, MAX_BYTES_IN_FRONT) if matches(data[at : at + 32])), 0):
+        at = next((at for at in range(1, MAX_BYTES_IN_FRONT) if matches(data[at : at + 32])), 0)
+        if at and (name != "JPEG" or data[at + 2 : at + 3] == b"\xff"):  # two bytes may be chance
             return f"a {name} image behind {at} stray bytes: the image has to begin at the first byte"
     return "of no type known here"
 
@@ -274,7 +275,7 @@ def _tiff(data: bytes, max_frames: int) -> Layout:
 
 
 _TYPES: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes, int], Layout]], ...] = (
-    ("JPEG", lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg),
+    ("JPEG", lambda data: data.startswith(b"\xff\xd8"), _jpeg),
     ("PNG", lambda data: data.startswith(PNG_SIGNATURE), _png),
     ("TIFF", lambda data: data.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")), _tiff),
     ("BMP", lambda data: data.startswith(b"BM") and len(data) >= 18 and data[15:18] == b"\x00\x00\x00", _bmp),

@@ -20,6 +20,9 @@ from serve_app.images.layouts import PNG_SIGNATURE, PngChunk, png_chunks
 
 GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
 SAMPLES: Final = {GREY: 1, COLOUR: 3, PALETTE: 1, GREY_ALPHA: 2, COLOUR_ALPHA: 4}
+ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Left, top, step across and step down of the passes of an interlaced picture."""
+UNPACKED_AT_ONCE: Final = 1 << 20
 ANIMATION: Final = (b"acTL", b"fcTL", b"fdAT")
 TRANSPARENT_BYTES: Final = {GREY: 2, COLOUR: 6, PALETTE: 1}
 """The least length of a tRNS chunk, by colour type."""
@@ -49,7 +52,7 @@ def read_png(data: bytes, *, animated: bool = False) -> Png:
 
     Raises `ValueError` with the reason for a file whose pixels or palette are damaged or cut off.
     """
-    width, height, bits, colour_type = struct.unpack_from(">IIBB", data, 16)
+    width, height, bits, colour_type, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     png = Png(width, height, bits, colour_type)
     kept: list[bytes | memoryview] = [PNG_SIGNATURE]
     whole, pixels = memoryview(data), 0
@@ -62,9 +65,35 @@ def read_png(data: bytes, *, animated: bool = False) -> Png:
             pixels += chunk.kind == b"IDAT"
     if not pixels:
         raise ValueError("it has no pixels")
+    if not _has_all_rows(data, _packed_bytes(width, height, bits * SAMPLES.get(colour_type, 0), interlaced)):
+        raise ValueError("the file is truncated: some of its pixels are missing")
     kept.append(_written(b"IEND", b""))
     png.clean = b"".join(kept)
     return png
+
+
+def _packed_bytes(width: int, height: int, pixel_bits: int, interlaced: int) -> int:
+    """How many bytes the rows take, each behind the number of its filter."""
+    total = 0
+    for left, top, across, down in ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + (columns * pixel_bits + 7) // 8)
+    return total
+
+
+def _has_all_rows(data: bytes, expected: int) -> bool:
+    """Whether the stream of the IDAT chunks holds that many bytes; Pillow draws what is missing in black, in silence."""
+    unpacking = zlib.decompressobj()
+    try:
+        for chunk in png_chunks(data):
+            packed: bytes = chunk.body(data) if chunk.kind == b"IDAT" else b""
+            while packed and expected > 0:
+                expected -= len(unpacking.decompress(packed, UNPACKED_AT_ONCE))
+                packed = unpacking.unconsumed_tail
+    except zlib.error as error:
+        raise ValueError("its pixels are damaged: broken data stream") from error
+    return expected <= 0
 
 
 def _is_kept(png: Png, chunk: PngChunk, data: bytes, animated: bool) -> bool:
