@@ -83,7 +83,7 @@ def _packed_bytes(width: int, height: int, pixel_bits: int, interlaced: int) -> 
 
 
 def _has_all_rows(data: bytes, expected: int) -> bool:
-    """Whether the stream of the IDAT chunks holds that many bytes; Pillow draws what is missing in black, in silence."""
+    """Whether the stream of the IDAT chunks holds that many bytes; Pillow draws what is missing in black."""
     unpacking = zlib.decompressobj()
     try:
         for chunk in png_chunks(data):

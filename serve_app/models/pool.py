@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -103,7 +103,7 @@ class _Generation:
                         raise RuntimeError("the pool broke")
                 if answer.cancelled():  # by the pool: our own caller's cancellation is raised above
                     raise RuntimeError("the pool was stopped")
-                return cast("T", answer.result())
+                return answer.result()
         except TimeoutError as error:
             if patience.expired():
                 raise RuntimeError(f"no answer within {patience_s:g} s") from error

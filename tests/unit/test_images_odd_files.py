@@ -97,7 +97,7 @@ DAMAGED_PNG = {
     "a changed pixel": stored_png(change=0x55),
     "cut in its pixels": PNG[: idat()[1] - 100],
     "cut in the checksum": PNG[: idat()[1] + 2],
-    "too few rows": PNG[:33] + png_chunk(b"IDAT", zlib.compress(bytes(129) * 50)) + png_chunk(b"IEND", b""),
+    "rows missing": PNG[:33] + png_chunk(b"IDAT", zlib.compress(bytes(129) * 50)) + png_chunk(b"IEND", b""),
     "a damaged palette": with_chunk(b"PLTE", bytes(768), crc=1, file=encode(Image.fromarray(GREY).convert("P"), "PNG")),
     "too few 16-bit rows": png_deep(np.zeros((9, 9), np.uint16)).replace(
         png_chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 16, 0, 0, 0, 0)),
@@ -189,7 +189,7 @@ def test_the_picture_beside_an_animation_is_counted_with_its_frames() -> None:
 
 STRAY = (JPEG.index(b"\xff\xdb"), JPEG.index(b"\xff\xc0"), JPEG.index(b"\xff\xc4"))
 ODD_JPEG = {
-    **{f"{n} stray bytes at {at}": JPEG[:at] + bytes(n) + JPEG[at:] for n in (1, 26, 70_000) for at in STRAY},
+    **{f"{n} stray bytes at {at}": JPEG[:at] + bytes(n) + JPEG[at:] for n in (1, 26, 70_000) for at in (2, *STRAY)},
     "a line end": JPEG[: STRAY[1]] + b"\r\n" + JPEG[STRAY[1] :],
     "escaped and bare markers": with_segments(b"\xff\0\xff\x01\xff\xd0\xff\xd8"),
     "fill bytes": with_segments(b"\xff" * 500),
