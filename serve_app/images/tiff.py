@@ -33,12 +33,14 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 Numbers = NDArray[Any]
 
 MAX_SAMPLES = 16
+ROWS_COMPARED = 512
 SURPLUS = 65_536
 """Bytes that a strip may hold beyond twice its size before it is taken for a bomb."""
 
 BITS, SAMPLE_FORMAT, ORIENTATION, PHOTOMETRIC_TAG, EXTRA_SAMPLES, INK_SET, NO_DATA = (
     258, 339, 274, 262, 338, 332, 42113,
 )  # fmt: skip
+COUNTS = (279, 325)
 FEI, TESCAN = (34680, 34682), 50431
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, CIELAB, ICCLAB = 0, 1, 2, 3, 5, 6, 8, 9
 ASSOCIATED, UNASSOCIATED = 1, 2
@@ -47,7 +49,7 @@ BASE_SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4,
 UNCOMPRESSED, PACKBITS = 1, 32773
 CCITT = (2, 3, 4)
 JPEG = (7, 33007, 34892)
-OLD_JPEG = 6
+OLD_JPEG, WORD_RLE, THUNDERSCAN = 6, 32771, 32809
 JPEG_2000 = (33003, 33004, 33005, 34712)
 PNG, WEBP = 34933, 50001
 DEFLATE = (8, 32946, 50013)
@@ -92,10 +94,13 @@ def read_page(data: bytes, header: ImageHeader, max_pixels: int) -> Page:
     exception where it is damaged.
     """
     with TiffFile(io.BytesIO(data), _multifile=False, is_lsm=False, is_scanimage=False, is_ndpi=False) as file:
-        file.filehandle.seek(header.directory)
-        page = TiffPage(file, index=header.frame - 1)
+        page = file.pages.first
+        if not isinstance(page, TiffPage) or page.offset != header.directory:
+            file.filehandle.seek(header.directory)
+            page = TiffPage(file, index=header.frame - 1)
         _check_size(page, max_pixels)
-        if page.compression == OLD_JPEG or (page.photometric == YCBCR and page.compression not in JPEG):
+        old = page.compression in (OLD_JPEG, WORD_RLE, THUNDERSCAN)
+        if old or (page.photometric == YCBCR and page.compression not in JPEG):
             return _by_libtiff(page, data, header)
         samples = _Pieces(page, data, header.plane).samples()
         return _page(page, samples)
@@ -127,11 +132,25 @@ class _Pieces:
         if min(self._rows, self._columns) < 1 or page.tiledepth > 1:
             raise ValueError(f"its tiles are of {page.tiledepth} x {self._rows} x {self._columns} pixels")
         self._row_bytes = (self._columns * self._together * self._bits + 7) // 8
+        if self._is_one_piece():
+            self._rows = page.imagelength
         self._across = math.ceil(page.imagewidth / self._columns)
         self._count = self._across * math.ceil(page.imagelength / self._rows)
+        self._counted = any(tag in page.tags for tag in COUNTS)
         self._shift = plane * page.imagelength * self._row_bytes * self._separate
         if plane and page.compression != UNCOMPRESSED:
             raise ValueError(f"only its first page can be read, because its {_name(page)} data have no directory")
+
+    def _is_one_piece(self) -> bool:
+        """Whether the strips lie one behind the other as a single one would: instruments write a strip for each row."""
+        page, offsets = self._page, self._page.dataoffsets
+        if page.is_tiled or page.compression != UNCOMPRESSED or page.predictor != 1 or self._separate > 1:
+            return False
+        strips = math.ceil(page.imagelength / self._rows)
+        size = self._rows * self._row_bytes
+        return len(offsets) >= strips and all(
+            offsets[index] == offsets[0] + index * size and page.databytecounts[index] > 0 for index in range(strips)
+        )
 
     def samples(self) -> Numbers:
         """The page as (height, width, samples)."""
@@ -165,6 +184,8 @@ class _Pieces:
         """A strip or tile as (rows, columns, samples)."""
         page, need = self._page, rows * self._row_bytes
         offset, count = page.dataoffsets[index] + self._shift, page.databytecounts[index]
+        if not self._counted:
+            count = len(self._data) - offset
         if page.dataoffsets[index] <= 0 or count <= 0:
             raise ValueError("some of its strips or tiles are missing")
         if page.compression == UNCOMPRESSED:
@@ -177,11 +198,19 @@ class _Pieces:
         if page.fillorder == 2:
             stored = imagecodecs.bitorder_decode(stored)
         if page.compression != UNCOMPRESSED:
-            room = 2 * self._rows * self._row_bytes + SURPLUS
-            stored = _decompressor(page)(stored, out=room)
+            stored = self._decompressed(stored)
         if len(stored) < need:
             raise ValueError("a strip or tile holds fewer bytes than it should: the file is damaged")
         return self._unpacked(stored[:need], rows, predictor)
+
+    def _decompressed(self, stored: bytes) -> bytes:
+        decompress = _decompressor(self._page)
+        try:
+            return bytes(decompress(stored, out=2 * self._rows * self._row_bytes + SURPLUS))
+        except RuntimeError as error:  # the base of every error of the decoders
+            raise ValueError(
+                f"a strip or tile is damaged or holds more than its place ({_name(self._page)})"
+            ) from error
 
     def _picture(self, stored: bytes, index: int, rows: int) -> Numbers:
         page = self._page
@@ -261,11 +290,14 @@ def _claimed_pixels(page: TiffPage, stored: bytes) -> int:
 
 
 def _roughness(samples: Numbers) -> float:
-    """How much neighbouring rows differ, in the picture's own spread: near 1 for noise, far below for pictures."""
-    with np.errstate(all="ignore"):
-        grey = samples[:, :, 0].astype(np.float64)
-        measure = np.abs(np.diff(grey, axis=0)).mean() / grey.std() if grey.shape[0] > 1 else 0.0
-    return float(measure) if np.isfinite(measure) else math.inf
+    """How much neighbouring rows differ, against rows far apart: near 1 for noise, far below for pictures.
+
+    By ranks, because misread floats have a few values that outdo all others.
+    """
+    _, ranks = np.unique(samples[:ROWS_COMPARED, :, 0], return_inverse=True)
+    ranks = ranks.reshape(-1, samples.shape[1]).astype(np.int64)
+    far = np.abs(ranks - np.roll(ranks, max(1, len(ranks) // 2), axis=0)).mean()
+    return float(np.abs(np.diff(ranks, axis=0)).mean() / far) if len(ranks) > 1 and far > 0 else 0.0
 
 
 def _page(page: TiffPage, samples: Numbers) -> Page:
@@ -384,7 +416,8 @@ def _unmultiplied(values: Numbers, alpha: NDArray[np.float32], bits: int) -> Num
         plain = np.where(alpha[:, :, None] > 0, values / alpha[:, :, None], 0)
     if values.dtype.kind == "f":
         return plain.astype(values.dtype)
-    return np.rint(np.clip(plain, 0, 2**bits - 1)).astype(values.dtype)
+    most = 2**bits - 1 if values.dtype.kind == "u" else np.iinfo(values.dtype).max
+    return np.rint(np.clip(plain, -most - 1 if values.dtype.kind == "i" else 0, most)).astype(values.dtype)
 
 
 def _grey(values: Numbers, bits: int) -> tuple[Numbers, str]:
@@ -440,20 +473,27 @@ def _converted(values: Numbers, kind: int, page: TiffPage) -> tuple[Numbers, str
 
 
 def _by_libtiff(page: TiffPage, data: bytes, header: ImageHeader) -> Page:
-    """YCbCr that is not JPEG, and JPEG of the old kind: libtiff alone knows their subsampling and tables."""
-    if page.tags.valueof(SAMPLE_FORMAT, 1) not in (1, (1, 1, 1)) or page.bitspersample != 8 or page.is_tiled:
-        raise ValueError(f"{_name(page)} with {_colours(int(page.photometric))} is not read in this depth or in tiles")
+    """YCbCr that is not JPEG, and compressions of old programs: libtiff alone knows their subsampling and tables."""
+    kind, form = _photometric(page), page.tags.valueof(SAMPLE_FORMAT, 1)
+    if kind not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR) or page.is_tiled or form not in (1, (1, 1, 1)):
+        raise ValueError(f"{_name(page)} with {_colours(kind)} is not read in tiles or with sample format {form}")
+    if page.bitspersample not in (1, 4, 8):
+        raise ValueError(f"{_name(page)} with samples of {page.bitspersample} bits is not read")
     _check_whole(page, data)
     upright = bytearray(data)
     if tag := page.tags.get(ORIENTATION):  # libtiff would turn it half
         upright[tag.valueoffset : tag.valueoffset + 2] = struct.pack(page.parent.byteorder + "H", 1)
-    values = imagecodecs.tiff_decode(bytes(upright), index=header.frame - 1, asrgb=True)
-    orientation = page.tags.valueof(ORIENTATION, 1)
-    values = np.asarray(values)[:, :, :3]
+    values = np.asarray(imagecodecs.tiff_decode(bytes(upright), index=header.frame - 1, asrgb=True))[:, :, :3]
     if values.shape[:2] != (page.imagelength, page.imagewidth):
         raise ValueError("its page cannot be found by libtiff")
-    turn = orientation if isinstance(orientation, int) else 1
-    return Page(values, "YCbCr", "YCbCr, converted to RGB", False, turn, None, (), None)
+    turn = page.tags.valueof(ORIENTATION, 1)
+    turn = turn if isinstance(turn, int) else 1
+    if kind in (WHITE_IS_ZERO, BLACK_IS_ZERO):
+        return Page(values[:, :, 0], "L", f"{page.bitspersample}-bit greyscale", False, turn, None, (), None)
+    name = "YCbCr" if kind == YCBCR or page.compression == OLD_JPEG else "RGB"
+    return Page(
+        values, name, f"{name}, converted to RGB" if name == "YCbCr" else "8-bit colour", False, turn, None, (), None
+    )
 
 
 def _check_whole(page: TiffPage, data: bytes) -> None:
@@ -481,6 +521,8 @@ def _named_bar(page: TiffPage) -> Bar | None:
         scan = image.get("ResolutionY") if isinstance(image, dict) else None
         if isinstance(scan, int) and 0 < scan < page.imagelength:
             rows = page.imagelength - scan
-    if isinstance(text := page.tags.valueof(TESCAN), bytes) and (found := re.search(rb"ImageStripSize=(\d{1,5})", text)):
+    if isinstance(text := page.tags.valueof(TESCAN), bytes) and (
+        found := re.search(rb"ImageStripSize=(\d{1,5})", text)
+    ):
         rows = int(found[1])
     return Bar("bottom", rows, named=True) if 0 < rows <= page.imagelength // 2 else None
