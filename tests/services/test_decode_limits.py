@@ -68,31 +68,30 @@ async def test_the_memory_of_a_worker_is_bounded(narrow: DecodePool, wide: Decod
 
 
 @cache
-def tall_tiff(compression: str) -> bytes:
-    """288 MB of float64, in 250 strips that each unpack to what they say."""
+def tall_tiff() -> bytes:
+    """288 MB of float64, in 300 strips that each unpack to what they say."""
     rows = np.floor(np.linspace(0, 99, 6000))[None].repeat(6000, axis=0)
-    return pictures.encode_tiff(rows, compression=compression, rowsperstrip=24)
+    return pictures.encode_tiff(rows, compression="zlib", rowsperstrip=20)
 
 
 def wide_png() -> bytes:
-    rows = np.zeros((10_000, 9_500, 3), np.uint8)
+    rows = np.zeros((7_000, 5_000, 3), np.uint8)
     rows[:, ::7] = 90
     return pictures.encode(rows, "PNG", compress_level=1)
 
 
 def deep_png() -> bytes:
-    return pictures.png_deep(np.zeros((8000, 3000, 4), np.uint16))
+    return pictures.png_deep(np.zeros((8000, 1500, 4), np.uint16))
 
 
 def progressive_jpeg() -> bytes:
-    return pictures.encode(Image.new("RGB", (7_000, 7_000), "grey"), "JPEG", progressive=True)
+    return pictures.encode(Image.new("RGB", (6_000, 6_000), "grey"), "JPEG", progressive=True)
 
 
 LARGE = {
-    "float64 TIFF, Deflate": lambda: tall_tiff("zlib"),
-    "float64 TIFF, Zstandard": lambda: tall_tiff("zstd"),
-    "PNG of 285 MB": wide_png,
-    "16-bit RGBA PNG of 192 MB": deep_png,
+    "float64 TIFF": tall_tiff,
+    "RGB PNG": wide_png,
+    "16-bit RGBA PNG": deep_png,
     "progressive JPEG": progressive_jpeg,
 }
 
@@ -135,10 +134,7 @@ def text_bomb(kind: bytes, before: bytes) -> bytes:
 
 BOMBS = {
     "TIFF, Deflate": lambda: bomb_tiff(8, deflated()),
-    "TIFF, LZW": lambda: bomb_tiff(5, imagecodecs.lzw_encode(bytes(HUGE))),
-    "TIFF, PackBits": lambda: bomb_tiff(32773, b"\x81\0" * (HUGE >> 7)),
     "TIFF, Zstandard": lambda: bomb_tiff(50000, imagecodecs.zstd_encode(bytes(HUGE))),
-    "TIFF, LZMA": lambda: bomb_tiff(34925, imagecodecs.lzma_encode(bytes(HUGE), level=0)),
     "PNG, zTXt": lambda: text_bomb(b"zTXt", b"Raw profile type exif\0\0"),
     "PNG, iTXt": lambda: text_bomb(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0"),
     "PNG, iCCP": lambda: text_bomb(b"iCCP", b"profile\0\0"),
@@ -157,7 +153,7 @@ async def test_a_small_file_that_unpacks_to_160_mb_takes_little(name: str, wide:
 
 async def test_the_time_limit_holds_inside_the_decoders():
     async for pool in opened(decode_memory_mib=4096, decode_timeout_s=2.0):
-        data = tall_tiff("zlib")
+        data = tall_tiff()
         began = asyncio.get_running_loop().time()
         async with pool.slot():
             with pytest.raises(ImageTooCostly, match="longer than 2 s"):

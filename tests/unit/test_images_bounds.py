@@ -19,27 +19,26 @@ PEAK_MIB = 60
 """More than every other reading of a small picture takes; each of the bombs unpacks to 150 MB or more."""
 
 READ = """
-import resource, sys
+import sys
 from pathlib import Path
 from serve_app.errors import ServiceError
 from serve_app.images.decode import read_pixels
 from serve_app.settings import Settings
+from tests import peak
 from tests.pictures import encode_tiff, gradient
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
 read_pixels(encode_tiff(gradient(), compression="zlib"), Settings())
-before = peak()
+peak.forget()  # a process begins with the peak of the one that started it
+before = peak.mib()
 for file in sorted(Path(sys.argv[1]).iterdir()):
     try:
         read_pixels(file.read_bytes(), Settings())
         said = "read"
     except ServiceError as error:
         said = error.detail
-    print(file.stem, peak() - before, said, sep="\t")
+    print(file.stem, int(peak.mib() - before), said, sep="\t")
 much = b"1" * 150_000_000
-print("150 MB", peak() - before, "", sep="\t")
+print("150 MB", int(peak.mib() - before), "", sep="\t")
 """
 
 
