@@ -10,7 +10,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from PIL import Image, UnidentifiedImageError
 from serve_app.contracts import Json
 from serve_app.errors import ImageTooCostly, ImageUndecodable, RequestError, ServiceError
 from serve_app.images.header import ImageHeader, inspect
+from serve_app.images.jpeg import clean, completed
 from serve_app.images.measured import Bar
+from serve_app.images.png import deep_samples, read_png
 from serve_app.images.tiff import read_page
 from serve_app.images.window import to_eight_bits
 from serve_app.settings import Settings
@@ -103,10 +105,40 @@ def _reason(error: Exception) -> str:
 def _read(data: bytes, header: ImageHeader, max_pixels: int) -> _Reading:
     if header.format == "TIFF":
         return _from_tiff(data, header, max_pixels)
+    if header.format == "PNG":
+        return _from_png(data, header, max_pixels)
+    if header.format == "JPEG":
+        return _from_jpeg(data, max_pixels)
     image = _open(data, header.format, max_pixels)
     if header.frame > 1:
         image.seek(header.frame - 1)
-    return _from_pillow(image, data)
+    return _from_pillow(image)
+
+
+def _from_png(data: bytes, header: ImageHeader, max_pixels: int) -> _Reading:
+    png = read_png(data, animated=header.frame > 1)
+    image = _open(png.clean, "PNG", max_pixels)
+    if png.bits == 16:
+        if header.frame > 1:
+            raise ValueError("of a 16-bit animation only the first picture is read")
+        values, alpha = deep_samples(png)
+        mode, kind = ("I;16", "greyscale") if values.ndim == 2 else ("RGB;16", "colour")
+        reading = _Reading(values, mode, f"16-bit {kind}", orientation=_exif_orientation(image), alpha=alpha)
+    else:
+        if header.frame > 1:
+            image.seek(header.frame - 1)
+        reading = _from_pillow(image)
+    if png.damaged:
+        return replace(reading, read_as=f"{reading.read_as}, damaged {' and '.join(png.damaged)} left out")
+    return reading
+
+
+def _from_jpeg(data: bytes, max_pixels: int) -> _Reading:
+    plain, told = clean(data)
+    _open(plain, "JPEG", max_pixels)
+    image = _open(completed(plain), "JPEG", max_pixels)
+    image.info.update(told)
+    return _from_pillow(image)
 
 
 def _open(data: bytes, kind: str, max_pixels: int) -> Image.Image:
@@ -132,9 +164,9 @@ def _from_tiff(data: bytes, header: ImageHeader, max_pixels: int) -> _Reading:
     )
 
 
-def _from_pillow(image: Image.Image, data: bytes) -> _Reading:
+def _from_pillow(image: Image.Image) -> _Reading:
     image.load()
-    values, read_as = _samples(image, data)
+    values, read_as = _samples(image)
     return _Reading(values, image.mode, read_as, orientation=_exif_orientation(image))
 
 
@@ -146,7 +178,7 @@ def _exif_orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _samples(image: Image.Image, data: bytes) -> tuple[Numbers, str]:
+def _samples(image: Image.Image) -> tuple[Numbers, str]:
     mode = image.mode
     if mode == "1":
         return np.asarray(image.convert("L")), "1-bit black and white"
@@ -162,8 +194,7 @@ def _samples(image: Image.Image, data: bytes) -> tuple[Numbers, str]:
     if mode == "L":
         return np.asarray(image), "8-bit greyscale"
     if mode == "RGB":
-        deep = image.format == "PNG" and data[24] == 16
-        return np.asarray(image), "16-bit colour, upper 8 bits" if deep else "8-bit colour"
+        return np.asarray(image), "8-bit colour"
     if mode in ("RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
         return np.asarray(image.convert("RGB")), f"{mode}, converted to RGB"
     raise ImageUndecodable(f"Images of the kind {mode} are not read.")
@@ -185,8 +216,15 @@ def _on_white(image: Image.Image) -> tuple[Numbers, str]:
     opaque, clear = ("L", "LA") if grey else ("RGB", "RGBA")
     if image.mode != clear:
         image = image.convert(clear)
+    alpha, plain = image.getchannel("A"), image.convert(opaque)
+    least, most = alpha.getextrema()
+    kind = "8-bit greyscale" if grey else "8-bit colour"
+    if most == 0:  # the programs that write no opacity at all mean a picture, not a white sheet
+        return np.asarray(plain), f"{kind}, transparent everywhere and so read as opaque"
+    if least == 255:
+        return np.asarray(plain), kind
     flat = Image.new(opaque, image.size, "white")
-    flat.paste(image.convert(opaque), mask=image.getchannel("A"))
+    flat.paste(plain, mask=alpha)
     return np.asarray(flat), "transparency laid on white"
 
 

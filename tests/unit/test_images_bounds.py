@@ -1,4 +1,4 @@
-"""A small TIFF file that unpacks to much, or claims much, costs no more than its declared size: seen in a process."""
+"""A small TIFF file that unpacks to much, or claims much, costs no more than its declared size: measured in a process."""
 
 from __future__ import annotations
 
@@ -19,28 +19,26 @@ PEAK_MIB = 60
 """More than every other reading of a small picture takes; each of the bombs unpacks to 150 MB or more."""
 
 READ = """
-import re, sys
+import sys
 from pathlib import Path
 from serve_app.errors import ServiceError
 from serve_app.images.decode import read_pixels
 from serve_app.settings import Settings
+from tests import peak
 from tests.pictures import encode_tiff, gradient
 
-def peak():
-    # Not getrusage: its peak is inherited from the process that started this one.
-    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
-
 read_pixels(encode_tiff(gradient(), compression="zlib"), Settings())
-before = peak()
+peak.forget()  # a process begins with the peak of the one that started it
+before = peak.mib()
 for file in sorted(Path(sys.argv[1]).iterdir()):
     try:
         read_pixels(file.read_bytes(), Settings())
         said = "read"
     except ServiceError as error:
         said = error.detail
-    print(file.stem, peak() - before, said, sep="\t")
+    print(file.stem, int(peak.mib() - before), said, sep="\t")
 much = b"1" * 150_000_000
-print("150 MB", peak() - before, "", sep="\t")
+print("150 MB", int(peak.mib() - before), "", sep="\t")
 """
 
 
