@@ -235,10 +235,12 @@ def _finish(reading: _Reading, header: ImageHeader) -> Pixels:
     if unseen:
         alpha = None
     if values.dtype != np.uint8:
-        values, window = to_eight_bits(values, no_data=reading.no_data, bar=reading.bar, alpha=alpha)
+        values, window = to_eight_bits(
+            values, no_data=reading.no_data, bar=reading.bar, alpha=alpha, inverted=reading.inverted
+        )
         read_as += f", {window}"
         how["window"] = [window.low, window.high]
-    if reading.inverted:
+    elif reading.inverted:
         values, read_as = 255 - values, read_as + ", white is zero"
     if unseen:
         read_as += ", transparent everywhere and so read as opaque"

@@ -6,7 +6,7 @@ type), not-a-number and infinity, and the data bar that instruments draw under t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -67,6 +67,12 @@ class LeftOut:
     share: float
     drawn: Literal["black", "white"]
     why: str
+    named: bool = False
+    """By the file; such a value is drawn black wherever it lies."""
+
+    def swapped(self) -> LeftOut:
+        """The same in a picture whose small numbers mean white."""
+        return replace(self, drawn="white" if self.drawn == "black" else "black")
 
     def __str__(self) -> str:
         return f"{self.value:g} ({self.share:.1%} of the pixels, {self.why}, drawn {self.drawn})"
@@ -154,7 +160,7 @@ def left_out(sample: Distribution, named: tuple[float, ...]) -> tuple[Distributi
     for value in named:
         chosen = equal(sample.values, value)
         if count := int(sample.counts[chosen].sum()):
-            found.append(LeftOut(value, count / size, "black", "named by the file"))
+            found.append(LeftOut(value, count / size, "black", "named by the file", named=True))
             sample = sample.without(chosen)
     for end in (0, -1):
         if len(sample.values) > 2 and (one := _mask(sample, end, size)):

@@ -33,16 +33,21 @@ class Window:
     """Share of the values that are not-a-number or infinite."""
     full_scale: bool = False
     """True where `high` is the samples' own white, not a percentile."""
+    inverted: bool = False
+    """True where `low` is drawn white."""
 
     def __str__(self) -> str:
         if self.full_scale:
-            return f"full scale ({self.low:g}–{self.high:g}) because parts are transparent"
+            zero = ", white is zero" if self.inverted else ""
+            return f"full scale ({self.low:g}–{self.high:g}) because parts are transparent{zero}"
         words = f"window {LOW_PERCENTILE:g}–{HIGH_PERCENTILE:g} % ({self.low:g}–{self.high:g})"
         apart = [str(self.bar)] if self.bar else []
         apart += [str(value) for value in self.left_out]
         if self.not_finite:
-            apart.append(f"NaN and infinity ({self.not_finite:.1%} of the pixels, NaN drawn black)")
-        return words + (f" measured without {', '.join(apart)}" if apart else "")
+            drawn = "white" if self.inverted else "black"
+            apart.append(f"NaN and infinity ({self.not_finite:.1%} of the pixels, NaN drawn {drawn})")
+        words += f" measured without {', '.join(apart)}" if apart else ""
+        return words + (", white is zero" if self.inverted else "")
 
 
 def to_eight_bits(
@@ -51,13 +56,14 @@ def to_eight_bits(
     no_data: tuple[float, ...] = (),
     bar: Bar | None = None,
     alpha: NDArray[np.float32] | None = None,
+    inverted: bool = False,
 ) -> tuple[NDArray[np.uint8], Window]:
-    """Scale real numbers of any width to 0–255.
+    """Scale real numbers of any width to 0–255, or to 255–0 where they are `inverted`: small numbers mean white.
 
     The window goes from the 0.1th to the 99.9th percentile of what is measured, all channels together; where these are
     equal, from the least to the greatest. Measured are finite values outside the data bar (`bar`, or one found at an
     edge) that `alpha` (0 to 1) does not hide, without those in `no_data` and without masks
-    (`serve_app.images.measured`). A constant image becomes mid-grey, NaN and `no_data` become 0. A picture with
+    (`serve_app.images.measured`). A constant image becomes mid-grey, `no_data` becomes 0. A picture with
     transparent parts is scaled from 0 to its own white instead, as its 8-bit kind is: white will stand beside it.
     Raises `ValueError` when nothing is left to measure.
     """
@@ -65,6 +71,9 @@ def to_eight_bits(
     full = _full_scale(values[visible]) if alpha is not None and (alpha < 1).mean() > TRANSPARENT_SHARE else None
     window = Window(0.0, full, full_scale=True) if full else _window(values, no_data, bar, visible)
     scaled = _scaled(values, window.low, window.high)
+    if inverted:
+        swapped = tuple(value if value.named else value.swapped() for value in window.left_out)
+        window, scaled = replace(window, inverted=True, left_out=swapped), 255 - scaled
     for value in no_data:
         scaled[equal(values, value)] = 0
     return scaled, window

@@ -1,4 +1,4 @@
-"""A small TIFF file that unpacks to much, or claims much, costs no more than its declared size: measured in a process."""
+"""A small TIFF file that unpacks to much, or claims much, costs no more than its declared size: seen in a process."""
 
 from __future__ import annotations
 

@@ -113,6 +113,19 @@ def test_a_value_that_the_file_names_is_left_out_wherever_it_lies(text: str, val
     assert "named by the file, drawn black" in pixels.how["read_as"]
 
 
+def test_masks_of_a_picture_whose_zero_is_white_are_drawn_as_the_result_says() -> None:
+    plain = SPECIMEN.astype("f4")
+    named = read(np.where(HOLE, np.float32(-5), plain), photometric=0, **no_data("-5"))
+    assert (named.array[HOLE] == 0).all()
+    assert "named by the file, drawn black), white is zero" in named.how["read_as"]
+    found = read(np.where(HOLE, np.float32(-9999), plain), photometric=0)
+    assert (found.array[HOLE] == 255).all()
+    assert "a fill value, drawn white), white is zero" in found.how["read_as"]
+    lost = read(np.where(HOLE, np.float32(np.nan), plain), photometric=0)
+    assert (lost.array[HOLE] == 255).all()
+    assert "NaN drawn white), white is zero" in lost.how["read_as"]
+
+
 def test_a_picture_of_nothing_but_masked_pixels_is_refused() -> None:
     with pytest.raises(ImageUndecodable, match="that counts"):
         read(np.full((20, 20), -9999.0), **no_data("-9999"))
@@ -193,7 +206,9 @@ FEI = b"[User]\r\nDate=06/13/2016\r\n[Image]\r\nResolutionX=320\r\nResolutionY=%
 TESCAN = b"\0\0[MAIN]\r\nDevice=VEGA3\r\nImageStripSize=%d\r\n\0"
 
 
-@pytest.mark.parametrize("tags", [{34682: (2, FEI % 216)}, {34680: (2, FEI % 216)}, {50431: (7, TESCAN % 24)}])
+@pytest.mark.parametrize(
+    "tags", [{34682: (2, FEI % 216)}, {34680: (2, FEI % 216)}, {50431: (7, TESCAN % 24)}, {50431: (2, TESCAN[2:] % 24)}]
+)
 def test_a_bar_that_the_instrument_names_is_left_out_whatever_is_in_it(tags: dict[int, Any]) -> None:
     """FEI and Thermo name the rows of the scan, TESCAN of the strip. This bar is noise: its looks tell nothing."""
     samples = SPECIMEN.astype("u2")
