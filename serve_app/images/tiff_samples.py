@@ -1,6 +1,6 @@
 """The samples of a TIFF page: strips and tiles decoded within their bounds and put together.
 
-tifffile decodes what is a picture of its own inside (JPEG, CCITT, PNG, …). Strips and tiles of plain bytes are done
+tifffile decodes what is a picture of its own inside (JPEG, CCITT, WebP, …). Strips and tiles of plain bytes are done
 here with imagecodecs, because they have to be bounded before they are unpacked, may be filled up, and may hold a
 predictor that other readers skip. What is not read is refused by its name.
 """
@@ -33,7 +33,7 @@ UNCOMPRESSED, PACKBITS = 1, 32773
 CCITT = (2, 3, 4)
 JPEG = (7, 33007, 34892)
 JPEG_2000 = (33004, 33005, 34712)
-PNG, WEBP = 34933, 50001
+WEBP = 50001
 DEFLATE = (8, 32946, 50013)
 BYTES: dict[int, Callable[..., Any]] = {
     5: imagecodecs.lzw_decode,
@@ -44,7 +44,7 @@ BYTES: dict[int, Callable[..., Any]] = {
     50000: imagecodecs.zstd_decode,
 }
 """Compressions of plain bytes; all take the most bytes to give as `out`."""
-PICTURES = (*CCITT, *JPEG, *JPEG_2000, PNG, WEBP)
+PICTURES = (*CCITT, *JPEG, *JPEG_2000, WEBP)
 
 
 def read_samples(page: TiffPage, data: bytes, plane: int, max_pixels: int) -> Numbers:
@@ -238,7 +238,7 @@ def _claimed_pixels(page: TiffPage, stored: bytes) -> int:
     if page.compression in JPEG_2000:
         width, height = struct.unpack_from(">II", stored, stored.index(b"\xff\x51", 0, 4096) + 6)
         return int(width * height)
-    if page.compression in (PNG, WEBP):
+    if page.compression == WEBP:
         layout = read_layout(stored, 1)
         return layout.width * layout.height
     return 0

@@ -355,8 +355,6 @@ PICTURE_CODECS = {
         COLOUR,
         0,
     ),
-    "png grey": (by_tifffile(GREY, compression="png"), GREY, 0),
-    "png 16-bit": (by_tifffile(stored(GREY, 16, 1), compression="png"), GREY, 1),
     "jpeg 2000 grey": (by_tifffile(GREY, compression="jpeg2000"), GREY, 0),
     "jpeg 2000 16-bit": (by_tifffile(stored(GREY, 16, 1), compression="jpeg2000"), GREY, 1),
     "cmyk": (pictures.encode(Image.fromarray(COLOUR).convert("CMYK"), "TIFF"), COLOUR, 0),
@@ -410,6 +408,7 @@ def test_every_colour_and_picture_compression_reads_as_the_picture(name: str) ->
 
 
 NOT_READ = {
+    "PNG": by_tifffile(GREY, compression="png"),  # its decoder passes over wrong checksums
     "JPEGXL": by_tifffile(GREY, compression="jpegxl"),
     "JPEGXR": by_tifffile(GREY, compression="jpegxr"),
     "LERC": by_tifffile(GREY, compression="lerc"),
