@@ -270,6 +270,6 @@ async def test_results_come_only_where_they_are_asked_for(batches: Batches, trac
 async def test_batches_are_listed_page_by_page(batches: Batches) -> None:
     ids = [await batches.accept(batch("job")) for _ in range(5)]
     first = await batches.page("ann", limit=3)
-    second = await batches.page("ann", limit=3, before=first.next_place)
+    second = await batches.page("ann", limit=3, after=first.end)
     assert [one.id for one in (*first.batches, *second.batches)] == ids[::-1]
-    assert second.next_place is None
+    assert second.end is None

@@ -27,7 +27,7 @@ from serve_app.jobs.batches.records import (
     read_item,
 )
 from serve_app.jobs.idempotency import earlier, first_of
-from serve_app.jobs.records import JOB_ID, of_newer_release
+from serve_app.jobs.records import JOB_ID, PageEnd, of_newer_release, place_after, read_page_end
 from serve_app.jobs.scripts import Scripts
 from serve_app.jobs.tracker import refused
 from serve_app.settings import Settings
@@ -87,12 +87,11 @@ class Batches:
             items=tuple(read_item(*row) for row in rows),
         )
 
-    async def page(self, owner: str, *, limit: int, before: int | None = None) -> BatchPage:
-        """Up to `limit` of the owner's batches, newest first. `before` is the `next_place` of the page before."""
-        first = "+inf" if before is None else f"({before}"
+    async def page(self, owner: str, *, limit: int, after: PageEnd | None = None) -> BatchPage:
+        """Up to `limit` of the owner's batches, newest first. `after` is the `end` of the page before."""
         with redis_errors():
-            place, *rows = await self._scripts.run("batch_page", owner, first, limit)
-        return BatchPage(tuple(read_batch(row[0].decode(), row[1]) for row in rows), int(place) if place else None)
+            at, entry, *rows = await self._scripts.run("batch_page", owner, *place_after(after), limit)
+        return BatchPage(tuple(read_batch(row[0].decode(), row[1]) for row in rows), read_page_end(at, entry))
 
     async def cancel(self, batch_id: str, owner: str) -> None:
         """End every item that has not ended as CANCELLED, at once. A second time changes nothing."""

@@ -63,12 +63,29 @@ local function enter(record)
   redis.call('ZADD', ring_key(record.model, record.priority), 'NX', count(record.model, 'turn'), record.owner)
 end
 
--- Put a job on top of its owner's list. No two have the same place: scripts run one after the other.
+-- Put a job on top of its owner's list. Jobs accepted in one step have one time: a page goes on by time and id.
 local function enlist(record)
   local listed = jobs_key(record.owner)
   redis.call('ZADD', listed, NOW_US, record.id)
   redis.call('ZREMRANGEBYRANK', listed, 0, -(LISTED_MAX + 1))
   redis.call('EXPIRE', listed, LISTED_TTL_S)
+end
+
+-- Entries of a sorted list that come after a place (a score and an id; '+inf' and '' for the beginning), highest first
+-- and down to the score `last`: up to `looks` of {id, score}, and whether there are more. Entries may share a score, so
+-- the place is both. Redis orders them by bytes within a score, and so does `<`, for ids are lower-case hexadecimal.
+local function entries_after(list, at, after, last, looks)
+  local same = at == '+inf' and 0 or redis.call('ZCOUNT', list, at, at)
+  local found = redis.call('ZREVRANGEBYSCORE', list, at, last, 'WITHSCORES', 'LIMIT', 0, looks + same + 1)
+  local entries = {}
+  for position = 1, #found, 2 do
+    local id, score = found[position], found[position + 1]
+    if tonumber(score) ~= tonumber(at) or id < after then
+      if #entries == looks then return entries, true end
+      entries[#entries + 1] = { id, score }
+    end
+  end
+  return entries, false
 end
 
 local function wake(model) redis.call('PUBLISH', wake_key(), model) end
