@@ -267,6 +267,16 @@ async def test_results_come_only_where_they_are_asked_for(batches: Batches, trac
     assert [replace(one, result=None) for one in results] == list(without)
 
 
+async def test_items_of_a_batch_that_is_gone_are_not_fetched_and_count_no_more(redis: Redis, batches: Batches) -> None:
+    gone, there = batch("url", "url"), batch("url")
+    for one in (gone, there):
+        await batches.accept(one)
+    await redis.delete(f"batch:{gone.id}", f"items:{gone.id}")
+    found = [*await batches.claim_fetches(1), *await batches.claim_fetches(5)]
+    assert [fetch.item for fetch in found] == [f"{there.id}/0"]
+    assert (await redis.get("fetches"), await redis.exists("fetch:ann", "fetch-ring")) == (b"1", 0)
+
+
 async def test_batches_are_listed_page_by_page(batches: Batches) -> None:
     ids = [await batches.accept(batch("job")) for _ in range(5)]
     first = await batches.page("ann", limit=3)

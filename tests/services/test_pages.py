@@ -99,7 +99,7 @@ async def test_batches_of_one_moment_are_all_listed(redis: Redis, settings: Sett
 
 
 async def test_dead_jobs_of_a_newer_release_end_no_list_early(redis: Redis, settings: Settings) -> None:
-    """Their records are left out, and so are those that are gone; the older ones behind them are listed all the same."""
+    """What cannot be shown, or is gone, is left out; the older ones behind it are listed all the same."""
     tracker, letters = Tracker(redis, settings), DeadLetters(redis, settings)
     jobs = [(await tracker.submit(submission(OWNER))).id for _ in range(6)]
     await redis.zadd(f"dead:{MODEL}", {job_id: 1000 + place for place, job_id in enumerate(jobs)})

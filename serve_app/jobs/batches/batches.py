@@ -44,7 +44,7 @@ class Batches:
         """Accept a batch whole or not at all: its id, or that of the first with this idempotency key.
 
         Inputs must be stored: from now on they stay until their jobs end. Raises IdempotencyKeyReused, QueueFull,
-        StoreFull, and DeadlineExceeded when a stored input is gone already.
+        StoreFull, and StoreUnavailable when a stored input is gone already.
         """
         asked = batch.idempotency
         text = json.dumps([item.as_json() for item in batch.items])

@@ -40,6 +40,14 @@ end
 
 local function may(record, status) return ALLOWED[record.status][status] end
 
+-- Change the status of a job, and other fields of its record. Nothing else does, so no change is outside of ALLOWED; who
+-- calls has asked `may` or `held` before it wrote anything, because an error undoes nothing.
+local function change(record, status, ...)
+  if not may(record, status) then error('a job may not go from ' .. record.status .. ' to ' .. status) end
+  record.status = status
+  redis.call('HSET', job_key(record.id), 'status', status, ...)
+end
+
 local function count(model, name)
   return redis.call('HINCRBY', ledger_key(model), name, 1)
 end
@@ -107,7 +115,7 @@ end
 local function put_back(record, deliveries, strikes)
   leave(record)
   redis.call('HDEL', job_key(record.id), 'token', 'alone')
-  redis.call('HSET', job_key(record.id), 'status', 'PENDING', 'deliveries', deliveries, 'strikes', strikes)
+  change(record, 'PENDING', 'deliveries', deliveries, 'strikes', strikes)
   enter(record)
   tell(record, 'PENDING')
 end
@@ -129,16 +137,17 @@ local function input_is_there(record)
   return record.reference == '' or redis.call('EXISTS', record.reference) == 1
 end
 
--- Start the next run of an ended job, at its old place: nil, or why not as `refusal` says, or {'input'}.
+-- FAILED -> PENDING. Start the next run of a failed job, at its old place: nil, or why not as `refusal` says, or
+-- {'unfailed'} or {'input'}.
 local function reopen(record)
+  if record.status ~= 'FAILED' or not may(record, 'PENDING') then return { 'unfailed' } end
   local reason = refusal(record.model, record.weight)
   if reason then return reason end
   if not input_is_there(record) then return { 'input' } end
   count(record.model, 'reopened')
-  record.run, record.status = record.run + 1, 'PENDING'
+  record.run = record.run + 1
   redis.call('HDEL', job_key(record.id), 'started_at', 'completed_at', 'result', 'slug', 'detail')
-  redis.call('HSET', job_key(record.id), 'status', record.status, 'run', record.run, 'deliveries', 0, 'strikes', 0,
-    'reopened_at', NOW)
+  change(record, 'PENDING', 'run', record.run, 'deliveries', 0, 'strikes', 0, 'reopened_at', NOW)
   redis.call('PERSIST', job_key(record.id))
   if record.reference ~= '' then redis.call('PERSIST', record.reference) end
   redis.call('INCRBY', held_bytes_key(), record.weight)
@@ -164,8 +173,7 @@ local function finish(record, status, counter, outcome)
   leave(record)
   local result, slug, detail = outcome.result or '', outcome.slug or '', outcome.detail or ''
   redis.call('HDEL', job_key(record.id), 'token', 'alone')
-  redis.call('HSET', job_key(record.id), 'status', status, 'completed_at', NOW,
-    'result', result, 'slug', slug, 'detail', detail)
+  change(record, status, 'completed_at', NOW, 'result', result, 'slug', slug, 'detail', detail)
   redis.call('DECRBY', held_bytes_key(), record.weight)
   count(record.model, counter)
   tell(record, status)
@@ -219,6 +227,10 @@ local function bury(record)
   local bytes = redis.call('INCRBY', total, record.bytes)
   while redis.call('ZCARD', dead) > DEAD_MAX_JOBS or bytes > DEAD_MAX_BYTES do
     local id = redis.call('ZPOPMIN', dead)[1]
+    if not id then  -- the count of bytes was wrong: nothing is kept
+      redis.call('DEL', total)
+      return
+    end
     local kept = redis.call('HMGET', job_key(id), 'bytes', 'reference')
     bytes = redis.call('DECRBY', total, kept[1] or 0)
     if kept[2] and kept[2] ~= '' then redis.call('UNLINK', kept[2]) end
