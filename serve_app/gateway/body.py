@@ -173,8 +173,6 @@ async def _pieces(call: Call, limit: int, share: UploadShare | None = None) -> A
     try:
         async with aclosing(call.request.stream()) as stream:
             async for piece in stream:
-                if call.admission and call.admission.is_there:
-                    await call.admission.granted()  # a refused upload need not arrive
                 call.request_bytes += len(piece)
                 if call.request_bytes > limit:
                     raise BodyTooLarge(f"The body may have at most {limit} bytes.")

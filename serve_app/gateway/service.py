@@ -133,6 +133,8 @@ class Call:
     model: str = ""
     target: str = ""
     """What an admin's action was about: a principal's id, or a job's."""
+    accepted: bool = False
+    """True: the request made a job, a batch or the next run of a job, none of which was there before."""
     acts_as_admin: bool = False
     """True: only an admin may do this, so that it goes into the audit log."""
     waited_s: float = 0.0
@@ -146,11 +148,6 @@ class Call:
         if self.principal is None:
             raise TokenMissing("This needs an access token.")
         return self.principal
-
-    async def admitted(self) -> None:
-        """Return when the limiter has let the request pass. Raises as `Admission.granted`."""
-        if self.admission is not None:
-            await self.admission.granted()
 
     async def charged(self, more: int) -> None:
         """Count what the request holds beyond one submit. Raises as `Admission.charge`."""

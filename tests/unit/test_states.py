@@ -1,4 +1,4 @@
-"""The table of allowed changes: a failed job may run again, what ended otherwise never changes, every other job can end."""
+"""The table of allowed changes: a failed job may run again, what ended otherwise stays, and every other job can end."""
 
 import re
 from pathlib import Path

@@ -40,7 +40,6 @@ async def read_results(call: Call) -> Response:
     batch_id = call.request.path_params["batch_id"]
     view = await call.service.batches.read(batch_id, call.caller.id, limit=PIECE_ITEMS, results=True)
     call.model = view.batch.model
-    await call.admitted()  # a refused request must not cost PostgreSQL anything
     headers: dict[str, str] = {}
     if not as_csv:
         return Pieces(await _begun(_pieces(call, view, _line)), headers=headers, media_type="application/x-ndjson")

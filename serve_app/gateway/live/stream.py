@@ -31,7 +31,6 @@ RETRY_AFTER_S: Final = 5
 
 async def read_events(call: Call) -> Response:
     """200 with the stream; 204 to who has seen the job's end, because that tells an EventSource to stay away."""
-    await call.admitted()  # before a place is taken
     job = await call.service.tracker.read(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model = job.id, job.model
     seen = header_of(call.request.scope, b"last-event-id")

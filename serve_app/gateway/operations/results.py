@@ -35,7 +35,6 @@ async def read_result(call: Call) -> Response:
 
 async def _older(call: Call, job_id: str) -> Response:
     service = call.service
-    await call.admitted()  # a refused request must not cost PostgreSQL anything
     if not JOB_ID.fullmatch(job_id) or await service.desk.removed(job_id):
         raise no_such_job()
     outbox = await service.outbox.figures()  # before the look: what leaves it in between is found there

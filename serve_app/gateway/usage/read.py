@@ -46,7 +46,6 @@ async def read_usage(call: Call) -> Response:
         window = name_window(
             "json", asked.since, asked.until, asked.month, asked.timezone, asked.bucket, datetime.now(UTC)
         )
-        await call.admitted()  # a refused request must not cost PostgreSQL anything
         return await call.service.reports.answer(call.caller.id, window, principal_id, asked.format)
     except TooSlow as error:
         within_s = call.service.reports.within_s
