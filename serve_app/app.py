@@ -75,6 +75,7 @@ class Gateway:
         log_requests_beside_serve()
         log_audit_beside_serve()
         self.cards, self.handles, self.version = cards, handles, version
+        self._application: Starlette | None = None
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         handles = {model.name: ServeHandle(self.handles[model.name]) for model in self.cards}
@@ -82,7 +83,13 @@ class Gateway:
         application = build_gateway(settings, self.cards, handles, version=self.version, tracer=make_tracer(settings))
         application.add_middleware(OneRequestId)
         _collect_seldom()
+        self._application = application
         return application
+
+    async def check_health(self) -> None:
+        """Raises while a part of the gateway's background cannot be kept up; Serve then replaces this replica."""
+        if self._application is not None:
+            self._application.state.check_health()
 
 
 def _collect_seldom() -> None:

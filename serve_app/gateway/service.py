@@ -24,6 +24,7 @@ from serve_app.gateway.live.places import STREAMS_MAX, STREAMS_MAX_PER_USER, WAI
 from serve_app.gateway.live.rates import Rates
 from serve_app.gateway.monitoring.meters import RequestMeter
 from serve_app.gateway.monitoring.vitals import Vitals
+from serve_app.gateway.supervisor import Supervisor
 from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import UploadBudget
 from serve_app.gateway.usage.reports import Reports
@@ -76,12 +77,14 @@ class Service:
     tracer: Tracer
     messages: Messages
     rates: Rates
+    departure: Departure
+    supervisor: Supervisor
+    """Of everything that runs in the background of this replica."""
     audit: AuditLog = field(default_factory=AuditLog)
     requests: RequestMeter = field(default_factory=RequestMeter)
     waits: Places = field(default_factory=lambda: Places(WAITS_MAX, WAITS_MAX_PER_USER))
     """Requests that wait for the end of their job."""
     streams: Places = field(default_factory=lambda: Places(STREAMS_MAX, STREAMS_MAX_PER_USER))
-    departure: Departure = field(default_factory=Departure)
     background: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @cached_property

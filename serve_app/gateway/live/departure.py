@@ -27,6 +27,11 @@ class Departure:
         """The replica goes."""
         self._told.set()
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the replica goes."""
+        return self._told.is_set()
+
     async def told(self) -> None:
         """Return when the replica goes."""
         await self._told.wait()
