@@ -57,10 +57,13 @@ class Desk:
         """Forget an ended job: record, input and outcome. Its counts stay. Raises JobNotFinished."""
         await self._ask("remove", job_id, owner)
 
-    async def removed(self, job_id: str) -> bool:
-        """Whether the job was removed within a day: what PostgreSQL may still hold of it is nobody's to read."""
+    async def removed(self, job_ids: Sequence[str]) -> set[str]:
+        """Which of these jobs were removed within a day: what PostgreSQL may still hold of them is nobody's to read."""
+        if not job_ids:
+            return set()
         with redis_errors():
-            return bool(await self._redis.exists(key("removed", id=job_id)))
+            found: Any = await self._redis.mget([key("removed", id=job_id) for job_id in job_ids])
+        return {job_id for job_id, mark in zip(job_ids, found, strict=True) if mark is not None}
 
     async def page(
         self,

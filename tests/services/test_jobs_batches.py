@@ -260,7 +260,9 @@ async def test_results_come_only_where_they_are_asked_for(batches: Batches, trac
     await tracker.complete([(first, {"double": 2})])
     await tracker.fail([(second, Failure("model-rejected", "No."))])
     without = (await batches.read(batch_id, "ann", limit=2)).items
-    results = (await batches.read(batch_id, "ann", limit=2, results=True)).items
+    with_results = await batches.read(batch_id, "ann", limit=2, results=True)
+    results = with_results.items
+    assert with_results.counts == {}  # they look at every item, for each piece of the results
     assert [one.result for one in without] == [None, None]
     assert [one.result for one in results] == [{"double": 2}, None]
     assert [one.failure for one in without] == [None, Failure("model-rejected", "No.")]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from serve_app.contracts import Json
+from serve_app.errors import DeadlineExceeded
 from serve_app.gateway.batches.views import item_object
 from serve_app.gateway.pieces import Pieces
 from serve_app.gateway.query import read_query
@@ -19,7 +21,9 @@ from serve_app.gateway.service import Call
 from serve_app.jobs.batches.records import BatchView, Item, ItemStatus
 
 PIECE_ITEMS: Final = 20
-"""Items in memory at once; a result has at most 64 kB."""
+"""Items in memory at once; a result has at most 64 kB. The results of a piece that have expired are one query."""
+WITHIN_S: Final = 120.0
+"""Most time of a whole answer. The largest has 32 MB, which a line of 2 Mbit/s takes in it."""
 _CELLS: Final = ("string", "number", "integer", "boolean")
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What makes a table program calculate a cell, or look behind it."""
@@ -83,27 +87,32 @@ async def _begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _pieces(call: Call, view: BatchView, write: Callable[[Json], str], head: str = "") -> AsyncIterator[bytes]:
+    """Raises `DeadlineExceeded` when the whole takes longer than `WITHIN_S`, the caller's own slowness included."""
     batches, first = call.service.batches, 0
+    until = asyncio.get_running_loop().time() + WITHIN_S
     while view.items:
-        yield (head + "".join([write(await _shown(call, item)) for item in view.items])).encode()
+        yield (head + "".join([write(item) for item in await _shown(call, view.items)])).encode()
         head = ""
         first += len(view.items)
+        if asyncio.get_running_loop().time() >= until:
+            raise DeadlineExceeded(f"The results of a batch were not taken within {WITHIN_S:g} seconds.")
         view = await batches.read(view.batch.id, call.caller.id, first=first, limit=PIECE_ITEMS, results=True)
 
 
-async def _shown(call: Call, item: Item) -> Json:
-    return {**item_object(item), "result": await _result(call, item)}
-
-
-async def _result(call: Call, item: Item) -> Any:
-    """From the job's record, or from PostgreSQL once that has expired; None of a job that its owner removed."""
+async def _shown(call: Call, items: Sequence[Item]) -> list[Json]:
+    """The items with their results: from the jobs' records, or from PostgreSQL once those have expired; null of jobs
+    that their owner removed."""
     service = call.service
-    if item.recorded or item.status is not ItemStatus.COMPLETED or item.job_id is None:
-        return item.result
-    if await service.desk.removed(item.job_id):
-        return None
-    outcome = await service.outcomes.find(item.job_id, call.caller.id)
-    return outcome.result if outcome else None
+    expired = [
+        item.job_id
+        for item in items
+        if item.job_id is not None and item.status is ItemStatus.COMPLETED and not item.recorded
+    ]
+    removed = await service.desk.removed(expired)
+    older = [job_id for job_id in expired if job_id not in removed]
+    outcomes = await service.outcomes.find(older, call.caller.id) if older else {}
+    results = {job_id: outcome.result for job_id, outcome in outcomes.items()}
+    return [{**item_object(item), "result": item.result or results.get(item.job_id or "")} for item in items]
 
 
 def _line(item: Json) -> str:

@@ -78,12 +78,13 @@ class Batches:
     ) -> BatchView:
         """The batch, its counts, and up to `limit` of its items from the one with the index `first` on.
 
-        Their results come along only where they are asked for: they are the most of it.
+        Their results, which are the most of it, come along only where they are asked for, and then without the counts:
+        those look at every item, and results are read piece by piece.
         """
         fields, counts, rows = await self._ask("batch_read", batch_id, owner, first, limit, int(results))
         return BatchView(
             batch=read_batch(batch_id, fields),
-            counts=dict(zip(ItemStatus, counts, strict=True)),
+            counts=dict(zip(ItemStatus, counts, strict=True)) if counts else {},
             items=tuple(read_item(*row) for row in rows),
         )
 
