@@ -22,7 +22,7 @@ from serve_app.contracts import ModelCard
 from serve_app.gateway.application import build_gateway
 from serve_app.jobs.registrar import TrackerRegistrar
 from serve_app.jobs.scaling import BacklogPolicy
-from serve_app.loopback import keep_on_loopback
+from serve_app.library_internals import check_internals, keep_on_loopback
 from serve_app.models.handle import ServeHandle
 from serve_app.models.registry import ModelConfig, card
 from serve_app.models.server import ModelServer
@@ -70,6 +70,7 @@ class Gateway:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, cards: list[ModelCard], handles: Mapping[str, DeploymentHandle[Any]], version: str
     ) -> None:
+        check_internals()
         keep_on_loopback()
         log_through_serve()
         log_requests_beside_serve()
@@ -119,6 +120,7 @@ class Model(ModelServer):
     """A model replica as Serve starts it."""
 
     async def __init__(self, config: ModelConfig, version: str) -> None:  # type: ignore[misc]  # Serve awaits it
+        check_internals()
         keep_on_loopback()
         log_through_serve()
         await super().__init__(config, version, TrackerRegistrar)
