@@ -174,7 +174,7 @@ def _connections_can_be_driven() -> bool:
 def _starts_processes() -> bool:
     from multiprocessing.context import SpawnContext, SpawnProcess
 
-    return callable(SpawnProcess._Popen) and issubclass(SpawnContext.Process, SpawnProcess)  # type: ignore[attr-defined]
+    return callable(SpawnProcess._Popen) and issubclass(SpawnContext.Process, SpawnProcess)
 
 
 SEAMS: Final = (

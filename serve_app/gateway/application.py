@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -67,7 +66,7 @@ CORS_EXPOSED: Final = (
 )
 CORS_MAX_AGE_S: Final = 12 * 3600
 
-_log = logging.getLogger(__name__)
+Runner = Writer | Sender | Fetcher | BreakerMeter | Rates | Departure | Keeper
 
 
 def build_gateway(
@@ -87,8 +86,8 @@ def build_gateway(
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         for name, dispatcher in service.dispatchers.items():
             service.supervisor.start(f"Dispatcher {name}", dispatcher.run)
-        runners = [service.writer, Sender(work, settings, job_path), BreakerMeter(service.dispatchers), service.rates]
-        runners += [service.departure, Fetcher(service)]
+        runners: list[Runner] = [service.writer, Sender(work, settings, job_path), Fetcher(service)]
+        runners += [BreakerMeter(service.dispatchers), service.rates, service.departure]
         if isinstance(service.store, BucketStore):
             runners.append(Keeper(service.store, work))
         for runner in runners:
