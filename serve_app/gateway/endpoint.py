@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.contracts import Principal, UsageEvent
 from serve_app.errors import (
@@ -202,6 +202,9 @@ class PathEndpoint:
         self._methods = {**methods, **({"HEAD": methods["GET"]} if "GET" in methods else {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Ids are hexadecimal and made in lower case; spreadsheets, forms and some UUID libraries put them in capitals.
+        given = scope["path_params"]
+        scope["path_params"] = {name: text.lower() if name.endswith("_id") else text for name, text in given.items()}
         if endpoint := self._methods.get(scope["method"]):
             await endpoint(scope, receive, send)
             return
@@ -211,6 +214,19 @@ class PathEndpoint:
         response = problem_response(error, path=scope["path"], request_id=request_id)
         response.headers["Allow"] = allowed
         await send_response(response, request_id, scope, receive, send)
+
+
+class OneSpelling:
+    """Middleware: a path with a slash at its end is the path without it. Served, not redirected: a redirect of a POST is
+    one more request, and names a host that the service does not know from behind an edge."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and len(path := scope["path"]) > 1 and path.endswith("/"):
+            scope = {**scope, "path": path[:-1]}
+        await self._application(scope, receive, send)
 
 
 async def send_response(response: Response, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:

@@ -18,7 +18,6 @@ from serve_app.errors import BodyInvalid, BodyTypeUnsupported, ImageMissing, Par
 from serve_app.gateway import views
 from serve_app.gateway.body import (
     Form,
-    close_files,
     escape,
     media_type,
     parse_object,
@@ -26,6 +25,7 @@ from serve_app.gateway.body import (
     read_form,
     read_json,
 )
+from serve_app.gateway.forms import close_files
 from serve_app.gateway.operations.idempotency import identify, read_key
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call, Service
