@@ -60,6 +60,8 @@ class Readiness(Shape):
     store: str | None = None
     models: dict[str, str] | None = None
     usage: str | None = None
+    memory: str | None = None
+    """Only where Redis' memory is not measured: why."""
     stopped: dict[str, list[Stopped]] | None = None
 
 
