@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from typing import Any, Final, NoReturn
 
 from pydantic import ValidationError
@@ -14,10 +14,10 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
 from serve_app.contracts import Json
-from serve_app.errors import BodyInvalid, BodyTooLarge, BodyTypeUnsupported
+from serve_app.errors import BodyInvalid, BodyTooLarge, BodyTypeUnsupported, StoreFull
 from serve_app.gateway.forms import FIELD_MAX_BYTES, FormParser, after_preamble, close_files, utf8_text
 from serve_app.gateway.service import Call
-from serve_app.gateway.uploads import UploadShare
+from serve_app.gateway.uploads import SLOW_MAX, SLOW_MAX_PER_USER, UploadShare
 from serve_app.settings import MIB
 
 JSON_MAX_BYTES: Final = 64 * 1024
@@ -27,6 +27,7 @@ FIELDS_MAX: Final = 6
 SPOOL_BYTES: Final = 128 * 1024
 """What each of many files may hold of the memory before it goes to disk."""
 POINTERS_MAX: Final = 20
+SLOW_RETRY_AFTER_S: Final = 10
 
 Form = dict[str, str | UploadFile]
 
@@ -143,21 +144,47 @@ def _declared_length(call: Call) -> int:
 
 
 async def _pieces(call: Call, limit: int, share: UploadShare | None = None) -> AsyncGenerator[bytes, None]:
-    declared = _declared_length(call)
+    """The body as it arrives: counted, within `limit`, the share and the pace of the request."""
+    declared, pace = _declared_length(call), call.pace
     if declared > limit:
         raise BodyTooLarge(f"The body may have at most {limit} bytes.")
     if share is not None:
-        share.reach(declared)
+        share.expect(declared)
+    if pace:
+        pace.arrived(0)
     try:
-        async with aclosing(call.request.stream()) as stream:
-            async for piece in stream:
-                if call.admission and call.admission.is_there:
-                    await call.admission.granted()  # a refused upload need not arrive
-                call.request_bytes += len(piece)
-                if call.request_bytes > limit:
-                    raise BodyTooLarge(f"The body may have at most {limit} bytes.")
-                if share is not None:
-                    share.reach(call.request_bytes)
-                yield piece
+        with ExitStack() as slow_place:
+            async with aclosing(call.request.stream()) as stream:
+                async for piece in stream:
+                    if call.admission and call.admission.is_there:
+                        await call.admission.granted()  # a refused upload need not arrive
+                    _count(call, len(piece), limit, share)
+                    if pace and pace.is_slow:
+                        _take_slow_place(call, slow_place)
+                    yield piece
     except ClientDisconnect as error:
         raise BodyInvalid("The body ended early.") from error
+    if pace:
+        pace.ended()
+
+
+def _count(call: Call, size: int, limit: int, share: UploadShare | None) -> None:
+    call.request_bytes += size
+    if call.request_bytes > limit:
+        raise BodyTooLarge(f"The body may have at most {limit} bytes.")
+    if share is not None:
+        share.reach(call.request_bytes)
+    if call.pace:
+        call.pace.arrived(call.request_bytes)
+
+
+def _take_slow_place(call: Call, place: ExitStack) -> None:
+    """Once for each body; it is given back when the body is in. Raises `StoreFull`."""
+    if call.has_slow_place:
+        return
+    if not place.enter_context(call.service.slow_uploads.take(call.caller.id)):
+        raise StoreFull(
+            f"You have {SLOW_MAX_PER_USER} slow uploads under way here, or all users {SLOW_MAX}. Send some of them later.",
+            retry_after=SLOW_RETRY_AFTER_S,
+        )
+    call.has_slow_place = True

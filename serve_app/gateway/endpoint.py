@@ -32,6 +32,7 @@ from serve_app.gateway.admin.audit import REFUSALS
 from serve_app.gateway.limits.limiter import Asked
 from serve_app.gateway.problems import SECURITY_HEADERS, problem_response
 from serve_app.gateway.service import Call, Service
+from serve_app.gateway.uploads import Pace
 from serve_app.tracing import Kind, Step
 
 CLIENT_GONE: Final = 499
@@ -105,13 +106,14 @@ class Endpoint:
     async def _answer(self, call: Call) -> Response:
         error: ServiceError
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout(self._deadline_s) as deadline:
+                call.pace = Pace(deadline, self._deadline_s, self._service.settings)
                 if self._route.tracked is None:
                     return await self._route.handler(call)
                 call.principal = await self._service.verifier.verify(bearer_token(call.request.scope))
                 return await self._limited(call, call.principal)
         except TimeoutError:
-            error = DeadlineExceeded(f"The request was not answered within {self._deadline_s:g} seconds.")
+            error = DeadlineExceeded(call.pace.lateness if call.pace else "The request took too long.")
         except ServiceError as met:
             error = met
         except Exception:

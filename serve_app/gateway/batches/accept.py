@@ -34,7 +34,7 @@ STORED_AT_ONCE: Final = 8
 async def submit_batch(call: Call) -> Response:
     """202 with the batch, once it is in Redis with every item: jobs, URLs that wait to be fetched, and refused ones."""
     key = read_key(call)
-    with call.service.uploads.share() as share:
+    with call.service.uploads.share(call.caller.id) as share:
         kind = media_type(call)
         if kind == "multipart/form-data":
             files, texts = await read_files(call, share, "image")
