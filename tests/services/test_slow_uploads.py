@@ -94,9 +94,10 @@ async def stalled(
     tasks: list[asyncio.Task[object]] = [
         asyncio.create_task(post("/api/v1/jobs", headers=headers, content=body())) for _ in range(count)
     ]
-    for _ in range(count):
-        await arrived.acquire()
     try:
+        async with asyncio.timeout(10):
+            for _ in range(count):
+                await arrived.acquire()
         yield
     finally:
         for task in tasks:
@@ -116,7 +117,7 @@ async def test_who_sends_much_and_stops_holds_their_share_alone(settings: Settin
     sizes = {"upload_bytes_in_flight": 10 * MIB, "image_max_bytes": 3 * MIB, "batch_max_bytes": MIB}
     async with running_gateway(settings, authority, **sizes) as gateway:
         assert service_of(gateway).settings.upload_bytes_per_user == 5 * MIB
-        async with stalled(gateway, "ada", 2, HEAD + bytes(2 * MIB), declared=3 * MIB):
+        async with stalled(gateway, "ada", 2, HEAD + bytes(2 * MIB), declared=2 * MIB + 1000):
             refused = await gateway.post("/api/v1/jobs", "ada", files={"image": ("a.png", PICTURE + bytes(2 * MIB))})
             assert (refused.status_code, refused.json()["type"]) == (503, "/problems/store-full")
             assert refused.json()["detail"].startswith("You have")
