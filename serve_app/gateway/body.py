@@ -150,6 +150,8 @@ async def _pieces(call: Call, limit: int, share: UploadShare | None = None) -> A
         raise BodyTooLarge(f"The body may have at most {limit} bytes.")
     if share is not None:
         share.expect(declared)
+    if "expect" in call.request.headers:
+        await call.admitted()  # before the client, which waits to hear it, is told to send
     if pace:
         pace.arrived(0)
     try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.contracts import Principal, UsageEvent
+from serve_app.contracts import Principal, UsageEvent, usable_request_id
 from serve_app.errors import (
     AdminRequired,
     DeadlineExceeded,
@@ -37,7 +36,6 @@ from serve_app.tracing import Kind, Step
 
 CLIENT_GONE: Final = 499
 """Status in the usage event of a request whose client went away before the answer."""
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _log = logging.getLogger(__name__)
 
 Problems = tuple[type[ServiceError], ...]
@@ -242,8 +240,7 @@ async def send_response(response: Response, request_id: str, scope: Scope, recei
 def request_id_of(scope: Scope) -> str:
     """The caller's X-Request-ID when it is safe to log and echo, else a new one; one request keeps one."""
     if "request_id" not in scope:
-        given = header_of(scope, b"x-request-id")
-        scope["request_id"] = given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["request_id"] = usable_request_id(header_of(scope, b"x-request-id"))
     return str(scope["request_id"])
 
 
