@@ -16,8 +16,8 @@ GRACE_S: Final = 10.0
 """A body's time before its rate counts: connections begin slowly, and links stall."""
 SLOW_AFTER_S: Final = 2.0
 """A body that is not in by then is a slow one: of those only so many are open at once."""
-SLOW_MAX: Final = 64
-"""Of one replica, which takes 256 requests at once, and keeps as many for those who wait (`live.places`)."""
+SLOW_MAX: Final = 48
+"""Of one replica, which takes 256 requests at once: with those who wait (`live.places`) a fifth is left to the others."""
 SLOW_MAX_PER_USER: Final = 16
 
 
