@@ -26,6 +26,7 @@ from serve_app.library_internals import check_internals, keep_on_loopback
 from serve_app.models.handle import ServeHandle
 from serve_app.models.registry import ModelConfig, card
 from serve_app.models.server import ModelServer
+from serve_app.proxy import BodyWanted
 from serve_app.replica_logs import log_audit_beside_serve, log_requests_beside_serve, log_through_serve
 from serve_app.settings import read_settings
 from serve_app.tracing import make_tracer
@@ -83,6 +84,7 @@ class Gateway:
         settings = read_settings()
         application = build_gateway(settings, self.cards, handles, version=self.version, tracer=make_tracer(settings))
         application.add_middleware(OneRequestId)
+        application.add_middleware(BodyWanted)
         _collect_seldom()
         self._application = application
         return application
@@ -102,7 +104,8 @@ def _collect_seldom() -> None:
 
 
 class OneRequestId:
-    """Serve appends X-Request-ID to every answer, the gateway has set the same: this leaves Serve's."""
+    """Serve appends X-Request-ID to every answer, the gateway has set the same (`proxy.UsableRequestId`): this leaves
+    Serve's."""
 
     def __init__(self, application: ASGIApp) -> None:
         self.application = application

@@ -24,7 +24,7 @@ from serve_app.contracts import ModelCard, ModelHandle
 from serve_app.errors import InternalError, RouteUnknown, ServiceError
 from serve_app.gateway.batches.fetcher import Fetcher
 from serve_app.gateway.description.publish import describe
-from serve_app.gateway.endpoint import Endpoint, PathEndpoint, request_id_of
+from serve_app.gateway.endpoint import Endpoint, OneSpelling, PathEndpoint, request_id_of
 from serve_app.gateway.keys import KeyRing
 from serve_app.gateway.limits.decisions import Decisions
 from serve_app.gateway.limits.limiter import Limiter
@@ -59,7 +59,11 @@ from serve_app.webhooks.sender import Sender
 
 SHUTDOWN_S: Final = 15.0
 """Most time the parts get to end; what is still claimed then is taken back by its lease."""
-CORS_ALLOWED: Final = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer")
+CORS_ALLOWED: Final = (
+    *("Authorization", "Cache-Control", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer"),
+    # What tracing and libraries add to every request of a page, unasked.
+    *("X-Request-ID", "X-Requested-With", "traceparent", "tracestate", "baggage"),
+)
 CORS_EXPOSED: Final = (
     *("Content-Disposition", "Content-Length", "ETag", "Idempotent-Replayed", "Link", "Location", "Preference-Applied"),
     *("RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"),
@@ -106,6 +110,7 @@ def build_gateway(
     application = Starlette(routes=routes, middleware=_cors(settings), exception_handlers=handlers, lifespan=lifespan)
     application.state.check_health = service.supervisor.check
     application.router.redirect_slashes = False
+    application.add_middleware(OneSpelling)
     application.add_middleware(RequestLog)
     return application
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,9 +15,9 @@ from typing import Final, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.contracts import Principal, UsageEvent
+from serve_app.contracts import Principal, UsageEvent, usable_request_id
 from serve_app.errors import (
     AdminRequired,
     DeadlineExceeded,
@@ -33,11 +32,11 @@ from serve_app.gateway.admin.audit import REFUSALS
 from serve_app.gateway.limits.limiter import Admission, Asked
 from serve_app.gateway.problems import SECURITY_HEADERS, problem_response
 from serve_app.gateway.service import Call, Service
+from serve_app.gateway.uploads import Pace
 from serve_app.tracing import Kind, Step
 
 CLIENT_GONE: Final = 499
 """Status in the usage event of a request whose client went away before the answer."""
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _log = logging.getLogger(__name__)
 
 Problems = tuple[type[ServiceError], ...]
@@ -108,6 +107,7 @@ class Endpoint:
         deadline = asyncio.timeout(self._deadline_s)
         try:
             async with deadline:
+                call.pace = Pace(deadline, self._deadline_s, self._service.settings)
                 if self._route.tracked is None:
                     return await self._route.handler(call)
                 call.principal = await self._service.verifier.verify(bearer_token(call.request.scope))
@@ -122,7 +122,7 @@ class Endpoint:
     def _unforeseen(self, call: Call, met: Exception, *, is_late: bool) -> ServiceError:
         """A `TimeoutError` may be that of a pool or a library, long before the request's own deadline."""
         if is_late and isinstance(met, TimeoutError):
-            return DeadlineExceeded(f"The request was not answered within {self._deadline_s:g} seconds.")
+            return DeadlineExceeded(call.pace.lateness if call.pace else "The request took too long.")
         _log.error("request %s to %s failed", call.request_id, self._route.path, exc_info=met)
         return InternalError("The service failed. The request id helps to find out why.")
 
@@ -243,6 +243,9 @@ class PathEndpoint:
         self._methods = {**methods, **({"HEAD": methods["GET"]} if "GET" in methods else {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Ids are hexadecimal and made in lower case; spreadsheets, forms and some UUID libraries put them in capitals.
+        given = scope["path_params"]
+        scope["path_params"] = {name: text.lower() if name.endswith("_id") else text for name, text in given.items()}
         if endpoint := self._methods.get(scope["method"]):
             await endpoint(scope, receive, send)
             return
@@ -252,6 +255,19 @@ class PathEndpoint:
         response = problem_response(error, path=scope["path"], request_id=request_id)
         response.headers["Allow"] = allowed
         await send_response(response, request_id, scope, receive, send)
+
+
+class OneSpelling:
+    """Middleware: a path with a slash at its end is the path without it. Served, not redirected: a redirect of a POST is
+    one more request, and names a host that the service does not know from behind an edge."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and len(path := scope["path"]) > 1 and path.endswith("/"):
+            scope = {**scope, "path": path[:-1]}
+        await self._application(scope, receive, send)
 
 
 async def send_response(response: Response, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -265,8 +281,7 @@ async def send_response(response: Response, request_id: str, scope: Scope, recei
 def request_id_of(scope: Scope) -> str:
     """The caller's X-Request-ID when it is safe to log and echo, else a new one; one request keeps one."""
     if "request_id" not in scope:
-        given = header_of(scope, b"x-request-id")
-        scope["request_id"] = given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["request_id"] = usable_request_id(header_of(scope, b"x-request-id"))
     return str(scope["request_id"])
 
 

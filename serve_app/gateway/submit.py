@@ -18,7 +18,6 @@ from serve_app.errors import BodyInvalid, BodyTypeUnsupported, ImageMissing, Par
 from serve_app.gateway import views
 from serve_app.gateway.body import (
     Form,
-    close_files,
     escape,
     media_type,
     parse_object,
@@ -26,6 +25,7 @@ from serve_app.gateway.body import (
     read_form,
     read_json,
 )
+from serve_app.gateway.forms import close_files
 from serve_app.gateway.operations.idempotency import identify, read_key
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call, Service
@@ -83,7 +83,7 @@ async def submit_inference(call: Call) -> Response:
 
 async def _accept(call: Call, fields: Sequence[str]) -> Accepted:
     key = read_key(call)
-    with call.service.uploads.share() as share:
+    with call.service.uploads.share(call.caller.id) as share:
         kind = media_type(call)
         if kind == "multipart/form-data":
             form = await read_form(call, share)
@@ -122,7 +122,7 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask, key: str | None)
         job = await service.tracker.earlier(submission)
     if job is None:
         if takes_image and data is None:
-            data = await fetched(service, share, ask.image_url or "")
+            data = await fetched(service, share, submission.owner, ask.image_url or "")
         # From here accepting runs to its end: a client that goes away leaves a whole job or none.
         job = await asyncio.shield(service.spawn(_submit(service, submission, data)))
     call.job_id, call.accepted = job.id, job.id == submission.id
@@ -154,12 +154,13 @@ def wants_image(card: ModelCard, *, sources: int) -> bool:
     return True
 
 
-async def fetched(service: Service, share: UploadShare, url: str) -> bytes:
-    """The image behind a URL, once there is room for it. Raises as `fetch`, and `StoreFull`."""
-    async with service.fetches:
-        data = await fetch(url, service.settings)
-        share.reach(len(data))
-        return data
+async def fetched(service: Service, share: UploadShare, owner: str, url: str) -> bytes:
+    """The image behind a user's URL, once it is their turn. Its bytes count while they arrive.
+
+    Raises as `fetch`, and `StoreFull`.
+    """
+    async with service.fetches.take(owner):
+        return await fetch(url, service.settings, owner=owner, arrived=share.reach)
 
 
 def checked_params(service: Service, card: ModelCard, params: Json) -> Json:

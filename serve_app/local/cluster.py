@@ -31,6 +31,8 @@ STOP_GRACE_S = 15.0
 POLL_S = 0.2
 PORTS = 9
 """How many ports of its own a cluster needs at most."""
+PROXY_CALLBACK = "serve_app.proxy:middlewares"
+"""Of our code, what Serve's proxy runs in front of the replicas."""
 LOGICAL_CPUS = 8
 """What Ray believes the machine has. Replicas share real processors; none of ours reserves a whole one here."""
 
@@ -205,6 +207,7 @@ class Cluster:
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_SERVE_LOG_TO_STDERR": "0",
+            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": PROXY_CALLBACK,
             # A node told to end first waits until its work has moved to others; here there are none.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             # Workers have niceness 15 by default; that leaves nothing lower for inference, which yields to the gateway.

@@ -243,6 +243,15 @@ async def test_owners_of_urls_take_turns(batches: Batches) -> None:
     assert (taken[:3], "bob" in taken[3:]) == (["ann"] * 3, True)
 
 
+async def test_an_owner_with_enough_under_way_keeps_their_turn_and_holds_nobody_back(batches: Batches) -> None:
+    for owner in ("ann", "eve", "bob"):
+        await batches.accept(batch("url", "url", owner=owner))
+    busy = ["ann", "eve"]
+    assert [found.owner for found in await batches.claim_fetches(5, without=busy)] == ["bob", "bob"]
+    assert await batches.claim_fetches(5, without=busy) == []
+    assert [found.owner for found in await batches.claim_fetches(5)] == ["ann", "eve", "ann", "eve"]
+
+
 async def test_only_its_owner_knows_a_batch(batches: Batches) -> None:
     batch_id = await batches.accept(batch("job"))
     for one, owner in ((batch_id, "bob"), (str(uuid.uuid4()), "ann"), ("no-uuid", "ann")):

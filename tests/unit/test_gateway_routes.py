@@ -15,6 +15,7 @@ from serve_app.gateway.routes import ROUTES
 from serve_app.gateway.uploads import UploadBudget, UploadShare
 from serve_app.jobs.dispatch.attempt import GIVE_BACK_S
 from serve_app.jobs.dispatch.dispatcher import CLOSE_S
+from serve_app.settings import MIB, Settings
 
 OPEN = {"/api/v1/version", "/health", "/__health", "/livez", "/readyz", "/healthz", "/metrics"}
 OPEN |= {"/openapi.json", "/docs", "/problems/{slug}"}
@@ -77,10 +78,35 @@ def test_a_problem_has_the_headers_its_status_asks_for() -> None:
 
 
 def test_a_share_of_the_upload_budget_is_given_back_whatever_happens() -> None:
-    budget = UploadBudget(100)
-    with pytest.raises(StoreFull), budget.share() as share:
+    budget = UploadBudget(100, 100)
+    with pytest.raises(StoreFull), budget.share("ada") as share:
         _fill(share)
     assert budget.held == 0
+    assert budget.held_by == {}
+
+
+def test_one_user_has_a_share_of_the_upload_budget_and_what_is_declared_holds_nothing() -> None:
+    budget = UploadBudget(100, 60)
+    with budget.share("ada") as first, budget.share("ada") as second, budget.share("bob") as other:
+        first.expect(60)
+        second.expect(60)
+        assert budget.held == 0
+        first.reach(40)
+        with pytest.raises(StoreFull, match="You have"):
+            second.expect(21)
+        with pytest.raises(StoreFull, match="You have"):
+            second.reach(21)
+        other.expect(60)
+        other.reach(60)
+        with pytest.raises(StoreFull, match="Too many"):
+            second.reach(1)
+    assert (budget.held, budget.held_by) == (0, {})
+
+
+def test_a_user_may_always_send_the_largest_body_there_is() -> None:
+    assert Settings().upload_bytes_per_user == 128 * MIB
+    assert Settings(upload_bytes_in_flight=60 * MIB, batch_max_bytes=MIB).upload_bytes_per_user == 52 * MIB
+    assert Settings(upload_bytes_in_flight=50 * MIB).upload_bytes_per_user == 50 * MIB
 
 
 def _fill(share: UploadShare) -> None:

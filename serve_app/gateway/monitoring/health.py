@@ -46,6 +46,8 @@ async def ready(call: Call) -> Response:
             store = store.partition(":")[0]
         document |= {"tracker": tracker, "store": store, "models": models, "usage": service.writer.trouble or "ready"}
         document |= {"background": background, "stopped": _stopped(vitals or {})}
+        if service.store.unmeasured:
+            document["memory"] = f"not checked: {service.store.unmeasured}"
     return json_response(document, 200 if whole else 503)
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Final
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
 from serve_app.contracts import JobStatus
@@ -16,7 +16,7 @@ from serve_app.errors import QueryInvalid
 from serve_app.gateway import views
 from serve_app.gateway.operations.conditional import tagged
 from serve_app.gateway.problems import json_response
-from serve_app.gateway.query import read_query
+from serve_app.gateway.query import read_query, with_plus
 from serve_app.gateway.service import Call
 from serve_app.jobs.records import PageEnd
 
@@ -34,7 +34,7 @@ class JobsQuery(BaseModel):
     cursor: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     status: JobStatus | None = None
     model: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    since: datetime | None = None
+    since: Annotated[datetime, BeforeValidator(with_plus)] | None = None
 
 
 async def list_jobs(call: Call) -> Response:

@@ -102,13 +102,14 @@ class Batches:
         """Forget a batch and its jobs. Raises BatchNotEnded."""
         await self._ask("batch_remove", batch_id, owner)
 
-    async def claim_fetches(self, limit: int) -> list[Fetch]:
-        """Up to `limit` items whose URL is to be fetched, owner by owner. Not ended in time, each is another's.
+    async def claim_fetches(self, limit: int, without: Sequence[str] = ()) -> list[Fetch]:
+        """Up to `limit` items whose URL is to be fetched, owner by owner, none of the owners `without`. Not ended in time,
+        each is another's.
 
         None of a model whose queue is full or whose intake is stopped: what is fetched could be no job.
         """
         with redis_errors():
-            return [read_fetch(*row) for row in await self._scripts.run("fetch_claim", limit)]
+            return [read_fetch(*row) for row in await self._scripts.run("fetch_claim", limit, *without)]
 
     async def refuse(self, fetch: Fetch, failure: Failure) -> None:
         """End an item that can be no job; nothing happens to one that was decided before."""

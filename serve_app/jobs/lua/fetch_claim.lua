@@ -1,7 +1,9 @@
 -- Take up to `limit` items whose URL is to be fetched, owner by owner: {item, what it asks for, owner, model, priority,
 -- traceparent}, … Whoever takes one has FETCH_LEASE_MS; then it is another's to take. What could be no job now is not
--- fetched in vain: it goes behind the others of its owner.
+-- fetched in vain: it goes behind the others of its owner. The owners ARGV[2..] have enough for now: their turn stays.
 local limit = tonumber(ARGV[1])
+local has_enough = {}
+for place = 2, #ARGV do has_enough[ARGV[place]] = true end
 local MORE_LOOKS = 50 -- at items that could be no job now
 
 -- The batch of an item that was to be fetched is gone, and the item with it.
@@ -16,7 +18,13 @@ local function return_expired()
 end
 
 local function next_in_turn(turn)
-  local owner = redis.call('ZRANGE', fetch_ring_key(), 0, 0)[1]
+  local owner
+  for _, one in ipairs(redis.call('ZRANGE', fetch_ring_key(), 0, #ARGV - 1)) do
+    if not has_enough[one] then
+      owner = one
+      break
+    end
+  end
   if not owner then return nil end
   local item = redis.call('ZPOPMIN', fetch_key(owner))[1]
   if redis.call('EXISTS', fetch_key(owner)) == 0 then

@@ -62,6 +62,8 @@ class Readiness(Shape):
     """What runs in the background of the gateway that answers, by name: `ready`, or `failing`."""
     models: dict[str, str] | None = None
     usage: str | None = None
+    memory: str | None = None
+    """Only where Redis' memory is not measured: why."""
     stopped: dict[str, list[Stopped]] | None = None
 
 
