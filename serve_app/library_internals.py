@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from starlette.formparsers import MultiPartParser
+    from starlette.formparsers import MultiPartParser, MultipartPart
 
 DRAIN: Final = "a gateway that Serve stops ends the requests it holds for their callers, and claims no more"
 GIVE_BACK: Final = "a gateway that goes gives back at once the chunks that no replica has taken"
 LOOPBACK: Final = "on a Ray node that lives on loopback no port of a replica faces the network"
 FORMS: Final = "a form is text in UTF-8, whole, and leaves no file behind where it is refused"
 GROUPS: Final = "commands to the job Redis travel in groups, with one deadline for each group"
+FRONT: Final = "one request id stands everywhere, and a body is asked for after its token was looked at"
 START: Final = "the gateway's application is made where its event loop runs"
 WORKERS: Final = "a decode worker starts without running the replica's main module, which would import all of Ray"
 
@@ -62,6 +63,11 @@ def read_as_utf8(parser: MultiPartParser) -> None:
     """Let the form's text be UTF-8 (RFC 7578 section 5.1.2), whatever codec of Python's the caller names: some raise,
     some make lone surrogates."""
     parser._charset = "utf-8"
+
+
+def current_part(parser: MultiPartParser) -> MultipartPart:
+    """The part of the form that the parser is at."""
+    return parser._current_part
 
 
 def close_files_of(parser: MultiPartParser) -> None:
@@ -133,6 +139,12 @@ def _binds_by_its_helper() -> bool:
     return is_used and callable(vars(replica).get("add_port_to_grpc_server"))
 
 
+def _takes_middlewares() -> bool:
+    from ray.serve._private import constants
+
+    return hasattr(constants, "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH")
+
+
 def _builds_the_application() -> bool:
     from ray.serve._private import replica
 
@@ -153,11 +165,19 @@ def _keeps_its_files() -> bool:
     return _names(MultiPartParser.on_headers_finished, "_files_to_close_on_error")
 
 
-def _has_form_events() -> bool:
+def _tells_of_parts() -> bool:
+    from starlette.formparsers import MultiPartParser, MultipartPart
+
+    events = ("on_part_begin", "on_headers_finished", "on_part_data", "on_part_end", "on_end", "spool_max_size")
+    facts = {"content_disposition", "field_name", "data", "file", "item_headers"}
+    has_events = all(hasattr(MultiPartParser, name) for name in events)
+    return has_events and facts <= {field.name for field in fields(MultipartPart)}
+
+
+def _keeps_the_current_part() -> bool:
     from starlette.formparsers import MultiPartParser
 
-    events = ("on_part_begin", "on_end", "spool_max_size")
-    return all(hasattr(MultiPartParser, name) for name in events)
+    return _names(MultiPartParser.on_part_begin, "_current_part")
 
 
 def _connections_can_be_driven() -> bool:
@@ -168,6 +188,7 @@ def _connections_can_be_driven() -> bool:
     reads = inspect.iscoroutinefunction(Connection.read_response)
     takes = all(callable(getattr(BlockingConnectionPool, name)) for name in ("get_connection", "release"))
     known = hasattr(Connection(), "socket_timeout") and hasattr(Redis(), "response_callbacks")
+    known = known and hasattr(BlockingConnectionPool(), "connection_class")
     return "check_health" in sends and "nowait" in ends and reads and takes and known
 
 
@@ -184,9 +205,11 @@ SEAMS: Final = (
     Seam("ray", "ray.serve.handle.DeploymentResponse._replica_result_future", GIVE_BACK, _has_result_future),
     Seam("ray", "ray.serve._private.replica.add_port_to_grpc_server", LOOPBACK, _binds_by_its_helper),
     Seam("ray", "__serve_build_asgi_app__", START, _builds_the_application),
+    Seam("ray", "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", FRONT, _takes_middlewares),
     Seam("starlette", "MultiPartParser._charset", FORMS, _reads_by_charset),
     Seam("starlette", "MultiPartParser._files_to_close_on_error", FORMS, _keeps_its_files),
-    Seam("starlette", "MultiPartParser.on_part_begin, on_end, spool_max_size", FORMS, _has_form_events),
+    Seam("starlette", "MultiPartParser._current_part", FORMS, _keeps_the_current_part),
+    Seam("starlette", "MultiPartParser.on_part_begin, MultipartPart.data and their like", FORMS, _tells_of_parts),
     Seam("redis", "AbstractConnection, as it sends and reads packed commands", GROUPS, _connections_can_be_driven),
 )
 """Looked for at the start of every replica."""

@@ -10,9 +10,10 @@ from typing import Any, cast
 
 import pytest
 from ray._private import worker
-from ray.serve._private import replica
+from ray.serve._private import constants, replica
 from ray.serve.handle import DeploymentResponse
 from redis.asyncio import Connection
+from starlette import formparsers
 from starlette.formparsers import MultiPartParser
 
 from serve_app import library_internals
@@ -47,8 +48,11 @@ RENAMES = [
     (lambda patch: patch.setattr(replica, "SERVE_BUILD_ASGI_APP_METHOD", "other"), "__serve_build_asgi_app__"),
     (rewritten(MultiPartParser, "on_part_end"), "MultiPartParser._charset"),
     (rewritten(MultiPartParser, "on_headers_finished"), "MultiPartParser._files_to_close_on_error"),
-    (without(MultiPartParser, "on_end"), "MultiPartParser.on_part_begin, on_end, spool_max_size"),
-    (without(MultiPartParser, "spool_max_size"), "MultiPartParser.on_part_begin, on_end, spool_max_size"),
+    (rewritten(MultiPartParser, "on_part_begin"), "MultiPartParser._current_part"),
+    (without(MultiPartParser, "on_end"), "MultiPartParser.on_part_begin"),
+    (without(MultiPartParser, "spool_max_size"), "MultiPartParser.on_part_begin"),
+    (rewritten(formparsers, "MultipartPart"), "MultiPartParser.on_part_begin"),
+    (without(constants, "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"), "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"),
     (rewritten(Connection.__mro__[1], "send_packed_command"), "AbstractConnection"),
     (rewritten(Connection.__mro__[1], "read_response"), "AbstractConnection"),
     (without(Connection.__mro__[1], "disconnect"), "AbstractConnection"),
