@@ -133,9 +133,12 @@ class Tracker:
         """Return jobs that were not begun, to their old place; the delivery does not count. How many it did return."""
         return await self._release("give_back", tasks)
 
-    async def lose(self, tasks: Sequence[Task], reason: str) -> int:
-        """Return jobs whose replica was lost; the delivery counts, and may make a job dead. How many it did count."""
-        return await self._release("lose", tasks, _sentence(reason))
+    async def lose(self, tasks: Sequence[Task], reason: str, *, suspects: bool = False) -> int:
+        """Return jobs whose replica was lost; the delivery counts, and may make a job dead. How many it did count.
+
+        With `suspects` each runs alone from now on, however few losses it has: one of them is likely the cause.
+        """
+        return await self._release("lose", tasks, _sentence(reason), b"1" if suspects else b"0")
 
     async def _release(self, script: str, tasks: Sequence[Task], *arguments: bytes) -> int:
         if not tasks:

@@ -88,7 +88,7 @@ async def _bounded(call: Any, timeout_s: float) -> Any:
 def _translated(error: Exception) -> ReplicaLost | ModelUnready:
     """Ray's copy of our own error is a RayTaskError too, with the replica's traceback; the dispatcher needs ours."""
     if isinstance(error, ReplicaLost):
-        return ReplicaLost(error.detail)
+        return ReplicaLost(error.detail, hung=error.hung)
     if isinstance(error, ModelUnready):
         return ModelUnready(error.detail)
     kind = error.cause if isinstance(error, RayTaskError) else error

@@ -78,6 +78,7 @@ DETAILS: Final[Mapping[str, tuple[str, str]]] = {
     "image-too-costly": (f"{_JOBS}/{JOB_ID}", "Decoding the image took more than 10 seconds."),
     "input-lost": (f"{_JOBS}/{JOB_ID}", "The stored input is no longer there."),
     "model-rejected": (f"{_JOBS}/{JOB_ID}", "The image has more than one page."),
+    "model-timeout": (f"{_JOBS}/{JOB_ID}", "The model did not finish this input within 60 s."),
     "outputs-unstored": (f"{_JOBS}/{JOB_ID}", "The model's files found no room. Retry the job when there is some."),
     "job-dead": (f"{_JOBS}/{JOB_ID}", "The job was given up after 3 losses while it ran alone."),
 }

@@ -54,15 +54,15 @@ local function start(record)
   change(record, 'PROCESSING', 'token', token, 'started_at', NOW, 'deliveries', record.deliveries + 1)
   tell(record, 'PROCESSING')
   local more = redis.call('HMGET', job_key(record.id), 'params', 'media_type', 'traceparent')
-  local alone = record.deliveries + 0 >= SUSPECT_AFTER and '1' or '0'
+  local alone = suspect(record) and '1' or '0'
   return { record.id, more[1], record.reference, record.bytes, record.pixels, more[2], more[3], alone }
 end
 
 -- A suspect travels in a chunk of its own: what happens to it happens to nobody else.
 local function fits(record, chunk)
   if #chunk == 0 then return true end
-  local suspect = record.deliveries + 0 >= SUSPECT_AFTER or chunk.suspect
-  return not suspect and chunk.bytes + record.bytes <= max_bytes and chunk.pixels + record.pixels <= max_pixels
+  if suspect(record) or chunk.suspect then return false end
+  return chunk.bytes + record.bytes <= max_bytes and chunk.pixels + record.pixels <= max_pixels
 end
 
 local function gather()
@@ -75,7 +75,7 @@ local function gather()
       if record == false then break end
       if record then
         if not fits(record, chunk) then return chunk end
-        chunk.suspect = record.deliveries + 0 >= SUSPECT_AFTER
+        chunk.suspect = suspect(record)
         chunk.bytes, chunk.pixels = chunk.bytes + record.bytes, chunk.pixels + record.pixels
         chunk[#chunk + 1] = start(record)
       end

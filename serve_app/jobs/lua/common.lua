@@ -10,7 +10,7 @@ local NOW = CLOCK[1] * 1000 + math.floor(CLOCK[2] / 1000)
 local NOW_US = CLOCK[1] * 1000000 + CLOCK[2]
 
 local FIELDS = {
-  'v', 'owner', 'model', 'priority', 'status', 'run', 'deliveries', 'strikes', 'turn', 'token', 'alone',
+  'v', 'owner', 'model', 'priority', 'status', 'run', 'deliveries', 'strikes', 'turn', 'token', 'alone', 'suspect',
   'reference', 'bytes', 'weight', 'pixels', 'submitted_at', 'started_at', 'completed_at', 'item', 'keep',
 }
 
@@ -111,6 +111,9 @@ local function publish_changes()
   if #changed > 0 then redis.call('PUBLISH', changes_key(), table.concat(changed, ' ')) end
 end
 
+-- Whether a job runs alone: it was lost before, or was in a forward pass that hung.
+local function suspect(record) return record.deliveries + 0 >= SUSPECT_AFTER or record.suspect == '1' end
+
 -- PROCESSING -> PENDING.
 local function put_back(record, deliveries, strikes)
   leave(record)
@@ -146,7 +149,7 @@ local function reopen(record)
   if not input_is_there(record) then return { 'input' } end
   count(record.model, 'reopened')
   record.run = record.run + 1
-  redis.call('HDEL', job_key(record.id), 'started_at', 'completed_at', 'result', 'slug', 'detail')
+  redis.call('HDEL', job_key(record.id), 'started_at', 'completed_at', 'result', 'slug', 'detail', 'suspect')
   change(record, 'PENDING', 'run', record.run, 'deliveries', 0, 'strikes', 0, 'reopened_at', NOW)
   redis.call('PERSIST', job_key(record.id))
   if record.reference ~= '' then redis.call('PERSIST', record.reference) end
@@ -244,11 +247,14 @@ local function buried(id)
   if record and redis.call('ZSCORE', dead_key(record.model), id) then return record end
 end
 
--- A delivery that ended without an answer. It is a strike only if this lease reported that the job ran alone.
-local function lose(record, reason)
+-- A delivery that ended without an answer. It is a strike only if this lease reported that the job ran alone. With
+-- `suspects` the job runs alone from now on.
+local function lose(record, reason, suspects)
   local strikes = record.strikes + (record.alone == record.token and 1 or 0)
   if strikes < MAX_STRIKES and record.deliveries + 0 < MAX_DELIVERIES then
-    return put_back(record, record.deliveries, strikes)
+    put_back(record, record.deliveries, strikes)
+    if suspects then redis.call('HSET', job_key(record.id), 'suspect', '1') end
+    return
   end
   redis.call('HDEL', job_key(record.id), 'alone')
   redis.call('HSET', job_key(record.id), 'strikes', strikes)
