@@ -8,9 +8,14 @@ are imported where they are used: the light parts of the service, which have non
 from __future__ import annotations
 
 import inspect
+import platform
+import sys
+import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from importlib.metadata import version
+from multiprocessing import spawn
+from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -24,6 +29,19 @@ GROUPS: Final = "commands to the job Redis travel in groups, with one deadline f
 FRONT: Final = "one request id stands everywhere, and a body is asked for after its token was looked at"
 START: Final = "the gateway's application is made where its event loop runs"
 WORKERS: Final = "a decode worker starts without running the replica's main module, which would import all of Ray"
+
+
+class MainlessProcess(SpawnProcess):
+    """A process that starts without running the parent's main module: in a replica that would import all of Ray again."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802  multiprocessing's own name
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            return SpawnProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = main
 
 
 def replica_is_leaving() -> bool:
@@ -91,14 +109,18 @@ def check_internals(seams: Iterable[Seam] | None = None) -> None:
     """Raise `RuntimeError` that names each seam which is missing in the installed libraries, and what breaks by it."""
     missing = [seam for seam in (SEAMS if seams is None else seams) if not _holds(seam)]
     if missing:
-        lines = (f"{seam.library} {version(seam.library)}: {seam.name} is gone: {seam.promise}." for seam in missing)
+        lines = (f"{_installed(seam.library)}: {seam.name} is gone: {seam.promise}." for seam in missing)
         raise RuntimeError("This release relies on internals of libraries that are missing. " + " ".join(lines))
+
+
+def _installed(library: str) -> str:
+    return f"{library} {platform.python_version() if library == 'python' else version(library)}"
 
 
 def _holds(seam: Seam) -> bool:
     try:
         return seam.is_there()
-    except (ImportError, AttributeError, TypeError, ValueError):
+    except (ImportError, AttributeError, KeyError, TypeError, ValueError):
         return False
 
 
@@ -193,9 +215,8 @@ def _connections_can_be_driven() -> bool:
 
 
 def _starts_processes() -> bool:
-    from multiprocessing.context import SpawnContext, SpawnProcess
-
-    return callable(SpawnProcess._Popen) and issubclass(SpawnContext.Process, SpawnProcess)
+    looks_at_main = _names(spawn.get_preparation_data, "modules")
+    return callable(vars(SpawnProcess)["_Popen"].__func__) and looks_at_main
 
 
 SEAMS: Final = (
@@ -211,5 +232,6 @@ SEAMS: Final = (
     Seam("starlette", "MultiPartParser._current_part", FORMS, _keeps_the_current_part),
     Seam("starlette", "MultiPartParser.on_part_begin, MultipartPart.data and their like", FORMS, _tells_of_parts),
     Seam("redis", "AbstractConnection, as it sends and reads packed commands", GROUPS, _connections_can_be_driven),
+    Seam("python", "multiprocessing.context.SpawnProcess._Popen", WORKERS, _starts_processes),
 )
 """Looked for at the start of every replica."""

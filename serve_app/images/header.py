@@ -77,6 +77,4 @@ def inspect(data: bytes | BinaryIO, settings: Settings, page: int | None = None)
         raise ImageTooLarge(
             f"The image has {width} x {height} = {pixels:,} pixels; at most {settings.image_max_pixels:,} are accepted."
         )
-    return ImageHeader(
-        layout.format, MEDIA_TYPES[layout.format], width, height, layout.frames, frame, directory, plane
-    )
+    return ImageHeader(layout.format, MEDIA_TYPES[layout.format], width, height, layout.frames, frame, directory, plane)

@@ -154,7 +154,9 @@ def _mask(sample: Numbers, value: Any, size: int) -> LeftOut | None:
         return None
     # float64 arithmetic: the middle between a mask and a picture may be beyond the picture's own type
     between = np.count_nonzero(np.abs(rest.astype(np.float64) - (low + high) / 2) > spread)
-    known = number in FILL_VALUES or abs(number) >= HUGE or (value.dtype.kind == "i" and value == np.iinfo(value.dtype).min)
+    known = (
+        number in FILL_VALUES or abs(number) >= HUGE or (value.dtype.kind == "i" and value == np.iinfo(value.dtype).min)
+    )
     if between > BETWEEN_SHARE * size or between > BETWEEN_OF_MASK * count:
         return None
     if not known and count > MOST_UNKNOWN * size:

@@ -481,6 +481,8 @@ def _named_bar(page: TiffPage) -> Bar | None:
         scan = image.get("ResolutionY") if isinstance(image, dict) else None
         if isinstance(scan, int) and 0 < scan < page.imagelength:
             rows = page.imagelength - scan
-    if isinstance(text := page.tags.valueof(TESCAN), bytes) and (found := re.search(rb"ImageStripSize=(\d{1,5})", text)):
+    if isinstance(text := page.tags.valueof(TESCAN), bytes) and (
+        found := re.search(rb"ImageStripSize=(\d{1,5})", text)
+    ):
         rows = int(found[1])
     return Bar("bottom", rows, named=True) if 0 < rows <= page.imagelength // 2 else None

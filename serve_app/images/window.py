@@ -82,9 +82,7 @@ def _by_table(values: Numbers, low: float, high: float) -> NDArray[np.uint8]:
     return table[np.ascontiguousarray(values).view(np.uint16)]
 
 
-def _window(
-    values: Numbers, no_data: tuple[float, ...], bar: Bar | None, visible: NDArray[np.bool_] | None
-) -> Window:
+def _window(values: Numbers, no_data: tuple[float, ...], bar: Bar | None, visible: NDArray[np.bool_] | None) -> Window:
     bar = bar or find_bar(values)
     inside = bar.outside(values) if bar else values
     shown = bar.outside(visible) if bar and visible is not None else visible

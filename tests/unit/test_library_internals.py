@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from multiprocessing import spawn
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -56,6 +58,8 @@ RENAMES = [
     (rewritten(Connection.__mro__[1], "send_packed_command"), "AbstractConnection"),
     (rewritten(Connection.__mro__[1], "read_response"), "AbstractConnection"),
     (without(Connection.__mro__[1], "disconnect"), "AbstractConnection"),
+    (without(SpawnProcess, "_Popen"), "SpawnProcess._Popen"),
+    (rewritten(spawn, "get_preparation_data"), "SpawnProcess._Popen"),
 ]
 
 
