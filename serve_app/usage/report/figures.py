@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from serve_app.contracts import Json
 from serve_app.usage.report import statements, tables
+from serve_app.usage.report.clock import BUCKETS, Clock
 from serve_app.usage.report.notes import notes
 from serve_app.usage.report.sources import Source
 from serve_app.usage.report.statements import Scope
@@ -30,6 +31,7 @@ def make_report(
         raise ReportError(
             f"by the {window.bucket} this window has more than {statements.MOST_BUCKETS} parts; take a larger bucket"
         )
+    _name_times(answers, window)
     overview, gaps, everything = (answers.pop(name) for name in ("overview", "gaps", "all"))
     by = {name: answers.pop(name)["rows"] for name in ("users", "groups", "models")}
     sums = {key: overview[key] for key in ("coverage_start", "coverage_end", "total", "unique_users", "error_count")}
@@ -46,6 +48,17 @@ def make_report(
     }
     report = {**_head(window), **sums, **answers, "all": line, **by, "quality": quality}
     return report | {"notes": notes(quality)}
+
+
+def _name_times(answers: Json, window: Window) -> None:
+    """Every time in the answers as the window's clock shows it."""
+    clock, overview = Clock(window.timezone), answers["overview"]
+    for bucket in answers["time_buckets"]:
+        bucket["bucket"] = clock.shown(bucket["bucket"], BUCKETS[window.bucket])
+    for row in answers["recent"]:
+        row["timestamp"] = clock.shown(row["timestamp"])
+    for name in ("coverage_start", "coverage_end"):
+        overview[name] = clock.shown(overview[name])
 
 
 def _head(window: Window) -> Json:
