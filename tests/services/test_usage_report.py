@@ -1,5 +1,7 @@
 """What a report says is what the rows say: any window, any clock, before and after rows were pruned."""
 
+import csv
+import io
 import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -14,6 +16,7 @@ from serve_app.contracts import Json
 from serve_app.usage.migrations import migrate
 from serve_app.usage.report.page import write_page
 from serve_app.usage.report.prune import prune
+from serve_app.usage.report.sheet import write_csv
 from serve_app.usage.report.summary import write_summary
 from serve_app.usage.report.window import ReportError, make_month
 
@@ -237,6 +240,43 @@ def test_two_people_of_one_name_are_two_and_the_rest_are_others(tables: str) -> 
         ("<others>", None, 3),
     ]
     assert found[-1]["latency_p50_ms"] is None
+
+
+@pytest.mark.parametrize("is_pruned", [False, True])
+def test_a_renamed_user_is_one_person_under_the_latest_name_everywhere(tables: str, is_pruned: bool) -> None:
+    names = ["Zoe Alt", "Mia Mitte", "Anna Neu", "Anna Neu"]
+    requests = [
+        {"principal_id": "p1", "username": name, "timestamp": DAY + timedelta(hours=hour)}
+        for hour, name in enumerate(names)
+    ]
+    namesake = {"principal_id": "p2", "username": "Anna Neu", "timestamp": DAY + timedelta(minutes=1)}
+    later = {"principal_id": "p1", "username": "Beyond the window", "timestamp": DAY + timedelta(days=1, hours=2)}
+    insert(tables, [*requests, namesake, later], [{"owner": "p1"}, {"owner": "p2"}])
+    if is_pruned:
+        prune(tables, DAY + timedelta(days=2))
+    found = report(tables)
+    assert found["unique_users"] == 2
+    assert found["user_counts"] == [{"name": "Anna Neu", "n": 4}, {"name": "Anna Neu", "n": 1}]
+    people = [("Anna Neu", "p1", 4, 1), ("Anna Neu", "p2", 1, 1)]
+    assert [(row["name"], row["id"], row["requests"], row["completed"]) for row in found["users"]] == people
+    assert {row["username"] for row in found["recent"]} <= {"Anna Neu"}
+    sheet = [line for line in csv.DictReader(io.StringIO(write_csv(found))) if line["by"] == "user"]
+    assert [(line["name"], line["id"], line["requests"]) for line in sheet] == [
+        (name, principal, str(asked)) for name, principal, asked, _ in people
+    ]
+    for text in (write_page(found), write_summary(found)):
+        assert "Anna Neu" in text
+        assert not [name for name in ("Zoe", "Mitte", "Beyond") if name in text]
+    assert report(tables, principal_id="p1")["unique_users"] == 1
+    earlier = report(tables, DAY, DAY + timedelta(hours=2, microseconds=-1))
+    assert [(row["name"], row["id"]) for row in earlier["users"]] == [("Mia Mitte", "p1"), ("Anna Neu", "p2")]
+
+
+def test_rows_of_the_source_system_are_people_by_name(tables: str) -> None:
+    insert(tables, [{"principal_id": None, "username": name} for name in ("ada", "ada", "bob", "", "<unknown>")])
+    found = report(tables)
+    assert found["unique_users"] == len(found["users"]) == 3
+    assert named(found["user_counts"]) == {"ada": 2, "bob": 1, "<unknown>": 2}
 
 
 def test_sums_stay_when_rows_are_pruned_and_percentiles_then_come_within_5_percent(tables: str) -> None:

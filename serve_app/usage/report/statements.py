@@ -80,7 +80,7 @@ _MOMENTS: Final = """,
 _OVERVIEW: Final = """
     SELECT jsonb_build_object(
         'total', coalesce(sum(requests), 0),
-        'unique_users', count(DISTINCT coalesce(NULLIF(username, ''), '<unknown>')),
+        'unique_users', count(DISTINCT {person}),
         'error_count', coalesce(sum(requests) FILTER (WHERE status_code >= 400), 0),
         'null_status', coalesce(sum(requests) FILTER (WHERE status_code IS NULL), 0),
         'unknown_users', coalesce(sum(requests) FILTER (WHERE coalesce(username, '') IN ('', '<unknown>')), 0),
@@ -94,7 +94,7 @@ _OVERVIEW: Final = """
 _COUNTS: Final = """
     SELECT coalesce(jsonb_agg(jsonb_build_object('name', name, 'n', n) ORDER BY place), '[]') FROM (
         SELECT *, row_number() OVER (ORDER BY {order}) AS place FROM (
-            SELECT {name} AS name, sum(requests) AS n FROM cells GROUP BY 1
+            SELECT {name} AS name, sum(requests) AS n FROM cells GROUP BY {label}
         ) AS counted ORDER BY {order} LIMIT {limit}
     ) AS first
 """
@@ -124,7 +124,10 @@ _HEATMAP: Final = """
 _RECENT: Final = """
     SELECT coalesce(jsonb_agg(jsonb_build_object(
         'id', id, 'timestamp', {row_time},
-        'username', coalesce(NULLIF(username, ''), '<unknown>'),
+        'username', coalesce((SELECT NULLIF(username, '') FROM {usage_hourly}
+            WHERE principal_id = newest.principal_id AND hour <= {until} AND first_at <= {until}
+            ORDER BY hour DESC, last_at DESC LIMIT 1),
+            NULLIF(username, ''), '<unknown>'),
         'service_name', coalesce(NULLIF(service_name, ''), '<unknown>'),
         'endpoint_type', coalesce(NULLIF(endpoint_type, ''), '<unknown>'),
         'status_code', status_code, 'url_path', url_path) ORDER BY timestamp DESC, id DESC), '[]')
@@ -140,6 +143,10 @@ _GAPS: Final = """
 """
 
 
+PERSON: Final = "coalesce('id:' || principal_id, 'name:' || coalesce(NULLIF(username, ''), '<unknown>'))"
+"""Who asked: the principal, whatever it was called; in rows of the source system, which have none, the name."""
+LATEST_NAME: Final = "(array_agg(username ORDER BY last_at DESC, username))[1]"
+"""The name of a person's latest request in a group of `cells`."""
 _CLOCK_TIME: Final = """jsonb_build_array(to_char({moment} AT TIME ZONE {timezone}, 'YYYY-MM-DD HH24:MI:SS'),
             extract(epoch FROM ({moment} AT TIME ZONE {timezone}) - ({moment} AT TIME ZONE 'UTC')))"""
 """A time as the report's clock shows it, with its offset from UTC in seconds: what `Clock` makes a name of."""
@@ -161,6 +168,7 @@ def overview(scope: Scope) -> str:
         scope,
         first_edge=Literal(first),
         last_edge=Literal(last),
+        person=SQL(PERSON),
         coverage_start=_clock_time("min(first_at)", scope),
         coverage_end=_clock_time("max(last_at)", scope),
     )
@@ -169,7 +177,14 @@ def overview(scope: Scope) -> str:
 def counts(scope: Scope, name: LiteralString, limit: int, *, by_name: bool = False) -> str:
     """Requests by one expression over the columns of the hourly sums, the largest first."""
     order = SQL("name") if by_name else SQL("n DESC, name")
-    return write(CELLS + _COUNTS, scope, name=SQL(name), order=order, limit=Literal(limit))
+    return write(CELLS + _COUNTS, scope, name=SQL(name), label=SQL(name), order=order, limit=Literal(limit))
+
+
+def people(scope: Scope, limit: int) -> str:
+    """Requests by person under the latest name, the largest first; two of one name are two."""
+    name = SQL("coalesce(NULLIF({}, ''), '<unknown>')").format(SQL(LATEST_NAME))
+    order = SQL("n DESC, name")
+    return write(CELLS + _COUNTS, scope, name=name, label=SQL(PERSON), order=order, limit=Literal(limit))
 
 
 def timeline(scope: Scope) -> str:
