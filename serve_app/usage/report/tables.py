@@ -54,7 +54,8 @@ _OUTCOMES: Final = """,
         SELECT owner, username, group_name FROM (SELECT DISTINCT owner FROM outcome_cells) AS known
         LEFT JOIN LATERAL (
             SELECT username, group_name FROM {usage_hourly}
-            WHERE principal_id = owner AND hour <= {until} AND first_at <= {until} ORDER BY hour DESC, last_at DESC LIMIT 1
+            WHERE principal_id = owner AND hour <= {until} AND first_at <= {until}
+            ORDER BY hour DESC, last_at DESC LIMIT 1
         ) AS latest ON true
     )
 """
