@@ -7,8 +7,8 @@ import time
 
 import psycopg
 import pytest
-from redis.asyncio import Redis
 from gateway_parts import running_gateway
+from redis.asyncio import Redis
 from usage_events import rows, running, until, until_settled, usage_event
 
 from serve_app.connections import GroupingRedis, connect_redis
