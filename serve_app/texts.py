@@ -16,7 +16,9 @@ from unicodedata import category
 from serve_app.contracts import Json
 
 BOM: Final = "\ufeff"
-"""What a CSV begins with so that Excel reads it as UTF-8."""
+"""What a CSV begins with, on request, so that Excel reads it as UTF-8."""
+BOM_HELP: Final = "Begin a CSV with a byte order mark, by which Excel knows UTF-8."
+BOM_WITHOUT_CSV: Final = "bom: only a CSV may begin with a byte order mark; ask for format=csv, or leave bom out."
 
 _REMOVED: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Control characters with NUL and line ends, lone surrogates, line and paragraph separators."""

@@ -11,8 +11,6 @@ from serve_app.gateway.body import pointers_of
 from serve_app.gateway.service import Call
 
 NAME_SHOWN_MAX: Final = 100
-BOM_HELP: Final = "Begin a CSV with a byte order mark, by which Excel knows UTF-8."
-BOM_WITHOUT_CSV: Final = "bom: only a CSV may begin with a byte order mark; ask for format=csv, or leave bom out."
 
 Q = TypeVar("Q", bound=BaseModel)
 

@@ -13,10 +13,10 @@ from serve_app.contracts import Json
 from serve_app.errors import QueryInvalid
 from serve_app.gateway.batches.views import item_object
 from serve_app.gateway.pieces import Pieces
-from serve_app.gateway.query import BOM_HELP, BOM_WITHOUT_CSV, read_query
+from serve_app.gateway.query import read_query
 from serve_app.gateway.service import Call
 from serve_app.jobs.batches.records import BatchView, Item, ItemStatus
-from serve_app.texts import BOM, csv_row
+from serve_app.texts import BOM, BOM_HELP, BOM_WITHOUT_CSV, csv_row
 
 PIECE_ITEMS: Final = 20
 """Items in memory at once; a result has at most 64 kB."""

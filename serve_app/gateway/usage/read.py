@@ -11,9 +11,10 @@ from starlette.responses import Response
 
 from serve_app.errors import AdminRequired, DeadlineExceeded, QueryInvalid, UsageUnavailable
 from serve_app.gateway.admin.people import PRINCIPAL_ID
-from serve_app.gateway.query import BOM_HELP, BOM_WITHOUT_CSV, read_query
+from serve_app.gateway.query import read_query
 from serve_app.gateway.service import Call
 from serve_app.gateway.usage.reports import Format
+from serve_app.texts import BOM_HELP, BOM_WITHOUT_CSV
 from serve_app.usage.report.connection import DatabaseAway, TooSlow
 from serve_app.usage.report.window import ReportError, name_window
 
