@@ -364,6 +364,23 @@ async def test_csv_has_a_column_for_each_value_and_no_formula(gateway: Running) 
     assert {(row["label"], row["confidence"], row["status"]) for row in rows} == {("Tips", "-0.5", "COMPLETED")}
     assert json.loads(rows[0]["result"])["label"] == "Tips"
     assert (await gateway.get(f"{batch['links']['results']}?format=csv")).text == answer.text
+    for_excel = await gateway.get(f"{batch['links']['results']}?format=csv&bom=true")
+    assert for_excel.content == b"\xef\xbb\xbf" + answer.content
+    refused = await gateway.get(f"{batch['links']['results']}?bom=true")
+    assert (refused.status_code, refused.json()["type"]) == (400, "/problems/query-invalid")
+
+
+async def test_names_of_files_are_whole_in_csv_and_begin_no_formula_behind_a_separator(gateway: Running) -> None:
+    gateway.model.answer = lambda task: Outcome(task.job_id, result={**RESULT, "label": "Tips;=1+1"})
+    names = ["試料\u3000５.png", "a;=1+1.png", "-3 kV.png"]
+    batch = (await gateway.post(BATCHES, files=[("image", (name, PICTURE)) for name in names])).json()
+    await ended(gateway, batch["batch_id"])
+    answer = await gateway.get(f"{batch['links']['results']}?format=csv")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [row["name"] for row in rows] == ["試料\u3000５.png", "a;'=1+1.png", "'-3 kV.png"]
+    assert {row["label"] for row in rows} == {"Tips;'=1+1"}
+    assert {json.loads(row["result"])["label"] for row in rows} == {"Tips;=1+1"}
+    assert ";=" not in answer.text
 
 
 def test_a_result_of_an_unknown_form_is_one_column() -> None:
