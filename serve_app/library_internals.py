@@ -32,7 +32,7 @@ WORKERS: Final = "a decode worker starts without running the replica's main modu
 
 
 class MainlessProcess(SpawnProcess):
-    """A process that starts without running the parent's main module: in a replica that would import all of Ray again."""
+    """A process that starts without the parent's main module: in a replica that would import all of Ray again."""
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # noqa: N802  multiprocessing's own name

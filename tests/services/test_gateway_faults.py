@@ -7,18 +7,20 @@ from dataclasses import replace
 
 import httpx2
 import pytest
-from gateway_parts import Running, as_admin, audit_lines, id_of, running_gateway, service_of
+from gateway_parts import Running, as_admin, audit_lines, id_of, running_gateway, service_of, until
 from pydantic import field_validator
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
+from serve_app.contracts import UsageEvent
 from serve_app.gateway.endpoint import Endpoint
 from serve_app.gateway.routes import ROUTES
 from serve_app.gateway.service import Call
 from serve_app.local.authority import Authority
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import Settings
+from serve_app.usage.outbox import Outbox
 from tests.toy_model import Text, WordStatistics
 
 WORDS = {"model": "words", "params": {"text": "one two"}}
@@ -31,30 +33,47 @@ async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Run
         yield running
 
 
-@pytest.mark.usefixtures("own_keys")
+@pytest.fixture
+def broken_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording meets a defect, which no kind of `ServiceError` tells of."""
+
+    async def record(self: Outbox, event: UsageEvent) -> bool:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(Outbox, "record", record)
+
+
+@pytest.mark.usefixtures("broken_outbox")
 async def test_an_accepted_job_is_answered_202_whatever_becomes_of_its_usage_event(
     gateway: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await gateway.redis.set("outbox", "not a stream: every event meets WRONGTYPE")
     answer = await gateway.post("/api/v1/jobs", json=WORDS)
     assert answer.status_code == 202, answer.text
     assert (await gateway.get(f"/api/v1/jobs/{answer.json()['job_id']}")).status_code == 200
-    lost = [record.message for record in caplog.records if "usage event" in record.message]
-    assert len(lost) == 2
-    await gateway.redis.delete("outbox")
+    assert len([record for record in caplog.records if "is lost: ValueError('a defect')" in record.message]) == 2
 
 
 @pytest.mark.usefixtures("own_keys")
+async def test_events_that_the_outbox_cannot_take_now_change_no_answer_and_come_later(gateway: Running) -> None:
+    await gateway.redis.set("outbox", "not a stream: every event meets WRONGTYPE")
+    assert (await gateway.post("/api/v1/jobs", json=WORDS)).status_code == 202
+    await gateway.redis.delete("outbox")
+
+    async def recorded() -> bool:
+        return [event["status_code"] for event in await gateway.usage()] == [202]
+
+    await until(recorded)
+
+
+@pytest.mark.usefixtures("broken_outbox")
 async def test_no_audit_line_is_missing_where_the_usage_event_is(
     gateway: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await gateway.redis.set("outbox", "not a stream")
     assert (await gateway.get("/api/v1/admin/limits")).status_code == 403
     answer = await as_admin(gateway, "DELETE", f"/api/v1/admin/blocks/{id_of(gateway, 'bob')}")
     assert answer.status_code == 404
     told = [(line["event"], line["status"], line["outcome"]) for line in audit_lines(caplog)]
     assert told == [("refused", 403, "admin-required"), ("acted", 404, "decision-unknown")]
-    await gateway.redis.delete("outbox")
 
 
 class Waiting(WordStatistics):
