@@ -184,17 +184,22 @@ class Endpoint:
 
     async def _handled(self, call: Call, admission: Admission) -> Response:
         """What the handler answers. A submit that made nothing costs nothing of the day's quota, unless nobody can tell
-        whether it did: the tracker may have accepted it before its reply was lost."""
-        made_nothing = False
+        whether it did: accepting had begun, and its reply was lost or not waited for."""
+        if self._route.asked != "submit":
+            return await self._route.handler(call)
         try:
             response = await self._route.handler(call)
-            made_nothing = not call.accepted
         except ServiceError as error:
-            made_nothing = not call.accepted and not isinstance(error, TrackerUnavailable)
-            raise
-        finally:
-            if made_nothing and self._route.asked == "submit":
+            is_unknown = call.accepting and isinstance(error, TrackerUnavailable)
+            if not call.accepted and not is_unknown:
                 await admission.refund()
+            raise
+        except BaseException:
+            if not call.accepting:
+                self._service.spawn(admission.refund())
+            raise
+        if not call.accepted:
+            await admission.refund()
         return response
 
     def _audit(self, call: Call, status: int) -> None:

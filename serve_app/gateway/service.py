@@ -143,6 +143,8 @@ class Call:
     model: str = ""
     target: str = ""
     """What an admin's action was about: a principal's id, or a job's."""
+    accepting: bool = False
+    """True: from here on something may be accepted, whatever becomes of the request."""
     accepted: bool = False
     """True: the request made a job, a batch or the next run of a job, none of which was there before."""
     acts_as_admin: bool = False

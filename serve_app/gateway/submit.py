@@ -124,6 +124,7 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask, key: str | None)
         if takes_image and data is None:
             data = await fetched(service, share, submission.owner, ask.image_url or "")
         # From here accepting runs to its end: a client that goes away leaves a whole job or none.
+        call.accepting = True
         job = await asyncio.shield(service.spawn(_submit(service, submission, data)))
     call.job_id, call.accepted = job.id, job.id == submission.id
     return Accepted(job, {"Idempotent-Replayed": "true"} if job.id != submission.id else {})

@@ -3,6 +3,7 @@ costs nothing of the day's quota."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
@@ -164,6 +165,34 @@ async def test_a_submit_that_is_refused_costs_nothing_of_the_quota(
                 answer = await gateway.post(path, **body)
                 assert answer.status_code == status, answer.text
         assert await used(gateway) == 2
+
+
+@pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/batches"])
+async def test_an_upload_that_does_not_arrive_costs_nothing_of_the_quota(
+    settings: Settings, authority: Authority, path: str
+) -> None:
+    """Its client goes away, or it is too slow."""
+    arriving = asyncio.Event()
+
+    async def stuck() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+        arriving.set()
+        await asyncio.Event().wait()
+
+    changes = {"quota_submits_per_day": 5, "submit_timeout_s": 0.5}
+    async with running_gateway(settings, authority, **changes) as gateway:
+        headers = {**gateway.bearer(), "Content-Type": "multipart/form-data; boundary=b"}
+        request = asyncio.create_task(gateway.client.post(path, headers=headers, content=stuck()))
+        await arriving.wait()
+        assert await used(gateway) == 1
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        assert (await gateway.client.post(path, headers=headers, content=stuck())).status_code == 504
+
+        async def given_back() -> bool:
+            return await used(gateway) == 0
+
+        await until(given_back)
 
 
 async def test_a_submit_that_is_sent_again_is_counted_once(settings: Settings, authority: Authority) -> None:

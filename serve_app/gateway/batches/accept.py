@@ -60,6 +60,7 @@ async def _accept(call: Call, ask: BatchAsk, key: str | None) -> Response:
         await call.charged(len(ask.entries) - 1)
         items = await _stored(service, ask.entries)
         # From here accepting runs to its end: a client that goes away leaves a whole batch or none.
+        call.accepting = True
         batch_id = await asyncio.shield(service.spawn(_commit(service, replace(batch, items=items))))
         call.accepted = batch_id == batch.id
     try:

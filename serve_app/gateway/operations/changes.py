@@ -19,6 +19,7 @@ async def cancel_job(call: Call) -> Response:
 async def retry_job(call: Call) -> Response:
     """202 with the failed job, which runs once more."""
     await call.service.store.check_intake()
+    call.accepting = True
     job = await call.service.desk.retry(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model, call.accepted = job.id, job.model, True
     headers = {"Location": views.job_path(job.id), "Retry-After": str(views.POLL_AFTER_S)}
