@@ -189,7 +189,9 @@ async def test_ids_in_capitals_and_a_slash_at_the_end_are_the_same_resource(gate
         assert (answer.json()["job_id"], answer.json()["status"]) == (job_id, "COMPLETED")
     assert len((await gateway.get("/api/v1/jobs/")).json()["data"]) == 1
     assert (await gateway.post("/api/v1/jobs/", files={"image": ("a.png", PICTURE)})).status_code == 202
-    batch = (await gateway.post("/api/v1/batches", json={"model": "words", "items": [{"params": {"text": "a"}}]})).json()
+    batch = (
+        await gateway.post("/api/v1/batches", json={"model": "words", "items": [{"params": {"text": "a"}}]})
+    ).json()
     found = await gateway.get(f"/api/v1/batches/{batch['batch_id'].upper()}/")
     assert found.json()["batch_id"] == batch["batch_id"]
     hook = (await gateway.post("/api/v1/webhooks", json={"url": "https://hooks.example.net/sem"})).json()
@@ -216,7 +218,9 @@ async def test_a_plus_that_nobody_escaped_is_the_offset_that_was_meant(gateway: 
         assert len(answer.json()["data"]) == 1
 
 
-@pytest.mark.parametrize("asked", ["authorization,x-request-id", "traceparent,tracestate", "x-requested-with,content-type"])
+@pytest.mark.parametrize(
+    "asked", ["authorization,x-request-id", "traceparent,tracestate", "x-requested-with,content-type"]
+)
 async def test_a_page_may_send_what_tracing_and_libraries_add(gateway: Running, asked: str) -> None:
     headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": asked}
     for path in ("/api/v1/jobs", "/api/v1/jobs/", "/api/v1/jobs/x/events"):
