@@ -68,7 +68,7 @@ class UploadShare:
         self.held = 0
 
     def expect(self, declared: int) -> None:
-        """Refuse a body that would not fit if it came now, before it is sent in vain; holds nothing. Raises `StoreFull`."""
+        """Refuse a body that would not fit now, before it is sent in vain; holds nothing. Raises `StoreFull`."""
         self._budget.check(self._owner, max(0, declared - self.held))
 
     def reach(self, total: int) -> None:
@@ -119,7 +119,7 @@ class Pace:
 
 
 class Turns:
-    """A bound on what runs at once, all and of one user. Who finds no place waits: behind their own, then behind all."""
+    """A bound on what runs at once, all and of one user. Who finds no place waits for one."""
 
     def __init__(self, limit: int, per_user: int) -> None:
         self._all = asyncio.Semaphore(limit)
