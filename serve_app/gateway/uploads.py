@@ -95,12 +95,16 @@ class Pace:
         now = asyncio.get_running_loop().time()
         if self._begun is None:
             self._begun = now
-        self._deadline.reschedule(self._begun + min(self._total_s, self._grace_s + total / self._rate))
+        self._move(self._begun + min(self._total_s, self._grace_s + total / self._rate))
 
     def ended(self) -> None:
         """The body is in."""
         self._begun = None
-        self._deadline.reschedule(asyncio.get_running_loop().time() + self._work_s)
+        self._move(asyncio.get_running_loop().time() + self._work_s)
+
+    def _move(self, when: float) -> None:
+        if not self._deadline.expired():  # it cannot be moved any more; Python 3.11 may lose its cancellation
+            self._deadline.reschedule(when)
 
     @property
     def is_slow(self) -> bool:
