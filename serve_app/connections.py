@@ -37,9 +37,9 @@ CANCEL_AGAIN_S = 0.5
 OUR_FAULTS: Final = {"ERR", "WRONGTYPE", "NOSCRIPT", "CROSSSLOT", "NOGROUP", "BUSYGROUP", "BUSYKEY", "UNKNOWN"}
 """Codes of error replies to a command that should not have been sent, or to a script that is wrong: defects of ours.
 Every other code says that the server, or this account of it, does not do now what it does at other times: READONLY,
-MASTERDOWN, LOADING, CLUSTERDOWN, MISCONF, BUSY, NOREPLICAS, NOPERM, NOAUTH, EXECABORT, … and what later versions add."""
+MASTERDOWN, LOADING, CLUSTERDOWN, MISCONF, BUSY, NOREPLICAS, NOPERM, NOAUTH, EXECABORT, and what later versions add."""
 NOT_OURS: Final = re.compile(r"(ERR )?(ACL failure in script|unknown command|max number of (clients|connections))")
-"""The replies with the code ERR that are no defect either: commands that an operator has taken away, and a full server."""
+"""Replies with the code ERR that are no defect either: commands that an operator has taken away, a full server."""
 OTHER_PRIMARY: Final = {"READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "NOAUTH"}
 """Codes after which a new connection may lead elsewhere, or be let in: behind the same name stands another primary."""
 _PIPELINED: Final = re.compile(r"""of pipeline caused error: \(['"](.*)""", re.DOTALL)
@@ -71,13 +71,13 @@ class Script(AsyncScript):
         try:
             return await redis.evalsha(self.sha, *words)
         except NoScriptError:
-            return await redis.eval(self.script, *words)
+            return await redis.eval(str(self.script), *words)
 
 
 class JobRedis(Redis):
     """redis-py's client, with scripts that need no right beside EVAL and EVALSHA."""
 
-    def register_script(self, script: Any) -> Script:
+    def register_script(self, script: Any) -> Script:  # type: ignore[override]  # its signature is for both clients
         return Script(self, script)
 
 
@@ -231,7 +231,7 @@ class _LeavesOldPrimaries(AbstractConnection):
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
-            return await super().read_response(*args, **options)  # type: ignore[safe-super]
+            return await super().read_response(*args, **options)
         except RedisError as error:
             if code_of(error) in OTHER_PRIMARY:
                 await self.disconnect(nowait=True)
@@ -258,7 +258,7 @@ def connect_redis(settings: Settings, *, client: type[Redis] = JobRedis, max_con
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
     )
-    pool.connection_class = _leaving_old_primaries(pool.connection_class)
+    pool.connection_class = _leaving_old_primaries(pool.connection_class)  # type: ignore[arg-type]  # classes have a hash
     return client.from_pool(pool)
 
 

@@ -1,8 +1,9 @@
 """What runs in Serve's proxy, in front of every replica: what only the process that holds the connection can do.
 
-Ray Serve makes these middlewares where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `serve_app.proxy:middlewares` when
-a Ray node starts, in its own proxy and, in HAProxy mode, in each replica's server. Without it the service answers all the
-same: an id that cannot be used is then echoed by Serve as it came, and `Expect: 100-continue` is granted to everybody.
+Ray Serve makes these middlewares where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `serve_app.proxy:middlewares`
+when a Ray node starts, in its own proxy and, in HAProxy mode, in each replica's server. Without it the service answers
+all the same: an id that cannot be used is then echoed by Serve as it came, and `Expect: 100-continue` is granted to
+everybody.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.contracts import usable_request_id
 
 BODY_WANTED: Final = "sem_image_classifier.body_wanted"
-"""An ASGI extension of ours: a message of this type, sent by the application before it reads the body of a request whose
-client waits for 100 Continue. It goes no further than to the proxy."""
+"""An ASGI extension of ours: a message of this type, sent by the application before it reads the body of a request
+whose client waits for 100 Continue. It goes no further than to the proxy."""
 
 
 def middlewares() -> list[Middleware]:

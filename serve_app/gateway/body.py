@@ -182,7 +182,7 @@ def _take_slow_place(call: Call, place: ExitStack) -> None:
         return
     if not place.enter_context(call.service.slow_uploads.take(call.caller.id)):
         raise StoreFull(
-            f"You have {SLOW_MAX_PER_USER} slow uploads under way here, or all users {SLOW_MAX}. Send some of them later.",
+            f"You have {SLOW_MAX_PER_USER} slow uploads under way here, or all users {SLOW_MAX}. Send some later.",
             retry_after=SLOW_RETRY_AFTER_S,
         )
     call.has_slow_place = True

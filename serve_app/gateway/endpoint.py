@@ -263,8 +263,8 @@ class PathEndpoint:
 
 
 class OneSpelling:
-    """Middleware: a path with a slash at its end is the path without it. Served, not redirected: a redirect of a POST is
-    one more request, and names a host that the service does not know from behind an edge."""
+    """Middleware: a path with a slash at its end is the path without it. Served, not redirected: a redirect of a POST
+    is one more request, and names a host that the service does not know from behind an edge."""
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application

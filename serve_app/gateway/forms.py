@@ -59,8 +59,10 @@ def _wide_encoding(data: bytes) -> str | None:
     for mark, name in WIDE_MARKS:
         if data.startswith(mark):
             return name
-    first = tuple(min(byte, 1) for byte in data[:3])
-    return ASCII_FIRST.get(first) if len(data) > 3 and 0 in data[:2] else None  # type: ignore[call-overload]
+    if len(data) < 4:
+        return None
+    first, second, third = (min(byte, 1) for byte in data[:3])
+    return ASCII_FIRST.get((first, second, third)) if 0 in (first, second) else None
 
 
 class FormParser(MultiPartParser):
@@ -145,8 +147,8 @@ def _check_transfer_encoding(value: bytes) -> None:
     encoding = value.decode("latin-1").strip().lower()
     if encoding not in PLAIN_ENCODINGS:
         raise BodyTypeUnsupported(
-            f"A part of the form has the Content-Transfer-Encoding {encoding[:SHOWN_MAX]!r}. Send the bytes as they are: "
-            "forms have no such encoding (RFC 7578 section 4.7)."
+            f"A part of the form has the Content-Transfer-Encoding {encoding[:SHOWN_MAX]!r}. Send the bytes as they "
+            "are: forms have no such encoding (RFC 7578 section 4.7)."
         )
 
 

@@ -37,8 +37,8 @@ class Pieces(Response):
         self._pieces, self._size = pieces, size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send head, pieces and end; to a HEAD no pieces. To a client of HTTP/1.0, which knows no chunks (RFC 9112 section
-        6.1) and would take their sizes for data, the whole at once, with its size."""
+        """Send head, pieces and end; to a HEAD no pieces. To a client of HTTP/1.0, which knows no chunks (RFC 9112
+        section 6.1) and would take their sizes for data, the whole at once, with its size."""
         if self._size is None and is_http_1_0(scope) and scope["method"] != "HEAD":
             await self._send_whole(send)
             return

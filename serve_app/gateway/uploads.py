@@ -17,15 +17,15 @@ GRACE_S: Final = 10.0
 SLOW_AFTER_S: Final = 2.0
 """A body that is not in by then is a slow one: of those only so many are open at once."""
 SLOW_MAX: Final = 48
-"""Of one replica, which takes 256 requests at once: with those who wait (`live.places`) a fifth is left to the others."""
+"""Of one replica, which takes 256 requests: with those who wait (`live.places`) a fifth is left to the others."""
 SLOW_MAX_PER_USER: Final = 16
 
 
 class UploadBudget:
     """A bound on the bytes of all requests in flight, so that many large uploads cannot take the replica's memory.
 
-    Bytes count as they arrive, never as they are declared, and those of one user up to `per_user`: who declares much and
-    sends little holds little.
+    Bytes count as they arrive, never as they are declared, and those of one user up to `per_user`: who declares much
+    and sends little holds little.
     """
 
     def __init__(self, limit: int, per_user: int) -> None:
@@ -68,7 +68,7 @@ class UploadShare:
         self.held = 0
 
     def expect(self, declared: int) -> None:
-        """Refuse a body that would not fit if it came now, before it is sent in vain. Holds nothing. Raises `StoreFull`."""
+        """Refuse a body that would not fit now, before it is sent in vain; holds nothing. Raises `StoreFull`."""
         self._budget.check(self._owner, max(0, declared - self.held))
 
     def reach(self, total: int) -> None:
@@ -95,12 +95,16 @@ class Pace:
         now = asyncio.get_running_loop().time()
         if self._begun is None:
             self._begun = now
-        self._deadline.reschedule(self._begun + min(self._total_s, self._grace_s + total / self._rate))
+        self._move(self._begun + min(self._total_s, self._grace_s + total / self._rate))
 
     def ended(self) -> None:
         """The body is in."""
         self._begun = None
-        self._deadline.reschedule(asyncio.get_running_loop().time() + self._work_s)
+        self._move(asyncio.get_running_loop().time() + self._work_s)
+
+    def _move(self, when: float) -> None:
+        if not self._deadline.expired():  # it cannot be moved any more; Python 3.11 may lose its cancellation
+            self._deadline.reschedule(when)
 
     @property
     def is_slow(self) -> bool:
@@ -119,7 +123,7 @@ class Pace:
 
 
 class Turns:
-    """A bound on what runs at once, all and of one user. Who finds no place waits: behind their own, then behind all."""
+    """A bound on what runs at once, all and of one user. Who finds no place waits for one."""
 
     def __init__(self, limit: int, per_user: int) -> None:
         self._all = asyncio.Semaphore(limit)

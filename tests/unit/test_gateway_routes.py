@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -11,8 +12,9 @@ from serve_app.errors import InternalError, QueueFull, StoreFull, TokenInvalid, 
 from serve_app.gateway import views
 from serve_app.gateway.application import SHUTDOWN_S
 from serve_app.gateway.problems import problem_response
+from serve_app.gateway.query import with_plus
 from serve_app.gateway.routes import ROUTES
-from serve_app.gateway.uploads import UploadBudget, UploadShare
+from serve_app.gateway.uploads import Pace, UploadBudget, UploadShare
 from serve_app.jobs.dispatch.attempt import GIVE_BACK_S
 from serve_app.jobs.dispatch.dispatcher import CLOSE_S
 from serve_app.settings import MIB, Settings
@@ -114,6 +116,48 @@ def _fill(share: UploadShare) -> None:
     share.reach(40)  # held already
     assert share.held == 60
     share.reach(101)
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        ("2026-10-01T08:00 02:00", "2026-10-01T08:00+02:00"),
+        ("2026-10-01 08:00:00.5 0200", "2026-10-01 08:00:00.5+0200"),
+        ("20261001T080000 02", "20261001T080000+02"),
+        ("2026-10-01T08:00-02:00", "2026-10-01T08:00-02:00"),
+        ("2026-10-01T08:00+02:00", "2026-10-01T08:00+02:00"),
+        ("2026-10-01 08:00", "2026-10-01 08:00"),  # a time of day, no offset
+        ("2026-10-01", "2026-10-01"),
+        ("7d", "7d"),
+        (5, 5),
+    ],
+)
+def test_a_space_where_the_plus_of_an_offset_was_is_read_as_it(sent: object, meant: object) -> None:
+    assert with_plus(sent) == meant
+
+
+async def test_a_body_has_its_rate_and_its_total_and_a_deadline_that_has_passed_stays() -> None:
+    async with asyncio.timeout(None) as deadline:
+        await asyncio.sleep(0)
+        pace = Pace(deadline, 30, Settings())
+        pace.arrived(0)
+        pace.arrived(64_000)
+        assert deadline.when() == pytest.approx(asyncio.get_running_loop().time() + 12, abs=0.5)
+        pace.arrived(10**12)
+        assert deadline.when() == pytest.approx(asyncio.get_running_loop().time() + 600, abs=0.5)
+        pace.ended()
+        assert deadline.when() == pytest.approx(asyncio.get_running_loop().time() + 30, abs=0.5)
+
+    async def late() -> None:
+        async with asyncio.timeout(0) as deadline:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                Pace(deadline, 30, Settings()).arrived(1)
+                raise
+
+    with pytest.raises(TimeoutError):
+        await late()
 
 
 def test_a_gateway_that_ends_has_time_to_give_its_chunks_back() -> None:

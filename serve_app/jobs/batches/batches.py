@@ -103,8 +103,8 @@ class Batches:
         await self._ask("batch_remove", batch_id, owner)
 
     async def claim_fetches(self, limit: int, without: Sequence[str] = ()) -> list[Fetch]:
-        """Up to `limit` items whose URL is to be fetched, owner by owner, none of the owners `without`. Not ended in time,
-        each is another's.
+        """Up to `limit` items whose URL is to be fetched, owner by owner, none of the owners `without`. Not ended in
+        time, each is another's.
 
         None of a model whose queue is full or whose intake is stopped: what is fetched could be no job.
         """
