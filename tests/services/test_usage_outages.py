@@ -20,6 +20,9 @@ from serve_app.usage.keys import GROUP, OUTBOX
 from serve_app.usage.migrations import migrate
 from serve_app.usage.outbox import TIMEOUT_S, Outbox
 
+REQUESTS = 1000
+STOPPED_S = 60
+
 
 @pytest.fixture
 def tables(database: str) -> str:
@@ -150,6 +153,33 @@ async def test_a_request_refused_while_redis_is_away_is_counted_once_it_is_back(
 
         await until(is_counted)
     assert rows(tables, "SELECT count(*) FROM api_usage") == [(6,)]
+
+
+async def test_a_thousand_requests_while_postgresql_is_stopped_for_a_minute_are_a_thousand_rows(
+    settings: Settings, authority: Authority, tables: str, postgres: Postgres
+) -> None:
+    """Of two users, answered and refused ones, spread over the minute."""
+    slowest = 0.0
+    async with running_gateway(settings, authority, rate_reads_per_s=1000.0) as gateway:
+        await asyncio.to_thread(postgres.kill)
+        stopped = time.monotonic()
+        try:
+            for number in range(REQUESTS):
+                began = time.monotonic()
+                answer = await gateway.get("/api/v1/jobs" if number % 4 else "/api/v1/jobs/unknown", f"u{number % 2}")
+                slowest = max(slowest, time.monotonic() - began)
+                assert answer.status_code == (200 if number % 4 else 404)
+                await asyncio.sleep(max(0.0, stopped + STOPPED_S * (number + 1) / REQUESTS - time.monotonic()))
+        finally:
+            await asyncio.to_thread(postgres.start)
+        assert time.monotonic() - stopped >= STOPPED_S
+        await until_settled(gateway.redis)
+    counted = "SELECT count(*), count(DISTINCT event_id), count(DISTINCT principal_id) FROM api_usage"
+    assert rows(tables, counted) == [(REQUESTS, REQUESTS, 2)]
+    assert rows(tables, "SELECT count(*) FROM api_usage WHERE status_code = 404") == [(REQUESTS // 4,)]
+    assert rows(tables, "SELECT sum(requests)::bigint FROM usage_hourly") == [(REQUESTS,)]
+    assert rows(tables, "SELECT count(*) FROM usage_gaps") == [(0,)]
+    assert slowest < 2
 
 
 async def test_a_postgres_that_dies_in_the_middle_of_a_batch_gets_each_row_once(
