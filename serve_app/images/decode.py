@@ -263,4 +263,5 @@ def _finish(reading: _Reading, header: ImageHeader) -> Pixels:
 
 def _laid_on_white(values: Numbers, alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
     opacity = alpha if values.ndim == 2 else alpha[:, :, None]
-    return np.rint(255 - (255 - values.astype(np.float32)) * opacity).astype(np.uint8)
+    laid: NDArray[np.uint8] = np.rint(255 - (255 - values.astype(np.float32)) * opacity).astype(np.uint8)
+    return laid

@@ -22,7 +22,7 @@ SHARE = 0.001
 MOST_UNKNOWN = 0.5
 """A value that no one has named is a mask only when it covers at most this share: else it is the ground."""
 BETWEEN_SHARE, BETWEEN_OF_MASK = 0.0002, 0.01
-"""Masks are drawn over a picture: there is next to nothing between them and it. Real bright or dark parts have edges."""
+"""Masks are drawn over a picture: next to nothing lies between them and it. Real bright or dark parts have edges."""
 FILL_VALUES = (-9999.0, -99999.0, -999.0, -32767.0, -32768.0)
 HUGE = 1e30
 
@@ -99,7 +99,7 @@ def finite(values: Numbers) -> Numbers:
 
 
 def _outdoes(strip: Numbers, rest: Numbers) -> bool:
-    """Whether the strip's black and white are as far apart as those of the picture: dim parts of it have few values too."""
+    """Whether the strip's black and white are as far apart as the picture's: a dim part of it has few values too."""
     step = max(1, rest.size // 100_000)
     low, high = (float(end) for end in np.percentile(rest[::step], (0.1, 99.9), method="nearest"))
     least, most = float(strip.min()), float(strip.max())

@@ -105,8 +105,8 @@ def read_pages(data: bytes) -> TiffPages:
         )
     if place + struct.calcsize(kind.count) > len(data):
         raise ImageUnreadable(
-            f"The TIFF file is cut off, or was not finished by the instrument: its directory should be at byte {place:,} "
-            f"and the file ends at byte {len(data):,}. Send the whole file."
+            f"The TIFF file is cut off, or was not finished by the instrument: its directory should be at byte "
+            f"{place:,} and the file ends at byte {len(data):,}. Send the whole file."
         )
     reader = _Reader(data, kind)
     found = [reader.directory(place)]

@@ -34,9 +34,9 @@ class NoParams(Schema):
     """What a submit may choose."""
 
     page: int | None = Field(
-        None,
+        default=None,
         ge=1,
-        description="Which page or frame of the file, from 1. By default TIFF's largest picture, of other files the first",
+        description="Which page or frame of the file, from 1. By default TIFF's largest picture, else the first",
     )
 
 

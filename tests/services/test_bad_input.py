@@ -283,9 +283,7 @@ SIZES = [
         b"BM" + struct.pack("<IHHIIiiHHIIIIII", 1 << 20, 0, 0, 54, 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0),
     ),
     image_case("an unfinished TIFF", 422, "image-unreadable", b"II*\x00" + bytes(1000)),
-    image_case(
-        "a TIFF whose directory was never written", 422, "image-unreadable", b"MM\x00*\x00\x10\x00\x00" + bytes(1000)
-    ),
+    image_case("a TIFF without its end", 422, "image-unreadable", b"MM\x00*\x00\x10\x00\x00" + bytes(1000)),
     image_case("no width", 422, "image-unreadable", pictures.png_claiming(0, 5)),
     image_case("half a header", 422, "image-unreadable", PICTURE[:20]),
     image_case("half a JPEG", 422, "image-unreadable", b"\xff\xd8\xff\xe0\x00"),

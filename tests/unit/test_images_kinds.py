@@ -218,8 +218,8 @@ DISAGREEMENTS = (
     Disagreement(
         "Pillow",
         uncompressed_predictor,
-        "libtiff knows the predictor tag with LZW, Deflate, Zstandard and LZMA alone (TIFF 6.0 has it for LZW) and shows "
-        "the differences. The samples here are differences, as the tag says; ours takes what is smoother",
+        "libtiff knows the predictor tag with LZW, Deflate, Zstandard, LZMA alone (TIFF 6.0: with LZW) and shows the "
+        "differences. The samples here are differences, as the tag says; ours takes what is smoother",
     ),
     Disagreement("libtiff", uncompressed_predictor, "as above"),
     Disagreement(
@@ -240,7 +240,7 @@ DISAGREEMENTS = (
     Disagreement(
         "Pillow",
         lambda kind: 262 in kind.without,
-        "without a photometric tag Pillow takes white as zero; libtiff and ImageJ take black, as nearly all pictures are",
+        "without a photometric tag Pillow takes white as zero; libtiff and ImageJ take black, as most pictures are",
     ),
     Disagreement(
         "Pillow",
@@ -280,7 +280,7 @@ def test_where_other_readers_do_not_agree_the_reason_is_known(table: list[tuple[
     for (one, data, _), (reader, read) in itertools.product(table, (("Pillow", by_pillow), ("libtiff", by_libtiff))):
         try:
             array = read(one, data)
-        except Exception:  # it does not read this kind, and says so
+        except Exception:  # noqa: S112 - it does not read this kind, and says so
             continue
         if off(array, one.expected) <= 1:
             agreed[reader] += 1

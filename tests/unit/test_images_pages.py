@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import struct
 import time
@@ -57,10 +58,7 @@ MEANT = {
 @pytest.mark.parametrize("name", MEANT)
 def test_the_largest_picture_is_classified_and_named(name: str, order: str, big: bool) -> None:
     pages, frame = MEANT[name]
-    pages = [
-        (samples, Kind(kind.bits, order=order, big=big, photometric=kind.photometric, tags=kind.tags))
-        for samples, kind in pages
-    ]
+    pages = [(samples, dataclasses.replace(kind, order=order, big=big)) for samples, kind in pages]
     data = write_pages(pages)
     assert level(data) == (200, frame)
     header = inspect(data, SETTINGS)
@@ -160,7 +158,7 @@ def test_an_unfinished_file_is_named_so(order: str, big: bool) -> None:
     place, size = (8, 8) if big else (4, 4)
     unfinished = data.copy()
     unfinished[place : place + size] = bytes(size)
-    with pytest.raises(ImageUnreadable, match="not finished by the instrument.*names no directory"):
+    with pytest.raises(ImageUnreadable, match=r"not finished by the instrument.*names no directory"):
         inspect(bytes(unfinished), SETTINGS)
     for length in (place + size, len(data) // 2):
         with pytest.raises(ImageUnreadable, match="cut off, or was not finished by the instrument"):

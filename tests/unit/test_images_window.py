@@ -195,7 +195,7 @@ TESCAN = b"\0\0[MAIN]\r\nDevice=VEGA3\r\nImageStripSize=%d\r\n\0"
 
 @pytest.mark.parametrize("tags", [{34682: (2, FEI % 216)}, {34680: (2, FEI % 216)}, {50431: (7, TESCAN % 24)}])
 def test_a_bar_that_the_instrument_names_is_left_out_whatever_is_in_it(tags: dict[int, Any]) -> None:
-    """FEI and Thermo name the rows of the scan, TESCAN those of the strip. This bar holds a drawing, so its looks tell nothing."""
+    """FEI and Thermo name the rows of the scan, TESCAN of the strip. This bar is noise: its looks tell nothing."""
     samples = SPECIMEN.astype("u2")
     samples[216:] = np.random.default_rng(0).integers(0, 65536, (24, 320))
     bar = np.zeros(samples.shape, bool)
