@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     image_max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
     """Largest image in pixels (width x height of one frame)."""
     image_max_frames: Annotated[int, Field(ge=1)] = 64
-    """Most frames or pages of one file; the first is classified."""
+    """Which frame of an animation can be chosen at most: the ones before it are decoded too. TIFF pages are free."""
     image_store_share: Annotated[float, Field(gt=0, le=0.8)] = 0.6
     """Share of Redis' `maxmemory` that stored images may take; beyond it 503."""
     image_store_url: str = ""

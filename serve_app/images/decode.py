@@ -235,15 +235,14 @@ def _finish(reading: _Reading, header: ImageHeader) -> Pixels:
     if unseen:
         alpha = None
     if values.dtype != np.uint8:
-        visible = alpha > 0 if alpha is not None else None
-        values, window = to_eight_bits(values, no_data=reading.no_data, bar=reading.bar, visible=visible)
+        values, window = to_eight_bits(values, no_data=reading.no_data, bar=reading.bar, alpha=alpha)
         read_as += f", {window}"
         how["window"] = [window.low, window.high]
     if reading.inverted:
         values, read_as = 255 - values, read_as + ", white is zero"
     if unseen:
         read_as += ", transparent everywhere and so read as opaque"
-    elif alpha is not None:
+    elif alpha is not None and (alpha < 1).any():
         values, read_as = _laid_on_white(values, alpha), read_as + ", transparency laid on white"
     upright = UPRIGHT.get(reading.orientation)
     array = np.ascontiguousarray(upright(values) if upright else values)
@@ -264,4 +263,5 @@ def _finish(reading: _Reading, header: ImageHeader) -> Pixels:
 
 def _laid_on_white(values: Numbers, alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
     opacity = alpha if values.ndim == 2 else alpha[:, :, None]
-    return np.rint(255 - (255 - values.astype(np.float32)) * opacity).astype(np.uint8)
+    laid: NDArray[np.uint8] = np.rint(255 - (255 - values.astype(np.float32)) * opacity).astype(np.uint8)
+    return laid

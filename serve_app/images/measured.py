@@ -22,13 +22,13 @@ SHARE = 0.001
 MOST_UNKNOWN = 0.5
 """A value that no one has named is a mask only when it covers at most this share: else it is the ground."""
 BETWEEN_SHARE, BETWEEN_OF_MASK = 0.0002, 0.01
-"""Masks are drawn over a picture: there is next to nothing between them and it. Real bright or dark parts have edges."""
+"""Masks are drawn over a picture: next to nothing lies between them and it. Real bright or dark parts have edges."""
 FILL_VALUES = (-9999.0, -99999.0, -999.0, -32767.0, -32768.0)
 HUGE = 1e30
 
 BAR_SHARE, BAR_LINES = 0.4, 4
 """A data bar covers at most this share of the picture and has at least so many lines."""
-BAR_GROUND, BAR_VALUES = 0.4, 64
+BAR_GROUND, BAR_VALUES = 0.4, 256
 """In each line of a bar one value, its ground, has this share, and there are few others: the text and its edges."""
 
 
@@ -99,7 +99,7 @@ def finite(values: Numbers) -> Numbers:
 
 
 def _outdoes(strip: Numbers, rest: Numbers) -> bool:
-    """Whether the strip's black and white are as far apart as those of the picture: dim parts of it have few values too."""
+    """Whether the strip's black and white are as far apart as the picture's: a dim part of it has few values too."""
     step = max(1, rest.size // 100_000)
     low, high = (float(end) for end in np.percentile(rest[::step], (0.1, 99.9), method="nearest"))
     least, most = float(strip.min()), float(strip.max())
@@ -108,10 +108,42 @@ def _outdoes(strip: Numbers, rest: Numbers) -> bool:
 
 def _is_flat(line: Numbers) -> bool:
     found, counts = np.unique(line, return_counts=True)
-    return len(found) <= max(2, min(BAR_VALUES, line.size // 8)) and counts.max() >= BAR_GROUND * line.size
+    return len(found) <= max(2, min(BAR_VALUES, line.size // 4)) and counts.max() >= BAR_GROUND * line.size
 
 
-def left_out(sample: Numbers, named: tuple[float, ...]) -> tuple[Numbers, list[LeftOut]]:
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Distinct values in rising order, and how many pixels have each."""
+
+    values: Numbers
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sample: Numbers) -> Distribution:
+        if sample.dtype.kind in "iu" and sample.dtype.itemsize == 2:
+            least = int(sample.min()) if sample.size else 0
+            counts = np.bincount(sample.astype(np.int64) - least if least < 0 else sample, minlength=1)
+            found = np.flatnonzero(counts)
+            return cls((found + min(least, 0)).astype(sample.dtype), counts[found])
+        ordered = np.sort(sample)
+        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))) if ordered.size else np.arange(0)
+        return cls(ordered[starts], np.diff(starts, append=ordered.size))
+
+    @property
+    def size(self) -> int:
+        return int(self.counts.sum())
+
+    def percentiles(self, low: float, high: float) -> tuple[float, float]:
+        """The values nearest to two percentiles."""
+        ranks = np.rint(np.array((low, high)) / 100 * (self.size - 1))
+        found = self.values[np.searchsorted(np.cumsum(self.counts), ranks, side="right")]
+        return float(found[0]), float(found[1])
+
+    def without(self, chosen: NDArray[np.bool_]) -> Distribution:
+        return Distribution(self.values[~chosen], self.counts[~chosen])
+
+
+def left_out(sample: Distribution, named: tuple[float, ...]) -> tuple[Distribution, list[LeftOut]]:
     """The values of `sample` that count, and those that do not.
 
     Left out are values that the file itself names, and an extreme value far from all others: a known fill value, or any
@@ -120,14 +152,14 @@ def left_out(sample: Numbers, named: tuple[float, ...]) -> tuple[Numbers, list[L
     found: list[LeftOut] = []
     size = sample.size
     for value in named:
-        chosen = equal(sample, value)
-        if count := int(np.count_nonzero(chosen)):
+        chosen = equal(sample.values, value)
+        if count := int(sample.counts[chosen].sum()):
             found.append(LeftOut(value, count / size, "black", "named by the file"))
-            sample = sample[~chosen]
-    for extreme in (np.min, np.max):
-        if sample.size and (one := _mask(sample, extreme(sample), size)):
+            sample = sample.without(chosen)
+    for end in (0, -1):
+        if len(sample.values) > 2 and (one := _mask(sample, end, size)):
             found.append(one)
-            sample = sample[sample != extreme(sample)]
+            sample = sample.without(sample.values == sample.values[end])
     return sample, found
 
 
@@ -139,26 +171,24 @@ def equal(values: Numbers, value: float) -> NDArray[np.bool_]:
     return np.asarray(values == value)
 
 
-def _mask(sample: Numbers, value: Any, size: int) -> LeftOut | None:
-    """What is known of the extreme `value` when it is a mask."""
-    chosen = sample == value
-    count = int(np.count_nonzero(chosen))
-    if count <= SHARE * size or count == sample.size:
+def _mask(sample: Distribution, end: int, size: int) -> LeftOut | None:
+    """What is known of the least (0) or greatest (-1) value when it is a mask."""
+    value, count = sample.values[end], int(sample.counts[end])
+    if count <= SHARE * size:
         return None
-    rest = sample[~chosen]
-    low, high = (float(end) for end in np.percentile(rest, (0.1, 99.9), method="nearest"))
-    spread = high - low
-    number = float(value)
+    rest = sample.without(sample.values == value)
+    low, high = rest.percentiles(0.1, 99.9)
+    spread, number = high - low, float(value)
     gap = low - number if number < low else number - high
     if not spread > 0 or gap < FAR * spread:
         return None
     # float64 arithmetic: the middle between a mask and a picture may be beyond the picture's own type
-    between = np.count_nonzero(np.abs(rest.astype(np.float64) - (low + high) / 2) > spread)
-    known = (
-        number in FILL_VALUES or abs(number) >= HUGE or (value.dtype.kind == "i" and value == np.iinfo(value.dtype).min)
-    )
+    apart = np.abs(rest.values.astype(np.float64) - (low + high) / 2) > spread
+    between = int(rest.counts[apart].sum())
     if between > BETWEEN_SHARE * size or between > BETWEEN_OF_MASK * count:
         return None
+    least_of_type = value.dtype.kind == "i" and value == np.iinfo(value.dtype).min
+    known = number in FILL_VALUES or abs(number) >= HUGE or bool(least_of_type)
     if not known and count > MOST_UNKNOWN * size:
         return None
     drawn: Literal["black", "white"] = "black" if number < low else "white"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.images.measured import Bar, LeftOut, equal, find_bar, finite, left_out
+from serve_app.images.measured import Bar, Distribution, LeftOut, equal, find_bar, finite, left_out
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
 SAMPLE_PIXELS = 4_000_000
 """Larger images are measured on an even grid of at most about this many pixels."""
 ROWS_AT_ONCE = 256
+TRANSPARENT_SHARE = 0.001
+"""A picture with fewer transparent pixels counts as opaque."""
 CONSTANT_GREY = 128
 
 Numbers = NDArray[Any]
@@ -29,8 +31,12 @@ class Window:
     left_out: tuple[LeftOut, ...] = ()
     not_finite: float = 0.0
     """Share of the values that are not-a-number or infinite."""
+    full_scale: bool = False
+    """True where `high` is the samples' own white, not a percentile."""
 
     def __str__(self) -> str:
+        if self.full_scale:
+            return f"full scale ({self.low:g}–{self.high:g}) because parts are transparent"
         words = f"window {LOW_PERCENTILE:g}–{HIGH_PERCENTILE:g} % ({self.low:g}–{self.high:g})"
         apart = [str(self.bar)] if self.bar else []
         apart += [str(value) for value in self.left_out]
@@ -44,20 +50,32 @@ def to_eight_bits(
     *,
     no_data: tuple[float, ...] = (),
     bar: Bar | None = None,
-    visible: NDArray[np.bool_] | None = None,
+    alpha: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.uint8], Window]:
     """Scale real numbers of any width to 0–255.
 
     The window goes from the 0.1th to the 99.9th percentile of what is measured, all channels together; where these are
     equal, from the least to the greatest. Measured are finite values outside the data bar (`bar`, or one found at an
-    edge) where `visible`, without those in `no_data` and without masks (`serve_app.images.measured`). A constant image
-    becomes mid-grey, NaN and `no_data` become 0. Raises `ValueError` when nothing is left to measure.
+    edge) that `alpha` (0 to 1) does not hide, without those in `no_data` and without masks
+    (`serve_app.images.measured`). A constant image becomes mid-grey, NaN and `no_data` become 0. A picture with
+    transparent parts is scaled from 0 to its own white instead, as its 8-bit kind is: white will stand beside it.
+    Raises `ValueError` when nothing is left to measure.
     """
-    window = _window(values, no_data, bar, visible)
+    visible = alpha > 0 if alpha is not None else None
+    full = _full_scale(values[visible]) if alpha is not None and (alpha < 1).mean() > TRANSPARENT_SHARE else None
+    window = Window(0.0, full, full_scale=True) if full else _window(values, no_data, bar, visible)
     scaled = _scaled(values, window.low, window.high)
     for value in no_data:
         scaled[equal(values, value)] = 0
     return scaled, window
+
+
+def _full_scale(shown: Numbers) -> float | None:
+    """The white of a picture's samples: 1 of floats, of integers the greatest number of the bits they use."""
+    most = float(np.percentile(shown, HIGH_PERCENTILE, method="nearest")) if shown.size else 0.0
+    if shown.dtype.kind == "f":
+        return 1.0 if 0.5 < most <= 1 and shown.min() >= 0 else None
+    return float(2 ** max(8, int(most).bit_length()) - 1) if shown.dtype.kind == "u" else None
 
 
 def _scaled(values: Numbers, low: float, high: float) -> NDArray[np.uint8]:
@@ -84,23 +102,28 @@ def _by_table(values: Numbers, low: float, high: float) -> NDArray[np.uint8]:
 
 def _window(values: Numbers, no_data: tuple[float, ...], bar: Bar | None, visible: NDArray[np.bool_] | None) -> Window:
     bar = bar or find_bar(values)
-    inside = bar.outside(values) if bar else values
-    shown = bar.outside(visible) if bar and visible is not None else visible
-    step = int(np.ceil(np.sqrt(max(1.0, inside.size / SAMPLE_PIXELS))))
-    for every in (step, 1):  # all values where a grid of them is constant or empty
-        chosen = inside[::every, ::every]
-        if shown is not None:
-            chosen = chosen[shown[::every, ::every]]
-        real = finite(chosen)
-        lost = 1 - real.size / max(1, chosen.size)
-        sample, apart = left_out(real, no_data)
-        if sample.size == 0:
-            continue
-        low, high = np.percentile(sample, (LOW_PERCENTILE, HIGH_PERCENTILE), method="nearest")
-        if low == high:
-            low, high = sample.min(), sample.max()
-        if low < high:
-            return Window(float(low), float(high), bar, tuple(apart), lost)
-    if sample.size:
-        return Window(float(low), float(high), bar, tuple(apart), lost)
-    raise ValueError("none of its values is a finite number" + (" that counts" if apart else ""))
+    for strip in (bar, None) if bar else (None,):  # with the bar where there is nothing to see beside it
+        inside = strip.outside(values) if strip else values
+        shown = strip.outside(visible) if strip and visible is not None else visible
+        step = int(np.ceil(np.sqrt(max(1.0, inside.size / SAMPLE_PIXELS))))
+        for every in (step, 1) if step > 1 else (1,):  # all values where a grid of them is constant or empty
+            window = _measured(
+                inside[::every, ::every], shown[::every, ::every] if shown is not None else None, no_data
+            )
+            if window and window.low < window.high:
+                return replace(window, bar=strip)
+    if window is None:
+        raise ValueError("none of its values is a finite number that counts")
+    return window
+
+
+def _measured(values: Numbers, shown: NDArray[np.bool_] | None, no_data: tuple[float, ...]) -> Window | None:
+    chosen = values[shown] if shown is not None else values
+    real = finite(chosen)
+    sample, apart = left_out(Distribution.of(real), no_data)
+    if sample.size == 0:
+        return None
+    low, high = sample.percentiles(LOW_PERCENTILE, HIGH_PERCENTILE)
+    if low == high:
+        low, high = float(sample.values[0]), float(sample.values[-1])
+    return Window(low, high, None, tuple(apart), 1 - real.size / chosen.size)

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pebble.pool.channel import WorkerChannel
 
 from serve_app.errors import ImageUndecodable
+from serve_app.images.decode import read_pixels
+from serve_app.settings import MIB, Settings
+from tests import peak
 
 
 def echo(value: object) -> object:
@@ -25,8 +28,34 @@ def crash() -> None:
     ctypes.string_at(0)
 
 
-def swell() -> int:
-    return len(bytearray(1 << 40))
+def swell(mib: int = 1024) -> int:
+    """Takes that much memory, piece by piece, and writes to all of it."""
+    held = [bytes((1,)) * MIB for _ in range(mib)]
+    return len(held)
+
+
+def read_picture(data: bytes) -> tuple[str, float]:
+    """What `read_pixels` says of a file, and the peak of the memory that it took."""
+    peak.forget()
+    before = peak.mib("VmRSS")
+    read_as = read_pixels(data, Settings()).how["read_as"]
+    return str(read_as), peak.mib() - before
+
+
+def read_for_ever(data: bytes) -> None:
+    """Is inside the decoder nearly all the time."""
+    while True:
+        read_pixels(data, Settings())
+
+
+def peak_since(before: float) -> float:
+    return peak.mib() - before
+
+
+def forget_peak() -> float:
+    """Count the peak anew; what is held now."""
+    peak.forget()
+    return peak.mib("VmRSS")
 
 
 def loop() -> None:

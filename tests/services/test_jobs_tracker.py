@@ -312,6 +312,18 @@ async def test_a_suspect_runs_in_a_chunk_of_its_own(tracker: Tracker) -> None:
     assert not any(one.alone for one in healthy.tasks)
 
 
+async def test_jobs_of_a_forward_pass_that_hung_run_alone_at_their_first_loss_and_have_no_strike(
+    tracker: Tracker,
+) -> None:
+    jobs = [await tracker.submit(submission("ann")) for _ in range(3)]
+    assert await tracker.lose((await claimed(tracker, 8)).tasks, "A forward pass hung.", suspects=True) == 3
+    for _ in jobs:
+        [task] = (await claimed(tracker, 8)).tasks
+        assert task.alone
+    found = [await tracker.read(job.id, "ann") for job in jobs]
+    assert [(job.deliveries, job.strikes) for job in found] == [(2, 0)] * 3
+
+
 async def test_three_strikes_make_a_job_dead(tracker: Tracker, redis: Redis) -> None:
     job, task = await suspect(tracker)
     for strike in range(1, MAX_STRIKES + 1):
