@@ -86,47 +86,47 @@ def keys_of(issuer: KeyServer, clock: Clock, *, plain_http: bool = True) -> Issu
 
 async def test_many_first_requests_share_one_fetch_and_later_ones_make_none(issuer: KeyServer, clock: Clock) -> None:
     keys, key_id = keys_of(issuer, clock), issuer.signing.current.id
-    found = await asyncio.gather(*(keys.find(key_id) for _ in range(50)))
+    found = await asyncio.gather(*(keys.find(key_id, "RS256") for _ in range(50)))
     assert {key.id for key in found} == {key_id}
     assert len(issuer.asked) == 2  # discovery and key set
 
 
 async def test_a_flood_of_unknown_keys_asks_the_issuer_once_in_the_cool_down(issuer: KeyServer, clock: Clock) -> None:
     keys = keys_of(issuer, clock)
-    await keys.find(issuer.signing.current.id)
+    await keys.find(issuer.signing.current.id, "RS256")
     issuer.asked.clear()
     for round_ in range(3):
         refusals = await asyncio.gather(
-            *(keys.find(f"unknown-{round_}-{n}") for n in range(30)), return_exceptions=True
+            *(keys.find(f"unknown-{round_}-{n}", "RS256") for n in range(30)), return_exceptions=True
         )
         assert {type(refusal) for refusal in refusals} == {TokenInvalid}
     assert len(issuer.asked) == 2
     clock.now += UNKNOWN_KEY_COOL_DOWN_S
     with pytest.raises(TokenInvalid):
-        await keys.find("unknown")
+        await keys.find("unknown", "RS256")
     assert len(issuer.asked) == 4
 
 
 async def test_a_rotated_key_is_found_at_once_and_the_old_one_stays(issuer: KeyServer, clock: Clock) -> None:
     keys, old = keys_of(issuer, clock), issuer.signing.current.id
-    await keys.find(old)
+    await keys.find(old, "RS256")
     issuer.signing.rotate()
-    assert (await keys.find(issuer.signing.current.id)).id != old
-    assert (await keys.find(old)).id == old
+    assert (await keys.find(issuer.signing.current.id, "RS256")).id != old
+    assert (await keys.find(old, "RS256")).id == old
 
 
 async def test_a_withdrawn_key_is_refused_after_the_next_refresh(issuer: KeyServer, clock: Clock) -> None:
     keys, withdrawn = keys_of(issuer, clock), issuer.signing.current.id
-    await keys.find(withdrawn)
+    await keys.find(withdrawn, "RS256")
     issuer.signing.rotate()
     issuer.signing.rotate()
-    await keys.find(withdrawn)  # cached, and trusted until the refresh
+    await keys.find(withdrawn, "RS256")  # cached, and trusted until the refresh
     clock.now += FRESH_S
-    await keys.find(withdrawn)  # starts the refresh beside the request
+    await keys.find(withdrawn, "RS256")  # starts the refresh beside the request
     async with asyncio.timeout(5):
         while True:
             try:
-                await keys.find(withdrawn)
+                await keys.find(withdrawn, "RS256")
             except TokenInvalid:
                 break
             await asyncio.sleep(0.01)
@@ -134,13 +134,13 @@ async def test_a_withdrawn_key_is_refused_after_the_next_refresh(issuer: KeyServ
 
 async def test_last_good_keys_stay_while_the_issuer_is_away(issuer: KeyServer, clock: Clock) -> None:
     keys, key_id = keys_of(issuer, clock), issuer.signing.current.id
-    await keys.find(key_id)
+    await keys.find(key_id, "RS256")
     await issuer.stop()
     for _ in range(5):
         clock.now += FRESH_S
-        assert (await keys.find(key_id)).id == key_id
+        assert (await keys.find(key_id, "RS256")).id == key_id
         with pytest.raises(KeysUnavailable):
-            await keys.find("unknown")
+            await keys.find("unknown", "RS256")
     await issuer.start()
 
 
@@ -148,28 +148,28 @@ async def test_a_key_made_while_the_issuer_was_away_is_found_as_soon_as_it_is_ba
     issuer: KeyServer, clock: Clock
 ) -> None:
     keys = keys_of(issuer, clock)
-    await keys.find(issuer.signing.current.id)
+    await keys.find(issuer.signing.current.id, "RS256")
     await issuer.stop()
     issuer.signing.rotate()
     clock.now += 1
     with pytest.raises(KeysUnavailable):
-        await keys.find(issuer.signing.current.id)
+        await keys.find(issuer.signing.current.id, "RS256")
     await issuer.start()
     clock.now += FAILURE_COOL_DOWN_S
-    assert await keys.find(issuer.signing.current.id)
+    assert await keys.find(issuer.signing.current.id, "RS256")
 
 
 async def test_before_the_first_key_an_issuer_that_is_away_is_asked_rarely(issuer: KeyServer, clock: Clock) -> None:
     keys, key_id = keys_of(issuer, clock), issuer.signing.current.id
     await issuer.stop()
     with pytest.raises(KeysUnavailable):
-        await keys.find(key_id)
+        await keys.find(key_id, "RS256")
     await issuer.start()
     with pytest.raises(KeysUnavailable):
-        await keys.find(key_id)
+        await keys.find(key_id, "RS256")
     assert issuer.asked == []
     clock.now += FAILURE_COOL_DOWN_S
-    assert (await keys.find(key_id)).id == key_id
+    assert (await keys.find(key_id, "RS256")).id == key_id
 
 
 def _answer(body: bytes, status: bytes = b"200 OK", more: bytes = b"") -> bytes:
@@ -199,10 +199,10 @@ async def test_an_unreadable_issuer_is_an_issuer_without_keys(name: str, issuer:
     body = answer.partition(b"\r\n\r\n")[2].replace(b"ISSUER", issuer.url.encode())
     issuer.answers[path] = _answer(body) if b"ISSUER" in answer else answer
     with pytest.raises(KeysUnavailable):
-        await keys_of(issuer, clock).find(issuer.signing.current.id)
+        await keys_of(issuer, clock).find(issuer.signing.current.id, "RS256")
 
 
 async def test_plain_http_is_for_development_only(issuer: KeyServer, clock: Clock) -> None:
     with pytest.raises(KeysUnavailable):
-        await keys_of(issuer, clock, plain_http=False).find(issuer.signing.current.id)
+        await keys_of(issuer, clock, plain_http=False).find(issuer.signing.current.id, "RS256")
     assert issuer.asked == []
