@@ -132,6 +132,73 @@ async def test_a_withdrawn_key_is_refused_after_the_next_refresh(issuer: KeyServ
             await asyncio.sleep(0.01)
 
 
+async def test_a_refresh_keeps_the_object_of_an_unchanged_key(issuer: KeyServer, clock: Clock) -> None:
+    keys, key_id = keys_of(issuer, clock), issuer.signing.current.id
+    before = await keys.find(key_id, "RS256")
+    with pytest.raises(TokenInvalid):
+        await keys.find("unknown", "RS256")  # fetches again
+    assert len(issuer.asked) == 4
+    assert await keys.find(key_id, "RS256") is before
+
+
+async def test_a_flood_of_wrong_signatures_asks_the_issuer_once_in_the_cool_down(
+    issuer: KeyServer, clock: Clock
+) -> None:
+    keys, key_id = keys_of(issuer, clock), issuer.signing.current.id
+    key = await keys.find(key_id, "RS256")
+    issuer.asked.clear()
+    for _ in range(3):
+        assert {*await asyncio.gather(*(keys.find_replacement(key_id, "RS256", key) for _ in range(30)))} == {None}
+    assert len(issuer.asked) == 2
+    with pytest.raises(TokenInvalid):
+        await keys.find("unknown", "RS256")  # of the same cool-down
+    assert len(issuer.asked) == 2
+    clock.now += UNKNOWN_KEY_COOL_DOWN_S
+    assert await keys.find_replacement(key_id, "RS256", key) is None
+    assert len(issuer.asked) == 4
+
+
+async def test_a_replaced_key_is_fetched_once_for_all_who_met_the_old_one(issuer: KeyServer, clock: Clock) -> None:
+    keys, key_id = keys_of(issuer, clock), issuer.signing.current.id
+    old = await keys.find(key_id, "RS256")
+    issuer.signing.rotate()
+    replaced = {**issuer.signing.published()["keys"][0], "kid": key_id}
+    issuer.answers["/default/jwks"] = _answer(json.dumps({"keys": [replaced]}).encode())
+    issuer.asked.clear()
+    found = await asyncio.gather(*(keys.find_replacement(key_id, "RS256", old) for _ in range(30)))
+    found.append(await keys.find_replacement(key_id, "RS256", old))  # one who comes late
+    assert len(issuer.asked) == 2
+    assert {key and key.digest for key in found} == {(await keys.find(key_id, "RS256")).digest}
+    assert old not in found
+
+
+async def test_a_wrong_signature_while_the_issuer_is_away_is_a_wrong_signature(issuer: KeyServer, clock: Clock) -> None:
+    keys, key_id = keys_of(issuer, clock), issuer.signing.current.id
+    key = await keys.find(key_id, "RS256")
+    await issuer.stop()
+    assert await keys.find_replacement(key_id, "RS256", key) is None
+    assert await keys.find(key_id, "RS256") is key
+    await issuer.start()
+
+
+async def test_two_keys_without_an_id_are_one_again_after_the_cool_down(issuer: KeyServer, clock: Clock) -> None:
+    keys = keys_of(issuer, clock)
+    issuer.signing.rotate()
+    two = [{**key, "kid": None} for key in issuer.signing.published()["keys"]]
+    issuer.answers["/default/jwks"] = _answer(json.dumps({"keys": two}).encode())
+    with pytest.raises(TokenInvalid, match="2 keys of its issuer fit"):
+        await keys.find(None, "RS256")
+    issuer.answers["/default/jwks"] = _answer(json.dumps({"keys": two[:1]}).encode())
+    clock.now += UNKNOWN_KEY_COOL_DOWN_S
+    assert await keys.find(None, "RS256")
+
+
+async def test_a_set_without_a_usable_key_is_no_issuer_that_is_away(issuer: KeyServer, clock: Clock) -> None:
+    issuer.answers["/default/jwks"] = _answer(b'{"keys":[{"kty":"RSA","x5c":["MIIB"],"kid":"one"},"x"]}')
+    with pytest.raises(TokenInvalid, match="does not publish"):
+        await keys_of(issuer, clock).find("one", "RS256")
+
+
 async def test_last_good_keys_stay_while_the_issuer_is_away(issuer: KeyServer, clock: Clock) -> None:
     keys, key_id = keys_of(issuer, clock), issuer.signing.current.id
     await keys.find(key_id, "RS256")

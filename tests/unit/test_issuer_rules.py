@@ -1,0 +1,76 @@
+"""Rules for single issuers are read with the settings; a fault names the issuer and the member."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from serve_app.settings import IssuerRule, Settings
+
+ISSUER = "https://login.facility.org/realms/lab"
+OTHER = "https://accounts.google.com"
+
+
+def settings(rules: object, **more: Any) -> Settings:
+    text = rules if isinstance(rules, str) else json.dumps(rules)
+    return Settings(oidc_issuers=f"{ISSUER}, {OTHER}", oidc_issuer_rules=text, **more)  # type: ignore[arg-type]
+
+
+def test_a_rule_says_what_differs_and_the_settings_the_rest() -> None:
+    found = settings({OTHER: {"accept": "id_token", "audience": "a-client"}}, oidc_audience="ours, api://ours")
+    assert found.issuer_rule(ISSUER) == IssuerRule(audience=("ours", "api://ours"))
+    assert found.issuer_rule(OTHER) == IssuerRule(accept="id_token", audience=("a-client",))
+
+
+def test_audiences_may_be_a_list() -> None:
+    rule = settings({ISSUER: {"audience": ["a", "b"], "audience_claim": "client_id"}}).issuer_rule(ISSUER)
+    assert (rule.audience, rule.audience_claim) == (("a", "b"), "client_id")
+
+
+def test_no_rules_are_an_empty_text() -> None:
+    assert settings("").oidc_issuer_rules == {}
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ("{", "OIDC_ISSUER_RULES is not JSON"),
+        ("[" * 100_000, "OIDC_ISSUER_RULES is not JSON"),
+        ([], "must be a JSON object"),
+        ({"https://stranger.org": {}}, "https://stranger.org is not in OIDC_ISSUERS"),
+        ({ISSUER + "/": {}}, f"{ISSUER}/ is not in OIDC_ISSUERS"),
+        ({ISSUER: "x"}, f"OIDC_ISSUER_RULES: {ISSUER}: "),
+        ({ISSUER: {"acept": "id_token"}}, f"{ISSUER}: acept: "),
+        ({ISSUER: {"accept": "anything"}}, f"{ISSUER}: accept: "),
+        ({ISSUER: {"audience": 7}}, f"{ISSUER}: audience: "),
+        ({ISSUER: {"audience": [""]}}, f"{ISSUER}: audience: 0: "),
+        ({ISSUER: {"audience_claim": ""}}, f"{ISSUER}: audience_claim: "),
+        ({ISSUER: {"accept": "id_token"}}, "accept=id_token needs audience"),
+        ({ISSUER: {"accept": "id_token", "audience": "a", "audience_claim": "azp"}}, "goes with neither"),
+        ({ISSUER: {"accept": "id_token", "audience": "a", "access_token_claim": "uid"}}, "goes with neither"),
+    ],
+)
+def test_a_fault_is_named(rules: object, words: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        settings(rules)
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("algorithms", ["none", "HS256", "RS256,HS512", "rs256", ",", "ES521"])
+def test_an_algorithm_that_keeps_no_secret_apart_is_refused_by_name(algorithms: str) -> None:
+    with pytest.raises(ValidationError, match="OIDC_ALGORITHMS"):
+        Settings(oidc_algorithms=algorithms)  # type: ignore[arg-type]
+
+
+def test_production_wants_an_audience_for_every_issuer() -> None:
+    whole: dict[str, Any] = {"oidc_issuers": f"{ISSUER},{OTHER}"}
+    both = {issuer: {"audience": "a"} for issuer in (ISSUER, OTHER)}
+    for rules, missing in (({}, True), ({ISSUER: {"audience": "a"}}, True), (both, False)):
+        faults = Settings(**whole, oidc_issuer_rules=json.dumps(rules)).production_faults()  # type: ignore[arg-type]
+        assert ("OIDC_AUDIENCE must be set" in faults) == missing
+    placeholder = json.dumps({ISSUER: {"audience": "REPLACE-ME"}})
+    faults = Settings(**whole, oidc_issuer_rules=placeholder, oidc_audience="a").production_faults()  # type: ignore[arg-type]
+    assert f"OIDC_ISSUER_RULES: {ISSUER}: audience holds a placeholder" in faults
