@@ -205,20 +205,20 @@ class Settings(BaseSettings):
     @field_validator("oidc_issuer_rules", mode="before")
     @classmethod
     def _read_rules(cls, value: object) -> object:
-        """Faults are named by issuer and member here: pydantic's own place of them would be the setting alone."""
+        """Faults are named by issuer and member here: the place that pydantic names would be in capitals."""
         try:
             rules: Any = json.loads(value or "{}") if isinstance(value, str) else value
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"OIDC_ISSUER_RULES is not JSON: {error}") from None
+            raise ValueError(f"not JSON: {error}") from None
         if not isinstance(rules, dict):
-            raise ValueError("OIDC_ISSUER_RULES must be a JSON object of issuers and their rules")
+            raise ValueError("must be a JSON object of issuers and their rules")
         read = {}
         for issuer, rule in rules.items():
             try:
                 read[issuer] = IssuerRule.model_validate(rule)
             except ValidationError as error:
                 faults = [": ".join([*map(str, fault["loc"]), fault["msg"]]) for fault in error.errors()]
-                raise ValueError(f"OIDC_ISSUER_RULES: {issuer}: {'; '.join(faults)}") from None
+                raise ValueError(f"{issuer}: {'; '.join(faults).replace('Value error, ', '')}") from None
         return read
 
     @model_validator(mode="after")

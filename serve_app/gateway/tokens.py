@@ -88,11 +88,11 @@ class TokenVerifier:
             self._verdicts.popitem(last=False)
 
     async def _judge(self, token: str, note: Note) -> _Verdict:
-        header, claims = _peek(token)
+        header, claims = read_unproven(token)
         issuer, key_id, algorithm = self._named(header, claims)
-        note("issuer", issuer)
         note("algorithm", algorithm)
         key = await self._keys.find(issuer, key_id, algorithm)
+        note("issuer", issuer)
         note("key", f"kid {key_id}" if key_id is not None else "no kid in the token; the one key that fits")
         key = await self._check_signature(token, key_id, algorithm, key)
         note("signature", "matches")
@@ -188,8 +188,8 @@ def _first_text(value: object) -> str | None:
     return next((text for text in values if isinstance(text, str) and text.strip()), None)
 
 
-def _peek(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Header and claims as the token has them, unproven."""
+def read_unproven(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header and claims as the token has them: nothing of it is proven. Raises `TokenInvalid` for what is none."""
     try:
         parts = jwt.decode_complete(token, options={"verify_signature": False})
     except (refusals.PyJWTError, ValueError, RecursionError) as error:
