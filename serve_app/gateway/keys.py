@@ -1,8 +1,8 @@
 """The public keys of the accepted token issuers, by OpenID Connect Discovery 1.0 and RFC 7517.
 
-Keys are cached. An unknown key id, or a signature that does not match, asks the issuer again, at most every 30 seconds;
-one fetch at a time; while an issuer is away its last good keys stay in use. A key the issuer withdrew is forgotten with
-the next refresh.
+Keys are cached. An unknown key id, or a signature that does not match, asks the issuer again, each at most every 30
+seconds; one fetch at a time; while an issuer is away its last good keys stay in use. A key the issuer withdrew is
+forgotten with the next refresh.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from serve_app.settings import MIB, Settings
 FETCH_TIMEOUT_S: Final = 3.0
 FRESH_S: Final = 600.0
 """After this age keys are fetched again beside the requests, which also bounds how long a withdrawn key is trusted."""
-UNKNOWN_KEY_COOL_DOWN_S: Final = 30.0
+COOL_DOWN_S: Final = 30.0
 FAILURE_COOL_DOWN_S: Final = 5.0
 DOCUMENT_MAX_BYTES: Final = 1 * MIB
 KEYS_MAX: Final = 100
@@ -81,7 +81,8 @@ class IssuerKeys:
         self._clock = clock
         self._keys: tuple[Key, ...] | None = None
         self._skipped: tuple[str, ...] = ()
-        self._fetched_at = self._failed_at = self._cool_until = float("-inf")
+        self._fetched_at = self._failed_at = float("-inf")
+        self._unknown_until = self._mismatch_until = float("-inf")
         self._refresh: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str | None, algorithm: str) -> Key:
@@ -91,9 +92,10 @@ class IssuerKeys:
         while the issuer is away."""
         if self._keys is None:
             await self._fetch_once()
-        elif len(self._fitting(key_id, algorithm)) != 1 and self._clock() >= self._cool_until:
+        elif len(self._fitting(key_id, algorithm)) != 1 and self._clock() >= self._unknown_until:
             await self._fetch_once()
-            self._cool_down_unless(len(self._fitting(key_id, algorithm)) == 1)
+            if len(self._fitting(key_id, algorithm)) != 1 and not self._away:
+                self._unknown_until = self._clock() + COOL_DOWN_S
         elif self._clock() - self._fetched_at >= FRESH_S:
             self._start_fetch()
         found = self._fitting(key_id, algorithm)
@@ -109,11 +111,12 @@ class IssuerKeys:
     async def find_replacement(self, key_id: str | None, algorithm: str, failed: Key) -> Key | None:
         """The key that has taken the place of one whose signature check failed; None where nothing has changed.
 
-        An issuer may put a new key under an old id. It is asked at most once in the cool-down that unknown keys have
-        too, so tokens with a wrong signature cause no more fetches than those that name unknown keys."""
-        if self._fitting(key_id, algorithm) == [failed] and self._clock() >= self._cool_until:
+        An issuer may put a new key under an old id. It is asked at most once in a cool-down: tokens with a wrong
+        signature are no way to make it busy. The cool-down is not that of unknown ids, which anybody can use up."""
+        if self._fitting(key_id, algorithm) == [failed] and self._clock() >= self._mismatch_until:
             await self._fetch_once()
-            self._cool_down_unless(self._fitting(key_id, algorithm) != [failed])
+            if self._fitting(key_id, algorithm) == [failed] and not self._away:
+                self._mismatch_until = self._clock() + COOL_DOWN_S
         found = self._fitting(key_id, algorithm)
         return found[0] if len(found) == 1 and found[0] != failed else None
 
@@ -122,10 +125,6 @@ class IssuerKeys:
         means by an id (RFC 7517 section 4.5)."""
         fitting = (key for key in self._keys or () if algorithm in key.algorithms)
         return list({key.digest: key for key in fitting if key_id is None or key.id == key_id}.values())
-
-    def _cool_down_unless(self, helped: bool) -> None:
-        if not helped and not self._away:
-            self._cool_until = self._clock() + UNKNOWN_KEY_COOL_DOWN_S
 
     @property
     def _away(self) -> bool:

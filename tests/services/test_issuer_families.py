@@ -145,15 +145,19 @@ async def test_a_key_replaced_under_its_old_id_works_at_once_and_the_old_one_no_
         running_gateway(settings, authority, oidc_issuers=tuple(house.url for house in found.values())) as running,
     ):
         for house in found.values():
-            old = house.mint({"aud": AUDIENCE})
-            assert (await ask(running, old))[0] == 200  # and its verdict is remembered
+            of_rsa = house.mint({"aud": AUDIENCE})
+            assert (await ask(running, of_rsa))[0] == 200  # and its verdict is remembered
+            house.algorithm, house.key = "ES256", new_key("ES256")
+            of_curve = house.mint({"aud": AUDIENCE})
+            assert (await ask(running, of_curve))[0] == 200  # a key of another type
+            assert (await ask(running, of_rsa))[0] == 401
             house.key = new_key("ES256")
-            house.algorithm = "ES256"
-            assert (await ask(running, house.mint({"aud": AUDIENCE})))[0] == 200  # another type, another algorithm
-            assert (await ask(running, old))[0] == 401
+            assert (await ask(running, house.mint({"aud": AUDIENCE})))[0] == 200  # a key of the same type
+            assert (await ask(running, of_curve))[0] == 401
+            assert house.asked == 5
             house.key = new_key("ES256")
-            assert (await ask(running, house.mint({"aud": AUDIENCE})))[0] == 401  # within the cool-down: asked already
-            assert house.asked == 3
+            assert (await ask(running, house.mint({"aud": AUDIENCE})))[0] == 401  # within the cool-down
+            assert house.asked == 5
 
 
 async def test_tokens_with_wrong_signatures_ask_the_issuer_once(settings: Settings, authority: Authority) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serve_app.errors import KeysUnavailable, TokenInvalid
-from serve_app.gateway.keys import DOCUMENT_MAX_BYTES, FAILURE_COOL_DOWN_S, FRESH_S, UNKNOWN_KEY_COOL_DOWN_S, IssuerKeys
+from serve_app.gateway.keys import COOL_DOWN_S, DOCUMENT_MAX_BYTES, FAILURE_COOL_DOWN_S, FRESH_S, IssuerKeys
 from serve_app.local.keys import SigningKeys
 
 
@@ -101,7 +101,7 @@ async def test_a_flood_of_unknown_keys_asks_the_issuer_once_in_the_cool_down(iss
         )
         assert {type(refusal) for refusal in refusals} == {TokenInvalid}
     assert len(issuer.asked) == 2
-    clock.now += UNKNOWN_KEY_COOL_DOWN_S
+    clock.now += COOL_DOWN_S
     with pytest.raises(TokenInvalid):
         await keys.find("unknown", "RS256")
     assert len(issuer.asked) == 4
@@ -150,12 +150,20 @@ async def test_a_flood_of_wrong_signatures_asks_the_issuer_once_in_the_cool_down
     for _ in range(3):
         assert {*await asyncio.gather(*(keys.find_replacement(key_id, "RS256", key) for _ in range(30)))} == {None}
     assert len(issuer.asked) == 2
-    with pytest.raises(TokenInvalid):
-        await keys.find("unknown", "RS256")  # of the same cool-down
-    assert len(issuer.asked) == 2
-    clock.now += UNKNOWN_KEY_COOL_DOWN_S
+    clock.now += COOL_DOWN_S
     assert await keys.find_replacement(key_id, "RS256", key) is None
     assert len(issuer.asked) == 4
+
+
+async def test_unknown_keys_use_up_no_question_about_a_replaced_one(issuer: KeyServer, clock: Clock) -> None:
+    keys, key_id = keys_of(issuer, clock), issuer.signing.current.id
+    old = await keys.find(key_id, "RS256")
+    with pytest.raises(TokenInvalid):
+        await keys.find("unknown", "RS256")
+    issuer.signing.rotate()
+    replaced = {**issuer.signing.published()["keys"][0], "kid": key_id}
+    issuer.answers["/default/jwks"] = _answer(json.dumps({"keys": [replaced]}).encode())
+    assert await keys.find_replacement(key_id, "RS256", old) is not None
 
 
 async def test_a_replaced_key_is_fetched_once_for_all_who_met_the_old_one(issuer: KeyServer, clock: Clock) -> None:
@@ -189,7 +197,7 @@ async def test_two_keys_without_an_id_are_one_again_after_the_cool_down(issuer: 
     with pytest.raises(TokenInvalid, match="2 keys of its issuer fit"):
         await keys.find(None, "RS256")
     issuer.answers["/default/jwks"] = _answer(json.dumps({"keys": two[:1]}).encode())
-    clock.now += UNKNOWN_KEY_COOL_DOWN_S
+    clock.now += COOL_DOWN_S
     assert await keys.find(None, "RS256")
 
 
