@@ -23,6 +23,8 @@ OTHER_KINDS: Final = frozenset({"id", "refresh", "offline", "logout"})
 """Values of the claims `typ` (Keycloak) and `token_use` (Cognito) of tokens that open no API."""
 ID_TOKEN_MARKS: Final = ("at_hash", "c_hash", "nonce")
 """Claims that OpenID Connect Core defines for ID tokens. Dex and Authentik write them into access tokens too."""
+SESSION_CLAIMS: Final = ("nonce", "c_hash", "auth_time", "acr", "amr", "sid")
+"""What ID tokens tell of a sign-in beside `at_hash`. Dex writes none of these, but for a nonce that its client sent."""
 WITHOUT_AUDIENCE: Final = (("access", None), (None, "Bearer"))
 """`token_use` and `typ` of access tokens that may lack `aud`: Cognito's always do, Keycloak's do without a mapper. They
 are for whatever their client may do, so the client is what an operator then names as the audience."""
@@ -95,19 +97,23 @@ def check_kind(header: dict[str, Any], claims: Claims, rule: IssuerRule) -> str:
 
 
 def _check_undeclared(claims: Claims, rule: IssuerRule) -> str:
-    """A token that does not say its kind. The audience of an ID token is the client itself (OpenID Connect Core,
-    section 2): with the marks of one it must be for somebody else than the client that it was given to."""
+    """A token that does not say its kind. The audience of an ID token is the client that it was given to (OpenID
+    Connect Core section 2): one with marks of an ID token must be for somebody else than `azp`, which names the client.
+
+    Without `azp` nobody can tell. Then `at_hash` alone is borne, which is in every token of Dex, unless the token names
+    its audience as its client by another claim."""
     marks = [name for name in ID_TOKEN_MARKS if name in claims]
     if not marks:
         return "access token: no mark of an ID token"
+    party = claims.get("azp")
     clients = {claims[name] for name in CLIENT_CLAIMS if isinstance(claims.get(name), str)}
     found = set(_texts(claims, rule.audience_claim))
-    ours = found & set(rule.audience) if rule.audience else found if clients else set()
-    if not ours - clients:
-        raise TokenInvalid(
-            f"This is an ID token ({', '.join(marks)}; its audience is its client); send the access token."
-        )
-    return f"access token: it has {', '.join(marks)}, but {min(ours - clients)} is not its client"
+    others = (found & set(rule.audience) if rule.audience else found) - clients
+    if others and isinstance(party, str):
+        return f"access token: it has {', '.join(marks)}, but was given to {party} (azp) for {min(others)}"
+    if others and rule.audience and party is None and not any(name in claims for name in SESSION_CLAIMS):
+        return f"access token: it has {', '.join(marks)}, but nothing else of an ID token"
+    raise TokenInvalid(f"This looks like an ID token ({', '.join(marks)}); send the access token.")
 
 
 def _check_id_token(claims: Claims, rule: IssuerRule, declared: str) -> str:

@@ -328,6 +328,15 @@ FAMILIES: Final[Mapping[str, list[Forge]]] = {
         ),
         *_all(
             by_issuer,
+            {"head": {"typ": "JWT"}, "nonce": "n"},
+            {"head": {"typ": "JWT"}, "nonce": "n", "client_id": None},
+            {"head": {"typ": "JWT"}, "c_hash": "h", "client_id": None},
+            {"head": {"typ": "JWT"}, "nonce": "n", "azp": ["portal"]},
+            {"head": {"typ": "JWT"}, "at_hash": "h", "azp": 7},
+            *(
+                {"head": {"typ": None}, "at_hash": "h", "client_id": None, name: value}
+                for name, value in (("auth_time", _NOW), ("acr", "1"), ("amr", ["pwd"]), ("sid", "s"), ("nonce", ""))
+            ),
             {"head": {"typ": "JWT"}, "nonce": "n", "aud": [OURS], "azp": OURS},
             {"head": {"typ": "JWT"}, "nonce": "n", "aud": [OURS, "else"], "azp": OURS},
             {"head": {"typ": "JWT"}, "nonce": "n", "aud": "portal", "azp": "portal"},

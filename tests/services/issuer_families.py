@@ -75,8 +75,9 @@ class House:
         now = int(time.time())
         body = {"iss": self.url, "sub": "ada", "iat": now, "exp": now + 600, **claims}
         head = {"typ": "JWT", "kid": self.kid, **(header or {})}
+        kept = {name: value for name, value in head.items() if value is not None or name == "typ"}
         text = json.dumps({name: value for name, value in body.items() if value is not None}).encode()
-        return _jws.encode(text, self.key, self.algorithm, {name: value for name, value in head.items() if value})
+        return _jws.encode(text, self.key, self.algorithm, kept)
 
 
 @asynccontextmanager
@@ -153,7 +154,8 @@ ACCEPTED: Final[dict[str, tuple[str, Json, Json]]] = {
     "keycloak: RFC 9068 on": ("realms/lab", {**KEYCLOAK, "aud": AUDIENCE}, {"typ": "at+jwt"}),
     "authentik: for a client of another provider": ("authentik", {**AUTHENTIK, "aud": AUDIENCE, "azp": "portal"}, {}),
     "authentik: for its own client, by rule": ("authentik-own", {**AUTHENTIK, "aud": AUDIENCE, "azp": AUDIENCE}, {}),
-    "dex: for its only client": ("dex", {**DEX, "aud": AUDIENCE}, BARE),
+    "dex: for its only client": ("dex", {**DEX, "aud": AUDIENCE, "nonce": None}, BARE),
+    "dex: for its only client, with a nonce, by rule": ("dex-single", {**DEX, "aud": AUDIENCE}, BARE),
     "dex: across clients": ("dex", {**DEX, "aud": [AUDIENCE, "portal"], "azp": "portal"}, BARE),
     "entra v2": ("entra/v2.0", {**ENTRA, "aud": AUDIENCE, "azp": "portal", "azpacr": "1", "ver": "2.0"}, {"x5t": "t"}),
     "entra v2: one registration for page and service": (
@@ -184,15 +186,26 @@ REFUSED: Final[dict[str, tuple[str, Json, Json]]] = {
     "authentik: ID token, by rule": (
         "authentik-own", {**AUTHENTIK, "aud": AUDIENCE, "uid": None, "at_hash": "h"}, {},
     ),
+    "authentik: ID token, without the rule": (
+        "authentik", {**AUTHENTIK, "aud": AUDIENCE, "uid": None, "at_hash": "h"}, {},
+    ),
     "authentik: for its own client, without the rule": (
         "authentik", {**AUTHENTIK, "aud": AUDIENCE, "azp": AUDIENCE}, {},
     ),
+    "dex: for its only client, with a nonce, without the rule": ("dex", {**DEX, "aud": AUDIENCE}, BARE),
+    "dex: of another client, with the rule": ("dex-single", {**DEX, "aud": "portal"}, BARE),
     "dex: of another client": ("dex", {**DEX, "aud": "portal"}, BARE),
     "dex: across clients, where ours is the one that asked": (
         "dex", {**DEX, "aud": ["portal", AUDIENCE], "azp": AUDIENCE}, BARE,
     ),
     "entra: ID token of the page": ("entra/v2.0", {"aud": "portal", "nonce": "n", "ver": "2.0"}, {}),
+    "entra: ID token of one registration for page and service": (
+        "entra/v2.0", {"aud": AUDIENCE, "nonce": "n", "tid": "9122040d", "name": "Ada Lovelace", "ver": "2.0"}, {},
+    ),
     "entra: for Microsoft Graph": ("entra/v2.0", {**ENTRA, "aud": "00000003-0000-0000-c000-000000000000"}, {}),
+    "okta: ID token for a client of the service's name": (
+        "oauth2/default", {"ver": 1, "aud": AUDIENCE, "at_hash": "h", "amr": ["pwd"], "auth_time": HOUR_AGO}, BARE,
+    ),
     "okta: ID token": ("oauth2/default", {"ver": 1, "aud": "portal", "at_hash": "h", "amr": ["pwd"]}, BARE),
     "cognito: ID token": ("cognito", {**COGNITO, "token_use": "id", "aud": AUDIENCE, "at_hash": "h"}, BARE),
     "cognito: of another client": ("cognito", {**COGNITO, "client_id": "portal"}, BARE),
@@ -203,5 +216,6 @@ REFUSED: Final[dict[str, tuple[str, Json, Json]]] = {
     "google: an access token where ID tokens are accepted": ("google", {**GOOGLE, "scope": "openid"}, {}),
     "google: by type an access token": ("google", GOOGLE, {"typ": "at+jwt"}),
     "orcid: of another client": ("orcid", {**ORCID, "aud": "APP-OTHER"}, BARE),
-    "orcid: without the rule": ("dex", {**ORCID}, BARE),
+    "orcid: without the rule": ("dex", {**ORCID, "aud": AUDIENCE}, BARE),
+    "google: without the rule": ("dex", {**GOOGLE, "aud": AUDIENCE, "azp": AUDIENCE}, {}),
 }  # fmt: skip

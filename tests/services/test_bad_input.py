@@ -18,7 +18,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from gateway_parts import AUDIENCE, PICTURE, Running, running_gateway
+from gateway_parts import PICTURE, Running, running_gateway
 from jwt.algorithms import RSAAlgorithm
 from jwt.utils import base64url_encode
 
@@ -149,7 +149,7 @@ TOKENS = [
     token_case("brings its own key", lambda world: signed(world, {"jwk": PUBLIC}, ATTACKER)),
     token_case("says where its key is", lambda world: signed(world, {"jku": "http://127.0.0.1:9/"}, ATTACKER)),
     token_case("a critical extension", minted(header={"crit": ["exp"]})),
-    token_case("an ID token", minted(header={"typ": "JWT"}, nonce="n", at_hash="h", client_id=AUDIENCE)),
+    token_case("an ID token", minted(header={"typ": "JWT"}, nonce="n", at_hash="h")),
     token_case("an ID token by its use", minted(token_use="id")),
     token_case("an ID token by its type", minted(header={"typ": "JWT"}, typ="ID")),
     token_case("a logout token", minted(header={"typ": "logout+jwt"})),
