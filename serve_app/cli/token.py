@@ -76,7 +76,7 @@ def check(
     _show_what_keys_say()
 
     async def examine() -> None:
-        header, claims = read_unproven(token)
+        header, claims, _ = read_unproven(token)
         _show("it says", _values(header, ("alg", "kid", "typ")))
         _show("", _values(claims, ("iss", "aud", "azp", "client_id", "typ", "token_use", "scope", "sub", "exp")))
         _show("", f"claims {', '.join(claims)}")

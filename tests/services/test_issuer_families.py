@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from gateway_parts import AUDIENCE, Running, running_gateway
 from issuer_families import ACCEPTED, REFUSED, House, houses, new_key, published
+from jwt.utils import base64url_decode, base64url_encode
 
 from serve_app.local.authority import Authority
 from serve_app.settings import TOKEN_ALGORITHMS, IssuerRule, Settings
@@ -111,6 +112,26 @@ async def test_every_way_to_publish_and_to_use_a_key_is_accepted(settings: Setti
             if status != 200:
                 refused[name] = text
     assert refused == {}
+
+
+async def test_a_signature_of_any_shape_but_the_right_one_is_refused_under_every_algorithm(
+    settings: Settings, authority: Authority
+) -> None:
+    found = {algorithm: House(algorithm=algorithm, key=new_key(algorithm)) for algorithm in TOKEN_ALGORITHMS}
+    let_in = []
+    async with (
+        houses(found),
+        running_gateway(settings, authority, oidc_issuers=tuple(house.url for house in found.values())) as running,
+    ):
+        for algorithm, house in found.items():
+            signed, _, signature = house.mint({"aud": AUDIENCE}).rpartition(".")
+            right = base64url_decode(signature.encode())
+            wrong = (b"", b"x", bytes(len(right)), right[:-1], right + b"\0", right[::-1], b"\xff" * len(right))
+            for forged in wrong:
+                status, text = await ask(running, f"{signed}.{base64url_encode(forged).decode()}")
+                if status != 401:
+                    let_in.append(f"{algorithm} {forged[:8]!r} {status} {text}")
+    assert let_in == []
 
 
 UNSURE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {

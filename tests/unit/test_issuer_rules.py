@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,3 +78,25 @@ def test_production_wants_an_audience_for_every_issuer() -> None:
     placeholder = json.dumps({ISSUER: {"audience": "REPLACE-ME"}})
     faults = Settings(**whole, oidc_issuer_rules=placeholder, oidc_audience="a").production_faults()  # type: ignore[arg-type]
     assert f"OIDC_ISSUER_RULES: {ISSUER}: audience holds a placeholder" in faults
+
+
+PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "issuers").glob("*.md"))
+SETTING = re.compile(r"^(OIDC_[A-Z_]+)=(?:'([^']*)'|(\S*))", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_the_pages_of_issuers_tell_to_set_can_be_set(page: Path) -> None:
+    found: dict[str, list[str]] = {}
+    for name, quoted, plain in SETTING.findall(page.read_text()):
+        found.setdefault(name, []).append(quoted or plain)
+    issuers = ",".join(found["OIDC_ISSUERS"])
+    for rules in found.get("OIDC_ISSUER_RULES", ["{}"]):
+        names = {name.lower(): values[0] for name, values in found.items() if name != "OIDC_ISSUER_RULES"}
+        assert Settings(**{**names, "oidc_issuers": issuers, "oidc_issuer_rules": rules}).oidc_issuers  # type: ignore[arg-type]
+    if page.stem != "README":
+        assert "semapi token check" in page.read_text()
+        assert f"({page.name})" in (page.parent / "README.md").read_text()
+
+
+def test_there_is_a_page_for_each_family() -> None:
+    assert len(PAGES) == 9 + 1
