@@ -25,8 +25,9 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (up, token, classify, predict, top, config, migrate):
+for module in (up, classify, predict, top, config, migrate):
     commands.command()(getattr(module, module.__name__.rpartition(".")[2]))
+commands.add_typer(token.commands, name="token")
 commands.add_typer(batch.commands, name="batch")
 commands.add_typer(jobs.commands, name="jobs")
 commands.add_typer(usage.commands, name="usage")

@@ -248,6 +248,8 @@ class Cluster:
                 "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
                 "RAY_SERVE_HAPROXY_STATS_PORT": str(self._ports.pop()),
                 "RAY_SERVE_HAPROXY_METRICS_PORT": str(self._ports.pop()),
+                # A request's headers must fit in one buffer, 16 KiB by default; tokens are up to 64 KiB long.
+                "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "98304",
                 # Serve would count every request once more from a line of HAProxy's, at a sixteenth of a read's cost.
                 "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
                 "RAY_SERVE_HAPROXY_LOG_TARGET": "ring@buf0",
