@@ -9,18 +9,17 @@ import multiprocessing
 import os
 import resource
 import signal
-import sys
 import threading
-import types
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
 from serve_app.errors import ImageTooCostly, ImageUndecodable, ModelRejected, ModelUnready, ServiceError
+from serve_app.library_internals import MainlessProcess
 from serve_app.settings import MIB, Settings
 
 T = TypeVar("T")
@@ -39,31 +38,19 @@ DEATHS_ALLOWED = 1
 """An input gets a second worker after the first one died: the machine may have killed it for something else."""
 
 
-class _WorkerProcess(SpawnProcess):
-    @staticmethod
-    def _Popen(process_obj: Any) -> Any:  # noqa: N802  multiprocessing's own name
-        """Start without running the parent's main module again: in a replica that would import all of Ray."""
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        try:
-            return SpawnProcess._Popen(process_obj)
-        finally:
-            sys.modules["__main__"] = main
-
-
 class _WorkerContext(SpawnContext):
     """Spawned, not forked: the replica has threads, and a fork would copy their locks. Knows the processes it made."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._made: list[_WorkerProcess] = []
+        self._made: list[MainlessProcess] = []
 
-    def Process(self, *args: Any, **options: Any) -> _WorkerProcess:  # type: ignore[override]  # noqa: N802
+    def Process(self, *args: Any, **options: Any) -> MainlessProcess:  # type: ignore[override]  # noqa: N802
         self._made = self.alive()
-        self._made.append(_WorkerProcess(*args, **options))
+        self._made.append(MainlessProcess(*args, **options))
         return self._made[-1]
 
-    def alive(self) -> list[_WorkerProcess]:
+    def alive(self) -> list[MainlessProcess]:
         """The processes that have not ended."""
         return [process for process in self._made if process.is_alive()]
 

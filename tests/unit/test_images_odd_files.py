@@ -8,6 +8,7 @@ import time
 import zlib
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -229,6 +230,22 @@ def test_a_jpeg_whose_pixels_end_early_is_refused_also_where_an_end_marker_hides
     assert read_pixels(data, SETTINGS).array.shape == COLOUR.shape
     with pytest.raises(ImageUndecodable, match="truncated"):
         read_pixels(data[: int(len(data) * share)] + end, SETTINGS)
+
+
+def test_a_lossless_jpeg_is_read_exactly() -> None:
+    assert np.array_equal(read_pixels(imagecodecs.ljpeg_encode(GREY), SETTINGS).array, GREY)
+
+
+@pytest.mark.parametrize("adobe", [False, True])
+def test_cmyk_and_ycck_jpeg_keep_their_colours(adobe: bool) -> None:
+    inks = Image.fromarray(COLOUR).convert("CMYK")
+    # Pillow inverts what it writes, as Adobe does; YCCK is what Adobe's transform makes of it.
+    options = {"colorspace": "CMYK", "outcolorspace": "YCCK"}
+    ycck = imagecodecs.jpeg8_encode(255 - np.asarray(inks), level=98, **options)
+    data = ycck if adobe else encode(inks, "JPEG", quality=98, subsampling=0)
+    pixels = read_pixels(data, SETTINGS)
+    assert pixels.how["read_as"] == "CMYK, converted to RGB"
+    assert np.abs(pixels.array.astype(int) - COLOUR).mean() < 8
 
 
 def test_what_no_jpeg_decoder_goes_on_after_is_refused_with_a_reason() -> None:
