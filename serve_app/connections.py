@@ -150,6 +150,10 @@ class GroupingRedis(JobRedis):
                 finally:
                     connection.socket_timeout = usual
                     await self.connection_pool.release(connection)
+        except asyncio.CancelledError:  # nobody else sends what this one took
+            for command in group:
+                command.fail(_closed())
+            raise
         except Exception as error:
             silent = isinstance(error, SILENCES)
             failed = group
@@ -176,8 +180,11 @@ class GroupingRedis(JobRedis):
         return True
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
-        if self._silence is not None:
-            await end_tasks([self._silence])
+        """Whoever still waits for a reply is told that there is none."""
+        await end_tasks([*self._senders, *([self._silence] if self._silence else [])])
+        unsent, self._waiting = self._waiting, []
+        for command in unsent:
+            command.fail(_closed())
         await super().aclose(close_connection_pool)
 
     async def _exchange(self, connection: AbstractConnection, group: list[_Command]) -> None:
@@ -187,6 +194,10 @@ class GroupingRedis(JobRedis):
                 command.answer(await connection.read_response(), self.response_callbacks)
             except ResponseError as error:
                 command.fail(error)
+
+
+def _closed() -> ConnectionError:
+    return ConnectionError("the client was closed before the reply came")
 
 
 def _silent() -> TimeoutError:

@@ -5,14 +5,15 @@ Each setting is one row of docs/settings.md; a test holds the two together.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -28,9 +29,43 @@ ENDPOINT_URL = re.compile(r"https?://[^/\s@]+/?")
 ORIGIN = re.compile(r"\*|https?://[^/\s]+")
 ROLE_QUOTA = re.compile(r"(\S+)=(\d{1,9})")
 
+TOKEN_ALGORITHMS = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES256K", "ES384", "ES512", "EdDSA", "Ed25519", "Ed448"),
+)
+"""Every asymmetric signature of PyJWT, and the names that RFC 9864 gives to EdDSA on each of its curves."""
+
 CommaList = Annotated[tuple[str, ...], NoDecode]
 Rate = Annotated[float, Field(ge=0.01, le=10_000)]
 """Per second. The limiter counts whole microseconds between two requests: exact to 1 % at the upper end."""
+
+
+class IssuerRule(BaseModel):
+    """What differs for the tokens of one issuer: one value of OIDC_ISSUER_RULES."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    audience: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """A text or a list: the accepted audiences, in the place of OIDC_AUDIENCE."""
+    audience_claim: Annotated[str, Field(min_length=1)] = "aud"
+    """The claim that must hold an audience, for example `client_id`."""
+    access_token_claim: str = ""
+    """A claim that this issuer's access tokens have and its ID tokens lack. Empty: the general rule."""
+    accept: Literal["access_token", "id_token"] = "access_token"
+    """`id_token`: its ID tokens and nothing else, for issuers whose access tokens are opaque."""
+
+    @field_validator("audience", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.accept == "id_token" and not self.audience:
+            raise ValueError("accept=id_token needs audience: the id of the client whose users sign in")
+        if self.accept == "id_token" and (self.access_token_claim or self.audience_claim != "aud"):
+            raise ValueError("accept=id_token goes with neither access_token_claim nor audience_claim")
+        return self
 
 
 class Settings(BaseSettings):
@@ -48,8 +83,12 @@ class Settings(BaseSettings):
 
     oidc_issuers: CommaList = ("http://localhost:18080/default",)
     """Accepted token issuers, comma separated; keys come by OIDC discovery."""
-    oidc_audience: str = ""
-    """Required `aud` of access tokens. Empty accepts any (refused in prod)."""
+    oidc_audience: CommaList = ()
+    """Audiences of which an access token must name one. Empty accepts any (refused in prod)."""
+    oidc_algorithms: CommaList = TOKEN_ALGORITHMS
+    """Accepted signature algorithms of tokens; each is used only with a key of its type."""
+    oidc_issuer_rules: Annotated[dict[str, IssuerRule], NoDecode] = {}
+    """What differs for single issuers: a JSON object, issuer to rule (`IssuerRule`)."""
     oidc_group_claim: str = "groups"
     """Claim that names a principal's group in usage records; of a list the first. Empty: no groups."""
 
@@ -95,7 +134,7 @@ class Settings(BaseSettings):
     image_max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
     """Largest image in pixels (width x height of one frame)."""
     image_max_frames: Annotated[int, Field(ge=1)] = 64
-    """Most frames or pages of one file; the first is classified."""
+    """Which frame of an animation can be chosen at most: the ones before it are decoded too. TIFF pages are free."""
     image_store_share: Annotated[float, Field(gt=0, le=0.8)] = 0.6
     """Share of Redis' `maxmemory` that stored images may take; beyond it 503."""
     image_store_url: str = ""
@@ -167,6 +206,25 @@ class Settings(BaseSettings):
                 values[name] = tuple(part.strip() for part in text.split(",") if part.strip())
         return values
 
+    @field_validator("oidc_issuer_rules", mode="before")
+    @classmethod
+    def _read_rules(cls, value: object) -> object:
+        """Faults are named by issuer and member here: the place that pydantic names would be in capitals."""
+        try:
+            rules: Any = json.loads(value or "{}") if isinstance(value, str) else value
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not JSON: {error}") from None
+        if not isinstance(rules, dict):
+            raise ValueError("must be a JSON object of issuers and their rules")
+        read = {}
+        for issuer, rule in rules.items():
+            try:
+                read[issuer] = IssuerRule.model_validate(rule)
+            except ValidationError as error:
+                faults = [": ".join([*map(str, fault["loc"]), fault["msg"]]) for fault in error.errors()]
+                raise ValueError(f"{issuer}: {'; '.join(faults).replace('Value error, ', '')}") from None
+        return read
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         for name, schemes in URL_SCHEMES.items():
@@ -184,10 +242,19 @@ class Settings(BaseSettings):
             raise ValueError(f"CORS_ALLOWED_ORIGINS: {', '.join(wrong)} is no scheme://host[:port], and not *")
         if any(not ROLE_QUOTA.fullmatch(pair) for pair in self.quota_submits_per_day_roles):
             raise ValueError("QUOTA_SUBMITS_PER_DAY_ROLES must be role=number, comma separated")
+        self._check_tokens()
         self._check_image_store()
         if self.environment == "prod" and (refused := self.production_faults()):
             raise ValueError("ENVIRONMENT=prod refuses: " + "; ".join(refused))
         return self
+
+    def _check_tokens(self) -> None:
+        if strangers := self.oidc_issuer_rules.keys() - set(self.oidc_issuers):
+            raise ValueError(f"OIDC_ISSUER_RULES: {', '.join(sorted(strangers))} is not in OIDC_ISSUERS")
+        if unknown := [name for name in self.oidc_algorithms if name not in TOKEN_ALGORITHMS]:
+            raise ValueError(f"OIDC_ALGORITHMS: {', '.join(unknown)} is none of {', '.join(TOKEN_ALGORITHMS)}")
+        if not self.oidc_algorithms:
+            raise ValueError("OIDC_ALGORITHMS must name at least one algorithm")
 
     def _check_image_store(self) -> None:
         if self.upload_bytes_in_flight < self.image_max_bytes:
@@ -212,6 +279,11 @@ class Settings(BaseSettings):
         pairs = (pair.rpartition("=") for pair in self.quota_submits_per_day_roles)
         return {role: int(number) for role, _, number in pairs}
 
+    def issuer_rule(self, issuer: str) -> IssuerRule:
+        """How this issuer's tokens are judged: its own rule where there is one, with OIDC_AUDIENCE filled in."""
+        rule = self.oidc_issuer_rules.get(issuer, IssuerRule())
+        return rule if rule.audience else rule.model_copy(update={"audience": self.oidc_audience})
+
     def require_database(self) -> None:
         """Raises ValueError in prod without DATABASE_URL. For gateways: models and scaling have no use for it, and
         where images are decoded it is better not known."""
@@ -223,7 +295,7 @@ class Settings(BaseSettings):
         refused = [fault for issuer in self.oidc_issuers for fault in _issuer_faults(issuer)]
         if not self.redis_url.get_secret_value():
             refused.append("REDIS_URL must be set")
-        if not self.oidc_audience:
+        if not all(self.issuer_rule(issuer).audience for issuer in self.oidc_issuers):
             refused.append("OIDC_AUDIENCE must be set")
         if self.model_source == "demo":
             refused.append("MODEL_SOURCE=demo is a stand-in; name the real model")
@@ -238,10 +310,14 @@ class Settings(BaseSettings):
     def _weak_values(self) -> list[str]:
         """Placeholders and secrets that can be guessed or overheard."""
         refused = []
-        for name in ("redis_url", "database_url", "oidc_audience", "metrics_token", "s3_secret_access_key"):
-            value = getattr(self, name)
-            if PLACEHOLDER.search(value.get_secret_value() if isinstance(value, SecretStr) else value):
+        for name in ("redis_url", "database_url", "metrics_token", "s3_secret_access_key"):
+            if PLACEHOLDER.search(getattr(self, name).get_secret_value()):
                 refused.append(f"{name.upper()} holds a placeholder")
+        if any(map(PLACEHOLDER.search, self.oidc_audience)):
+            refused.append("OIDC_AUDIENCE holds a placeholder")
+        for issuer, rule in self.oidc_issuer_rules.items():
+            if any(map(PLACEHOLDER.search, rule.audience)):
+                refused.append(f"OIDC_ISSUER_RULES: {issuer}: audience holds a placeholder")
         refused += _store_faults("REDIS_URL", self.redis_url.get_secret_value(), "rediss://")
         refused += _store_faults("DATABASE_URL", self.database_url.get_secret_value(), "sslmode=verify-full")
         if 0 < len(self.metrics_token.get_secret_value()) < SECRET_MIN_CHARACTERS:

@@ -43,4 +43,8 @@ def _shown(value: object) -> object:
         return "********" if value.get_secret_value() else ""
     if isinstance(value, tuple):
         return ", ".join(value)
+    if isinstance(value, dict):
+        return (
+            json.dumps({name: rule.model_dump(exclude_defaults=True) for name, rule in value.items()}) if value else ""
+        )
     return value if isinstance(value, int | float | str) else "" if value is None else str(value)

@@ -1,28 +1,123 @@
-"""`semapi token USER`: a token of the development issuer."""
+"""`semapi token USER`: a token of the development issuer. `semapi token check TOKEN`: why one is taken or refused."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
 import os
+import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import httpx2
 import typer
+from typer.core import TyperGroup
 
-from serve_app.cli.console import give_up
+from serve_app.cli.config import settings_or_give_up
+from serve_app.cli.console import give_up, output
+from serve_app.contracts import Json
 from serve_app.settings import Settings
 
 ADMIN_ROLE = Settings.model_fields["oidc_admin_role"].default
 """What `semapi up` takes for an admin unless OIDC_ADMIN_ROLE says otherwise; scopes are roles there."""
 DEFAULT_ISSUER = "http://localhost:18080/default"
+READ_MAX = 1024 * 1024
+SHOWN_MAX = 300
+"""Characters of what a token claims, on one line."""
 
 
-def token(
+class _UserOrCommand(TyperGroup):
+    """`semapi token ada` is `semapi token for ada`: what is no command is the user's name, or an option of it."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["for", *args]
+        return super().parse_args(ctx, args)
+
+
+commands = typer.Typer(
+    cls=_UserOrCommand,
+    help="`semapi token USER`: print a token of the local development issuer. `semapi token check`: examine any token.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@commands.command("for")
+def print_token(
     user: Annotated[str, typer.Argument(help="The user's name; it becomes the token's subject.")],
     issuer: Annotated[str, typer.Option(help="The development issuer of `semapi up`.")] = DEFAULT_ISSUER,
     admin: Annotated[bool, typer.Option("--admin", help="An admin's token: this issuer makes one of anybody.")] = False,
 ) -> None:
-    """Print an access token of the local development issuer (a stand-in: it signs for any name)."""
+    """Print an access token of the local development issuer (a stand-in: it signs for any name).
+
+    `for` may be left out, unless the user's name is `check` or `for`.
+    """
     typer.echo(development_token(user, issuer, scope=f"openid {ADMIN_ROLE}" if admin else "openid"))
+
+
+@commands.command()
+def check(
+    token: Annotated[str, typer.Argument(help="The token, or - to read it from standard input.")],
+) -> None:
+    """Say which rule accepts or refuses a token here, as the service with these settings would: status 0 or 1.
+
+    The issuer's keys are fetched. Neither the token nor its signature is printed.
+    """
+    from serve_app.errors import KeysUnavailable, TokenInvalid
+    from serve_app.gateway.keys import KeyRing  # the extra [serve]
+    from serve_app.gateway.tokens import TokenVerifier, read_unproven
+
+    settings = settings_or_give_up()
+    if token == "-":  # noqa: S105
+        token = sys.stdin.read(READ_MAX)
+    token = token.strip().removeprefix("Bearer ").strip()
+    _show_what_keys_say()
+
+    async def examine() -> None:
+        header, claims, _ = read_unproven(token)
+        _show("it says", _values(header, ("alg", "kid", "typ")))
+        _show("", _values(claims, ("iss", "aud", "azp", "client_id", "typ", "token_use", "scope", "sub", "exp")))
+        _show("", f"claims {', '.join(claims)}")
+        rule = settings.issuer_rule(str(claims.get("iss")))
+        _show("wanted", f"{rule.audience_claim} with one of {', '.join(rule.audience) or 'anything'}; {rule.accept}")
+        keys = KeyRing(settings)
+        try:
+            principal = await TokenVerifier(settings, keys).examine(token, _show)
+        finally:
+            await keys.close()
+        _show("principal", f"{principal.id}, shown as {principal.name}, group {principal.group or 'none'}")
+        roles = ", ".join(sorted(principal.roles)) or "none"
+        _show("roles", f"{roles} ({'an admin' if principal.is_admin else 'no admin'})")
+
+    try:
+        asyncio.run(examine())
+    except TokenInvalid as refusal:
+        _show("refused", refusal.detail)
+        raise typer.Exit(1) from None
+    except KeysUnavailable as refusal:
+        _show("unknown", f"{refusal.detail} The service would answer 503.")
+        raise typer.Exit(1) from None
+    _show("accepted", "the service takes this token")
+
+
+def _values(members: Json, names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {json.dumps(members[name], ensure_ascii=False)}" for name in names if name in members)
+
+
+def _show(name: str, found: str) -> None:
+    """One line of an examination. A token may claim anything: nothing of it controls the terminal."""
+    plain = "".join(character if character.isprintable() else "?" for character in found)
+    output.print(f"{name and name + ':':<11}{plain[:SHOWN_MAX]}{'…' if len(plain) > SHOWN_MAX else ''}", markup=False)
+
+
+def _show_what_keys_say() -> None:
+    """Why an issuer cannot be read and which of its keys are left out: a log line in the service, here stderr."""
+    log = logging.getLogger("serve_app.gateway.keys")
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.StreamHandler())
+    log.propagate = False
 
 
 def development_token(user: str, issuer: str = DEFAULT_ISSUER, *, scope: str = "openid") -> str:

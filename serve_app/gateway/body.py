@@ -150,16 +150,12 @@ async def _pieces(call: Call, limit: int, share: UploadShare | None = None) -> A
         raise BodyTooLarge(f"The body may have at most {limit} bytes.")
     if share is not None:
         share.expect(declared)
-    if "expect" in call.request.headers:
-        await call.admitted()  # before the client, which waits to hear it, is told to send
     if pace:
         pace.arrived(0)
     try:
         with ExitStack() as slow_place:
             async with aclosing(call.request.stream()) as stream:
                 async for piece in stream:
-                    if call.admission and call.admission.is_there:
-                        await call.admission.granted()  # a refused upload need not arrive
                     _count(call, len(piece), limit, share)
                     if pace and pace.is_slow:
                         _take_slow_place(call, slow_place)

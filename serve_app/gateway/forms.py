@@ -19,6 +19,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from serve_app.errors import BodyInvalid, BodyTypeUnsupported
+from serve_app.library_internals import close_files_of, current_part, read_as_utf8
 
 SHOWN_MAX: Final = 100
 FIELD_MAX_BYTES: Final = 64 * 1024
@@ -72,17 +73,17 @@ class FormParser(MultiPartParser):
     _text_charset = "utf-8"
 
     def on_part_begin(self) -> None:
-        self._charset = "utf-8"  # RFC 7578 section 5.1.2
+        read_as_utf8(self)
         super().on_part_begin()
 
     def on_headers_finished(self) -> None:
-        part = self._current_part
+        part = current_part(self)
         _check_transfer_encoding(_header(part.item_headers, b"content-transfer-encoding"))
         part.content_disposition = _without_extended(part.content_disposition)
         super().on_headers_finished()
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        part = self._current_part
+        part = current_part(self)
         if part.file is None and len(part.data) + end - start > FIELD_MAX_BYTES:
             raise BodyInvalid(
                 f"The form field {part.field_name[:SHOWN_MAX]!r} has more than {FIELD_MAX_BYTES // 1024} KiB. "
@@ -91,7 +92,7 @@ class FormParser(MultiPartParser):
         super().on_part_data(data, start, end)
 
     def on_part_end(self) -> None:
-        part = self._current_part
+        part = current_part(self)
         if part.file is not None:
             super().on_part_end()
             return
@@ -105,8 +106,7 @@ class FormParser(MultiPartParser):
         self.ended = True
 
     def close_files(self) -> None:
-        for file in self._files_to_close_on_error:
-            file.close()
+        close_files_of(self)
 
     def _text_of(self, field: str, data: bytes, content_type: bytes) -> str:
         name = f"The form field {field[:SHOWN_MAX]}"

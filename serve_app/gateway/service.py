@@ -24,6 +24,7 @@ from serve_app.gateway.live.places import STREAMS_MAX, STREAMS_MAX_PER_USER, WAI
 from serve_app.gateway.live.rates import Rates
 from serve_app.gateway.monitoring.meters import RequestMeter
 from serve_app.gateway.monitoring.vitals import Vitals
+from serve_app.gateway.supervisor import Supervisor
 from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import SLOW_MAX, SLOW_MAX_PER_USER, Pace, Turns, UploadBudget
 from serve_app.gateway.usage.reports import Reports
@@ -80,6 +81,9 @@ class Service:
     tracer: Tracer
     messages: Messages
     rates: Rates
+    departure: Departure
+    supervisor: Supervisor
+    """Of everything that runs in the background of this replica."""
     audit: AuditLog = field(default_factory=AuditLog)
     requests: RequestMeter = field(default_factory=RequestMeter)
     waits: Places = field(default_factory=lambda: Places(WAITS_MAX, WAITS_MAX_PER_USER))
@@ -89,7 +93,6 @@ class Service:
     """Requests whose body takes its time."""
     fetches: Turns = field(default_factory=lambda: Turns(FETCHES_MAX, FETCHES_MAX_PER_USER))
     """URLs that are being fetched: a slow server holds places of its user alone, and memory only for what it sent."""
-    departure: Departure = field(default_factory=Departure)
     background: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @cached_property
@@ -140,6 +143,10 @@ class Call:
     model: str = ""
     target: str = ""
     """What an admin's action was about: a principal's id, or a job's."""
+    accepting: bool = False
+    """True: from here on something may be accepted, whatever becomes of the request."""
+    accepted: bool = False
+    """True: the request made a job, a batch or the next run of a job, none of which was there before."""
     acts_as_admin: bool = False
     """True: only an admin may do this, so that it goes into the audit log."""
     waited_s: float = 0.0
@@ -153,11 +160,6 @@ class Call:
         if self.principal is None:
             raise TokenMissing("This needs an access token.")
         return self.principal
-
-    async def admitted(self) -> None:
-        """Return when the limiter has let the request pass. Raises as `Admission.granted`."""
-        if self.admission is not None:
-            await self.admission.granted()
 
     async def charged(self, more: int) -> None:
         """Count what the request holds beyond one submit. Raises as `Admission.charge`."""

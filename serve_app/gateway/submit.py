@@ -104,7 +104,6 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask, key: str | None)
     if ask.keep and not takes_image:
         raise BodyInvalid(f"The model {card.name} takes no image, so there is none to keep.")
     params = checked_params(service, card, ask.params)
-    await call.admitted()  # before anything is fetched or stored
     data = await ask.image.read() if ask.image is not None else None
     submission = Submission(
         id=str(uuid.uuid4()),
@@ -125,8 +124,9 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask, key: str | None)
         if takes_image and data is None:
             data = await fetched(service, share, submission.owner, ask.image_url or "")
         # From here accepting runs to its end: a client that goes away leaves a whole job or none.
+        call.accepting = True
         job = await asyncio.shield(service.spawn(_submit(service, submission, data)))
-    call.job_id = job.id
+    call.job_id, call.accepted = job.id, job.id == submission.id
     return Accepted(job, {"Idempotent-Replayed": "true"} if job.id != submission.id else {})
 
 

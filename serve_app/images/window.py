@@ -2,53 +2,128 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.images.measured import Bar, Distribution, LeftOut, equal, find_bar, finite, left_out
+
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
 SAMPLE_PIXELS = 4_000_000
 """Larger images are measured on an even grid of at most about this many pixels."""
 ROWS_AT_ONCE = 256
+TRANSPARENT_SHARE = 0.001
+"""A picture with fewer transparent pixels counts as opaque."""
 CONSTANT_GREY = 128
 
 Numbers = NDArray[Any]
 
 
-def to_eight_bits(values: Numbers) -> tuple[NDArray[np.uint8], tuple[float, float]]:
-    """Scale real numbers of any width to 0–255, and the window (low, high) that became 0 and 255.
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The values that became 0 and 255, and what did not decide them."""
 
-    The window goes from the 0.1th to the 99.9th percentile of the finite values, all channels together; where these are
-    equal, from the least to the greatest. A constant image becomes mid-grey. NaN becomes 0. Raises `ValueError` when no
-    value is finite.
+    low: float
+    high: float
+    bar: Bar | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    not_finite: float = 0.0
+    """Share of the values that are not-a-number or infinite."""
+    full_scale: bool = False
+    """True where `high` is the samples' own white, not a percentile."""
+
+    def __str__(self) -> str:
+        if self.full_scale:
+            return f"full scale ({self.low:g}–{self.high:g}) because parts are transparent"
+        words = f"window {LOW_PERCENTILE:g}–{HIGH_PERCENTILE:g} % ({self.low:g}–{self.high:g})"
+        apart = [str(self.bar)] if self.bar else []
+        apart += [str(value) for value in self.left_out]
+        if self.not_finite:
+            apart.append(f"NaN and infinity ({self.not_finite:.1%} of the pixels, NaN drawn black)")
+        return words + (f" measured without {', '.join(apart)}" if apart else "")
+
+
+def to_eight_bits(
+    values: Numbers,
+    *,
+    no_data: tuple[float, ...] = (),
+    bar: Bar | None = None,
+    alpha: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.uint8], Window]:
+    """Scale real numbers of any width to 0–255.
+
+    The window goes from the 0.1th to the 99.9th percentile of what is measured, all channels together; where these are
+    equal, from the least to the greatest. Measured are finite values outside the data bar (`bar`, or one found at an
+    edge) that `alpha` (0 to 1) does not hide, without those in `no_data` and without masks
+    (`serve_app.images.measured`). A constant image becomes mid-grey, NaN and `no_data` become 0. A picture with
+    transparent parts is scaled from 0 to its own white instead, as its 8-bit kind is: white will stand beside it.
+    Raises `ValueError` when nothing is left to measure.
     """
-    low, high = _window(values)
-    scaled = np.empty(values.shape, np.uint8)
+    visible = alpha > 0 if alpha is not None else None
+    full = _full_scale(values[visible]) if alpha is not None and (alpha < 1).mean() > TRANSPARENT_SHARE else None
+    window = Window(0.0, full, full_scale=True) if full else _window(values, no_data, bar, visible)
+    scaled = _scaled(values, window.low, window.high)
+    for value in no_data:
+        scaled[equal(values, value)] = 0
+    return scaled, window
+
+
+def _full_scale(shown: Numbers) -> float | None:
+    """The white of a picture's samples: 1 of floats, of integers the greatest number of the bits they use."""
+    most = float(np.percentile(shown, HIGH_PERCENTILE, method="nearest")) if shown.size else 0.0
+    if shown.dtype.kind == "f":
+        return 1.0 if 0.5 < most <= 1 and shown.min() >= 0 else None
+    return float(2 ** max(8, int(most).bit_length()) - 1) if shown.dtype.kind == "u" else None
+
+
+def _scaled(values: Numbers, low: float, high: float) -> NDArray[np.uint8]:
     if low == high:
-        scaled.fill(CONSTANT_GREY)
-        return scaled, (low, high)
+        return np.full(values.shape, CONSTANT_GREY, np.uint8)
+    if values.dtype.kind in "iu" and values.dtype.itemsize == 2:
+        return _by_table(values, low, high)
+    scaled = np.empty(values.shape, np.uint8)
     exact = np.float32 if values.dtype.itemsize <= 2 else np.float64
     with np.errstate(all="ignore"):  # NaN, infinities and spans beyond float64 are numbers like others here
         for start in range(0, values.shape[0], ROWS_AT_ONCE):
             rows: Numbers = values[start : start + ROWS_AT_ONCE].astype(exact)
             rows = np.clip((rows - low) / (high - low), 0.0, 1.0) * 255.0
             scaled[start : start + ROWS_AT_ONCE] = np.rint(np.nan_to_num(rows, copy=False, nan=0.0))
-    return scaled, (low, high)
+    return scaled
 
 
-def _window(values: Numbers) -> tuple[float, float]:
-    step = int(np.ceil(np.sqrt(max(1.0, values.size / SAMPLE_PIXELS))))
-    sample = _finite(values[::step, ::step])
-    low, high = np.percentile(sample, (LOW_PERCENTILE, HIGH_PERCENTILE), method="nearest")
-    if low < high:
-        return float(low), float(high)
-    whole = _finite(values)
-    return float(whole.min()), float(whole.max())
+def _by_table(values: Numbers, low: float, high: float) -> NDArray[np.uint8]:
+    """The same for 16-bit integers: every value is scaled once, then looked up."""
+    words = np.arange(65536, dtype=np.uint16).view(values.dtype).astype(np.float64)
+    table = np.rint(np.clip((words - low) / (high - low), 0.0, 1.0) * 255.0).astype(np.uint8)
+    return table[np.ascontiguousarray(values).view(np.uint16)]
 
 
-def _finite(values: Numbers) -> Numbers:
-    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-    if finite.size == 0:
-        raise ValueError("none of its values is a finite number")
-    return finite
+def _window(values: Numbers, no_data: tuple[float, ...], bar: Bar | None, visible: NDArray[np.bool_] | None) -> Window:
+    bar = bar or find_bar(values)
+    for strip in (bar, None) if bar else (None,):  # with the bar where there is nothing to see beside it
+        inside = strip.outside(values) if strip else values
+        shown = strip.outside(visible) if strip and visible is not None else visible
+        step = int(np.ceil(np.sqrt(max(1.0, inside.size / SAMPLE_PIXELS))))
+        for every in (step, 1) if step > 1 else (1,):  # all values where a grid of them is constant or empty
+            window = _measured(
+                inside[::every, ::every], shown[::every, ::every] if shown is not None else None, no_data
+            )
+            if window and window.low < window.high:
+                return replace(window, bar=strip)
+    if window is None:
+        raise ValueError("none of its values is a finite number that counts")
+    return window
+
+
+def _measured(values: Numbers, shown: NDArray[np.bool_] | None, no_data: tuple[float, ...]) -> Window | None:
+    chosen = values[shown] if shown is not None else values
+    real = finite(chosen)
+    sample, apart = left_out(Distribution.of(real), no_data)
+    if sample.size == 0:
+        return None
+    low, high = sample.percentiles(LOW_PERCENTILE, HIGH_PERCENTILE)
+    if low == high:
+        low, high = float(sample.values[0]), float(sample.values[-1])
+    return Window(low, high, None, tuple(apart), 1 - real.size / chosen.size)

@@ -31,7 +31,13 @@ class Recipe:
 
 
 class NoParams(Schema):
-    """The classifier has nothing to choose."""
+    """What a submit may choose."""
+
+    page: int | None = Field(
+        default=None,
+        ge=1,
+        description="Which page or frame of the file, from 1. By default TIFF's largest picture, else the first",
+    )
 
 
 class Classification(Schema):
@@ -67,7 +73,7 @@ class SemClassifier(Model):
     def preprocess(data: bytes | None, params: NoParams, recipe: Recipe) -> Prepared:
         if data is None:
             raise ModelRejected("This model needs an image.")
-        pixels = read_pixels(data, recipe.settings)
+        pixels = read_pixels(data, recipe.settings, params.page)
         item = to_model_input(pixels, recipe.size)
         return Prepared(item, {**pixels.how, "resized_to": f"{recipe.size}x{recipe.size}, bilinear"})
 

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from large_tokens import large_tokens
 from running_service import WORDS, RunningService
 
 
@@ -16,7 +17,8 @@ def main() -> None:
         for deployment in ("gateway", WORDS):
             service.wait_until_whole(deployment, replicas=1)
         replicas = sorted(service.replicas("gateway") | service.replicas(WORDS))
-        print(json.dumps({"ray_folder": str(service.cluster.ray_folder), "replicas": replicas}), flush=True)
+        facts = {"ray_folder": str(service.cluster.ray_folder), "replicas": replicas, "url": service.cluster.url}
+        print(json.dumps({**facts, "tokens": large_tokens(service.token)}), flush=True)
         signal.pause()
 
 

@@ -6,6 +6,7 @@ import ipaddress
 
 import psutil
 import pytest
+from large_tokens import check_large_tokens, large_tokens
 from running_service import MODEL, RunningService
 from service_client import Client
 
@@ -53,3 +54,7 @@ async def test_headers_that_serve_obeys_do_no_harm(
     [job] = await client.wait([await client.submit(pictures[1])])
     assert (job["status"], job["deliveries"]) == ("COMPLETED", 1)
     assert service.ledger(MODEL)["accepted"] - before["accepted"] in (1, 2)
+
+
+def test_serves_own_proxy_lets_the_largest_token_through(service: RunningService) -> None:
+    check_large_tokens(service.cluster.url, large_tokens(service.token))

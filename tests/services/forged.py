@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 from jwt.utils import base64url_decode, base64url_encode
@@ -20,6 +20,8 @@ from serve_app.gateway.tokens import SUBJECT_MAX_CHARACTERS, TOKEN_MAX_BYTES
 from serve_app.local.issuer import Issuer
 
 Forge = Callable[[Issuer], bytes]
+
+OURS: Final = "sem-image-classifier"
 
 STRANGER: Final = rsa.generate_private_key(65537, 2048)
 STRANGERS_CURVE: Final = ec.generate_private_key(ec.SECP256R1())
@@ -34,7 +36,7 @@ def _head(issuer: Issuer, **changes: Any) -> dict[str, Any]:
 
 
 def _claims(issuer: Issuer) -> dict[str, Any]:
-    return {"iss": issuer.url, "sub": "eve", "aud": "sem-image-classifier", "exp": int(time.time()) + 600}
+    return {"iss": issuer.url, "sub": "eve", "aud": OURS, "exp": int(time.time()) + 600}
 
 
 def _bytes(part: Any) -> bytes:
@@ -92,6 +94,18 @@ def by_algorithm(issuer: Issuer, algorithm: str) -> bytes:
     """The issuer's own key, by an algorithm that is not accepted."""
     head = {"kid": issuer.keys.current.id, "typ": "at+jwt"}
     return b"Bearer " + jwt.encode(_claims(issuer), issuer.keys.current.private, algorithm, head).encode()
+
+
+def renamed(issuer: Issuer, algorithm: str) -> bytes:
+    """The issuer's own RS256 signature under the name of another algorithm."""
+    head = _head(issuer, alg=algorithm)
+    return _rsa_signed(head, _claims(issuer), issuer.keys.current.private)  # type: ignore[arg-type]
+
+
+def by_edwards(issuer: Issuer, algorithm: str, key: ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey) -> bytes:
+    """A stranger's EdDSA, with the id of the issuer's RSA key."""
+    text = base64url_encode(_bytes(_head(issuer, alg=algorithm))) + b"." + base64url_encode(_bytes(_claims(issuer)))
+    return b"Bearer " + text + b"." + base64url_encode(key.sign(text))
 
 
 def by_curve(issuer: Issuer) -> bytes:
@@ -152,6 +166,21 @@ FAMILIES: Final[Mapping[str, list[Forge]]] = {
         partial(unsigned, algorithm="RS256", signature=b"\0" * 256),
         partial(unsigned, algorithm="RS256"),
     ],
+    "an algorithm that is not the key's": [
+        *_all(
+            renamed,
+            *("PS256", "PS384", "PS512", "RS384", "RS512", "ES256", "ES256K", "ES384", "ES512", "ES521"),
+            *("EdDSA", "Ed25519", "Ed448", "HS256", "rs256", "RS256 ", "RS256\0", "RS1", "RSA-OAEP", "dir", "ESP256"),
+        ),
+        *(
+            partial(unsigned, algorithm=algorithm, signature=bytes(size))
+            for algorithm, size in (("ES256K", 64), ("ES384", 96), ("ES512", 132), ("Ed25519", 64), ("Ed448", 114))
+        ),
+        partial(by_edwards, algorithm="EdDSA", key=ed25519.Ed25519PrivateKey.generate()),
+        partial(by_edwards, algorithm="Ed25519", key=ed25519.Ed25519PrivateKey.generate()),
+        partial(by_edwards, algorithm="EdDSA", key=ed448.Ed448PrivateKey.generate()),
+        partial(by_edwards, algorithm="Ed448", key=ed448.Ed448PrivateKey.generate()),
+    ],
     "a key's id": [
         partial(by_stranger, kid=kid)
         for kid in (
@@ -210,7 +239,13 @@ FAMILIES: Final[Mapping[str, list[Forge]]] = {
             {"exp": None},
             {"exp": []},
             {"exp": {}},
+            {"exp": str(_NOW + 600)},
+            {"exp": (_NOW + 600) * 1000},
+            {"exp": 10**400},
+            {"exp": False},
         ),
+        *_all(by_issuer, {"nbf": True}, {"nbf": str(_NOW)}, {"nbf": -(10**400)}, {"nbf": _NOW + 90}),
+        *_all(by_issuer, {"iat": True}, {"iat": []}, {"iat": {}}, {"iat": 10**400}, {"iat": str(_NOW)}),
         *_all(by_issuer, {"nbf": _NOW + 10**60}, {"nbf": "x"}, {"nbf": []}, {"iat": _NOW + 10**60}, {"iat": "x"}),
         *_all(
             raw_claims,
@@ -221,6 +256,11 @@ FAMILIES: Final[Mapping[str, list[Forge]]] = {
             b'"exp": 1e400',
             b'"exp": "1e999"',
             b'"exp": true',
+            b'"exp": 99999999999, "iat": NaN',
+            b'"exp": 99999999999, "iat": null',
+            b'"exp": 99999999999, "iat": 1e400',
+            b'"exp": 99999999999, "nbf": -Infinity',
+            b'"exp": 99999999999, "nbf": null',
         ),
     ],
     "another issuer": [
@@ -253,22 +293,69 @@ FAMILIES: Final[Mapping[str, list[Forge]]] = {
             {"aud": "SEM-IMAGE-CLASSIFIER"},
             {"aud": "sem-image-classifier2"},
             {"aud": "sem"},
+            {"aud": f"api://{OURS}"},
+            {"aud": f"{OURS} else"},
+            {"aud": [OURS, 7]},
+            {"aud": [[OURS]]},
+            # A client stands in for an audience that is missing, not for another or an empty one, and only where the
+            # token says in a claim that it is an access token.
+            {"aud": None, "client_id": OURS},
+            {"aud": None, "client_id": OURS, "azp": OURS, "scope": "openid"},
+            {"aud": None, "client_id": "portal", "token_use": "access"},
+            {"aud": None, "client_id": None, "token_use": "access"},
+            {"aud": None, "client_id": [], "token_use": "access"},
+            {"aud": None, "azp": "portal", "client_id": OURS, "typ": "Bearer"},
+            {"aud": [], "client_id": OURS, "token_use": "access"},
+            {"aud": "", "client_id": OURS, "token_use": "access"},
+            {"aud": "account", "azp": OURS, "typ": "Bearer"},
+            {"aud": "account", "client_id": OURS, "token_use": "access"},
         ),
+        lambda issuer: raw_claims(issuer, b'"exp": 99999999999, "aud": null, "token_use": "access", "client_id": "x"'),
     ],
     "another type": [
         *(
             partial(by_issuer, head={"typ": kind})
             for kind in ("id_token", "logout+jwt", "dpop+jwt", "secevent+jwt", "JOSE")
         ),
+        *(partial(by_issuer, head={"typ": kind}) for kind in (7, ["at+jwt"], {"at+jwt": 1})),
+    ],
+    "an ID token": [
+        *(  # its audience is the client that it was given to, whatever claim names that client
+            partial(by_issuer, head={"typ": typ}, **{"client_id": None, client: OURS}, **marks)
+            for typ in ("JWT", None)
+            for client in ("azp", "client_id", "cid", "appid")
+            for marks in ({"nonce": "n"}, {"at_hash": "h"}, {"c_hash": "h"}, {"at_hash": "h", "nonce": "n", "acr": "1"})
+        ),
         *_all(
             by_issuer,
             {"head": {"typ": "JWT"}, "nonce": "n"},
-            {"at_hash": "h"},
-            {"c_hash": "h"},
+            {"head": {"typ": "JWT"}, "nonce": "n", "client_id": None},
+            {"head": {"typ": "JWT"}, "c_hash": "h", "client_id": None},
+            {"head": {"typ": "JWT"}, "nonce": "n", "azp": ["portal"]},
+            {"head": {"typ": "JWT"}, "at_hash": "h", "azp": 7},
+            *(
+                {"head": {"typ": None}, "at_hash": "h", "client_id": None, name: value}
+                for name, value in (("auth_time", _NOW), ("acr", "1"), ("amr", ["pwd"]), ("sid", "s"), ("nonce", ""))
+            ),
+            {"head": {"typ": "JWT"}, "nonce": "n", "aud": [OURS], "azp": OURS},
+            {"head": {"typ": "JWT"}, "nonce": "n", "aud": [OURS, "else"], "azp": OURS},
+            {"head": {"typ": "JWT"}, "nonce": "n", "aud": "portal", "azp": "portal"},
+            {"head": {"typ": "JWT"}, "nonce": "n", "at_hash": "h", "aud": "portal", "client_id": None},
             {"token_use": "id"},
+            {"token_use": "ID", "scope": "openid"},
+            {"head": {"typ": "JWT"}, "token_use": "id", "aud": OURS},
             {"typ": "ID"},
+            {"typ": "id", "scope": "openid"},
+            {"head": {"typ": "JWT"}, "typ": "ID", "azp": "portal", "at_hash": "h"},
         ),
-        *(partial(by_issuer, head={"typ": kind}) for kind in (7, ["at+jwt"], {"at+jwt": 1})),
+    ],
+    "a token for something else": [
+        *(
+            partial(by_issuer, head={"typ": head}, typ=typ)
+            for head in ("JWT", "at+jwt")
+            for typ in ("Refresh", "Offline", "Logout")
+        ),
+        partial(by_issuer, token_use="refresh"),
     ],
     "nobody's": [
         *_all(
@@ -343,6 +430,10 @@ FAMILIES: Final[Mapping[str, list[Forge]]] = {
         partial(by_issuer, padding="x" * 4 * TOKEN_MAX_BYTES),
         partial(by_stranger, padding="x" * TOKEN_MAX_BYTES),
         partial(plain, header=b"Bearer " + b"x" * 60_000),
+        partial(plain, header=b"Bearer " + b"x" * (TOKEN_MAX_BYTES + 1)),
+        partial(plain, header=b"Bearer " + b"x." * TOKEN_MAX_BYTES),
+        partial(by_stranger, padding="x" * (TOKEN_MAX_BYTES // 2)),
+        partial(by_issuer, groups=["g" * 99] * 1000),
     ],
     "wrapped or encrypted": [
         partial(plain, header=b"Bearer eyJhbGciOiJkaXIiLCJlbmMiOiJBMTI4R0NNIn0..AAAA.AAAA.AAAA"),

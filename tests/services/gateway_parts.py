@@ -146,7 +146,7 @@ async def running_gateway(
     **changes: Any,
 ) -> AsyncIterator[Running]:
     """A gateway whose settings are `settings` with `changes`, before one model under all names."""
-    changes = {"oidc_issuers": (authority.url,), "oidc_audience": AUDIENCE, **changes}
+    changes = {"oidc_issuers": (authority.url,), "oidc_audience": (AUDIENCE,), **changes}
     settings = settings.model_copy(update=changes)
     model = model or Answering()
     application = build_gateway(settings, cards, {card.name: model for card in cards}, version=VERSION, tracer=tracer)

@@ -1,13 +1,19 @@
 """What a hostile input does to the process that decodes it. Functions here run in decode workers."""
 
 import ctypes
+import gc
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 
+from pebble.pool.channel import WorkerChannel
+
 from serve_app.errors import ImageUndecodable
+from serve_app.images.decode import read_pixels
+from serve_app.settings import MIB, Settings
+from tests import peak
 
 
 def echo(value: object) -> object:
@@ -22,8 +28,34 @@ def crash() -> None:
     ctypes.string_at(0)
 
 
-def swell() -> int:
-    return len(bytearray(1 << 40))
+def swell(mib: int = 1024) -> int:
+    """Takes that much memory, piece by piece, and writes to all of it."""
+    held = [bytes((1,)) * MIB for _ in range(mib)]
+    return len(held)
+
+
+def read_picture(data: bytes) -> tuple[str, float]:
+    """What `read_pixels` says of a file, and the peak of the memory that it took."""
+    peak.forget()
+    before = peak.mib("VmRSS")
+    read_as = read_pixels(data, Settings()).how["read_as"]
+    return str(read_as), peak.mib() - before
+
+
+def read_for_ever(data: bytes) -> None:
+    """Is inside the decoder nearly all the time."""
+    while True:
+        read_pixels(data, Settings())
+
+
+def peak_since(before: float) -> float:
+    return peak.mib() - before
+
+
+def forget_peak() -> float:
+    """Count the peak anew; what is held now."""
+    peak.forget()
+    return peak.mib("VmRSS")
 
 
 def loop() -> None:
@@ -32,6 +64,14 @@ def loop() -> None:
 
 
 def die_as_the_system_kills() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_with_the_lock() -> None:
+    """What the system does when it kills a worker at the worst moment: it had just locked the pipe to its pool."""
+    channel = next(one for one in gc.get_objects() if isinstance(one, WorkerChannel))
+    channel.mutex.reader_mutex.acquire()
+    channel.mutex.writer_mutex.acquire()
     os.kill(os.getpid(), signal.SIGKILL)
 
 

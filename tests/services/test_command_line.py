@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
+import typer
+from gateway_parts import listening, running_gateway
 from typer.testing import CliRunner
 
 from serve_app.cli.main import commands
+from serve_app.cli.up import _try_sample
 from serve_app.gateway.tokens import principal_of
 from serve_app.local.authority import Authority
 from serve_app.local.server import free_port
@@ -26,7 +33,15 @@ SAMPLE = str(Path(__file__).parents[2] / "serve_app" / "samples" / "fibres.jpg")
 @pytest.fixture(autouse=True)
 def _fresh_settings(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]:
     """Settings are read once per process; here each test is one. Data would go to a folder of the test's own."""
-    for name in ("REDIS_URL", "DATABASE_URL", "OIDC_ISSUERS", "SEMAPI_TOKEN", "SECRETS_DIR"):
+    for name in (
+        "REDIS_URL",
+        "DATABASE_URL",
+        "OIDC_ISSUERS",
+        "OIDC_AUDIENCE",
+        "OIDC_ISSUER_RULES",
+        "SEMAPI_TOKEN",
+        "SECRETS_DIR",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SEMAPI_STATE_DIR", str(folder / "state"))
     read_settings.cache_clear()
@@ -119,6 +134,27 @@ def test_the_sample_of_a_foreign_issuer_needs_its_token(monkeypatch: pytest.Monk
     assert "SEMAPI_TOKEN" in complaint("up", "--once")
 
 
+async def test_a_refused_sample_ends_a_run_with_once_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEMAPI_TOKEN", "of-somebody-else")
+    environment = {"OIDC_ISSUERS": authority.url, "DATABASE_URL": ""}
+    async with running_gateway(settings, authority) as gateway, listening(gateway.application) as url:
+        await asyncio.to_thread(_try_sample, url, environment, once=False)
+        assert "The service is healthy and goes on." in capsys.readouterr().err
+        with pytest.raises(typer.Exit) as ended:
+            await asyncio.to_thread(_try_sample, url, environment, once=True)
+    assert ended.value.exit_code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("semapi: the sample was not classified: ")
+    assert "of-somebody-else" not in said
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = CliRunner().invoke(commands, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"semapi {version('sem-image-classifier')}\n")
+
+
 def test_a_state_folder_that_is_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (SAMPLE, f"{SAMPLE}/below"):
         monkeypatch.setenv("SEMAPI_STATE_DIR", path)
@@ -135,6 +171,80 @@ def test_a_token_for_an_admin_names_the_role(authority: Authority) -> None:
         done = CliRunner().invoke(commands, ["token", "ada", "--issuer", authority.url, *options])
         claims = jwt.decode(done.stdout.strip(), options={"verify_signature": False})
         assert (claims["sub"], principal_of(claims, Settings()).is_admin) == ("ada", admin)
+
+
+@pytest.mark.parametrize("by_name", [["token", "ada"], ["token", "for", "ada"], ["token", "for", "check"]])
+def test_a_user_may_have_the_name_of_a_command(by_name: list[str], authority: Authority) -> None:
+    done = CliRunner().invoke(commands, [*by_name, "--issuer", authority.url])
+    assert jwt.decode(done.stdout.strip(), options={"verify_signature": False})["sub"] == by_name[-1]
+
+
+def examined(
+    token: str, monkeypatch: pytest.MonkeyPatch, *, typed: bool = False, **environment: str
+) -> tuple[int, dict[str, str]]:
+    """The status of `semapi token check` and its lines by name; neither token nor signature is among them."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    given = (["token", "check", token], "") if typed else (["token", "check", "-"], f"Bearer {token}\n")
+    done = CliRunner().invoke(commands, given[0], input=given[1])
+    *_, body, signature = token.split(".")
+    assert not [part for part in (body, signature) if len(part) > 20 and part[-20:] in done.output]
+    return done.exit_code, {line[:10].strip(": "): line[11:] for line in done.stdout.splitlines()}
+
+
+def test_an_accepted_token_is_explained_check_by_check(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = authority.mint("ada", scope="openid sem-admin", groups=["em"], name="Ada Lovelace")
+    rules = json.dumps({authority.url: {"audience": ["else", "sem-image-classifier"]}})
+    where = {"OIDC_ISSUERS": authority.url, "OIDC_AUDIENCE": "api://ours", "OIDC_ISSUER_RULES": rules}
+    for typed in (True, False):
+        status, lines = examined(token, monkeypatch, typed=typed, **where)
+        assert status == 0
+        assert lines["issuer"] == authority.url
+        assert lines["audience"] == "aud holds sem-image-classifier"
+        assert lines["wanted"] == "aud with one of else, sem-image-classifier; access_token"
+        assert lines["kind"] == "access token: header typ is at+jwt"
+        assert lines["times"].startswith("expires in 3")
+        assert lines["principal"].endswith(", shown as Ada Lovelace, group em")
+        assert lines["roles"] == "em, openid, sem-admin (an admin)"
+        assert "accepted" in lines
+
+
+@pytest.mark.parametrize(
+    ("claims", "last_passed", "reason"),
+    [
+        ({"aud": "else"}, "times", "another audience"),
+        ({"exp": 1}, "signature", "has expired"),
+        ({"header": {"kid": "unknown"}}, "algorithm", "does not publish"),
+        ({"iss": "https://elsewhere.org"}, "algorithm", "not accepted here"),
+        ({"typ": "ID"}, "audience", "ID token"),
+        ({"sub": " \x1b[31m"}, "roles", None),
+        ({"sub": " "}, "kind", "subject"),
+        ({"padding": "x" * 70_000}, "wanted", "larger than 65536 bytes"),
+    ],
+)
+def test_a_refused_token_is_explained_up_to_the_check_that_refused_it(
+    claims: dict[str, Any], last_passed: str, reason: str | None, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = authority.mint("ada", **claims)
+    where = {"OIDC_ISSUERS": authority.url, "OIDC_AUDIENCE": "sem-image-classifier"}
+    status, lines = examined(token, monkeypatch, **where)
+    assert status == (0 if reason is None else 1)
+    assert list(lines)[-2] == last_passed
+    assert reason is None or reason in lines["refused"]
+    assert "\x1b" not in str(lines)
+
+
+def test_an_issuer_that_is_away_is_not_the_token_s_fault(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = f"http://127.0.0.1:{free_port()}/default"
+    status, lines = examined(authority.mint("ada", iss=away), monkeypatch, OIDC_ISSUERS=away)
+    assert status == 1
+    assert "cannot be reached" in lines["unknown"]
+
+
+@pytest.mark.parametrize("token", ["", "-", "x", "a.b.c", "ya29.opaque", "\udcff"])
+def test_what_is_no_token_is_said_to_be_none(token: str) -> None:
+    done = CliRunner().invoke(commands, ["token", "check", token], input="\n")
+    assert (done.exit_code, "not a signed JSON Web Token" in done.stdout) == (1, True)
 
 
 @pytest.mark.parametrize(("url", "token"), [("http://[", "token"), ("http://127.0.0.1", "línea"), ("http://a", "a\nb")])

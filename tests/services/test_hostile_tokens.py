@@ -12,6 +12,7 @@ import pytest
 from forged import FAMILIES
 from gateway_parts import Running, listening, running_gateway
 
+from serve_app.gateway.tokens import TOKEN_MAX_BYTES
 from serve_app.local.authority import Authority
 from serve_app.local.issuer import Issuer, issuer_app
 from serve_app.local.keys import SigningKeys
@@ -33,7 +34,10 @@ def good(now: int) -> dict[str, dict[str, Any]]:
         "for us among others": {"aud": ["account", "sem-image-classifier", "else"]},
         "just expired": {"exp": now - 5},
         "nearly valid": {"nbf": now + 15},
-        "of a fast clock": {"iat": now + 15},
+        "of a fast clock": {"iat": now + 45},
+        "issued tomorrow, valid today": {"iat": now + 86_400},
+        "expired by less than clocks may differ": {"exp": now - 45},
+        "valid in less than clocks may differ": {"nbf": now + 45},
         "without the time it was issued": {"iat": None, "nbf": None},
         "with a preferred name": {"preferred_username": "ada"},
         "with a name": {"name": "Ada Lovelace"},
@@ -45,6 +49,8 @@ def good(now: int) -> dict[str, dict[str, Any]]:
         "with a thumbprint nobody needs": {"header": {"x5t": "AA"}},
         "that says where keys are": {"header": {"jku": "http://127.0.0.1:9/"}},
         "of much text": {"padding": "x" * 9000},
+        "of 300 groups": {"groups": [f"/facility/beamline-{n:03}/proposal-2026-{n:04}/members" for n in range(300)]},
+        "of nearly 64 kB": {"padding": "x" * (TOKEN_MAX_BYTES * 3 // 4 - 800)},
         "with a fraction of a second": {"exp": now + 600.5},
         "without an id": {"jti": None},
     }
@@ -58,7 +64,7 @@ async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Run
 
 def test_there_are_enough_of_them() -> None:
     assert len(FAMILIES) >= 12
-    assert sum(map(len, FAMILIES.values())) >= 100
+    assert sum(map(len, FAMILIES.values())) >= 250
     assert len(good(0)) >= 20
 
 

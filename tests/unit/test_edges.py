@@ -8,13 +8,16 @@ from typing import Any, Final
 
 import pytest
 import yaml
+from manifests.rayservice import promises
 from overlays import ROOT
 from simulator.around import edge
 
 from serve_app.gateway.live.prefer import WAIT_MAX_S
 from serve_app.gateway.live.stream import PING_S
 from serve_app.gateway.routes import ROUTES
+from serve_app.gateway.tokens import TOKEN_MAX_BYTES
 from serve_app.gateway.uploads import GRACE_S
+from serve_app.local.cluster import Cluster
 from serve_app.settings import Settings
 
 K8S: Final = ROOT / "k8s"
@@ -142,6 +145,23 @@ def test_a_slow_upload_is_cut_off_by_no_edge() -> None:
         assert seconds(limit) > longest
     least_s = 65_536 / SETTINGS.upload_min_bytes_per_s  # between two pieces of one that is just fast enough
     assert int(ingresses()["sem-image-classifier"][0]["proxy-send-timeout"]) > GRACE_S + least_s
+
+
+def test_every_proxy_on_the_way_lets_the_longest_token_through() -> None:
+    """ingress-nginx and Envoy Gateway are told by their operator: docs/manifests.md."""
+    others = 16 * 1024
+    """Bytes of the headers beside it, and what a proxy keeps free to change them."""
+    resource = (ROOT / "rayservice.yaml").read_text()
+    of_cluster = re.findall(r'RAY_SERVE_HAPROXY_TUNE_BUFSIZE, value: "(\d+)"', resource)
+    of_simulator = re.findall(r"tune\.bufsize (\d+)", edge.CONFIG)
+    of_machine = Cluster(Path("/nowhere"), Path("serve.yaml"), {}, haproxy=True).environment
+    [of_mesh] = [one for one in load("components/service-mesh/limit.yaml") if "headers" in one["metadata"]["name"]]
+    [patch] = of_mesh["spec"]["configPatches"]
+    limits = [*of_cluster, *of_simulator, of_machine["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"]]
+    limits += [patch["patch"]["value"]["typed_config"]["max_request_headers_kb"] * 1024]
+    assert len(limits) == 4
+    assert min(map(int, limits)) >= TOKEN_MAX_BYTES + others
+    assert min(map(int, limits)) >= promises.HEADERS_MIN
 
 
 def test_every_edge_repeats_on_the_same_answers() -> None:

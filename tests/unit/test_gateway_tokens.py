@@ -45,6 +45,16 @@ def test_the_group_is_the_first_of_its_claim(groups: object, group: str | None) 
     assert principal(groups=groups).group == group
 
 
+@pytest.mark.parametrize(
+    ("claim", "group"),
+    [("resource_access.sem.roles", "em"), ("wlcg.groups", "/em"), ("sem.roles", None), ("a.b", None)],
+)
+def test_the_group_s_claim_is_found_by_its_whole_name_and_by_its_dots(claim: str, group: str | None) -> None:
+    claims = {"resource_access": {"sem": {"roles": ["em"]}}, "wlcg.groups": ["/em"], "wlcg": {"groups": ["no"]}, "a": 1}
+    settings = Settings(oidc_group_claim=claim)
+    assert principal_of({"iss": "https://issuer", "sub": "7", **claims}, settings).group == group
+
+
 def test_no_claim_named_means_no_group() -> None:
     claims = {"iss": "https://issuer", "sub": "7", "groups": ["sem"]}
     assert principal_of(claims, Settings(oidc_group_claim="")).group is None

@@ -13,7 +13,7 @@ from hypothesis import settings as rules
 from hypothesis import strategies as st
 
 from serve_app.errors import ImageTooLarge, ImageTypeUnsupported, ImageUnreadable, ServiceError
-from serve_app.images.header import inspect
+from serve_app.images.header import COUNTED_FRAMES, inspect
 from serve_app.settings import Settings
 from tests import pictures
 
@@ -27,7 +27,7 @@ def test_type_and_size_come_from_the_content(name: str) -> None:
     assert header.media_type == "image/" + name.split("-")[0]
     expected = (8, 8, 3) if name in ("gif", "webp-moving") else (64, 48, 1)
     assert (header.width, header.height, header.frames) == expected
-    assert header.pixels == header.width * header.height * header.frames
+    assert header.pixels == header.width * header.height  # of the one frame that is read
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,15 @@ def test_a_file_object_is_read_from_its_start() -> None:
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "PNG"])
-def test_frames_are_counted_and_limited(kind: str) -> None:
+def test_frames_are_counted_and_those_that_are_not_read_are_no_reason_to_refuse(kind: str) -> None:
     assert inspect(pictures.frames(kind, 5), SETTINGS).frames == 5
-    with pytest.raises(ImageTooLarge, match="more than 64 frames"):
-        inspect(pictures.frames(kind, 80), SETTINGS)
+    header = inspect(pictures.frames(kind, 80), SETTINGS)
+    assert (header.frame, header.frames) == (1, 80)
+
+
+def test_frames_are_counted_up_to_a_limit() -> None:
+    claims = pictures.png_claiming(8, 8, before=pictures.png_chunk(b"acTL", struct.pack(">II", 2**32 - 1, 0)))
+    assert inspect(claims, SETTINGS).frames <= COUNTED_FRAMES + 1
 
 
 UNSUPPORTED = {
@@ -92,7 +97,6 @@ TOO_LARGE = {
     + b"\x08\x00",
     "webp": b"RIFF\xff\x00\x00\x00WEBPVP8X\x0a\x00\x00\x00\x00\x00\x00\x00" + b"\xff" * 6,
     "bmp": b"BM" + struct.pack("<IIIIiiHH", 0, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 24),
-    "apng frames": pictures.png_claiming(8, 8, before=pictures.png_chunk(b"acTL", struct.pack(">II", 2**32 - 1, 0))),
 }
 
 
@@ -167,4 +171,4 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
     except ServiceError:
         return
     assert 0 < header.width * header.height <= SETTINGS.image_max_pixels
-    assert 1 <= header.frames <= SETTINGS.image_max_frames
+    assert 1 <= header.frame <= header.frames <= COUNTED_FRAMES + 1

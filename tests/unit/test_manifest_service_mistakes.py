@@ -130,7 +130,7 @@ MISTAKES = {
         start.check, "RAY_SERVE_ENABLE_HA_PROXY,", "RAY_SERVE_ENABLE_HAPROXY,", "env[0]", "reads no variable"
     ),
     "a misspelt variable of Ray's compiled part": Mistake(
-        start.check, "RAY_worker_niceness", "RAY_worker_nicenes", "env[10]", "reads no variable"
+        start.check, "RAY_worker_niceness", "RAY_worker_nicenes", "env[11]", "reads no variable"
     ),
     "a group without HAProxy": Mistake(
         start.check, "                  - *haproxy\n", "", "env", "differs from the head's", after=MODELS, shown="env:"
@@ -280,7 +280,7 @@ MISTAKES = {
         references.check,
         "                    valueFrom: {secretKeyRef: {name: sem-image-classifier, key: database-url}}",
         "                    value: postgresql://app:secret@postgres/app",
-        "env[16]",
+        "env[17]",
         "in the open",
         shown="name: DATABASE_URL",
     ),
@@ -342,6 +342,14 @@ MISTAKES = {
         "RAY_SERVE_HAPROXY_TCP_NODELAY",
         "env",
         "would hang",
+        shown="env:",
+    ),
+    "a proxy that refuses large tokens": Mistake(
+        promises.check,
+        'RAY_SERVE_HAPROXY_TUNE_BUFSIZE, value: "98304"',
+        'RAY_SERVE_HAPROXY_TUNE_BUFSIZE, value: "65536"',
+        "env",
+        "token of many groups",
         shown="env:",
     ),
     "an old cluster that goes too early": Mistake(
@@ -409,7 +417,7 @@ MISTAKES = {
         promises.check,
         "                  - *bucket-key\n",
         "                  - {name: DATABASE_URL, value: postgresql://postgres/app}\n",
-        "env[16]",
+        "env[17]",
         "Only gateways need DATABASE_URL",
     ),
     "a model among the gateways": Mistake(

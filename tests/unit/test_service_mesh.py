@@ -92,8 +92,8 @@ def test_the_kubelets_probes_come_in(meshed: list[Document], address: str) -> No
 
 
 def test_the_limit_lies_with_the_edge_and_counts_for_this_host_alone(meshed: list[Document]) -> None:
-    [limit] = of_kind(meshed, "EnvoyFilter")
-    assert limit.at("metadata", "namespace") == "ingress-nginx"
+    headers, limit = of_kind(meshed, "EnvoyFilter")
+    assert {one.at("metadata", "namespace") for one in (limit, headers)} == {"ingress-nginx"}
     listener, host = limit.items("spec", "configPatches")
     assert "token_bucket" not in listener["patch"]["value"]["typed_config"]
     assert host["match"]["routeConfiguration"]["vhost"]["name"] == "sem.facility.org:443"

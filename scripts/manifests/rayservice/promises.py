@@ -24,6 +24,9 @@ HEAD_LOSS: Final = {
 LONGEST_SUBMIT_S: Final = 65
 """A submit, its wait, and some more: what HAProxy waits for as well."""
 HAPROXY, HAPROXY_TIMEOUT = "RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S"
+HAPROXY_BUFFER = "RAY_SERVE_HAPROXY_TUNE_BUFSIZE"
+HEADERS_MIN: Final = 96 * 1024
+"""Bytes of a request's headers: the longest token (64 KiB), the others, and what HAProxy keeps free to change them."""
 
 
 def check(documents: list[Document]) -> Iterator[Finding]:
@@ -78,6 +81,9 @@ def _survival(document: Document, groups: list[Group]) -> Iterator[Finding]:
                 yield document.finding(variables, f"{name} is missing: without it {why}.")
         if HAPROXY in group.environment and HAPROXY_TIMEOUT not in group.environment:
             sentence = f"{HAPROXY_TIMEOUT} is missing: a request to a lost node would hang for as long as its client."
+            yield document.finding(variables, sentence)
+        if HAPROXY in group.environment and int(group.environment.get(HAPROXY_BUFFER) or 0) < HEADERS_MIN:
+            sentence = f"{HAPROXY_BUFFER} must be {HEADERS_MIN} or more: HAProxy answers 400 to a token of many groups."
             yield document.finding(variables, sentence)
 
 

@@ -28,6 +28,7 @@ CONFIG = """\
 global
   stats socket ipv4@0.0.0.0:{admin} level admin
   maxconn 2000
+  tune.bufsize 98304
 defaults
   mode http
   timeout connect 2s

@@ -50,7 +50,6 @@ async def submit_batch(call: Call) -> Response:
 async def _accept(call: Call, ask: BatchAsk, key: str | None) -> Response:
     service = call.service
     call.model = ask.card.name
-    await call.admitted()  # before anything is stored
     batch = NewBatch(str(uuid.uuid4()), call.caller.id, ask.card.name, traceparent=call.traceparent)
     if key is not None:
         asked = {"model": ask.card.name, "items": [await _fingerprint(entry) for entry in ask.entries]}
@@ -61,7 +60,9 @@ async def _accept(call: Call, ask: BatchAsk, key: str | None) -> Response:
         await call.charged(len(ask.entries) - 1)
         items = await _stored(service, ask.entries)
         # From here accepting runs to its end: a client that goes away leaves a whole batch or none.
+        call.accepting = True
         batch_id = await asyncio.shield(service.spawn(_commit(service, replace(batch, items=items))))
+        call.accepted = batch_id == batch.id
     try:
         view = await service.batches.read(batch_id, batch.owner, limit=ITEMS_SHOWN)
     except BatchUnknown:

@@ -34,7 +34,6 @@ MEDIA_TYPE: Final = "text/event-stream"
 
 async def read_events(call: Call) -> Response:
     """200 with the stream; 204 to who has seen the job's end, by which the specification means: stay away."""
-    await call.admitted()  # before a place is taken
     job = await call.service.tracker.read(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model = job.id, job.model
     seen = header_of(call.request.scope, b"last-event-id")

@@ -6,11 +6,14 @@ local has_enough = {}
 for place = 2, #ARGV do has_enough[ARGV[place]] = true end
 local MORE_LOOKS = 50 -- at items that could be no job now
 
+-- The batch of an item that was to be fetched is gone, and the item with it.
+local function forget_fetch() redis.call('DECR', fetches_key()) end
+
 local function return_expired()
   for _, item in ipairs(redis.call('ZRANGEBYSCORE', fetching_key(), '-inf', NOW, 'LIMIT', 0, limit)) do
     redis.call('ZREM', fetching_key(), item)
     local owner = redis.call('HGET', batch_key((parts_of(item))), 'owner')
-    if owner then enter_fetch(item, owner, NOW_US) else redis.call('DECR', fetches_key()) end
+    if owner then enter_fetch(item, owner, NOW_US) else forget_fetch() end
   end
 end
 
@@ -45,7 +48,9 @@ for look = 1, limit + MORE_LOOKS do
   if not item then break end
   local batch, index = parts_of(item)
   local said = redis.call('HMGET', batch_key(batch), 'owner', 'model', 'priority', 'traceparent')
-  if takes_jobs(said[2]) then
+  if not said[1] then
+    forget_fetch()
+  elseif takes_jobs(said[2]) then
     redis.call('ZADD', fetching_key(), NOW + FETCH_LEASE_MS, item)
     taken[#taken + 1] = { item, redis.call('HGET', items_key(batch), index), unpack(said) }
   else

@@ -58,6 +58,8 @@ class Readiness(Shape):
     status: Literal["ready", "not ready"]
     tracker: Literal["ready", "away"] | None = None
     store: str | None = None
+    background: dict[str, str] | None = None
+    """What runs in the background of the gateway that answers, by name: `ready`, or `failing`."""
     models: dict[str, str] | None = None
     usage: str | None = None
     memory: str | None = None

@@ -1,0 +1,255 @@
+"""The samples of a TIFF page: strips and tiles decoded within their bounds and put together.
+
+tifffile decodes what is a picture of its own inside (JPEG, CCITT, PNG, …). Strips and tiles of plain bytes are done
+here with imagecodecs, because they have to be bounded before they are unpacked, may be filled up, and may hold a
+predictor that other readers skip. What is not read is refused by its name.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from tifffile import COMPRESSION, TiffPage
+from tifffile.tifffile import jpeg_shape
+
+from serve_app.images.layouts import read_layout
+
+Numbers = NDArray[Any]
+
+MAX_SAMPLES = 16
+ROWS_COMPARED = 512
+SURPLUS = 65_536
+"""Bytes that a strip may hold beyond twice its size before it is taken for a bomb."""
+COUNTS = (279, 325)
+"""The tags with the sizes of strips and tiles."""
+
+UNCOMPRESSED, PACKBITS = 1, 32773
+CCITT = (2, 3, 4)
+JPEG = (7, 33007, 34892)
+JPEG_2000 = (33004, 33005, 34712)
+PNG, WEBP = 34933, 50001
+DEFLATE = (8, 32946, 50013)
+BYTES: dict[int, Callable[..., Any]] = {
+    5: imagecodecs.lzw_decode,
+    PACKBITS: imagecodecs.packbits_decode,
+    **dict.fromkeys(DEFLATE, imagecodecs.deflate_decode),
+    34925: imagecodecs.lzma_decode,
+    34926: imagecodecs.zstd_decode,
+    50000: imagecodecs.zstd_decode,
+}
+"""Compressions of plain bytes; all take the most bytes to give as `out`."""
+PICTURES = (*CCITT, *JPEG, *JPEG_2000, PNG, WEBP)
+
+
+def read_samples(page: TiffPage, data: bytes, plane: int, max_pixels: int) -> Numbers:
+    """The samples of a page as (height, width, samples). `plane` counts pictures behind one directory, from 0.
+
+    Raises `ValueError` with words for a person where data are missing or of a kind that is not read, and nearly any
+    exception where they are damaged.
+    """
+    check_size(page, max_pixels)
+    return _Pieces(page, data, plane).samples()
+
+
+def check_size(page: TiffPage, max_pixels: int) -> None:
+    """Raises `ValueError` for a page, or a tile of it, that is larger than what is decoded here."""
+    if page.samplesperpixel > MAX_SAMPLES:
+        raise ValueError(f"it has {page.samplesperpixel} samples per pixel")
+    if page.imagewidth * page.imagelength * page.imagedepth > max_pixels:
+        raise ValueError(f"it has more than {max_pixels} pixels")
+    if page.is_tiled and page.tilewidth * page.tilelength * page.tiledepth > max(max_pixels, 1 << 20):
+        raise ValueError(f"it has tiles of more than {max_pixels} pixels")
+
+
+class _Pieces:
+    """The strips or tiles of one page, each decoded within its bound and put in its place."""
+
+    def __init__(self, page: TiffPage, data: bytes, plane: int) -> None:
+        self._page, self._data = page, data
+        self._bits = bits_of(page)
+        self._order = page.parent.byteorder
+        samples = page.samplesperpixel
+        self._separate = samples if page.planarconfig == 2 and samples > 1 else 1
+        self._together = samples // self._separate
+        if page.is_tiled:
+            self._rows, self._columns = page.tilelength, page.tilewidth
+        else:
+            self._rows, self._columns = page.rowsperstrip or page.imagelength, page.imagewidth
+        if min(self._rows, self._columns) < 1 or page.tiledepth > 1:
+            raise ValueError(f"its tiles are of {page.tiledepth} x {self._rows} x {self._columns} pixels")
+        self._row_bytes = (self._columns * self._together * self._bits + 7) // 8
+        if self._is_one_piece():
+            self._rows = page.imagelength
+        self._across = math.ceil(page.imagewidth / self._columns)
+        self._count = self._across * math.ceil(page.imagelength / self._rows)
+        self._counted = any(tag in page.tags for tag in COUNTS)
+        self._shift = plane * page.imagelength * self._row_bytes * self._separate
+        if plane and page.compression != UNCOMPRESSED:
+            raise ValueError(
+                f"only its first page can be read, because its {compression_name(page)} data have no directory"
+            )
+
+    def _is_one_piece(self) -> bool:
+        """Whether the strips lie one behind the other as a single one would: instruments write a strip for each row."""
+        page, offsets = self._page, self._page.dataoffsets
+        if page.is_tiled or page.compression != UNCOMPRESSED or page.predictor != 1 or self._separate > 1:
+            return False
+        strips = math.ceil(page.imagelength / self._rows)
+        size = self._rows * self._row_bytes
+        return len(offsets) >= strips and all(
+            offsets[index] == offsets[0] + index * size and page.databytecounts[index] > 0 for index in range(strips)
+        )
+
+    def samples(self) -> Numbers:
+        """The page as (height, width, samples)."""
+        page = self._page
+        if page.predictor != 1 and page.compression in (UNCOMPRESSED, PACKBITS):
+            # The standard has predictors for LZW alone and some programs leave the tag behind: the smoother one is it.
+            plain, undone = self._assembled(1), self._assembled(page.predictor)
+            return plain if _roughness(plain) < _roughness(undone) else undone
+        return self._assembled(page.predictor)
+
+    def _assembled(self, predictor: int) -> Numbers:
+        page = self._page
+        height, width = page.imagelength, page.imagewidth
+        if min(len(page.dataoffsets), len(page.databytecounts)) < self._count * self._separate * page.imagedepth:
+            raise ValueError("some of its strips or tiles are missing")
+        whole = np.empty((height, width, page.samplesperpixel), _dtype(page, self._bits))
+        for plane in range(self._separate):
+            part = whole[:, :, plane : plane + self._together]
+            for number in range(self._count):
+                top, left = number // self._across * self._rows, number % self._across * self._columns
+                rows = self._rows if page.is_tiled else min(self._rows, height - top)
+                index = plane * page.imagedepth * self._count + number
+                piece = self._piece(index, rows, predictor)
+                down, along = min(rows, height - top), min(self._columns, width - left)
+                if piece.shape[0] < down or piece.shape[1] < along:
+                    raise ValueError("a strip or tile holds fewer pixels than it should: the file is damaged")
+                part[top : top + down, left : left + along] = piece[:down, :along]
+        return whole
+
+    def _piece(self, index: int, rows: int, predictor: int) -> Numbers:
+        """A strip or tile as (rows, columns, samples)."""
+        page, need = self._page, rows * self._row_bytes
+        offset, count = page.dataoffsets[index] + self._shift, page.databytecounts[index]
+        if not self._counted:
+            count = len(self._data) - offset
+        if page.dataoffsets[index] <= 0 or count <= 0:
+            raise ValueError("some of its strips or tiles are missing")
+        if page.compression == UNCOMPRESSED:
+            count = need  # some programs write any number
+        if offset + count > len(self._data):
+            raise ValueError("the file is truncated: a strip or tile lies beyond its end")
+        stored = self._data[offset : offset + count]
+        if page.compression in PICTURES:
+            return self._picture(stored, index, rows)
+        if page.fillorder == 2:
+            stored = bytes(imagecodecs.bitorder_decode(stored))
+        if page.compression != UNCOMPRESSED:
+            stored = self._decompressed(stored)
+        if len(stored) < need:
+            raise ValueError("a strip or tile holds fewer bytes than it should: the file is damaged")
+        return self._unpacked(stored[:need], rows, predictor)
+
+    def _decompressed(self, stored: bytes) -> bytes:
+        decompress = _decompressor(self._page)
+        try:
+            return bytes(decompress(stored, out=2 * self._rows * self._row_bytes + SURPLUS))
+        except RuntimeError as error:  # the base of every error of the decoders
+            raise ValueError(
+                f"a strip or tile is damaged or holds more than its place ({compression_name(self._page)})"
+            ) from error
+
+    def _picture(self, stored: bytes, index: int, rows: int) -> Numbers:
+        page = self._page
+        claimed = _claimed_pixels(page, stored)
+        if claimed > 4 * rows * self._columns + SURPLUS:
+            raise ValueError(f"a strip or tile claims {claimed:,} pixels and its place has {rows * self._columns:,}")
+        piece, _, _ = page.decode(stored, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+        if piece is None:
+            raise ValueError("some of its strips or tiles are missing")
+        return np.asarray(piece[0])
+
+    def _unpacked(self, raw: bytes, rows: int, predictor: int) -> Numbers:
+        shape = (rows, self._columns, self._together)
+        kind = _dtype(self._page, self._bits)
+        if self._bits == 24:
+            return np.asarray(imagecodecs.float24_decode(raw, byteorder=self._order)).reshape(shape)
+        if self._bits not in (8, 16, 32, 64):
+            run = self._columns * self._together
+            return np.asarray(imagecodecs.packints_decode(raw, kind, self._bits, runlen=run)).reshape(shape)
+        if predictor == 3:  # its bytes are sorted, whatever the file's order
+            return np.asarray(imagecodecs.floatpred_decode(np.frombuffer(raw, kind).reshape(shape), axis=-2))
+        values = np.frombuffer(raw, kind.newbyteorder(self._order)).reshape(shape).astype(kind, copy=False)
+        if predictor == 2:  # differences of the stored words, floats too
+            words = values.view(f"u{kind.itemsize}")
+            return np.asarray(imagecodecs.delta_decode(words, axis=-2)).view(kind)
+        return values
+
+
+def bits_of(page: TiffPage) -> int:
+    """Bits of a sample, for a kind that can be read."""
+    bits, form = page.bitspersample, int(page.sampleformat)
+    if not isinstance(bits, int):
+        raise ValueError(f"its samples differ in depth ({', '.join(map(str, bits))} bits), which is not read")
+    signed_or_float = {2: (8, 16, 32, 64), 3: (16, 24, 32, 64)}
+    if form in (5, 6):
+        raise ValueError("its pixels are complex numbers, which are not read")
+    if bits not in signed_or_float.get(form, (*range(1, 17), 32, 64)):
+        kind = {2: "signed integers", 3: "floats"}.get(form, "integers")
+        raise ValueError(f"{bits}-bit {kind} are not read")
+    predictors = {1: True, 2: bits in (8, 16, 32, 64), 3: form == 3 and bits != 24}
+    if page.compression not in PICTURES and not predictors.get(page.predictor, False):
+        raise ValueError(f"predictor {int(page.predictor)} is not read with {bits}-bit samples of format {form}")
+    return bits
+
+
+def _dtype(page: TiffPage, bits: int) -> np.dtype[Any]:
+    letter = {2: "i", 3: "f"}.get(int(page.sampleformat), "u")
+    return np.dtype(f"{letter}{4 if bits == 24 else 1 << max(0, math.ceil(math.log2(bits / 8)))}")
+
+
+def compression_name(page: TiffPage) -> str:
+    """The page's compression in a word or, where it has no name, a number."""
+    try:
+        return COMPRESSION(page.compression).name
+    except ValueError:
+        return f"compression {int(page.compression)}"
+
+
+def _decompressor(page: TiffPage) -> Callable[..., Any]:
+    try:
+        return BYTES[page.compression]
+    except KeyError:
+        raise ValueError(f"its compression is not read ({compression_name(page)}, {int(page.compression)})") from None
+
+
+def _claimed_pixels(page: TiffPage, stored: bytes) -> int:
+    """Pixels that a picture in a strip or tile says it has."""
+    if page.compression in JPEG:
+        _, height, width, _ = jpeg_shape(stored)
+        return height * width
+    if page.compression in JPEG_2000:
+        width, height = struct.unpack_from(">II", stored, stored.index(b"\xff\x51", 0, 4096) + 6)
+        return int(width * height)
+    if page.compression in (PNG, WEBP):
+        layout = read_layout(stored, 1)
+        return layout.width * layout.height
+    return 0
+
+
+def _roughness(samples: Numbers) -> float:
+    """How much neighbouring rows differ, against rows far apart: near 1 for noise, far below for pictures.
+
+    By ranks, because misread floats have a few values that outdo all others.
+    """
+    _, ranks = np.unique(samples[:ROWS_COMPARED, :, 0], return_inverse=True)
+    ranks = ranks.reshape(-1, samples.shape[1]).astype(np.int64)
+    far = np.abs(ranks - np.roll(ranks, max(1, len(ranks) // 2), axis=0)).mean()
+    return float(np.abs(np.diff(ranks, axis=0)).mean() / far) if len(ranks) > 1 and far > 0 else 0.0
