@@ -214,9 +214,9 @@ BODIES = [
     ),
     *(
         case(
-            f"a form in {codec}",
-            404,
-            "model-unknown",
+            f"a form in {codec}",  # whatever it is said to be in: its text is UTF-8 (RFC 7578 section 5.1.2) or refused
+            400,
+            "body-invalid",
             content=b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n\\ud800\xff-\r\n--b--',
             headers={"Content-Type": f"multipart/form-data; boundary=b; charset={codec}"},
         )

@@ -232,7 +232,7 @@ async def test_another_method_is_a_405_that_says_which(gateway: Running, method:
     assert answer.json()["type"] == "/problems/method-not-allowed"
 
 
-@pytest.mark.parametrize("path", ["/", "/api/v1/jobs/", "/api/v1/jobs/a/b", "/x/api/v1/inference", "/%00", "/é"])
+@pytest.mark.parametrize("path", ["/", "/api/v1/job/", "/api/v1/jobs/a/b", "/x/api/v1/inference", "/%00", "/é"])
 async def test_another_path_is_a_404_problem(gateway: Running, path: str) -> None:
     answer = await gateway.client.post(path, headers=gateway.bearer())
     assert answer.status_code == 404
