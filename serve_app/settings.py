@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -31,6 +31,11 @@ ROLE_QUOTA = re.compile(r"(\S+)=(\d{1,9})")
 CommaList = Annotated[tuple[str, ...], NoDecode]
 Rate = Annotated[float, Field(ge=0.01, le=10_000)]
 """Per second. The limiter counts whole microseconds between two requests: exact to 1 % at the upper end."""
+
+
+def _expanded(path: object) -> object:
+    """With `~` and `$VARIABLES` as huggingface_hub reads them in the paths of its own settings."""
+    return os.path.expandvars(os.path.expanduser(path)) if isinstance(path, str) else path
 
 
 class Settings(BaseSettings):
@@ -130,8 +135,8 @@ class Settings(BaseSettings):
     """`org/name` of the model, for example t0m-R/vit-sem-classification."""
     model_revision: str = ""
     """Commit of the model; required for hugging_face, in prod 40 hex digits."""
-    model_cache_dir: Path | None = None
-    """Absolute folder that holds `models--org--name/snapshots`, for `private`."""
+    model_cache_dir: Annotated[Path, BeforeValidator(_expanded)] | None = None
+    """Absolute folder that holds `models--org--name/snapshots`, or one model's files, for `private`."""
     engine: Literal["torch", "openvino"] = "torch"
     """What runs the forward pass. `openvino`: faster on a CPU, needs the extra of that name."""
     inference_threads: Annotated[int, Field(ge=0)] = 0
