@@ -56,13 +56,6 @@ def resnet(**more: Any) -> Any:
     return ResNetForImageClassification(ResNetConfig(**{**sizes, **NAMED, **more}))
 
 
-def mobilevit() -> Any:
-    from transformers import MobileViTConfig, MobileViTForImageClassification
-
-    sizes = {"hidden_sizes": [16, 16, 16], "neck_hidden_sizes": [8, 8, 8, 16, 16, 16, 16]}
-    return MobileViTForImageClassification(MobileViTConfig(image_size=64, **sizes, **NAMED))
-
-
 def siglip2() -> Any:
     from transformers import Siglip2Config, Siglip2ForImageClassification
 
@@ -92,10 +85,15 @@ FAMILIES: dict[str, Made] = {
         | {"crop_size": SQUARE},
         "fast",
     ),
-    "MobileViT": (
-        mobilevit,
-        {"image_processor_type": "MobileViTImageProcessor", "size": {"shortest_edge": 72}, "do_center_crop": True}
-        | {"crop_size": {"height": 64, "width": 64}, "do_flip_channel_order": True},
+    "ResNet": (
+        resnet,
+        {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}, "resample": 3, **IMAGENET},
+        "fast",
+    ),
+    "ResNet that reads BGR": (
+        resnet,
+        {"image_processor_type": "MobileViTImageProcessor", "size": {"shortest_edge": 40}, "do_center_crop": True}
+        | {"crop_size": SQUARE, "do_flip_channel_order": True},
         "own",
     ),
     "SigLIP 2": (
@@ -113,11 +111,19 @@ def save(root: Path, network: Any, processor: dict[str, Any], name: str = "org/t
 
     folder = root / f"models--{name.replace('/', '--')}" / "snapshots" / COMMIT
     torch.manual_seed(7)
-    for parameter in network.parameters():  # scores that differ from image to image
-        torch.nn.init.normal_(parameter, std=0.1)
+    spread(network)
     network.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return folder
+
+
+def spread(network: Any) -> None:
+    """Weights large enough for scores that differ from image to image."""
+    import torch
+
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=2 / parameter[0].numel() ** 0.5)
 
 
 def save_timm(root: Path) -> Path:
@@ -130,6 +136,7 @@ def save_timm(root: Path) -> Path:
     folder.mkdir(parents=True)
     torch.manual_seed(7)
     network = timm.create_model("test_resnet", pretrained=False, num_classes=len(LABELS))
+    spread(network)
     save_file(network.state_dict(), folder / "model.safetensors")
     pretrained = {"input_size": [3, SIDE, SIDE], "interpolation": "bicubic", "crop_pct": 0.875, "num_classes": 3}
     pretrained |= {"mean": IMAGENET["image_mean"], "std": IMAGENET["image_std"], "crop_mode": "center"}

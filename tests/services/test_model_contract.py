@@ -109,7 +109,8 @@ def test_the_scores_are_those_of_the_library_s_own_pipeline(classifier: SemClass
     for data in pictures(6):
         inputs = processor(Image.open(io.BytesIO(data)).convert("RGB"), return_tensors="pt")
         item = classifier.preprocess(data, NoParams(), classifier.recipe).item
-        np.testing.assert_array_equal(classifier._preprocessing.normalise([item]), inputs["pixel_values"].numpy())
+        [(_, made)] = classifier._preprocessing.batches([item])
+        np.testing.assert_array_equal(made["pixel_values"], inputs["pixel_values"].numpy())
         with torch.inference_mode():
             expected = network(**inputs).logits.softmax(-1)[0].numpy()
         np.testing.assert_allclose(classifier.forward([item])[0], expected, atol=1e-6)
