@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,8 @@ def save_timm(root: Path) -> Path:
     config = {"architecture": "test_resnet", "num_classes": 3, "label_names": LABELS, "pretrained_cfg": pretrained}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def libraries() -> dict[str, bool]:
+    """Which heavy ones this process has loaded; run in a decode worker."""
+    return {name: sys.modules.get(name) is not None for name in ("torch", "transformers")}

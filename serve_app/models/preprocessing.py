@@ -51,7 +51,8 @@ STEPS = (
 class Preprocessing(Protocol):
     """Both halves: `preparation` goes to the decode workers, `batches` runs in the forward thread."""
 
-    preparation: Geometry | OwnProcessor
+    @property
+    def preparation(self) -> Geometry | OwnProcessor: ...
 
     def batches(self, items: Sequence[Any]) -> list[tuple[list[int], Inputs]]:
         """The items as batches of equal shapes: their places in `items`, and what the network is called with."""

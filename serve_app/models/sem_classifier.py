@@ -44,7 +44,7 @@ class NoParams(Schema):
     """What a submit may choose."""
 
     threshold: float | None = Field(
-        None,
+        default=None,
         ge=0,
         le=1,
         description="For models whose labels are independent of each other: the score from which a label is in "
@@ -61,7 +61,7 @@ class Classification(Schema):
         description="Every class and its score; they sum to 1, but where `labels` is there: then each is independent"
     )
     labels: tuple[str, ...] | None = Field(
-        None,
+        default=None,
         exclude_if=lambda labels: labels is None,
         description="Of a model whose labels are independent: those from the threshold on, best first; maybe none",
     )

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from serve_app.cli.main import commands
 from serve_app.errors import ModelRejected, ModelUnready
 from serve_app.models import sem_classifier
 from serve_app.models.pool import DecodePool
 from serve_app.models.preprocessing import Fast, Own
 from serve_app.models.sem_classifier import Classification, NoParams, SemClassifier
 from serve_app.settings import Settings
-from tests.checkpoints import FAMILIES, IMAGENET, LABELS, SQUARE, resnet, save, save_timm, vit
+from tests.checkpoints import FAMILIES, IMAGENET, LABELS, SQUARE, libraries, resnet, save, save_timm, vit
 
 VIT = {"image_processor_type": "ViTImageProcessor", "size": SQUARE}
 MULTI = {"problem_type": "multi_label_classification"}
@@ -241,6 +243,38 @@ def test_more_classes_than_a_result_holds_are_listed_from_the_best(tmp_path: Pat
     assert len(result.model_dump_json()) < 64 * 1024
     assert min(result.all_scores.values()) >= np.sort(row)[-len(result.all_scores)]
     assert result.label == max(result.all_scores, key=result.all_scores.__getitem__) == named[int(row.argmax())]
+
+
+def test_predict_names_the_labels_from_the_threshold_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(tmp_path / "models", vit(**MULTI), VIT)
+    for name, value in {"SOURCE": "private", "ID": "org/tiny", "CACHE_DIR": str(tmp_path / "models")}.items():
+        monkeypatch.setenv(f"MODEL_{name}", value)
+    file = tmp_path / "slope.png"
+    file.write_bytes(pictures()[0])
+
+    def predict(params: str) -> str:
+        done = CliRunner().invoke(commands, ["predict", str(file), "--params", params])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "slope.png shows none of the labels" in predict('{"threshold": 1}')
+    everything = predict('{"threshold": 0}').split("shows ")[1].split("\n")[0]
+    assert sorted(everything.split(", ")) == sorted(LABELS)
+
+
+async def test_a_decode_worker_loads_libraries_only_for_a_processor_that_needs_them(tmp_path: Path):
+    seen = {}
+    for family in ("ViT", "ResNet that reads BGR"):
+        network, processor, way = FAMILIES[family]
+        save(tmp_path / way, network(), processor)
+        model = load(tmp_path / way)
+        pool = DecodePool(Settings(), SemClassifier.__module__, partial(model.prepare_worker, model.recipe))
+        try:
+            await pool.start()
+            seen[way] = await pool.run(libraries)
+        finally:
+            await pool.close()
+    assert seen == {"fast": {"torch": False, "transformers": False}, "own": {"torch": False, "transformers": True}}
 
 
 @pytest.fixture(autouse=True)
