@@ -17,6 +17,7 @@ def load_network(snapshot: Snapshot) -> Any:
     Raises `ModelUnready`, also where weights are missing: transformers would fill them with random numbers.
     """
     _check_timm(snapshot)
+    _check_weights(snapshot)
     import torch
     from transformers import AutoModelForImageClassification
     from transformers.utils.logging import disable_progress_bar
@@ -51,6 +52,21 @@ def _check_timm(snapshot: Snapshot) -> None:
             "'sem-image-classifier[timm]'; beside a CPU build of torch take torchvision from the index of that build "
             "(docs/swap-the-model.md)."
         )
+
+
+def _check_weights(snapshot: Snapshot) -> None:
+    """That no file is cut off or something else: its header says how long it is. Reads headers alone."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in snapshot.weights:
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except SafetensorError as error:
+            raise ModelUnready(
+                f"{path} ({path.stat().st_size} bytes) cannot be loaded: it is cut off or damaged ({error}). "
+                "Get it again."
+            ) from error
 
 
 def is_multi_label(config: Any) -> bool:
@@ -92,14 +108,15 @@ def read_channels(config: Any) -> int:
 
 
 def try_out(network: Any, preprocessing: Preprocessing, classes: int) -> tuple[int, ...] | None:
-    """Send a few images the whole way; (channels, height, width) of what the network gets, None where it varies.
+    """Send two images of unlike shapes the whole way; (channels, height, width) of what the network gets, None where
+    it varies.
 
     Raises `ModelUnready` where processor, network and labels do not fit each other.
     """
     import torch
 
     try:
-        items = [preprocessing.preparation.item(pixels) for pixels in probes()]
+        items = [preprocessing.preparation.item(pixels) for pixels in probes()[:2]]
         batches = preprocessing.batches(items)
         with torch.inference_mode():
             answers = [

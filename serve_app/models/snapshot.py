@@ -185,7 +185,10 @@ def _complete(snapshot: Snapshot, fetch: str) -> Snapshot:
     if not weights:
         missing.append("model.safetensors (pickled weights such as pytorch_model.bin are refused)")
     if missing:
-        raise ModelUnready(f"{folder} lacks {', '.join(missing)}{_why(folder)}. Get it with: {fetch}")
+        why = _why(folder)
+        if missing == [PREPROCESSOR] and not why:
+            why = " (if it never had one: take that of the model it was fine-tuned from)"
+        raise ModelUnready(f"{folder} lacks {', '.join(missing)}{why}. Get it with: {fetch}")
     for path in weights:
         with path.open("rb") as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:

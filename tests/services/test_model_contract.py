@@ -143,10 +143,12 @@ def test_an_image_that_cannot_be_read_is_refused(classifier: SemClassifier):
 
 
 def test_damaged_weights_say_so(tmp_path: Path):
-    folder = write_snapshot(tmp_path)
-    (folder / "model.safetensors").write_bytes(b"\x00" * 64)
-    with pytest.raises(ModelUnready, match="cannot be loaded"):
-        SemClassifier().load(settings_of(tmp_path))
+    weights = write_snapshot(tmp_path) / "model.safetensors"
+    whole = weights.read_bytes()
+    for damaged in (b"\x00" * 64, b"", whole[:-1], whole[: len(whole) // 2], whole[:5]):
+        weights.write_bytes(damaged)
+        with pytest.raises(ModelUnready, match=rf"\({len(damaged)} bytes\) cannot be loaded: it is cut off or damaged"):
+            SemClassifier().load(settings_of(tmp_path))
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="the optional engine is not installed")

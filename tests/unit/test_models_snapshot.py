@@ -249,6 +249,12 @@ def test_an_index_that_names_no_shards_is_refused(tmp_path: Path, index: object)
         locate(private(tmp_path))
 
 
+def test_a_checkpoint_saved_without_its_processor_says_where_to_take_it(tmp_path: Path):
+    fill(snapshots(tmp_path) / COMMIT, "config.json", "model.safetensors")
+    with pytest.raises(ModelUnready, match=r"lacks preprocessor_config\.json .*fine-tuned from"):
+        locate(private(tmp_path))
+
+
 def test_a_checkpoint_of_timm_needs_no_preprocessor_config(tmp_path: Path):
     folder = fill(snapshots(tmp_path) / COMMIT, "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": {}}))
