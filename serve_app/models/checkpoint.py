@@ -85,8 +85,10 @@ def is_multi_label(config: Any) -> bool:
 
 
 def read_labels(config: Any) -> tuple[str, ...]:
-    """`id2label` in the order of the outputs. A name that several outputs have gets their number: `crane [134]`."""
-    named: dict[int, Any] = config.id2label or {}
+    """`id2label` in the order of the outputs; LABEL_0 and so on, as transformers has it, where there is none.
+
+    A name that several outputs have gets their number: `crane [134]`."""
+    named: dict[int, Any] = config.id2label or {index: f"LABEL_{index}" for index in range(config.num_labels or 0)}
     try:
         labels = [str(named[index]) for index in range(len(named))]
     except KeyError as error:
