@@ -22,10 +22,11 @@ from serve_app.contracts import ModelCard
 from serve_app.gateway.application import build_gateway
 from serve_app.jobs.registrar import TrackerRegistrar
 from serve_app.jobs.scaling import BacklogPolicy
-from serve_app.loopback import keep_on_loopback
+from serve_app.library_internals import check_internals, keep_on_loopback
 from serve_app.models.handle import ServeHandle
 from serve_app.models.registry import ModelConfig, card
 from serve_app.models.server import ModelServer
+from serve_app.proxy import BodyWanted
 from serve_app.replica_logs import log_audit_beside_serve, log_requests_beside_serve, log_through_serve
 from serve_app.settings import read_settings
 from serve_app.tracing import make_tracer
@@ -70,19 +71,28 @@ class Gateway:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, cards: list[ModelCard], handles: Mapping[str, DeploymentHandle[Any]], version: str
     ) -> None:
+        check_internals()
         keep_on_loopback()
         log_through_serve()
         log_requests_beside_serve()
         log_audit_beside_serve()
         self.cards, self.handles, self.version = cards, handles, version
+        self._application: Starlette | None = None
 
     async def __serve_build_asgi_app__(self) -> Starlette:
         handles = {model.name: ServeHandle(self.handles[model.name]) for model in self.cards}
         settings = read_settings()
         application = build_gateway(settings, self.cards, handles, version=self.version, tracer=make_tracer(settings))
         application.add_middleware(OneRequestId)
+        application.add_middleware(BodyWanted)
         _collect_seldom()
+        self._application = application
         return application
+
+    async def check_health(self) -> None:
+        """Raises while a part of the gateway's background cannot be kept up; Serve then replaces this replica."""
+        if self._application is not None:
+            self._application.state.check_health()
 
 
 def _collect_seldom() -> None:
@@ -94,7 +104,8 @@ def _collect_seldom() -> None:
 
 
 class OneRequestId:
-    """Serve appends X-Request-ID to every answer, the gateway has set the same: this leaves Serve's."""
+    """Serve appends X-Request-ID to every answer, the gateway has set the same (`proxy.UsableRequestId`): this leaves
+    Serve's."""
 
     def __init__(self, application: ASGIApp) -> None:
         self.application = application
@@ -112,6 +123,7 @@ class Model(ModelServer):
     """A model replica as Serve starts it."""
 
     async def __init__(self, config: ModelConfig, version: str) -> None:  # type: ignore[misc]  # Serve awaits it
+        check_internals()
         keep_on_loopback()
         log_through_serve()
         await super().__init__(config, version, TrackerRegistrar)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import logging
+import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, Final
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
 from redis.exceptions import (
-    BusyLoadingError,
     ConnectionError,  # noqa: A004  redis-py's own, not the builtin
+    NoScriptError,
     OutOfMemoryError,
-    ReadOnlyError,
+    RedisError,
     ResponseError,
     TimeoutError,  # noqa: A004
 )
@@ -29,8 +34,16 @@ from serve_app.settings import Settings
 COMMAND_TIMEOUT_S = 3.0
 CONNECT_TIMEOUT_S = 1.0
 CANCEL_AGAIN_S = 0.5
-UNWILLING = ("BUSY", "MISCONF", "NOREPLICAS")
-"""What Redis' error begins with while it runs a long script, cannot write to its disk, or misses its replicas."""
+OUR_FAULTS: Final = {"ERR", "WRONGTYPE", "NOSCRIPT", "CROSSSLOT", "NOGROUP", "BUSYGROUP", "BUSYKEY", "UNKNOWN"}
+"""Codes of error replies to a command that should not have been sent, or to a script that is wrong: defects of ours.
+Every other code says that the server, or this account of it, does not do now what it does at other times: READONLY,
+MASTERDOWN, LOADING, CLUSTERDOWN, MISCONF, BUSY, NOREPLICAS, NOPERM, NOAUTH, EXECABORT, and what later versions add."""
+NOT_OURS: Final = re.compile(r"(ERR )?(ACL failure in script|unknown command|max number of (clients|connections))")
+"""Replies with the code ERR that are no defect either: commands that an operator has taken away, a full server."""
+OTHER_PRIMARY: Final = {"READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "NOAUTH"}
+"""Codes after which a new connection may lead elsewhere, or be let in: behind the same name stands another primary."""
+_PIPELINED: Final = re.compile(r"""of pipeline caused error: \(['"](.*)""", re.DOTALL)
+SAID_AGAIN_S: Final = 60.0
 SILENCES = (TimeoutError, builtins.TimeoutError)
 GROUP_MAX = 128
 """Commands of one group: enough for every request of a replica, few enough to be answered within one deadline."""
@@ -42,7 +55,33 @@ ASK_AGAIN_S = 0.25
 """How often a Redis that fell silent is asked whether it answers again."""
 
 
-class GroupingRedis(Redis):
+_log = logging.getLogger(__name__)
+
+
+class Script(AsyncScript):
+    """A Lua script that is sent by its hash, and whole to a server that does not have it (any more).
+
+    redis-py asks for SCRIPT LOAD then, which managed servers forbid.
+    """
+
+    async def __call__(self, keys: Any = None, args: Any = None, client: Any = None) -> Any:
+        """The reply."""
+        keys, redis = tuple(keys or ()), client or self.registered_client
+        words = (len(keys), *keys, *(args or ()))
+        try:
+            return await redis.evalsha(self.sha, *words)
+        except NoScriptError:
+            return await redis.eval(str(self.script), *words)
+
+
+class JobRedis(Redis):
+    """redis-py's client, with scripts that need no right beside EVAL and EVALSHA."""
+
+    def register_script(self, script: Any) -> Script:  # type: ignore[override]  # its signature is for both clients
+        return Script(self, script)
+
+
+class GroupingRedis(JobRedis):
     """A client whose concurrent commands travel together: what is asked for while a group is out goes as the next one.
 
     Redis answers in order, so one write and one read serve a whole group: a status read takes a gateway 40 % less
@@ -111,6 +150,10 @@ class GroupingRedis(Redis):
                 finally:
                     connection.socket_timeout = usual
                     await self.connection_pool.release(connection)
+        except asyncio.CancelledError:  # nobody else sends what this one took
+            for command in group:
+                command.fail(_closed())
+            raise
         except Exception as error:
             silent = isinstance(error, SILENCES)
             failed = group
@@ -137,8 +180,11 @@ class GroupingRedis(Redis):
         return True
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
-        if self._silence is not None:
-            await end_tasks([self._silence])
+        """Whoever still waits for a reply is told that there is none."""
+        await end_tasks([*self._senders, *([self._silence] if self._silence else [])])
+        unsent, self._waiting = self._waiting, []
+        for command in unsent:
+            command.fail(_closed())
         await super().aclose(close_connection_pool)
 
     async def _exchange(self, connection: AbstractConnection, group: list[_Command]) -> None:
@@ -148,6 +194,10 @@ class GroupingRedis(Redis):
                 command.answer(await connection.read_response(), self.response_callbacks)
             except ResponseError as error:
                 command.fail(error)
+
+
+def _closed() -> ConnectionError:
+    return ConnectionError("the client was closed before the reply came")
 
 
 def _silent() -> TimeoutError:
@@ -172,7 +222,28 @@ class _Command:
             self.reply.set_exception(error)
 
 
-def connect_redis(settings: Settings, *, client: type[Redis] = Redis, max_connections: int = 64) -> Redis:
+class _LeavesOldPrimaries(AbstractConnection):
+    """A connection that is closed by replies which say that its server is no primary (any more).
+
+    redis-py keeps such a connection: after a failover that left the old server running as a replica, what was connected
+    before would be refused for ever.
+    """
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except RedisError as error:
+            if code_of(error) in OTHER_PRIMARY:
+                await self.disconnect(nowait=True)
+            raise
+
+
+@cache
+def _leaving_old_primaries(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    return type(f"LeavesOldPrimaries{kind.__name__}", (_LeavesOldPrimaries, kind), {})
+
+
+def connect_redis(settings: Settings, *, client: type[Redis] = JobRedis, max_connections: int = 64) -> Redis:
     """A client with bytes replies; nothing is sent before the first command.
 
     `protocol=2` is pinned because replies of the newer one differ in shape. No retries here: who calls decides.
@@ -187,7 +258,23 @@ def connect_redis(settings: Settings, *, client: type[Redis] = Redis, max_connec
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
     )
+    pool.connection_class = _leaving_old_primaries(pool.connection_class)  # type: ignore[arg-type]  # classes have a hash
     return client.from_pool(pool)
+
+
+def code_of(error: RedisError) -> str:
+    """The first word of an error reply, as Redis names the kind of an error; empty for what is no reply."""
+    return error.status_code or _reply_of(error).partition(" ")[0]
+
+
+def _reply_of(error: RedisError) -> str:
+    """redis-py takes the code from replies it has a class for, and puts words before those of a pipeline."""
+    text = str(error)
+    return found[1] if (found := _PIPELINED.search(text)) else text
+
+
+def _is_not_now(error: ResponseError) -> bool:
+    return code_of(error) not in OUR_FAULTS or bool(NOT_OURS.match(_reply_of(error)))
 
 
 class _RedisErrors:
@@ -199,17 +286,32 @@ class _RedisErrors:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OutOfMemoryError):
             raise StoreFull("The job Redis is full. Try again in a moment.", retry_after=5) from error
-        if isinstance(error, ConnectionError | TimeoutError | BusyLoadingError | ReadOnlyError):
+        if isinstance(error, ConnectionError | TimeoutError):
+            if error.status_code:
+                _say(error)
             raise TrackerUnavailable("The job tracker is away. Try again in a moment.", retry_after=2) from error
-        if isinstance(error, ResponseError) and str(error).startswith(UNWILLING):
+        if isinstance(error, ResponseError) and _is_not_now(error):
+            _say(error)
             raise TrackerUnavailable("The job tracker takes no jobs now. Try again later.", retry_after=5) from error
 
 
 _ERRORS = _RedisErrors()
+_said: dict[str, float] = {}
+
+
+def _say(error: RedisError) -> None:
+    """Why Redis refuses, for operators: once a minute for each code, however many requests meet it."""
+    code, now = code_of(error), time.monotonic()
+    if now - _said.get(code, -SAID_AGAIN_S) >= SAID_AGAIN_S:
+        _said[code] = now
+        _log.warning("Redis refuses with %s: %s", code, error)
 
 
 def redis_errors() -> AbstractContextManager[None]:
-    """Turn what redis-py raises when Redis is away, unwilling or full into `TrackerUnavailable` and `StoreFull`."""
+    """Turn what redis-py raises when Redis is away, unwilling or full into `TrackerUnavailable` and `StoreFull`.
+
+    What is left is a defect of ours (`OUR_FAULTS`).
+    """
     return _ERRORS
 
 

@@ -6,14 +6,23 @@ Times are integers: milliseconds since the Unix epoch, in the job Redis' clock w
 
 from __future__ import annotations
 
+import re
+import uuid
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 SERVICE_NAME = "sem-image-classifier"
 
 Json = dict[str, Any]
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def usable_request_id(given: str | None) -> str:
+    """A caller's X-Request-ID when it is safe to log, store and echo, else a new one."""
+    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 class JobStatus(StrEnum):

@@ -58,6 +58,7 @@ ServiceError
 │   ├── ImageTooCostly                image-too-costly
 │   ├── InputLost                     input-lost
 │   ├── ModelRejected                 model-rejected
+│   ├── ModelTimedOut                 model-timeout
 │   ├── OutputsUnstored               outputs-unstored
 │   └── JobDead                       job-dead
 ├── ModelUnready                      not the input's fault: the job is given back, never shown to a client
@@ -327,6 +328,10 @@ class ModelRejected(JobError):
     slug, title = "model-rejected", "The model could not process this input"
 
 
+class ModelTimedOut(JobError):
+    slug, title = "model-timeout", "The model did not finish this input in time"
+
+
 class OutputsUnstored(JobError):
     slug, title = "outputs-unstored", "There was no room for the model's files"
 
@@ -342,6 +347,13 @@ class ModelUnready(ServiceError):
 
 
 class ReplicaLost(ServiceError):
-    """The replica died or hung while it held the chunk; the loss counts as a delivery."""
+    """The replica died or hung while it held the chunk; the loss counts as a delivery.
+
+    `hung`: a forward pass of the chunk ran past its deadline. Any of its jobs may be the cause; each runs alone next.
+    """
 
     slug, title = "replica-lost", "The model replica was lost"
+
+    def __init__(self, detail: str, *, hung: bool = False) -> None:
+        super().__init__(detail)
+        self.hung = hung

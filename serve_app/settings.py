@@ -122,7 +122,11 @@ class Settings(BaseSettings):
     webhook_private_hosts: CommaList = ()
     """`host` or `host:port` that webhooks may reach although private; for development."""
     upload_bytes_in_flight: Annotated[int, Field(ge=1)] = 256 * MIB
-    """Request bodies one gateway replica holds at once; beyond it 503."""
+    """Request bodies and fetched images one gateway replica holds at once; beyond it 503."""
+    upload_min_bytes_per_s: Annotated[int, Field(ge=1)] = 32_000
+    """Least rate of a request body after its first 10 seconds; beyond it 504."""
+    upload_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Most seconds of a whole request body; beyond it 504."""
 
     batch_max_items: Annotated[int, Field(ge=1, le=500)] = 200
     """Items of one batch."""
@@ -154,7 +158,7 @@ class Settings(BaseSettings):
     """Entries in the outbox beyond which usage events are counted instead of stored; outcome events always go in."""
 
     submit_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    """Deadline of a submit request; beyond it 504."""
+    """Deadline of a submit request once its body is in; beyond it 504."""
     read_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """Deadline of a read request; beyond it 504."""
     stream_max_s: Annotated[float, Field(gt=0)] = 290.0
@@ -200,6 +204,12 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name.upper()} must be http(s)://host[:port]")
         if bool(self.s3_access_key_id.get_secret_value()) != bool(self.s3_secret_access_key.get_secret_value()):
             raise ValueError("S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY belong together")
+
+    @property
+    def upload_bytes_per_user(self) -> int:
+        """What one user may have of UPLOAD_BYTES_IN_FLIGHT: half of it, and at least room for the largest body."""
+        largest = max(self.image_max_bytes, self.batch_max_bytes) + 2 * MIB
+        return min(self.upload_bytes_in_flight, max(self.upload_bytes_in_flight // 2, largest))
 
     @property
     def role_quotas(self) -> dict[str, int]:

@@ -67,6 +67,31 @@ def png_claiming(width: int, height: int, *, before: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + before + body + png_chunk(b"IEND", b"")
 
 
+def png_deep(samples: NDArray[np.uint16], *, before: bytes = b"", interlaced: bool = False) -> bytes:
+    """A 16-bit PNG of (height, width) grey or (height, width, samples) grey + alpha, RGB or RGBA."""
+    height, width = samples.shape[:2]
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[samples.reshape(height, width, -1).shape[2]]
+    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    rows = b"".join(
+        b"\0" + row.astype(">u2").tobytes()
+        for top, left, down, across in (passes if interlaced else ((0, 0, 1, 1),))
+        for row in samples[top::down, left::across]
+    )
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, interlaced)
+    chunks = png_chunk(b"IHDR", header) + before + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def bmp_with_alpha(grey: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> bytes:
+    """A 32-bit BMP with a V5 header and masks for all four channels."""
+    rows = np.dstack([grey, grey, grey, alpha])[::-1].tobytes()
+    header = struct.pack("<IiiHHI", 124, grey.shape[1], grey.shape[0], 1, 32, 3) + struct.pack(
+        "<IIIII", len(rows), 0, 0, 0, 0
+    )
+    header += struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    return b"BM" + struct.pack("<IHHI", 138 + len(rows), 0, 0, 138) + header.ljust(124, b"\0") + rows
+
+
 def tiff_of(tags: list[tuple[int, int, int, int]], body: bytes = b"", *, following: int = 0) -> bytes:
     """A little-endian TIFF with one directory of (tag, type, count, value) at 8 and `body` behind it."""
     directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)

@@ -28,5 +28,7 @@ STRANDING: Final = ("model-replicas", "gateway-replica")
 """Those after which a job's second start is measured: jobs are claimed by what dies, and the rest works on."""
 LOSSY: Final = "redis-everysec"
 """The one that may lose jobs: those accepted in the last two seconds."""
+HANGING: Final = "hang"
+"""The one whose hostile job ends FAILED by itself; those of all others end dead."""
 UNRECORDED: Final = ("redis-always", "redis-everysec")
 """Redis may die between accepting a job and taking the usage event of the request; the answer goes out all the same."""

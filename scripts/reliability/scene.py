@@ -42,7 +42,7 @@ class Scene:
     load: Load
     loop: asyncio.AbstractEventLoop
     hostile: list[str]
-    """Ids of the jobs that must end dead."""
+    """Ids of the jobs that must end dead, or FAILED after a hang."""
     gateways: int
     replicas: int
 
@@ -118,7 +118,7 @@ class Scene:
             return any(int(redis.hget(f"job:{job_id}", "deliveries") or 0) > 1 for job_id in ids)
 
     def submit_hostile(self, act: str) -> str:
-        """Have a job accepted that must end dead; its id."""
+        """Have a job accepted that must not end well; its id."""
         job_id = self._on_loop(self.load.submit(0, act=act))
         self.hostile.append(job_id)
         return job_id

@@ -26,7 +26,7 @@ class ToughService(ObservedService):
         environment = {
             **WEIGHTS,
             "INFERENCE_THREADS": "1",  # two replicas share the processors
-            # Only how long a hung forward pass is waited for, three times in a row, hangs on this.
+            # Only how long a hung forward pass is waited for, twice at most, hangs on this.
             "FORWARD_TIMEOUT_S": "20",
             **UNHURRIED,
         }

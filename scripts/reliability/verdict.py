@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from benchmark.figures import Figure, figures
 from load.tally import percentile
 
-from reliability.faults import LOSSY, STRANDING, UNRECORDED
+from reliability.faults import HANGING, LOSSY, STRANDING, UNRECORDED
 from reliability.watcher import holds
 from serve_app.contracts import Json
 
@@ -35,7 +35,8 @@ class Summary:
     failed: int
     """Healthy jobs that ended otherwise than COMPLETED."""
     dead_off: int
-    """Dead jobs more or fewer than the hostile ones."""
+    """Dead jobs more or fewer than the hostile ones; after a hang, which ends FAILED, every dead one and every other
+    number of failed ones."""
     outcomes_off: int
     usage_twice: int
     usage_missing: int
@@ -52,7 +53,7 @@ class Summary:
 
 def summarise(trial: Json) -> Summary:
     """The numbers of one trial, from its record alone."""
-    lossy = trial["fault"] == LOSSY
+    lossy, hung = trial["fault"] == LOSSY, trial["fault"] == HANGING
     ids = [job_id for job_id, _, _ in trial["accepted"]]
     lost = {job["job_id"] for job in trial["jobs"] if job["status"] not in ("COMPLETED", "FAILED", "CANCELLED")}
     change = {name: count - trial["ledger_before"][name] for name, count in trial["ledger_after"].items()}
@@ -68,7 +69,7 @@ def summarise(trial: Json) -> Summary:
         accepted_last=sum(first - LOSS_WINDOW_S <= at <= first for _, _, at in trial["accepted"]),
         wrong=sum(job["label"] != job["expected"] or job["difference"] > SAME for job in _completed(trial)),
         failed=sum(job["status"] in ("FAILED", "CANCELLED") for job in trial["jobs"]),
-        dead_off=abs(change["dead"] - len(trial["hostile"])),
+        dead_off=abs(change["failed" if hung else "dead"] - len(trial["hostile"])) + (change["dead"] if hung else 0),
         outcomes_off=_outcomes_off(trial, [job_id for job_id in ids if job_id not in lost], None if lossy else unseen),
         usage_twice=sum(count > 1 for count in used.values()),
         usage_missing=sum(job_id not in used for job_id in ids),

@@ -43,4 +43,4 @@ def _send(scene: Scene, act: str) -> list[Strike]:
     scene.wait_until_whole()
     lost = before - scene.service.replicas(scene.model)
     assert lost, "no replica was lost"
-    return [Strike(at, [], f"{len(lost)} of {len(before)} replicas replaced, the image's job given up as dead")]
+    return [Strike(at, [], f"{len(lost)} of {len(before)} replicas replaced, the image's job ended FAILED")]

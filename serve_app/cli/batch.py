@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 from rich.progress import Progress
 
-from serve_app.cli.console import errors, give_up, output
+from serve_app.cli.console import Bom, bom_for, errors, give_up, output
 from serve_app.cli.token import DEFAULT_ISSUER, find_token
 from serve_app.client.batches import BatchClient, split
 from serve_app.contracts import Json
@@ -58,12 +58,24 @@ def status(batch: BatchId, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) 
 def results(
     batch: BatchId,
     as_csv: Annotated[bool, typer.Option("--csv", help="A table instead of one JSON object per line.")] = False,
+    target: Annotated[
+        Path | None, typer.Option("--output", dir_okay=False, help="File to write instead of the terminal.")
+    ] = None,
+    bom: Bom = None,
     url: Url = SERVICE,
     issuer: Issuer = DEFAULT_ISSUER,
 ) -> None:
     """A line for each item, with its result or problem."""
     text = _ask(url, issuer, lambda client: client.batch_results(batch, "csv" if as_csv else "ndjson"))
-    typer.echo(text, nl=False)
+    if as_csv:
+        text = bom_for(target, bom) + text
+    if target is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        target.write_bytes(text.encode())  # the service's line ends as they are
+    except OSError as error:
+        give_up(str(error))
 
 
 @commands.command()

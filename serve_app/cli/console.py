@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 
 from serve_app.contracts import Json
+from serve_app.texts import BOM
 
 output = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 BAR_WIDTH = 24
 
+Bom = Annotated[
+    bool | None,
+    typer.Option(
+        "--bom/--no-bom",
+        help="Byte order mark for Excel before CSV. Default: in files yes, on stdout no.",
+        show_default=False,
+    ),
+]
+
 
 def give_up(message: str) -> NoReturn:
     """Say why in one line and end with status 1."""
     errors.print(f"semapi: {message}", style="red", markup=False)
     raise typer.Exit(1)
+
+
+def bom_for(target: Path | None, wanted: bool | None) -> str:
+    """What a CSV begins with: for a file, which a spreadsheet will open, a byte order mark unless it is not wanted."""
+    return BOM if (target is not None if wanted is None else wanted) else ""
 
 
 def explain(error: ValidationError, spell: Callable[[str], str] = str) -> str:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version as installed_version
+from typing import Annotated
 
 import typer
 
 from serve_app.cli import batch, classify, config, jobs, migrate, predict, token, top, up, usage, webhooks
 from serve_app.cli.admin import dead, intake
+from serve_app.contracts import SERVICE_NAME
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"semapi {installed_version(SERVICE_NAME)}")
+        raise typer.Exit
+
 
 commands = typer.Typer(
     name="semapi",
-    help="Asynchronous classification of scanning-electron-microscopy images.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -24,6 +33,15 @@ commands.add_typer(usage.commands, name="usage")
 commands.add_typer(webhooks.commands, name="webhooks")
 commands.add_typer(dead.commands, name="dead")
 commands.add_typer(intake.commands, name="intake")
+
+
+@commands.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Asynchronous classification of scanning-electron-microscopy images."""
 
 
 def app() -> None:

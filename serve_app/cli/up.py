@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -20,9 +21,12 @@ from serve_app.cli.console import errors, give_up, output, print_result
 from serve_app.cli.token import DEFAULT_ISSUER, development_token
 from serve_app.client.http import ServiceClient
 from serve_app.contracts import Json
+from serve_app.errors import ServiceError
+from serve_app.settings import Settings
 
 if TYPE_CHECKING:
     from serve_app.local.cluster import Cluster
+    from serve_app.local.stack import LocalStack
 
 PACKAGE = Path(serve_app.__file__).parent
 SAMPLES = PACKAGE / "samples"
@@ -53,57 +57,109 @@ def up(
     REDIS_URL and DATABASE_URL, where set, are used; otherwise an embedded Valkey and PostgreSQL start. Everything
     listens on loopback. With OIDC_ISSUERS set, the sample needs a token of yours in SEMAPI_TOKEN.
     """
-    from serve_app.local.state import LocalError, state_folder  # the extra [local]
-    from serve_app.usage.migrations import MigrationError
-
     for number in (signal.SIGTERM, signal.SIGINT):  # a script's background job starts with SIGINT ignored
         signal.signal(number, _interrupt)
-    try:
-        _run(once, port, issuer_port, dashboard_port, config)
-    except (LocalError, MigrationError) as error:
-        give_up(str(error))
-    except KeyboardInterrupt:
-        output.print("stopped; data stay in", str(state_folder()))
-        raise typer.Exit(INTERRUPTED if once else 0) from None
+    _run(once, port, issuer_port, dashboard_port, config)
 
 
 def _run(once: bool, port: int, issuer_port: int, dashboard_port: int, config: Path) -> None:
+    from serve_app.local.stack import LocalStack  # the extra [local]
+    from serve_app.local.state import LocalError, state_folder
+    from serve_app.usage.migrations import MigrationError
+
+    settings = settings_or_give_up()
+    if once and not _can_sample(settings):
+        give_up("OIDC_ISSUERS names an issuer of yours: set SEMAPI_TOKEN to a token of it for the sample")
+    try:
+        folder = state_folder()
+    except LocalError as error:
+        give_up(str(error))
+    stack, status = LocalStack(folder, settings, issuer_port=issuer_port), 0
+    try:
+        with stack:
+            _run_on(stack, once, port, dashboard_port, config)
+    except (LocalError, MigrationError) as error:
+        _complain(str(error))
+        status = 1
+    except KeyboardInterrupt:
+        status = INTERRUPTED if once else 0
+    except typer.Exit as ended:
+        status = ended.exit_code
+    if stack.logs:  # else nothing began
+        output.print(f"stopped; data stay in {folder}, the logs of this run in {stack.logs}", markup=False)
+    raise typer.Exit(status)
+
+
+def _run_on(stack: LocalStack, once: bool, port: int, dashboard_port: int, config: Path) -> None:
+    """The run itself, between the start and the stop of the servers."""
     from serve_app.local.cluster import Cluster
-    from serve_app.local.stack import LocalStack
-    from serve_app.local.state import state_folder
     from serve_app.usage.migrations import migrate
 
     started = time.monotonic()
-    settings = settings_or_give_up()
-    own_issuer = "oidc_issuers" not in settings.model_fields_set
-    can_sample = own_issuer or bool(os.environ.get("SEMAPI_TOKEN"))
-    if once and not can_sample:
-        give_up("OIDC_ISSUERS names an issuer of yours: set SEMAPI_TOKEN to a token of it for the sample")
-    folder = state_folder()
-    with LocalStack(folder, settings, issuer_port=issuer_port) as stack:
-        for server in stack.servers:
-            _say(started, f"{server.title} ready on port {server.port}")
-        if applied := migrate(stack.environment["DATABASE_URL"]):
-            _say(started, f"database migrated: {', '.join(applied)}")
-        issuer = stack.environment["OIDC_ISSUERS"].split(",")[0]
-        cluster = Cluster(folder / "ray", config, stack.environment, api_port=port, dashboard_port=dashboard_port)
-        try:
-            cluster.start(lambda step: _say(started, step))
-            _say(started, "healthy")
-            if can_sample and (job_id := _classify_sample(cluster.url, issuer)):
-                _show_rows(stack.environment["DATABASE_URL"], job_id)
-            if not once:
-                _serve(cluster, issuer if own_issuer else None)
-        finally:
-            _say(started, "stopping")
-            cluster.stop()
-    output.print("stopped; data stay in", str(folder))
+
+    def say(text: str) -> None:
+        output.print(f"[{time.monotonic() - started:5.1f} s] {text}", markup=False)
+        sys.stdout.flush()
+
+    for server in stack.servers:
+        say(f"{server.title} ready on port {server.port}")
+    if applied := migrate(stack.environment["DATABASE_URL"]):
+        say(f"database migrated: {', '.join(applied)}")
+    cluster = Cluster(
+        stack.folder / "ray",
+        config,
+        stack.environment,
+        api_port=port,
+        dashboard_port=dashboard_port,
+        logs=stack.logs,
+    )
+    try:
+        cluster.start(say, lambda: stack.revive(say))
+        say("healthy")
+        if _can_sample(stack.settings):
+            _try_sample(cluster.url, stack.environment, once)
+        if not once:
+            _serve(cluster, stack, say)
+    finally:
+        say("stopping")
+        cluster.stop()
+
+
+def _can_sample(settings: Settings) -> bool:
+    return _has_own_issuer(settings) or bool(os.environ.get("SEMAPI_TOKEN"))
+
+
+def _has_own_issuer(settings: Settings) -> bool:
+    """Whether this run signs its tokens itself."""
+    return "oidc_issuers" not in settings.model_fields_set
+
+
+def _try_sample(url: str, environment: Mapping[str, str], once: bool) -> None:
+    """Classify the sample. One that fails ends a run that is about it alone; a service that is healthy goes on: others
+    may have the token, or the picture, that this sample had not."""
+    try:
+        if job_id := _classify_sample(url, environment["OIDC_ISSUERS"].split(",")[0]):
+            _show_rows(environment["DATABASE_URL"], job_id)
+    except (SampleFailed, ServiceError, ValueError) as error:
+        if once:
+            give_up(f"the sample was not classified: {error}")
+        _complain(f"the sample was not classified: {error}\n        The service is healthy and goes on.")
+
+
+class SampleFailed(Exception):
+    """Why the sample did not go the whole way."""
 
 
 def _classify_sample(url: str, issuer: str) -> str | None:
-    """Send one shipped picture the whole way, as a client does; its job id. None when the model wants no pictures."""
+    """Send one shipped picture the whole way, as a client does; its job id. None when the model wants no pictures.
+
+    Raises `SampleFailed`, and what `ServiceClient` raises.
+    """
     sample = SAMPLES / "nanowires.jpg"
-    token = os.environ.get("SEMAPI_TOKEN") or development_token("developer", issuer)
+    try:
+        token = os.environ.get("SEMAPI_TOKEN") or development_token("developer", issuer)
+    except typer.Exit:  # why was said
+        raise SampleFailed("there was no token for it") from None
     with ServiceClient(url, token) as client:
         served = client.models()
     if next(model["input"] for model in served["models"] if model["name"] == served["default"]) != "image":
@@ -111,7 +167,7 @@ def _classify_sample(url: str, issuer: str) -> str | None:
         return None
     [(_, job)] = classify_files([sample], url, token)
     if job["status"] != "COMPLETED":
-        give_up(f"the sample ended {job['status']}: {job['problem']['detail']}")
+        raise SampleFailed(f"it ended {job['status']}, {job['problem']['detail']}")
     print_result(sample.name, job["result"])
     _check_demo(job["result"], sample.stem)
     return str(job["job_id"])
@@ -121,8 +177,7 @@ def _check_demo(result: Json, wanted: str) -> None:
     """The sample is a drawing that the demo model must know; of another model nothing can be expected."""
     model = result.get("model")
     if isinstance(model, dict) and model.get("demo") and result["label"].lower() != wanted:
-        errors.print(f"semapi: expected a picture of {wanted}", style="red")
-        raise typer.Exit(1)
+        raise SampleFailed(f"it is a picture of {wanted}, not of {result['label']}")
 
 
 def _show_rows(database_url: str, job_id: str) -> None:
@@ -134,25 +189,29 @@ def _show_rows(database_url: str, job_id: str) -> None:
         "(SELECT count(*) FROM api_usage WHERE job_id = %(id)s)"
     )
     deadline = time.monotonic() + ROWS_DEADLINE_S
-    with psycopg.connect(database_url, autocommit=True, connect_timeout=5) as connection:
-        while time.monotonic() < deadline:
-            outcomes, requests = connection.execute(counting, {"id": job_id}).fetchone() or (0, 0)
-            if outcomes and requests:
-                output.print(f"    in PostgreSQL: {outcomes} outcome, {requests} requests of this job")
-                return
-            time.sleep(0.1)
-    give_up(f"job {job_id} has no rows in PostgreSQL after {ROWS_DEADLINE_S:g} s")
+    try:
+        with psycopg.connect(database_url, autocommit=True, connect_timeout=5) as connection:
+            while time.monotonic() < deadline:
+                outcomes, requests = connection.execute(counting, {"id": job_id}).fetchone() or (0, 0)
+                if outcomes and requests:
+                    output.print(f"    in PostgreSQL: {outcomes} outcome, {requests} requests of this job")
+                    return
+                time.sleep(0.1)
+    except psycopg.Error as error:
+        raise SampleFailed(f"its rows cannot be read: {error}") from error
+    raise SampleFailed(f"job {job_id} has no rows in PostgreSQL after {ROWS_DEADLINE_S:g} s")
 
 
-def _serve(cluster: Cluster, issuer: str | None) -> None:
-    """Say how to use the service, then wait. `issuer`: the development issuer, where it is the one in use."""
+def _serve(cluster: Cluster, stack: LocalStack, say: Callable[[str], None]) -> None:
+    """Say how to use the service, then look after it until it is told to end."""
+    stack.revive(say)
     output.print(
         f"\n  API            {cluster.url}\n"
         f"  Ray dashboard  {cluster.dashboard_url}  (asks for the token in {cluster.token_file})",
         markup=False,
     )
-    if issuer:
-        _show_token(issuer)
+    if _has_own_issuer(stack.settings):
+        _show_token(stack.environment["OIDC_ISSUERS"])
     output.print(
         f'\n  try:  curl -H "Authorization: Bearer $TOKEN" -F image=@FILE {cluster.url}/api/v1/jobs\n  stop: Ctrl-C\n',
         markup=False,
@@ -161,7 +220,8 @@ def _serve(cluster: Cluster, issuer: str | None) -> None:
     ended = threading.Event()
     while not ended.wait(ALIVE_POLL_S):
         if not cluster.runs():
-            give_up(f"the service ended by itself; its logs are in {cluster.folder}")
+            give_up("the service ended by itself")
+        stack.revive(say)
 
 
 def _show_token(issuer: str) -> None:
@@ -176,9 +236,8 @@ def _show_token(issuer: str) -> None:
     )
 
 
-def _say(started: float, text: str) -> None:
-    output.print(f"[{time.monotonic() - started:5.1f} s] {text}", markup=False)
-    sys.stdout.flush()
+def _complain(text: str) -> None:
+    errors.print(f"semapi: {text}", style="red", markup=False)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from serve_app.cli.config import settings_or_give_up
-from serve_app.cli.console import errors
+from serve_app.cli.console import Bom, bom_for, errors
 
 if TYPE_CHECKING:
     from serve_app.contracts import Json
@@ -66,6 +66,7 @@ def show(
     recent_limit: Annotated[int, typer.Option(min=1, max=1000, help="Newest requests listed.")] = 25,
     output: Annotated[Path | None, typer.Option(dir_okay=False, help="File to write instead of the terminal.")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV by user, group and model, all of them.")] = False,
+    bom: Bom = None,
     dsn: Dsn = "",
     namespace: Annotated[str, typer.Option(help="Read by psql in this Kubernetes namespace's postgresql-0.")] = "",
 ) -> None:
@@ -78,7 +79,7 @@ def show(
         window = _window(mode, since, until, window_mins, month, timezone, bucket)
         most_names = statements.MOST_NAMES if as_csv else statements.TOP
         report = make_report(_source(dsn, namespace), window, recent_limit=recent_limit, most_names=most_names)
-        _deliver(report, mode, output, as_csv)
+        _deliver(report, mode, output, as_csv, bom)
     except (ReportError, OSError) as error:
         _fail(str(error))
 
@@ -151,13 +152,13 @@ def _configured() -> str:
     return running_url(state_folder())
 
 
-def _deliver(report: Json, mode: Mode, output: Path | None, as_csv: bool) -> None:
+def _deliver(report: Json, mode: Mode, output: Path | None, as_csv: bool, bom: bool | None) -> None:
     from serve_app.usage.report.page import write_page
     from serve_app.usage.report.sheet import write_csv
     from serve_app.usage.report.summary import write_summary
 
     if as_csv:
-        text = write_csv(report).removesuffix("\n")
+        text = bom_for(output, bom) + write_csv(report).removesuffix("\n")
     elif mode is Mode.report:
         text = write_page(report)
         output = output or _new_page_file()

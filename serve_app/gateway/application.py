@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, cast
@@ -19,12 +19,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serve_app.connections import GroupingRedis, connect_redis, end_tasks
+from serve_app.connections import GroupingRedis, connect_redis
 from serve_app.contracts import ModelCard, ModelHandle
 from serve_app.errors import InternalError, RouteUnknown, ServiceError
 from serve_app.gateway.batches.fetcher import Fetcher
 from serve_app.gateway.description.publish import describe
-from serve_app.gateway.endpoint import Endpoint, PathEndpoint, request_id_of
+from serve_app.gateway.endpoint import Endpoint, OneSpelling, PathEndpoint, request_id_of
 from serve_app.gateway.keys import KeyRing
 from serve_app.gateway.limits.decisions import Decisions
 from serve_app.gateway.limits.limiter import Limiter
@@ -36,6 +36,7 @@ from serve_app.gateway.monitoring.vitals import Vitals
 from serve_app.gateway.problems import SECURITY_HEADERS, problem_response
 from serve_app.gateway.routes import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
 from serve_app.gateway.service import Service
+from serve_app.gateway.supervisor import Supervisor
 from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.usage.reports import Reports
 from serve_app.gateway.views import job_path
@@ -58,16 +59,18 @@ from serve_app.webhooks.sender import Sender
 
 SHUTDOWN_S: Final = 15.0
 """Most time the parts get to end; what is still claimed then is taken back by its lease."""
-CORS_ALLOWED: Final = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer")
+CORS_ALLOWED: Final = (
+    *("Authorization", "Cache-Control", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer"),
+    # What tracing and libraries add to every request of a page, unasked.
+    *("X-Request-ID", "X-Requested-With", "traceparent", "tracestate", "baggage"),
+)
 CORS_EXPOSED: Final = (
     *("Content-Disposition", "Content-Length", "ETag", "Idempotent-Replayed", "Link", "Location", "Preference-Applied"),
     *("RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"),
 )
 CORS_MAX_AGE_S: Final = 12 * 3600
 
-Runner = Dispatcher | Writer | BreakerMeter | Rates | Departure | Sender | Keeper | Fetcher
-
-_log = logging.getLogger(__name__)
+Runner = Writer | Sender | Fetcher | BreakerMeter | Rates | Departure | Keeper
 
 
 def build_gateway(
@@ -85,18 +88,19 @@ def build_gateway(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        runners: list[Runner] = [*service.dispatchers.values(), service.writer, Sender(work, settings, job_path)]
-        runners += [BreakerMeter(service.dispatchers), service.rates, service.departure, Fetcher(service)]
+        for name, dispatcher in service.dispatchers.items():
+            service.supervisor.start(f"Dispatcher {name}", dispatcher.run)
+        runners: list[Runner] = [service.writer, Sender(work, settings, job_path), Fetcher(service)]
+        runners += [BreakerMeter(service.dispatchers), service.rates, service.departure]
         if isinstance(service.store, BucketStore):
             runners.append(Keeper(service.store, work))
-        tasks = [asyncio.create_task(runner.run(), name=type(runner).__name__) for runner in runners]
-        for task in tasks:
-            task.add_done_callback(_report_end)
-        tasks.append(asyncio.create_task(_stop_claiming(service), name="leaving"))
+        for runner in runners:
+            service.supervisor.start(type(runner).__name__, runner.run)
+        service.supervisor.start("Leaving", partial(_stop_claiming, service))
         try:
             yield
         finally:
-            await _end(service, tasks, (requests, work))
+            await _end(service, (requests, work))
 
     routes = [
         Route(path, PathEndpoint({route.method: Endpoint(route, service) for route in group}), name=path)
@@ -104,7 +108,9 @@ def build_gateway(
     ]
     handlers: dict[Any, Any] = {HTTPException: _route_unknown, Exception: _failed}
     application = Starlette(routes=routes, middleware=_cors(settings), exception_handlers=handlers, lifespan=lifespan)
+    application.state.check_health = service.supervisor.check
     application.router.redirect_slashes = False
+    application.add_middleware(OneSpelling)
     application.add_middleware(RequestLog)
     return application
 
@@ -134,7 +140,7 @@ def _assemble(
     work: Redis,
 ) -> Service:
     """Requests and background work have a client each: a burst of requests must not keep leases from being renewed."""
-    keys, stops = KeyRing(settings), Stops(requests, settings)
+    keys, stops, departure = KeyRing(settings), Stops(requests, settings), Departure()
     tracker, asked = Tracker(work, settings), Tracker(requests, settings)
     return Service(
         settings=settings,
@@ -163,6 +169,8 @@ def _assemble(
         tracer=tracer,
         messages=tracker.messages,
         rates=Rates(asked, [card.name for card in cards]),
+        departure=departure,
+        supervisor=Supervisor(departure),
     )
 
 
@@ -173,7 +181,7 @@ async def _stop_claiming(service: Service) -> None:
         dispatcher.leave()
 
 
-async def _end(service: Service, tasks: list[asyncio.Task[None]], clients: tuple[Redis, ...]) -> None:
+async def _end(service: Service, clients: tuple[Redis, ...]) -> None:
     """Accepting ends first, then claiming, then the writer; bounded. What stays in the outbox another writer takes."""
     service.departure.tell()
     with suppress(TimeoutError):
@@ -182,17 +190,12 @@ async def _end(service: Service, tasks: list[asyncio.Task[None]], clients: tuple
             await service.outbox.close()
             await asyncio.gather(*(one.close() for one in service.dispatchers.values()), return_exceptions=True)
     service.reports.close()
-    await end_tasks(tasks)
+    await service.supervisor.end()
     service.store.close()  # nobody uses it any more: for who does, a closed store is a fault
     await asyncio.gather(service.writer.close(), service.keys.close(), service.outcomes.close(), return_exceptions=True)
     for client in clients:
         await client.aclose()
     await asyncio.to_thread(service.tracer.close)
-
-
-def _report_end(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        _log.critical("%s ended; this replica works no more jobs or rows", task.get_name(), exc_info=error)
 
 
 async def _route_unknown(request: Request, _: Exception) -> Response:

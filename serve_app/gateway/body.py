@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, aclosing
 from typing import Any, Final, NoReturn
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
 from serve_app.contracts import Json
-from serve_app.errors import BodyInvalid, BodyTooLarge, BodyTypeUnsupported
+from serve_app.errors import BodyInvalid, BodyTooLarge, BodyTypeUnsupported, StoreFull
+from serve_app.gateway.forms import FIELD_MAX_BYTES, FormParser, after_preamble, close_files, utf8_text
 from serve_app.gateway.service import Call
-from serve_app.gateway.uploads import UploadShare
+from serve_app.gateway.uploads import SLOW_MAX, SLOW_MAX_PER_USER, UploadShare
 from serve_app.settings import MIB
 
 JSON_MAX_BYTES: Final = 64 * 1024
 FORM_MARGIN_BYTES: Final = 1 * MIB
 """What a form may hold beside the image: boundaries, part headers, the other fields."""
 FIELDS_MAX: Final = 6
-FIELD_MAX_BYTES: Final = 64 * 1024
 SPOOL_BYTES: Final = 128 * 1024
 """What each of many files may hold of the memory before it goes to disk."""
 POINTERS_MAX: Final = 20
+SLOW_RETRY_AFTER_S: Final = 10
 
 Form = dict[str, str | UploadFile]
 
@@ -82,10 +83,12 @@ async def read_files(call: Call, share: UploadShare, name: str) -> tuple[list[Up
 
 
 async def _parse(call: Call, share: UploadShare, limit: int, *, files: int) -> list[tuple[str, str | UploadFile]]:
-    async with aclosing(_pieces(call, limit, share)) as pieces:
-        parser = _FormParser(
-            call.request.headers, pieces, max_files=files, max_fields=FIELDS_MAX, max_part_size=FIELD_MAX_BYTES
-        )
+    headers = call.request.headers
+    async with (
+        aclosing(_pieces(call, limit, share)) as pieces,
+        aclosing(after_preamble(pieces, headers["content-type"])) as form,
+    ):
+        parser = FormParser(headers, form, max_files=files, max_fields=FIELDS_MAX, max_part_size=FIELD_MAX_BYTES)
         if files > 1:
             parser.spool_max_size = SPOOL_BYTES
         try:
@@ -98,37 +101,13 @@ async def _parse(call: Call, share: UploadShare, limit: int, *, files: int) -> l
     return items
 
 
-def close_files(values: Iterable[str | UploadFile]) -> None:
-    """Give the memory or disk of a form's files back."""
-    for value in values:
-        if isinstance(value, UploadFile):
-            value.file.close()
-
-
-class _FormParser(MultiPartParser):
-    """Starlette's parser, which takes a form without its closing boundary for a whole one, and decodes its text by
-    whatever codec of Python's the caller names: some raise, some make lone surrogates."""
-
-    ended = False
-
-    def on_part_begin(self) -> None:
-        self._charset = "utf-8"  # RFC 7578 section 5.1.2
-        super().on_part_begin()
-
-    def on_end(self) -> None:
-        self.ended = True
-
-    def close_files(self) -> None:
-        for file in self._files_to_close_on_error:
-            file.close()
-
-
 def parse_object(text: bytes, name: str) -> Json:
-    """A JSON object (RFC 8259, UTF-8), without NaN, infinities (1e999 reads as one) and lone surrogates, which no store
-    could keep."""
+    """A JSON object (RFC 8259, UTF-8, with or without a byte order mark), without NaN, infinities (1e999 reads as one)
+    and lone surrogates, which no store could keep."""
+    words = utf8_text(text, name)
     try:
-        value: Any = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
-        if b"\\u" in text:
+        value: Any = json.loads(words, parse_constant=_refuse_constant, parse_float=_finite)
+        if "\\u" in words:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise BodyInvalid(f"{name} is not valid JSON in UTF-8.") from error
@@ -165,21 +144,45 @@ def _declared_length(call: Call) -> int:
 
 
 async def _pieces(call: Call, limit: int, share: UploadShare | None = None) -> AsyncGenerator[bytes, None]:
-    declared = _declared_length(call)
+    """The body as it arrives: counted, within `limit`, the share and the pace of the request."""
+    declared, pace = _declared_length(call), call.pace
     if declared > limit:
         raise BodyTooLarge(f"The body may have at most {limit} bytes.")
     if share is not None:
-        share.reach(declared)
+        share.expect(declared)
+    if pace:
+        pace.arrived(0)
     try:
-        async with aclosing(call.request.stream()) as stream:
-            async for piece in stream:
-                if call.admission and call.admission.is_there:
-                    await call.admission.granted()  # a refused upload need not arrive
-                call.request_bytes += len(piece)
-                if call.request_bytes > limit:
-                    raise BodyTooLarge(f"The body may have at most {limit} bytes.")
-                if share is not None:
-                    share.reach(call.request_bytes)
-                yield piece
+        with ExitStack() as slow_place:
+            async with aclosing(call.request.stream()) as stream:
+                async for piece in stream:
+                    _count(call, len(piece), limit, share)
+                    if pace and pace.is_slow:
+                        _take_slow_place(call, slow_place)
+                    yield piece
     except ClientDisconnect as error:
         raise BodyInvalid("The body ended early.") from error
+    if pace:
+        pace.ended()
+
+
+def _count(call: Call, size: int, limit: int, share: UploadShare | None) -> None:
+    call.request_bytes += size
+    if call.request_bytes > limit:
+        raise BodyTooLarge(f"The body may have at most {limit} bytes.")
+    if share is not None:
+        share.reach(call.request_bytes)
+    if call.pace:
+        call.pace.arrived(call.request_bytes)
+
+
+def _take_slow_place(call: Call, place: ExitStack) -> None:
+    """Once for each body; it is given back when the body is in. Raises `StoreFull`."""
+    if call.has_slow_place:
+        return
+    if not place.enter_context(call.service.slow_uploads.take(call.caller.id)):
+        raise StoreFull(
+            f"You have {SLOW_MAX_PER_USER} slow uploads under way here, or all users {SLOW_MAX}. Send some later.",
+            retry_after=SLOW_RETRY_AFTER_S,
+        )
+    call.has_slow_place = True

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,9 +15,9 @@ from typing import Final, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.contracts import Principal, UsageEvent
+from serve_app.contracts import Principal, UsageEvent, usable_request_id
 from serve_app.errors import (
     AdminRequired,
     DeadlineExceeded,
@@ -27,16 +26,17 @@ from serve_app.errors import (
     ServiceError,
     TokenInvalid,
     TokenMissing,
+    TrackerUnavailable,
 )
 from serve_app.gateway.admin.audit import REFUSALS
-from serve_app.gateway.limits.limiter import Asked
+from serve_app.gateway.limits.limiter import Admission, Asked
 from serve_app.gateway.problems import SECURITY_HEADERS, problem_response
 from serve_app.gateway.service import Call, Service
+from serve_app.gateway.uploads import Pace
 from serve_app.tracing import Kind, Step
 
 CLIENT_GONE: Final = 499
 """Status in the usage event of a request whose client went away before the answer."""
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _log = logging.getLogger(__name__)
 
 Problems = tuple[type[ServiceError], ...]
@@ -55,6 +55,10 @@ class RouteSpec:
     tracked: str | None = None
     """`endpoint_type` of its usage events. Authenticated and tracked are one thing; None is open to all."""
     deadline: Literal["submit", "read"] = "read"
+    overlaps: bool = False
+    """True: the handler runs while the limiter is asked, which saves a round trip; what it found goes out only if the
+    request may pass. For reads of one record alone: whatever loops, takes a body, changes something or asks another
+    server begins when the limiter has let the request pass, so that a refused one costs nothing else."""
     admin: bool = False
     """True: for admins alone, and what is no GET goes into the audit log."""
     after: Callable[[Call, Response], Awaitable[Response]] | None = None
@@ -85,18 +89,14 @@ class Endpoint:
         started, now = time.perf_counter(), time.time()
         step = self._begin(call)
         try:
-            response = await self._answer(call)
-            if self._route.after is not None:
-                response = await self._route.after(call, response)
+            response = await self._held_back(call, await self._answer(call))
         except asyncio.CancelledError:
-            self._end(call, step, CLIENT_GONE, started)
-            self._audit(call, CLIENT_GONE)
+            self._finish(call, step, CLIENT_GONE, started)
             self._service.spawn(self._record(call, CLIENT_GONE, started, now))
             raise
-        self._end(call, step, response.status_code, started)
+        self._finish(call, step, response.status_code, started)
         # A client that goes away now was still served, and is still counted once: what is begun here is recorded.
         await self._record(call, response.status_code, started, now)
-        self._audit(call, response.status_code)
         if call.admission is not None:
             for name, value in call.admission.headers:
                 response.headers[name] = value
@@ -104,21 +104,37 @@ class Endpoint:
 
     async def _answer(self, call: Call) -> Response:
         error: ServiceError
+        deadline = asyncio.timeout(self._deadline_s)
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with deadline:
+                call.pace = Pace(deadline, self._deadline_s, self._service.settings)
                 if self._route.tracked is None:
                     return await self._route.handler(call)
                 call.principal = await self._service.verifier.verify(bearer_token(call.request.scope))
                 return await self._limited(call, call.principal)
-        except TimeoutError:
-            error = DeadlineExceeded(f"The request was not answered within {self._deadline_s:g} seconds.")
         except ServiceError as met:
             error = met
-        except Exception:
-            _log.exception("request %s to %s failed", call.request_id, self._route.path)
-            error = InternalError("The service failed. The request id helps to find out why.")
+        except Exception as met:
+            error = self._unforeseen(call, met, is_late=deadline.expired())
         call.refusal = error.slug
         return problem_response(error, path=call.request.scope["path"], request_id=call.request_id)
+
+    def _unforeseen(self, call: Call, met: Exception, *, is_late: bool) -> ServiceError:
+        """A `TimeoutError` may be that of a pool or a library, long before the request's own deadline."""
+        if is_late and isinstance(met, TimeoutError):
+            return DeadlineExceeded(call.pace.lateness if call.pace else "The request took too long.")
+        _log.error("request %s to %s failed", call.request_id, self._route.path, exc_info=met)
+        return InternalError("The service failed. The request id helps to find out why.")
+
+    async def _held_back(self, call: Call, response: Response) -> Response:
+        """The answer once the caller need not wait for it any more. A fault meanwhile takes no answer that is there."""
+        if self._route.after is None:
+            return response
+        try:
+            return await self._route.after(call, response)
+        except Exception:
+            _log.exception("request %s could not wait", call.request_id)
+            return response
 
     def _begin(self, call: Call) -> Step | None:
         """The request's step in a trace. Probes and scrapes have none: they would be most of all traces."""
@@ -128,6 +144,14 @@ class Endpoint:
         step = self._service.tracer.step(f"{self._route.method} {self._route.path}", parent, Kind.SERVER)
         call.traceparent = step.traceparent
         return step
+
+    def _finish(self, call: Call, step: Step | None, status: int, started: float) -> None:
+        """The audit line first: nothing that fails later may take it. Nor may a meter's fault take the answer."""
+        self._audit(call, status)
+        try:
+            self._end(call, step, status, started)
+        except Exception:
+            _log.exception("request %s could not be measured", call.request_id)
 
     def _end(self, call: Call, step: Step | None, status: int, started: float) -> None:
         latency_ms = (time.perf_counter() - started - call.waited_s) * 1000
@@ -140,15 +164,14 @@ class Endpoint:
             step.end(facts | {"http.response.status_code": status}, str(status) if status >= 500 else None)
 
     async def _limited(self, call: Call, principal: Principal) -> Response:
-        """The handler works while the limiter is asked. What it found is told only to who may know: a refusal comes
-        before any other problem. Handlers that change something await the admission themselves; for admins' it is done
-        here."""
+        """A refusal of the limiter comes before any other problem."""
         admission = call.admission = self._service.limiter.ask(principal, self._route.asked)
+        if not self._route.overlaps:
+            await admission.granted()
+            if self._route.admin and not principal.is_admin:
+                raise AdminRequired("Your token names no role that makes you an admin here.")
+            return await self._handled(call, admission)
         try:
-            if self._route.admin:
-                await admission.granted()
-                if not principal.is_admin:
-                    raise AdminRequired("Your token names no role that makes you an admin here.")
             response = await self._route.handler(call)
         except Exception:
             await admission.granted()
@@ -157,6 +180,26 @@ class Endpoint:
             admission.drop()
             raise
         await admission.granted()
+        return response
+
+    async def _handled(self, call: Call, admission: Admission) -> Response:
+        """What the handler answers. A submit that made nothing costs nothing of the day's quota, unless nobody can tell
+        whether it did: accepting had begun, and its reply was lost or not waited for."""
+        if self._route.asked != "submit":
+            return await self._route.handler(call)
+        try:
+            response = await self._route.handler(call)
+        except ServiceError as error:
+            is_unknown = call.accepting and isinstance(error, TrackerUnavailable)
+            if not call.accepted and not is_unknown:
+                await admission.refund()
+            raise
+        except BaseException:
+            if not call.accepting:
+                self._service.spawn(admission.refund())
+            raise
+        if not call.accepted:
+            await admission.refund()
         return response
 
     def _audit(self, call: Call, status: int) -> None:
@@ -170,16 +213,23 @@ class Endpoint:
             self._service.audit.acted(call, f"{route.method} {route.path}", status)
 
     async def _record(self, call: Call, status: int, started: float, now: float) -> None:
-        """Tell the outbox. When Redis is away the answer still goes out; the loss is logged."""
+        """Tell the outbox. Whatever fails, the answer still goes out, for what it tells of has happened; the loss is
+        logged."""
         if self._route.tracked is None or call.principal is None:
             return
-        event = UsageEvent(
+        try:
+            await self._service.outbox.record(self._event(call, call.principal, status, started, now))
+        except Exception as error:
+            _log.error("usage event of request %s is lost: %r", call.request_id, error)
+
+    def _event(self, call: Call, principal: Principal, status: int, started: float, now: float) -> UsageEvent:
+        return UsageEvent(
             event_id=uuid.uuid4().hex,
             timestamp=int(now * 1000),
-            principal_id=call.principal.id,
-            username=call.principal.name,
-            group=call.principal.group or "",
-            endpoint_type=self._route.tracked,
+            principal_id=principal.id,
+            username=principal.name,
+            group=principal.group or "",
+            endpoint_type=self._route.tracked or "",
             status_code=status,
             url_path=self._route.path,
             latency_ms=round((time.perf_counter() - started - call.waited_s) * 1000, 3),
@@ -188,10 +238,6 @@ class Endpoint:
             model=call.model,
             request_id=call.request_id,
         )
-        try:
-            await self._service.outbox.record(event)
-        except ServiceError as error:
-            _log.error("usage event of request %s is lost: %s", call.request_id, error)
 
 
 class PathEndpoint:
@@ -202,6 +248,9 @@ class PathEndpoint:
         self._methods = {**methods, **({"HEAD": methods["GET"]} if "GET" in methods else {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Ids are hexadecimal and made in lower case; spreadsheets, forms and some UUID libraries put them in capitals.
+        given = scope["path_params"]
+        scope["path_params"] = {name: text.lower() if name.endswith("_id") else text for name, text in given.items()}
         if endpoint := self._methods.get(scope["method"]):
             await endpoint(scope, receive, send)
             return
@@ -211,6 +260,19 @@ class PathEndpoint:
         response = problem_response(error, path=scope["path"], request_id=request_id)
         response.headers["Allow"] = allowed
         await send_response(response, request_id, scope, receive, send)
+
+
+class OneSpelling:
+    """Middleware: a path with a slash at its end is the path without it. Served, not redirected: a redirect of a POST
+    is one more request, and names a host that the service does not know from behind an edge."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and len(path := scope["path"]) > 1 and path.endswith("/"):
+            scope = {**scope, "path": path[:-1]}
+        await self._application(scope, receive, send)
 
 
 async def send_response(response: Response, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -224,8 +286,7 @@ async def send_response(response: Response, request_id: str, scope: Scope, recei
 def request_id_of(scope: Scope) -> str:
     """The caller's X-Request-ID when it is safe to log and echo, else a new one; one request keeps one."""
     if "request_id" not in scope:
-        given = header_of(scope, b"x-request-id")
-        scope["request_id"] = given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["request_id"] = usable_request_id(header_of(scope, b"x-request-id"))
     return str(scope["request_id"])
 
 

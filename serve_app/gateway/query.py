@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -11,6 +12,8 @@ from serve_app.gateway.body import pointers_of
 from serve_app.gateway.service import Call
 
 NAME_SHOWN_MAX: Final = 100
+_LOST_PLUS: Final = re.compile(r"(\d{4}-?\d\d-?\d\d[Tt ]\d\d(?::?\d\d)*(?:[.,]\d+)?) (\d\d(?::?\d\d)?)")
+"""A time whose offset has a space for its `+`; nothing else has a space and digits behind the time of day."""
 
 Q = TypeVar("Q", bound=BaseModel)
 
@@ -30,3 +33,14 @@ def read_query(call: Call, kind: type[Q]) -> Q:
     except ValidationError as error:
         faults = (f"{pointer.removeprefix('/')}: {fault}" for pointer, fault in pointers_of(error).items())
         raise QueryInvalid(f"{'; '.join(faults)}.") from error
+
+
+def with_plus(value: object) -> object:
+    """A time as it was meant: an unescaped `+` of a query is a space (application/x-www-form-urlencoded)."""
+    found = _LOST_PLUS.fullmatch(value.strip()) if isinstance(value, str) else None
+    return f"{found[1]}+{found[2]}" if found else value
+
+
+def lower_case(value: object) -> object:
+    """An id as it was made; some programs write it in capitals."""
+    return value.lower() if isinstance(value, str) else value

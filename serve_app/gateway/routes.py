@@ -131,6 +131,7 @@ ROUTES: Final = (
         "A job with its result or problem",
         (errors.JobUnknown,),
         tracked="job_status",
+        overlaps=True,
         after=wait_for_end,
     ),
     RouteSpec(

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -24,8 +24,9 @@ from serve_app.gateway.live.places import STREAMS_MAX, STREAMS_MAX_PER_USER, WAI
 from serve_app.gateway.live.rates import Rates
 from serve_app.gateway.monitoring.meters import RequestMeter
 from serve_app.gateway.monitoring.vitals import Vitals
+from serve_app.gateway.supervisor import Supervisor
 from serve_app.gateway.tokens import TokenVerifier
-from serve_app.gateway.uploads import UploadBudget
+from serve_app.gateway.uploads import SLOW_MAX, SLOW_MAX_PER_USER, Pace, Turns, UploadBudget
 from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
 from serve_app.jobs.batches.batches import Batches
@@ -43,6 +44,10 @@ from serve_app.usage.writer import Writer
 from serve_app.webhooks.endpoints import Endpoints
 
 T = TypeVar("T")
+
+FETCHES_MAX: Final = 64
+"""Of one replica at once. What they hold is bounded in bytes, with the uploads."""
+FETCHES_MAX_PER_USER: Final = 8
 
 
 @dataclass(frozen=True)
@@ -76,23 +81,24 @@ class Service:
     tracer: Tracer
     messages: Messages
     rates: Rates
+    departure: Departure
+    supervisor: Supervisor
+    """Of everything that runs in the background of this replica."""
     audit: AuditLog = field(default_factory=AuditLog)
     requests: RequestMeter = field(default_factory=RequestMeter)
     waits: Places = field(default_factory=lambda: Places(WAITS_MAX, WAITS_MAX_PER_USER))
     """Requests that wait for the end of their job."""
     streams: Places = field(default_factory=lambda: Places(STREAMS_MAX, STREAMS_MAX_PER_USER))
-    departure: Departure = field(default_factory=Departure)
+    slow_uploads: Places = field(default_factory=lambda: Places(SLOW_MAX, SLOW_MAX_PER_USER))
+    """Requests whose body takes its time."""
+    fetches: Turns = field(default_factory=lambda: Turns(FETCHES_MAX, FETCHES_MAX_PER_USER))
+    """URLs that are being fetched: a slow server holds places of its user alone, and memory only for what it sent."""
     background: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @cached_property
     def uploads(self) -> UploadBudget:
-        """Uploads on their way."""
-        return UploadBudget(self.settings.upload_bytes_in_flight)
-
-    @cached_property
-    def fetches(self) -> asyncio.Semaphore:
-        """Fetched images in memory at once, each up to the image limit."""
-        return asyncio.Semaphore(max(1, self.settings.upload_bytes_in_flight // self.settings.image_max_bytes))
+        """Uploads and fetched images on their way."""
+        return UploadBudget(self.settings.upload_bytes_in_flight, self.settings.upload_bytes_per_user)
 
     def card(self, name: str | None) -> ModelCard:
         """The model of this name, or the default. Raises `ModelUnknown`."""
@@ -126,6 +132,10 @@ class Call:
     traceparent: str | None = None
     """Where this request stands in a trace, for the job it may submit."""
     admission: Admission | None = None
+    pace: Pace | None = None
+    """The request's deadline, which gives a body the time it needs."""
+    has_slow_place: bool = False
+    """Whether its body is one of those that may be slow."""
     refusal: str = ""
     """The slug of the problem that it was answered with."""
     request_bytes: int = 0
@@ -133,6 +143,10 @@ class Call:
     model: str = ""
     target: str = ""
     """What an admin's action was about: a principal's id, or a job's."""
+    accepting: bool = False
+    """True: from here on something may be accepted, whatever becomes of the request."""
+    accepted: bool = False
+    """True: the request made a job, a batch or the next run of a job, none of which was there before."""
     acts_as_admin: bool = False
     """True: only an admin may do this, so that it goes into the audit log."""
     waited_s: float = 0.0
@@ -146,11 +160,6 @@ class Call:
         if self.principal is None:
             raise TokenMissing("This needs an access token.")
         return self.principal
-
-    async def admitted(self) -> None:
-        """Return when the limiter has let the request pass. Raises as `Admission.granted`."""
-        if self.admission is not None:
-            await self.admission.granted()
 
     async def charged(self, more: int) -> None:
         """Count what the request holds beyond one submit. Raises as `Admission.charge`."""

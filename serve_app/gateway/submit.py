@@ -18,7 +18,6 @@ from serve_app.errors import BodyInvalid, BodyTypeUnsupported, ImageMissing, Par
 from serve_app.gateway import views
 from serve_app.gateway.body import (
     Form,
-    close_files,
     escape,
     media_type,
     parse_object,
@@ -26,6 +25,7 @@ from serve_app.gateway.body import (
     read_form,
     read_json,
 )
+from serve_app.gateway.forms import close_files
 from serve_app.gateway.operations.idempotency import identify, read_key
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call, Service
@@ -83,7 +83,7 @@ async def submit_inference(call: Call) -> Response:
 
 async def _accept(call: Call, fields: Sequence[str]) -> Accepted:
     key = read_key(call)
-    with call.service.uploads.share() as share:
+    with call.service.uploads.share(call.caller.id) as share:
         kind = media_type(call)
         if kind == "multipart/form-data":
             form = await read_form(call, share)
@@ -104,7 +104,6 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask, key: str | None)
     if ask.keep and not takes_image:
         raise BodyInvalid(f"The model {card.name} takes no image, so there is none to keep.")
     params = checked_params(service, card, ask.params)
-    await call.admitted()  # before anything is fetched or stored
     data = await ask.image.read() if ask.image is not None else None
     submission = Submission(
         id=str(uuid.uuid4()),
@@ -123,10 +122,11 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask, key: str | None)
         job = await service.tracker.earlier(submission)
     if job is None:
         if takes_image and data is None:
-            data = await fetched(service, share, ask.image_url or "")
+            data = await fetched(service, share, submission.owner, ask.image_url or "")
         # From here accepting runs to its end: a client that goes away leaves a whole job or none.
+        call.accepting = True
         job = await asyncio.shield(service.spawn(_submit(service, submission, data)))
-    call.job_id = job.id
+    call.job_id, call.accepted = job.id, job.id == submission.id
     return Accepted(job, {"Idempotent-Replayed": "true"} if job.id != submission.id else {})
 
 
@@ -155,12 +155,13 @@ def wants_image(card: ModelCard, *, sources: int) -> bool:
     return True
 
 
-async def fetched(service: Service, share: UploadShare, url: str) -> bytes:
-    """The image behind a URL, once there is room for it. Raises as `fetch`, and `StoreFull`."""
-    async with service.fetches:
-        data = await fetch(url, service.settings)
-        share.reach(len(data))
-        return data
+async def fetched(service: Service, share: UploadShare, owner: str, url: str) -> bytes:
+    """The image behind a user's URL, once it is their turn. Its bytes count while they arrive.
+
+    Raises as `fetch`, and `StoreFull`.
+    """
+    async with service.fetches.take(owner):
+        return await fetch(url, service.settings, owner=owner, arrived=share.reach)
 
 
 def checked_params(service: Service, card: ModelCard, params: Json) -> Json:

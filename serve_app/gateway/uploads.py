@@ -1,47 +1,144 @@
-"""How many request bytes one gateway replica holds at once."""
+"""How many request bytes one gateway replica holds at once, of all and of one user, and how slowly they may come."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
 
 from serve_app.errors import StoreFull
+from serve_app.settings import Settings
 
-RETRY_AFTER_S = 2
+RETRY_AFTER_S: Final = 2
+GRACE_S: Final = 10.0
+"""A body's time before its rate counts: connections begin slowly, and links stall."""
+SLOW_AFTER_S: Final = 2.0
+"""A body that is not in by then is a slow one: of those only so many are open at once."""
+SLOW_MAX: Final = 48
+"""Of one replica, which takes 256 requests: with those who wait (`live.places`) a fifth is left to the others."""
+SLOW_MAX_PER_USER: Final = 16
 
 
 class UploadBudget:
-    """A bound on the bytes of all requests in flight, so that many large uploads cannot take the replica's memory."""
+    """A bound on the bytes of all requests in flight, so that many large uploads cannot take the replica's memory.
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    Bytes count as they arrive, never as they are declared, and those of one user up to `per_user`: who declares much
+    and sends little holds little.
+    """
+
+    def __init__(self, limit: int, per_user: int) -> None:
+        self._limit, self._per_user = limit, per_user
         self.held = 0
+        self.held_by: Counter[str] = Counter()
+        """By principal id."""
 
     @contextmanager
-    def share(self) -> Iterator[UploadShare]:
+    def share(self, owner: str) -> Iterator[UploadShare]:
         """What one request holds of the budget; given back at the end of the block."""
-        share = UploadShare(self)
+        share = UploadShare(self, owner)
         try:
             yield share
         finally:
             self.held -= share.held
+            self.held_by[owner] -= share.held
+            if not self.held_by[owner]:
+                del self.held_by[owner]
 
-    def take(self, size: int) -> None:
-        """Raises `StoreFull` when `size` more bytes do not fit."""
+    def check(self, owner: str, size: int) -> None:
+        """Raises `StoreFull` when `size` more bytes of this user do not fit now."""
+        if self.held_by[owner] + size > self._per_user:
+            raise StoreFull("You have too many uploads under way. Try again in a moment.", retry_after=RETRY_AFTER_S)
         if self.held + size > self._limit:
             raise StoreFull("Too many uploads are under way. Try again in a moment.", retry_after=RETRY_AFTER_S)
+
+    def take(self, owner: str, size: int) -> None:
+        """Raises as `check`."""
+        self.check(owner, size)
         self.held += size
+        self.held_by[owner] += size
 
 
 class UploadShare:
     """The part of the budget that one request holds."""
 
-    def __init__(self, budget: UploadBudget) -> None:
-        self._budget = budget
+    def __init__(self, budget: UploadBudget, owner: str) -> None:
+        self._budget, self._owner = budget, owner
         self.held = 0
+
+    def expect(self, declared: int) -> None:
+        """Refuse a body that would not fit now, before it is sent in vain; holds nothing. Raises `StoreFull`."""
+        self._budget.check(self._owner, max(0, declared - self.held))
 
     def reach(self, total: int) -> None:
         """Hold at least `total` bytes. Raises `StoreFull`."""
         if total > self.held:
-            self._budget.take(total - self.held)
+            self._budget.take(self._owner, total - self.held)
             self.held = total
+
+
+class Pace:
+    """The time of a request: of its body a least rate and a total, and from the body's end on the deadline of the work.
+
+    Moves the deadline of the block that the request runs in. Before a body begins to arrive it is that of the work.
+    """
+
+    def __init__(self, deadline: asyncio.Timeout, work_s: float, settings: Settings) -> None:
+        self._deadline, self._work_s = deadline, work_s
+        self._rate, self._total_s = settings.upload_min_bytes_per_s, settings.upload_timeout_s
+        self._grace_s = min(GRACE_S, work_s)
+        self._begun: float | None = None
+
+    def arrived(self, total: int) -> None:
+        """So many bytes of the body are here; 0 when it begins."""
+        now = asyncio.get_running_loop().time()
+        if self._begun is None:
+            self._begun = now
+        self._move(self._begun + min(self._total_s, self._grace_s + total / self._rate))
+
+    def ended(self) -> None:
+        """The body is in."""
+        self._begun = None
+        self._move(asyncio.get_running_loop().time() + self._work_s)
+
+    def _move(self, when: float) -> None:
+        if not self._deadline.expired():  # it cannot be moved any more; Python 3.11 may lose its cancellation
+            self._deadline.reschedule(when)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the body takes longer than a usual one."""
+        return self._begun is not None and asyncio.get_running_loop().time() - self._begun > SLOW_AFTER_S
+
+    @property
+    def lateness(self) -> str:
+        """What was too late, once the deadline has passed."""
+        if self._begun is None:
+            return f"The request was not answered within {self._work_s:g} seconds."
+        return (
+            f"The body came too slowly: send {self._rate:,} bytes a second or more after the first {self._grace_s:g} "
+            f"seconds, and all of it within {self._total_s:g}."
+        )
+
+
+class Turns:
+    """A bound on what runs at once, all and of one user. Who finds no place waits for one."""
+
+    def __init__(self, limit: int, per_user: int) -> None:
+        self._all = asyncio.Semaphore(limit)
+        self._per_user = per_user
+        self._lines: dict[str, tuple[asyncio.Semaphore, list[int]]] = {}
+
+    @asynccontextmanager
+    async def take(self, owner: str) -> AsyncIterator[None]:
+        """Hold a place inside the block."""
+        line, users = self._lines.setdefault(owner, (asyncio.Semaphore(self._per_user), [0]))
+        users[0] += 1
+        try:
+            async with line, self._all:
+                yield
+        finally:
+            users[0] -= 1
+            if not users[0]:
+                del self._lines[owner]

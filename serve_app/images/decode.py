@@ -10,18 +10,21 @@ import io
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from serve_app.contracts import Json
 from serve_app.errors import ImageTooCostly, ImageUndecodable, RequestError, ServiceError
 from serve_app.images.header import ImageHeader, inspect
+from serve_app.images.jpeg import clean, completed
+from serve_app.images.measured import Bar
+from serve_app.images.png import deep_samples, read_png
 from serve_app.images.tiff import read_page
-from serve_app.images.window import HIGH_PERCENTILE, LOW_PERCENTILE, to_eight_bits
+from serve_app.images.window import to_eight_bits
 from serve_app.settings import Settings
 
 # What it logs describes the sender's file; what matters of it comes out as the job's error.
@@ -29,8 +32,8 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 Numbers = NDArray[Any]
 
-# TIFF tags; the first is EXIF's too.
-ORIENTATION, PHOTOMETRIC, SAMPLE_FORMAT, BITS, COLORMAP, PLANES, WIDTH, HEIGHT = 274, 262, 339, 258, 320, 284, 256, 257
+ORIENTATION = 274
+"""The EXIF tag."""
 
 UPRIGHT: dict[int, Callable[[Numbers], Numbers]] = {
     2: lambda a: a[:, ::-1],
@@ -61,18 +64,22 @@ class _Reading:
     read_as: str
     inverted: bool = False
     orientation: int = 1
-    turned: bool = False
-    """True where the decoder itself has already made the image upright."""
+    alpha: NDArray[np.float32] | None = None
+    """Opacity from 0 to 1, (height, width); None where the decoder has dealt with it or there is none."""
+    no_data: tuple[float, ...] = ()
+    """Values that the file says are none."""
+    bar: Bar | None = None
+    """The data bar, where the file names it."""
 
 
-def read_pixels(data: bytes, settings: Settings) -> Pixels:
-    """The first frame of an image within the limits of `settings`.
+def read_pixels(data: bytes, settings: Settings, page: int | None = None) -> Pixels:
+    """Page or frame `page` (from 1) of an image within the limits of `settings`; see `inspect` for which without it.
 
     Raises `ImageUndecodable` with a reason, also for a file that is cut off: never half an image. Raises
     `ImageTooCostly` when memory runs out.
     """
     try:
-        header = inspect(data, settings)
+        header = inspect(data, settings, page)
     except RequestError as error:
         raise ImageUndecodable(error.detail) from error
     try:
@@ -96,19 +103,42 @@ def _reason(error: Exception) -> str:
 
 
 def _read(data: bytes, header: ImageHeader, max_pixels: int) -> _Reading:
-    if header.format != "TIFF":
-        return _from_pillow(_open(data, header.format, max_pixels), data)
-    try:
-        image = _open(data, "TIFF", max_pixels)
-    except UnidentifiedImageError:
-        return _from_tifffile(data, max_pixels)
-    bits = image.tag_v2.get(BITS, (1,))  # type: ignore[attr-defined]
-    if len(bits) >= 3 and max(bits) > 8 and image.mode in ("RGB", "RGBA"):
-        try:  # Pillow keeps the upper 8 bits of deep colour alone
-            return _from_tifffile(data, max_pixels)
-        except (ValueError, NotImplementedError):
-            pass
-    return _from_pillow(image, data)
+    if header.format == "TIFF":
+        return _from_tiff(data, header, max_pixels)
+    if header.format == "PNG":
+        return _from_png(data, header, max_pixels)
+    if header.format == "JPEG":
+        return _from_jpeg(data, max_pixels)
+    image = _open(data, header.format, max_pixels)
+    if header.frame > 1:
+        image.seek(header.frame - 1)
+    return _from_pillow(image)
+
+
+def _from_png(data: bytes, header: ImageHeader, max_pixels: int) -> _Reading:
+    png = read_png(data, animated=header.frame > 1)
+    image = _open(png.clean, "PNG", max_pixels)
+    if png.bits == 16:
+        if header.frame > 1:
+            raise ValueError("of a 16-bit animation only the first picture is read")
+        values, alpha = deep_samples(png)
+        mode, kind = ("I;16", "greyscale") if values.ndim == 2 else ("RGB;16", "colour")
+        reading = _Reading(values, mode, f"16-bit {kind}", orientation=_exif_orientation(image), alpha=alpha)
+    else:
+        if header.frame > 1:
+            image.seek(header.frame - 1)
+        reading = _from_pillow(image)
+    if png.damaged:
+        return replace(reading, read_as=f"{reading.read_as}, damaged {' and '.join(png.damaged)} left out")
+    return reading
+
+
+def _from_jpeg(data: bytes, max_pixels: int) -> _Reading:
+    plain, told = clean(data)
+    _open(plain, "JPEG", max_pixels)
+    image = _open(completed(plain), "JPEG", max_pixels)
+    image.info.update(told)
+    return _from_pillow(image)
 
 
 def _open(data: bytes, kind: str, max_pixels: int) -> Image.Image:
@@ -120,44 +150,24 @@ def _open(data: bytes, kind: str, max_pixels: int) -> Image.Image:
     return image
 
 
-def _from_tifffile(data: bytes, max_pixels: int) -> _Reading:
-    page = read_page(data, max_pixels)
-    bits = page.values.dtype.itemsize * 8
-    kind = "colour" if page.values.ndim == 3 else "greyscale"
-    number = " float" if page.values.dtype.kind == "f" else ""
-    return _Reading(page.values, page.layout, f"{bits}-bit{number} {kind}", page.inverted, page.orientation)
-
-
-def _from_pillow(image: Image.Image, data: bytes) -> _Reading:
-    tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
-    orientation = image.tag_v2.get(ORIENTATION, 1) if tiff else 1  # type: ignore[attr-defined]
-    if tiff:
-        _check_whole(image)
-    image.load()
-    values, read_as = _samples(image, data)
+def _from_tiff(data: bytes, header: ImageHeader, max_pixels: int) -> _Reading:
+    page = read_page(data, header, max_pixels)
     return _Reading(
-        values,
-        image.mode,
-        read_as,
-        # Pillow inverts white-is-zero images of up to 8 bits and no others.
-        inverted=tiff and values.dtype != np.uint8 and image.tag_v2.get(PHOTOMETRIC) == 0,  # type: ignore[attr-defined]
-        orientation=orientation if tiff else _exif_orientation(image),
-        turned=tiff,
+        page.values,
+        page.mode,
+        page.read_as,
+        inverted=page.inverted,
+        orientation=page.orientation,
+        alpha=page.alpha,
+        no_data=page.no_data,
+        bar=page.bar,
     )
 
 
-def _check_whole(image: Image.Image) -> None:
-    """Pillow leaves black what no strip or tile covers; an image with a hole in it is damaged here."""
-    width, height = image.tag_v2[WIDTH], image.tag_v2[HEIGHT]  # type: ignore[attr-defined]
-    pieces = image.tile  # type: ignore[attr-defined]
-    # libtiff is given the whole image as one piece and looks for holes itself.
-    separate = image.tag_v2.get(PLANES) == 2 and pieces[0].codec_name != "libtiff"  # type: ignore[attr-defined]
-    covered = 0
-    for piece in pieces:
-        left, upper, right, lower = piece.extents
-        covered += (right - left) * (lower - upper)
-    if covered < width * height * (len(image.getbands()) if separate else 1):
-        raise ValueError("some of its strips or tiles are missing")
+def _from_pillow(image: Image.Image) -> _Reading:
+    image.load()
+    values, read_as = _samples(image)
+    return _Reading(values, image.mode, read_as, orientation=_exif_orientation(image))
 
 
 def _exif_orientation(image: Image.Image) -> int:
@@ -168,61 +178,32 @@ def _exif_orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _samples(image: Image.Image, data: bytes) -> tuple[Numbers, str]:
+def _samples(image: Image.Image) -> tuple[Numbers, str]:
     mode = image.mode
     if mode == "1":
         return np.asarray(image.convert("L")), "1-bit black and white"
     if mode.startswith("I;16"):
         return np.asarray(image), "16-bit greyscale"
     if mode in ("I", "F"):
-        return _wide(image)
+        values = np.asarray(image)
+        return values, "32-bit float greyscale" if mode == "F" else "32-bit integer greyscale"
     if mode == "P" and not image.has_transparency_data:
         return _through_palette(image)
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or image.has_transparency_data:
         return _on_white(image)
     if mode == "L":
-        return _eight_bit_grey(image)
+        return np.asarray(image), "8-bit greyscale"
     if mode == "RGB":
-        deep = (image.format == "PNG" and data[24] == 16) or _tiff_bits(image) > 8
-        return np.asarray(image), "16-bit colour, upper 8 bits" if deep else "8-bit colour"
+        return np.asarray(image), "8-bit colour"
     if mode in ("RGBX", "CMYK", "YCbCr", "LAB", "HSV"):
         return np.asarray(image.convert("RGB")), f"{mode}, converted to RGB"
     raise ImageUndecodable(f"Images of the kind {mode} are not read.")
 
 
-def _tiff_bits(image: Image.Image) -> int:
-    return max(image.tag_v2.get(BITS, (1,))) if isinstance(image, TiffImagePlugin.TiffImageFile) else 8
-
-
-def _tiff_signed(image: Image.Image) -> bool:
-    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(SAMPLE_FORMAT, (1,))[0] == 2
-
-
-def _eight_bit_grey(image: Image.Image) -> tuple[Numbers, str]:
-    values = np.asarray(image)
-    if _tiff_signed(image):
-        return values ^ np.uint8(0x80), "signed 8-bit greyscale, shifted by 128"
-    return values, "8-bit greyscale"
-
-
-def _wide(image: Image.Image) -> tuple[Numbers, str]:
-    values = np.asarray(image)
-    if image.mode == "F":
-        return values, "32-bit float greyscale"
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and not _tiff_signed(image):
-        values = values.view(np.uint32)
-    return values, f"{_tiff_bits(image) if image.format == 'TIFF' else 32}-bit integer greyscale"
-
-
 def _through_palette(image: Image.Image) -> tuple[Numbers, str]:
     colours = np.zeros((256, 3), np.uint8)
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        stored = np.asarray(image.tag_v2[COLORMAP]).reshape(3, -1).T[:256]
-        # Some instruments store 0–255 where the standard has 0–65535.
-        colours[: len(stored)] = stored // 256 if stored.max() > 255 else stored
-    else:
-        listed = np.frombuffer(bytes(image.getpalette("RGB") or b""), np.uint8).reshape(-1, 3)[:256]
-        colours[: len(listed)] = listed
+    listed = np.frombuffer(bytes(image.getpalette("RGB") or b""), np.uint8).reshape(-1, 3)[:256]
+    colours[: len(listed)] = listed
     indices = np.asarray(image)
     used = colours[np.flatnonzero(image.histogram())]
     if (used == used[:, :1]).all():
@@ -235,24 +216,37 @@ def _on_white(image: Image.Image) -> tuple[Numbers, str]:
     opaque, clear = ("L", "LA") if grey else ("RGB", "RGBA")
     if image.mode != clear:
         image = image.convert(clear)
+    alpha, plain = image.getchannel("A"), image.convert(opaque)
+    least, most = alpha.getextrema()
+    kind = "8-bit greyscale" if grey else "8-bit colour"
+    if most == 0:  # the programs that write no opacity at all mean a picture, not a white sheet
+        return np.asarray(plain), f"{kind}, transparent everywhere and so read as opaque"
+    if least == 255:
+        return np.asarray(plain), kind
     flat = Image.new(opaque, image.size, "white")
-    flat.paste(image.convert(opaque), mask=image.getchannel("A"))
+    flat.paste(plain, mask=alpha)
     return np.asarray(flat), "transparency laid on white"
 
 
 def _finish(reading: _Reading, header: ImageHeader) -> Pixels:
-    values, read_as = reading.values, reading.read_as
+    values, read_as, alpha = reading.values, reading.read_as, reading.alpha
     how: Json = {}
+    unseen = alpha is not None and not alpha.any()
+    if unseen:
+        alpha = None
     if values.dtype != np.uint8:
-        values, (low, high) = to_eight_bits(values)
-        read_as += f", window {LOW_PERCENTILE:g}–{HIGH_PERCENTILE:g} % ({low:g}–{high:g})"
-        how["window"] = [low, high]
+        visible = alpha > 0 if alpha is not None else None
+        values, window = to_eight_bits(values, no_data=reading.no_data, bar=reading.bar, visible=visible)
+        read_as += f", {window}"
+        how["window"] = [window.low, window.high]
     if reading.inverted:
         values, read_as = 255 - values, read_as + ", white is zero"
+    if unseen:
+        read_as += ", transparent everywhere and so read as opaque"
+    elif alpha is not None:
+        values, read_as = _laid_on_white(values, alpha), read_as + ", transparency laid on white"
     upright = UPRIGHT.get(reading.orientation)
-    if upright and not reading.turned:
-        values = upright(values)
-    array = np.ascontiguousarray(values)
+    array = np.ascontiguousarray(upright(values) if upright else values)
     return Pixels(
         array,
         {
@@ -261,8 +255,13 @@ def _finish(reading: _Reading, header: ImageHeader) -> Pixels:
             "height": array.shape[0],
             "mode": reading.mode,
             "read_as": read_as,
-            "frame": f"1 of {header.frames}",
+            "frame": f"{header.frame} of {header.frames}",
             "rotated": upright is not None,
             **how,
         },
     )
+
+
+def _laid_on_white(values: Numbers, alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
+    opacity = alpha if values.ndim == 2 else alpha[:, :, None]
+    return np.rint(255 - (255 - values.astype(np.float32)) * opacity).astype(np.uint8)

@@ -6,6 +6,9 @@ Where it may lead and how it is connected to is `outbound`'s. A URL that is refu
 from __future__ import annotations
 
 import asyncio
+import io
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import httpx2
@@ -22,16 +25,25 @@ ASK: Final = Ask("GET", DEADLINE_S, {"Accept": "image/*", "Accept-Encoding": "id
 
 
 async def fetch(
-    url: str, settings: Settings, *, resolver: Resolver | None = None, deadline_s: float = DEADLINE_S
+    url: str,
+    settings: Settings,
+    *,
+    owner: str = "",
+    arrived: Callable[[int], None] = lambda _: None,
+    resolver: Resolver | None = None,
+    deadline_s: float = DEADLINE_S,
 ) -> bytes:
     """The bytes behind `url`, at most `image_max_bytes`, within `deadline_s` seconds for everything together.
+
+    `owner`: who asks, of whom so many names are looked up at once. `arrived` is told how many bytes are here, as they
+    come, and may raise to end the fetch. They are in memory once.
 
     Raises `ImageUrlInvalid`, `ImageUrlForbidden`, `ImageUrlFailed` or `ImageTooLarge`. What a private network answers,
     and whether a name exists there, shows in none of them.
     """
     try:
         async with asyncio.timeout(deadline_s):
-            return await _follow(url, settings, resolver)
+            return await _follow(url, settings, replace(ASK, owner=owner), arrived, resolver)
     except TimeoutError:
         raise ImageUrlFailed(f"The image was not fetched within {deadline_s:g} seconds.") from None
     except Unreachable:
@@ -42,31 +54,34 @@ async def fetch(
         ) from error
 
 
-async def _follow(url: str, settings: Settings, resolver: Resolver | None) -> bytes:
+async def _follow(
+    url: str, settings: Settings, ask: Ask, arrived: Callable[[int], None], resolver: Resolver | None
+) -> bytes:
     policy = Policy("image URL", ImageUrlInvalid, ImageUrlForbidden, settings.image_url_private_hosts)
 
     async def read(response: httpx2.Response) -> bytes | str:
         if response.status_code in (301, 302, 303, 307, 308):
             return str(target.url.join(response.headers.get("location", "")))
-        return await _read_image(response, settings.image_max_bytes)
+        return await _read_image(response, settings.image_max_bytes, arrived)
 
     for _ in range(MAX_REDIRECTS + 1):
         target = read_url(url, policy)
-        found = await exchange(target, ASK, read, resolver)
+        found = await exchange(target, ask, read, resolver)
         if isinstance(found, bytes):
             return found
         url = found
     raise ImageUrlFailed(f"The URL redirects more than {MAX_REDIRECTS} times.")
 
 
-async def _read_image(response: httpx2.Response, max_bytes: int) -> bytes:
+async def _read_image(response: httpx2.Response, max_bytes: int, arrived: Callable[[int], None]) -> bytes:
     _check_response(response, max_bytes)
-    body = bytearray()
+    body = io.BytesIO()
     async for part in response.aiter_raw():
-        body += part
-        if len(body) > max_bytes:
+        if body.tell() + len(part) > max_bytes:
             raise _too_large(max_bytes)
-    return bytes(body)
+        arrived(body.tell() + len(part))
+        body.write(part)
+    return body.getvalue()  # its own buffer: CPython makes no copy, as bytes(bytearray) would
 
 
 def _check_response(response: httpx2.Response, max_bytes: int) -> None:

@@ -19,26 +19,38 @@ MEDIA_TYPES = {
 }
 
 
+COUNTED_FRAMES = 100_000
+"""Frames are counted up to here."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What an accepted file says of itself. `pixels` is width x height x frames."""
+    """What an accepted file says of itself. `width` and `height` are those of `frame`, the one of `frames` to read."""
 
     format: str
     media_type: str
     width: int
     height: int
     frames: int
+    frame: int = 1
+    """Counted from 1."""
+    directory: int = 0
+    """TIFF: where in the file the frame's directory is."""
+    plane: int = 0
+    """TIFF: which of several pictures behind that directory, from 0."""
 
     @property
     def pixels(self) -> int:
-        return self.width * self.height * self.frames
+        return self.width * self.height
 
 
-def inspect(data: bytes | BinaryIO, settings: Settings) -> ImageHeader:
+def inspect(data: bytes | BinaryIO, settings: Settings, page: int | None = None) -> ImageHeader:
     """The header of an image that is within the limits of `settings`; a file is read whole, from its start.
 
-    Raises `ImageTypeUnsupported`, `ImageTooLarge` (bytes, pixels of one frame, frames) or `ImageUnreadable`. Names and
-    media types that came with the file are not looked at. The work is bounded whatever the file holds.
+    `page` chooses a page or frame, from 1; without it TIFF's largest picture is meant and of other files the first.
+    Raises `ImageTypeUnsupported`, `ImageTooLarge` (bytes, pixels of the page meant, frames to decode before it) or
+    `ImageUnreadable` (also for a page that is not there). Names and media types that came with the file are not looked
+    at. The work is bounded whatever the file holds.
     """
     if not isinstance(data, bytes):
         data.seek(0)
@@ -47,15 +59,22 @@ def inspect(data: bytes | BinaryIO, settings: Settings) -> ImageHeader:
         raise ImageUnreadable("The image is empty.")
     if len(data) > settings.image_max_bytes:
         raise ImageTooLarge(f"The image has more than {settings.image_max_bytes / MIB:g} MiB.")
-    layout = read_layout(data, settings.image_max_frames)
-    if layout.width == 0 or layout.height == 0:
-        raise ImageUnreadable(f"The image's header says {layout.width} x {layout.height}: there is nothing to read.")
-    pixels = layout.width * layout.height
+    layout = read_layout(data, COUNTED_FRAMES)
+    if page is not None and not 1 <= page <= layout.frames:
+        pages = "one page" if layout.frames == 1 else f"{layout.frames} pages"
+        raise ImageUnreadable(f"The file has {pages} and no page {page}: pages are counted from 1.")
+    frame = page or layout.meant
+    width, height, directory, plane = layout.width, layout.height, 0, 0
+    if layout.pages:
+        found, plane = layout.pages.page(frame)
+        width, height, directory = found.width, found.height, found.place
+    elif frame > settings.image_max_frames:  # the decoders of animations reach a frame through all that are before it
+        raise ImageTooLarge(f"Of an animation only the first {settings.image_max_frames} frames can be chosen.")
+    if width == 0 or height == 0:
+        raise ImageUnreadable(f"The image's header says {width} x {height}: there is nothing to read.")
+    pixels = width * height
     if pixels > settings.image_max_pixels:
         raise ImageTooLarge(
-            f"The image has {layout.width} x {layout.height} = {pixels:,} pixels; "
-            f"at most {settings.image_max_pixels:,} are accepted."
+            f"The image has {width} x {height} = {pixels:,} pixels; at most {settings.image_max_pixels:,} are accepted."
         )
-    if layout.frames > settings.image_max_frames:
-        raise ImageTooLarge(f"The file has more than {settings.image_max_frames} frames.")
-    return ImageHeader(layout.format, MEDIA_TYPES[layout.format], layout.width, layout.height, layout.frames)
+    return ImageHeader(layout.format, MEDIA_TYPES[layout.format], width, height, layout.frames, frame, directory, plane)

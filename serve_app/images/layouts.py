@@ -9,28 +9,40 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from serve_app.errors import ImageTypeUnsupported, ImageUnreadable
+from serve_app.images.tiff_pages import OUTSIDE as _OUTSIDE
+from serve_app.images.tiff_pages import TiffPages, read_pages
 
 MAX_CHUNKS = 4096
 """Chunks, segments or tags looked at in one file; real files have tens."""
+MAX_BYTES_IN_FRONT = 64
+"""Where an image may begin behind bytes of something else, to be named in the refusal."""
 MAX_GIF_BLOCKS = 250_000
 """GIF data blocks of at most 255 bytes passed over: 60 MB of a whole file, 20 ms at worst."""
 
-_OUTSIDE = (struct.error, IndexError, OverflowError)
-"""What reading at a place beyond the file raises; the last for BigTIFF places of 2^63 and more."""
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+JPEG_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
+"""Markers without a body."""
+JPEG_EOI, JPEG_SOS = 0xD9, 0xDA
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a header says. `frames` is counted to one above the limit, never further."""
+    """What a header says. `width` and `height` are those of frame `meant`, of `frames` (counted up to a limit)."""
 
     format: str
     width: int
     height: int
     frames: int = 1
+    meant: int = 1
+    pages: TiffPages | None = None
 
 
 def read_layout(data: bytes, max_frames: int) -> Layout:
@@ -67,7 +79,39 @@ def _guess(data: bytes) -> str:
         return "a HEIC or AVIF image or a film"
     if data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", b"{")):
         return "text (HTML, XML, SVG or JSON)"
+    for name, matches, _ in _TYPES:
+        at = next((at for at in range(1, MAX_BYTES_IN_FRONT) if matches(data[at : at + 32])), 0)
+        if at and (name != "JPEG" or data[at + 2 : at + 3] == b"\xff"):  # two bytes may be chance
+            return f"a {name} image behind {at} stray bytes: the image has to begin at the first byte"
     return "of no type known here"
+
+
+@dataclass(frozen=True, slots=True)
+class PngChunk:
+    """One chunk: `start` and `end` bound it with its length, type and checksum."""
+
+    kind: bytes
+    start: int
+    end: int
+
+    def body(self, data: bytes) -> bytes:
+        return data[self.start + 8 : self.end - 4]
+
+    def is_whole(self, data: bytes) -> bool:
+        """Whether its checksum is right."""
+        stored = struct.unpack_from(">I", data, self.end - 4)[0]
+        return bool(zlib.crc32(memoryview(data)[self.start + 4 : self.end - 4]) == stored)
+
+
+def png_chunks(data: bytes) -> Iterator[PngChunk]:
+    """The chunks of a file up to IEND or its end; the last one may end beyond it."""
+    position = len(PNG_SIGNATURE)
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"IEND":
+            return
+        yield PngChunk(kind, position, position + 12 + length)
+        position += 12 + length
 
 
 def _png(data: bytes, max_frames: int) -> Layout:
@@ -76,37 +120,69 @@ def _png(data: bytes, max_frames: int) -> Layout:
     width, height = struct.unpack_from(">II", data, 16)
     if zlib.crc32(data[12:29]) != struct.unpack_from(">I", data, 29)[0]:
         raise ImageUnreadable("The checksum of the PNG header is wrong: the file is damaged.")
-    position, frames = 33, 1
-    for _ in range(MAX_CHUNKS):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"acTL":
-            frames = max(1, struct.unpack_from(">I", data, position + 8)[0])
-        if kind == b"IDAT":
-            return Layout("PNG", width, height, min(frames, max_frames + 1))
-        position += 12 + length
-    raise ImageUnreadable(f"The PNG file has more than {MAX_CHUNKS} chunks before its pixels.")
+    animated, first = 0, 0
+    for chunk in islice(png_chunks(data), MAX_CHUNKS):
+        if chunk.kind == b"acTL":
+            animated = struct.unpack_from(">I", data, chunk.start + 8)[0]
+        elif chunk.kind == b"fcTL":
+            first = 1
+        elif chunk.kind == b"IDAT":  # a picture before the first fcTL is none of the animation's
+            return Layout("PNG", width, height, max(1, min(animated + (animated > 0 and not first), max_frames + 1)))
+    raise ImageUnreadable(f"The PNG file is cut off, or has more than {MAX_CHUNKS} chunks before its pixels.")
 
 
-def _jpeg(data: bytes, max_frames: int) -> Layout:
+@dataclass(frozen=True, slots=True)
+class JpegSegment:
+    """A marker and its body; `start` is the 0xFF of the marker."""
+
+    marker: int
+    start: int
+    end: int
+
+
+def jpeg_segments(data: bytes, limit: int) -> Iterator[JpegSegment]:
+    """The segments from behind SOI to the first SOS, which is the last one.
+
+    Raises `ValueError` with the reason for what no decoder goes on after, or beyond `limit` steps; `IndexError` and
+    `struct.error` where the file ends before.
+    """
     position = 2
-    for _ in range(MAX_CHUNKS):
+    for _ in range(limit):
         if data[position] != 0xFF:
-            raise ImageUnreadable("The JPEG file has stray bytes between its segments: it is damaged.")
+            position = data.find(b"\xff", position)
+            if position < 0:
+                raise IndexError
         marker = data[position + 1]
         if marker == 0xFF:  # a fill byte
             position += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a body
+        elif marker == 0 or marker in JPEG_BARE:
             position += 2
-        elif marker in (0xD9, 0xDA):
-            raise ImageUnreadable("The JPEG file has no frame header before its pixels.")
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            bits, height, width = struct.unpack_from(">BHH", data, position + 4)
-            if bits != 8:
-                raise ImageTypeUnsupported(f"The file is a {bits}-bit JPEG. Send 8-bit JPEG, or 16-bit PNG or TIFF.")
-            return Layout("JPEG", width, height)
+        elif marker == JPEG_EOI:
+            raise ValueError("has no frame header before its end")
+        elif marker < 0xC0:
+            raise ValueError(f"has an unknown marker (0x{marker:02X}): it is damaged")
         else:
-            position += 2 + max(2, struct.unpack_from(">H", data, position + 2)[0])
-    raise ImageUnreadable(f"The JPEG file has more than {MAX_CHUNKS} segments before its frame header.")
+            end = position + 2 + max(2, struct.unpack_from(">H", data, position + 2)[0])
+            yield JpegSegment(marker, position, end)
+            if marker == JPEG_SOS:
+                return
+            position = end
+    raise ValueError(f"has more than {limit} segments before its pixels")
+
+
+def _jpeg(data: bytes, max_frames: int) -> Layout:
+    try:
+        for segment in jpeg_segments(data, MAX_CHUNKS):
+            if segment.marker in JPEG_FRAMES:
+                bits, height, width = struct.unpack_from(">BHH", data, segment.start + 4)
+                if bits != 8:
+                    raise ImageTypeUnsupported(
+                        f"The file is a {bits}-bit JPEG. Send 8-bit JPEG, or 16-bit PNG or TIFF."
+                    )
+                return Layout("JPEG", width, height)
+    except ValueError as error:
+        raise ImageUnreadable(f"The JPEG file {error}.") from error
+    raise ImageUnreadable("The JPEG file has no frame header before its pixels.")
 
 
 def _gif(data: bytes, max_frames: int) -> Layout:
@@ -191,64 +267,16 @@ def _webp_frames(data: bytes, max_frames: int) -> int:
     raise ImageUnreadable(f"The WebP file has more than {MAX_CHUNKS} chunks.")
 
 
-_TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
-
-
-@dataclass(frozen=True, slots=True)
-class _TiffKind:
-    order: str
-    count: str
-    """Format of the number of tags in a directory."""
-    entry: str
-    """Format of tag, type and value count; the value or its place follows."""
-    entry_bytes: int
-    place: str
-    """Format of a place in the file."""
-
-
-def _tiff_kind(data: bytes) -> _TiffKind:
-    order = "<" if data.startswith(b"II") else ">"
-    if 43 in data[2:4]:
-        return _TiffKind(order, order + "Q", order + "HHQ", 20, order + "Q")
-    return _TiffKind(order, order + "H", order + "HHI", 12, order + "I")
-
-
 def _tiff(data: bytes, max_frames: int) -> Layout:
-    kind = _tiff_kind(data)
-    (place,) = struct.unpack_from(kind.place, data, 8 if kind.place[1] == "Q" else 4)
-    width, height, following = _tiff_directory(data, place, kind)
-    seen = {place}
-    while following and following not in seen and len(seen) <= max_frames:
-        try:
-            (tags,) = struct.unpack_from(kind.count, data, following)
-            end = following + struct.calcsize(kind.count) + tags * kind.entry_bytes
-            (after,) = struct.unpack_from(kind.place, data, end)
-        except _OUTSIDE:  # a chain that leaves the file ends there
-            break
-        seen.add(following)
-        following = after
-    return Layout("TIFF", width, height, len(seen))
-
-
-def _tiff_directory(data: bytes, place: int, kind: _TiffKind) -> tuple[int, int, int]:
-    """Width and height of the picture whose directory is at `place`, and where the next one is."""
-    (tags,) = struct.unpack_from(kind.count, data, place)
-    if tags > MAX_CHUNKS:
-        raise ImageUnreadable(f"The TIFF file has more than {MAX_CHUNKS} tags in one directory.")
-    position = place + struct.calcsize(kind.count)
-    sides = {256: 0, 257: 0}
-    for _ in range(tags):
-        tag, type_, count = struct.unpack_from(kind.entry, data, position)
-        if tag in sides and count == 1 and type_ in _TIFF_INTEGERS:
-            value_at = position + struct.calcsize(kind.entry)
-            (sides[tag],) = struct.unpack_from(kind.order + _TIFF_INTEGERS[type_], data, value_at)
-        position += kind.entry_bytes
-    return sides[256], sides[257], struct.unpack_from(kind.place, data, position)[0]
+    pages = read_pages(data)
+    meant = pages.meant()
+    directory, _ = pages.page(meant)
+    return Layout("TIFF", directory.width, directory.height, pages.count, meant, pages)
 
 
 _TYPES: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes, int], Layout]], ...] = (
-    ("JPEG", lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg),
-    ("PNG", lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), _png),
+    ("JPEG", lambda data: data.startswith(b"\xff\xd8"), _jpeg),
+    ("PNG", lambda data: data.startswith(PNG_SIGNATURE), _png),
     ("TIFF", lambda data: data.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")), _tiff),
     ("BMP", lambda data: data.startswith(b"BM") and len(data) >= 18 and data[15:18] == b"\x00\x00\x00", _bmp),
     ("GIF", lambda data: data.startswith((b"GIF87a", b"GIF89a")), _gif),

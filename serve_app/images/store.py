@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
-from serve_app.connections import redis_errors
+from serve_app.connections import code_of, redis_errors
 from serve_app.contracts import Output
 from serve_app.errors import StoreFull
 from serve_app.lua import read_script
@@ -28,6 +30,10 @@ PIECE_BYTES = 128 * 1024
 """Of an image that is given back: what one reader holds of it in memory."""
 OUTPUTS_MARGIN_S = 60
 """Outputs are written a moment before their job ends, and so outlive its record by a moment."""
+FORBIDDEN = ("NOPERM", "ERR")
+"""Codes of the replies of a server on which INFO is not allowed, or not there: managed ones, or by an ACL."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,8 @@ class ImageStore:
 
     trouble = ""
     """Why images cannot be stored or read now, where that is not Redis' own trouble."""
+    unmeasured = ""
+    """Why Redis' memory is not measured, so that neither share is checked: then its own limit alone refuses."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
@@ -70,7 +78,8 @@ class ImageStore:
     async def check_intake(self) -> None:
         """Return when Redis has room for one more job, with or without an image here. At most one round trip a second.
 
-        Raises `StoreFull` beyond `INTAKE_SHARE` of Redis' memory, `TrackerUnavailable` where Redis is away.
+        Raises `StoreFull` beyond `INTAKE_SHARE` of Redis' memory, `TrackerUnavailable` where Redis is away. Of a server
+        that lets nobody read its INFO no share is known: `unmeasured` says so.
         """
         await self._check(INTAKE_SHARE, 0, "Redis is nearly full; jobs that were accepted end first. Try again later.")
 
@@ -166,10 +175,21 @@ class ImageStore:
         async with self._measuring:
             if time.monotonic() - self._measured_at < MEASURED_S:
                 return
-            memory = await self._redis.info("memory")
-            self._used = int(memory["used_memory"]) + self._on_the_way
-            self._maximum = int(memory["maxmemory"])
+            try:
+                memory = await self._redis.info("memory")
+            except ResponseError as error:
+                if code_of(error) not in FORBIDDEN:
+                    raise
+                memory = {}
+            self._used = int(memory.get("used_memory", 0)) + self._on_the_way
+            self._maximum = int(memory.get("maxmemory", 0))
             self._measured_at = time.monotonic()
+            self._note("" if "maxmemory" in memory else "Redis does not tell its memory (INFO)")
+
+    def _note(self, why: str) -> None:
+        if why and not self.unmeasured:
+            _log.warning("%s: only QUEUE_MAX_BYTES and its own limit bound what is stored; no reserve is kept", why)
+        self.unmeasured = why
 
 
 def blob_key(job_id: str) -> str:

@@ -6,7 +6,7 @@ What a person does and its audit event happen in one step or not at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from redis.asyncio import Redis
@@ -15,18 +15,10 @@ from serve_app.connections import redis_errors
 from serve_app.contracts import AuditEvent, Job
 from serve_app.errors import InputGone, JobUnknown
 from serve_app.jobs.limits import RECORD_VERSION
-from serve_app.jobs.records import JOB_ID, decode_pairs, read_job
+from serve_app.jobs.records import JOB_ID, PageEnd, decode_pairs, place_after, read_job
 from serve_app.jobs.scripts import Scripts
 from serve_app.jobs.tracker import refused
 from serve_app.settings import Settings
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """Where a page of dead jobs ended: the last one's end in milliseconds, and its id."""
-
-    at: int
-    job_id: str
 
 
 class DeadLetters:
@@ -36,19 +28,23 @@ class DeadLetters:
         self._scripts = Scripts(redis, settings)
 
     async def page(
-        self, models: Sequence[str], limit: int, after: Place | None = None
-    ) -> tuple[list[Job], Place | None]:
-        """The newest `limit` of these models' that come after that place, and where the next page goes on.
+        self, models: Sequence[str], limit: int, after: PageEnd | None = None
+    ) -> tuple[list[Job], PageEnd | None]:
+        """The newest `limit` of these models' that come after that place, and where this page ended; None at the end.
 
-        A record of a newer release is left out: that release shows it.
+        A page may hold fewer, even none, and yet not be the last: what is gone, and a record of a newer release, which
+        that release shows, are left out. Times are in milliseconds.
         """
-        start = (str(after.at), after.job_id) if after else ("+inf", "")
+        start = place_after(after)
         with redis_errors():
             pages = [await self._scripts.run("dead_page", model, *start, limit + 1) for model in models]
-        found = [(job_id.decode(), decode_pairs(hash_)) for page in pages for job_id, hash_ in page]
-        jobs = [read_job(job_id, fields) for job_id, fields in found if 0 < int(fields.get("v", 0)) <= RECORD_VERSION]
-        jobs.sort(key=_place, reverse=True)
-        return jobs[:limit], _place(jobs[limit - 1]) if len(jobs) > limit else None
+        found = [
+            (PageEnd(int(at), job_id.decode()), decode_pairs(hash_)) for page in pages for job_id, at, hash_ in page
+        ]
+        found.sort(key=itemgetter(0), reverse=True)
+        looked_at = found[:limit]
+        jobs = [read_job(end.id, said) for end, said in looked_at if 0 < int(said.get("v", 0)) <= RECORD_VERSION]
+        return jobs, looked_at[-1][0] if len(found) > limit else None
 
     async def read(self, job_id: str) -> tuple[Job, bool]:
         """A dead job, and whether its input is still there. Raises `JobUnknown` for every other id."""
@@ -85,7 +81,3 @@ class DeadLetters:
 
 def _unknown() -> JobUnknown:
     return JobUnknown("There is no dead job with this id. It may have been dropped or requeued.")
-
-
-def _place(job: Job) -> Place:
-    return Place(job.completed_at or 0, job.id)

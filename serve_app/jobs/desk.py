@@ -15,7 +15,18 @@ from serve_app.connections import redis_errors
 from serve_app.contracts import Job, JobStatus
 from serve_app.errors import InputGone, JobEnded, JobNotFinished, RetryRefused, ServiceError
 from serve_app.jobs.keys import key
-from serve_app.jobs.records import JOB_ID, Page, decode_pairs, no_such_job, of_newer_release, read_job, read_row
+from serve_app.jobs.records import (
+    JOB_ID,
+    Page,
+    PageEnd,
+    decode_pairs,
+    no_such_job,
+    of_newer_release,
+    place_after,
+    read_job,
+    read_page_end,
+    read_row,
+)
 from serve_app.jobs.scripts import Scripts
 from serve_app.jobs.tracker import refused
 from serve_app.settings import Settings
@@ -46,30 +57,33 @@ class Desk:
         """Forget an ended job: record, input and outcome. Its counts stay. Raises JobNotFinished."""
         await self._ask("remove", job_id, owner)
 
-    async def removed(self, job_id: str) -> bool:
-        """Whether the job was removed within a day: what PostgreSQL may still hold of it is nobody's to read."""
+    async def removed(self, job_ids: Sequence[str]) -> set[str]:
+        """Which of these jobs were removed within a day: what PostgreSQL may still hold of them is nobody's to read."""
+        if not job_ids:
+            return set()
         with redis_errors():
-            return bool(await self._redis.exists(key("removed", id=job_id)))
+            found: Any = await self._redis.mget([key("removed", id=job_id) for job_id in job_ids])
+        return {job_id for job_id, mark in zip(job_ids, found, strict=True) if mark is not None}
 
     async def page(
         self,
         owner: str,
         *,
         limit: int,
-        before: int | None = None,
+        after: PageEnd | None = None,
         since: int | None = None,
         status: JobStatus | None = None,
         model: str | None = None,
     ) -> Page:
         """Up to `limit` of the owner's jobs, newest first. It may hold fewer, even none, and yet not be the last.
 
-        `before` is the `next_place` of the page before; `since` is in microseconds of Redis' clock.
+        `after` is the `end` of the page before; `since` is in microseconds of Redis' clock.
         """
-        first = "+inf" if before is None else f"({before}"
         last = "-inf" if since is None else str(since)
+        asked = (*place_after(after), last, limit, status or "", model or "")
         with redis_errors():
-            place, *rows = await self._scripts.run("page", owner, first, last, limit, status or "", model or "")
-        return Page(tuple(read_row(owner, *row) for row in rows), int(place) if place else None)
+            at, entry, *rows = await self._scripts.run("page", owner, *asked)
+        return Page(tuple(read_row(owner, *row) for row in rows), read_page_end(at, entry))
 
     async def _change(self, script: str, job_id: str, owner: str) -> Job:
         [fields] = await self._ask(script, job_id, owner)

@@ -50,13 +50,22 @@ class Chunk:
     tasks: tuple[Task, ...]
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class PageEnd:
+    """Where a page of a list ended: the last entry's time, in the list's own unit, and its id. Both, because entries
+    that were made in one step have one time."""
+
+    at: int
+    id: str
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """Some of an owner's jobs, newest first, without their parameters, inputs and results."""
 
     jobs: tuple[Job, ...]
-    next_place: int | None
-    """Where the next page begins; None: there is nothing more."""
+    end: PageEnd | None
+    """After which entry the next page begins; None: there is nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +144,16 @@ def read_place(reply: Sequence[Any]) -> Place:
     older, owners, first_class, running, ledger = reply
     others = read_ledger(decode(dict(zip(ledger[::2], ledger[1::2], strict=True)))).in_flight - running - 1
     return Place(older, min(others, older + (older + 1) * (owners - 1)) if first_class else others, running)
+
+
+def place_after(end: PageEnd | None) -> tuple[str, str]:
+    """How the scripts of lists are told where a page begins."""
+    return (str(end.at), end.id) if end else ("+inf", "")
+
+
+def read_page_end(at: bytes, entry: bytes) -> PageEnd | None:
+    """Where a page ended, as the scripts of lists reply it."""
+    return PageEnd(int(at), entry.decode()) if at else None
 
 
 def no_such_job() -> JobUnknown:

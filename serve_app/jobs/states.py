@@ -1,4 +1,5 @@
-"""Which change of a job's status is allowed. The scripts are given this table; nothing else decides it."""
+"""Which change of a job's status is allowed. The scripts are given this table and change a status in one place alone
+(`change` in lua/common.lua), which asks it; docs/architecture.md draws it."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ ALLOWED: dict[JobStatus, frozenset[JobStatus]] = {
         {JobStatus.PENDING, JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED},
     ),
     JobStatus.COMPLETED: frozenset(),
-    JobStatus.FAILED: frozenset(),
+    # The next run of the same job: its owner retries it, or an admin requeues a dead one.
+    JobStatus.FAILED: frozenset({JobStatus.PENDING}),
     JobStatus.CANCELLED: frozenset(),
 }

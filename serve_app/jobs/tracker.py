@@ -17,11 +17,12 @@ from redis.asyncio import Redis
 from serve_app.connections import redis_errors
 from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, ReplicaCard, Task
 from serve_app.errors import (
-    CapacityError,
-    DeadlineExceeded,
     IntakeStopped,
+    InternalError,
     ModelRejected,
     QueueFull,
+    ServiceError,
+    StoreUnavailable,
 )
 from serve_app.jobs import limits
 from serve_app.jobs.idempotency import earlier, first_of
@@ -66,7 +67,7 @@ class Tracker:
 
         Its input must be stored: from now on it stays until the job ends. Where the idempotency key was used before,
         nothing is accepted and the job is that of the first submit, as it was then.
-        Raises IdempotencyKeyReused, QueueFull, StoreFull, IntakeStopped, and DeadlineExceeded when the stored input is
+        Raises IdempotencyKeyReused, QueueFull, StoreFull, IntakeStopped, and StoreUnavailable when the stored input is
         gone already.
         """
         stored = submission.input or JobInput("", 0, 0, "")
@@ -132,9 +133,12 @@ class Tracker:
         """Return jobs that were not begun, to their old place; the delivery does not count. How many it did return."""
         return await self._release("give_back", tasks)
 
-    async def lose(self, tasks: Sequence[Task], reason: str) -> int:
-        """Return jobs whose replica was lost; the delivery counts, and may make a job dead. How many it did count."""
-        return await self._release("lose", tasks, _sentence(reason))
+    async def lose(self, tasks: Sequence[Task], reason: str, *, suspects: bool = False) -> int:
+        """Return jobs whose replica was lost; the delivery counts, and may make a job dead. How many it did count.
+
+        With `suspects` each runs alone from now on, however few losses it has: one of them is likely the cause.
+        """
+        return await self._release("lose", tasks, _sentence(reason), b"1" if suspects else b"0")
 
     async def _release(self, script: str, tasks: Sequence[Task], *arguments: bytes) -> int:
         if not tasks:
@@ -236,8 +240,8 @@ def _accepted(submission: Submission, job_id: str, submitted_at: int) -> Job:
     )
 
 
-def refused(reply: Sequence[bytes]) -> CapacityError:
-    """The error for what a script replies that takes no job in now."""
+def refused(reply: Sequence[bytes]) -> ServiceError:
+    """The error for what a script replies that takes no job in now; `InternalError` for a word that none replies."""
     reason = reply[0]
     if reason == b"stopped":
         said = json.loads(reply[1])
@@ -246,7 +250,9 @@ def refused(reply: Sequence[bytes]) -> CapacityError:
         return QueueFull("Too many jobs wait for this model. Try again later.", retry_after=limits.RETRY_AFTER_S)
     if reason == b"bytes":
         return QueueFull("The waiting inputs fill the queue. Try again later.", retry_after=limits.RETRY_AFTER_S)
-    return DeadlineExceeded("The stored input was gone before the job was accepted. Send it again.", retry_after=1)
+    if reason == b"input":
+        return StoreUnavailable("The stored input was gone before the job was accepted. Send it again.", retry_after=1)
+    return InternalError(f"The job tracker replied what nobody here knows: {reason.decode(errors='replace')}.")
 
 
 def _sentence(text: str) -> bytes:

@@ -22,6 +22,7 @@ import yaml
 
 from serve_app.contracts import Json
 from serve_app.local.guard import guarded
+from serve_app.local.logs import keep
 from serve_app.local.server import free_ports, is_free
 from serve_app.local.state import LocalError, make_folder, password
 
@@ -31,6 +32,8 @@ STOP_GRACE_S = 15.0
 POLL_S = 0.2
 PORTS = 9
 """How many ports of its own a cluster needs at most."""
+PROXY_CALLBACK = "serve_app.proxy:middlewares"
+"""Of our code, what Serve's proxy runs in front of the replicas."""
 LOGICAL_CPUS = 8
 """What Ray believes the machine has. Replicas share real processors; none of ours reserves a whole one here."""
 
@@ -40,7 +43,8 @@ class Cluster:
 
     `environment` is what the replicas see beside ours (REDIS_URL, …). With `haproxy` the node runs Serve's HAProxy
     and throughput switches, as a cluster does; HAProxy's statistics port faces the network then, so the laptop
-    default is the plain proxy.
+    default is the plain proxy. `logs` is a folder for what node and application print; with it Ray's own logs are
+    kept there, too, when the cluster stops.
     """
 
     def __init__(
@@ -52,8 +56,11 @@ class Cluster:
         api_port: int = 0,
         dashboard_port: int = 0,
         haproxy: bool = False,
+        logs: Path | None = None,
     ) -> None:
         self.folder = folder.absolute()
+        self.logs = logs or self.folder
+        self._keeps_logs = logs is not None
         self.config = config
         self._ports = free_ports(PORTS)
         self.api_port = api_port or self._ports.pop()
@@ -79,8 +86,13 @@ class Cluster:
         """Ray's own token: the dashboard asks for it, `ray` and `serve` commands read it."""
         return self.folder / "ray-token"
 
-    def start(self, progress: Callable[[str], None] = lambda _: None) -> None:
-        """Start and return when the service is healthy. Raises LocalError with the end of the log that tells why."""
+    def start(
+        self, progress: Callable[[str], None] = lambda _: None, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start and return when the service is healthy; `meanwhile` is called again and again while it waits.
+
+        Raises LocalError with the end of the log that tells why.
+        """
         for port in (self.api_port, self.dashboard_port):
             if not is_free(port):
                 raise LocalError(f"Port {port} is taken by another program; end it or take another: semapi up --help.")
@@ -91,11 +103,11 @@ class Cluster:
         try:
             progress("starting a Ray node")
             node = self._launch("node", self._node_command())
-            self._wait(node, "node", self._node_answers, NODE_DEADLINE_S)
+            self._wait(node, "node", self._node_answers, NODE_DEADLINE_S, meanwhile)
             progress("starting the application")
             # SIGINT is what `serve run` takes for Ctrl-C: replicas give back what they hold. SIGTERM would just end it.
             application = self._launch("application", application_command, signal.SIGINT)
-            self._wait(application, "application", self.is_healthy, APPLICATION_DEADLINE_S)
+            self._wait(application, "application", self.is_healthy, APPLICATION_DEADLINE_S, meanwhile)
         except BaseException:
             self.stop()
             raise
@@ -109,7 +121,7 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 family.kill()
         self._families.clear()
-        shutil.rmtree(self.ray_folder, ignore_errors=True)
+        self._remove_ray_folder("ray")
 
     def is_healthy(self) -> bool:
         return _get(f"{self.url}/health") is not None
@@ -123,10 +135,15 @@ class Cluster:
         return [family.pid for family in self._families]
 
     def log(self, name: str) -> Path:
-        return self.folder / f"{name}.log"
+        return self.logs / f"{name}.log"
+
+    def _remove_ray_folder(self, kept_as: str) -> None:
+        if self._keeps_logs:
+            keep(self.ray_folder / "session_latest" / "logs", self.logs / kept_as)
+        shutil.rmtree(self.ray_folder, ignore_errors=True)
 
     def _make_ray_folder(self) -> None:
-        shutil.rmtree(self.ray_folder, ignore_errors=True)
+        self._remove_ray_folder("ray-of-the-run-before")  # that one was killed, else nothing of it is left
         try:
             self.ray_folder.mkdir(mode=0o700)
         except OSError as error:
@@ -140,11 +157,19 @@ class Cluster:
         self._families.append(family)
         return family
 
-    def _wait(self, family: subprocess.Popen[bytes], name: str, is_ready: Callable[[], bool], seconds: float) -> None:
+    def _wait(
+        self,
+        family: subprocess.Popen[bytes],
+        name: str,
+        is_ready: Callable[[], bool],
+        seconds: float,
+        meanwhile: Callable[[], None],
+    ) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and family.poll() is None:
             if is_ready():
                 return
+            meanwhile()
             if failure := self._deployment_failure():
                 raise LocalError(f"The {name} did not start: {failure}")
             time.sleep(POLL_S)
@@ -205,6 +230,7 @@ class Cluster:
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_SERVE_LOG_TO_STDERR": "0",
+            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": PROXY_CALLBACK,
             # A node told to end first waits until its work has moved to others; here there are none.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             # Workers have niceness 15 by default; that leaves nothing lower for inference, which yields to the gateway.

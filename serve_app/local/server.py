@@ -68,6 +68,23 @@ class Server(ABC):
 
     def start(self) -> None:
         """Start and return when the server answers. Raises LocalError: folder in use, port taken, or its log's end."""
+        self.log.unlink(missing_ok=True)
+        self._start()
+
+    def restart(self) -> None:
+        """Start again, on the same data, a server that ended by itself; its log goes on. Raises as `start`."""
+        self._leave()
+        self._start()
+
+    def ended(self) -> str:
+        """How the server ended by itself; empty while it runs, or was never started."""
+        status = self._guard.poll() if self._guard else None
+        if status is None:
+            return ""
+        signalled = status - 128 if status > 128 else -status  # negative: of the guard, with which the server ends
+        return f"killed by signal {signalled}" if signalled > 0 else f"with status {status}"
+
+    def _start(self) -> None:
         make_folder(self.folder)
         self._lock = hold(self.folder)
         try:
@@ -112,7 +129,6 @@ class Server(ABC):
         if not is_free(self.port):
             raise LocalError(f"Port {self.port} is taken by another program; end it or take another: semapi up --help.")
         account = service_account() if self.as_service else None
-        self.log.unlink(missing_ok=True)
         guard = guarded(
             self._command(),
             self._environment(),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +13,7 @@ from typing import Self
 import redis
 
 from serve_app.local.authority import Authority
+from serve_app.local.logs import new_run
 from serve_app.local.postgres import Postgres
 from serve_app.local.server import Server
 from serve_app.local.state import LocalError, hold, make_folder
@@ -17,6 +21,8 @@ from serve_app.local.valkey import Valkey, check_redis
 from serve_app.settings import Settings
 
 ISSUER_PORT = 18080
+RESTARTS_MAX = 3
+RESTARTS_WITHIN_S = 600.0
 
 
 class LocalStack:
@@ -40,6 +46,9 @@ class LocalStack:
         self.valkey = Valkey(self.folder / "valkey", redis_port)
         self.postgres = Postgres(self.folder / "postgres", database_port)
         self.authority = Authority(self.folder / "issuer", issuer_port)
+        self.logs: Path | None = None
+        """Where the logs of this run are, since it began."""
+        self._restarts: deque[float] = deque(maxlen=RESTARTS_MAX)
         self._running = ExitStack()
 
     @property
@@ -70,11 +79,30 @@ class LocalStack:
             make_folder(self.folder)
             self._check_given_redis()
             starting.enter_context(hold(self.folder))
+            self.logs = new_run(self.folder)
             for server in self.servers:
+                server.log = self.logs / f"{server.folder.name}.log"
                 server.start()
                 starting.callback(server.stop)
             self._running = starting.pop_all()
         return self
+
+    def revive(self, tell: Callable[[str], None]) -> None:
+        """Start servers of this stack again that ended by themselves, on their data, and `tell` of each.
+
+        Raises LocalError for one that does not come back, and when it happened `RESTARTS_MAX` times in
+        `RESTARTS_WITHIN_S`: something is wrong then that a restart does not mend, such as a full disk.
+        """
+        for server in self.servers:
+            if not (how := server.ended()):
+                continue
+            now = time.monotonic()
+            if len(self._restarts) == RESTARTS_MAX and now - self._restarts[0] < RESTARTS_WITHIN_S:
+                raise LocalError(f"{server.title} ended by itself again ({how}); its log is {server.log}.")
+            self._restarts.append(now)
+            tell(f"{server.title} ended by itself ({how}); starting it again on its data")
+            server.restart()
+            tell(f"{server.title} ready on port {server.port}")
 
     def _check_given_redis(self) -> None:
         """A server of yours that cannot be used is said at once, not after minutes by an application that waits."""

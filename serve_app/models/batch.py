@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from serve_app.errors import ModelRejected, ModelUnready, ReplicaLost
+from serve_app.errors import ModelRejected, ModelTimedOut, ModelUnready, ReplicaLost
 from serve_app.models.contract import Model
 from serve_app.models.forward import ForwardThread
 
@@ -24,13 +24,17 @@ class Batch:
         self._deadline_s = deadline_s
 
     async def run(self, items: Sequence[Any]) -> list[Any]:
-        """One output or `ModelRejected` per item, in order.
+        """One output, or `ModelRejected` or `ModelTimedOut`, per item, in order.
 
-        Raises `ModelUnready` when the model fails on the warm-up item too, `ReplicaLost` when the thread hangs.
+        A single item whose forward pass hangs is the cause (`ModelTimedOut`). Raises `ReplicaLost` with `hung` when one
+        with several items hangs, without it when the thread hung before, `ModelUnready` when the model fails on the
+        warm-up item too.
         """
         try:
             return await self._forward(items)
-        except ReplicaLost:
+        except ReplicaLost as error:
+            if error.hung and len(items) == 1:
+                return [ModelTimedOut(f"The model did not finish this input within {self._deadline_s:g} s.")]
             raise
         except Exception:
             log.exception("a batch of %d failed; its items run one by one", len(items))

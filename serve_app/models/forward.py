@@ -21,7 +21,8 @@ class ForwardThread:
     """Runs functions one after the other in a thread of low priority.
 
     A function past its deadline cannot be stopped: the thread counts as hung from then on, every later call
-    raises `ReplicaLost`, and the replica's health check asks Serve for a new replica.
+    raises `ReplicaLost`, and the replica's health check asks Serve for a new replica. A caller that is cancelled leaves
+    its function running, and the next one's deadline begins when that has ended.
     """
 
     def __init__(self) -> None:
@@ -32,15 +33,18 @@ class ForwardThread:
         self.hung = False
 
     async def run(self, function: Callable[..., T], *args: object, deadline_s: float) -> T:
-        """The function's value or its exception; `ReplicaLost` when it takes longer than `deadline_s` seconds."""
+        """The function's value or its exception; `ReplicaLost`, `hung`, when it takes longer than `deadline_s`."""
+        return await asyncio.shield(self._run(lambda: function(*args), deadline_s))
+
+    async def _run(self, function: Callable[[], T], deadline_s: float) -> T:
         async with self._turn:
             if self.hung:
                 raise ReplicaLost("The forward thread of this replica hangs.")
-            running = asyncio.get_running_loop().run_in_executor(self._executor, lambda: function(*args))
+            running = asyncio.get_running_loop().run_in_executor(self._executor, function)
             done, _ = await asyncio.wait((running,), timeout=deadline_s)
             if not done:
                 self.hung = True
-                raise ReplicaLost(f"A forward pass took longer than {deadline_s:g} s.")
+                raise ReplicaLost(f"A forward pass took longer than {deadline_s:g} s.", hung=True)
             return running.result()
 
     def close(self) -> None:

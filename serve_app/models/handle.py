@@ -12,6 +12,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from serve_app.contracts import Outcome, Task
 from serve_app.errors import ModelUnready, ReplicaLost
+from serve_app.library_internals import is_assigned
 
 PREDICT_TIMEOUT_S = 600.0
 """Last resort: a dead replica shows at once and a hung forward pass after FORWARD_TIMEOUT_S."""
@@ -52,7 +53,7 @@ class ServeHandle:
 
     def leave(self) -> None:
         self._leaving = True
-        for call in [call for call in self._calls if not _is_assigned(call)]:
+        for call in [call for call in self._calls if not is_assigned(call)]:
             self._calls.discard(call)  # how its own `predict` knows
             call.cancel()
 
@@ -62,13 +63,6 @@ class ServeHandle:
         except TimeoutError as error:
             raise ModelUnready(f"No replica of the model answered within {WARM_UP_TIMEOUT_S:g} s.") from error
         return version
-
-
-def _is_assigned(call: DeploymentResponse[Any]) -> bool:
-    """Whether a replica has taken the call. Ray's own mark (2.60), looked up without a promise that the next release
-    has it; without it, calls that wait have as long as those that run."""
-    assignment = getattr(call, "_replica_result_future", None)
-    return assignment is None or assignment.done()
 
 
 async def _bounded(call: Any, timeout_s: float) -> Any:
@@ -94,7 +88,7 @@ async def _bounded(call: Any, timeout_s: float) -> Any:
 def _translated(error: Exception) -> ReplicaLost | ModelUnready:
     """Ray's copy of our own error is a RayTaskError too, with the replica's traceback; the dispatcher needs ours."""
     if isinstance(error, ReplicaLost):
-        return ReplicaLost(error.detail)
+        return ReplicaLost(error.detail, hung=error.hung)
     if isinstance(error, ModelUnready):
         return ModelUnready(error.detail)
     kind = error.cause if isinstance(error, RayTaskError) else error

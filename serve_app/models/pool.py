@@ -9,18 +9,17 @@ import multiprocessing
 import os
 import resource
 import signal
-import sys
 import threading
-import types
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from multiprocessing.context import SpawnContext, SpawnProcess
+from contextlib import asynccontextmanager, suppress
+from multiprocessing.context import SpawnContext
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
 from serve_app.errors import ImageTooCostly, ImageUndecodable, ModelRejected, ModelUnready, ServiceError
+from serve_app.library_internals import MainlessProcess
 from serve_app.settings import MIB, Settings
 
 T = TypeVar("T")
@@ -30,26 +29,95 @@ log = logging.getLogger(__name__)
 NICE = 5
 """Between the gateway (0) and the forward pass (10), so that the next chunk is ready when the forward ends."""
 START_TIMEOUT_S = 60.0
+"""Longest start of a worker: a process and the imports of its model."""
+LOOK_S = 0.2
+"""How often a call that waits looks whether its pool still works."""
+END_TIMEOUT_S = 10.0
+"""How long a pool may take to end its own workers before they are killed."""
 DEATHS_ALLOWED = 1
 """An input gets a second worker after the first one died: the machine may have killed it for something else."""
 
 
-class _WorkerProcess(SpawnProcess):
-    @staticmethod
-    def _Popen(process_obj: Any) -> Any:  # noqa: N802  multiprocessing's own name
-        """Start without running the parent's main module again: in a replica that would import all of Ray."""
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        try:
-            return SpawnProcess._Popen(process_obj)
-        finally:
-            sys.modules["__main__"] = main
-
-
 class _WorkerContext(SpawnContext):
-    """Spawned, not forked: the replica has threads, and a fork would copy their locks."""
+    """Spawned, not forked: the replica has threads, and a fork would copy their locks. Knows the processes it made."""
 
-    Process = _WorkerProcess
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: list[MainlessProcess] = []
+
+    def Process(self, *args: Any, **options: Any) -> MainlessProcess:  # type: ignore[override]  # noqa: N802
+        self._made = self.alive()
+        self._made.append(MainlessProcess(*args, **options))
+        return self._made[-1]
+
+    def alive(self) -> list[MainlessProcess]:
+        """The processes that have not ended."""
+        return [process for process in self._made if process.is_alive()]
+
+
+class _Generation:
+    """One pebble pool and its processes. A pool that broke is never mended: the next generation takes over.
+
+    Pebble promises an end of every call but one it was given while it broke, and its timeout begins only when a worker
+    reports that it took the call. So a call also ends when its generation is given up, and by a deadline from outside.
+    """
+
+    def __init__(self, workers: int, start_arguments: tuple[object, ...]) -> None:
+        self._context = _WorkerContext()
+        self._pool = ProcessPool(
+            max_workers=workers, initializer=_prepare_worker, initargs=start_arguments, context=self._context
+        )
+        self._given_up = asyncio.get_running_loop().create_future()
+
+    def start(self) -> bool:
+        """Start the workers, if not done. Blocks for as long as starting the processes takes; False: it is broken."""
+        return bool(self._pool.active)
+
+    async def call(self, deadline_s: float, patience_s: float, function: Callable[..., T], *args: object) -> T:
+        """The function's value or exception from a worker.
+
+        Raises `TimeoutError` when it ran for longer than `deadline_s`, `RuntimeError` when the pool is broken, is given
+        up meanwhile, or gave no answer within `patience_s`, waiting for a worker included.
+        """
+        future = self._pool.schedule(function, args=args, timeout=deadline_s)
+        answer = asyncio.wrap_future(future)
+        try:
+            async with asyncio.timeout(patience_s) as patience:
+                while not answer.done():
+                    awaited = (answer, self._given_up)
+                    await asyncio.wait(awaited, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                    if not answer.done() and (self._given_up.done() or not self._pool.active):
+                        raise RuntimeError("the pool broke")
+                if answer.cancelled():  # by the pool: our own caller's cancellation is raised above
+                    raise RuntimeError("the pool was stopped")
+                return answer.result()
+        except TimeoutError as error:
+            if patience.expired():
+                raise RuntimeError(f"no answer within {patience_s:g} s") from error
+            raise
+        finally:
+            answer.cancel()
+
+    def give_up(self) -> bool:
+        """End every call that waits for this generation. False when that was done before."""
+        if self._given_up.done():
+            return False
+        self._given_up.set_result(None)
+        return True
+
+    def end(self) -> None:
+        """End the workers. Blocks for a bounded time whatever state the pool is in, and leaves no process behind."""
+        self._pool.stop()  # type: ignore[no-untyped-call]
+        ending = threading.Thread(target=self._join, daemon=True)
+        ending.start()
+        ending.join(END_TIMEOUT_S)
+        for process in self._context.alive():
+            process.kill()
+            process.join(END_TIMEOUT_S)
+
+    def _join(self) -> None:
+        with suppress(RuntimeError):  # "Unable to terminate": the kill that follows does not ask
+            self._pool.join()
 
 
 class DecodePool:
@@ -59,26 +127,26 @@ class DecodePool:
         """`module` is imported by every worker, and `prepare` called, before its memory limit is set and its first call
         arrives."""
         self._deadline_s = settings.decode_timeout_s
+        # A call waits for a worker for one other call at most, see `_slots`, and perhaps for a worker's start.
+        self._patience_s = 2 * settings.decode_timeout_s + START_TIMEOUT_S
         self._workers = settings.decode_workers
         self._start_arguments = (module, settings.decode_memory_mib * MIB, prepare)
         self._memory_mib = settings.decode_memory_mib
         # One more than there are workers: the next input is at hand when a worker gets free, and no more than that.
         self._slots = asyncio.Semaphore(self._workers + 1)
-        self._pool = self._make()
+        self._current = self._make()
+        self._ending: set[asyncio.Task[None]] = set()
+        self._closed = False
 
-    def _make(self) -> ProcessPool:
-        return ProcessPool(
-            max_workers=self._workers,
-            initializer=_prepare_worker,
-            initargs=self._start_arguments,
-            context=_WorkerContext(),
-        )
+    def _make(self) -> _Generation:
+        return _Generation(self._workers, self._start_arguments)
 
     async def start(self) -> None:
         """Start the workers and wait until they answer. Raises `ModelUnready` when they do not."""
         try:
-            future = await asyncio.to_thread(self._pool.schedule, os.getpid, timeout=START_TIMEOUT_S)
-            await asyncio.wait_for(asyncio.wrap_future(future), START_TIMEOUT_S)
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await asyncio.to_thread(self._current.start)
+                await self._current.call(START_TIMEOUT_S, START_TIMEOUT_S, os.getpid)
         except (ProcessExpired, RuntimeError, OSError, TimeoutError) as error:
             raise ModelUnready(f"The decode workers do not start: {error}") from error
 
@@ -92,14 +160,14 @@ class DecodePool:
         """The function's value or the `ServiceError` it raised, from a worker process; call it inside `slot()`.
 
         Raises `ImageTooCostly` past the time or memory limit, `ImageUndecodable` when the worker crashed twice,
-        `ModelRejected` on any other exception, `ModelUnready` when the pool itself broke (a new one takes over).
+        `ModelRejected` on any other exception, `ModelUnready` when the pool itself broke or gave no answer (a new one
+        takes over). It always ends: after twice the time limit and a worker's start at the latest, for each attempt.
         """
         deaths = 0
-        while True:
-            pool = self._pool
+        while not self._closed:
+            current = self._current
             try:
-                future = pool.schedule(_guarded, args=(function, args), timeout=self._deadline_s)
-                return cast("T", await asyncio.wrap_future(future))
+                return await current.call(self._deadline_s, self._patience_s, _guarded, function, args)
             except TimeoutError as error:
                 raise ImageTooCostly(f"Reading this input took longer than {self._deadline_s:g} s.") from error
             except MemoryError as error:
@@ -109,22 +177,28 @@ class DecodePool:
                 if deaths > DEATHS_ALLOWED:
                     raise _death(error) from error
             except RuntimeError as error:
-                await self._replace(pool)
+                self._replace(current, error)
                 raise ModelUnready("The decode workers broke and were started again.") from error
+        raise ModelUnready("This replica ends.")
 
-    async def _replace(self, broken: ProcessPool) -> None:
-        if self._pool is broken:  # the first of its callers to notice
-            self._pool = self._make()
-            await asyncio.to_thread(_end, broken)
+    def _replace(self, broken: _Generation, error: Exception) -> None:
+        if broken.give_up() and not self._closed:  # the first of its callers to notice
+            log.warning("the decode workers are started again: %s", error)
+            self._current = self._make()
+            self._end(broken)
+
+    def _end(self, generation: _Generation) -> None:
+        """In the background: who was waiting for a broken pool has waited long enough."""
+        task = asyncio.create_task(asyncio.to_thread(generation.end))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def close(self) -> None:
-        """End the workers; running calls are dropped."""
-        await asyncio.to_thread(_end, self._pool)
-
-
-def _end(pool: ProcessPool) -> None:
-    pool.stop()  # type: ignore[no-untyped-call]
-    pool.join()
+        """End the workers, also those of pools that broke; running calls end with `ModelUnready`."""
+        self._closed = True
+        self._current.give_up()
+        self._end(self._current)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
 
 def _death(error: ProcessExpired) -> ImageTooCostly | ImageUndecodable:

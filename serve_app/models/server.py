@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from ray import serve
@@ -19,7 +19,9 @@ from serve_app.contracts import Failure, Outcome, Registrar, ReplicaCard, Task
 from serve_app.errors import (
     CapacityError,
     InputLost,
+    JobError,
     ModelRejected,
+    ModelTimedOut,
     ModelUnready,
     OutputsUnstored,
     ReplicaLost,
@@ -36,6 +38,8 @@ from serve_app.models.registry import ModelConfig
 from serve_app.models.solitude import Solitude
 from serve_app.settings import read_settings
 from serve_app.tracing import Kind, make_tracer
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -81,15 +85,17 @@ class ModelServer:
         self._forward = serve.batch(
             max_batch_size=config.max_batch_size, batch_wait_timeout_s=config.batch_wait_timeout_s
         )(self._run_batch)
-        await self.warm_up()
+        async with asyncio.timeout(LOAD_TIMEOUT_S):
+            await self.warm_up()
         self._beats = asyncio.create_task(self._beat(_replica_card(config, version, self._model)))
 
     async def predict(self, chunk: Sequence[Task]) -> list[Outcome]:
         """One outcome per task, in order; a suspect (`alone`) runs when nothing else does in this replica.
 
         Raises `ModelUnready` when the fault is not an input's or nothing was begun, `ReplicaLost` when the forward
-        thread hangs on the chunk. A suspect whose lease is no longer ours does not start; its outcome says so and the
-        tracker, which wants the lease's token, does not take it.
+        thread hangs on the chunk; a job that was alone in its chunk and in its batch ends FAILED instead. A suspect
+        whose lease is no longer ours does not start; its outcome says so and the tracker, which wants the lease's
+        token, does not take it.
         """
         outcomes: dict[str, Outcome] = {}
         if together := [task for task in chunk if not task.alone]:
@@ -108,7 +114,7 @@ class ModelServer:
         async with self._solitude.together():
             ready = await self._prepare(data, params)
             output = await self._forward(ready.prepared.item)
-        if isinstance(output, ModelRejected):
+        if isinstance(output, JobError):
             raise ModelUnready(f"The model refuses its own warm-up input: {output.detail}")
         self._model.postprocess(output, params, ready.prepared.notes)
         return self._version
@@ -160,14 +166,19 @@ class ModelServer:
 
     async def _compute(self, tasks: Sequence[Task]) -> dict[str, Outcome]:
         """Decode all first, then batch: items that arrive together fill batches (half of them stay empty if not)."""
-        inputs = await asyncio.gather(*(self._fetch_and_prepare(task) for task in tasks))
-        outputs = await asyncio.gather(*(self._forward(one.prepared.item) for one in inputs if isinstance(one, _Ready)))
+        inputs = await _all(*(self._fetch_and_prepare(task) for task in tasks))
+        ready = [one.prepared.item for one in inputs if isinstance(one, _Ready)]
+        # What is in a batch cannot be called back: who stops waiting stays until it has ended, or a suspect that waits
+        # to run alone would run beside it.
+        outputs = await _to_the_end(_all(*(self._forward(item) for item in ready)))
+        if len(tasks) > 1 and any(isinstance(output, ModelTimedOut) for output in outputs):
+            raise ReplicaLost("The forward pass of a job hung, and its chunk had others.", hung=True)
         remaining = iter(outputs)
         ends = [
             self._conclude(task, one, next(remaining) if isinstance(one, _Ready) else None)
             for task, one in zip(tasks, inputs, strict=True)
         ]
-        return {outcome.job_id: outcome for outcome in await asyncio.gather(*ends)}
+        return {outcome.job_id: outcome for outcome in await _all(*ends)}
 
     async def _fetch_and_prepare(self, task: Task) -> _Ready | ServiceError:
         """The task's input, prepared, or the error that is the input's own. Holds at most a slot's bytes."""
@@ -211,7 +222,7 @@ class ModelServer:
         """The end of a task: its result, once its files are stored, or what stood in the way."""
         if isinstance(one, ServiceError):
             return _failed(task, one)
-        if isinstance(output, ModelRejected):
+        if isinstance(output, JobError):
             return _failed(task, output)
         try:
             answer = self._model.postprocess(output, one.params, one.prepared.notes)
@@ -241,6 +252,35 @@ class ModelServer:
             except Exception as error:  # nothing may end the heartbeat of a replica that works
                 log.warning("heartbeat failed: %s", error)
             await asyncio.sleep(BEAT_SECONDS)
+
+
+async def _all(*work: Awaitable[T]) -> list[T]:
+    """The values in order, once all of the work has ended: a part that fails leaves no other running behind it.
+
+    Raises the error that says most of the jobs: a hang before another loss, a loss before all others.
+    """
+    tasks = [asyncio.ensure_future(one) for one in work]  # `gather` would take a returned error for a raised one
+    try:
+        if tasks:
+            await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
+    if errors := [error for task in tasks if (error := task.exception())]:
+        raise max(errors, key=lambda error: (isinstance(error, ReplicaLost), getattr(error, "hung", False)))
+    return [task.result() for task in tasks]
+
+
+async def _to_the_end(work: Awaitable[T]) -> T:
+    """The work's value; a cancellation is passed on only when the work, which has deadlines of its own, has ended."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
 
 
 def _failed(task: Task, error: ServiceError) -> Outcome:

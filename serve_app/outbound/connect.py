@@ -12,10 +12,11 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Final, Literal, TypeVar
+from weakref import WeakValueDictionary
 
 import httpx2
 
@@ -31,8 +32,10 @@ CONNECT_S: Final = 3.0
 MAX_ADDRESSES: Final = 3
 """Addresses of one host that are tried, in the resolver's order."""
 
-LOOKUPS_AT_ONCE: Final = 8
+LOOKUPS_AT_ONCE: Final = 32
 """Names that are looked up at once for one kind of URL."""
+LOOKUPS_PER_OWNER: Final = 4
+"""Of those, for one user: names whose server does not answer hold the look-ups of who asks for them."""
 
 
 class Unreachable(Exception):
@@ -45,12 +48,13 @@ class Broken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What is sent. `silence_s`: most time between two signs of life of the server."""
+    """What is sent. `silence_s`: most time between two signs of life of the server. `owner`: whose URL it is."""
 
     method: Literal["GET", "POST"]
     silence_s: float
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
+    owner: str = ""
 
 
 async def exchange(
@@ -60,7 +64,7 @@ async def exchange(
 
     Raises the policy's `forbidden`, `Unreachable` or `Broken`. What a private network answers shows in none of them.
     """
-    for address in await _addresses(target, resolver or partial(_look_up, target.policy.name)):
+    for address in await _addresses(target, resolver or partial(_look_up, target.policy.name, ask.owner)):
         try:
             async with _connected(target, address, ask) as response:
                 return await read(response)
@@ -77,10 +81,23 @@ def _threads(kind: str) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix=f"lookup of {kind}")
 
 
-async def _look_up(kind: str, host: str, port: int) -> list[str]:
+_gates: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str, str], asyncio.Semaphore] = WeakValueDictionary()
+"""By kind of URL and owner, while somebody waits or looks up."""
+
+
+async def _look_up(kind: str, owner: str, host: str, port: int) -> list[str]:
     loop = asyncio.get_running_loop()
-    found = await loop.run_in_executor(_threads(kind), lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    return [str(entry[4][0]) for entry in found]
+    gate = _gates.setdefault((loop, kind, owner), asyncio.Semaphore(LOOKUPS_PER_OWNER if owner else LOOKUPS_AT_ONCE))
+    await gate.acquire()
+    looking = _threads(kind).submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+
+    def release(_: object) -> None:
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(gate.release)
+
+    # Not when the caller gives up: the thread goes on, and a gate that let the next one in would bound nothing.
+    looking.add_done_callback(release)
+    return [str(entry[4][0]) for entry in await asyncio.wrap_future(looking)]
 
 
 async def _addresses(target: Target, resolver: Resolver) -> list[str]:

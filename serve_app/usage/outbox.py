@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import time
+from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from redis.asyncio import Redis
 
-from serve_app.connections import redis_errors
+from serve_app.connections import end_tasks, redis_errors
 from serve_app.contracts import UsageEvent
 from serve_app.errors import TrackerUnavailable
 from serve_app.lua import read_script
@@ -20,13 +24,20 @@ from serve_app.usage.storable import storable, storable_name
 GROUP_MAX: Final = 200
 """Events of one call of the script."""
 WAITING_MAX: Final = 10_000
-"""Events not yet sent; more would be those of a Redis that does not answer."""
+"""Events not yet sent; more are those of a Redis that does not answer, and go into the spool."""
+SPOOL_MAX: Final = 50_000
+SPOOL_MAX_BYTES: Final = 32 * 1024 * 1024
+"""What a gateway keeps while Redis is away: 50,000 events are 14 minutes of 60 requests a second."""
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 2.0
+"""Between two tries to drain the spool."""
 TIMEOUT_S: Final = 2.0
 """Most time that a group may take: so long an answer is held back for the sake of its usage event."""
 _ID_LIMIT: Final = 200
 _PATH_LIMIT: Final = 2000
 _TYPE_LIMIT: Final = 50
 """Characters of the column `endpoint_type`."""
+_log = logging.getLogger(__name__)
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -42,55 +53,107 @@ class OutboxFigures:
 
 
 class Outbox:
-    """Where usage events wait for PostgreSQL, in the job Redis."""
+    """Where usage events wait for PostgreSQL, in the job Redis.
+
+    While Redis is away they wait in this process instead, at most `SPOOL_MAX` of them. Nobody who records one waits
+    then: after one group had no reply, the others go straight to the spool, until all of it is in Redis. Sending an
+    event twice is harmless, its id makes it one row. What has no room in the spool is counted, and becomes a gap of
+    the report; what is in it is lost if the process ends before Redis is back.
+    """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
-        self._redis = redis
         self._limit = settings.outbox_max
+        self._redis = redis
         self._record = redis.register_script(read_script(__package__, "record"))
         self._waiting: list[_Recorded] = []
         self._sender: asyncio.Task[None] | None = None
+        self._spool = _Spool()
+        self._drainer: asyncio.Task[None] | None = None
+
+    @property
+    def spooled(self) -> int:
+        """Events that wait in this process for a Redis that is away."""
+        return len(self._spool.texts)
 
     async def record(self, event: UsageEvent) -> bool:
         """Put one event in; False when the outbox is full and the event was counted instead.
 
         Any text is taken: names and ids are made storable. Events of concurrent callers travel together, and who is
-        cancelled while waiting has recorded all the same. Raises `TrackerUnavailable` when Redis is away.
+        cancelled while waiting has recorded all the same. Raises `TrackerUnavailable` when Redis is away and the spool
+        is full.
         """
-        if len(self._waiting) >= WAITING_MAX:
-            raise _away()
         recorded = _Recorded(_as_json(event), asyncio.get_running_loop().create_future())
+        if self._drainer is not None or len(self._waiting) >= WAITING_MAX:
+            self._keep([recorded])
+            return await recorded.stored
         self._waiting.append(recorded)
         if self._sender is None:
             self._sender = asyncio.create_task(self._send())
         return await recorded.stored
 
     async def close(self) -> None:
-        """Return when everything recorded so far is in Redis, or could not be put there."""
+        """Return when everything recorded so far is in Redis, or could not be put there: the spool is tried once."""
         if self._sender is not None:
             await self._sender
+        if self._drainer is not None:
+            await end_tasks([self._drainer])
+            await self._drain_once()
+        if lost := self.spooled + self._spool.missed:
+            _log.error("%d usage events are lost: Redis was away until this gateway ended", lost)
 
     async def _send(self) -> None:
         try:
             while self._waiting:
                 group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
-                await self._send_group(group)
+                try:
+                    stored = await self._put([recorded.text for recorded in group])
+                except Exception as error:  # whatever it was, none of these events may be lost for it
+                    _log.warning("usage events wait in this gateway: Redis does not take them", exc_info=error)
+                    waiting, self._waiting = group + self._waiting, []
+                    self._keep(waiting)
+                else:
+                    for place, recorded in enumerate(group):
+                        recorded.answer(place < stored)
         finally:
             self._sender = None
 
-    async def _send_group(self, group: list[_Recorded]) -> None:
+    async def _put(self, texts: list[str], gap: _Gap | None = None) -> int:
+        """How many of the events Redis took, the first ones; the others, and those of the gap, it counted."""
+        missed = (gap.missed, gap.since_ms, gap.until_ms) if gap else (0, 0, 0)
+        async with asyncio.timeout(TIMEOUT_S):
+            return int(await self._record(keys=(OUTBOX, DROPPED, TOTALS), args=(self._limit, *missed, *texts)))
+
+    def _keep(self, group: list[_Recorded]) -> None:
+        """Put events into the spool, which is drained from now on."""
+        for recorded in group:
+            if self._spool.add(recorded.text):
+                recorded.answer(True)
+            else:
+                recorded.fail(_away())
+        if self._drainer is None:
+            self._drainer = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        pause = FIRST_PAUSE_S
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                with redis_errors():
-                    texts = [recorded.text for recorded in group]
-                    stored = await self._record(keys=(OUTBOX, DROPPED, TOTALS), args=(self._limit, *texts))
-        except Exception as error:  # whatever it was, the callers have to know
-            failure = _away() if isinstance(error, TimeoutError) else error
-            for recorded in group:
-                recorded.fail(failure)
-        else:
-            for place, recorded in enumerate(group):
-                recorded.answer(place < stored)
+            while self._spool.texts or self._spool.missed:
+                await asyncio.sleep(pause)
+                pause = FIRST_PAUSE_S if await self._drain_once() else min(2 * pause, LONGEST_PAUSE_S)
+            _log.info("usage events flow again")
+        finally:
+            self._drainer = None
+
+    async def _drain_once(self) -> bool:
+        """Put the spool into Redis, a group after the other; False when Redis does not take one."""
+        spool = self._spool
+        while spool.texts or spool.missed:
+            group, gap = list(islice(spool.texts, GROUP_MAX)), spool.gap
+            try:
+                await self._put(group, gap)
+            except Exception:  # said once, when the events came here
+                return False
+            spool.forget(len(group), gap)
+        return True
 
     async def figures(self) -> OutboxFigures:
         """The outbox as it is now, in one round trip. Raises `TrackerUnavailable` when Redis is away."""
@@ -106,6 +169,47 @@ class Outbox:
             written_ms = int(oldest[0][0].split(b"-")[0])
             lag_s = max(0.0, seconds + microseconds / 1e6 - written_ms / 1000)
         return OutboxFigures(waiting, lag_s, int(dropped or 0), int(refused or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """Events that were counted, not kept: how many, from when to when."""
+
+    missed: int
+    since_ms: int
+    until_ms: int
+
+
+class _Spool:
+    """Events in the order in which they came, bounded in number and bytes, and what had no room in it."""
+
+    def __init__(self) -> None:
+        self.texts: deque[str] = deque()
+        self.gap: _Gap | None = None
+        self._bytes = 0
+
+    @property
+    def missed(self) -> int:
+        return self.gap.missed if self.gap else 0
+
+    def add(self, text: str) -> bool:
+        """Keep an event; False where it had no room and was counted."""
+        size = len(text.encode())
+        if len(self.texts) >= SPOOL_MAX or self._bytes + size > SPOOL_MAX_BYTES:
+            now = int(time.time() * 1000)
+            self.gap = _Gap(self.missed + 1, self.gap.since_ms if self.gap else now, now)
+            return False
+        self.texts.append(text)
+        self._bytes += size
+        return True
+
+    def forget(self, number: int, gap: _Gap | None) -> None:
+        """Redis has the first events, and has counted the gap; more may have been missed since it was sent."""
+        for _ in range(number):
+            self._bytes -= len(self.texts.popleft().encode())
+        if gap and self.gap:
+            more = self.gap.missed - gap.missed
+            self.gap = _Gap(more, gap.until_ms, self.gap.until_ms) if more else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString
 
@@ -17,8 +18,8 @@ from serve_app.usage.database import Database
 WITHIN_S: Final = 3.0
 """Most time of one look, its turn waited for included."""
 _FIND: Final[LiteralString] = """
-    SELECT model, status, slug, detail, result, (extract(epoch FROM completed_at) * 1000)::bigint
-    FROM job_outcomes AS outcome WHERE job_id = %s AND owner = %s AND removed_at IS NULL
+    SELECT job_id, model, status, slug, detail, result, (extract(epoch FROM completed_at) * 1000)::bigint
+    FROM job_outcomes AS outcome WHERE job_id = ANY(%s) AND owner = %s AND removed_at IS NULL
         AND NOT EXISTS (SELECT FROM job_outcomes WHERE job_id = outcome.job_id AND run > outcome.run)
 """
 
@@ -38,33 +39,34 @@ class Ended:
 
 
 class Outcomes:
-    """Looks up one outcome at a time, over one connection that is made when it is needed."""
+    """Looks up outcomes, one query at a time, over one connection that is made when it is needed."""
 
     def __init__(self, settings: Settings) -> None:
         self._database = Database(settings.database_url.get_secret_value())
         self._turn = asyncio.Lock()
 
-    async def find(self, job_id: str, owner: str) -> Ended | None:
-        """How this owner's job ended; None for one that is unknown, removed or someone else's.
+    async def find(self, job_ids: Sequence[str], owner: str) -> dict[str, Ended]:
+        """How these jobs of this owner ended, by id, in one query; without those that are unknown, removed or someone
+        else's. Results have up to 64 kB each: who asks for many bounds their number.
 
         Raises `UsageUnavailable` when PostgreSQL is away or takes too long.
         """
         try:
             async with asyncio.timeout(WITHIN_S), self._turn:
-                row = await self._look(job_id, owner)
+                rows = await self._look(job_ids, owner)
         except (psycopg.Error, TimeoutError, OSError) as error:
             _log.warning("no outcome could be read: %s", type(error).__name__)
             raise UsageUnavailable("Results of older jobs cannot be read now. Try again in a moment.") from error
-        return Ended(row[0], JobStatus(row[1]), *row[2:]) if row else None
+        return {job_id: Ended(model, JobStatus(status), *rest) for job_id, model, status, *rest in rows}
 
     async def close(self) -> None:
         """Let the connection go."""
         await self._database.close()
 
-    async def _look(self, job_id: str, owner: str) -> Any:
+    async def _look(self, job_ids: Sequence[str], owner: str) -> list[Any]:
         try:
             connection = await self._database.open()
-            return await (await connection.execute(_FIND, [job_id, owner])).fetchone()
+            return await (await connection.execute(_FIND, [list(job_ids), owner])).fetchall()
         except BaseException:  # also of who went away: the connection may be in the middle of something
             await self._database.close()
             raise

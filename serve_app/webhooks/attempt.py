@@ -107,7 +107,7 @@ async def _post(
 ) -> _Answer | str:
     """The receiver's answer, or why there is none."""
     headers = sign(claimed.endpoint.secrets, claimed.delivery.id, timestamp, body)
-    ask = Ask("POST", timeout_s, {**headers, "Content-Type": "application/json"}, body)
+    ask = Ask("POST", timeout_s, {**headers, "Content-Type": "application/json"}, body, claimed.endpoint.owner)
     try:
         async with asyncio.timeout(timeout_s):
             return await exchange(read_url(claimed.endpoint.url, policy), ask, _read, resolver)

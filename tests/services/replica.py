@@ -7,23 +7,37 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
 
 from serve_app.connections import connect_redis
 from serve_app.contracts import Outcome, Registrar, ReplicaCard, Task
+from serve_app.models.contract import Prepared
 from serve_app.settings import read_settings
-from tests.toy_model import WordStatistics
+from tests.toy_model import Text, WordStatistics
 
 
 class HostileWords(WordStatistics):
-    """Counts words, unless they tell it to fail, to hang, to die or to tell the batch."""
+    """Counts words, unless they tell it to fail, to hang, to die, to tell the batch, or to wait for a file.
+
+    "decode FILE" and "stall FILE" write FILE.begun and wait for FILE, in the decode worker and in the forward pass.
+    """
+
+    @staticmethod
+    def preprocess(data: bytes | None, params: Text, recipe: None) -> Prepared:
+        words = params.text.split()
+        if words[0] == "decode":
+            wait_for(words[1])
+        return Prepared(words)
 
     def forward(self, items: Sequence[list[str]]) -> list[Any]:
         for words in items:
             if "fail" in words:
                 raise ArithmeticError("told to")
+            if words[0] == "stall":
+                wait_for(words[1])
             if "hang" in words:
                 time.sleep(3600)
             if "die" in words:
@@ -31,6 +45,12 @@ class HostileWords(WordStatistics):
         answers = super().forward(items)
         # "batch" is answered with the size of the batch it was in.
         return [(len(items), *one[1:]) if "batch" in words else one for words, one in zip(items, answers, strict=True)]
+
+
+def wait_for(file: str) -> None:
+    Path(f"{file}.begun").touch()
+    while not Path(file).exists():
+        time.sleep(0.01)
 
 
 class Notebook:

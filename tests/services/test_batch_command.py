@@ -56,6 +56,9 @@ async def test_a_folder_is_sent_waited_for_and_read(url: str, pictures: Path) ->
     assert [line["result"] for line in lines] == [*[RESULT] * 5, None]
     code, told = await run("results", batch_id, "--csv", url=url)
     assert [row["status"] for row in csv.DictReader(io.StringIO(told))] == [*["COMPLETED"] * 5, "REFUSED"]
+    sheet = pictures / "day.csv"
+    assert await run("results", batch_id, "--csv", "--output", str(sheet), url=url) == (0, "")
+    assert sheet.read_text("utf-8") == "\ufeff" + told
     assert await run("status", batch_id, url=url) == (0, f"{batch_id}  5 completed, 1 refused\n")
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 
 import jwt
 import pytest
+import typer
+from gateway_parts import listening, running_gateway
 from typer.testing import CliRunner
 
 from serve_app.cli.main import commands
+from serve_app.cli.up import _try_sample
 from serve_app.gateway.tokens import principal_of
 from serve_app.local.authority import Authority
 from serve_app.local.server import free_port
@@ -117,6 +122,27 @@ def test_a_database_that_is_away_is_said_at_once(monkeypatch: pytest.MonkeyPatch
 def test_the_sample_of_a_foreign_issuer_needs_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OIDC_ISSUERS", "https://issuer.example.org")
     assert "SEMAPI_TOKEN" in complaint("up", "--once")
+
+
+async def test_a_refused_sample_ends_a_run_with_once_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEMAPI_TOKEN", "of-somebody-else")
+    environment = {"OIDC_ISSUERS": authority.url, "DATABASE_URL": ""}
+    async with running_gateway(settings, authority) as gateway, listening(gateway.application) as url:
+        await asyncio.to_thread(_try_sample, url, environment, once=False)
+        assert "The service is healthy and goes on." in capsys.readouterr().err
+        with pytest.raises(typer.Exit) as ended:
+            await asyncio.to_thread(_try_sample, url, environment, once=True)
+    assert ended.value.exit_code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("semapi: the sample was not classified: ")
+    assert "of-somebody-else" not in said
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = CliRunner().invoke(commands, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"semapi {version('sem-image-classifier')}\n")
 
 
 def test_a_state_folder_that_is_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

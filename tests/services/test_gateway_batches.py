@@ -24,7 +24,7 @@ from starlette.routing import Route
 from serve_app.contracts import JobInput, Json, Outcome, Task
 from serve_app.errors import StoreFull
 from serve_app.gateway import pieces
-from serve_app.gateway.batches import accept, fetcher
+from serve_app.gateway.batches import accept, fetcher, results
 from serve_app.gateway.batches.results import Table
 from serve_app.images.header import ImageHeader, inspect
 from serve_app.images.inputs import keep_input
@@ -295,9 +295,9 @@ async def test_a_batch_counts_as_its_items(settings: Settings, authority: Author
         answer = await send(gateway, *[PICTURE] * 13)
         assert (answer.status_code, answer.json()["type"]) == (429, "/problems/rate-limited")
         assert {name for name in await gateway.keys() - before if not name.startswith("quota:")} == set()
-        answer = await send(gateway, *[PICTURE] * 11)  # one of the twelve was the refused request
+        answer = await send(gateway, *[PICTURE] * 12)  # the refused request counts for the rate alone
         assert answer.status_code == 202, answer.text
-        assert 'r=0;t=6, "submits-per-day";r=0' in answer.headers["ratelimit"]
+        assert 'r=0;t=7, "submits-per-day";r=0' in answer.headers["ratelimit"]
         answer = await gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE)})
         assert (answer.status_code, int(answer.headers["retry-after"]) > 1) == (429, True)
         assert (await send(gateway, PICTURE, user="bob")).status_code == 202
@@ -364,6 +364,23 @@ async def test_csv_has_a_column_for_each_value_and_no_formula(gateway: Running) 
     assert {(row["label"], row["confidence"], row["status"]) for row in rows} == {("Tips", "-0.5", "COMPLETED")}
     assert json.loads(rows[0]["result"])["label"] == "Tips"
     assert (await gateway.get(f"{batch['links']['results']}?format=csv")).text == answer.text
+    for_excel = await gateway.get(f"{batch['links']['results']}?format=csv&bom=true")
+    assert for_excel.content == b"\xef\xbb\xbf" + answer.content
+    refused = await gateway.get(f"{batch['links']['results']}?bom=true")
+    assert (refused.status_code, refused.json()["type"]) == (400, "/problems/query-invalid")
+
+
+async def test_names_of_files_are_whole_in_csv_and_begin_no_formula_behind_a_separator(gateway: Running) -> None:
+    gateway.model.answer = lambda task: Outcome(task.job_id, result={**RESULT, "label": "Tips;=1+1"})
+    names = ["試料\u3000５.png", "a;=1+1.png", "-3 kV.png"]
+    batch = (await gateway.post(BATCHES, files=[("image", (name, PICTURE)) for name in names])).json()
+    await ended(gateway, batch["batch_id"])
+    answer = await gateway.get(f"{batch['links']['results']}?format=csv")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [row["name"] for row in rows] == ["試料\u3000５.png", "a;'=1+1.png", "'-3 kV.png"]
+    assert {row["label"] for row in rows} == {"Tips;'=1+1"}
+    assert {json.loads(row["result"])["label"] for row in rows} == {"Tips;=1+1"}
+    assert ";=" not in answer.text
 
 
 def test_a_result_of_an_unknown_form_is_one_column() -> None:
@@ -391,6 +408,77 @@ async def test_results_outlive_the_records_of_their_jobs(
         assert await lines(gateway, batch["batch_id"]) == before
         assert [one["result"] for one in before] == [RESULT] * 3
         assert (await gateway.get(batch["links"]["self"])).json()["counts"]["completed"] == 3
+
+
+async def test_results_of_a_large_batch_cost_redis_and_postgres_by_the_piece(
+    settings: Settings, authority: Authority, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 items: each is looked at once, none is counted, and what has expired is one query for each piece."""
+    migrate(database)
+    queries: list[int] = []
+    execute = psycopg.AsyncConnection.execute
+
+    async def counted(self: Any, query: Any, params: Any = None, **options: Any) -> Any:
+        if "FROM job_outcomes AS outcome" in str(query):
+            queries.append(len(params[0]))
+        return await execute(self, query, params, **options)
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "execute", counted)
+    items = [{"params": {"text": f"word {place}"}} for place in range(500)]
+    async with running_gateway(settings, authority, **RATES, batch_max_items=500) as gateway:
+        gateway.model.answer = lambda task: Outcome(task.job_id, result={"text": task.params["text"]})
+        batch_id = (await gateway.post(BATCHES, json={"model": "words", "items": items})).json()["batch_id"]
+        await ended(gateway, batch_id)
+        cost, found = await cost_of_results(gateway, batch_id)
+        assert [one["result"] for one in found] == [item["params"] for item in items]
+        assert (queries, cost) == ([], 2 * len(items))
+        ids = [one["job_id"] for one in found]
+
+        async def stored() -> bool:
+            with psycopg.connect(database) as connection:
+                count = connection.execute("SELECT count(*) FROM job_outcomes WHERE job_id = ANY(%s)", [ids]).fetchone()
+            return count == (len(ids),)
+
+        await until(stored)
+        await gateway.redis.delete(*(f"job:{one}" for one in ids[1:]))
+        cost, again = await cost_of_results(gateway, batch_id)
+        assert again == found
+        assert cost == 2 * len(items)
+        assert queries == [results.PIECE_ITEMS - 1, *[results.PIECE_ITEMS] * 24]
+
+
+async def cost_of_results(gateway: Running, batch_id: str) -> tuple[int, list[Json]]:
+    """How many fields of hashes the scripts of one answer read, and its lines."""
+    async with gateway.redis.monitor() as monitor:
+        found = await lines(gateway, batch_id)
+        await gateway.redis.echo("the end")
+        asked = 0
+        async for command in monitor.listen():
+            if "the end" in command["command"]:
+                return asked, found
+            asked += command["client_type"] == "lua" and command["command"].startswith(("HMGET items:", "HMGET job:"))
+    raise AssertionError("the monitor ended")
+
+
+async def test_results_that_are_not_taken_in_time_break_off(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(results, "PIECE_ITEMS", 1)
+    monkeypatch.setattr(results, "WITHIN_S", 0.0)
+    batch = (await send(gateway, PICTURE, PICTURE)).json()
+    await ended(gateway, batch["batch_id"])
+    came: list[bytes] = []
+
+    async def read(client: httpx2.AsyncClient) -> None:
+        async with client.stream("GET", batch["links"]["results"], headers=gateway.bearer()) as answer:
+            async for part in answer.aiter_bytes():
+                came.append(part)
+
+    async with listening(gateway.application) as url, httpx2.AsyncClient(base_url=url) as client:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await read(client)
+    assert [json.loads(line)["index"] for line in b"".join(came).splitlines()] == [0]
+    assert "were not taken within 0 seconds" in caplog.text
 
 
 async def test_a_removed_batch_leaves_no_result_behind_whose_record_had_expired(

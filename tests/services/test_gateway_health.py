@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
-from gateway_parts import IMAGE_MODEL, Answering, Running, running_gateway, until
+import pytest
+from gateway_parts import IMAGE_MODEL, Answering, Running, running_gateway, service_of, until
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from starlette.applications import Starlette
 
+from serve_app.app import Gateway
+from serve_app.errors import ReplicaLost
+from serve_app.gateway import application, supervisor
+from serve_app.gateway.batches.fetcher import Fetcher
+from serve_app.gateway.live.departure import Departure
+from serve_app.gateway.live.rates import Rates
+from serve_app.gateway.monitoring.meters import BreakerMeter
 from serve_app.gateway.monitoring.vitals import FRESH_S, Vitals
+from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.stops import Stops
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.authority import Authority
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import Settings
+from serve_app.usage.writer import Writer
+from serve_app.webhooks.sender import Sender
 
 SECRET = "No such file: the inside of the house"
 SLEEPER = card(ModelConfig(name="words", implementation="tests.toy_model:WordStatistics", min_replicas=0))
@@ -132,3 +147,75 @@ async def test_a_look_is_renewed_and_outlives_a_probe_that_gives_up(redis: Redis
         return await vitals.latest() is not first
 
     await until(renewed)
+
+
+BACKGROUND = {
+    *("Dispatcher sem-classifier", "Dispatcher words", "Writer", "Sender", "BreakerMeter", "Rates", "Departure"),
+    *("Fetcher", "Leaving"),
+}
+
+
+async def test_every_background_task_of_a_gateway_is_begun_again_when_it_ends(
+    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fails once at its start: the gateway works, and its replicas leave as if nothing had been."""
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 0.001)
+    failed: list[object] = []
+
+    def fails_once(run: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+        async def run_later(self: Any) -> None:
+            if self not in failed:
+                failed.append(self)
+                raise ValueError("a defect")
+            await run(self)
+
+        return run_later
+
+    for kind in (Dispatcher, Writer, Sender, BreakerMeter, Rates, Departure, Fetcher):
+        monkeypatch.setattr(kind, "run", fails_once(kind.run))
+    monkeypatch.setattr(application, "_stop_claiming", fails_once(application._stop_claiming))
+    async with running_gateway(settings, authority) as gateway:
+        assert (await gateway.ended(await gateway.submit()))["status"] == "COMPLETED"
+        assert len(failed) == len(BACKGROUND)
+        document = (await gateway.client.get("/readyz?verbose")).json()
+        assert document["background"] == dict.fromkeys(BACKGROUND, "ready")
+        service_of(gateway).departure.tell()
+
+        async def gone() -> bool:
+            return all(dispatcher._closing.is_set() for dispatcher in service_of(gateway).dispatchers.values())
+
+        await until(gone)
+
+
+async def test_a_task_that_cannot_be_kept_up_is_named_by_readyz_and_fails_the_replica(
+    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: Rates) -> None:
+        raise ValueError(SECRET)
+
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(Rates, "run", broken)
+    async with running_gateway(settings, authority) as gateway:
+
+        async def failing() -> bool:
+            answer = await gateway.client.get("/readyz?verbose")
+            return answer.status_code == 503 and answer.json()["background"]["Rates"] == "failing"
+
+        await until(failing)
+        assert SECRET not in (await gateway.client.get("/readyz?verbose")).text
+        known = (await gateway.get("/readyz?verbose")).json()["background"]
+        assert known["Rates"] == f"failing: ValueError({SECRET!r})"
+        assert {name for name, state in known.items() if state == "ready"} == BACKGROUND - {"Rates"}
+        with pytest.raises(ReplicaLost, match="Rates"):
+            await check_health(gateway.application)
+
+
+async def test_a_gateway_whose_background_is_kept_up_is_healthy(settings: Settings, authority: Authority) -> None:
+    await check_health(None)  # Serve may ask before the application is made
+    async with running_gateway(settings, authority) as gateway:
+        await check_health(gateway.application)
+
+
+async def check_health(application: Starlette | None) -> None:
+    """As Serve asks the replica that has this application."""
+    await cast(Any, Gateway).func_or_class.check_health(SimpleNamespace(_application=application))

@@ -86,7 +86,7 @@ async def test_another_request_with_the_key_is_refused(gateway: Running) -> None
 async def test_a_url_is_not_fetched_again(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    async def host(url: str, settings: Settings) -> bytes:
+    async def host(url: str, settings: Settings, **_: Any) -> bytes:
         asked.append(url)
         return PICTURE
 

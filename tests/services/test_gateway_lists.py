@@ -55,6 +55,31 @@ async def test_own_jobs_are_listed_newest_first_page_by_page(gateway: Running) -
     assert [job["job_id"] for job in page] == jobs[::-1]
 
 
+async def test_every_job_of_a_batch_is_listed_also_beyond_one_page(settings: Settings, authority: Authority) -> None:
+    """All items of a batch are accepted in one step, so that they have one time."""
+    async with running_gateway(settings, authority, rate_submits_per_s=1000.0) as gateway:
+        gateway.model.open.clear()
+        older, items = await words(gateway), [{"params": {"text": "a b"}}] * 60
+        answer = await gateway.post("/api/v1/batches", json={"model": "words", "items": items})
+        assert answer.status_code == 202, answer.text
+        batch = (await gateway.get(f"/api/v1/batches/{answer.json()['batch_id']}?limit=60")).json()
+        newer = await words(gateway)
+        found = await pages(gateway, "limit=50")
+        listed = [job["job_id"] for page in found for job in page]
+        assert [len(page) for page in found] == [50, 12]
+        assert (listed[0], listed[-1]) == (newer, older)
+        assert sorted(listed[1:-1]) == sorted(item["job_id"] for item in batch["items"])
+
+
+async def test_a_cursor_of_an_earlier_release_is_refused_plainly(gateway: Running) -> None:
+    """It named a time alone: behind it jobs of a batch would be left out without a word."""
+    cursor = base64.urlsafe_b64encode(b"1:1795000000000000").decode()
+    for path in ("/api/v1/jobs", "/api/v1/batches"):
+        answer = await gateway.get(f"{path}?cursor={cursor}")
+        assert (answer.status_code, answer.json()["type"]) == (400, "/problems/query-invalid")
+        assert "Begin again with the first page" in answer.json()["detail"]
+
+
 async def test_the_list_can_be_filtered(gateway: Running) -> None:
     done = await words(gateway)
     await gateway.ended(done)

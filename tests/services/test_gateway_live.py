@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -439,3 +442,23 @@ async def test_at_a_constant_rate_jobs_end_within_their_estimates(
             assert estimate["low"] <= took + 1, (told["queue"], took)
             assert took <= estimate["high"], (told["queue"], took)
             assert estimate["high"] > estimate["low"] > 0
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="the example of docs/api.md is JavaScript")
+async def test_the_example_of_the_docs_follows_a_job_to_its_end(shut: Running) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    [example] = re.findall(r"```js\n(async function follow.*?)```", page, re.DOTALL)
+    script = example + "follow(...process.argv.slice(1), (job) => console.log(job.status));"
+    token = shut.bearer()["Authorization"].removeprefix("Bearer ")
+    job_id = await shut.submit()
+    async with listening(shut.application) as url:
+        node = await asyncio.create_subprocess_exec(
+            "node", "-e", script, url, job_id, token, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        assert node.stdout
+        async with asyncio.timeout(LONG_S):
+            while b"PROCESSING" not in (line := await node.stdout.readline()):
+                assert line == b"PENDING\n"
+            shut.model.open.set()
+            rest, status = await node.stdout.read(), await node.wait()
+    assert (rest, status) == (b"COMPLETED\n", 0)

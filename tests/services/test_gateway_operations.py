@@ -53,7 +53,7 @@ async def test_nobody_else_can_change_a_job_nor_learn_of_it(gateway: Running, ch
     job_id = await running_job(gateway)
     answers = [
         await gateway.post(f"/api/v1/jobs/{one}/{change}", user)
-        for one, user in ((job_id, "bob"), (UNKNOWN_ID, "ada"), ("no-uuid", "ada"), (job_id.upper(), "ada"))
+        for one, user in ((job_id, "bob"), (UNKNOWN_ID, "ada"), ("no-uuid", "ada"), (job_id.upper(), "bob"))
     ]
     assert {answer.status_code for answer in answers} == {404}
     assert len({answer.json()["detail"] for answer in answers}) == 1

@@ -177,3 +177,24 @@ async def test_a_client_may_be_closed_while_its_server_is_silent(folder: Path) -
     finally:
         os.kill(server.pid, signal.SIGCONT)
         server.stop()
+
+
+async def test_who_waits_for_a_reply_when_the_client_is_closed_is_told_so(folder: Path) -> None:
+    """Those under way and those that have not been sent: nobody waits for ever."""
+    server = Valkey(folder / "valkey")
+    server.start()
+    client = connect_redis(Settings(redis_url=SecretStr(server.url)), client=GroupingRedis)
+    assert isinstance(client, GroupingRedis)
+    await client.ping()
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        replies = [client.begin("PING") for _ in range(GROUP_MAX)]
+        await asyncio.sleep(0)  # the first group is on its way
+        replies += [client.begin("PING") for _ in range(3 * GROUP_MAX)]
+        async with asyncio.timeout(COMMAND_TIMEOUT_S / 2):
+            await client.aclose()
+            told = await asyncio.gather(*replies, return_exceptions=True)
+        assert {type(error) for error in told} == {RedisConnectionError}
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+        server.stop()

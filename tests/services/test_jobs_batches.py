@@ -243,6 +243,15 @@ async def test_owners_of_urls_take_turns(batches: Batches) -> None:
     assert (taken[:3], "bob" in taken[3:]) == (["ann"] * 3, True)
 
 
+async def test_an_owner_with_enough_under_way_keeps_their_turn_and_holds_nobody_back(batches: Batches) -> None:
+    for owner in ("ann", "eve", "bob"):
+        await batches.accept(batch("url", "url", owner=owner))
+    busy = ["ann", "eve"]
+    assert [found.owner for found in await batches.claim_fetches(5, without=busy)] == ["bob", "bob"]
+    assert await batches.claim_fetches(5, without=busy) == []
+    assert [found.owner for found in await batches.claim_fetches(5)] == ["ann", "eve", "ann", "eve"]
+
+
 async def test_only_its_owner_knows_a_batch(batches: Batches) -> None:
     batch_id = await batches.accept(batch("job"))
     for one, owner in ((batch_id, "bob"), (str(uuid.uuid4()), "ann"), ("no-uuid", "ann")):
@@ -260,16 +269,28 @@ async def test_results_come_only_where_they_are_asked_for(batches: Batches, trac
     await tracker.complete([(first, {"double": 2})])
     await tracker.fail([(second, Failure("model-rejected", "No."))])
     without = (await batches.read(batch_id, "ann", limit=2)).items
-    results = (await batches.read(batch_id, "ann", limit=2, results=True)).items
+    with_results = await batches.read(batch_id, "ann", limit=2, results=True)
+    results = with_results.items
+    assert with_results.counts == {}  # they look at every item, for each piece of the results
     assert [one.result for one in without] == [None, None]
     assert [one.result for one in results] == [{"double": 2}, None]
     assert [one.failure for one in without] == [None, Failure("model-rejected", "No.")]
     assert [replace(one, result=None) for one in results] == list(without)
 
 
+async def test_items_of_a_batch_that_is_gone_are_not_fetched_and_count_no_more(redis: Redis, batches: Batches) -> None:
+    gone, there = batch("url", "url"), batch("url")
+    for one in (gone, there):
+        await batches.accept(one)
+    await redis.delete(f"batch:{gone.id}", f"items:{gone.id}")
+    found = [*await batches.claim_fetches(1), *await batches.claim_fetches(5)]
+    assert [fetch.item for fetch in found] == [f"{there.id}/0"]
+    assert (await redis.get("fetches"), await redis.exists("fetch:ann", "fetch-ring")) == (b"1", 0)
+
+
 async def test_batches_are_listed_page_by_page(batches: Batches) -> None:
     ids = [await batches.accept(batch("job")) for _ in range(5)]
     first = await batches.page("ann", limit=3)
-    second = await batches.page("ann", limit=3, before=first.next_place)
+    second = await batches.page("ann", limit=3, after=first.end)
     assert [one.id for one in (*first.batches, *second.batches)] == ids[::-1]
-    assert second.next_place is None
+    assert second.end is None

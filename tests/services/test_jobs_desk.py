@@ -154,9 +154,9 @@ async def test_an_ended_job_is_removed_whole(tracker: Tracker, desk: Desk, redis
     await tracker.fail([((await claimed(tracker)).tasks[0], Failure("model-rejected", "no"))])
     with pytest.raises(JobUnknown):
         await desk.remove(job.id, "bob")
-    assert not await desk.removed(job.id)
+    assert not await desk.removed([job.id])
     await desk.remove(job.id, "ann")
-    assert await desk.removed(job.id)
+    assert await desk.removed([job.id])
     assert not await redis.exists(f"job:{job.id}", "blob:a", "jobs:ann")
     assert 0 < await redis.ttl(f"removed:{job.id}") <= 24 * 3600
     with pytest.raises(JobUnknown):

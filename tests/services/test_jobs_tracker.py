@@ -16,12 +16,13 @@ from redis.asyncio import Redis
 from serve_app.connections import connect_redis
 from serve_app.contracts import Failure, Job, JobInput, JobStatus, Priority, ReplicaCard, Task
 from serve_app.errors import (
-    DeadlineExceeded,
     IdempotencyKeyReused,
+    InternalError,
     JobUnknown,
     QueueFull,
     RetryRefused,
     StoreFull,
+    StoreUnavailable,
     TrackerUnavailable,
 )
 from serve_app.jobs.desk import Desk
@@ -34,7 +35,7 @@ from serve_app.jobs.limits import (
     SUSPECT_AFTER,
 )
 from serve_app.jobs.records import Idempotency
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.tracker import Tracker, refused
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
 
@@ -125,9 +126,52 @@ async def test_a_submit_that_is_repeated_makes_one_job(tracker: Tracker) -> None
 
 
 async def test_an_input_that_is_gone_is_not_accepted(tracker: Tracker, redis: Redis) -> None:
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(StoreUnavailable):
         await tracker.submit(submission(stored=JobInput("blob:gone", 1, 1, "image/png")))
     assert await redis.dbsize() == 0
+
+
+def test_a_reply_that_nobody_knows_is_a_defect_of_ours_and_no_deadline() -> None:
+    assert isinstance(refused([b"input"]), StoreUnavailable)
+    assert isinstance(refused([b"surprise"]), InternalError)
+
+
+async def test_a_job_dies_also_where_the_bytes_of_the_dead_were_miscounted(tracker: Tracker, redis: Redis) -> None:
+    """An error there would undo nothing of what the script had done, and the job would never be taken back."""
+    await redis.set(f"dead-bytes:{MODEL}", 10**15)
+    job = await tracker.submit(submission())
+    await redis.hset(f"job:{job.id}", "deliveries", MAX_DELIVERIES - 1)
+    assert await tracker.lose((await claimed(tracker)).tasks, "the replica was killed") == 1
+    ended = await tracker.read(job.id, "ann")
+    assert (ended.status, ended.failure and ended.failure.slug) == (JobStatus.FAILED, "job-dead")
+    assert await redis.get(f"dead-bytes:{MODEL}") is None
+    assert (await tracker.ledger(MODEL)).dead == 1
+
+
+@pytest.mark.usefixtures("own_keys")
+@pytest.mark.parametrize("status", sorted(set(JobStatus) - {JobStatus.PENDING}))
+async def test_what_stands_among_the_waiting_by_mistake_is_not_begun(
+    tracker: Tracker, redis: Redis, status: JobStatus
+) -> None:
+    wrong, right = [await tracker.submit(submission()) for _ in range(2)]
+    await redis.hset(f"job:{wrong.id}", "status", status)
+    assert [task.job_id for task in (await claimed(tracker)).tasks] == [right.id]
+    assert await redis.hget(f"job:{wrong.id}", "status") == status.encode()
+    assert await redis.zscore(f"wait:{MODEL}:normal:ann", wrong.id) is None
+
+
+@pytest.mark.usefixtures("own_keys")
+@pytest.mark.parametrize("status", sorted(set(JobStatus) - {JobStatus.PROCESSING}))
+async def test_a_lease_that_ran_out_changes_only_a_job_that_runs(
+    tracker: Tracker, redis: Redis, status: JobStatus
+) -> None:
+    job = await tracker.submit(submission())
+    await claimed(tracker)
+    await redis.hset(f"job:{job.id}", "status", status)
+    await redis.zadd(f"lease:{MODEL}", {job.id: 1})
+    assert await claim(tracker) is None
+    assert await redis.hget(f"job:{job.id}", "status") == status.encode()
+    assert await redis.zcard(f"lease:{MODEL}") == 0
 
 
 async def test_the_queue_is_bounded_by_count(redis: Redis, settings: Settings) -> None:

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,10 +20,12 @@ import pytest
 from pydantic import SecretStr
 from redis import AuthenticationError, Redis
 
+from serve_app.local import logs
 from serve_app.local.authority import Authority
 from serve_app.local.binaries import find_program
+from serve_app.local.logs import RUNS_KEPT, new_run
 from serve_app.local.postgres import Postgres, running_url
-from serve_app.local.server import free_port
+from serve_app.local.server import Server, free_port
 from serve_app.local.stack import LocalStack
 from serve_app.local.state import LocalError
 from serve_app.local.valkey import Valkey
@@ -299,6 +302,77 @@ def test_a_stack_that_cannot_start_leaves_nothing_running(kept_folder: Path) -> 
     with LocalStack(kept_folder, Settings(), issuer_port=free_port()) as second:
         assert all(server.pid for server in second.servers)
         assert second.environment["OIDC_ISSUERS"] == second.authority.url
+
+
+def test_a_server_that_dies_is_started_again_on_its_data_and_said(kept_folder: Path) -> None:
+    told: list[str] = []
+    with LocalStack(kept_folder, Settings(oidc_issuers=("http://localhost:1/none",))) as stack:
+        stack.revive(told.append)
+        assert told == []
+        put(stack.valkey, stack.postgres, 7)
+        before, environment = kept(stack.valkey, stack.postgres), stack.environment
+        for server in (stack.valkey, stack.postgres):
+            end_by_itself(server)
+            stack.revive(told.append)
+            assert server.ended() == ""
+        assert told == [
+            "Valkey ended by itself (killed by signal 9); starting it again on its data",
+            f"Valkey ready on port {stack.valkey.port}",
+            "PostgreSQL ended by itself (killed by signal 9); starting it again on its data",
+            f"PostgreSQL ready on port {stack.postgres.port}",
+        ]
+        assert (kept(stack.valkey, stack.postgres), stack.environment) == (before, environment)
+        end_by_itself(stack.valkey)
+        stack.revive(told.append)
+        end_by_itself(stack.valkey)
+        with pytest.raises(LocalError, match="Valkey ended by itself again") as ended:
+            stack.revive(told.append)
+        assert stack.logs is not None
+        assert str(stack.logs / "valkey.log") in str(ended.value)
+
+
+def end_by_itself(server: Server) -> None:
+    """As the kernel ends a process when memory runs out."""
+    process = psutil.Process(server.pid)
+    process.kill()
+    process.wait(DEADLINE_S)
+    deadline = time.monotonic() + DEADLINE_S
+    while not server.ended():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_logs_of_the_last_runs_stay_when_they_have_ended(folder: Path) -> None:
+    runs = []
+    for _ in range(RUNS_KEPT + 2):
+        runs.append(new_run(folder))
+        (runs[-1] / "valkey.log").write_text("said")
+    assert sorted((folder / "logs").iterdir()) == runs[-RUNS_KEPT:]
+    with LocalStack(folder, Settings(database_url=SecretStr("postgresql://example/app"))) as stack:
+        pass
+    assert stack.logs is not None
+    assert {log.name: log.stat().st_size > 0 for log in stack.logs.iterdir()}["valkey.log"]
+    assert len(list((folder / "logs").iterdir())) == RUNS_KEPT
+    with owner(folder) as running:
+        said(running)
+        during = sorted((folder / "logs").iterdir())
+        with pytest.raises(LocalError, match="in use"), LocalStack(folder, Settings()):
+            pytest.fail("another run holds the folder")
+        assert sorted((folder / "logs").iterdir()) == during  # a run that is refused takes nobody's logs
+
+
+def test_of_large_logs_the_newest_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "KEPT_MAX_BYTES", 250)
+    source = folder / "session"
+    (source / "serve").mkdir(parents=True)
+    for number in range(5):
+        file = source / "serve" / f"{number}.log"
+        file.write_text("x" * 100)
+        os.utime(file, (number, number))
+    (source / "link").symlink_to("/etc/passwd")
+    logs.keep(source, folder / "kept")
+    assert sorted(path.name for path in (folder / "kept").rglob("*") if path.is_file()) == ["3.log", "4.log"]
+    logs.keep(folder / "nothing", folder / "none")
 
 
 def test_a_report_finds_the_database_that_runs_here(folder: Path) -> None:

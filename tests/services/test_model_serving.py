@@ -4,6 +4,7 @@ import asyncio
 import io
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from serve_app.connections import connect_redis
 from serve_app.contracts import JobInput, JobStatus, Outcome, ReplicaCard, Task
 from serve_app.errors import ModelUnready, ReplicaLost
 from serve_app.images.store import ImageStore
+from serve_app.jobs.dispatch.attempt import attempt
+from serve_app.jobs.dispatch.breaker import Breaker
 from serve_app.jobs.records import Backlog
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.valkey import Valkey
@@ -33,6 +36,7 @@ from tests.services.replica import Turnstile, make_registrar
 from tests.tiny_vit import LABELS, write_snapshot
 
 VERSION = "v1"
+FORWARD_TIMEOUT_S = 2
 CONFIGS = {
     "words": ModelConfig(name="words", implementation="tests.services.replica:HostileWords", num_cpus=0.1),
     "bright": ModelConfig(name="bright", implementation="tests.toy_files:BrightMask", num_cpus=0.1),
@@ -60,7 +64,7 @@ def service(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "MODEL_ID": "org/tiny",
         "MODEL_CACHE_DIR": str(cache),
         "INFERENCE_THREADS": "1",
-        "FORWARD_TIMEOUT_S": "2",
+        "FORWARD_TIMEOUT_S": str(FORWARD_TIMEOUT_S),
         "RAY_AUTH_TOKEN": secrets.token_hex(32),  # or Ray would write one into the home folder
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -242,23 +246,100 @@ async def test_a_killed_replica_loses_its_chunk_and_comes_back(service: dict[str
     assert await service["words"].warm_up() == VERSION
 
 
-async def test_a_hung_replica_loses_its_chunk_blames_no_other_and_is_replaced(
-    service: dict[str, ServeHandle], redis: Redis
-):
-    before = set(await redis.hkeys("beats"))
-    hanging = asyncio.create_task(service["words"].predict([task(1, "hang")]))
-    suspect = asyncio.create_task(service["words"].predict([task(9, alone=True)]))  # waits its turn behind it
-    with pytest.raises(ReplicaLost):
-        await hanging
-    with pytest.raises(ModelUnready):
-        await suspect
-    assert b"job-9" not in await redis.lrange("started-alone", 0, -1)
-
+async def replaced(redis: Redis, before: set[bytes]) -> None:
     async def another_beats() -> bool:
         return not set(await redis.hkeys("beats")) <= before
 
     await until(another_beats, 60)
+
+
+async def test_a_hung_replica_loses_its_chunk_blames_no_other_and_is_replaced(
+    service: dict[str, ServeHandle], redis: Redis
+):
+    before = set(await redis.hkeys("beats"))
+    hanging = asyncio.create_task(service["words"].predict([task(1, "hang"), task(2)]))
+    suspect = asyncio.create_task(service["words"].predict([task(9, alone=True)]))  # waits its turn behind it
+    with pytest.raises(ReplicaLost) as caught:
+        await hanging
+    assert caught.value.hung
+    with pytest.raises(ModelUnready):
+        await suspect
+    assert b"job-9" not in await redis.lrange("started-alone", 0, -1)
+    await replaced(redis, before)
     assert slugs(await service["words"].predict([task(2)])) == [None]
+
+
+async def test_a_job_that_hangs_alone_ends_failed_after_its_deadline_and_those_beside_it_complete(
+    service: dict[str, ServeHandle], redis: Redis
+):
+    tracker, breaker = Tracker(redis, Settings()), Breaker()
+    texts = ("a b", "hang", "c")
+    jobs = [await tracker.submit(submission(model="words", params={"text": text})) for text in texts]
+
+    async def send() -> int:
+        chunk = await tracker.claim("words", limit=8, max_bytes=10**9, max_pixels=10**9, chunks_per_replica=1)
+        assert chunk
+        await attempt(tracker, service["words"], chunk, breaker, 60)
+        return len(chunk.tasks)
+
+    async def states() -> list[tuple[JobStatus, int]]:
+        found = [await tracker.read(job.id, job.owner) for job in jobs]
+        return [(job.status, job.deliveries) for job in found]
+
+    before = set(await redis.hkeys("beats"))
+    assert await send() == 3
+    assert await states() == [(JobStatus.PENDING, 1)] * 3
+    await replaced(redis, before)
+
+    before = set(await redis.hkeys("beats"))
+    assert await send() == 1
+    began = time.monotonic()
+    assert await send() == 1
+    assert time.monotonic() - began < 2 * FORWARD_TIMEOUT_S
+    ended = await tracker.read(jobs[1].id, jobs[1].owner)
+    assert (ended.status, ended.deliveries, ended.failure.slug) == (JobStatus.FAILED, 2, "model-timeout")
+    await replaced(redis, before)
+    assert await send() == 1
+    assert await states() == [(JobStatus.COMPLETED, 2), (JobStatus.FAILED, 2), (JobStatus.COMPLETED, 2)]
+
+
+async def test_a_suspect_waits_for_what_is_left_of_a_chunk_that_failed(
+    service: dict[str, ServeHandle], redis: Redis, tmp_path: Path
+):
+    gate = tmp_path / "gate"
+    await redis.lpush("blob:unreadable", "a list cannot be read as an image")
+    unreadable = Task("job-31", "now", {"text": "x"}, JobInput("blob:unreadable", 1, 1, "image/png"))
+    failing = asyncio.create_task(service["words"].predict([unreadable, task(32, f"decode {gate}")]))
+    await until(lambda: exists(f"{gate}.begun"), 20)
+    await begins_only_after(gate, service, redis, 33)
+    with pytest.raises(ModelUnready):
+        await failing
+
+
+async def test_a_suspect_waits_for_a_forward_pass_whose_caller_has_gone(
+    service: dict[str, ServeHandle], redis: Redis, tmp_path: Path
+):
+    gate = tmp_path / "gate"
+    going = asyncio.create_task(service["words"].predict([task(41, f"stall {gate}")]))
+    await until(lambda: exists(f"{gate}.begun"), 20)
+    going.cancel()
+    await begins_only_after(gate, service, redis, 42)
+    await asyncio.wait((going,))
+
+
+async def exists(file: str) -> bool:
+    return await asyncio.to_thread(Path(file).exists)
+
+
+async def begins_only_after(gate: Path, service: dict[str, ServeHandle], redis: Redis, number: int) -> None:
+    """A suspect is sent, does not begin while the gate is closed, and ends well when it is open."""
+    name = f"job-{number}".encode()
+    suspect = asyncio.create_task(service["words"].predict([task(number, alone=True)]))
+    await asyncio.wait((suspect,), timeout=1.0)
+    assert name not in await redis.lrange("started-alone", 0, -1)
+    await asyncio.to_thread(gate.touch)
+    assert slugs(await suspect) == [None]
+    assert name in await redis.lrange("started-alone", 0, -1)
 
 
 async def test_a_gateway_that_is_stopped_gives_back_at_once_what_no_replica_has(

@@ -77,6 +77,19 @@ def test_output_goes_to_a_file(tables: str, tmp_path: Path) -> None:
     assert json.loads(target.read_text())["total"] == 0
 
 
+def test_a_csv_file_begins_as_excel_wants_it_and_stdout_does_not(tables: str, tmp_path: Path) -> None:
+    insert(tables, [{"username": "山田\u3000太郎"}])
+    plain = usage(*MONTH, "--csv").stdout_bytes
+    assert plain.startswith(b"window_start_utc,")
+    assert "山田\u3000太郎".encode() in plain
+    assert usage(*MONTH, "--csv", "--bom").stdout_bytes == b"\xef\xbb\xbf" + plain
+    target = tmp_path / "usage.csv"
+    assert usage(*MONTH, "--csv", "--output", str(target)).exit_code == 0
+    assert target.read_bytes() == b"\xef\xbb\xbf" + plain
+    usage(*MONTH, "--csv", "--output", str(target), "--no-bom")
+    assert target.read_bytes() == plain
+
+
 def test_a_month_as_csv_has_every_user(tables: str) -> None:
     requests = [{"principal_id": f"p{number}", "username": f"user {number}"} for number in range(40)]
     outside = [{"timestamp": datetime(2026, 11, 1, tzinfo=UTC)}, {"timestamp": DAY - timedelta(days=15)}]

@@ -1,6 +1,7 @@
 """Recording usage costs one round trip, takes any text, is bounded, and never takes job outcomes with it."""
 
 import asyncio
+from contextlib import suppress
 from unittest.mock import ANY
 
 import pytest
@@ -12,6 +13,7 @@ from usage_events import NOW_MS, end_job, rows, running, until, until_settled, u
 from serve_app.connections import connect_redis
 from serve_app.errors import TrackerUnavailable
 from serve_app.settings import Settings
+from serve_app.usage import outbox as outbox_module
 from serve_app.usage.keys import OUTBOX
 from serve_app.usage.migrations import migrate
 from serve_app.usage.outbox import Outbox
@@ -94,10 +96,60 @@ async def test_recording_goes_on_after_the_scripts_were_forgotten(redis: Redis, 
 async def test_a_redis_that_is_away_is_said_in_our_words(settings: Settings) -> None:
     away = connect_redis(settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")}))
     with pytest.raises(TrackerUnavailable):
-        await Outbox(away, settings).record(usage_event())
-    with pytest.raises(TrackerUnavailable):
         await Outbox(away, settings).figures()
     await away.aclose()
+
+
+@pytest.mark.parametrize("bound", ["SPOOL_MAX", "SPOOL_MAX_BYTES"])
+async def test_a_full_spool_counts_what_it_misses_and_the_count_becomes_a_gap(
+    redis: Redis, settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    """Redis answers with an error here instead of none: a key of another kind stands where the outbox belongs."""
+    migrate(database)
+    monkeypatch.setattr(outbox_module, bound, 10 if bound == "SPOOL_MAX" else 4000)
+    outbox = Outbox(redis, settings)
+    await redis.set(OUTBOX, "no stream")
+    kept = 0
+    for number in range(25):
+        with suppress(TrackerUnavailable):
+            kept += await outbox.record(usage_event(event_id=f"e{number}"))
+    assert 0 < outbox.spooled == kept < 25
+    await redis.delete(OUTBOX)
+
+    async def is_drained() -> bool:
+        return outbox.spooled == 0 and (await outbox.figures()).dropped > 0
+
+    await until(is_drained)
+    assert (await outbox.figures()).dropped == 25 - kept
+    assert await outbox.record(usage_event(event_id="after"))
+    async with running(redis, settings):
+
+        async def has_gap() -> bool:
+            return bool(rows(database, "SELECT 1 FROM usage_gaps"))
+
+        await until(has_gap)
+        await until_settled(redis)
+    assert rows(database, "SELECT missing, since <= until, since > now() - interval '1 minute' FROM usage_gaps") == [
+        (25 - kept, True, True)
+    ]
+    assert rows(database, "SELECT count(*) FROM api_usage") == [(kept + 1,)]
+
+
+async def test_a_gateway_that_ends_tries_the_spool_once_more_and_tells_what_is_lost(
+    redis: Redis, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    for is_back in (True, False):
+        await redis.flushall()
+        caplog.clear()
+        outbox = Outbox(redis, settings)
+        await redis.set(OUTBOX, "no stream")
+        assert await asyncio.gather(*(outbox.record(usage_event()) for _ in range(300))) == [True] * 300
+        if is_back:
+            await redis.delete(OUTBOX)
+        await outbox.close()
+        if is_back:
+            assert await redis.xlen(OUTBOX) == 300
+        assert ("300 usage events are lost" in caplog.text) is not is_back
 
 
 async def test_full_memory_does_not_stop_the_bookkeeping(redis: Redis, settings: Settings, database: str) -> None:

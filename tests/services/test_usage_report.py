@@ -1,5 +1,7 @@
 """What a report says is what the rows say: any window, any clock, before and after rows were pruned."""
 
+import csv
+import io
 import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -12,8 +14,11 @@ from usage_rows import DAY, insert, report
 
 from serve_app.contracts import Json
 from serve_app.usage.migrations import migrate
+from serve_app.usage.report.page import write_page
 from serve_app.usage.report.prune import prune
-from serve_app.usage.report.window import ReportError
+from serve_app.usage.report.sheet import write_csv
+from serve_app.usage.report.summary import write_summary
+from serve_app.usage.report.window import ReportError, make_month
 
 SOURCE_KEYS = {
     *("generated_at_utc", "timezone", "bucket", "requested_start_utc", "requested_end_utc", "coverage_start"),
@@ -94,6 +99,89 @@ def test_every_figure_is_that_of_the_rows(
     assert found["quality"]["unknown_users"] == users["<unknown>"]
 
 
+@pytest.mark.parametrize(
+    ("timezone", "moments", "hours"),
+    [
+        (
+            "Europe/Rome",  # 25 October 2026: 03:00 is 02:00 again
+            ["2026-10-24T23:59", "2026-10-25T00:10", "2026-10-25T00:50", "2026-10-25T01:10", "2026-10-25T02:00"],
+            {
+                "2026-10-25 01:00:00": 1,
+                "2026-10-25 02:00:00+02:00": 2,
+                "2026-10-25 02:00:00+01:00": 1,
+                "2026-10-25 03:00:00": 1,
+            },
+        ),
+        (
+            "Australia/Lord_Howe",  # 5 April 2026: 02:00 is 01:30 again
+            ["2026-04-04T14:40", "2026-04-04T15:10", "2026-04-04T15:40"],
+            {"2026-04-05 01:00:00+11:00": 1, "2026-04-05 01:00:00+10:30": 1, "2026-04-05 02:00:00": 1},
+        ),
+        (
+            "Europe/Rome",  # 29 March 2026: 02:00 is 03:00 at once
+            ["2026-03-29T00:59:59", "2026-03-29T01:00"],
+            {"2026-03-29 01:00:00": 1, "2026-03-29 03:00:00": 1},
+        ),
+        (
+            "America/Havana",  # 1 November 2026: midnight comes twice
+            ["2026-11-01T04:30", "2026-11-01T05:30", "2026-11-01T06:30"],
+            {"2026-11-01 00:00:00-04:00": 1, "2026-11-01 00:00:00-05:00": 1, "2026-11-01 01:00:00": 1},
+        ),
+    ],
+)
+@pytest.mark.parametrize("edge", [timedelta(), timedelta(minutes=7)])
+def test_an_hour_that_the_clock_shows_twice_is_two_buckets_with_their_offsets(
+    tables: str, timezone: str, moments: list[str], hours: dict[str, int], edge: timedelta
+) -> None:
+    times = [datetime.fromisoformat(moment).replace(tzinfo=UTC) for moment in moments]
+    insert(tables, [{"timestamp": at, "status_code": 500} for at in times])
+    window = (times[0].replace(minute=0, second=0) - edge, times[-1] + timedelta(minutes=1))
+    by_hour = report(tables, *window, timezone=timezone)
+    assert [(row["bucket"], row["n"], row["errors"]) for row in by_hour["time_buckets"]] == [
+        (name, n, n) for name, n in hours.items()
+    ]
+    by_minute = report(tables, *window, timezone=timezone, bucket="minute")["time_buckets"]
+    assert len({row["bucket"] for row in by_minute}) == len(times)
+    days = Counter(f"{at.astimezone(ZoneInfo(timezone)):%Y-%m-%d 00:00:00}" for at in times)
+    by_day = report(tables, *window, timezone=timezone, bucket="day")
+    assert {row["bucket"]: row["n"] for row in by_day["time_buckets"]} == days
+    heat = Counter((at.isoweekday(), at.hour) for at in (at.astimezone(ZoneInfo(timezone)) for at in times))
+    assert {(row["dow"], row["hour"]): row["n"] for row in by_hour["hour_heatmap"]} == heat
+    assert all(title in write_page(by_hour) for title in (f"{name[:16]} {name[19:]}".strip() for name in hours))
+    assert all(name in write_summary(by_hour) for name in hours)
+    assert len({row["timestamp"] for row in by_hour["recent"]}) == len(times)
+
+
+def test_times_in_the_repeated_hour_carry_their_offset(tables: str) -> None:
+    first, second = (datetime(2026, 10, 25, hour, 30, tzinfo=UTC) for hour in (0, 1))
+    insert(tables, [{"timestamp": first}, {"timestamp": second}])
+    found = report(tables, first, second, timezone="Europe/Rome")
+    times = ["2026-10-25 02:30:00+02:00", "2026-10-25 02:30:00+01:00"]
+    assert [found["coverage_start"], found["coverage_end"]] == times
+    assert [row["timestamp"] for row in found["recent"]] == times[::-1]
+
+
+@pytest.mark.parametrize(("timezone", "bucket"), [("Asia/Kolkata", "11:00"), ("Australia/Lord_Howe", "16:00")])
+def test_a_window_within_an_hour_is_cut_by_clocks_that_are_half_an_hour_off(
+    tables: str, timezone: str, bucket: str
+) -> None:
+    insert(tables, [{"timestamp": datetime(2026, 7, 1, 5, 40, tzinfo=UTC)}])
+    window = (datetime(2026, 7, 1, 5, 35, tzinfo=UTC), datetime(2026, 7, 1, 5, 45, tzinfo=UTC))
+    found = report(tables, *window, timezone=timezone)
+    assert [row["bucket"] for row in found["time_buckets"]] == [f"2026-07-01 {bucket}:00"]
+    assert [row["hour"] for row in found["hour_heatmap"]] == [int(bucket[:2])]
+
+
+def test_the_month_when_clocks_change_has_all_its_hours(tables: str) -> None:
+    month = make_month("2026-10", "Europe/Rome", "day")
+    first, last = datetime(2026, 9, 30, 22, tzinfo=UTC), datetime(2026, 10, 31, 23, tzinfo=UTC)
+    hours = int((last - first) / timedelta(hours=1))
+    insert(tables, [{"timestamp": first + timedelta(hours=hour)} for hour in range(-1, hours + 1)])
+    found = report(tables, month.since, month.until, timezone="Europe/Rome", bucket="day")
+    days = {row["bucket"][8:10]: row["n"] for row in found["time_buckets"]}
+    assert (len(days), days["24"], days["25"], sum(days.values())) == (31, 24, 25, 31 * 24 + 1)
+
+
 def test_the_keys_of_the_source_system_are_there_also_without_rows(tables: str) -> None:
     found = report(tables)
     assert set(found) >= SOURCE_KEYS
@@ -152,6 +240,43 @@ def test_two_people_of_one_name_are_two_and_the_rest_are_others(tables: str) -> 
         ("<others>", None, 3),
     ]
     assert found[-1]["latency_p50_ms"] is None
+
+
+@pytest.mark.parametrize("is_pruned", [False, True])
+def test_a_renamed_user_is_one_person_under_the_latest_name_everywhere(tables: str, is_pruned: bool) -> None:
+    names = ["Zoe Alt", "Mia Mitte", "Anna Neu", "Anna Neu"]
+    requests = [
+        {"principal_id": "p1", "username": name, "timestamp": DAY + timedelta(hours=hour)}
+        for hour, name in enumerate(names)
+    ]
+    namesake = {"principal_id": "p2", "username": "Anna Neu", "timestamp": DAY + timedelta(minutes=1)}
+    later = {"principal_id": "p1", "username": "Beyond the window", "timestamp": DAY + timedelta(days=1, hours=2)}
+    insert(tables, [*requests, namesake, later], [{"owner": "p1"}, {"owner": "p2"}])
+    if is_pruned:
+        prune(tables, DAY + timedelta(days=2))
+    found = report(tables)
+    assert found["unique_users"] == 2
+    assert found["user_counts"] == [{"name": "Anna Neu", "n": 4}, {"name": "Anna Neu", "n": 1}]
+    people = [("Anna Neu", "p1", 4, 1), ("Anna Neu", "p2", 1, 1)]
+    assert [(row["name"], row["id"], row["requests"], row["completed"]) for row in found["users"]] == people
+    assert {row["username"] for row in found["recent"]} <= {"Anna Neu"}
+    sheet = [line for line in csv.DictReader(io.StringIO(write_csv(found))) if line["by"] == "user"]
+    assert [(line["name"], line["id"], line["requests"]) for line in sheet] == [
+        (name, principal, str(asked)) for name, principal, asked, _ in people
+    ]
+    for text in (write_page(found), write_summary(found)):
+        assert "Anna Neu" in text
+        assert not [name for name in ("Zoe", "Mitte", "Beyond") if name in text]
+    assert report(tables, principal_id="p1")["unique_users"] == 1
+    earlier = report(tables, DAY, DAY + timedelta(hours=2, microseconds=-1))
+    assert [(row["name"], row["id"]) for row in earlier["users"]] == [("Mia Mitte", "p1"), ("Anna Neu", "p2")]
+
+
+def test_rows_of_the_source_system_are_people_by_name(tables: str) -> None:
+    insert(tables, [{"principal_id": None, "username": name} for name in ("ada", "ada", "bob", "", "<unknown>")])
+    found = report(tables)
+    assert found["unique_users"] == len(found["users"]) == 3
+    assert named(found["user_counts"]) == {"ada": 2, "bob": 1, "<unknown>": 2}
 
 
 def test_sums_stay_when_rows_are_pruned_and_percentiles_then_come_within_5_percent(tables: str) -> None:

@@ -163,6 +163,19 @@ async def test_the_sheet_is_that_of_the_command_line(gateway: Running, tables: s
     assert answer.text == done.stdout
     own = list(csv.DictReader(io.StringIO((await gateway.get(f"{USAGE}?{WINDOW}&format=csv")).text)))
     assert [line["id"] for line in own if line["by"] == "user"] == [id_of(gateway, "ada")]
+    for_excel = await as_admin(gateway, "GET", f"{USAGE}?{WINDOW}&format=csv&bom=true")
+    assert for_excel.content == b"\xef\xbb\xbf" + answer.content
+
+
+async def test_a_name_is_whole_in_the_sheet_and_no_formula(gateway: Running) -> None:
+    names = ["山田\u3000太郎", "علی\u200cرضا", "👩\u200d🔬 Marie", "Jean\u00a0Dupont", "Ada;=1+1", "＝1"]
+    for number, name in enumerate(names):
+        await gateway.client.get(USAGE, headers=gateway.bearer(f"u{number}", preferred_username=name, groups=[name]))
+    await until_settled(gateway.redis)
+    answer = await as_admin(gateway, "GET", f"{USAGE}?since=10m&format=csv")
+    for by in ("user", "group"):
+        shown = {line["name"] for line in csv.DictReader(io.StringIO(answer.text)) if line["by"] == by}
+        assert shown >= {*names[:4], "Ada;'=1+1", "'＝1"}
 
 
 @pytest.mark.parametrize(
@@ -185,7 +198,12 @@ async def test_the_sheet_is_that_of_the_command_line(gateway: Running, tables: s
         ("principal_id=" + "F" * 32, "principal_id: "),
         (f"principal_id={STRANGER}%0A", "principal_id: "),
         ("format=html", "format: "),
-        ("window_mins=5", "'window_mins' here; there are since, until, month, timezone, bucket, principal_id, format"),
+        (
+            "window_mins=5",
+            "'window_mins' here; there are since, until, month, timezone, bucket, principal_id, format, bom",
+        ),
+        ("bom=true", "bom: only a CSV may begin with a byte order mark"),
+        ("format=csv&bom=maybe", "bom: "),
         ("since=1h&since=2h", "sent twice"),
     ],
 )

@@ -14,6 +14,7 @@ from simulator.around import edge
 from serve_app.gateway.live.prefer import WAIT_MAX_S
 from serve_app.gateway.live.stream import PING_S
 from serve_app.gateway.routes import ROUTES
+from serve_app.gateway.uploads import GRACE_S
 from serve_app.settings import Settings
 
 K8S: Final = ROOT / "k8s"
@@ -132,6 +133,15 @@ def test_a_submit_may_wait_and_a_stream_be_silent() -> None:
     assert limit > PING_S
     for rule in (GATEWAY["reads"]["timeouts"]["request"], MESH["reads"]["timeout"]):
         assert seconds(rule) > SETTINGS.stream_max_s
+
+
+def test_a_slow_upload_is_cut_off_by_no_edge() -> None:
+    """nginx counts between two bytes alone; what counts from the first one has to be longer than the whole."""
+    longest = SETTINGS.upload_timeout_s + SETTINGS.submit_timeout_s + WAIT_MAX_S
+    for limit in (GATEWAY["all-else"]["timeouts"]["request"], MESH["all-else"]["timeout"]):
+        assert seconds(limit) > longest
+    least_s = 65_536 / SETTINGS.upload_min_bytes_per_s  # between two pieces of one that is just fast enough
+    assert int(ingresses()["sem-image-classifier"][0]["proxy-send-timeout"]) > GRACE_S + least_s
 
 
 def test_every_edge_repeats_on_the_same_answers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -11,10 +12,12 @@ from serve_app.errors import InternalError, QueueFull, StoreFull, TokenInvalid, 
 from serve_app.gateway import views
 from serve_app.gateway.application import SHUTDOWN_S
 from serve_app.gateway.problems import problem_response
+from serve_app.gateway.query import with_plus
 from serve_app.gateway.routes import ROUTES
-from serve_app.gateway.uploads import UploadBudget, UploadShare
+from serve_app.gateway.uploads import Pace, UploadBudget, UploadShare
 from serve_app.jobs.dispatch.attempt import GIVE_BACK_S
 from serve_app.jobs.dispatch.dispatcher import CLOSE_S
+from serve_app.settings import MIB, Settings
 
 OPEN = {"/api/v1/version", "/health", "/__health", "/livez", "/readyz", "/healthz", "/metrics"}
 OPEN |= {"/openapi.json", "/docs", "/problems/{slug}"}
@@ -77,10 +80,35 @@ def test_a_problem_has_the_headers_its_status_asks_for() -> None:
 
 
 def test_a_share_of_the_upload_budget_is_given_back_whatever_happens() -> None:
-    budget = UploadBudget(100)
-    with pytest.raises(StoreFull), budget.share() as share:
+    budget = UploadBudget(100, 100)
+    with pytest.raises(StoreFull), budget.share("ada") as share:
         _fill(share)
     assert budget.held == 0
+    assert budget.held_by == {}
+
+
+def test_one_user_has_a_share_of_the_upload_budget_and_what_is_declared_holds_nothing() -> None:
+    budget = UploadBudget(100, 60)
+    with budget.share("ada") as first, budget.share("ada") as second, budget.share("bob") as other:
+        first.expect(60)
+        second.expect(60)
+        assert budget.held == 0
+        first.reach(40)
+        with pytest.raises(StoreFull, match="You have"):
+            second.expect(21)
+        with pytest.raises(StoreFull, match="You have"):
+            second.reach(21)
+        other.expect(60)
+        other.reach(60)
+        with pytest.raises(StoreFull, match="Too many"):
+            second.reach(1)
+    assert (budget.held, budget.held_by) == (0, {})
+
+
+def test_a_user_may_always_send_the_largest_body_there_is() -> None:
+    assert Settings().upload_bytes_per_user == 128 * MIB
+    assert Settings(upload_bytes_in_flight=60 * MIB, batch_max_bytes=MIB).upload_bytes_per_user == 52 * MIB
+    assert Settings(upload_bytes_in_flight=50 * MIB).upload_bytes_per_user == 50 * MIB
 
 
 def _fill(share: UploadShare) -> None:
@@ -88,6 +116,48 @@ def _fill(share: UploadShare) -> None:
     share.reach(40)  # held already
     assert share.held == 60
     share.reach(101)
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        ("2026-10-01T08:00 02:00", "2026-10-01T08:00+02:00"),
+        ("2026-10-01 08:00:00.5 0200", "2026-10-01 08:00:00.5+0200"),
+        ("20261001T080000 02", "20261001T080000+02"),
+        ("2026-10-01T08:00-02:00", "2026-10-01T08:00-02:00"),
+        ("2026-10-01T08:00+02:00", "2026-10-01T08:00+02:00"),
+        ("2026-10-01 08:00", "2026-10-01 08:00"),  # a time of day, no offset
+        ("2026-10-01", "2026-10-01"),
+        ("7d", "7d"),
+        (5, 5),
+    ],
+)
+def test_a_space_where_the_plus_of_an_offset_was_is_read_as_it(sent: object, meant: object) -> None:
+    assert with_plus(sent) == meant
+
+
+async def test_a_body_has_its_rate_and_its_total_and_a_deadline_that_has_passed_stays() -> None:
+    async with asyncio.timeout(None) as deadline:
+        await asyncio.sleep(0)
+        pace = Pace(deadline, 30, Settings())
+        pace.arrived(0)
+        pace.arrived(64_000)
+        assert deadline.when() == pytest.approx(asyncio.get_running_loop().time() + 12, abs=0.5)
+        pace.arrived(10**12)
+        assert deadline.when() == pytest.approx(asyncio.get_running_loop().time() + 600, abs=0.5)
+        pace.ended()
+        assert deadline.when() == pytest.approx(asyncio.get_running_loop().time() + 30, abs=0.5)
+
+    async def late() -> None:
+        async with asyncio.timeout(0) as deadline:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                Pace(deadline, 30, Settings()).arrived(1)
+                raise
+
+    with pytest.raises(TimeoutError):
+        await late()
 
 
 def test_a_gateway_that_ends_has_time_to_give_its_chunks_back() -> None:

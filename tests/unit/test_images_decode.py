@@ -201,10 +201,31 @@ def test_a_tiff_palette_of_eight_bit_numbers_is_not_black() -> None:
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_is_laid_on_white(mode: str) -> None:
     image = Image.new(mode, (10, 10))
+    image.putpixel((3, 4), (0,) * (len(mode) - 1) + (255,))
     pixels = read_pixels(encode(image, "PNG"), SETTINGS)
-    assert (pixels.array == 255).all()
+    assert (pixels.array[4, 3] == 0).all()
+    assert (pixels.array == 255).sum() == pixels.array.size - pixels.array[4, 3].size
     assert pixels.array.ndim == (2 if mode == "LA" else 3)
     assert pixels.how["read_as"] == "transparency laid on white"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP"])
+def test_what_is_transparent_everywhere_is_read_as_opaque_and_said_to_be(kind: str) -> None:
+    """Programs that write no opacity leave it at 0: nobody sends a white sheet."""
+    image = Image.fromarray(COLOUR if kind in ("PNG", "WEBP") else GREY)
+    if kind == "BMP":
+        data = pictures.bmp_with_alpha(GREY, np.zeros_like(GREY))
+    elif kind == "GIF":
+        only = Image.new("P", image.size, 7)
+        only.putpalette([90] * 768)
+        data = encode(only, "GIF", transparency=7)
+    else:
+        image.putalpha(0)
+        data = encode(image, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
+    pixels = read_pixels(data, SETTINGS)
+    expected = {"BMP": np.dstack([GREY] * 3), "GIF": np.full((*GREY.shape, 3), 90)}.get(kind, COLOUR)
+    assert off(pixels.array, np.asarray(expected)) == 0
+    assert "transparent everywhere and so read as opaque" in pixels.how["read_as"]
 
 
 def test_half_transparent_black_on_white_is_grey() -> None:

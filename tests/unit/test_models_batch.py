@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.errors import ModelRejected, ModelUnready, ReplicaLost
+from serve_app.errors import ModelRejected, ModelTimedOut, ModelUnready, ReplicaLost
 from serve_app.models.batch import Batch
 from serve_app.models.forward import ForwardThread
 from tests.toy_model import WordStatistics
@@ -67,13 +67,45 @@ async def test_a_hung_forward_is_noticed_once_and_for_all(thread: ForwardThread)
 
     batch = Batch(Hung(), thread, known_good=2, deadline_s=0.05)
     try:
-        with pytest.raises(ReplicaLost, match="longer than"):
-            await batch.run([2])
+        with pytest.raises(ReplicaLost, match="longer than") as caught:
+            await batch.run([2, 6])
+        assert caught.value.hung
         assert thread.hung
         with pytest.raises(ReplicaLost, match="hangs"):
             await asyncio.wait_for(batch.run([4]), 1)
     finally:
         release.set()
+
+
+async def test_a_single_item_that_hangs_ends_as_its_own_failure(thread: ForwardThread):
+    release = threading.Event()
+
+    class Hung(Halves):
+        def forward(self, items: Sequence[Any]) -> list[Any]:
+            release.wait()
+            return list(items)
+
+    try:
+        [answer] = await Batch(Hung(), thread, known_good=2, deadline_s=0.05).run([2])
+        assert type(answer) is ModelTimedOut
+        assert "0.05 s" in answer.detail
+        assert thread.hung
+    finally:
+        release.set()
+
+
+async def test_a_caller_that_goes_takes_no_time_from_the_next(thread: ForwardThread):
+    """The next one's deadline begins when the thread is free: a healthy item must not be taken for one that hangs."""
+    release = threading.Event()
+    first = asyncio.create_task(thread.run(release.wait, deadline_s=5))
+    await asyncio.sleep(0)  # it has its turn
+    second = asyncio.create_task(thread.run(lambda: "well", deadline_s=0.2))
+    first.cancel()
+    await asyncio.wait((first, second), timeout=0.4)
+    assert first.cancelled()
+    assert not second.done()
+    release.set()
+    assert await second == "well"
 
 
 async def test_the_thread_is_one_and_of_low_priority(thread: ForwardThread):

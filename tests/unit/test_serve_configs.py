@@ -11,6 +11,8 @@ from manifests.rayservice.serve import built, faults
 
 from serve_app.app import ApplicationArgs, Gateway
 from serve_app.gateway.live.places import STREAMS_MAX, WAITS_MAX
+from serve_app.gateway.live.prefer import WAIT_MAX_S
+from serve_app.gateway.uploads import SLOW_MAX
 from serve_app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +74,17 @@ def test_a_misspelt_argument_is_refused() -> None:
 @pytest.mark.parametrize("config", [laptop(), cluster()], ids=["laptop", "cluster"])
 def test_a_stream_ends_itself_before_serve_would_cut_it(config: dict[str, Any]) -> None:
     assert Settings().stream_max_s + 10 <= config["http_options"]["request_timeout_s"]
+
+
+@pytest.mark.parametrize("config", [laptop(), cluster()], ids=["laptop", "cluster"])
+def test_a_slow_upload_ends_before_serve_would_cut_it(config: dict[str, Any]) -> None:
+    settings = Settings()
+    longest = settings.upload_timeout_s + settings.submit_timeout_s + WAIT_MAX_S
+    assert longest + 10 <= config["http_options"]["request_timeout_s"]
+
+
+def test_waits_streams_and_slow_uploads_leave_room_for_other_requests() -> None:
+    assert 0.82 * Gateway.max_ongoing_requests > STREAMS_MAX + WAITS_MAX + SLOW_MAX
 
 
 def test_waits_and_streams_leave_room_for_other_requests() -> None:

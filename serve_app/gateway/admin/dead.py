@@ -14,7 +14,7 @@ from serve_app.gateway.problems import job_problem, json_response
 from serve_app.gateway.query import read_query
 from serve_app.gateway.service import Call
 from serve_app.gateway.views import job_path, timestamp
-from serve_app.jobs.dead import Place
+from serve_app.jobs.records import PageEnd
 
 LIMIT: Final = 50
 LIMIT_MAX: Final = 100
@@ -36,7 +36,7 @@ async def page(call: Call) -> Response:
     asked, service = read_query(call, Page), call.service
     models = list(service.cards) if asked.model is None else [service.card(asked.model).name]
     jobs, after = await service.dead.page(models, asked.limit, _place(asked.cursor))
-    cursor = f"{after.at}-{after.job_id}" if after else None
+    cursor = f"{after.at}-{after.id}" if after else None
     return json_response({"data": [_row(job) for job in jobs], "next_cursor": cursor})
 
 
@@ -76,9 +76,9 @@ def _job_id(call: Call) -> str:
     return call.target
 
 
-def _place(cursor: str | None) -> Place | None:
+def _place(cursor: str | None) -> PageEnd | None:
     found = re.fullmatch(CURSOR, cursor) if cursor else None
-    return Place(int(found[1]), found[2]) if found else None
+    return PageEnd(int(found[1]), found[2]) if found else None
 
 
 def _row(job: Job) -> Json:

@@ -17,6 +17,7 @@ from serve_app.gateway.admin.actor import actor_of
 from serve_app.gateway.body import pointers_of, read_json
 from serve_app.gateway.limits.decisions import Sort
 from serve_app.gateway.problems import json_response
+from serve_app.gateway.query import lower_case
 from serve_app.gateway.service import Call
 from serve_app.gateway.views import timestamp
 from serve_app.settings import Rate
@@ -38,7 +39,7 @@ class Decision(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    principal_id: Annotated[str, Field(pattern=f"^{PRINCIPAL_ID}$")]
+    principal_id: Annotated[str, BeforeValidator(lower_case), Field(pattern=f"^{PRINCIPAL_ID}$")]
     name: Text = ""
     reason: Annotated[Text, Field(min_length=1)]
 

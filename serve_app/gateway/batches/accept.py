@@ -16,7 +16,8 @@ from serve_app.gateway import views
 from serve_app.gateway.batches.ask import BatchAsk, Entry, ask_of_form, ask_of_json
 from serve_app.gateway.batches.first import first_view
 from serve_app.gateway.batches.views import ITEMS_SHOWN, batch_object, batch_path
-from serve_app.gateway.body import close_files, media_type, read_files, read_json
+from serve_app.gateway.body import media_type, read_files, read_json
+from serve_app.gateway.forms import close_files
 from serve_app.gateway.operations.idempotency import digest_of, identify, read_key
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call, Service
@@ -33,7 +34,7 @@ STORED_AT_ONCE: Final = 8
 async def submit_batch(call: Call) -> Response:
     """202 with the batch, once it is in Redis with every item: jobs, URLs that wait to be fetched, and refused ones."""
     key = read_key(call)
-    with call.service.uploads.share() as share:
+    with call.service.uploads.share(call.caller.id) as share:
         kind = media_type(call)
         if kind == "multipart/form-data":
             files, texts = await read_files(call, share, "image")
@@ -49,7 +50,6 @@ async def submit_batch(call: Call) -> Response:
 async def _accept(call: Call, ask: BatchAsk, key: str | None) -> Response:
     service = call.service
     call.model = ask.card.name
-    await call.admitted()  # before anything is stored
     batch = NewBatch(str(uuid.uuid4()), call.caller.id, ask.card.name, traceparent=call.traceparent)
     if key is not None:
         asked = {"model": ask.card.name, "items": [await _fingerprint(entry) for entry in ask.entries]}
@@ -60,7 +60,9 @@ async def _accept(call: Call, ask: BatchAsk, key: str | None) -> Response:
         await call.charged(len(ask.entries) - 1)
         items = await _stored(service, ask.entries)
         # From here accepting runs to its end: a client that goes away leaves a whole batch or none.
+        call.accepting = True
         batch_id = await asyncio.shield(service.spawn(_commit(service, replace(batch, items=items))))
+        call.accepted = batch_id == batch.id
     try:
         view = await service.batches.read(batch_id, batch.owner, limit=ITEMS_SHOWN)
     except BatchUnknown:

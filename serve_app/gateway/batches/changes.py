@@ -11,7 +11,6 @@ from serve_app.gateway.service import Call
 
 async def cancel_batch(call: Call) -> Response:
     """200 with the batch, whose items have all ended now: those that had not are CANCELLED. The same a second time."""
-    await call.admitted()
     batch_id = call.request.path_params["batch_id"]
     await call.service.batches.cancel(batch_id, call.caller.id)
     view = await call.service.batches.read(batch_id, call.caller.id, limit=ITEMS_SHOWN)
@@ -21,6 +20,5 @@ async def cancel_batch(call: Call) -> Response:
 
 async def remove_batch(call: Call) -> Response:
     """204 once the batch is forgotten, with its jobs."""
-    await call.admitted()
     await call.service.batches.remove(call.request.path_params["batch_id"], call.caller.id)
     return Response(status_code=204)

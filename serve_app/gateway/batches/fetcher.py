@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections import Counter
 from typing import Final
 
 from serve_app.connections import end_tasks
@@ -16,8 +17,10 @@ from serve_app.images.header import inspect
 from serve_app.images.inputs import accepted_with, keep_input
 from serve_app.jobs.batches.records import Fetch
 
-AT_ONCE: Final = 4
+AT_ONCE: Final = 16
 """Fetches of one gateway replica at the same time; submits with a URL have the rest of the places."""
+AT_ONCE_PER_USER: Final = 4
+"""So that a server that answers none of a user's URLs holds back that user alone."""
 POLL_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
@@ -28,27 +31,28 @@ class Fetcher:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._places = asyncio.Semaphore(AT_ONCE)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], str] = {}
+        """With the owner of what each fetches."""
 
     async def run(self) -> None:
         """Fetch until cancelled. No failure ends it."""
         try:
             while True:
-                await self._places.acquire()
-                if fetch := await self._next():
+                if len(self._tasks) < AT_ONCE and (fetch := await self._next()):
                     task = asyncio.create_task(self._work(fetch))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._done)
+                    self._tasks[task] = fetch.owner
+                    task.add_done_callback(self._tasks.pop)
+                elif self._tasks:  # one that ends may make room for what its owner has more of
+                    await asyncio.wait(self._tasks, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
                 else:
-                    self._places.release()
                     await asyncio.sleep(POLL_S)
         finally:
             await end_tasks(self._tasks)
 
     async def _next(self) -> Fetch | None:
+        busy = [owner for owner, count in Counter(self._tasks.values()).items() if count >= AT_ONCE_PER_USER]
         try:
-            found = await self._service.batches.claim_fetches(1)
+            found = await self._service.batches.claim_fetches(1, without=busy)
         except ServiceError as error:
             _log.warning("no URL of a batch can be taken now: %s", error)
             return None
@@ -56,10 +60,6 @@ class Fetcher:
             _log.exception("no URL of a batch can be taken now")
             return None
         return found[0] if found else None
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._places.release()
 
     async def _work(self, fetch: Fetch) -> None:
         try:
@@ -83,8 +83,8 @@ class Fetcher:
     async def _admit(self, fetch: Fetch) -> None:
         service = self._service
         await service.store.check_intake()
-        with service.uploads.share() as share:
-            data = await fetched(service, share, fetch.url)
+        with service.uploads.share(fetch.owner) as share:
+            data = await fetched(service, share, fetch.owner, fetch.url)
             header, job_id = inspect(data, service.settings), str(uuid.uuid4())
             stored = await keep_input(service.store, job_id, data, header)
             await accepted_with(service.store, [stored], service.batches.admit(fetch, job_id, stored), has_them=bool)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from serve_app.gateway import views
 from serve_app.gateway.batches.views import ITEMS_SHOWN, after, batch_object, batch_row
 from serve_app.gateway.operations.conditional import tagged
-from serve_app.gateway.operations.lists import next_page, place_of
+from serve_app.gateway.operations.lists import end_of, index_of, next_page
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.query import read_query
 from serve_app.gateway.service import Call
@@ -39,8 +39,8 @@ class ItemsQuery(BaseModel):
 async def list_batches(call: Call) -> Response:
     """200 with a page of the caller's batches, newest first, and the way to the next."""
     asked = read_query(call, BatchesQuery)
-    page = await call.service.batches.page(call.caller.id, limit=asked.limit, before=place_of(asked.cursor))
-    cursor, headers = next_page(call, page.next_place)
+    page = await call.service.batches.page(call.caller.id, limit=asked.limit, after=end_of(asked.cursor))
+    cursor, headers = next_page(call, page.end)
     rows = [batch_row(batch, call.service.settings.job_ttl) for batch in page.batches]
     return tagged(call, json_response({"data": rows, "next_cursor": cursor}, headers=headers))
 
@@ -48,7 +48,7 @@ async def list_batches(call: Call) -> Response:
 async def read_batch(call: Call) -> Response:
     """200 with the batch, its counts and a page of its items; unknown, foreign and malformed ids are the same 404."""
     asked = read_query(call, ItemsQuery)
-    first = place_of(asked.cursor) or 0
+    first = index_of(asked.cursor) or 0
     batch_id = call.request.path_params["batch_id"]
     view = await call.service.batches.read(batch_id, call.caller.id, first=first, limit=asked.limit)
     call.model = view.batch.model

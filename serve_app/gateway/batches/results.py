@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, Literal
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from serve_app.contracts import Json
+from serve_app.errors import DeadlineExceeded, QueryInvalid
 from serve_app.gateway.batches.views import item_object
 from serve_app.gateway.pieces import Pieces
 from serve_app.gateway.query import read_query
 from serve_app.gateway.service import Call
 from serve_app.jobs.batches.records import BatchView, Item, ItemStatus
+from serve_app.texts import BOM, BOM_HELP, BOM_WITHOUT_CSV, csv_row
 
 PIECE_ITEMS: Final = 20
-"""Items in memory at once; a result has at most 64 kB."""
+"""Items in memory at once; a result has at most 64 kB. The results of a piece that have expired are one query."""
+WITHIN_S: Final = 120.0
+"""Most time of a whole answer. The largest has 32 MB, which a line of 2 Mbit/s takes in it."""
 _CELLS: Final = ("string", "number", "integer", "boolean")
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What makes a table program calculate a cell, or look behind it."""
 
 
 class ResultsQuery(BaseModel):
@@ -31,23 +32,25 @@ class ResultsQuery(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     format: Literal["ndjson", "csv"] | None = None
+    bom: Annotated[bool, Field(description=BOM_HELP)] = False
 
 
 async def read_results(call: Call) -> Response:
     """200 with one line for each item in its order, also for those that have not ended; their result is null."""
-    asked = read_query(call, ResultsQuery).format
-    as_csv = asked == "csv" or (asked is None and "text/csv" in call.request.headers.get("accept", ""))
+    asked = read_query(call, ResultsQuery)
+    as_csv = asked.format == "csv" or (asked.format is None and "text/csv" in call.request.headers.get("accept", ""))
+    if asked.bom and not as_csv:
+        raise QueryInvalid(BOM_WITHOUT_CSV)
     batch_id = call.request.path_params["batch_id"]
     view = await call.service.batches.read(batch_id, call.caller.id, limit=PIECE_ITEMS, results=True)
     call.model = view.batch.model
-    await call.admitted()  # a refused request must not cost PostgreSQL anything
     headers: dict[str, str] = {}
     if not as_csv:
         return Pieces(await _begun(_pieces(call, view, _line)), headers=headers, media_type="application/x-ndjson")
     card = call.service.cards.get(view.batch.model)
     table = Table(card.result_schema if card else {})
     headers["Content-Disposition"] = f'attachment; filename="batch-{batch_id}.csv"'
-    pieces = _pieces(call, view, table.row, table.head())
+    pieces = _pieces(call, view, table.row, (BOM if asked.bom else "") + table.head())
     return Pieces(await _begun(pieces), headers=headers, media_type="text/csv")
 
 
@@ -60,7 +63,9 @@ class Table:
 
     def head(self) -> str:
         """The first line."""
-        return _written(["index", "name", "job_id", "status", "problem", "detail", *self._columns, "result"])
+        return csv_row(
+            ["index", "name", "job_id", "status", "problem", "detail", *self._columns, "result"], line_end="\r\n"
+        )
 
     def row(self, item: Json) -> str:
         """One item."""
@@ -68,7 +73,7 @@ class Table:
         cells = [item["index"], item["name"], item["job_id"], item["status"]]
         cells += [problem.get("type", "").rpartition("/")[2], problem.get("detail", "")]
         cells += [result.get(name, "") for name in self._columns]
-        return _written([*cells, json.dumps(result) if result else ""])
+        return csv_row([*cells, result or ""], line_end="\r\n")
 
 
 async def _begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -84,39 +89,33 @@ async def _begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _pieces(call: Call, view: BatchView, write: Callable[[Json], str], head: str = "") -> AsyncIterator[bytes]:
+    """Raises `DeadlineExceeded` when the whole takes longer than `WITHIN_S`, the caller's own slowness included."""
     batches, first = call.service.batches, 0
+    until = asyncio.get_running_loop().time() + WITHIN_S
     while view.items:
-        yield (head + "".join([write(await _shown(call, item)) for item in view.items])).encode()
+        yield (head + "".join([write(item) for item in await _shown(call, view.items)])).encode()
         head = ""
         first += len(view.items)
+        if asyncio.get_running_loop().time() >= until:
+            raise DeadlineExceeded(f"The results of a batch were not taken within {WITHIN_S:g} seconds.")
         view = await batches.read(view.batch.id, call.caller.id, first=first, limit=PIECE_ITEMS, results=True)
 
 
-async def _shown(call: Call, item: Item) -> Json:
-    return {**item_object(item), "result": await _result(call, item)}
-
-
-async def _result(call: Call, item: Item) -> Any:
-    """From the job's record, or from PostgreSQL once that has expired; None of a job that its owner removed."""
+async def _shown(call: Call, items: Sequence[Item]) -> list[Json]:
+    """The items with their results: from the jobs' records, or from PostgreSQL once those have expired; null of jobs
+    that their owner removed."""
     service = call.service
-    if item.recorded or item.status is not ItemStatus.COMPLETED or item.job_id is None:
-        return item.result
-    if await service.desk.removed(item.job_id):
-        return None
-    outcome = await service.outcomes.find(item.job_id, call.caller.id)
-    return outcome.result if outcome else None
+    expired = [
+        item.job_id
+        for item in items
+        if item.job_id is not None and item.status is ItemStatus.COMPLETED and not item.recorded
+    ]
+    removed = await service.desk.removed(expired)
+    older = [job_id for job_id in expired if job_id not in removed]
+    outcomes = await service.outcomes.find(older, call.caller.id) if older else {}
+    results = {job_id: outcome.result for job_id, outcome in outcomes.items()}
+    return [{**item_object(item), "result": results.get(item.job_id or "", item.result)} for item in items]
 
 
 def _line(item: Json) -> str:
     return json.dumps(item, separators=(",", ":"), allow_nan=False) + "\n"
-
-
-def _written(cells: list[Any]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerow([_safe(cell) for cell in cells])
-    return text.getvalue()
-
-
-def _safe(cell: Any) -> Any:
-    """A text that a table program would take for a formula is marked as a text."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

@@ -1,12 +1,14 @@
 """How much a user and the house may ask: token buckets and a day's quota, one script for all gateway replicas.
 
-The script travels in the same group of commands as what the request reads anyway, so it costs no round trip of its own.
+The script decides before a request costs anything else. Only for the reads whose row says `overlaps` it travels in the
+same group of commands as what they read, so that it costs them no round trip of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
@@ -14,7 +16,7 @@ from redis.exceptions import NoScriptError
 
 from serve_app.connections import GroupingRedis, redis_errors
 from serve_app.contracts import Principal
-from serve_app.errors import RateLimited, UserBlocked
+from serve_app.errors import RateLimited, ServiceError, UserBlocked
 from serve_app.gateway.limits.keys import BLOCKS, HOUSE, OVERRIDES, quota_key, rate_key
 from serve_app.lua import read_script
 from serve_app.settings import Settings
@@ -29,6 +31,8 @@ SECOND_US: Final = 1_000_000
 GRANTED, USER, HOUSE_FULL, QUOTA, BLOCKED = range(5)
 REFUSED_BY: Final = ("", "user", "house", "quota", "block")
 """What refuses, by verdict."""
+
+_log = logging.getLogger(__name__)
 
 
 class Figures(NamedTuple):
@@ -51,6 +55,7 @@ class Limiter:
         self.redis = redis
         self.script = read_script(__package__, "bucket") + read_script(__package__, "admit")
         self.charge = redis.register_script(read_script(__package__, "bucket") + read_script(__package__, "charge"))
+        self.refund = redis.register_script(read_script(__package__, "bucket") + read_script(__package__, "refund"))
         self.hash = hashlib.sha1(self.script.encode(), usedforsecurity=False).hexdigest()
         self._intervals = {
             "submit": (_interval(settings.rate_submits_per_s), _interval(settings.rate_house_submits_per_s)),
@@ -79,19 +84,15 @@ class Limiter:
 class Admission:
     """The limiter's answer to one request, on its way or there."""
 
-    __slots__ = ("_arguments", "_figures", "_limiter", "_name", "_reply", "refused_by")
+    __slots__ = ("_arguments", "_charged", "_figures", "_limiter", "_name", "_reply", "refused_by")
 
     def __init__(self, limiter: Limiter, name: str, arguments: list[Any]) -> None:
         self._limiter, self._name, self._arguments = limiter, name, arguments
         self._figures: Figures | None = None
+        self._charged = 0
         self.refused_by = ""
         """One of `REFUSED_BY`, once `granted` has raised it."""
         self._reply = limiter.redis.begin("EVALSHA", limiter.hash, *arguments)
-
-    @property
-    def is_there(self) -> bool:
-        """True when `granted` need not wait."""
-        return self._reply.done()
 
     async def granted(self) -> None:
         """Return when the request may go on. Raises `UserBlocked`, `RateLimited`, `TrackerUnavailable`."""
@@ -120,7 +121,25 @@ class Admission:
             left = figures.quota - figures.used
             why = f"This needs {more} submits more, and {left} are left of your {figures.quota} a day."
             raise RateLimited(why, retry_after=figures.day_left_s)
-        self._figures = figures
+        self._figures, self._charged = figures, more
+
+    async def refund(self) -> None:
+        """Give back what was counted for a submit that made nothing: its places in the day's quota, and what `charge`
+        took from the bucket. The request itself stays one of the rate's. Without quota and charge nothing is asked.
+
+        It is a favour: where Redis is away, it is left out and logged.
+        """
+        figures, more = self._figures, self._charged
+        if figures is None or figures.verdict != GRANTED or not (figures.quota or more):
+            return
+        count = self._arguments[0]
+        asked = (figures.interval, figures.quota, 1 + more, more, figures.day_left_s)
+        try:
+            with redis_errors():
+                self._figures = Figures(*await self._limiter.refund(keys=self._arguments[1 : 1 + count], args=asked))
+        except ServiceError as error:
+            _log.warning("the quota of a refused submit is not given back: %s", error)
+        self._charged = 0
 
     def drop(self) -> None:
         """Nobody waits for the answer any more."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
-from ray._private.worker import global_worker
+from serve_app.library_internals import replica_is_leaving
 
 LOOK_S: Final = 0.25
 
@@ -19,7 +19,7 @@ class Departure:
     async def run(self) -> None:
         """Look for it until cancelled. Serve calls nothing of ours before the requests have ended."""
         while True:
-            if _is_told():
+            if replica_is_leaving():
                 self.tell()
             await asyncio.sleep(LOOK_S)
 
@@ -27,14 +27,11 @@ class Departure:
         """The replica goes."""
         self._told.set()
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the replica goes."""
+        return self._told.is_set()
+
     async def told(self) -> None:
         """Return when the replica goes."""
         await self._told.wait()
-
-
-def _is_told() -> bool:
-    """Ray's own mark (2.60), looked up without a promise that the next release has it; without it, open requests take
-    what the drain leaves them."""
-    actors: dict[Any, Any] = getattr(global_worker, "actors", {})
-    replicas = (getattr(actor, "_replica_impl", None) for actor in actors.values())
-    return any(getattr(replica, "_shutting_down", False) for replica in replicas)

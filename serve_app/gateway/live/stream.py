@@ -17,26 +17,30 @@ from serve_app.gateway.endpoint import header_of
 from serve_app.gateway.live.place import shown
 from serve_app.gateway.live.places import STREAMS_MAX, STREAMS_MAX_PER_USER
 from serve_app.gateway.live.wait import disconnected
-from serve_app.gateway.pieces import Pieces
+from serve_app.gateway.pieces import Pieces, is_http_1_0
 from serve_app.gateway.problems import json_text
-from serve_app.gateway.service import Call
+from serve_app.gateway.service import Call, Service
 
 PING_S: Final = 15.0
 """Below what proxies on the way, ours too, give a connection on which nothing comes."""
 POLL_S: Final = 3.0
 """A message may get lost: the job is looked at this often."""
 RECONNECT_MS: Final = 1000
+RETRY: Final = f"retry: {RECONNECT_MS}\n\n"
 RETRY_AFTER_S: Final = 5
+HEADERS: Final = {"X-Accel-Buffering": "no"}
+MEDIA_TYPE: Final = "text/event-stream"
 
 
 async def read_events(call: Call) -> Response:
-    """200 with the stream; 204 to who has seen the job's end, because that tells an EventSource to stay away."""
-    await call.admitted()  # before a place is taken
+    """200 with the stream; 204 to who has seen the job's end, by which the specification means: stay away."""
     job = await call.service.tracker.read(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model = job.id, job.model
     seen = header_of(call.request.scope, b"last-event-id")
     if job.ended and seen == event_id(job):
         return Response(status_code=204)
+    if is_http_1_0(call.request.scope):
+        return await _state_now(call, job, seen)
     if not call.holds.enter_context(call.service.streams.take(call.caller.id)):
         raise TooManyStreams(
             f"You have {STREAMS_MAX_PER_USER} streams open here, or all users {STREAMS_MAX}. Close some, or ask again "
@@ -44,6 +48,17 @@ async def read_events(call: Call) -> Response:
             retry_after=RETRY_AFTER_S,
         )
     return EventStream(call, seen)
+
+
+async def _state_now(call: Call, job: Job, seen: str | None) -> Response:
+    """For a client of HTTP/1.0, to which nothing can be sent without its size: the stream as far as it goes now. Its
+    `retry` makes a client look again."""
+    event = "" if event_id(job) == seen else await _event(call.service, job)
+    return Response(f"{RETRY}{event}", headers=HEADERS, media_type=MEDIA_TYPE)
+
+
+async def _event(service: Service, job: Job) -> str:
+    return f"event: job\nid: {event_id(job)}\ndata: {json_text(await shown(service, job))}\n\n"
 
 
 def event_id(job: Job) -> str:
@@ -57,7 +72,7 @@ class EventStream(Pieces):
     def __init__(self, call: Call, seen: str | None) -> None:
         self._call, self._seen = call, seen
         self._events = self._written()
-        super().__init__(self._events, headers={"X-Accel-Buffering": "no"}, media_type="text/event-stream")
+        super().__init__(self._events, headers=HEADERS, media_type=MEDIA_TYPE)
 
     async def sent(self, receive: Receive, send: Send) -> bool:
         """False where the caller is cut off. Who has gone, or is told to come back elsewhere, misses nothing."""
@@ -74,7 +89,7 @@ class EventStream(Pieces):
     async def _written(self) -> AsyncGenerator[bytes, None]:
         service, began = self._call.service, time.monotonic()
         until = began + service.settings.stream_max_s
-        yield f"retry: {RECONNECT_MS}\n\n".encode()
+        yield RETRY.encode()
         written = began
         async with service.messages.watch(self._call.job_id) as watch:
             while time.monotonic() < until:
@@ -99,4 +114,4 @@ class EventStream(Pieces):
         if (name := event_id(job)) == self._seen:
             return "", job.ended
         self._seen = name
-        return f"event: job\nid: {name}\ndata: {json_text(await shown(service, job))}\n\n", job.ended
+        return await _event(service, job), job.ended

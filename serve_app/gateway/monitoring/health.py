@@ -35,14 +35,19 @@ async def ready(call: Call) -> Response:
     # A model that sleeps waits for its first job; any other has to have passed its warm-up.
     fine = {name: ("ready", "waiting") if card.wakes_from_zero else ("ready",) for name, card in service.cards.items()}
     store = service.store.trouble or "ready"
+    background = dict(service.supervisor.states)
     whole = tracker == store == "ready" and all(state in fine[name] for name, state in models.items())
+    whole = whole and all(state == "ready" for state in background.values())
     document: Json = {"status": "ready" if whole else "not ready"}
     if "verbose" in call.request.query_params:
         if not await _is_known(call):
             models = {name: state.partition(":")[0] for name, state in models.items()}
+            background = {name: state.partition(":")[0] for name, state in background.items()}
             store = store.partition(":")[0]
         document |= {"tracker": tracker, "store": store, "models": models, "usage": service.writer.trouble or "ready"}
-        document["stopped"] = _stopped(vitals or {})
+        document |= {"background": background, "stopped": _stopped(vitals or {})}
+        if service.store.unmeasured:
+            document["memory"] = f"not checked: {service.store.unmeasured}"
     return json_response(document, 200 if whole else 503)
 
 

@@ -11,7 +11,6 @@ from serve_app.gateway.service import Call
 
 async def cancel_job(call: Call) -> Response:
     """200 with the cancelled job, also the second time; 409 once it is COMPLETED or FAILED."""
-    await call.admitted()
     job = await call.service.desk.cancel(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model = job.id, job.model
     return json_response(views.job_object(job, call.service.settings.job_ttl))
@@ -19,17 +18,16 @@ async def cancel_job(call: Call) -> Response:
 
 async def retry_job(call: Call) -> Response:
     """202 with the failed job, which runs once more."""
-    await call.admitted()
     await call.service.store.check_intake()
+    call.accepting = True
     job = await call.service.desk.retry(call.request.path_params["job_id"], call.caller.id)
-    call.job_id, call.model = job.id, job.model
+    call.job_id, call.model, call.accepted = job.id, job.model, True
     headers = {"Location": views.job_path(job.id), "Retry-After": str(views.POLL_AFTER_S)}
     return json_response(views.job_object(job, call.service.settings.job_ttl), 202, headers)
 
 
 async def remove_job(call: Call) -> Response:
     """204 once the ended job is forgotten."""
-    await call.admitted()
     job_id = call.request.path_params["job_id"]
     await call.service.desk.remove(job_id, call.caller.id)
     call.job_id = job_id

@@ -16,7 +16,6 @@ async def read_image(call: Call) -> Response:
     call.job_id, call.model = job.id, job.model
     if job.input is None or not job.keep:
         raise ImageNotKept("This job's image is not kept: its submit did not ask for that.")
-    await call.admitted()  # before anything is read for a request that may be refused
     stored = job.input
     name = f"{job.id}.{stored.media_type.partition('/')[2]}"
     found = await call.service.store.find(stored.reference, name, stored.media_type)

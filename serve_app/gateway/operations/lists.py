@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Final
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
 from serve_app.contracts import JobStatus
@@ -16,11 +16,13 @@ from serve_app.errors import QueryInvalid
 from serve_app.gateway import views
 from serve_app.gateway.operations.conditional import tagged
 from serve_app.gateway.problems import json_response
-from serve_app.gateway.query import read_query
+from serve_app.gateway.query import read_query, with_plus
 from serve_app.gateway.service import Call
+from serve_app.jobs.records import PageEnd
 
-_PLACE: Final = re.compile(rb"1:(\d{1,16})")
-"""What a cursor says, with the version of its form."""
+_INDEX: Final = re.compile(r"1:(\d{1,16})")
+_PAGE_END: Final = re.compile(r"2:(\d{1,16}):([0-9a-f-]{36})")
+"""What a cursor says, with the number of its form: the index of an item, or where a page of a list ended."""
 
 
 class JobsQuery(BaseModel):
@@ -32,7 +34,7 @@ class JobsQuery(BaseModel):
     cursor: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     status: JobStatus | None = None
     model: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    since: datetime | None = None
+    since: Annotated[datetime, BeforeValidator(with_plus)] | None = None
 
 
 async def list_jobs(call: Call) -> Response:
@@ -41,36 +43,57 @@ async def list_jobs(call: Call) -> Response:
     page = await call.service.desk.page(
         call.caller.id,
         limit=asked.limit,
-        before=place_of(asked.cursor),
+        after=end_of(asked.cursor),
         since=_microseconds(asked.since) if asked.since else None,
         status=asked.status,
         model=asked.model,
     )
-    cursor, headers = next_page(call, page.next_place)
+    cursor, headers = next_page(call, page.end)
     rows = [views.job_row(job, call.service.settings.job_ttl) for job in page.jobs]
     return tagged(call, json_response({"data": rows, "next_cursor": cursor}, headers=headers))
 
 
-def next_page(call: Call, place: int | None) -> tuple[str | None, dict[str, str]]:
-    """The cursor that leads to this place, and the header that links there; nothing at the end."""
+def next_page(call: Call, place: PageEnd | int | None) -> tuple[str | None, dict[str, str]]:
+    """The cursor that goes on after this end of a page, or at this index, and the header that links there; nothing at
+    the end."""
     if place is None:
         return None, {}
-    cursor = urlsafe_b64encode(b"1:%d" % place).decode()
+    said = f"1:{place}" if isinstance(place, int) else f"2:{place.at}:{place.id}"
+    cursor = urlsafe_b64encode(said.encode()).decode()
     query = urlencode({**call.request.query_params, "cursor": cursor})
     return cursor, {"Link": f'<{call.request.scope["path"]}?{query}>; rel="next"'}
 
 
-def place_of(cursor: str | None) -> int | None:
-    """Where a cursor leads. Raises `QueryInvalid`."""
+def index_of(cursor: str | None) -> int | None:
+    """The index where a cursor goes on. Raises `QueryInvalid`."""
     if cursor is None:
         return None
+    if found := _INDEX.fullmatch(_said(cursor)):
+        return int(found[1])
+    raise _not_ours()
+
+
+def end_of(cursor: str | None) -> PageEnd | None:
+    """The end of the page before, after which a cursor goes on. Raises `QueryInvalid`."""
+    if cursor is None:
+        return None
+    said = _said(cursor)
+    if found := _PAGE_END.fullmatch(said):
+        return PageEnd(int(found[1]), found[2])
+    if _INDEX.fullmatch(said):  # it named a time alone, which the jobs of a batch share: some would never be listed
+        raise QueryInvalid("cursor: it is of an earlier release of the service. Begin again with the first page.")
+    raise _not_ours()
+
+
+def _said(cursor: str) -> str:
     try:
-        said = _PLACE.fullmatch(urlsafe_b64decode(cursor.encode()))
+        return urlsafe_b64decode(cursor.encode()).decode("ascii")
     except ValueError:
-        said = None
-    if said is None:
-        raise QueryInvalid("cursor: take it from the answer before, as it is.")
-    return int(said[1])
+        raise _not_ours() from None
+
+
+def _not_ours() -> QueryInvalid:
+    return QueryInvalid("cursor: take it from the answer before, as it is.")
 
 
 def _microseconds(moment: datetime) -> int:

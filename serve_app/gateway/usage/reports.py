@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from serve_app.gateway.problems import json_response
 from serve_app.settings import Settings
+from serve_app.texts import BOM
 from serve_app.usage.report.connection import TooSlow
 from serve_app.usage.report.figures import make_report
 from serve_app.usage.report.sheet import write_csv
@@ -38,24 +39,26 @@ class Reports:
         self._thread = ThreadPoolExecutor(1, "usage-report")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def answer(self, caller: str, window: Window, principal_id: str | None, wanted: Format) -> Response:
-        """The report of everyone, or of one principal, for the caller of this id.
+    async def answer(
+        self, caller: str, window: Window, principal_id: str | None, wanted: Format, *, bom: bool = False
+    ) -> Response:
+        """The report of everyone, or of one principal, for the caller of this id; a CSV with or without a `BOM`.
 
         It is made within `within_s` seconds of now, its turn waited for included, or not. Raises `ReportError`.
         """
         deadline = time.monotonic() + self.within_s
         loop = asyncio.get_running_loop()
         async with self._turns.setdefault(caller, asyncio.Lock()):
-            return await loop.run_in_executor(self._thread, self._make, window, principal_id, wanted, deadline)
+            return await loop.run_in_executor(self._thread, self._make, window, principal_id, wanted, deadline, bom)
 
-    def _make(self, window: Window, principal_id: str | None, wanted: Format, deadline: float) -> Response:
+    def _make(self, window: Window, principal_id: str | None, wanted: Format, deadline: float, bom: bool) -> Response:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise TooSlow("the time was up before another report had ended")
         source = Database(self._url, left_s)
         if wanted == "csv":
             sheet = write_csv(make_report(source, window, principal_id=principal_id, most_names=MOST_NAMES))
-            return Response(sheet, media_type="text/csv")
+            return Response((BOM if bom else "") + sheet, media_type="text/csv")
         return json_response(make_report(source, window, principal_id=principal_id))
 
     def close(self) -> None:

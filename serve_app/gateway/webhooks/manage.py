@@ -34,7 +34,6 @@ async def register(call: Call) -> Response:
         asked = Registration.model_validate(await read_json(call))
     except ValidationError as error:
         raise BodyInvalid("The webhook cannot be read.", pointers=pointers_of(error)) from error
-    await call.admitted()
     endpoint = await call.service.webhooks.register(call.caller.id, asked.url, sorted(asked.events))
     return json_response(_with_secret(endpoint), 201, {"Location": f"{PATH}/{endpoint.id}"})
 
@@ -51,20 +50,17 @@ async def read(call: Call) -> Response:
 
 async def remove(call: Call) -> Response:
     """204 once it is forgotten; what waited for it is not sent."""
-    await call.admitted()
     await call.service.webhooks.remove(call.caller.id, _webhook_id(call))
     return Response(status_code=204)
 
 
 async def rotate(call: Call) -> Response:
     """200 with the webhook and its new secret, which is shown this once."""
-    await call.admitted()
     return json_response(_with_secret(await call.service.webhooks.rotate(call.caller.id, _webhook_id(call))))
 
 
 async def try_out(call: Call) -> Response:
     """202 with the delivery of a test event; once it is taken, a webhook that was switched off is on again."""
-    await call.admitted()
     return _begun(await call.service.webhooks.try_out(call.caller.id, _webhook_id(call)))
 
 
@@ -76,7 +72,6 @@ async def deliveries(call: Call) -> Response:
 
 async def redeliver(call: Call) -> Response:
     """202: the delivery begins again, with the id it had."""
-    await call.admitted()
     delivery = call.request.path_params["delivery_id"]
     await call.service.webhooks.redeliver(call.caller.id, _webhook_id(call), delivery)
     return _begun(delivery)

@@ -27,7 +27,7 @@ from serve_app.jobs.batches.records import (
     read_item,
 )
 from serve_app.jobs.idempotency import earlier, first_of
-from serve_app.jobs.records import JOB_ID, of_newer_release
+from serve_app.jobs.records import JOB_ID, PageEnd, of_newer_release, place_after, read_page_end
 from serve_app.jobs.scripts import Scripts
 from serve_app.jobs.tracker import refused
 from serve_app.settings import Settings
@@ -44,7 +44,7 @@ class Batches:
         """Accept a batch whole or not at all: its id, or that of the first with this idempotency key.
 
         Inputs must be stored: from now on they stay until their jobs end. Raises IdempotencyKeyReused, QueueFull,
-        StoreFull, and DeadlineExceeded when a stored input is gone already.
+        StoreFull, and StoreUnavailable when a stored input is gone already.
         """
         asked = batch.idempotency
         text = json.dumps([item.as_json() for item in batch.items])
@@ -78,21 +78,21 @@ class Batches:
     ) -> BatchView:
         """The batch, its counts, and up to `limit` of its items from the one with the index `first` on.
 
-        Their results come along only where they are asked for: they are the most of it.
+        Their results, which are the most of it, come along only where they are asked for, and then without the counts:
+        those look at every item, and results are read piece by piece.
         """
         fields, counts, rows = await self._ask("batch_read", batch_id, owner, first, limit, int(results))
         return BatchView(
             batch=read_batch(batch_id, fields),
-            counts=dict(zip(ItemStatus, counts, strict=True)),
+            counts=dict(zip(ItemStatus, counts, strict=True)) if counts else {},
             items=tuple(read_item(*row) for row in rows),
         )
 
-    async def page(self, owner: str, *, limit: int, before: int | None = None) -> BatchPage:
-        """Up to `limit` of the owner's batches, newest first. `before` is the `next_place` of the page before."""
-        first = "+inf" if before is None else f"({before}"
+    async def page(self, owner: str, *, limit: int, after: PageEnd | None = None) -> BatchPage:
+        """Up to `limit` of the owner's batches, newest first. `after` is the `end` of the page before."""
         with redis_errors():
-            place, *rows = await self._scripts.run("batch_page", owner, first, limit)
-        return BatchPage(tuple(read_batch(row[0].decode(), row[1]) for row in rows), int(place) if place else None)
+            at, entry, *rows = await self._scripts.run("batch_page", owner, *place_after(after), limit)
+        return BatchPage(tuple(read_batch(row[0].decode(), row[1]) for row in rows), read_page_end(at, entry))
 
     async def cancel(self, batch_id: str, owner: str) -> None:
         """End every item that has not ended as CANCELLED, at once. A second time changes nothing."""
@@ -102,13 +102,14 @@ class Batches:
         """Forget a batch and its jobs. Raises BatchNotEnded."""
         await self._ask("batch_remove", batch_id, owner)
 
-    async def claim_fetches(self, limit: int) -> list[Fetch]:
-        """Up to `limit` items whose URL is to be fetched, owner by owner. Not ended in time, each is another's.
+    async def claim_fetches(self, limit: int, without: Sequence[str] = ()) -> list[Fetch]:
+        """Up to `limit` items whose URL is to be fetched, owner by owner, none of the owners `without`. Not ended in
+        time, each is another's.
 
         None of a model whose queue is full or whose intake is stopped: what is fetched could be no job.
         """
         with redis_errors():
-            return [read_fetch(*row) for row in await self._scripts.run("fetch_claim", limit)]
+            return [read_fetch(*row) for row in await self._scripts.run("fetch_claim", limit, *without)]
 
     async def refuse(self, fetch: Fetch, failure: Failure) -> None:
         """End an item that can be no job; nothing happens to one that was decided before."""

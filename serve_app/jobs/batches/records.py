@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from serve_app.contracts import Failure, JobInput, Json
-from serve_app.jobs.records import Idempotency, decode_pairs
+from serve_app.jobs.records import Idempotency, PageEnd, decode_pairs
 
 
 class ItemStatus(StrEnum):
@@ -104,8 +104,8 @@ class BatchPage:
     """Some of an owner's batches, newest first."""
 
     batches: tuple[Batch, ...]
-    next_place: int | None
-    """Where the next page begins; None: there is nothing more."""
+    end: PageEnd | None
+    """After which batch the next page begins; None: there is nothing more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,8 @@ async def _call(tracker: Tracker, handle: ModelHandle, chunk: Chunk, breaker: Br
         reason = str(error) or f"no answer within {timeout_s:g} s"
         logger.warning("A chunk of %d jobs of %s was lost: %s", len(chunk.tasks), chunk.model, reason)
         breaker.doubt()
-        await _insist(lambda: tracker.lose(chunk.tasks, reason))
+        suspects = isinstance(error, ReplicaLost) and error.hung
+        await _insist(lambda: tracker.lose(chunk.tasks, reason, suspects=suspects))
     except Exception as error:  # whatever it was, it was not the jobs' fault
         logger.warning("A chunk of %d jobs of %s goes back: %r", len(chunk.tasks), chunk.model, error)
         breaker.open(str(error) or repr(error))

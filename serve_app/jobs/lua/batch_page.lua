@@ -1,19 +1,22 @@
--- A page of an owner's batches, newest first: the place to go on from ('' at the end), then id and fields of each.
--- Batches that are gone leave the list.
-local owner, before, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+-- A page of an owner's batches, newest first: time and id of the entry to go on from ('' at the end), then id and fields
+-- of each. `at` and `after` are such a place, or '+inf' and ''. Batches that are gone leave the list.
+local owner, at, after, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local listed = batches_key(owner)
-local page, place, gone = {}, nil, {}
-local entries = redis.call('ZREVRANGEBYSCORE', listed, before, '-inf', 'WITHSCORES', 'LIMIT', 0, PAGE_LOOKS)
-for position = 1, #entries, 2 do
-  if #page == limit then break end
-  place = entries[position + 1]
-  local fields = redis.call('HGETALL', batch_key(entries[position]))
+local page, last, gone = {}, nil, {}
+local entries, more = entries_after(listed, at, after, '-inf', PAGE_LOOKS)
+for position, entry in ipairs(entries) do
+  local id = entry[1]
+  local fields = redis.call('HGETALL', batch_key(id))
   if #fields == 0 then
-    gone[#gone + 1] = entries[position]
-  elseif owned_batch(entries[position], owner) then
-    page[#page + 1] = { entries[position], fields }
+    gone[#gone + 1] = id
+  elseif owned_batch(id, owner) then
+    page[#page + 1] = { id, fields }
+  end
+  last = entry
+  if #page == limit then
+    more = more or position < #entries
+    break
   end
 end
-local more = place and redis.call('ZCOUNT', listed, '-inf', '(' .. place) > 0
 if #gone > 0 then redis.call('ZREM', listed, unpack(gone)) end
-return { more and place or '', unpack(page) }
+return { more and last[2] or '', more and last[1] or '', unpack(page) }

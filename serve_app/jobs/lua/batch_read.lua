@@ -1,6 +1,7 @@
 -- A batch of this owner: {'done', fields, items by status in the order of STATUSES, rows}, or why not. A row, of `limit`
 -- from `first` on, is an item: index, name, job, how it ended, and the job's status, slug and detail; and its result,
--- up to 64 kB each, only where `results` are asked for.
+-- up to 64 kB each, only where `results` are asked for. Then nothing is counted: to count looks at every item, and who
+-- reads results asks piece by piece.
 local batch, owner, first, limit, results = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1'
 local SHOWN = { 'status', 'slug', 'detail', results and 'result' or nil }
 local STATUSES = { 'FETCHING', 'PENDING', 'PROCESSING', 'COMPLETED', 'FAILED', 'CANCELLED', 'REFUSED' }
@@ -16,16 +17,20 @@ local function row(index)
   return { index, cjson.decode(known[1]).name, known[2] or '', known[3] or '', shown }
 end
 
+local function counted(size)
+  local counts, shown = {}, {}
+  for _, status in ipairs(STATUSES) do counts[status] = 0 end
+  for index = 0, size - 1 do
+    local known = redis.call('HMGET', items_key(batch), index .. ':job', index .. ':end')
+    local status = status_of(known[1], known[2])
+    counts[status] = counts[status] + 1
+  end
+  for place, status in ipairs(STATUSES) do shown[place] = counts[status] end
+  return shown
+end
+
 local size, reason = owned_batch(batch, owner)
 if not size then return { reason } end
-local counts = {}
-for _, status in ipairs(STATUSES) do counts[status] = 0 end
-for index = 0, size - 1 do
-  local known = redis.call('HMGET', items_key(batch), index .. ':job', index .. ':end')
-  local status = status_of(known[1], known[2])
-  counts[status] = counts[status] + 1
-end
-local shown, rows = {}, {}
-for place, status in ipairs(STATUSES) do shown[place] = counts[status] end
+local rows = {}
 for index = first, math.min(first + limit, size) - 1 do rows[#rows + 1] = row(index) end
-return { 'done', redis.call('HGETALL', batch_key(batch)), shown, rows }
+return { 'done', redis.call('HGETALL', batch_key(batch)), results and {} or counted(size), rows }

@@ -8,8 +8,10 @@ local lease, deadline = lease_key(model), NOW + LEASE_MS
 local function take_back_expired()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', lease, '-inf', NOW, 'LIMIT', 0, limit)) do
     local record, version = load(id)
-    if record then
+    if record and record.status == 'PROCESSING' then
       lose(record, 'the lease ran out')
+    elseif record then
+      redis.call('ZREM', lease, id)
     elseif version then
       redis.call('ZADD', lease, deadline, id)
     else
@@ -33,8 +35,10 @@ local function next_in_turn(priority)
   local wait = wait_key(model, priority, owner)
   local id = redis.call('ZRANGE', wait, 0, 0)[1]
   local record, version = load(id)
-  if record then return record end
-  if version then
+  if record and may(record, 'PROCESSING') then return record end
+  if record then
+    leave({ id = id, model = model, priority = priority, owner = owner })
+  elseif version then
     redis.call('ZADD', wait, count(model, 'turn'), id)
     redis.call('ZADD', ring, count(model, 'turn'), owner)
   else
@@ -47,19 +51,18 @@ local function start(record)
   leave(record)
   redis.call('ZADD', ring_key(model, record.priority), 'XX', count(model, 'turn'), record.owner)
   redis.call('ZADD', lease, deadline, record.id)
-  redis.call('HSET', job_key(record.id), 'status', 'PROCESSING', 'token', token, 'started_at', NOW,
-    'deliveries', record.deliveries + 1)
+  change(record, 'PROCESSING', 'token', token, 'started_at', NOW, 'deliveries', record.deliveries + 1)
   tell(record, 'PROCESSING')
   local more = redis.call('HMGET', job_key(record.id), 'params', 'media_type', 'traceparent')
-  local alone = record.deliveries + 0 >= SUSPECT_AFTER and '1' or '0'
+  local alone = suspect(record) and '1' or '0'
   return { record.id, more[1], record.reference, record.bytes, record.pixels, more[2], more[3], alone }
 end
 
 -- A suspect travels in a chunk of its own: what happens to it happens to nobody else.
 local function fits(record, chunk)
   if #chunk == 0 then return true end
-  local suspect = record.deliveries + 0 >= SUSPECT_AFTER or chunk.suspect
-  return not suspect and chunk.bytes + record.bytes <= max_bytes and chunk.pixels + record.pixels <= max_pixels
+  if suspect(record) or chunk.suspect then return false end
+  return chunk.bytes + record.bytes <= max_bytes and chunk.pixels + record.pixels <= max_pixels
 end
 
 local function gather()
@@ -72,7 +75,7 @@ local function gather()
       if record == false then break end
       if record then
         if not fits(record, chunk) then return chunk end
-        chunk.suspect = record.deliveries + 0 >= SUSPECT_AFTER
+        chunk.suspect = suspect(record)
         chunk.bytes, chunk.pixels = chunk.bytes + record.bytes, chunk.pixels + record.pixels
         chunk[#chunk + 1] = start(record)
       end

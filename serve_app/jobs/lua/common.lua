@@ -10,7 +10,7 @@ local NOW = CLOCK[1] * 1000 + math.floor(CLOCK[2] / 1000)
 local NOW_US = CLOCK[1] * 1000000 + CLOCK[2]
 
 local FIELDS = {
-  'v', 'owner', 'model', 'priority', 'status', 'run', 'deliveries', 'strikes', 'turn', 'token', 'alone',
+  'v', 'owner', 'model', 'priority', 'status', 'run', 'deliveries', 'strikes', 'turn', 'token', 'alone', 'suspect',
   'reference', 'bytes', 'weight', 'pixels', 'submitted_at', 'started_at', 'completed_at', 'item', 'keep',
 }
 
@@ -40,6 +40,14 @@ end
 
 local function may(record, status) return ALLOWED[record.status][status] end
 
+-- Change the status of a job, and other fields of its record. Nothing else does, so no change is outside of ALLOWED; who
+-- calls has asked `may` or `held` before it wrote anything, because an error undoes nothing.
+local function change(record, status, ...)
+  if not may(record, status) then error('a job may not go from ' .. record.status .. ' to ' .. status) end
+  record.status = status
+  redis.call('HSET', job_key(record.id), 'status', status, ...)
+end
+
 local function count(model, name)
   return redis.call('HINCRBY', ledger_key(model), name, 1)
 end
@@ -63,12 +71,29 @@ local function enter(record)
   redis.call('ZADD', ring_key(record.model, record.priority), 'NX', count(record.model, 'turn'), record.owner)
 end
 
--- Put a job on top of its owner's list. No two have the same place: scripts run one after the other.
+-- Put a job on top of its owner's list. Jobs accepted in one step have one time: a page goes on by time and id.
 local function enlist(record)
   local listed = jobs_key(record.owner)
   redis.call('ZADD', listed, NOW_US, record.id)
   redis.call('ZREMRANGEBYRANK', listed, 0, -(LISTED_MAX + 1))
   redis.call('EXPIRE', listed, LISTED_TTL_S)
+end
+
+-- Entries of a sorted list that come after a place (a score and an id; '+inf' and '' for the beginning), highest first
+-- and down to the score `last`: up to `looks` of {id, score}, and whether there are more. Entries may share a score, so
+-- the place is both. Redis orders them by bytes within a score, and so does `<`, for ids are lower-case hexadecimal.
+local function entries_after(list, at, after, last, looks)
+  local same = at == '+inf' and 0 or redis.call('ZCOUNT', list, at, at)
+  local found = redis.call('ZREVRANGEBYSCORE', list, at, last, 'WITHSCORES', 'LIMIT', 0, looks + same + 1)
+  local entries = {}
+  for position = 1, #found, 2 do
+    local id, score = found[position], found[position + 1]
+    if tonumber(score) ~= tonumber(at) or id < after then
+      if #entries == looks then return entries, true end
+      entries[#entries + 1] = { id, score }
+    end
+  end
+  return entries, false
 end
 
 local function wake(model) redis.call('PUBLISH', wake_key(), model) end
@@ -86,11 +111,14 @@ local function publish_changes()
   if #changed > 0 then redis.call('PUBLISH', changes_key(), table.concat(changed, ' ')) end
 end
 
+-- Whether a job runs alone: it was lost before, or was in a forward pass that hung.
+local function suspect(record) return record.deliveries + 0 >= SUSPECT_AFTER or record.suspect == '1' end
+
 -- PROCESSING -> PENDING.
 local function put_back(record, deliveries, strikes)
   leave(record)
   redis.call('HDEL', job_key(record.id), 'token', 'alone')
-  redis.call('HSET', job_key(record.id), 'status', 'PENDING', 'deliveries', deliveries, 'strikes', strikes)
+  change(record, 'PENDING', 'deliveries', deliveries, 'strikes', strikes)
   enter(record)
   tell(record, 'PENDING')
 end
@@ -112,16 +140,17 @@ local function input_is_there(record)
   return record.reference == '' or redis.call('EXISTS', record.reference) == 1
 end
 
--- Start the next run of an ended job, at its old place: nil, or why not as `refusal` says, or {'input'}.
+-- FAILED -> PENDING. Start the next run of a failed job, at its old place: nil, or why not as `refusal` says, or
+-- {'unfailed'} or {'input'}.
 local function reopen(record)
+  if record.status ~= 'FAILED' or not may(record, 'PENDING') then return { 'unfailed' } end
   local reason = refusal(record.model, record.weight)
   if reason then return reason end
   if not input_is_there(record) then return { 'input' } end
   count(record.model, 'reopened')
-  record.run, record.status = record.run + 1, 'PENDING'
-  redis.call('HDEL', job_key(record.id), 'started_at', 'completed_at', 'result', 'slug', 'detail')
-  redis.call('HSET', job_key(record.id), 'status', record.status, 'run', record.run, 'deliveries', 0, 'strikes', 0,
-    'reopened_at', NOW)
+  record.run = record.run + 1
+  redis.call('HDEL', job_key(record.id), 'started_at', 'completed_at', 'result', 'slug', 'detail', 'suspect')
+  change(record, 'PENDING', 'run', record.run, 'deliveries', 0, 'strikes', 0, 'reopened_at', NOW)
   redis.call('PERSIST', job_key(record.id))
   if record.reference ~= '' then redis.call('PERSIST', record.reference) end
   redis.call('INCRBY', held_bytes_key(), record.weight)
@@ -147,8 +176,7 @@ local function finish(record, status, counter, outcome)
   leave(record)
   local result, slug, detail = outcome.result or '', outcome.slug or '', outcome.detail or ''
   redis.call('HDEL', job_key(record.id), 'token', 'alone')
-  redis.call('HSET', job_key(record.id), 'status', status, 'completed_at', NOW,
-    'result', result, 'slug', slug, 'detail', detail)
+  change(record, status, 'completed_at', NOW, 'result', result, 'slug', slug, 'detail', detail)
   redis.call('DECRBY', held_bytes_key(), record.weight)
   count(record.model, counter)
   tell(record, status)
@@ -202,6 +230,10 @@ local function bury(record)
   local bytes = redis.call('INCRBY', total, record.bytes)
   while redis.call('ZCARD', dead) > DEAD_MAX_JOBS or bytes > DEAD_MAX_BYTES do
     local id = redis.call('ZPOPMIN', dead)[1]
+    if not id then  -- the count of bytes was wrong: nothing is kept
+      redis.call('DEL', total)
+      return
+    end
     local kept = redis.call('HMGET', job_key(id), 'bytes', 'reference')
     bytes = redis.call('DECRBY', total, kept[1] or 0)
     if kept[2] and kept[2] ~= '' then redis.call('UNLINK', kept[2]) end
@@ -215,11 +247,14 @@ local function buried(id)
   if record and redis.call('ZSCORE', dead_key(record.model), id) then return record end
 end
 
--- A delivery that ended without an answer. It is a strike only if this lease reported that the job ran alone.
-local function lose(record, reason)
+-- A delivery that ended without an answer. It is a strike only if this lease reported that the job ran alone. With
+-- `suspects` the job runs alone from now on.
+local function lose(record, reason, suspects)
   local strikes = record.strikes + (record.alone == record.token and 1 or 0)
   if strikes < MAX_STRIKES and record.deliveries + 0 < MAX_DELIVERIES then
-    return put_back(record, record.deliveries, strikes)
+    put_back(record, record.deliveries, strikes)
+    if suspects then redis.call('HSET', job_key(record.id), 'suspect', '1') end
+    return
   end
   redis.call('HDEL', job_key(record.id), 'alone')
   redis.call('HSET', job_key(record.id), 'strikes', strikes)

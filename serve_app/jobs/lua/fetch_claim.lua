@@ -1,19 +1,30 @@
 -- Take up to `limit` items whose URL is to be fetched, owner by owner: {item, what it asks for, owner, model, priority,
 -- traceparent}, … Whoever takes one has FETCH_LEASE_MS; then it is another's to take. What could be no job now is not
--- fetched in vain: it goes behind the others of its owner.
+-- fetched in vain: it goes behind the others of its owner. The owners ARGV[2..] have enough for now: their turn stays.
 local limit = tonumber(ARGV[1])
+local has_enough = {}
+for place = 2, #ARGV do has_enough[ARGV[place]] = true end
 local MORE_LOOKS = 50 -- at items that could be no job now
+
+-- The batch of an item that was to be fetched is gone, and the item with it.
+local function forget_fetch() redis.call('DECR', fetches_key()) end
 
 local function return_expired()
   for _, item in ipairs(redis.call('ZRANGEBYSCORE', fetching_key(), '-inf', NOW, 'LIMIT', 0, limit)) do
     redis.call('ZREM', fetching_key(), item)
     local owner = redis.call('HGET', batch_key((parts_of(item))), 'owner')
-    if owner then enter_fetch(item, owner, NOW_US) else redis.call('DECR', fetches_key()) end
+    if owner then enter_fetch(item, owner, NOW_US) else forget_fetch() end
   end
 end
 
 local function next_in_turn(turn)
-  local owner = redis.call('ZRANGE', fetch_ring_key(), 0, 0)[1]
+  local owner
+  for _, one in ipairs(redis.call('ZRANGE', fetch_ring_key(), 0, #ARGV - 1)) do
+    if not has_enough[one] then
+      owner = one
+      break
+    end
+  end
   if not owner then return nil end
   local item = redis.call('ZPOPMIN', fetch_key(owner))[1]
   if redis.call('EXISTS', fetch_key(owner)) == 0 then
@@ -37,7 +48,9 @@ for look = 1, limit + MORE_LOOKS do
   if not item then break end
   local batch, index = parts_of(item)
   local said = redis.call('HMGET', batch_key(batch), 'owner', 'model', 'priority', 'traceparent')
-  if takes_jobs(said[2]) then
+  if not said[1] then
+    forget_fetch()
+  elseif takes_jobs(said[2]) then
     redis.call('ZADD', fetching_key(), NOW + FETCH_LEASE_MS, item)
     taken[#taken + 1] = { item, redis.call('HGET', items_key(batch), index), unpack(said) }
   else

@@ -1,7 +1,6 @@
 -- Start the next run of a failed job for its owner (id, owner): {'done', record}, or why not.
 local record, reason = owned(ARGV[1], ARGV[2])
 if not record then return { reason } end
-if record.status ~= 'FAILED' then return { 'unfailed' } end
 if redis.call('HGET', job_key(record.id), 'slug') == 'job-dead' then return { 'dead' } end
 local refused = reopen(record)
 if refused then return refused end

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from serve_app.contracts import Json
+from serve_app.usage.report.clock import BUCKETS, Clock, floor
 
 DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_STEPS: Final = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
 _MERGED: Final = {
     "minute": (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440),
     "hour": (1, 2, 3, 6, 12, 24),
@@ -56,38 +56,50 @@ class Timeline:
     """What one bar stands for."""
 
 
-def timeline(buckets: Sequence[Json], bucket: str, *, width: int, most: int, ticks: int) -> Timeline:
-    """All the time from the first bucket to the last, empty ones too, in at most `most` bars."""
+def timeline(
+    buckets: Sequence[Json], bucket: str, *, width: int, most: int, ticks: int, timezone: str = "UTC"
+) -> Timeline:
+    """All the time from the first bucket to the last, empty ones too, in at most `most` bars.
+
+    Bars of up to an hour follow time: an hour that the clock shows twice is two of them, one that it leaves out none.
+    """
     left, top, bottom, height = 46, 32, 30, 260
-    starts = [datetime.fromisoformat(row["bucket"]) for row in buckets]
-    merged = _merged(starts[0], starts[-1], bucket, most)
-    span = merged * _STEPS[bucket]
-    begin = _begin(starts[0], span)
-    number = (starts[-1] - begin) // span + 1
-    sums = [[0, 0] for _ in range(number)]
-    for start, row in zip(starts, buckets, strict=True):
-        slot = sums[(start - begin) // span]
-        slot[0] += row["n"]
-        slot[1] += row["errors"]
-    marks = axis(max(count for count, _ in sums))
+    sums, merged = _sums(buckets, bucket, most, Clock(timezone))
+    number = len(sums)
+    marks = axis(max(count for count, _ in sums.values()))
     base, scale = height - bottom, (height - bottom - top) / marks[-1]
     slot_width = (width - left - 8) / number
-    bars = []
-    for index, (count, errors) in enumerate(sums):
-        start = begin + index * span
+    bars, times = [], []
+    every = max(1, math.ceil(number / ticks))
+    for index, (name, (count, errors)) in enumerate(sums.items()):
         red = min(count * scale, max(3.0, errors * scale)) if errors else 0.0
-        title = f"{_moment(start, bucket)}: {count:,} requests, {errors:,} errors"
+        title = f"{_moment(name, bucket)}: {count:,} requests, {errors:,} errors"
         bar_width = max(1.0, slot_width * 0.8)
         x = left + index * slot_width + (slot_width - bar_width) / 2
         bars.append(Bar(x, base - count * scale, bar_width, count * scale, red, title))
-    every = max(1, math.ceil(number / ticks))
-    times = [
-        Tick(left + (index + 0.5) * slot_width, _short(begin + index * span, bucket))
-        for index in range(0, number, every)
-        if left + (index + 0.5) * slot_width <= width - _LABEL_WIDTH / 2
-    ]
+        middle = left + (index + 0.5) * slot_width
+        if index % every == 0 and middle <= width - _LABEL_WIDTH / 2:
+            times.append(Tick(middle, _short(name, bucket)))
     counts = [Tick(base - mark * scale, compact(mark)) for mark in marks]
     return Timeline(width, height, left, base, bars, times, counts, bucket if merged == 1 else f"{merged} {bucket}s")
+
+
+def _sums(buckets: Sequence[Json], bucket: str, most: int, clock: Clock) -> tuple[dict[str, list[int]], int]:
+    """Requests and errors of each bar under the name of its span, as time passes; and how many buckets a bar is."""
+    places = [clock.read(row["bucket"], BUCKETS[bucket]) for row in buckets]
+    merged = _merged(places[0], places[-1], bucket, most)
+    span = merged * BUCKETS[bucket]
+    begin = floor(places[0][0], span)
+    if span <= BUCKETS["hour"]:
+        slots = list(clock.spans((begin, places[0][1]), places[-1], span))
+    else:
+        slots = [(begin + index * span, timedelta()) for index in range((places[-1][0] - begin) // span + 1)]
+    sums = {clock.name(start, offset, span): [0, 0] for start, offset in slots}
+    for (start, offset), row in zip(places, buckets, strict=True):
+        slot = sums[clock.name(begin + (start - begin) // span * span, offset, span)]
+        slot[0] += row["n"]
+        slot[1] += row["errors"]
+    return sums, merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +204,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
-def _merged(first: datetime, last: datetime, bucket: str, most: int) -> int:
+def _merged(first: tuple[datetime, timedelta], last: tuple[datetime, timedelta], bucket: str, most: int) -> int:
     """Buckets of one bar, so that there are at most `most` bars; one is left for a first bar that begins earlier."""
-    needed = ((last - first) / _STEPS[bucket] + 1) / (most - 1)
+    passed = (last[0] - last[1]) - (first[0] - first[1])
+    needed = (passed / BUCKETS[bucket] + 1) / (most - 1)
     largest = _MERGED[bucket][-1]
     return next((number for number in _MERGED[bucket] if number >= needed), largest * math.ceil(needed / largest))
-
-
-def _begin(first: datetime, span: timedelta) -> datetime:
-    """Where the first bar begins: a whole number of spans after midnight."""
-    midnight = first.replace(hour=0, minute=0, second=0)
-    return midnight + (first - midnight) // span * span
 
 
 def _round_numbers() -> Iterator[int]:
@@ -212,9 +219,11 @@ def _round_numbers() -> Iterator[int]:
         power *= 10
 
 
-def _moment(start: datetime, bucket: str) -> str:
-    return f"{start:%Y-%m-%d}" if bucket == "day" else f"{start:%Y-%m-%d %H:%M}"
+def _moment(name: str, bucket: str) -> str:
+    """A span's name without what is the same in all of them: seconds, and the hour of days."""
+    return name[:10] if bucket == "day" else f"{name[:16]} {name[19:]}".rstrip()
 
 
-def _short(start: datetime, bucket: str) -> str:
-    return f"{start:%d %b %Y}" if bucket == "day" else f"{start:%d %b %H:%M}"
+def _short(name: str, bucket: str) -> str:
+    start = datetime.fromisoformat(name)
+    return f"{start:%d %b %Y}" if bucket == "day" else f"{start:%d %b %H:%M}{name[19:]}"

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from serve_app.contracts import Json
 from serve_app.usage.report import statements, tables
+from serve_app.usage.report.clock import BUCKETS, Clock
 from serve_app.usage.report.notes import notes
 from serve_app.usage.report.sources import Source
 from serve_app.usage.report.statements import Scope
@@ -30,6 +31,7 @@ def make_report(
         raise ReportError(
             f"by the {window.bucket} this window has more than {statements.MOST_BUCKETS} parts; take a larger bucket"
         )
+    _name_times(answers, window)
     overview, gaps, everything = (answers.pop(name) for name in ("overview", "gaps", "all"))
     by = {name: answers.pop(name)["rows"] for name in ("users", "groups", "models")}
     sums = {key: overview[key] for key in ("coverage_start", "coverage_end", "total", "unique_users", "error_count")}
@@ -48,6 +50,17 @@ def make_report(
     return report | {"notes": notes(quality)}
 
 
+def _name_times(answers: Json, window: Window) -> None:
+    """Every time in the answers as the window's clock shows it."""
+    clock, overview = Clock(window.timezone), answers["overview"]
+    for bucket in answers["time_buckets"]:
+        bucket["bucket"] = clock.shown(bucket["bucket"], BUCKETS[window.bucket])
+    for row in answers["recent"]:
+        row["timestamp"] = clock.shown(row["timestamp"])
+    for name in ("coverage_start", "coverage_end"):
+        overview[name] = clock.shown(overview[name])
+
+
 def _head(window: Window) -> Json:
     return {
         "generated_at_utc": _stamp(datetime.now(UTC)),
@@ -64,7 +77,7 @@ def _statements(scope: Scope, recent_limit: int, most_names: int) -> dict[str, s
         "overview": statements.overview(scope),
         "endpoint_counts": statements.counts(scope, "coalesce(NULLIF(endpoint_type, ''), '<unknown>')", many),
         "status_counts": statements.counts(scope, "coalesce(status_code::text, '<null>')", many, by_name=True),
-        "user_counts": statements.counts(scope, "coalesce(NULLIF(username, ''), '<unknown>')", top),
+        "user_counts": statements.people(scope, top),
         "path_counts": statements.counts(scope, "url_path", top),
         "time_buckets": statements.timeline(scope),
         "hour_heatmap": statements.heatmap(scope),

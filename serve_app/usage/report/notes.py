@@ -51,7 +51,7 @@ def _gaps(spans: int, missing: int | None) -> str:
     rest = "how many of them were this user's is not known" if missing is None else "no other figure holds them"
     return (
         f"{number} in {_count(spans, 'span')} that touch this window were counted, not stored one by one, because the "
-        f"outbox was full; {rest}."
+        f"outbox was full, or Redis was away for longer than a gateway keeps events; {rest}."
     )
 
 

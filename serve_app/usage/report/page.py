@@ -58,8 +58,8 @@ def _timelines(report: Json) -> dict[str, charts.Timeline]:
         return {}
     arguments = (report["time_buckets"], report["bucket"])
     return {
-        "wide": charts.timeline(*arguments, width=1060, most=120, ticks=8),
-        "narrow": charts.timeline(*arguments, width=340, most=40, ticks=3),
+        "wide": charts.timeline(*arguments, width=1060, most=120, ticks=8, timezone=report["timezone"]),
+        "narrow": charts.timeline(*arguments, width=340, most=40, ticks=3, timezone=report["timezone"]),
     }
 
 

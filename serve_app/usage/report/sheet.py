@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Final
 
 from serve_app.contracts import Json
-from serve_app.usage.report.summary import plain
+from serve_app.texts import csv_row
 
 COLUMNS: Final = (
     "name",
@@ -24,23 +22,12 @@ COLUMNS: Final = (
     "bytes",
     "compute_seconds",
 )
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_csv(report: Json) -> str:
     """The tables by user, group and model below each other, told apart by the first column."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["window_start_utc", "window_end_utc", "by", *COLUMNS])
     start, end = report["requested_start_utc"] or "", report["requested_end_utc"]
+    lines = [csv_row(["window_start_utc", "window_end_utc", "by", *COLUMNS])]
     for by, table in (("user", "users"), ("group", "groups"), ("model", "models")):
-        for row in report[table]:
-            writer.writerow([start, end, by, *(_cell(row[name]) for name in COLUMNS)])
-    return text.getvalue()
-
-
-def _cell(value: str | float | None) -> str | float | None:
-    """Text on one line; what a spreadsheet would run as a formula gets an apostrophe before it."""
-    if not isinstance(value, str):
-        return value
-    return f"'{plain(value)}" if value.startswith(_FORMULA) else plain(value)
+        lines += [csv_row([start, end, by, *(row[name] for name in COLUMNS)]) for row in report[table]]
+    return "".join(lines)

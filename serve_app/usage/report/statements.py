@@ -62,7 +62,10 @@ _OUTCOME_EDGES: Final = (
 _MOMENTS: Final = """,
     zone AS MATERIALIZED (
         SELECT coalesce(bool_and(extract(minute FROM hour AT TIME ZONE {timezone}) = 0), true) AS has_our_hours
-        FROM (SELECT DISTINCT hour FROM {usage_hourly} WHERE hour >= {first} AND hour < {last}) AS hours
+        FROM (
+            SELECT DISTINCT hour FROM {usage_hourly} WHERE hour >= {first} AND hour < {last}
+            UNION SELECT date_trunc('hour', timestamp, 'UTC') FROM {api_usage} WHERE {edges}
+        ) AS hours
     ),
     moments AS (
         SELECT hour AS at, status_code, requests FROM cells
@@ -77,33 +80,35 @@ _MOMENTS: Final = """,
 _OVERVIEW: Final = """
     SELECT jsonb_build_object(
         'total', coalesce(sum(requests), 0),
-        'unique_users', count(DISTINCT coalesce(NULLIF(username, ''), '<unknown>')),
+        'unique_users', count(DISTINCT {person}),
         'error_count', coalesce(sum(requests) FILTER (WHERE status_code >= 400), 0),
         'null_status', coalesce(sum(requests) FILTER (WHERE status_code IS NULL), 0),
         'unknown_users', coalesce(sum(requests) FILTER (WHERE coalesce(username, '') IN ('', '<unknown>')), 0),
         'pruned_edge', coalesce((SELECT sum(requests) FROM {usage_hourly}
             WHERE hour IN ({first_edge}, {last_edge}) AND NOT EXISTS (SELECT 1 FROM {api_usage}
                 WHERE timestamp >= hour AND timestamp < hour + interval '1 hour')), 0),
-        'coverage_start', to_char(min(first_at) AT TIME ZONE {timezone}, 'YYYY-MM-DD HH24:MI:SS'),
-        'coverage_end', to_char(max(last_at) AT TIME ZONE {timezone}, 'YYYY-MM-DD HH24:MI:SS'))
+        'coverage_start', {coverage_start}, 'coverage_end', {coverage_end})
     FROM cells
 """
 
 _COUNTS: Final = """
     SELECT coalesce(jsonb_agg(jsonb_build_object('name', name, 'n', n) ORDER BY place), '[]') FROM (
         SELECT *, row_number() OVER (ORDER BY {order}) AS place FROM (
-            SELECT {name} AS name, sum(requests) AS n FROM cells GROUP BY 1
+            SELECT {name} AS name, sum(requests) AS n FROM cells GROUP BY {label}
         ) AS counted ORDER BY {order} LIMIT {limit}
     ) AS first
 """
 
 _TIMELINE: Final = """
     SELECT coalesce(jsonb_agg(jsonb_build_object(
-        'bucket', to_char(bucket_at, 'YYYY-MM-DD HH24:MI:SS'), 'n', n, 'errors', errors) ORDER BY bucket_at), '[]')
+        'bucket', jsonb_build_array(to_char(bucket_at, 'YYYY-MM-DD HH24:MI:SS'), extract(epoch FROM utc_offset)),
+        'n', n, 'errors', errors) ORDER BY bucket_at - utc_offset), '[]')
     FROM (
-        SELECT date_trunc({unit}, at AT TIME ZONE {timezone}) AS bucket_at, sum(requests) AS n,
+        SELECT date_trunc({unit}, at AT TIME ZONE {timezone}) AS bucket_at,
+            CASE WHEN {unit} = 'day' THEN interval '0' -- a day has one name, whatever its clocks do in it
+            ELSE (at AT TIME ZONE {timezone}) - (at AT TIME ZONE 'UTC') END AS utc_offset, sum(requests) AS n,
             coalesce(sum(requests) FILTER (WHERE status_code >= 400), 0) AS errors
-        FROM moments GROUP BY 1 ORDER BY 1 LIMIT {limit}
+        FROM moments GROUP BY 1, 2 ORDER BY 1, 2 LIMIT {limit}
     ) AS buckets
 """
 
@@ -118,8 +123,11 @@ _HEATMAP: Final = """
 
 _RECENT: Final = """
     SELECT coalesce(jsonb_agg(jsonb_build_object(
-        'id', id, 'timestamp', to_char(timestamp AT TIME ZONE {timezone}, 'YYYY-MM-DD HH24:MI:SS'),
-        'username', coalesce(NULLIF(username, ''), '<unknown>'),
+        'id', id, 'timestamp', {row_time},
+        'username', coalesce((SELECT NULLIF(username, '') FROM {usage_hourly}
+            WHERE principal_id = newest.principal_id AND hour <= {until} AND first_at <= {until}
+            ORDER BY hour DESC, last_at DESC LIMIT 1),
+            NULLIF(username, ''), '<unknown>'),
         'service_name', coalesce(NULLIF(service_name, ''), '<unknown>'),
         'endpoint_type', coalesce(NULLIF(endpoint_type, ''), '<unknown>'),
         'status_code', status_code, 'url_path', url_path) ORDER BY timestamp DESC, id DESC), '[]')
@@ -135,6 +143,15 @@ _GAPS: Final = """
 """
 
 
+PERSON: Final = "coalesce('id:' || principal_id, 'name:' || coalesce(NULLIF(username, ''), '<unknown>'))"
+"""Who asked: the principal, whatever it was called; in rows of the source system, which have none, the name."""
+LATEST_NAME: Final = "(array_agg(username ORDER BY last_at DESC, username))[1]"
+"""The name of a person's latest request in a group of `cells`."""
+_CLOCK_TIME: Final = """jsonb_build_array(to_char({moment} AT TIME ZONE {timezone}, 'YYYY-MM-DD HH24:MI:SS'),
+            extract(epoch FROM ({moment} AT TIME ZONE {timezone}) - ({moment} AT TIME ZONE 'UTC')))"""
+"""A time as the report's clock shows it, with its offset from UTC in seconds: what `Clock` makes a name of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What a report tells of: a window, and everyone's usage or one principal's."""
@@ -146,17 +163,33 @@ class Scope:
 def overview(scope: Scope) -> str:
     """Totals, coverage, and what the notes on data quality are computed from."""
     first, last = scope.window.cut_hours
-    return write(CELLS + _OVERVIEW, scope, first_edge=Literal(first), last_edge=Literal(last))
+    return write(
+        CELLS + _OVERVIEW,
+        scope,
+        first_edge=Literal(first),
+        last_edge=Literal(last),
+        person=SQL(PERSON),
+        coverage_start=_clock_time("min(first_at)", scope),
+        coverage_end=_clock_time("max(last_at)", scope),
+    )
 
 
 def counts(scope: Scope, name: LiteralString, limit: int, *, by_name: bool = False) -> str:
     """Requests by one expression over the columns of the hourly sums, the largest first."""
     order = SQL("name") if by_name else SQL("n DESC, name")
-    return write(CELLS + _COUNTS, scope, name=SQL(name), order=order, limit=Literal(limit))
+    return write(CELLS + _COUNTS, scope, name=SQL(name), label=SQL(name), order=order, limit=Literal(limit))
+
+
+def people(scope: Scope, limit: int) -> str:
+    """Requests by person under the latest name, the largest first; two of one name are two."""
+    name = SQL("coalesce(NULLIF({}, ''), '<unknown>')").format(SQL(LATEST_NAME))
+    order = SQL("n DESC, name")
+    return write(CELLS + _COUNTS, scope, name=name, label=SQL(PERSON), order=order, limit=Literal(limit))
 
 
 def timeline(scope: Scope) -> str:
-    """Requests and errors by the window's bucket; empty buckets are left out."""
+    """Requests and errors by the window's bucket; empty buckets are left out. An hour or minute that the clock shows
+    twice is two buckets, told apart by the offset from UTC."""
     text = CELLS + _MOMENTS + _TIMELINE
     return write(text, scope, unit=Literal(scope.window.bucket), limit=Literal(MOST_BUCKETS + 1))
 
@@ -168,7 +201,7 @@ def heatmap(scope: Scope) -> str:
 
 def recent(scope: Scope, limit: int) -> str:
     """The newest rows."""
-    return write(_RECENT, scope, limit=Literal(limit))
+    return write(_RECENT, scope, limit=Literal(limit), row_time=_clock_time("timestamp", scope))
 
 
 def gaps(scope: Scope) -> str:
@@ -190,6 +223,10 @@ def write(text: LiteralString, scope: Scope, **parts: Composable) -> str:
     edges = {"edges": SQL(_EDGES).format(**bounds), "outcome_edges": SQL(_OUTCOME_EDGES).format(**bounds)}
     tables = {table: _rows(table, column, scope.principal_id) for table, column in WHOSE.items()}
     return SQL(text).format(**bounds, **edges, **tables, **parts).as_string()
+
+
+def _clock_time(moment: LiteralString, scope: Scope) -> Composable:
+    return SQL(_CLOCK_TIME).format(moment=SQL(moment), timezone=Literal(scope.window.timezone))
 
 
 def _rows(table: str, column: str, principal_id: str | None) -> Composable:

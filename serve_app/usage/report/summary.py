@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from serve_app.contracts import Json
+from serve_app.texts import one_line
 from serve_app.usage.report.statements import OTHERS
 
 BAR_WIDTH = 28
@@ -58,13 +59,13 @@ def _bars(title: str, rows: Sequence[tuple[str, int]]) -> Iterator[str]:
     most = max((count for _, count in rows), default=0)
     for name, count in rows:
         bar = "#" * max(1, round(count / most * BAR_WIDTH))
-        yield f"  {plain(name)[:NAME_WIDTH]:{NAME_WIDTH}} {count:6d}  {bar}"
+        yield f"  {one_line(name)[:NAME_WIDTH]:{NAME_WIDTH}} {count:6d}  {bar}"
 
 
 def _recent(rows: Sequence[Json]) -> list[str]:
     return [
-        f"  {row['timestamp']}  {plain(row['username'])[:18]:18} {plain(row['endpoint_type'])[:12]:12} "
-        f"{'<null>' if row['status_code'] is None else row['status_code']} {plain(row['url_path'])}"
+        f"  {row['timestamp']}  {one_line(row['username'])[:18]:18} {one_line(row['endpoint_type'])[:12]:12} "
+        f"{'<null>' if row['status_code'] is None else row['status_code']} {one_line(row['url_path'])}"
         for row in rows[:RECENT_SHOWN]
     ]
 
@@ -80,14 +81,9 @@ def _table(rows: Sequence[Json]) -> Iterator[str]:
     for row in rows[:SHOWN]:
         times = " ".join(f"{'-' if row[key] is None else row[key]:>8}" for key in LATENCIES)
         yield (
-            f"  {plain(row['name'])[:24]:24} {row['requests']:9} {row['errors']:7} {row['completed']:7}"
+            f"  {one_line(row['name'])[:24]:24} {row['requests']:9} {row['errors']:7} {row['completed']:7}"
             f" {row['failed']:6} {row['cancelled']:6} {row['dead']:5} {times} {row['bytes'] / 1e6:9.1f}"
             f" {row['compute_seconds']:10.1f}"
         )
     if len(rows) > SHOWN:
         yield f"  (first {SHOWN}; --csv has them all)"
-
-
-def plain(text: str) -> str:
-    """Text without what would move the cursor or turn the line: rows of the source system were never cleaned."""
-    return "".join(char if char.isprintable() else "?" for char in text)

@@ -11,7 +11,7 @@ from typing import Final, LiteralString
 
 from psycopg.sql import SQL, Literal
 
-from serve_app.usage.report.statements import CELLS, EXACT_BELOW, OTHERS, Scope, write
+from serve_app.usage.report.statements import CELLS, EXACT_BELOW, LATEST_NAME, OTHERS, PERSON, Scope, write
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,16 @@ class Table:
     """How a label is shown."""
     id: LiteralString = "NULL"
     """What tells apart labels that are shown alike."""
+    username: LiteralString = "NULL::text"
+    """Of the requests of a label: the name that `name` is made of."""
 
 
 USERS: Final = Table(
-    "coalesce('id:' || principal_id, 'name:' || username)",
+    PERSON,
     "'id:' || owner",
     "coalesce(NULLIF(max(username), ''), '<unknown>')",
     "CASE WHEN max(label) LIKE 'id:%' THEN substr(max(label), 4) END",
+    LATEST_NAME,
 )
 GROUPS: Final = Table(
     "coalesce(group_name, '')", "coalesce(group_name, '')", "coalesce(NULLIF(max(label), ''), '<none>')"
@@ -50,7 +53,8 @@ _OUTCOMES: Final = """,
     owners AS MATERIALIZED (
         SELECT owner, username, group_name FROM (SELECT DISTINCT owner FROM outcome_cells) AS known
         LEFT JOIN LATERAL (
-            SELECT username, group_name FROM {usage_hourly} WHERE principal_id = owner AND hour <= {until}
+            SELECT username, group_name FROM {usage_hourly}
+            WHERE principal_id = owner AND hour <= {until} AND first_at <= {until}
             ORDER BY hour DESC, last_at DESC LIMIT 1
         ) AS latest ON true
     )
@@ -100,7 +104,7 @@ _LATENCY: Final = """,
 
 _JOINED: Final = """,
     asked AS (
-        SELECT {label} AS label, max(username) AS username, sum(requests) AS requests,
+        SELECT {label} AS label, {username} AS username, sum(requests) AS requests,
             sum(requests) FILTER (WHERE status_code >= 400) AS errors, sum(request_bytes) AS bytes
         FROM cells GROUP BY 1
     ),
@@ -145,6 +149,7 @@ def by(table: Table, scope: Scope, limit: int) -> str:
         owner_label=SQL(table.outcomes),
         name=SQL(table.name),
         id=SQL(table.id),
+        username=SQL(table.username),
         limit=Literal(limit),
         others=Literal(OTHERS),
         exact_below=Literal(EXACT_BELOW),

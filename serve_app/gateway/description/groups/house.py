@@ -58,8 +58,12 @@ class Readiness(Shape):
     status: Literal["ready", "not ready"]
     tracker: Literal["ready", "away"] | None = None
     store: str | None = None
+    background: dict[str, str] | None = None
+    """What runs in the background of the gateway that answers, by name: `ready`, or `failing`."""
     models: dict[str, str] | None = None
     usage: str | None = None
+    memory: str | None = None
+    """Only where Redis' memory is not measured: why."""
     stopped: dict[str, list[Stopped]] | None = None
 
 

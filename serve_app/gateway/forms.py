@@ -1,0 +1,196 @@
+"""multipart/form-data as the field's clients really send it: RFC 7578, with what RFC 2046 and RFC 8187 add.
+
+Read: a preamble and an epilogue, `filename*` alone or beside `filename`, texts with a `charset` or after `_charset_`.
+Refused by name: parts with a Content-Transfer-Encoding that changes their bytes (deprecated by RFC 7578 section 4.7),
+texts in UTF-16, UTF-32 or an encoding we do not read.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import AsyncGenerator, Iterable
+from email.message import Message
+from email.utils import collapse_rfc2231_value
+from typing import Final, NoReturn
+
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from serve_app.errors import BodyInvalid, BodyTypeUnsupported
+from serve_app.library_internals import close_files_of, current_part, read_as_utf8
+
+SHOWN_MAX: Final = 100
+FIELD_MAX_BYTES: Final = 64 * 1024
+BOUNDARY_MAX: Final = 70
+"""RFC 2046 section 5.1.1."""
+PLAIN_ENCODINGS: Final = ("", "7bit", "8bit", "binary")
+"""Content-Transfer-Encodings that leave the bytes as they are."""
+TEXT_CODECS: Final = ("utf-8", "ascii", "iso8859-1", "cp1252")
+"""As Python names what a text field may be in; every browser's default is one of them."""
+WIDE_MARKS: Final = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+"""Longer ones first: the mark of UTF-32 begins with that of UTF-16."""
+ASCII_FIRST: Final = {(0, 0, 0): "UTF-32", (0, 1, 0): "UTF-16", (1, 0, 1): "UTF-16", (1, 0, 0): "UTF-32"}
+"""Where the zeros are in the first four bytes of a text that begins with an ASCII character (RFC 4627 section 3): of
+bytes 0, 1 and 2, 1 stands for one that is not zero."""
+
+
+def utf8_text(data: bytes, name: str, cure: str = "") -> str:
+    """Bytes as text in UTF-8, without a byte order mark in front (RFC 8259 section 8.1).
+
+    Raises `BodyInvalid`, which says so where they are UTF-16 or UTF-32: Windows tools write those unasked.
+    """
+    if wide := _wide_encoding(data):
+        raise BodyInvalid(f"{name} is in {wide}; send it in UTF-8 (PowerShell: Out-File -Encoding utf8).")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        words = f"{name} is not text in UTF-8: its byte {error.start} cannot be read. {cure}"
+        raise BodyInvalid(words.rstrip()) from error
+
+
+def _wide_encoding(data: bytes) -> str | None:
+    for mark, name in WIDE_MARKS:
+        if data.startswith(mark):
+            return name
+    if len(data) < 4:
+        return None
+    first, second, third = (min(byte, 1) for byte in data[:3])
+    return ASCII_FIRST.get((first, second, third)) if 0 in (first, second) else None
+
+
+class FormParser(MultiPartParser):
+    """Starlette's parser, which takes a form without its closing boundary for a whole one, knows no `filename*`, and
+    decodes text by whatever codec of Python's the caller names: some raise, some make lone surrogates."""
+
+    ended = False
+    _text_charset = "utf-8"
+
+    def on_part_begin(self) -> None:
+        read_as_utf8(self)
+        super().on_part_begin()
+
+    def on_headers_finished(self) -> None:
+        part = current_part(self)
+        _check_transfer_encoding(_header(part.item_headers, b"content-transfer-encoding"))
+        part.content_disposition = _without_extended(part.content_disposition)
+        super().on_headers_finished()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        part = current_part(self)
+        if part.file is None and len(part.data) + end - start > FIELD_MAX_BYTES:
+            raise BodyInvalid(
+                f"The form field {part.field_name[:SHOWN_MAX]!r} has more than {FIELD_MAX_BYTES // 1024} KiB. "
+                "A file's part needs a filename in its Content-Disposition."
+            )
+        super().on_part_data(data, start, end)
+
+    def on_part_end(self) -> None:
+        part = current_part(self)
+        if part.file is not None:
+            super().on_part_end()
+            return
+        text = self._text_of(part.field_name, bytes(part.data), _header(part.item_headers, b"content-type"))
+        if part.field_name == "_charset_":  # RFC 7578 section 4.6: what the texts after it are in
+            self._text_charset = _codec(text.strip(), "_charset_")
+        else:
+            self.items.append((part.field_name, text))
+
+    def on_end(self) -> None:
+        self.ended = True
+
+    def close_files(self) -> None:
+        close_files_of(self)
+
+    def _text_of(self, field: str, data: bytes, content_type: bytes) -> str:
+        name = f"The form field {field[:SHOWN_MAX]}"
+        said = parse_options_header(content_type)[1].get(b"charset", b"").decode("latin-1")
+        codec = _codec(said, name) if said else self._text_charset
+        if codec in ("utf-8", "ascii"):
+            return utf8_text(data, name, "A file's part needs a filename in its Content-Disposition.")
+        return data.decode(codec, "replace")
+
+
+async def after_preamble(pieces: AsyncGenerator[bytes, None], content_type: str) -> AsyncGenerator[bytes, None]:
+    """The pieces of a form from its first boundary on: what stands before it means nothing (RFC 2046 section 5.1.1).
+
+    Raises `MultiPartException` where the Content-Type names no boundary that can be one.
+    """
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    if not 0 < len(boundary) <= BOUNDARY_MAX:
+        raise MultiPartException(f"Its Content-Type needs a boundary of 1 to {BOUNDARY_MAX} characters.")
+    # A line of the preamble may begin as the boundary does.
+    delimiter, held, begun = re.compile(re.escape(b"\r\n--" + boundary) + rb"(?=\r\n|--)"), b"\r\n", False
+    async for piece in pieces:
+        if begun:
+            yield piece
+            continue
+        held += piece
+        if found := delimiter.search(held):
+            begun = True
+            yield held[found.start() + 2 :]
+        else:
+            held = held[-len(boundary) - 5 :]  # the delimiter and one character: all but the last of what it needs
+
+
+def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
+    return next((value for key, value in headers if key == name), b"")
+
+
+def _check_transfer_encoding(value: bytes) -> None:
+    encoding = value.decode("latin-1").strip().lower()
+    if encoding not in PLAIN_ENCODINGS:
+        raise BodyTypeUnsupported(
+            f"A part of the form has the Content-Transfer-Encoding {encoding[:SHOWN_MAX]!r}. Send the bytes as they "
+            "are: forms have no such encoding (RFC 7578 section 4.7)."
+        )
+
+
+def _codec(name: str, where: str) -> str:
+    try:
+        found = codecs.lookup(name).name
+    except (LookupError, ValueError):
+        found = ""
+    if found not in TEXT_CODECS:
+        _refuse_charset(name, where)
+    return found
+
+
+def _refuse_charset(name: str, where: str) -> NoReturn:
+    raise BodyTypeUnsupported(f"{where} is in {name[:SHOWN_MAX]!r}; send text in UTF-8.")
+
+
+def _without_extended(disposition: bytes | None) -> bytes | None:
+    """A Content-Disposition whose `name*` and `filename*` (RFC 8187, and in pieces RFC 2231) stand there plainly.
+
+    urllib3 before 1.25 sends them alone; where both are there, this one is the whole name (RFC 6266 section 4.3).
+    """
+    if disposition is None or b"*" not in disposition:
+        return disposition
+    message = Message()
+    message["Content-Disposition"] = disposition.decode("latin-1")
+    kind, *parameters = message.get_params([("", "")], "content-disposition", unquote=True)
+    values: dict[str, bytes] = {}
+    for key, value in parameters:  # the extended ones come last
+        if isinstance(value, tuple):
+            values[key.lower()] = collapse_rfc2231_value(value).encode("utf-8", "replace")
+        else:
+            values.setdefault(key.lower(), value.encode("latin-1", "replace"))
+    return kind[0].encode("latin-1") + b"".join(b"; %s=%s" % (key.encode(), _quoted(values[key])) for key in values)
+
+
+def _quoted(value: bytes) -> bytes:
+    return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+
+
+def close_files(values: Iterable[str | UploadFile]) -> None:
+    """Give the memory or disk of a form's files back."""
+    for value in values:
+        if isinstance(value, UploadFile):
+            value.file.close()
