@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -66,6 +75,11 @@ class IssuerRule(BaseModel):
         if self.accept == "id_token" and (self.access_token_claim or self.audience_claim != "aud"):
             raise ValueError("accept=id_token goes with neither access_token_claim nor audience_claim")
         return self
+
+
+def _expanded(path: object) -> object:
+    """With `~` and `$VARIABLES` as huggingface_hub reads them in the paths of its own settings."""
+    return os.path.expandvars(os.path.expanduser(path)) if isinstance(path, str) else path
 
 
 class Settings(BaseSettings):
@@ -173,8 +187,8 @@ class Settings(BaseSettings):
     """`org/name` of the model, for example t0m-R/vit-sem-classification."""
     model_revision: str = ""
     """Commit of the model; required for hugging_face, in prod 40 hex digits."""
-    model_cache_dir: Path | None = None
-    """Absolute folder that holds `models--org--name/snapshots`, for `private`."""
+    model_cache_dir: Annotated[Path, BeforeValidator(_expanded)] | None = None
+    """Absolute folder that holds `models--org--name/snapshots`, or one model's files, for `private`."""
     engine: Literal["torch", "openvino"] = "torch"
     """What runs the forward pass. `openvino`: faster on a CPU, needs the extra of that name."""
     inference_threads: Annotated[int, Field(ge=0)] = 0

@@ -19,13 +19,11 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from serve_app.contracts import Json
 from serve_app.errors import ModelUnready
-from serve_app.models.snapshot import NEEDED, Snapshot, locate
+from serve_app.models.snapshot import FILES, Snapshot, locate
 from serve_app.settings import COMMIT, Settings
 
 PRIVATE = Path(__file__).resolve().parent / "model.local"
 HUB_TOKEN = Path("/run/secrets/hf_token")
-WANTED = [*NEEDED, "*.safetensors"]
-"""No pickles: they could run code."""
 REVISION = re.compile(r"[\w][\w.-]*")
 
 
@@ -83,17 +81,17 @@ def bake(arguments: dict[str, str], models: Path) -> Snapshot:
     revision = arguments.get("MODEL_REVISION", "")
     if source == "hugging_face":
         token = HUB_TOKEN.read_text().strip() if HUB_TOKEN.exists() else None
-        snapshot_download(name, revision=revision, cache_dir=models, allow_patterns=WANTED, token=token or False)
+        snapshot_download(name, revision=revision, cache_dir=models, allow_patterns=list(FILES), token=token or False)
     elif source == "private":
         if not PRIVATE.is_dir():
             raise Refused(f"MODEL_SOURCE=private takes the model's files from {PRIVATE.name}, which is not there.")
         folder = models / f"models--{name.replace('/', '--')}" / "snapshots" / revision
         folder.mkdir(parents=True)
-        for path in (path for pattern in WANTED for path in PRIVATE.glob(pattern)):
+        for path in (path for pattern in FILES for path in PRIVATE.glob(pattern)):
             shutil.copyfile(path, folder / path.name)
-    os.environ["HF_HUB_CACHE"] = str(models)
     named = {"model_source": source, "model_id": name, "model_revision": revision, "model_cache_dir": models}
-    return locate(Settings.model_validate({**named, "environment": "dev"}))  # prod wants to know a whole cluster
+    settings = Settings.model_validate({**named, "environment": "dev"})  # prod wants to know a whole cluster
+    return locate(settings, cache=models)
 
 
 def release(arguments: dict[str, str], snapshot: Snapshot) -> Json:

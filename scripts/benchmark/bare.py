@@ -38,13 +38,14 @@ def pipeline(snapshot: str, folder: str, batch: int) -> None:
     from transformers import AutoModelForImageClassification
 
     from serve_app.images.decode import read_pixels
-    from serve_app.images.resize import to_model_input
+    from serve_app.images.resize import Geometry
     from serve_app.settings import Settings
 
     torch.set_num_threads(os.cpu_count() or 1)
     model = AutoModelForImageClassification.from_pretrained(snapshot, local_files_only=True).eval()
     files = [path.read_bytes() for path in sorted(Path(folder).glob("*.jpg"))]
-    size, settings = int(model.config.image_size), Settings()
+    settings = Settings()
+    geometry = Geometry((int(model.config.image_size),) * 2)
 
     def forward(images: list[object]) -> None:
         grey = torch.stack([torch.tensor(image) for image in images])
@@ -53,7 +54,7 @@ def pipeline(snapshot: str, folder: str, batch: int) -> None:
             model(pixel_values=pixels).logits.softmax(-1).tolist()
 
     def prepare(data: bytes) -> object:
-        return to_model_input(read_pixels(data, settings), size)
+        return geometry.item(read_pixels(data, settings).array)
 
     ready = [prepare(data) for data in files[:batch]]
     forward(ready)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from serve_app.contracts import Json
-from serve_app.models.sem_classifier import NoParams, SemClassifier
+from serve_app.models.sem_classifier import ClassifierParams, SemClassifier
 from serve_app.settings import Settings
 
 DEADLINE_S = 240
@@ -36,9 +36,9 @@ def main() -> None:
     model.load(Settings())
     answers = []
     for path in sorted(Path(sys.argv[1]).iterdir()):
-        prepared = model.preprocess(path.read_bytes(), NoParams(), model.recipe)
+        prepared = model.preprocess(path.read_bytes(), ClassifierParams(), model.recipe)
         [output] = model.forward([prepared.item])
-        answers.append(model.postprocess(output, NoParams(), prepared.notes).model_dump(mode="json"))
+        answers.append(model.postprocess(output, ClassifierParams(), prepared.notes).model_dump(mode="json"))
     print(json.dumps(answers))
 
 

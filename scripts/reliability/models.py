@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.models.contract import Prepared
-from serve_app.models.sem_classifier import NoParams, Recipe, SemClassifier
+from serve_app.models.sem_classifier import ClassifierParams, Recipe, SemClassifier
 
 
-class Act(NoParams):
+class Act(ClassifierParams):
     """What the forward pass does beside classifying."""
 
     act: Literal["none", "die", "hang"] = "none"

@@ -50,7 +50,11 @@ def explain(error: ValidationError, spell: Callable[[str], str] = str) -> str:
 def print_result(name: str, result: Json) -> None:
     """What a model made of the file of this name; a classification with its scores, anything else as it is."""
     if "all_scores" in result:
-        output.print(f"\n  {name} is {result['label']}", style="bold", markup=False)
+        if "labels" in result:
+            said = f"shows {', '.join(result['labels']) or 'none of the labels'}"
+        else:
+            said = f"is {result['label']}"
+        output.print(f"\n  {name} {said}", style="bold", markup=False)
         print_scores(result)
     else:
         output.print(f"\n  {name}: {json.dumps(result)}", markup=False)

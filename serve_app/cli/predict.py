@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from serve_app.cli.config import settings_or_give_up
-from serve_app.cli.console import explain, give_up, output, print_scores
+from serve_app.cli.console import explain, give_up, print_result
 from serve_app.contracts import Json
 from serve_app.errors import ServiceError
 
@@ -28,16 +28,13 @@ def predict(
         results = _predict(model, files or [], params)
     except ValidationError as error:
         give_up(f"the parameters do not fit {model}: {explain(error)}")
-    except (ServiceError, ValueError, OSError) as error:
+    except (ServiceError, ValueError, OSError, RuntimeError) as error:  # RuntimeError: torch's, of an input
         give_up(str(error))
     for name, result in results:
         if as_json:
             typer.echo(json.dumps({"input": name, **result}))
-        elif "all_scores" in result:
-            output.print(f"\n  {name} is {result['label']}", style="bold", markup=False)
-            print_scores(result)
         else:
-            output.print(f"\n  {name}: {json.dumps(result)}", markup=False)
+            print_result(name, result)
 
 
 def _predict(implementation: str, files: list[Path], params: str) -> list[tuple[str, Json]]:

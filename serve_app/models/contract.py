@@ -111,6 +111,12 @@ class Model(ABC):
         """
 
     @staticmethod
+    def prepare_worker(recipe: Any) -> None:
+        """Import what `preprocess` needs beside this module. Runs once in every decode worker, before its memory is
+        limited: the limit is for inputs, not for libraries."""
+        return None
+
+    @staticmethod
     @abstractmethod
     def preprocess(data: bytes | None, params: Any, recipe: Any) -> Prepared:
         """Turn one input into one item. Runs in a decode worker process that a hostile input may kill.

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.contracts import Json
-from serve_app.models.snapshot import Snapshot
+from serve_app.models.preprocessing import Inputs
 from serve_app.settings import Settings
 
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+Score = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+"""Logits (n, classes) to scores."""
 
 
 class Engine(Protocol):
@@ -22,8 +26,9 @@ class Engine(Protocol):
 
     device: str
 
-    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Of a normalised batch (n, 3, size, size): one row of class logits per image."""
+    def logits(self, inputs: Inputs) -> NDArray[np.float32]:
+        """Of what the image processor made of n images, mostly `pixel_values` (n, channels, height, width) of float32:
+        one row of class logits per image."""
         ...
 
     def describe(self) -> Json:
@@ -38,16 +43,26 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return scores
 
 
-def load_engine(snapshot: Snapshot, size: int, settings: Settings) -> Engine:
-    """The engine that ENGINE names, loaded. Raises `ModelUnready` with what to install or fetch."""
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """One independent score per class, in float64."""
+    scores: NDArray[np.float64] = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    return scores
+
+
+def load_engine(network: Any, shape: tuple[int, ...] | None, score: Score, settings: Settings) -> Engine:
+    """The engine that ENGINE names, for a network of `torch_engine.load_network`.
+
+    `shape` is (channels, height, width) of every input, None where they vary; `score` makes scores of logits. Raises
+    `ModelUnready` with what to install or set.
+    """
     threads = settings.inference_threads or processors()
     if settings.engine == "openvino":
         from serve_app.models.openvino_engine import OpenvinoEngine
 
-        return OpenvinoEngine(snapshot, size, threads)
+        return OpenvinoEngine(network, shape, score, threads)
     from serve_app.models.torch_engine import TorchEngine
 
-    return TorchEngine(snapshot, threads)
+    return TorchEngine(network, threads)
 
 
 def processors() -> int:

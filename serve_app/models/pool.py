@@ -123,13 +123,14 @@ class _Generation:
 class DecodePool:
     """Runs functions in decode workers, each call bounded in time and memory, and all of them in number."""
 
-    def __init__(self, settings: Settings, module: str) -> None:
-        """`module` is imported by every worker before its memory limit is set and its first call arrives."""
+    def __init__(self, settings: Settings, module: str, prepare: Callable[[], object] | None = None) -> None:
+        """`module` is imported by every worker, and `prepare` called, before its memory limit is set and its first call
+        arrives."""
         self._deadline_s = settings.decode_timeout_s
         # A call waits for a worker for one other call at most, see `_slots`, and perhaps for a worker's start.
         self._patience_s = 2 * settings.decode_timeout_s + START_TIMEOUT_S
         self._workers = settings.decode_workers
-        self._start_arguments = (module, settings.decode_memory_mib * MIB)
+        self._start_arguments = (module, settings.decode_memory_mib * MIB, prepare)
         self._memory_mib = settings.decode_memory_mib
         # One more than there are workers: the next input is at hand when a worker gets free, and no more than that.
         self._slots = asyncio.Semaphore(self._workers + 1)
@@ -217,9 +218,11 @@ def _guarded(function: Callable[..., T], args: tuple[object, ...]) -> T:
         raise ModelRejected(f"This input could not be prepared: {type(error).__name__}.") from None
 
 
-def _prepare_worker(module: str, memory_bytes: int) -> None:
+def _prepare_worker(module: str, memory_bytes: int, prepare: Callable[[], object] | None) -> None:
     """Runs first in every worker: import what it needs, then live below the limits and no longer than the replica."""
     importlib.import_module(module)
+    if prepare is not None:
+        prepare()
     os.nice(NICE)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     pages = Path("/proc/self/statm")

@@ -1,84 +1,251 @@
-"""The preprocessing a snapshot asks for in its preprocessor_config.json, in the arithmetic of its own processor.
+"""From clean pixels to what a network takes, exactly as the checkpoint's own image processor makes it.
 
-Pixels stay uint8 until the batch is normalised in the forward thread: a quarter of the bytes cross the processes.
+Two ways. `Fast` does resize, centre crop, rescale and normalise itself: pixels stay uint8 until the batch is normalised
+in the forward thread, so a quarter of the bytes cross the processes, grey images are resized once and not three times,
+and decode workers need no transformers. It is taken only where, at load, it gave the processor's output bit for bit on
+a few images. `Own` is the processor itself (transformers' Pillow backend), run in the decode worker.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from serve_app.contracts import Json
-from serve_app.errors import ModelUnready
+from serve_app.errors import ModelRejected, ModelUnready
+from serve_app.images.resize import MAX_SIDE, Geometry, as_image
 
-BILINEAR = 2
-UNSUPPORTED = ("do_center_crop", "do_pad", "do_reduce_labels")
+Inputs = dict[str, NDArray[Any]]
+"""What the network is called with: arrays by name, the images of a batch along the first axis."""
+
+LEVELS = 256
+MAX_VALUES = 1 << 24
+"""Most values of one image, and of one forward pass, where a processor lets sizes vary (64 MiB as float32)."""
+
+ALIKE = {
+    "BeitImageProcessorPil": ("_preprocess", "preprocess", "_preprocess_image_like_inputs"),
+    "ConvNextImageProcessorPil": ("_preprocess", "resize"),
+}
+"""Processors that override these steps and for which `_plan` knows what they do."""
+STEPS = (
+    "preprocess",
+    "process_image",
+    "_prepare_image_like_inputs",
+    "_preprocess_image_like_inputs",
+    "_preprocess",
+    "resize",
+    "center_crop",
+    "rescale",
+    "normalize",
+)
+
+
+class Preprocessing(Protocol):
+    """Both halves: `preparation` goes to the decode workers, `batches` runs in the forward thread."""
+
+    @property
+    def preparation(self) -> Geometry | OwnProcessor: ...
+
+    def batches(self, items: Sequence[Any]) -> list[tuple[list[int], Inputs]]:
+        """The items as batches of equal shapes: their places in `items`, and what the network is called with."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """Resize to `size` x `size`, then (level x scale - mean) / std per channel."""
+class Fast:
+    """`Geometry` in the decode worker, one table look-up per level here."""
 
-    size: int
-    scale: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    preparation: Geometry
+    table: NDArray[np.float32]
+    """What each of the 256 levels becomes, per channel: (channels, 256)."""
 
-    @classmethod
-    def from_config(cls, config: Json) -> Preprocessing:
-        """Read preprocessor_config.json. What this cannot do exactly is refused, never approximated."""
-        for step in UNSUPPORTED:
-            if config.get(step):
-                raise ModelUnready(f"preprocessor_config.json asks for {step}, which is not supported.")
-        if not config.get("do_resize", True) or config.get("resample", BILINEAR) != BILINEAR:
-            raise ModelUnready("preprocessor_config.json must resize, with the bilinear filter (resample 2).")
-        normalise = config.get("do_normalize", True)
-        return cls(
-            size=_square(config.get("size")),
-            scale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0,
-            mean=_three(config, "image_mean") if normalise else (0.0, 0.0, 0.0),
-            std=_deviations(config) if normalise else (1.0, 1.0, 1.0),
-        )
-
-    def normalise(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Grey (size, size) and RGB (size, size, 3) images to one batch (n, 3, size, size).
-
-        There are 256 levels only, so the processor's arithmetic (float64 product, float32 rest) runs once per level.
-        """
-        levels = (np.arange(256, dtype=np.float64) * self.scale).astype(np.float32)
-        mean, std = (np.array(values, dtype=np.float32) for values in (self.mean, self.std))
-        table = (levels[None, :] - mean[:, None]) / std[:, None]
-        batch = np.empty((len(images), 3, self.size, self.size), dtype=np.float32)
-        for place, image in zip(batch, images, strict=True):
-            for channel in range(3):
+    def batches(self, items: Sequence[NDArray[np.uint8]]) -> list[tuple[list[int], Inputs]]:
+        """Always one batch (n, channels, height, width) of float32."""
+        channels = self.preparation.channels
+        batch = np.empty((len(items), channels, *self.preparation.shape), dtype=np.float32)
+        for place, image in zip(batch, items, strict=True):
+            for channel in range(channels):
                 plane = image if image.ndim == 2 else image[:, :, channel]
-                np.take(table[channel], plane, out=place[channel], mode="clip")  # clip: `raise` would buffer
-        return batch
+                np.take(self.table[channel], plane, out=place[channel], mode="clip")  # clip: `raise` would buffer
+        return [(list(range(len(items))), {"pixel_values": batch})]
 
 
-def _square(size: Any) -> int:
-    if isinstance(size, dict):
-        height, width = size.get("height"), size.get("width")
-        size = height if height == width else None
-    if not isinstance(size, int) or not 1 <= size <= 4096:
-        raise ModelUnready("preprocessor_config.json must name one square size (equal height and width).")
-    return size
+@dataclass(frozen=True, slots=True)
+class OwnProcessor:
+    """The processor of the checkpoint in `folder`."""
+
+    folder: Path
+    channels: int
+    needs_torch: bool
+
+    def prepare_worker(self) -> None:
+        """transformers imports torch wherever it finds it: 4 s and 600 MB that no Pillow processor needs."""
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # of the torch that is hidden
+        if not self.needs_torch:
+            sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # what the import system allows
+        load_processor(self.folder)
+
+    def item(self, pixels: NDArray[np.uint8]) -> Inputs:
+        """What the processor makes of the image, without the batch's axis."""
+        processor = load_processor(self.folder)
+        image = as_image(pixels, self.channels)
+        if self.channels != 1:
+            image = image.convert("RGB")
+        made = processor(image, return_tensors="pt" if self.needs_torch else "np")
+        item = {name: _single(np.asarray(value)) for name, value in made.items()}
+        values = sum(array.size for array in item.values())
+        if values > MAX_VALUES:
+            raise ModelRejected(
+                f"This model takes images in their own size; this one makes {values} values of at most {MAX_VALUES}."
+            )
+        return item
+
+    def describe(self) -> str:
+        return f"by the model's own processor ({type(load_processor(self.folder)).__name__})"
 
 
-def _three(config: Json, name: str) -> tuple[float, float, float]:
-    value = config.get(name, 0.5)
-    values = [value] * 3 if isinstance(value, (int, float)) else value
-    if not isinstance(values, list) or len(values) != 3 or not all(isinstance(one, (int, float)) for one in values):
-        raise ModelUnready(f"preprocessor_config.json: {name} must be three numbers.")
-    return float(values[0]), float(values[1]), float(values[2])
+def _single(values: NDArray[Any]) -> NDArray[Any]:
+    """The one image of a batch of one, in the float32 that networks are loaded in; whole numbers stay."""
+    if len(values) != 1:
+        raise ModelRejected(f"The model's image processor makes {len(values)} pictures of this one.")
+    kept = values[0] if np.issubdtype(values.dtype, np.integer) and values.dtype != np.uint8 else values[0].astype("f4")
+    return np.asarray(kept)
 
 
-def _deviations(config: Json) -> tuple[float, float, float]:
-    deviations = _three(config, "image_std")
-    if min(deviations) <= 0:
-        raise ModelUnready("preprocessor_config.json: image_std must be above zero.")
-    return deviations
+@dataclass(frozen=True, slots=True)
+class Own:
+    preparation: OwnProcessor
+
+    def batches(self, items: Sequence[Inputs]) -> list[tuple[list[int], Inputs]]:
+        """Items of one shape share a batch, of MAX_VALUES values at most."""
+        groups: dict[Any, list[int]] = {}
+        for place, item in enumerate(items):
+            groups.setdefault(tuple((name, array.shape) for name, array in item.items()), []).append(place)
+        batches = []
+        for places in groups.values():
+            first = items[places[0]]
+            most = max(1, MAX_VALUES // max(1, sum(array.size for array in first.values())))
+            for start in range(0, len(places), most):
+                some = places[start : start + most]
+                batches.append((some, {name: np.stack([items[place][name] for place in some]) for name in first}))
+        return batches
+
+
+@lru_cache(maxsize=1)
+def load_processor(folder: Path) -> Any:
+    """The checkpoint's own image processor: local files, no foreign code. Raises `ModelUnready`."""
+    from transformers import AutoImageProcessor
+    from transformers.utils.logging import set_verbosity_error
+
+    set_verbosity_error()  # that it is not torchvision's variant: that is chosen here
+    try:
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises what its parsers raise; the folder is the cause of all of it
+        raise ModelUnready(f"The image processor of {folder} cannot be loaded: {error}") from error
+
+
+def choose(folder: Path, channels: int) -> Preprocessing:
+    """The fast way where it is exact, else the checkpoint's own processor. Raises `ModelUnready`."""
+    from transformers.image_processing_backends import PilBackend
+
+    processor = load_processor(folder)
+    own = OwnProcessor(folder, channels, needs_torch=not isinstance(processor, PilBackend))
+    fast = _plan(processor, channels)
+    if fast is not None and _proven(fast, own):
+        return fast
+    return Own(own)
+
+
+def probes() -> list[NDArray[np.uint8]]:
+    """Noise, grey and in colour, larger and smaller than usual inputs, upright and lying."""
+    source = np.random.default_rng(20_240_607)
+    shapes = ((517, 300), (301, 640, 3), (90, 61, 3), (40, 75))
+    return [source.integers(0, LEVELS, shape, np.uint8) for shape in shapes]
+
+
+def _proven(fast: Fast, own: OwnProcessor) -> bool:
+    for pixels in probes():
+        try:
+            expected = own.item(pixels)
+        except Exception:  # its own way will say so
+            return False
+        [(_, inputs)] = fast.batches([fast.preparation.item(pixels)])
+        if set(expected) != {"pixel_values"} or not np.array_equal(inputs["pixel_values"][0], expected["pixel_values"]):
+            return False
+    return True
+
+
+def _plan(processor: Any, channels: int) -> Fast | None:
+    """What this processor does in terms of `Geometry` and a table; None where it does more."""
+    if not _has_known_steps(processor) or not processor.do_resize or getattr(processor, "do_pad", None):
+        return None
+    geometry = _geometry(processor, channels)
+    if geometry is None or not all(1 <= side <= MAX_SIDE for side in geometry.shape):
+        return None
+    smallest = geometry.size if isinstance(geometry.size, tuple) else (geometry.size, geometry.size)
+    if geometry.crop is None and isinstance(geometry.size, int):
+        return None  # shapes vary
+    if geometry.crop is not None and (geometry.crop[0] > smallest[0] or geometry.crop[1] > smallest[1]):
+        return None  # it pads
+    table = _table(processor, channels)
+    return None if table is None else Fast(geometry, table)
+
+
+def _has_known_steps(processor: Any) -> bool:
+    from transformers.image_processing_backends import PilBackend
+
+    kind = type(processor)
+    if not issubclass(kind, PilBackend):
+        return False
+    changed = {step for step in STEPS if getattr(kind, step) is not getattr(PilBackend, step)}
+    return changed <= set(ALIKE.get(kind.__name__, ()))
+
+
+def _geometry(processor: Any, channels: int) -> Geometry | None:
+    size, filter_ = processor.size, processor.resample
+    resample = Image.Resampling.BILINEAR if filter_ is None else Image.Resampling(int(filter_))
+    crop = processor.crop_size if processor.do_center_crop else None
+    cut = (crop.height, crop.width) if crop is not None and crop.height and crop.width else None
+    if processor.do_center_crop and cut is None:
+        return None
+    if type(processor).__name__ == "ConvNextImageProcessorPil":
+        edge = size.shortest_edge
+        if not edge or cut is not None:
+            return None
+        if edge >= 384:  # warped, not cropped, from there on
+            return Geometry((edge, edge), resample, None, channels)
+        return Geometry(int(edge / processor.crop_pct), resample, (edge, edge), channels)
+    if size.longest_edge or size.max_height or size.max_width:
+        return None
+    if size.shortest_edge:
+        return Geometry(size.shortest_edge, resample, cut, channels)
+    return Geometry((size.height, size.width), resample, cut, channels) if size.height and size.width else None
+
+
+def _table(processor: Any, channels: int) -> NDArray[np.float32] | None:
+    """The processor's arithmetic, float64 product and float32 rest, once per level and channel."""
+    levels = np.arange(LEVELS, dtype=np.float64)
+    if processor.do_rescale:
+        levels = levels * processor.rescale_factor
+    table = np.tile(levels.astype(np.float32), (channels, 1))
+    if processor.do_normalize:
+        mean, std = (_per_channel(value, channels) for value in (processor.image_mean, processor.image_std))
+        if mean is None or std is None or not std.all():
+            return None
+        table = (table - mean[:, None]) / std[:, None]
+    return table
+
+
+def _per_channel(value: Any, channels: int) -> NDArray[np.float32] | None:
+    values = np.atleast_1d(np.array(value, dtype=np.float32))
+    if np.ndim(value) and len(values) != channels:
+        return None
+    return np.broadcast_to(values, (channels,))

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -75,9 +76,10 @@ class ModelServer:
         self._items = metrics.Counter("model_items", "Items that were in a batch.")
         self._model: Model = registry.load(config.implementation)()
         self._thread = ForwardThread()
-        self._pool = DecodePool(settings, type(self._model).__module__)
-        await self._pool.start()
         await self._thread.run(self._model.load, settings, deadline_s=LOAD_TIMEOUT_S)
+        prepare = partial(self._model.prepare_worker, self._model.recipe)
+        self._pool = DecodePool(settings, type(self._model).__module__, prepare)
+        await self._pool.start()
         known_good = (await self._prepare(*self._model.warm_up_input())).prepared.item
         self._batch = Batch(self._model, self._thread, known_good, settings.forward_timeout_s)
         self._forward = serve.batch(

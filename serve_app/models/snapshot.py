@@ -1,23 +1,32 @@
 """Where a model's files are: MODEL_SOURCE, MODEL_ID, MODEL_REVISION and MODEL_CACHE_DIR become one local folder.
 
-Nothing is ever downloaded here, and weights are safetensors only: a pickle could run code.
+Nothing is ever downloaded here, and weights are safetensors only: a pickle could run code. A cache is read by the rules
+of huggingface_hub: its own constants name the folder (HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME, XDG_CACHE_HOME,
+with `~` and `$VARIABLES` in them), and a revision is looked up in `refs/` first, `main` where none is named.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from serve_app.contracts import Json
 from serve_app.errors import ModelUnready
-from serve_app.settings import Settings
+from serve_app.settings import COMMIT, Settings
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
 DEMO_ID = "sem-image-classifier/demo"
-NEEDED = ("config.json", "preprocessor_config.json")
+
+CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+FILES = (CONFIG, PREPROCESSOR, PROCESSOR, INDEX, "*.safetensors")
+"""All that a classifier is read from, as patterns: what is worth copying or downloading."""
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+SHARD = re.compile(r"[\w.-]+\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +36,22 @@ class Snapshot:
     folder: Path
     id: str
     revision: str
+    """Commit or name of the revision; empty where nothing says which it is."""
     demo: bool
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        return tuple(sorted(self.folder.glob("*.safetensors")))
+        """The files that transformers reads: `model.safetensors`, else the shards that its index names, in order."""
+        single, index = self.folder / WEIGHTS, self.folder / INDEX
+        if single.is_symlink() or single.exists():
+            return (single,)
+        if not index.is_file():
+            return ()
+        shards = self.read_json(INDEX).get("weight_map")
+        names = set(shards.values()) if isinstance(shards, dict) else set()
+        if not names or not all(isinstance(name, str) and SHARD.fullmatch(name) for name in names):
+            raise ModelUnready(f"{index} does not name the shards of the weights.")
+        return tuple(self.folder / name for name in sorted(names))
 
     def read_json(self, name: str) -> Json:
         try:
@@ -41,6 +61,11 @@ class Snapshot:
         if not isinstance(content, dict):
             raise ModelUnready(f"{self.folder / name} does not hold a JSON object.")
         return content
+
+    @property
+    def is_timm(self) -> bool:
+        """timm's own checkpoints: their config.json says how images are prepared."""
+        return (self.folder / CONFIG).is_file() and "pretrained_cfg" in self.read_json(CONFIG)
 
     def sha256(self) -> str:
         """Of the weights: of the one file, or of all shards one after the other in the order of their names."""
@@ -52,57 +77,137 @@ class Snapshot:
         return digest.hexdigest()
 
 
-def locate(settings: Settings) -> Snapshot:
-    """The snapshot that the settings name. Raises `ModelUnready`: what is missing, where, and how to get it."""
+def locate(settings: Settings, cache: Path | None = None) -> Snapshot:
+    """The snapshot that the settings name. Raises `ModelUnready`: what is missing, where, and how to get it.
+
+    `cache` takes the place of huggingface_hub's own for `hugging_face`.
+    """
     if settings.model_source == "demo":
         return _complete(Snapshot(DEMO_FOLDER, DEMO_ID, "", demo=True), "run scripts/train_demo_model.py")
     fetch = f"hf download {settings.model_id}"
     if settings.model_revision:
         fetch += f" --revision {settings.model_revision}"
-    root = _hugging_face_cache()
+    root = cache or _hugging_face_cache()
     if settings.model_source == "private" and settings.model_cache_dir:
         root = settings.model_cache_dir
         fetch += f" --cache-dir {root}"
-    folder = _revision_folder(root, settings, fetch)
+    repository = root / _repository_name(settings.model_id)
+    if settings.model_source == "private" and not repository.is_dir() and (root / CONFIG).exists():
+        return _complete(_flat(root, settings), f"hf download {settings.model_id} --local-dir {root}")
+    folder = _revision_folder(repository, settings, fetch)
     return _complete(Snapshot(folder, settings.model_id, folder.name, demo=False), fetch)
 
 
 def _hugging_face_cache() -> Path:
-    """The cache of huggingface_hub, by its own rules and without importing it."""
-    home = os.environ.get("HF_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or str(Path(home) / "hub")).expanduser()
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser()
 
 
-def _revision_folder(root: Path, settings: Settings, fetch: str) -> Path:
-    """`models--org--name/snapshots/<commit>`: the named one, or the only one when none is named."""
-    if settings.model_id.startswith(("/", ".")) or ".." in settings.model_id or settings.model_id.count("/") > 1:
-        raise ModelUnready(f"MODEL_ID={settings.model_id} is not of the form org/name.")
-    repository = root / f"models--{settings.model_id.replace('/', '--')}"
+def _repository_name(model_id: str) -> str:
+    """`models--org--name`. Raises `ModelUnready` for what is no name on the hub: it could lead out of the cache."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # made public, unknown to mypy
+
+    try:
+        validate_repo_id(model_id)
+    except HFValidationError as error:
+        raise ModelUnready(f"MODEL_ID={model_id} is not of the form org/name: {error}") from error
+    return str(repo_folder_name(repo_id=model_id, repo_type="model"))
+
+
+def _revision_folder(repository: Path, settings: Settings, fetch: str) -> Path:
+    """`models--org--name/snapshots/<commit>`: of the named revision, of `refs/main`, or the only one there is."""
     snapshots = repository / "snapshots"
     present = sorted(path.name for path in snapshots.iterdir() if path.is_dir()) if snapshots.is_dir() else []
-    wanted = settings.model_revision
     if not present:
-        raise ModelUnready(f"{settings.model_id} is not in {root}. Get it with: {fetch}")
-    if wanted:
-        # A branch or tag is a file that holds the commit it meant when it was downloaded.
-        reference = repository / "refs" / wanted
-        commit = reference.read_text().strip() if ".." not in wanted and reference.is_file() else wanted
-        if commit not in present:
-            raise ModelUnready(
-                f"{settings.model_id} at {wanted} is not in {root} (there: {', '.join(present)}). Get it with: {fetch}"
-            )
-        return snapshots / commit
-    if len(present) > 1:
         raise ModelUnready(
-            f"{snapshots} holds {len(present)} snapshots; set MODEL_REVISION to one of: " + ", ".join(present)
+            f"{settings.model_id} is not in {repository.parent}{_near(repository)}. Get it with: {fetch}"
         )
-    return snapshots / present[0]
+    wanted = settings.model_revision or "main"
+    # A branch or tag is a file that holds the commit it meant when it was downloaded.
+    reference = repository / "refs" / wanted
+    named = ".." not in wanted and reference.is_file()
+    commit = reference.read_text(encoding="utf-8").strip() if named else wanted
+    if commit in present:
+        return snapshots / commit
+    if not settings.model_revision and not named:
+        if len(present) == 1:
+            return snapshots / present[0]
+        raise ModelUnready(
+            f"{snapshots} holds {len(present)} snapshots, and there is no refs/main to choose between them; "
+            f"set MODEL_REVISION to one of: {', '.join(present)}"
+        )
+    at = f"{wanted} (refs/{wanted} means {commit})" if named else wanted
+    raise ModelUnready(
+        f"{settings.model_id} at {at} is not in {repository.parent} (there: {', '.join(present)}). Get it with: {fetch}"
+    )
+
+
+def _near(repository: Path) -> str:
+    """Words about what is there instead, for the usual slips."""
+    root = repository.parent
+    if (root / CONFIG).is_file():
+        return (
+            ", which is the folder of one model, as `hf download --local-dir` and git leave it: "
+            f"set MODEL_SOURCE=private and MODEL_CACHE_DIR={root}"
+        )
+    if (root / "hub" / repository.name).is_dir():
+        return f", but in {root / 'hub'}: name that folder"
+    if next(repository.glob("blobs/*.incomplete"), None):
+        return ": its download was not finished"
+    return ""
+
+
+def _flat(folder: Path, settings: Settings) -> Snapshot:
+    """A folder that holds the files themselves: by `hf download --local-dir`, which notes the commit, or one's own."""
+    note = folder / ".cache" / "huggingface" / "download" / f"{CONFIG}.metadata"
+    commit = note.read_text(encoding="utf-8").split("\n", 1)[0].strip() if note.is_file() else ""
+    wanted = settings.model_revision
+    if COMMIT.fullmatch(wanted) and COMMIT.fullmatch(commit) and wanted != commit:
+        raise ModelUnready(
+            f"{folder} holds {settings.model_id} at {commit}, not at {wanted}. Get it with: hf download "
+            f"{settings.model_id} --revision {wanted} --local-dir {folder}"
+        )
+    return Snapshot(folder, settings.model_id, commit if COMMIT.fullmatch(commit) else wanted, demo=False)
 
 
 def _complete(snapshot: Snapshot, fetch: str) -> Snapshot:
-    missing = [name for name in NEEDED if not (snapshot.folder / name).is_file()]
-    if not snapshot.weights:
-        missing.append("*.safetensors (pickled weights such as pytorch_model.bin are refused)")
+    """The snapshot, if it has all that a classifier is read from. Raises `ModelUnready` with the cause where it can be
+    told: links without their blobs, Git LFS pointers, a download that was not finished, pickled weights."""
+    folder = snapshot.folder
+    missing = [name for name in (CONFIG,) if not (folder / name).is_file()]
+    if not any((folder / name).is_file() for name in (PREPROCESSOR, PROCESSOR)) and not snapshot.is_timm:
+        missing.append(PREPROCESSOR)
+    weights = () if (folder / INDEX).is_symlink() and not (folder / INDEX).exists() else snapshot.weights
+    missing += [path.name for path in weights if not path.is_file()]
+    if not weights:
+        missing.append("model.safetensors (pickled weights such as pytorch_model.bin are refused)")
     if missing:
-        raise ModelUnready(f"{snapshot.folder} lacks {', '.join(missing)}. Get it with: {fetch}")
+        why = _why(folder)
+        if missing == [PREPROCESSOR] and not why:
+            why = " (if it never had one: take that of the model it was fine-tuned from)"
+        raise ModelUnready(f"{folder} lacks {', '.join(missing)}{why}. Get it with: {fetch}")
+    for path in weights:
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise ModelUnready(
+                    f"{path} is a Git LFS pointer, a note of {path.stat().st_size} bytes in place of the weights: git "
+                    f"cloned the repository without git-lfs. Run `git lfs install` and `git lfs pull` in the clone, or "
+                    f"get it with: {fetch}"
+                )
     return snapshot
+
+
+def _why(folder: Path) -> str:
+    lost = sorted(path.name for path in folder.iterdir() if path.is_symlink() and not path.exists())
+    if lost:
+        return (
+            f": {', '.join(lost)} is a link to a blob that is not there. The folder was copied without its blobs, "
+            f"or they were deleted: copy {folder.parent.parent} as a whole, with its links (cp -a)"
+        )
+    places = (folder.parent.parent / "blobs", folder / ".cache" / "huggingface" / "download")
+    if any(next(place.glob("*.incomplete"), None) for place in places):
+        return ": its download was not finished"
+    return ""

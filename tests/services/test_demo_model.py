@@ -11,7 +11,7 @@ from sem_textures.cat import cat
 from sem_textures.dataset import HELD_OUT_SIZE, LABELS, held_out, training
 from sem_textures.microscope import HELD_OUT, OUTSIDE, TRAINING, Conditions
 
-from serve_app.models.sem_classifier import Classification, NoParams, SemClassifier
+from serve_app.models.sem_classifier import Classification, ClassifierParams, SemClassifier
 from serve_app.models.snapshot import DEMO_FOLDER
 from serve_app.settings import Settings
 
@@ -27,9 +27,9 @@ def model() -> SemClassifier:
 
 
 def classify(model: SemClassifier, data: bytes) -> Classification:
-    prepared = model.preprocess(data, NoParams(), model.recipe)
+    prepared = model.preprocess(data, ClassifierParams(), model.recipe)
     [scores] = model.forward([prepared.item])
-    return model.postprocess(scores, NoParams(), prepared.notes)
+    return model.postprocess(scores, ClassifierParams(), prepared.notes)
 
 
 def encoded(image: Image.Image) -> bytes:

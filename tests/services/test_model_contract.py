@@ -14,7 +14,7 @@ from PIL import Image
 from serve_app.errors import ImageUndecodable, ModelRejected, ModelUnready
 from serve_app.models.contract import Answer, Model
 from serve_app.models.registry import load
-from serve_app.models.sem_classifier import NoParams, SemClassifier
+from serve_app.models.sem_classifier import ClassifierParams, SemClassifier
 from serve_app.settings import Settings
 from tests.tiny_vit import LABELS, SIZE, write_snapshot
 
@@ -91,7 +91,7 @@ def test_a_model_keeps_the_contract(implementation: str, cache: Path):
 
 
 def test_a_batch_scores_as_its_items_alone(classifier: SemClassifier):
-    items = [classifier.preprocess(data, NoParams(), classifier.recipe).item for data in pictures(16)]
+    items = [classifier.preprocess(data, ClassifierParams(), classifier.recipe).item for data in pictures(16)]
     together = np.stack(classifier.forward(items))
     alone = np.concatenate([classifier.forward([item]) for item in items])
     np.testing.assert_allclose(together, alone, atol=1e-4)
@@ -108,8 +108,9 @@ def test_the_scores_are_those_of_the_library_s_own_pipeline(classifier: SemClass
     network = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
     for data in pictures(6):
         inputs = processor(Image.open(io.BytesIO(data)).convert("RGB"), return_tensors="pt")
-        item = classifier.preprocess(data, NoParams(), classifier.recipe).item
-        np.testing.assert_array_equal(classifier._preprocessing.normalise([item]), inputs["pixel_values"].numpy())
+        item = classifier.preprocess(data, ClassifierParams(), classifier.recipe).item
+        [(_, made)] = classifier._preprocessing.batches([item])
+        np.testing.assert_array_equal(made["pixel_values"], inputs["pixel_values"].numpy())
         with torch.inference_mode():
             expected = network(**inputs).logits.softmax(-1)[0].numpy()
         np.testing.assert_allclose(classifier.forward([item])[0], expected, atol=1e-6)
@@ -117,8 +118,8 @@ def test_the_scores_are_those_of_the_library_s_own_pipeline(classifier: SemClass
 
 def test_a_result_says_what_answered_and_how_the_image_was_read(classifier: SemClassifier):
     data = png(np.full((30, 50), 77, np.uint8))
-    prepared = classifier.preprocess(data, NoParams(), classifier.recipe)
-    result = classifier.postprocess(classifier.forward([prepared.item])[0], NoParams(), prepared.notes)
+    prepared = classifier.preprocess(data, ClassifierParams(), classifier.recipe)
+    result = classifier.postprocess(classifier.forward([prepared.item])[0], ClassifierParams(), prepared.notes)
     assert set(result.all_scores) == set(LABELS)
     assert sum(result.all_scores.values()) == pytest.approx(1)
     assert result.confidence == max(result.all_scores.values()) == result.all_scores[result.label]
@@ -133,25 +134,27 @@ def test_a_result_says_what_answered_and_how_the_image_was_read(classifier: SemC
 
 def test_scores_that_are_no_numbers_are_no_result(classifier: SemClassifier):
     with pytest.raises(ModelRejected):
-        classifier.postprocess(np.array([np.nan, 0.5, 0.5]), NoParams(), {})
+        classifier.postprocess(np.array([np.nan, 0.5, 0.5]), ClassifierParams(), {})
 
 
 def test_an_image_that_cannot_be_read_is_refused(classifier: SemClassifier):
     with pytest.raises(ImageUndecodable):
-        classifier.preprocess(pictures(1)[0][:200], NoParams(), classifier.recipe)
+        classifier.preprocess(pictures(1)[0][:200], ClassifierParams(), classifier.recipe)
 
 
 def test_damaged_weights_say_so(tmp_path: Path):
-    folder = write_snapshot(tmp_path)
-    (folder / "model.safetensors").write_bytes(b"\x00" * 64)
-    with pytest.raises(ModelUnready, match="cannot be loaded"):
-        SemClassifier().load(settings_of(tmp_path))
+    weights = write_snapshot(tmp_path) / "model.safetensors"
+    whole = weights.read_bytes()
+    for damaged in (b"\x00" * 64, b"", whole[:-1], whole[: len(whole) // 2], whole[:5]):
+        weights.write_bytes(damaged)
+        with pytest.raises(ModelUnready, match=rf"\({len(damaged)} bytes\) cannot be loaded: it is cut off or damaged"):
+            SemClassifier().load(settings_of(tmp_path))
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="the optional engine is not installed")
 def test_openvino_agrees_with_torch(classifier: SemClassifier, cache: Path):
     other = loaded(SemClassifier(), settings_of(cache, engine="openvino"))
-    items = [classifier.preprocess(data, NoParams(), classifier.recipe).item for data in pictures(8)]
+    items = [classifier.preprocess(data, ClassifierParams(), classifier.recipe).item for data in pictures(8)]
     np.testing.assert_allclose(np.stack(other.forward(items)), np.stack(classifier.forward(items)), atol=1e-4)
     described = other.describe()
     assert (described["engine"], described["precision"]) == ("openvino", "fp32")

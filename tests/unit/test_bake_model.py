@@ -58,7 +58,6 @@ def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(DEMO_FOLDER, folder)
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
     monkeypatch.setattr(bake_model, "PRIVATE", folder)
-    monkeypatch.setenv("HF_HUB_CACHE", "restored after the test")
     monkeypatch.setenv("ENVIRONMENT", "prod")
     return folder
 
