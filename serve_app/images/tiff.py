@@ -141,26 +141,32 @@ def _by_the_bits(words: Numbers) -> Numbers:
     """32- or 64-bit words without SampleFormat: floats where only floats look like this, else integers.
 
     As floats, pictures keep to a few decades around 1, so the exponents of their words are close together and near the
-    middle. Counts and full-scale integers, read in that way, have tiny exponents or ones all over the range.
+    middle. Counts and full-scale integers, read in that way, have tiny exponents or ones all over the range. Integers
+    are unsigned (TIFF 6.0) but where they lie at both ends of that range and, read as signed, close together.
     """
     width = words.dtype.itemsize * 8
     mantissa, middle, exponents = (23, 127, 0xFF) if width == 32 else (52, 1023, 0x7FF)
+    signed = words.view(f"i{words.dtype.itemsize}")
+    below = signed[signed < 0]  # one value there is a mask or white
+    integers = signed if below.size and _span(below) and _span(signed) < _span(words) / 4 else words
     used = words[words != 0]
-    if used.size == 0:
-        return words
     exponent = (used >> np.array(mantissa, words.dtype)) & np.array(exponents, words.dtype)
     finite = exponent[exponent != exponents].astype(np.int64)
-    if finite.size < used.size / 2:
-        return words
+    if finite.size <= used.size / 2:
+        return integers
     low, high = np.percentile(finite, (1, 99))
     near = (np.abs(finite - middle) <= 40).mean()
     if near >= 0.98 and high - low <= 24:
         return words.view(f"f{words.dtype.itemsize}")
-    if near <= 0.5:
-        return words
+    if near <= 0.5 and (high - low > 24 or high <= 24):
+        return integers
     raise ValueError(
         f"its {width}-bit samples have no SampleFormat tag and may be integers or floats: save it with that tag"
     )
+
+
+def _span(values: Numbers) -> int:
+    return int(values.max()) - int(values.min())
 
 
 def _opacity(page: TiffPage, samples: Numbers, base: int, kind: int) -> tuple[Numbers, NDArray[np.float32] | None]:

@@ -453,6 +453,31 @@ def test_integers_without_a_sample_format_stay_integers(top: int, order: str) ->
     assert "32-bit integer" in pixels.how["read_as"]
 
 
+@pytest.mark.parametrize("compression", [1, 5])
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(("top", "zero"), [(200, 100), (3800, 2000), (3_000_000, 1_000_000)])
+def test_signed_integers_without_a_sample_format_are_not_read_as_huge_ones(
+    top: int, zero: int, order: str, bits: int, compression: int
+) -> None:
+    samples = (np.rint(GREY / 255 * top) - zero).astype(f"i{bits // 8}")
+    pixels = read_pixels(write(samples, Kind(bits, 2, order, compression, without=(339,))), SETTINGS)
+    assert off(pixels.array, GREY) <= 1
+    assert f"{bits}-bit signed integer" in pixels.how["read_as"]
+
+
+def test_white_of_full_scale_without_a_sample_format_stays_white() -> None:
+    samples = np.where(GREY > 100, np.uint32(2**32 - 1), np.uint32(0))
+    pixels = read_pixels(write(samples, Kind(32, without=(339,))), SETTINGS)
+    assert off(pixels.array, (GREY > 100) * np.uint8(255)) == 0
+
+
+def test_floats_far_from_1_without_a_sample_format_are_refused() -> None:
+    samples = (GREY / 255 * 1e15 + 1e12).astype("f4")
+    with pytest.raises(ImageUndecodable, match="may be integers or floats"):
+        read_pixels(write(samples, Kind(32, 3, without=(339,))), SETTINGS)
+
+
 @pytest.mark.parametrize("top", [1e-6, 1.0, 255.0, 65535.0, 1e9])
 @pytest.mark.parametrize(("bits", "dtype"), [(32, "f4"), (64, "f8")])
 def test_floats_without_a_sample_format_are_floats(top: float, bits: int, dtype: str) -> None:
