@@ -17,7 +17,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tifffile import PHOTOMETRIC, TiffFile, TiffPage
+from tifffile import PHOTOMETRIC, TIFF, TiffFile, TiffPage
 
 from serve_app.images.header import ImageHeader
 from serve_app.images.measured import Bar
@@ -35,6 +35,11 @@ ASSOCIATED, UNASSOCIATED = 1, 2
 BASE_SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, CIELAB: 3, ICCLAB: 3}
 
 OLD_JPEG, WORD_RLE, THUNDERSCAN = 6, 32771, 32809
+
+DECISIVE = frozenset(
+    {*range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 317, 320, *range(322, 326), 332, 338, 339, 347, 42113}
+)
+"""Tags without which a page would be another picture; `TiffPage` passes over those that it cannot read."""
 
 MODES = {(1, "uint8"): "L", (3, "uint8"): "RGB", (1, "uint16"): "I;16", (1, "int32"): "I", (1, "float32"): "F"}
 """Pillow's names where it has one for the kind."""
@@ -70,11 +75,22 @@ def read_page(data: bytes, header: ImageHeader, max_pixels: int) -> Page:
         if not isinstance(page, TiffPage) or page.offset != header.directory:
             file.filehandle.seek(header.directory)
             page = TiffPage(file, index=header.frame - 1)
+        _check_tags(page, data)
         check_size(page, max_pixels)
         old = page.compression in (OLD_JPEG, WORD_RLE, THUNDERSCAN)
         if old or (page.photometric == YCBCR and page.compression not in JPEG):
             return _by_libtiff(page, data, header)
         return _page(page, read_samples(page, data, header.plane, max_pixels))
+
+
+def _check_tags(page: TiffPage, data: bytes) -> None:
+    kind = page.parent.tiff
+    (count,) = struct.unpack_from(kind.tagnoformat, data, page.offset)
+    start = page.offset + kind.tagnosize
+    for at in range(start, start + count * kind.tagsize, kind.tagsize):
+        (tag,) = struct.unpack_from(kind.byteorder + "H", data, at)
+        if tag in DECISIVE and tag not in page.tags:
+            raise ValueError(f"its tag {tag} ({TIFF.TAGS.get(tag, 'unnamed')}) is damaged or lies beyond its end")
 
 
 def _page(page: TiffPage, samples: Numbers) -> Page:

@@ -528,3 +528,30 @@ def test_a_last_strip_that_is_filled_up_is_read(compression: int) -> None:
     pieces = tuple(COMPRESSORS[compression](filled[top : top + 10].tobytes()) for top in range(0, 50, 10))
     data = write(GREY, Kind(compression=compression, rows=10, pieces=pieces))
     assert off(read_pixels(data, SETTINGS).array, GREY) == 0
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "raw"])
+@pytest.mark.parametrize("picture", [COLOUR, GREY], ids=["colour", "grey"])
+def test_a_file_that_is_cut_off_is_never_another_picture(picture: Numbers, compression: str) -> None:
+    """Pillow writes the values of tags behind the pixels; without those of BitsPerSample there would be one bit."""
+    data = pictures.encode(picture, "TIFF", compression=compression, dpi=(300, 300))
+    whole = read_pixels(data, SETTINGS).array
+    for length in (*range(8, len(data) - 64, 97), *range(len(data) - 64, len(data))):
+        try:
+            array = read_pixels(data[:length], SETTINGS).array
+        except ImageUndecodable:
+            continue
+        assert np.array_equal(array, whole), f"cut off at {length} of {len(data)}"
+
+
+@pytest.mark.parametrize("tag", [258, 277, 338, 339, 317, 284])
+@pytest.mark.parametrize("kind", [2, 99])
+def test_a_damaged_tag_that_decides_pixels_is_refused_by_its_number(tag: int, kind: int) -> None:
+    """Of a type that does not exist, or with its values beyond the end."""
+    data = bytearray(write(np.dstack([COLOUR, GREY]), Kind(photometric=2, compression=5, predictor=2, extra=(2,))))
+    at = next(at for at in range(len(data)) if data.startswith(tag.to_bytes(2, "little") + b"\3\0", at))
+    data[at + 2] = kind
+    if kind == 2:
+        data[at + 2 : at + 12] = b"\3\0\x10\0\0\0\xff\xff\xff\x7f"
+    with pytest.raises(ImageUndecodable, match=rf"tag {tag} \("):
+        read_pixels(bytes(data), SETTINGS)
