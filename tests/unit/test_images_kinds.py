@@ -18,6 +18,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -555,3 +556,18 @@ def test_a_damaged_tag_that_decides_pixels_is_refused_by_its_number(tag: int, ki
         data[at + 2 : at + 12] = b"\3\0\x10\0\0\0\xff\xff\xff\x7f"
     with pytest.raises(ImageUndecodable, match=rf"tag {tag} \("):
         read_pixels(bytes(data), SETTINGS)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "jpeg2000", "webp", "lzw", "zstd", "zlib", "packbits", "lzma"])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.97])
+def test_a_strip_that_is_cut_short_is_refused_in_every_compression(compression: str, share: float) -> None:
+    picture = np.tile(COLOUR, (4, 4, 1))
+    data = by_tifffile(picture, compression=compression, photometric="rgb")
+    page = tifffile.TiffFile(io.BytesIO(data)).pages.first
+    count = int(page.databytecounts[0] * share)
+    tag = page.tags[279]
+    changed = bytearray(data)
+    changed[tag.valueoffset : tag.valueoffset + 4] = count.to_bytes(4, "little")
+    assert read_pixels(data, SETTINGS).array.shape == picture.shape
+    with pytest.raises(ImageUndecodable):
+        read_pixels(bytes(changed), SETTINGS)
