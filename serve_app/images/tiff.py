@@ -201,13 +201,13 @@ def _opacity(page: TiffPage, samples: Numbers, base: int, kind: int) -> tuple[Nu
 
 
 def _share(alpha: Numbers, bits: int) -> NDArray[np.float32]:
-    """Alpha as 0 to 1. Also where 12 bits stand in 16: then the greatest value is a full scale of its own."""
+    """Alpha as 0 to 1. Also where 1 or 12 bits stand in 16: then the greatest value is a full scale of its own."""
     most = alpha.max()
     if alpha.dtype.kind == "f":
         full = max(1.0, float(most)) if np.isfinite(most) else 1.0
     else:
         full = float(2**bits - 1 if alpha.dtype.kind == "u" else np.iinfo(alpha.dtype).max)
-        if bits > 8 and most in (255, 1023, 4095, 16383):
+        if most == 1 or (bits > 8 and most in (255, 1023, 4095, 16383)):
             full = float(most)
     return np.asarray(np.clip(np.nan_to_num(alpha.astype(np.float32) / np.float32(full)), 0, 1))
 

@@ -383,6 +383,15 @@ def test_transparent_parts_of_a_tiff_are_white(bits: int, top: int, colours: int
     assert bits == 8 or "because parts are transparent" in pixels.how["read_as"]
 
 
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2"])
+def test_alpha_of_0_and_1_is_a_mask(dtype: str) -> None:
+    """As programs write it that keep a mask as an array of yes and no."""
+    grey = (specimen(low=0, high=1) * 255).astype(dtype)
+    pixels = read(np.dstack([grey, ~HOLE]).astype(dtype), extra=(2,))
+    assert (pixels.array[HOLE] == 255).all()
+    assert np.ptp(pixels.array[~HOLE]) > 100
+
+
 @pytest.mark.parametrize(("bits", "dtype"), [(8, "u1"), (16, "u2")])
 @pytest.mark.parametrize("colours", [1, 3])
 def test_alpha_that_hides_everything_is_read_as_opaque(bits: int, dtype: str, colours: int) -> None:
