@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from typing import Any, Final, NoReturn
@@ -94,7 +95,7 @@ async def _parse(call: Call, share: UploadShare, limit: int, *, files: int) -> l
         try:
             items = (await parser.parse()).multi_items()
         except MultiPartException as error:
-            raise BodyInvalid(f"The form could not be read: {error.message}") from error
+            raise BodyInvalid(f"The form could not be read: {error.__cause__ or error.message}") from error
     if not parser.ended:
         parser.close_files()
         raise BodyInvalid("The form ends early.")
@@ -102,15 +103,22 @@ async def _parse(call: Call, share: UploadShare, limit: int, *, files: int) -> l
 
 
 def parse_object(text: bytes, name: str) -> Json:
-    """A JSON object (RFC 8259, UTF-8, with or without a byte order mark), without NaN, infinities (1e999 reads as one)
-    and lone surrogates, which no store could keep."""
-    words = utf8_text(text, name)
+    """A JSON object (RFC 8259, UTF-8, with or without a byte order mark), without two members of one name, NaN,
+    infinities (1e999 reads as one) and lone surrogates, which no store could keep."""
+    decoded = utf8_text(text, name)
     try:
-        value: Any = json.loads(words, parse_constant=_refuse_constant, parse_float=_finite)
-        if "\\u" in words:
+        value: Any = json.loads(
+            decoded, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_repeats
+        )
+        if "\\u" in decoded:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
-        raise BodyInvalid(f"{name} is not valid JSON in UTF-8.") from error
+    except UnicodeEncodeError as error:
+        raise BodyInvalid(f"{name} is not valid JSON: it has half a surrogate pair.") from error
+    except RecursionError as error:
+        raise BodyInvalid(f"{name} is nested too deeply.") from error
+    except ValueError as error:
+        words = str(error).partition(";")[0]  # behind it stands what a program may do
+        raise BodyInvalid(f"{name} is not valid JSON: {words}.") from error
     if not isinstance(value, dict):
         raise BodyInvalid(f"{name} must be a JSON object.")
     return value
@@ -125,6 +133,15 @@ def pointers_of(error: ValidationError, root: str = "") -> dict[str, str]:
 def escape(part: str | int) -> str:
     """One token of a JSON Pointer; cut, because the name may be the caller's."""
     return str(part)[:100].replace("~", "~0").replace("/", "~1")
+
+
+def _without_repeats(members: list[tuple[str, Any]]) -> Json:
+    """RFC 8259 section 4: which of two members with one name counts, no two readers agree."""
+    found = dict(members)
+    if len(found) < len(members):
+        twice = next(name for name, count in Counter(name for name, _ in members).items() if count > 1)
+        raise ValueError(f"it has {twice[:100]!r} twice in one object")
+    return found
 
 
 def _refuse_constant(text: str) -> NoReturn:
