@@ -42,7 +42,8 @@ Every other code says that the server, or this account of it, does not do now wh
 MASTERDOWN, LOADING, CLUSTERDOWN, MISCONF, BUSY, NOREPLICAS, NOPERM, NOAUTH, EXECABORT, and what later versions add."""
 NOT_OURS: Final = re.compile(
     r"(ERR )?(ACL failure in script|unknown command|max number of (clients|connections)|"
-    r"(?!.*script).*\b(limit exceeded|not (allowed|permitted|supported|available)|unavailable|refused|timed out|proxy))",
+    r"(?!.*script).*\b"
+    r"(limit exceeded|not (allowed|permitted|supported|available)|unavailable|refused|timed out|proxy))",
     re.IGNORECASE,
 )
 """Replies with the code ERR that are no defect either: commands that an operator or a managed service has taken away, a

@@ -23,8 +23,9 @@ OTHER_KINDS: Final = frozenset({"id", "refresh", "offline", "logout"})
 """Values of the claims `typ` (Keycloak) and `token_use` (Cognito) of tokens that open no API."""
 ID_TOKEN_MARKS: Final = ("at_hash", "c_hash", "nonce")
 """Claims that OpenID Connect Core defines for ID tokens. Dex and Authentik write them into access tokens too."""
-SESSION_CLAIMS: Final = ("nonce", "c_hash", "auth_time", "acr", "amr", "sid")
-"""What ID tokens tell of a sign-in beside `at_hash`. Dex writes none of these, but for a nonce that its client sent."""
+SESSION_CLAIMS: Final = ("nonce", "c_hash", "auth_time", "acr", "amr", "sid", "jti")
+"""What other issuers write into ID tokens beside `at_hash`: INDIGO IAM the `jti` alone. Dex writes none of these, but
+for a nonce that its client sent."""
 WITHOUT_AUDIENCE: Final = (("access", None), (None, "Bearer"))
 """`token_use` and `typ` of access tokens that may lack `aud`: Cognito's always do, Keycloak's do without a mapper. They
 are for whatever their client may do, so the client is what an operator then names as the audience."""
