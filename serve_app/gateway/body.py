@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from typing import Any, Final, NoReturn
@@ -14,7 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
-from serve_app.contracts import Json
+from serve_app.contracts import Json, without_repeats
 from serve_app.errors import BodyInvalid, BodyTooLarge, BodyTypeUnsupported, StoreFull
 from serve_app.gateway.forms import FIELD_MAX_BYTES, FormParser, after_preamble, close_files, utf8_text
 from serve_app.gateway.service import Call
@@ -108,7 +107,7 @@ def parse_object(text: bytes, name: str) -> Json:
     decoded = utf8_text(text, name)
     try:
         value: Any = json.loads(
-            decoded, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_repeats
+            decoded, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=without_repeats
         )
         if "\\u" in decoded:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -133,15 +132,6 @@ def pointers_of(error: ValidationError, root: str = "") -> dict[str, str]:
 def escape(part: str | int) -> str:
     """One token of a JSON Pointer; cut, because the name may be the caller's."""
     return str(part)[:100].replace("~", "~0").replace("/", "~1")
-
-
-def _without_repeats(members: list[tuple[str, Any]]) -> Json:
-    """RFC 8259 section 4: which of two members with one name counts, no two readers agree."""
-    found = dict(members)
-    if len(found) < len(members):
-        twice = next(name for name, count in Counter(name for name, _ in members).items() if count > 1)
-        raise ValueError(f"it has {twice[:100]!r} twice in one object")
-    return found
 
 
 def _refuse_constant(text: str) -> NoReturn:
