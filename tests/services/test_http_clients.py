@@ -262,6 +262,21 @@ async def test_a_plus_that_nobody_escaped_is_the_offset_that_was_meant(gateway: 
         assert len(answer.json()["data"]) == 1
 
 
+@pytest.mark.parametrize("path", ["/api/v1/jobs?since=", "/api/v1/usage?since=", "/api/v1/usage?until="])
+async def test_a_plus_that_cannot_be_put_back_is_named(gateway: Running, path: str) -> None:
+    for time in ("2026-W40-4T08:00+02:00", "2026-10-01T08:00++02:00"):
+        answer = await gateway.get(path + time)
+        assert problem(answer) == (400, "/problems/query-invalid")
+        assert "%2B" in answer.json()["detail"]
+    assert "%2B" not in (await gateway.get(f"{path}yesterday")).json()["detail"]
+
+
+@pytest.mark.parametrize("timezone", ["Etc/GMT+5", "Etc/GMT%2B5"])
+async def test_a_time_zone_with_a_plus_is_found_escaped_or_not(gateway: Running, timezone: str) -> None:
+    answer = await gateway.get(f"/api/v1/usage?timezone={timezone}")
+    assert problem(answer) == (503, "/problems/usage-unavailable")  # there is no PostgreSQL here: the zone was read
+
+
 @pytest.mark.parametrize(
     "asked", ["authorization,x-request-id", "traceparent,tracestate", "x-requested-with,content-type"]
 )
