@@ -79,6 +79,8 @@ def check_kind(header: dict[str, Any], claims: Claims, rule: IssuerRule) -> str:
     kind = header.get("typ", "JWT")
     if not isinstance(kind, str) or kind.lower() not in ACCESS_TOKEN_TYPES | NEUTRAL_TYPES:
         raise TokenInvalid("The token's type (header typ) is not that of an access token.")
+    if "events" in claims:  # RFC 8417 section 2.2; OpenID Connect Back-Channel Logout puts the same audience into it
+        raise TokenInvalid("This is a security event or logout token (events); send the access token.")
     declared = f"header typ is {kind}" if kind.lower() in ACCESS_TOKEN_TYPES else _declared_access(claims)
     if rule.accept == "id_token":
         return _check_id_token(claims, rule, declared)

@@ -143,6 +143,7 @@ ORCID: Final = {
     "aud": "APP-0123456789ABCDEF", "sub": "0000-0001-5109-3700", "at_hash": "h", "auth_time": HOUR_AGO, "amr": "pwd",
     "given_name": "Ada", "family_name": "Lovelace", "jti": "j", "nonce": "n",
 }  # fmt: skip
+BACKCHANNEL_LOGOUT: Final[Json] = {"http://schemas.openid.net/event/backchannel-logout": {}}
 BARE: Final = {"typ": None}
 """The header of issuers that write no type."""
 
@@ -228,6 +229,10 @@ REFUSED: Final[dict[str, tuple[str, Json, Json]]] = {
     "google: given to another client": ("google", {**GOOGLE, "azp": "9.apps.googleusercontent.com"}, {}),
     "google: for OIDC_AUDIENCE, which the rule replaces": ("google", {**GOOGLE, "aud": AUDIENCE}, {}),
     "google: an access token where ID tokens are accepted": ("google", {**GOOGLE, "scope": "openid"}, {}),
+    "keycloak, authentik, okta: logout token": (
+        "realms/lab", {"aud": AUDIENCE, "jti": "j", "sid": "s", "events": BACKCHANNEL_LOGOUT}, {},
+    ),
+    "google: logout token": ("google", {"aud": GOOGLE["aud"], "jti": "j", "events": BACKCHANNEL_LOGOUT}, {}),
     "google: by type an access token": ("google", GOOGLE, {"typ": "at+jwt"}),
     "orcid: of another client": ("orcid", {**ORCID, "aud": "APP-OTHER"}, BARE),
     "orcid: without the rule": ("dex", {**ORCID, "aud": AUDIENCE}, BARE),
