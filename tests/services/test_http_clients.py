@@ -247,10 +247,7 @@ async def test_ids_in_capitals_and_a_slash_at_the_end_are_the_same_resource(gate
 async def test_a_principal_in_capitals_is_the_same_person(gateway: Running) -> None:
     ada = id_of(gateway, "ada").upper()
     own = await gateway.get(f"/api/v1/usage?principal_id={ada}")
-    assert problem(own) == (
-        503,
-        "/problems/usage-unavailable",
-    )  # there is no PostgreSQL here; a stranger's would be 403
+    assert problem(own) == (503, "/problems/usage-unavailable")  # without PostgreSQL; a stranger's would be 403
     block = await as_admin(gateway, "POST", "/api/v1/admin/blocks", json={"principal_id": ada, "reason": "A test."})
     assert (block.status_code, block.json()["principal_id"]) == (201, ada.lower())
     assert (await gateway.get("/api/v1/jobs")).status_code == 403
