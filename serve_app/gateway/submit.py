@@ -165,10 +165,13 @@ async def fetched(service: Service, share: UploadShare, owner: str, url: str) ->
 
 
 def checked_params(service: Service, card: ModelCard, params: Json) -> Json:
-    """The parameters as the model takes them, defaults filled in. Raises `ParamsInvalid`."""
+    """The parameters that were chosen, as the model takes them. Raises `ParamsInvalid`.
+
+    Defaults are left to the model: a replica of the release before refuses a parameter that it does not know yet.
+    """
     check_size(params)
     try:
-        checked = service.params[card.name].model_validate(params).model_dump(mode="json")
+        checked = service.params[card.name].model_validate(params).model_dump(mode="json", exclude_unset=True)
     except ValidationError as error:
         pointers = pointers_of(error, "/params")
         where = ", ".join(pointers)
