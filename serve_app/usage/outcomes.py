@@ -11,6 +11,7 @@ from typing import Any, Final, LiteralString
 
 import psycopg
 
+from serve_app.connections import end_tasks
 from serve_app.contracts import JobStatus
 from serve_app.errors import UsageUnavailable
 from serve_app.settings import Settings
@@ -72,7 +73,11 @@ class Outcomes:
     async def _look(self, job_ids: Sequence[str], owner: str) -> list[Any]:
         try:
             async with asyncio.timeout(WITHIN_S), self._turn:
-                return await self._ask(job_ids, owner)
+                asking = asyncio.create_task(self._ask(job_ids, owner))
+                try:
+                    return await asyncio.shield(asking)
+                finally:  # psycopg asks a server that is silent to cancel, and waits ten seconds for it, unless pressed
+                    await end_tasks([asking])
         except (psycopg.Error, TimeoutError, OSError) as error:
             _log.warning("no outcome could be read: %s", type(error).__name__)
             raise UsageUnavailable("Results of older jobs cannot be read now. Try again in a moment.") from error

@@ -127,6 +127,14 @@ async def test_a_caller_that_goes_takes_no_time_from_the_next(thread: ForwardThr
     assert await second == "well"
 
 
+async def test_an_item_that_is_lost_on_its_way_to_the_thread_is_not_waited_for_without_end(thread: ForwardThread):
+    """Serve's queue of batches promises nothing: a future of it that never ends would hold chunk and suspects for ever."""
+    lost = asyncio.get_running_loop().create_future()
+    with pytest.raises(ReplicaLost, match="No forward pass took"):
+        await asyncio.wait_for(thread.expect(lost, deadline_s=0.05), 1)
+    assert thread.hung  # so that Serve replaces the replica
+
+
 async def test_the_thread_is_one_and_of_low_priority(thread: ForwardThread):
     import os
 
