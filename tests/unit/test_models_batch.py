@@ -128,7 +128,7 @@ async def test_a_caller_that_goes_takes_no_time_from_the_next(thread: ForwardThr
 
 
 async def test_an_item_that_is_lost_on_its_way_to_the_thread_is_not_waited_for_without_end(thread: ForwardThread):
-    """A future of Serve's queue of batches that never ends would hold the chunk, and the suspects behind it, for ever."""
+    """One of Serve's queue of batches that never ends would hold the chunk and the suspects behind it for ever."""
     lost = asyncio.get_running_loop().create_future()
     with pytest.raises(ReplicaLost, match="No forward pass took"):
         await asyncio.wait_for(thread.expect(lost, deadline_s=0.05), 1)
