@@ -18,8 +18,8 @@ from serve_app.contracts import JobStatus
 from serve_app.jobs.keys import key
 
 LISTEN_S = 5.0
-"""After so long without a word the server is pinged, and after as long again the connection is given up: one whose other
-end has vanished brings no error."""
+"""After so long without a word the server is pinged, and after as long again the connection is given up: one whose
+other end has vanished brings no error."""
 RECONNECT_S = 1.0
 EVERY_STATUS: Final = frozenset(JobStatus)
 
