@@ -58,8 +58,8 @@ class _WorkerContext(SpawnContext):
 class _Generation:
     """One pebble pool and its processes. A pool that broke is never mended: the next generation takes over.
 
-    Pebble promises an end of every call but one it was given while it broke, and its timeout begins only when a worker
-    reports that it took the call. So a call also ends when its generation is given up, and by a deadline from outside.
+    Pebble ends every call except one that it was given while it broke, and its timeout begins when a worker reports
+    that it took the call. So a call also ends when its generation is given up, and by a deadline of ours.
     """
 
     def __init__(self, workers: int, start_arguments: tuple[object, ...]) -> None:
@@ -188,7 +188,7 @@ class DecodePool:
             self._end(broken)
 
     def _end(self, generation: _Generation) -> None:
-        """In the background: who was waiting for a broken pool has waited long enough."""
+        """In the background: it takes seconds, and no caller needs it."""
         task = asyncio.create_task(asyncio.to_thread(generation.end))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
