@@ -18,7 +18,14 @@ from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from serve_app.errors import ImageTooCostly, ImageUndecodable, ModelRejected, ModelUnready, ServiceError
+from serve_app.errors import (
+    ImageTooCostly,
+    ImageUndecodable,
+    ModelRejected,
+    ModelUnready,
+    ReplicaLost,
+    ServiceError,
+)
 from serve_app.library_internals import MainlessProcess
 from serve_app.settings import MIB, Settings
 
@@ -160,8 +167,9 @@ class DecodePool:
         """The function's value or the `ServiceError` it raised, from a worker process; call it inside `slot()`.
 
         Raises `ImageTooCostly` past the time or memory limit, `ImageUndecodable` when the worker crashed twice,
-        `ModelRejected` on any other exception, `ModelUnready` when the pool itself broke or gave no answer (a new one
-        takes over). It always ends: after twice the time limit and a worker's start at the latest, for each attempt.
+        `ModelRejected` on any other exception, `ReplicaLost` when the pool itself broke or gave no answer: any of its
+        inputs may be the cause, and a new pool takes over. It always ends: after twice the time limit and a worker's
+        start at the latest, for each attempt.
         """
         deaths = 0
         while not self._closed:
@@ -178,7 +186,9 @@ class DecodePool:
                     raise _death(error) from error
             except RuntimeError as error:
                 self._replace(current, error)
-                raise ModelUnready("The decode workers broke and were started again.") from error
+                if self._closed:
+                    break
+                raise ReplicaLost("The decode workers broke and were started again.") from error
         raise ModelUnready("This replica ends.")
 
     def _replace(self, broken: _Generation, error: Exception) -> None:

@@ -94,8 +94,8 @@ class ModelServer:
     async def predict(self, chunk: Sequence[Task]) -> list[Outcome]:
         """One outcome per task, in order; a suspect (`alone`) runs when nothing else does in this replica.
 
-        Raises `ModelUnready` when the fault is not an input's or nothing was begun, `ReplicaLost` when the forward
-        thread hangs on the chunk; a job that was alone in its chunk and in its batch ends FAILED instead. A suspect
+        Raises `ModelUnready` when the fault is not an input's or nothing was begun, `ReplicaLost` when the decode workers
+        break or the forward thread hangs on the chunk; a job that hangs alone in chunk and batch ends FAILED. A suspect
         whose lease is no longer ours does not start; its outcome says so and the tracker, which wants the lease's
         token, does not take it.
         """
@@ -199,7 +199,7 @@ class ModelServer:
                 return await self._run_preprocess(data, params)
         except CapacityError as error:
             raise ModelUnready(f"The image store is away: {error.detail}") from error
-        except ModelUnready:
+        except (ModelUnready, ReplicaLost):
             raise
         except ServiceError as error:
             return error
