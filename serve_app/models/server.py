@@ -94,8 +94,8 @@ class ModelServer:
     async def predict(self, chunk: Sequence[Task]) -> list[Outcome]:
         """One outcome per task, in order; a suspect (`alone`) runs when nothing else does in this replica.
 
-        Raises `ModelUnready` when the fault is not an input's or nothing was begun, `ReplicaLost` when the decode workers
-        break or the forward thread hangs on the chunk; a job that hangs alone in chunk and batch ends FAILED. A suspect
+        Raises `ModelUnready` when the fault is not an input's or nothing was begun, `ReplicaLost` when the decode
+        workers break or the forward thread hangs on the chunk; a job that hangs alone ends FAILED instead. A suspect
         whose lease is no longer ours does not start; its outcome says so and the tracker, which wants the lease's
         token, does not take it.
         """
