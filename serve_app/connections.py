@@ -20,7 +20,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import (
+    AuthenticationWrongNumberOfArgsError,
     ConnectionError,  # noqa: A004  redis-py's own, not the builtin
+    InvalidResponse,
     NoScriptError,
     OutOfMemoryError,
     RedisError,
@@ -38,13 +40,21 @@ OUR_FAULTS: Final = {"ERR", "WRONGTYPE", "NOSCRIPT", "CROSSSLOT", "NOGROUP", "BU
 """Codes of error replies to a command that should not have been sent, or to a script that is wrong: defects of ours.
 Every other code says that the server, or this account of it, does not do now what it does at other times: READONLY,
 MASTERDOWN, LOADING, CLUSTERDOWN, MISCONF, BUSY, NOREPLICAS, NOPERM, NOAUTH, EXECABORT, and what later versions add."""
-NOT_OURS: Final = re.compile(r"(ERR )?(ACL failure in script|unknown command|max number of (clients|connections))")
-"""Replies with the code ERR that are no defect either: commands that an operator has taken away, a full server."""
+NOT_OURS: Final = re.compile(
+    r"(ERR )?(ACL failure in script|unknown command|max number of (clients|connections)|"
+    r"(?!.*script).*\b"
+    r"(limit exceeded|not (allowed|permitted|supported|available)|unavailable|refused|timed out|proxy))",
+    re.IGNORECASE,
+)
+"""Replies with the code ERR that are no defect either: commands that an operator or a managed service has taken away, a
+full server, a used-up plan, a proxy that does not reach its server."""
 OTHER_PRIMARY: Final = {"READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "NOAUTH"}
 """Codes after which a new connection may lead elsewhere, or be let in: behind the same name stands another primary."""
 _PIPELINED: Final = re.compile(r"""of pipeline caused error: \(['"](.*)""", re.DOTALL)
 SAID_AGAIN_S: Final = 60.0
 SILENCES = (TimeoutError, builtins.TimeoutError)
+UNREACHED: Final = (ConnectionError, TimeoutError, InvalidResponse, AuthenticationWrongNumberOfArgsError)
+"""No Redis that lets us in: also what answers in its place, for example HTTP or TLS behind a wrong port."""
 GROUP_MAX = 128
 """Commands of one group: enough for every request of a replica, few enough to be answered within one deadline."""
 GROUPED_MAX_BYTES = 128 * 1024
@@ -285,8 +295,8 @@ class _RedisErrors:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OutOfMemoryError):
             raise StoreFull("The job Redis is full. Try again in a moment.", retry_after=5) from error
-        if isinstance(error, ConnectionError | TimeoutError):
-            if error.status_code:
+        if isinstance(error, UNREACHED):
+            if error.status_code or isinstance(error, InvalidResponse):
                 _say(error)
             raise TrackerUnavailable("The job tracker is away. Try again in a moment.", retry_after=2) from error
         if isinstance(error, ResponseError) and _is_not_now(error):

@@ -25,6 +25,17 @@ def usable_request_id(given: str | None) -> str:
     return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
+def without_repeats(members: list[tuple[str, Any]]) -> Json:
+    """The members of a JSON object; `object_pairs_hook` of `json.loads`. Raises ValueError for a name that is there
+    twice: which of the two counts, no two readers agree (RFC 8259 section 4)."""
+    found: Json = {}
+    for name, value in members:
+        if name in found:
+            raise ValueError(f"it has {name[:100]!r} twice in one object")
+        found[name] = value
+    return found
+
+
 class JobStatus(StrEnum):
     """The states of a job, the same words in the public API and in Redis."""
 

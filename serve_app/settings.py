@@ -25,6 +25,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from serve_app.contracts import without_repeats
+
 MIB = 1024 * 1024
 URL_SCHEMES = {"redis_url": ("redis://", "rediss://", "unix://"), "database_url": ("postgresql://", "postgres://")}
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -225,7 +227,9 @@ class Settings(BaseSettings):
     def _read_rules(cls, value: object) -> object:
         """Faults are named by issuer and member here: the place that pydantic names would be in capitals."""
         try:
-            rules: Any = json.loads(value or "{}") if isinstance(value, str) else value
+            rules: Any = value
+            if isinstance(value, str):
+                rules = json.loads(value or "{}", object_pairs_hook=without_repeats)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"not JSON: {error}") from None
         if not isinstance(rules, dict):

@@ -31,7 +31,7 @@ _FORMULA: Final = re.compile(
     # Where a cell may begin: the field's start, or behind a separator of any locale's CSV ...
     r"(^|[,;|\t\r\n])"
     # ... then what a spreadsheet skips: blanks, and quotes, which end a quoted cell of another separator's reading ...
-    r"((?:[^\S\t\r\n]|[\"\u00ad\u200b-\u200f\u2060-\u2064\ufeff])*)"
+    r"((?:[^\S\t\r\n]|[\"\u00ad\u061c\u180e\u200b-\u200f\u2060-\u2064\ufeff])*)"
     # ... then what it calculates, also in the wide and small forms that East Asian editions take for the same.
     r"(?=[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b])"
 )

@@ -6,9 +6,10 @@ import asyncio
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 import httpx2
 import typer
@@ -25,6 +26,10 @@ DEFAULT_ISSUER = "http://localhost:18080/default"
 READ_MAX = 1024 * 1024
 SHOWN_MAX = 300
 """Characters of what a token claims, on one line."""
+
+
+_SCHEME: Final = re.compile(r"(authorization:\s*)?bearer\s+", re.IGNORECASE)
+"""What stands before a token in a header, from which it may have been copied."""
 
 
 class _UserOrCommand(TyperGroup):
@@ -44,8 +49,9 @@ commands = typer.Typer(
 )
 
 
-@commands.command("for")
+@commands.command("for", context_settings={"allow_extra_args": True})
 def print_token(
+    context: typer.Context,
     user: Annotated[str, typer.Argument(help="The user's name; it becomes the token's subject.")],
     issuer: Annotated[str, typer.Option(help="The development issuer of `semapi up`.")] = DEFAULT_ISSUER,
     admin: Annotated[bool, typer.Option("--admin", help="An admin's token: this issuer makes one of anybody.")] = False,
@@ -54,12 +60,16 @@ def print_token(
 
     `for` may be left out, unless the user's name is `check` or `for`.
     """
+    if context.args:  # not told which: one may be a token
+        give_up("a user's name is one word; tokens are examined by `semapi token check`")
     typer.echo(development_token(user, issuer, scope=f"openid {ADMIN_ROLE}" if admin else "openid"))
 
 
 @commands.command()
 def check(
-    token: Annotated[str, typer.Argument(help="The token, or - to read it from standard input.")],
+    words: Annotated[
+        list[str], typer.Argument(metavar="TOKEN", help="The token, or - to read it from standard input.")
+    ],
 ) -> None:
     """Say which rule accepts or refuses a token here, as the service with these settings would: status 0 or 1.
 
@@ -70,9 +80,8 @@ def check(
     from serve_app.gateway.tokens import TokenVerifier, read_unproven
 
     settings = settings_or_give_up()
-    if token == "-":  # noqa: S105
-        token = sys.stdin.read(READ_MAX)
-    token = token.strip().removeprefix("Bearer ").strip()
+    text = sys.stdin.read(READ_MAX) if words == ["-"] else " ".join(words)
+    token = _SCHEME.sub("", text.strip(), count=1).strip()
     _show_what_keys_say()
 
     async def examine() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from pydantic import ValidationError
@@ -13,11 +14,11 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
-from serve_app.contracts import Json
-from serve_app.errors import BodyInvalid, BodyTooLarge, BodyTypeUnsupported, StoreFull
+from serve_app.contracts import Json, without_repeats
+from serve_app.errors import BodyInvalid, BodyTooLarge, BodyTypeUnsupported
 from serve_app.gateway.forms import FIELD_MAX_BYTES, FormParser, after_preamble, close_files, utf8_text
 from serve_app.gateway.service import Call
-from serve_app.gateway.uploads import SLOW_MAX, SLOW_MAX_PER_USER, UploadShare
+from serve_app.gateway.uploads import Pace, UploadShare
 from serve_app.settings import MIB
 
 JSON_MAX_BYTES: Final = 64 * 1024
@@ -27,7 +28,6 @@ FIELDS_MAX: Final = 6
 SPOOL_BYTES: Final = 128 * 1024
 """What each of many files may hold of the memory before it goes to disk."""
 POINTERS_MAX: Final = 20
-SLOW_RETRY_AFTER_S: Final = 10
 
 Form = dict[str, str | UploadFile]
 
@@ -94,7 +94,7 @@ async def _parse(call: Call, share: UploadShare, limit: int, *, files: int) -> l
         try:
             items = (await parser.parse()).multi_items()
         except MultiPartException as error:
-            raise BodyInvalid(f"The form could not be read: {error.message}") from error
+            raise BodyInvalid(f"The form could not be read: {error.__cause__ or error.message}") from error
     if not parser.ended:
         parser.close_files()
         raise BodyInvalid("The form ends early.")
@@ -102,15 +102,22 @@ async def _parse(call: Call, share: UploadShare, limit: int, *, files: int) -> l
 
 
 def parse_object(text: bytes, name: str) -> Json:
-    """A JSON object (RFC 8259, UTF-8, with or without a byte order mark), without NaN, infinities (1e999 reads as one)
-    and lone surrogates, which no store could keep."""
-    words = utf8_text(text, name)
+    """A JSON object (RFC 8259, UTF-8, with or without a byte order mark), without two members of one name, NaN,
+    infinities (1e999 reads as one) and lone surrogates, which no store could keep."""
+    decoded = utf8_text(text, name)
     try:
-        value: Any = json.loads(words, parse_constant=_refuse_constant, parse_float=_finite)
-        if "\\u" in words:
+        value: Any = json.loads(
+            decoded, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=without_repeats
+        )
+        if "\\u" in decoded:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
-        raise BodyInvalid(f"{name} is not valid JSON in UTF-8.") from error
+    except UnicodeEncodeError as error:
+        raise BodyInvalid(f"{name} is not valid JSON: it has half a surrogate pair.") from error
+    except RecursionError as error:
+        raise BodyInvalid(f"{name} is nested too deeply.") from error
+    except ValueError as error:
+        words = str(error).partition(";")[0]  # behind it stands what a program may do
+        raise BodyInvalid(f"{name} is not valid JSON: {words}.") from error
     if not isinstance(value, dict):
         raise BodyInvalid(f"{name} must be a JSON object.")
     return value
@@ -154,11 +161,11 @@ async def _pieces(call: Call, limit: int, share: UploadShare | None = None) -> A
         pace.arrived(0)
     try:
         with ExitStack() as slow_place:
+            if pace:
+                slow_place.callback(pace.when_slow(partial(_take_slow_place, call, pace, slow_place)).cancel)
             async with aclosing(call.request.stream()) as stream:
                 async for piece in stream:
                     _count(call, len(piece), limit, share)
-                    if pace and pace.is_slow:
-                        _take_slow_place(call, slow_place)
                     yield piece
     except ClientDisconnect as error:
         raise BodyInvalid("The body ended early.") from error
@@ -176,13 +183,7 @@ def _count(call: Call, size: int, limit: int, share: UploadShare | None) -> None
         call.pace.arrived(call.request_bytes)
 
 
-def _take_slow_place(call: Call, place: ExitStack) -> None:
-    """Once for each body; it is given back when the body is in. Raises `StoreFull`."""
-    if call.has_slow_place:
-        return
+def _take_slow_place(call: Call, pace: Pace, place: ExitStack) -> None:
+    """It is given back when the body is in. Also of one on which nothing comes any more, which no piece would wake."""
     if not place.enter_context(call.service.slow_uploads.take(call.caller.id)):
-        raise StoreFull(
-            f"You have {SLOW_MAX_PER_USER} slow uploads under way here, or all users {SLOW_MAX}. Send some later.",
-            retry_after=SLOW_RETRY_AFTER_S,
-        )
-    call.has_slow_place = True
+        pace.give_up()

@@ -23,8 +23,9 @@ OTHER_KINDS: Final = frozenset({"id", "refresh", "offline", "logout"})
 """Values of the claims `typ` (Keycloak) and `token_use` (Cognito) of tokens that open no API."""
 ID_TOKEN_MARKS: Final = ("at_hash", "c_hash", "nonce")
 """Claims that OpenID Connect Core defines for ID tokens. Dex and Authentik write them into access tokens too."""
-SESSION_CLAIMS: Final = ("nonce", "c_hash", "auth_time", "acr", "amr", "sid")
-"""What ID tokens tell of a sign-in beside `at_hash`. Dex writes none of these, but for a nonce that its client sent."""
+SESSION_CLAIMS: Final = ("nonce", "c_hash", "auth_time", "acr", "amr", "sid", "jti")
+"""What other issuers write into ID tokens beside `at_hash`: INDIGO IAM the `jti` alone. Dex writes none of these, but
+for a nonce that its client sent."""
 WITHOUT_AUDIENCE: Final = (("access", None), (None, "Bearer"))
 """`token_use` and `typ` of access tokens that may lack `aud`: Cognito's always do, Keycloak's do without a mapper. They
 are for whatever their client may do, so the client is what an operator then names as the audience."""
@@ -78,6 +79,8 @@ def check_kind(header: dict[str, Any], claims: Claims, rule: IssuerRule) -> str:
     kind = header.get("typ", "JWT")
     if not isinstance(kind, str) or kind.lower() not in ACCESS_TOKEN_TYPES | NEUTRAL_TYPES:
         raise TokenInvalid("The token's type (header typ) is not that of an access token.")
+    if "events" in claims:  # RFC 8417 section 2.2; OpenID Connect Back-Channel Logout puts the same audience into it
+        raise TokenInvalid("This is a security event or logout token (events); send the access token.")
     declared = f"header typ is {kind}" if kind.lower() in ACCESS_TOKEN_TYPES else _declared_access(claims)
     if rule.accept == "id_token":
         return _check_id_token(claims, rule, declared)

@@ -122,7 +122,7 @@ class Endpoint:
     def _unforeseen(self, call: Call, met: Exception, *, is_late: bool) -> ServiceError:
         """A `TimeoutError` may be that of a pool or a library, long before the request's own deadline."""
         if is_late and isinstance(met, TimeoutError):
-            return DeadlineExceeded(call.pace.lateness if call.pace else "The request took too long.")
+            return call.pace.problem if call.pace else DeadlineExceeded("The request took too long.")
         _log.error("request %s to %s failed", call.request_id, self._route.path, exc_info=met)
         return InternalError("The service failed. The request id helps to find out why.")
 

@@ -11,8 +11,7 @@ import codecs
 import re
 from collections.abc import AsyncGenerator, Iterable
 from email.message import Message
-from email.utils import collapse_rfc2231_value
-from typing import Final, NoReturn
+from typing import Final
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
@@ -25,6 +24,8 @@ SHOWN_MAX: Final = 100
 FIELD_MAX_BYTES: Final = 64 * 1024
 BOUNDARY_MAX: Final = 70
 """RFC 2046 section 5.1.1."""
+PADDING_MAX: Final = 1024
+"""Blanks that may stand behind the first boundary (RFC 2046: transport padding); all that is held of a preamble."""
 PLAIN_ENCODINGS: Final = ("", "7bit", "8bit", "binary")
 """Content-Transfer-Encodings that leave the bytes as they are."""
 TEXT_CODECS: Final = ("utf-8", "ascii", "iso8859-1", "cp1252")
@@ -118,15 +119,17 @@ class FormParser(MultiPartParser):
 
 
 async def after_preamble(pieces: AsyncGenerator[bytes, None], content_type: str) -> AsyncGenerator[bytes, None]:
-    """The pieces of a form from its first boundary on: what stands before it means nothing (RFC 2046 section 5.1.1).
+    """The pieces of a form from its first boundary on, without the blanks behind it: what stands before means nothing
+    (RFC 2046 section 5.1.1). Later boundaries are the parser's.
 
-    Raises `MultiPartException` where the Content-Type names no boundary that can be one.
+    Raises `MultiPartException` where the Content-Type names no boundary that can be one, or none of the lines is it.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not 0 < len(boundary) <= BOUNDARY_MAX:
         raise MultiPartException(f"Its Content-Type needs a boundary of 1 to {BOUNDARY_MAX} characters.")
     # A line of the preamble may begin as the boundary does.
-    delimiter, held, begun = re.compile(re.escape(b"\r\n--" + boundary) + rb"(?=\r\n|--)"), b"\r\n", False
+    pattern = rb"\r\n(--" + re.escape(boundary) + rb")(?:[ \t]{0,%d}(?=\r\n)|(?=--))" % PADDING_MAX
+    delimiter, held, begun = re.compile(pattern), b"\r\n", False
     async for piece in pieces:
         if begun:
             yield piece
@@ -134,9 +137,11 @@ async def after_preamble(pieces: AsyncGenerator[bytes, None], content_type: str)
         held += piece
         if found := delimiter.search(held):
             begun = True
-            yield held[found.start() + 2 :]
+            yield found[1] + held[found.end() :]
         else:
-            held = held[-len(boundary) - 5 :]  # the delimiter and one character: all but the last of what it needs
+            held = held[-len(boundary) - PADDING_MAX - 5 :]  # the delimiter, but for the last character that it needs
+    if not begun:
+        raise MultiPartException("none of its lines is the boundary of its Content-Type; lines end with CR LF.")
 
 
 def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
@@ -152,17 +157,18 @@ def _check_transfer_encoding(value: bytes) -> None:
         )
 
 
-def _codec(name: str, where: str) -> str:
+def _known_codec(name: str) -> str | None:
+    """Python's name of an encoding that is read here."""
     try:
         found = codecs.lookup(name).name
     except (LookupError, ValueError):
-        found = ""
-    if found not in TEXT_CODECS:
-        _refuse_charset(name, where)
-    return found
+        return None
+    return found if found in TEXT_CODECS else None
 
 
-def _refuse_charset(name: str, where: str) -> NoReturn:
+def _codec(name: str, where: str) -> str:
+    if found := _known_codec(name):
+        return found
     raise BodyTypeUnsupported(f"{where} is in {name[:SHOWN_MAX]!r}; send text in UTF-8.")
 
 
@@ -179,7 +185,9 @@ def _without_extended(disposition: bytes | None) -> bytes | None:
     values: dict[str, bytes] = {}
     for key, value in parameters:  # the extended ones come last
         if isinstance(value, tuple):
-            values[key.lower()] = collapse_rfc2231_value(value).encode("utf-8", "replace")
+            charset, _, text = value
+            codec = _known_codec(charset or "utf-8") or "utf-8"
+            values[key.lower()] = text.encode("latin-1", "replace").decode(codec, "replace").encode()
         else:
             values.setdefault(key.lower(), value.encode("latin-1", "replace"))
     return kind[0].encode("latin-1") + b"".join(b"; %s=%s" % (key.encode(), _quoted(values[key])) for key in values)

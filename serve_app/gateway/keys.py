@@ -32,7 +32,8 @@ FRESH_S: Final = 600.0
 COOL_DOWN_S: Final = 30.0
 FAILURE_COOL_DOWN_S: Final = 5.0
 DOCUMENT_MAX_BYTES: Final = 1 * MIB
-KEYS_MAX: Final = 100
+KEYS_MAX: Final = 1000
+"""Of one issuer; each takes some 20 µs to read. What stands behind them is left out."""
 RSA_MIN_BITS: Final = 2048
 RSA_ALGORITHMS: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 ALGORITHMS_OF_KEY: Final = {
@@ -227,14 +228,16 @@ def usable_keys(issuer: str, document: dict[str, Any]) -> tuple[list[Key], tuple
     A key that cannot be read harms no other. Raises ValueError for what is no key set, or one without an entry: an
     issuer that starts may publish that for a moment, and its last good keys stay."""
     entries = document.get("keys")
-    if not isinstance(entries, list) or not 0 < len(entries) <= KEYS_MAX:
-        raise _KeysUnreadable(f"the key set is not a list of 1 to {KEYS_MAX} keys")
+    if not isinstance(entries, list) or not entries:
+        raise _KeysUnreadable("the key set is not a list of keys")
     keys, skipped = [], []
-    for number, entry in enumerate(entries, 1):
+    for number, entry in enumerate(entries[:KEYS_MAX], 1):
         try:
             keys.append(_read_key(issuer, entry))
         except _KeySkipped as reason:
             skipped.append(f"key {number}, {reason}")
+    if len(entries) > KEYS_MAX:
+        skipped.append(f"{len(entries) - KEYS_MAX} more than {KEYS_MAX} keys")
     return keys, tuple(skipped)
 
 
@@ -248,7 +251,9 @@ def _read_key(issuer: str, entry: Any) -> Key:
         raise _KeySkipped("its kid is not a text")
     if "d" in members:  # an issuer that publishes a private key has lost it
         raise _KeySkipped(f"kid {key_id!r:.80}: it is private")
-    if members.get("use", "sig") != "sig":
+    operations = members.get("key_ops", ["verify"])  # some issuers write `sign`, what they themselves do with it
+    verifies = isinstance(operations, list) and any(operation in ("verify", "sign") for operation in operations)
+    if members.get("use", "sig") != "sig" or not verifies:
         raise _KeySkipped(f"kid {key_id!r:.80}: not for signatures")
     algorithms = _algorithms(members)
     try:

@@ -32,13 +32,24 @@ def read_query(call: Call, kind: type[Q]) -> Q:
         return kind.model_validate(given)
     except ValidationError as error:
         faults = (f"{pointer.removeprefix('/')}: {fault}" for pointer, fault in pointers_of(error).items())
-        raise QueryInvalid(f"{'; '.join(faults)}.") from error
+        raise value_invalid(call, f"{'; '.join(faults)}.") from error
+
+
+def value_invalid(call: Call, words: str) -> QueryInvalid:
+    """The problem of a value that does not fit, with the likely cause where the query has a `+`, which is a space."""
+    hint = " In a query a + is a space; write %2B for it." if b"+" in call.request.scope["query_string"] else ""
+    return QueryInvalid(words + hint)
 
 
 def with_plus(value: object) -> object:
     """A time as it was meant: an unescaped `+` of a query is a space (application/x-www-form-urlencoded)."""
     found = _LOST_PLUS.fullmatch(value.strip()) if isinstance(value, str) else None
     return f"{found[1]}+{found[2]}" if found else value
+
+
+def zone_with_plus(value: object) -> object:
+    """A time zone as it was meant, for example `Etc/GMT+5`: none has a space in its name."""
+    return value.replace(" ", "+") if isinstance(value, str) else value
 
 
 def lower_case(value: object) -> object:

@@ -140,8 +140,6 @@ class Call:
     admission: Admission | None = None
     pace: Pace | None = None
     """The request's deadline, which gives a body the time it needs."""
-    has_slow_place: bool = False
-    """Whether its body is one of those that may be slow."""
     refusal: str = ""
     """The slug of the problem that it was answered with."""
     request_bytes: int = 0

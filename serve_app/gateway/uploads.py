@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
-from serve_app.errors import StoreFull
+from serve_app.errors import DeadlineExceeded, ServiceError, StoreFull
 from serve_app.settings import Settings
 
 RETRY_AFTER_S: Final = 2
 GRACE_S: Final = 10.0
 """A body's time before its rate counts: connections begin slowly, and links stall."""
+SILENCE_S: Final = 30.0
+"""Most time without a byte of a body: what came fast at first buys no long silence."""
 SLOW_AFTER_S: Final = 2.0
 """A body that is not in by then is a slow one: of those only so many are open at once."""
 SLOW_MAX: Final = 48
 """Of one replica, which takes 256 requests: with those who wait (`live.places`) a fifth is left to the others."""
 SLOW_MAX_PER_USER: Final = 16
+SLOW_RETRY_AFTER_S: Final = 10
 
 
 class UploadBudget:
@@ -89,13 +92,15 @@ class Pace:
         self._rate, self._total_s = settings.upload_min_bytes_per_s, settings.upload_timeout_s
         self._grace_s = min(GRACE_S, work_s)
         self._begun: float | None = None
+        self._is_given_up = False
 
     def arrived(self, total: int) -> None:
         """So many bytes of the body are here; 0 when it begins."""
         now = asyncio.get_running_loop().time()
         if self._begun is None:
             self._begun = now
-        self._move(self._begun + min(self._total_s, self._grace_s + total / self._rate))
+        by_rate = self._begun + min(self._total_s, self._grace_s + total / self._rate)
+        self._move(min(by_rate, now + SILENCE_S))
 
     def ended(self) -> None:
         """The body is in."""
@@ -103,22 +108,32 @@ class Pace:
         self._move(asyncio.get_running_loop().time() + self._work_s)
 
     def _move(self, when: float) -> None:
-        if not self._deadline.expired():  # it cannot be moved any more; Python 3.11 may lose its cancellation
+        # One that has passed cannot be moved any more; Python 3.11 may lose its cancellation.
+        if not (self._deadline.expired() or self._is_given_up):
             self._deadline.reschedule(when)
 
-    @property
-    def is_slow(self) -> bool:
-        """Whether the body takes longer than a usual one."""
-        return self._begun is not None and asyncio.get_running_loop().time() - self._begun > SLOW_AFTER_S
+    def when_slow(self, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call back once the body has taken longer than a usual one."""
+        return asyncio.get_running_loop().call_later(SLOW_AFTER_S, callback)
+
+    def give_up(self) -> None:
+        """End the request: there is no place for a slow body."""
+        self._move(asyncio.get_running_loop().time())
+        self._is_given_up = True
 
     @property
-    def lateness(self) -> str:
+    def problem(self) -> ServiceError:
         """What was too late, once the deadline has passed."""
+        if self._is_given_up:
+            return StoreFull(
+                f"You have {SLOW_MAX_PER_USER} slow uploads under way here, or all users {SLOW_MAX}. Send some later.",
+                retry_after=SLOW_RETRY_AFTER_S,
+            )
         if self._begun is None:
-            return f"The request was not answered within {self._work_s:g} seconds."
-        return (
+            return DeadlineExceeded(f"The request was not answered within {self._work_s:g} seconds.")
+        return DeadlineExceeded(
             f"The body came too slowly: send {self._rate:,} bytes a second or more after the first {self._grace_s:g} "
-            f"seconds, and all of it within {self._total_s:g}."
+            f"seconds, without a pause of {SILENCE_S:g}, and all of it within {self._total_s:g}."
         )
 
 

@@ -143,6 +143,7 @@ ORCID: Final = {
     "aud": "APP-0123456789ABCDEF", "sub": "0000-0001-5109-3700", "at_hash": "h", "auth_time": HOUR_AGO, "amr": "pwd",
     "given_name": "Ada", "family_name": "Lovelace", "jti": "j", "nonce": "n",
 }  # fmt: skip
+BACKCHANNEL_LOGOUT: Final[Json] = {"http://schemas.openid.net/event/backchannel-logout": {}}
 BARE: Final = {"typ": None}
 """The header of issuers that write no type."""
 
@@ -173,6 +174,14 @@ ACCEPTED: Final[dict[str, tuple[str, Json, Json]]] = {
     "cognito: without an audience": ("cognito", {**COGNITO, "client_id": AUDIENCE}, BARE),
     "cognito: bound to a resource": ("cognito", {**COGNITO, "client_id": "portal", "aud": AUDIENCE}, BARE),
     "indigo iam: wlcg profile": ("indigo-iam", {**WLCG, "aud": AUDIENCE}, BARE),
+    "entra v2: one registration for page and service, by rule": (
+        "entra-own/v2.0", {**ENTRA, "aud": AUDIENCE, "azp": AUDIENCE, "azpacr": "0", "ver": "2.0"}, {},
+    ),
+    "entra v2: an app's own token, by rule": (
+        "entra-own/v2.0",
+        {**ENTRA, "aud": AUDIENCE, "azp": "robot", "azpacr": "1", "ver": "2.0", "scp": None, "name": None},
+        {},
+    ),
     "egi check-in": ("realms/egi", {**EGI, "aud": AUDIENCE}, {}),
     "egi check-in: without a mapper": ("realms/egi", {**EGI, "azp": AUDIENCE}, {}),
     "google: an ID token, by rule": ("google", GOOGLE, {}),
@@ -202,6 +211,9 @@ REFUSED: Final[dict[str, tuple[str, Json, Json]]] = {
     "entra: ID token of one registration for page and service": (
         "entra/v2.0", {"aud": AUDIENCE, "nonce": "n", "tid": "9122040d", "name": "Ada Lovelace", "ver": "2.0"}, {},
     ),
+    "entra: ID token of one registration without a nonce, by rule": (
+        "entra-own/v2.0", {**ENTRA, "aud": AUDIENCE, "scp": None, "ver": "2.0"}, {},
+    ),
     "entra: for Microsoft Graph": ("entra/v2.0", {**ENTRA, "aud": "00000003-0000-0000-c000-000000000000"}, {}),
     "okta: ID token for a client of the service's name": (
         "oauth2/default", {"ver": 1, "aud": AUDIENCE, "at_hash": "h", "amr": ["pwd"], "auth_time": HOUR_AGO}, BARE,
@@ -210,10 +222,17 @@ REFUSED: Final[dict[str, tuple[str, Json, Json]]] = {
     "cognito: ID token": ("cognito", {**COGNITO, "token_use": "id", "aud": AUDIENCE, "at_hash": "h"}, BARE),
     "cognito: of another client": ("cognito", {**COGNITO, "client_id": "portal"}, BARE),
     "indigo iam: for any service": ("indigo-iam", {**WLCG, "aud": "https://wlcg.cern.ch/jwt/v1/any"}, BARE),
+    "indigo iam: ID token for a client of the service's name": (
+        "indigo-iam", {"aud": AUDIENCE, "jti": "j", "at_hash": "h", "name": "Ada Lovelace", "groups": ["em"]}, BARE,
+    ),
     "google: of another client": ("google", {**GOOGLE, "aud": "9.apps.googleusercontent.com"}, {}),
     "google: given to another client": ("google", {**GOOGLE, "azp": "9.apps.googleusercontent.com"}, {}),
     "google: for OIDC_AUDIENCE, which the rule replaces": ("google", {**GOOGLE, "aud": AUDIENCE}, {}),
     "google: an access token where ID tokens are accepted": ("google", {**GOOGLE, "scope": "openid"}, {}),
+    "keycloak, authentik, okta: logout token": (
+        "realms/lab", {"aud": AUDIENCE, "jti": "j", "sid": "s", "events": BACKCHANNEL_LOGOUT}, {},
+    ),
+    "google: logout token": ("google", {"aud": GOOGLE["aud"], "jti": "j", "events": BACKCHANNEL_LOGOUT}, {}),
     "google: by type an access token": ("google", GOOGLE, {"typ": "at+jwt"}),
     "orcid: of another client": ("orcid", {**ORCID, "aud": "APP-OTHER"}, BARE),
     "orcid: without the rule": ("dex", {**ORCID, "aud": AUDIENCE}, BARE),

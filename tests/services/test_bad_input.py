@@ -188,7 +188,7 @@ BODIES = [
     case("parameters that are no object", 400, "body-invalid", json={"image_url": URL, "params": [1]}),
     case("a model that is no text", 400, "body-invalid", json={"image_url": URL, "model": {}}),
     case("an unknown model", 404, "model-unknown", json={"image_url": URL, "model": "no-such"}),
-    case("an unknown parameter", 422, "params-invalid", **upload(PICTURE, params='{"threshold": 1}')),
+    case("an unknown parameter", 422, "params-invalid", **upload(PICTURE, params='{"no_such": 1}')),
     case("parameters that are no JSON", 400, "body-invalid", **upload(PICTURE, params="a=1")),
     case("a form without boundary", 400, "body-invalid", content=b"x", headers={"Content-Type": "multipart/form-data"}),
     case("a form without parts", 400, "body-invalid", content=b"x", headers=FORM),

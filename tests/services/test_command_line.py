@@ -234,6 +234,19 @@ def test_a_refused_token_is_explained_up_to_the_check_that_refused_it(
     assert "\x1b" not in str(lines)
 
 
+@pytest.mark.parametrize(
+    "before", [["token", "check", "Bearer"], ["token", "check", "authorization: bearer"], ["token", "chekc"]]
+)
+def test_a_token_is_not_printed_however_it_was_typed(
+    before: list[str], authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OIDC_ISSUERS", authority.url)
+    token = authority.mint("ada")
+    done = CliRunner().invoke(commands, [*before, token])
+    assert token[-20:] not in done.output
+    assert (done.exit_code == 0) == ("check" in before)
+
+
 def test_an_issuer_that_is_away_is_not_the_token_s_fault(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     away = f"http://127.0.0.1:{free_port()}/default"
     status, lines = examined(authority.mint("ada", iss=away), monkeypatch, OIDC_ISSUERS=away)

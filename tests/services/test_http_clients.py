@@ -29,6 +29,7 @@ def part(disposition: str, body: bytes, *headers: str) -> bytes:
 
 
 IMAGE = part('form-data; name="image"; filename="a.png"', PICTURE)
+KEEP = part('form-data; name="keep"', b"true")
 END = b"--b--\r\n"
 
 
@@ -48,6 +49,10 @@ def problem(answer: httpx2.Response) -> tuple[int, str]:
         part("form-data; name=\"image\"; filename*=utf-8''gro%C3%9F.png", PICTURE + bytes(100_000)),
         part("form-data; name=image; FileName*=iso-8859-1'de'gr%F6%DFe.png", PICTURE),
         part("form-data; name=\"image\"; filename*=klingon''%FF.png", PICTURE),
+        part("form-data; name=\"image\"; filename*=idna''%FF.png", PICTURE),
+        part("form-data; name=\"image\"; filename*=undefined''a.png", PICTURE),
+        part("form-data; name=\"image\"; filename*=punycode''%FF%FF.png", PICTURE),
+        part("form-data; name=\"image\"; filename*=utf\0''a.png", PICTURE),
         part("form-data; name*=utf-8''image; filename=a.png", PICTURE),
         part('form-data; name="image"; filename*0="a long "; filename*1="name.png"', PICTURE),
         part('form-data; name="image"; filename="Probe_Größe.png"', PICTURE),
@@ -79,8 +84,10 @@ async def test_the_name_of_a_batch_item_is_the_extended_one_where_both_are_there
         b"--bb\r\n--b is not it\r\n" + bytes(200_000) + b"\r\n" + IMAGE + END,
         IMAGE + END + b"an epilogue\r\n--b\r\n",
         IMAGE + b"--b--",
+        b"--b  \r\n" + KEEP[5:] + b"--b\t " + IMAGE[3:] + b"--b--  \r\n",
+        b"--b" + b" " * 1025 + b"\r\n" + IMAGE + END,
     ],
-    ids=["words", "empty line", "long", "epilogue", "no line end"],
+    ids=["words", "empty line", "long", "epilogue", "no line end", "blanks behind boundaries", "a line of blanks"],
 )
 async def test_what_stands_around_a_form_means_nothing(gateway: Running, body: bytes) -> None:
     async def in_small_pieces() -> AsyncIterator[bytes]:
@@ -96,6 +103,43 @@ async def test_a_boundary_may_be_quoted_and_must_be_one(gateway: Running) -> Non
     assert (await send(gateway, body, 'Multipart/Form-Data; charset=utf-8; boundary="b (1)"')).status_code == 202
     for kind in ("multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=" + "b" * 71):
         assert problem(await send(gateway, body, kind)) == (400, "/problems/body-invalid")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (IMAGE.replace(b"\r\n", b"\n") + b"--b--\n", "lines end with CR LF"),
+        ((IMAGE + END).replace(b"--b", b"--c"), "the boundary of its Content-Type"),
+        (IMAGE, "ends early"),
+        (IMAGE.replace(b"; filename", b";\r\n filename") + END, "invalid character 32 in header"),
+        (IMAGE + IMAGE + END, "Maximum number of files is 1"),
+    ],
+    ids=["LF", "another boundary", "no end", "a folded header", "two files"],
+)
+async def test_a_form_that_cannot_be_read_is_refused_with_the_reason(gateway: Running, body: bytes, words: str) -> None:
+    answer = await send(gateway, body)
+    assert problem(answer) == (400, "/problems/body-invalid")
+    assert words in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"model": "words",}', "line 1 column 19"),
+        ('{"params": {"text": NaN}}', "NaN is not JSON"),
+        ('{"params": {"text": -1e999}}', "larger than any"),
+        ('{"params": {"text": %s}}' % ("9" * 5000), "4300 digits"),
+        ('{"params": {"text": "\\ud800"}}', "half a surrogate pair"),
+        ('{"params": %s' % ('{"a":' * 5000), "nested too deeply"),
+        ('{"model": "words", "model": "sem-classifier"}', "'model' twice"),
+        ('{"model": "words", "params": {"text": "a", "te\\u0078t": "b"}}', "'text' twice"),
+    ],
+    ids=lambda text: text[:40],
+)
+async def test_json_that_cannot_be_read_is_refused_with_the_reason(gateway: Running, text: str, words: str) -> None:
+    answer = await send(gateway, text.encode(), "application/json")
+    assert problem(answer) == (400, "/problems/body-invalid")
+    assert words in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("encoding", ["base64", "Quoted-Printable", "x-uuencode"])
@@ -202,6 +246,8 @@ async def test_ids_in_capitals_and_a_slash_at_the_end_are_the_same_resource(gate
 
 async def test_a_principal_in_capitals_is_the_same_person(gateway: Running) -> None:
     ada = id_of(gateway, "ada").upper()
+    own = await gateway.get(f"/api/v1/usage?principal_id={ada}")
+    assert problem(own) == (503, "/problems/usage-unavailable")  # without PostgreSQL; a stranger's would be 403
     block = await as_admin(gateway, "POST", "/api/v1/admin/blocks", json={"principal_id": ada, "reason": "A test."})
     assert (block.status_code, block.json()["principal_id"]) == (201, ada.lower())
     assert (await gateway.get("/api/v1/jobs")).status_code == 403
@@ -216,6 +262,21 @@ async def test_a_plus_that_nobody_escaped_is_the_offset_that_was_meant(gateway: 
         answer = await gateway.get(f"/api/v1/jobs?since={escaped}&limit=5")
         assert answer.status_code == 200, answer.text
         assert len(answer.json()["data"]) == 1
+
+
+@pytest.mark.parametrize("path", ["/api/v1/jobs?since=", "/api/v1/usage?since=", "/api/v1/usage?until="])
+async def test_a_plus_that_cannot_be_put_back_is_named(gateway: Running, path: str) -> None:
+    for time in ("2026-W40-4T08:00+02:00", "2026-10-01T08:00++02:00"):
+        answer = await gateway.get(path + time)
+        assert problem(answer) == (400, "/problems/query-invalid")
+        assert "%2B" in answer.json()["detail"]
+    assert "%2B" not in (await gateway.get(f"{path}yesterday")).json()["detail"]
+
+
+@pytest.mark.parametrize("timezone", ["Etc/GMT+5", "Etc/GMT%2B5"])
+async def test_a_time_zone_with_a_plus_is_found_escaped_or_not(gateway: Running, timezone: str) -> None:
+    answer = await gateway.get(f"/api/v1/usage?timezone={timezone}")
+    assert problem(answer) == (503, "/problems/usage-unavailable")  # there is no PostgreSQL here: the zone was read
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from serve_app.settings import TOKEN_ALGORITHMS, IssuerRule, Settings
 PATH = "/api/v1/models"
 RULES = {
     "authentik-own": IssuerRule(access_token_claim="uid"),
+    "entra-own/v2.0": IssuerRule(access_token_claim="azp"),
     "dex-single": IssuerRule(access_token_claim="at_hash"),
     "google": IssuerRule(accept="id_token", audience=("1234.apps.googleusercontent.com",)),
     "orcid": IssuerRule(accept="id_token", audience=("APP-0123456789ABCDEF",)),

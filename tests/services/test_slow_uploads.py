@@ -161,3 +161,45 @@ async def test_slow_bodies_of_one_user_leave_places_to_the_others(
         answers = await asyncio.gather(*mine, other)
         assert sorted(answer.status_code for answer in answers) == [202] * (most + 1) + [503] * 2  # type: ignore[attr-defined]
         assert places.taken.total() == 0
+
+
+async def test_bodies_that_stop_coming_take_the_places_of_slow_ones(
+    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "SLOW_AFTER_S", 0.05)
+    async with running_gateway(settings, authority) as gateway, stalled(gateway, "ada", 2, HEAD):
+        places = service_of(gateway).slow_uploads
+
+        async def taken() -> bool:
+            return places.taken.total() == 2
+
+        await until(taken)
+        monkeypatch.setattr(places, "_limit_per_user", 2)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield HEAD
+            await asyncio.Event().wait()
+
+        refused = await gateway.client.post("/api/v1/jobs", headers={**FORM, **gateway.bearer()}, content=body())
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/store-full")
+        assert "slow uploads" in refused.json()["detail"]
+        assert places.taken.total() == 2
+        await gateway.submit("ada")
+
+
+async def test_what_came_fast_at_first_buys_no_long_silence(
+    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "SILENCE_S", 0.3)
+    async with running_gateway(settings, authority) as gateway:
+
+        async def body() -> AsyncIterator[bytes]:
+            yield HEAD + bytes(20 * MIB)
+            await asyncio.Event().wait()
+
+        begun = time.monotonic()
+        answer = await gateway.client.post("/api/v1/jobs", headers={**FORM, **gateway.bearer()}, content=body())
+        assert (answer.status_code, answer.json()["type"]) == (504, "/problems/deadline-exceeded")
+        assert "without a pause of 0.3" in answer.json()["detail"]
+        assert time.monotonic() - begun < 5
+        assert service_of(gateway).uploads.held == 0

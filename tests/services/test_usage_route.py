@@ -195,7 +195,7 @@ async def test_a_name_is_whole_in_the_sheet_and_no_formula(gateway: Running) -> 
         ("month=2020-01&since=1h", "month is a window of its own"),
         ("month=2020-01&until=now", "month is a window of its own"),
         ("principal_id=ada", "principal_id: "),
-        ("principal_id=" + "F" * 32, "principal_id: "),
+        ("principal_id=" + "g" * 32, "principal_id: "),
         (f"principal_id={STRANGER}%0A", "principal_id: "),
         ("format=html", "format: "),
         (

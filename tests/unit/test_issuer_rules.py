@@ -42,6 +42,8 @@ def test_no_rules_are_an_empty_text() -> None:
     [
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
+        (f'{{"{ISSUER}": {{"access_token_claim": "uid"}}, "{ISSUER}": {{}}}}', f"'{ISSUER}' twice"),
+        (f'{{"{ISSUER}": {{"audience": "a", "audience": "b"}}}}', "'audience' twice"),
         ([], "must be a JSON object"),
         ({"https://stranger.org": {}}, "https://stranger.org is not in OIDC_ISSUERS"),
         ({ISSUER + "/": {}}, f"{ISSUER}/ is not in OIDC_ISSUERS"),

@@ -32,8 +32,16 @@ NOT_NOW = (
     "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
     "DENIED Redis is running in protected mode",
     "IOERR error or timeout reading from target instance",
+    "ERR max daily request limit exceeded. Limit: 10000, Usage: 10000.",
+    "ERR Connection refused",
+    "ERR Connection timed out",
+    "ERR Proxy error",
+    "ERR command not allowed",
+    "ERR wrong number of arguments for 'auth' command",
 )
 OURS = (
+    "ERR This Redis command is not allowed from script script: 3a0f, on @user_script:1.",
+    "ERR timeout is not an integer or out of range",
     "WRONGTYPE Operation against a key holding the wrong kind of value",
     "ERR wrong number of arguments for 'incrby' command",
     "ERR value is not an integer or out of range",

@@ -27,7 +27,7 @@ def cells_of(line: str, separator: str) -> list[str]:
 
 def calculates(cell: str) -> bool:
     """Whether a spreadsheet would take the cell for a formula: what it skips and how it folds widths is in here."""
-    seen = re.sub(r"^[\s\"\u00ad\u200b-\u200f\u2060-\u2064\ufeff]+", "", cell)
+    seen = re.sub(r"^[\s\"\u00ad\u061c\u180e\u200b-\u200f\u2060-\u2064\ufeff]+", "", cell)
     return unicodedata.normalize("NFKC", seen[:1]) in tuple("=+-@") and seen[:1] not in "⁺₊⁼₌⁻₋"
 
 

@@ -26,7 +26,7 @@ DETAILS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "admin-required": ("/api/v1/admin/queue", "Your token names no role that makes you an admin here."),
     "query-invalid": ("/api/v1/usage", "There is no query parameter 'form' here; there are since, until, month."),
-    "body-invalid": (_JOBS, "The body is not valid JSON in UTF-8."),
+    "body-invalid": (_JOBS, "The body is not valid JSON: Expecting value: line 1 column 11 (char 10)."),
     "body-too-large": (_JOBS, "The body may have at most 65536 bytes."),
     "body-type-unsupported": (_JOBS, "Send multipart/form-data with the file field image, or application/json."),
     "params-invalid": (_JOBS, "The parameters of sem-classifier are not valid at /params/top_k."),

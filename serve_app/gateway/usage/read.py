@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from serve_app.errors import AdminRequired, DeadlineExceeded, QueryInvalid, UsageUnavailable
 from serve_app.gateway.admin.people import PRINCIPAL_ID
-from serve_app.gateway.query import lower_case, read_query, with_plus
+from serve_app.gateway.query import lower_case, read_query, value_invalid, with_plus, zone_with_plus
 from serve_app.gateway.service import Call
 from serve_app.gateway.usage.reports import Format
 from serve_app.texts import BOM_HELP, BOM_WITHOUT_CSV
@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 Word = Annotated[str, Field(min_length=1, max_length=100)]
 When = Annotated[Word, BeforeValidator(with_plus)]
+Zone = Annotated[Word, BeforeValidator(zone_with_plus)]
 
 
 class UsageQuery(BaseModel):
@@ -32,7 +33,9 @@ class UsageQuery(BaseModel):
     since: Annotated[When | None, Field(description="From when on: `7d`, or a date.", examples=["7d"])] = None
     until: Annotated[When | None, Field(description="Until when.", examples=["1d"])] = None
     month: Annotated[Word | None, Field(description="A calendar month instead.", examples=["2026-11"])] = None
-    timezone: Annotated[Word, Field(description="IANA name.", examples=["Europe/Rome"])] = "UTC"
+    timezone: Annotated[
+        Word, BeforeValidator(zone_with_plus), Field(description="IANA name.", examples=["Europe/Rome"])
+    ] = "UTC"
     bucket: Annotated[Word, Field(description="`minute`, `hour`, `day` or `auto`.", examples=["hour"])] = "auto"
     principal_id: Annotated[
         str | None,
@@ -61,7 +64,7 @@ async def read_usage(call: Call) -> Response:
         _log.warning("no usage report: %s", error)
         raise UsageUnavailable("The usage records cannot be read now. Usage is counted all the same.") from error
     except ReportError as error:
-        raise QueryInvalid(f"{error}.") from error
+        raise value_invalid(call, f"{error}.") from error
 
 
 def _whose(call: Call, asked: str | None) -> str | None:
