@@ -256,7 +256,7 @@ def _finish(reading: _Reading, header: ImageHeader) -> Pixels:
             "height": array.shape[0],
             "mode": reading.mode,
             "read_as": read_as,
-            "frame": f"{header.frame} of {header.frames}",
+            "frame": f"{header.frame} of {header.frames}{', others are cut off or damaged' if header.lost else ''}",
             "rotated": upright is not None,
             **how,
         },

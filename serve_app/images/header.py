@@ -38,6 +38,8 @@ class ImageHeader:
     """TIFF: where in the file the frame's directory is."""
     plane: int = 0
     """TIFF: which of several pictures behind that directory, from 0."""
+    lost: bool = False
+    """TIFF: pages beside those counted lie beyond the end of the file or are broken."""
 
     @property
     def pixels(self) -> int:
@@ -64,8 +66,9 @@ def inspect(data: bytes | BinaryIO, settings: Settings, page: int | None = None)
         pages = "one page" if layout.frames == 1 else f"{layout.frames} pages"
         raise ImageUnreadable(f"The file has {pages} and no page {page}: pages are counted from 1.")
     frame = page or layout.meant
-    width, height, directory, plane = layout.width, layout.height, 0, 0
+    width, height, directory, plane, lost = layout.width, layout.height, 0, 0, False
     if layout.pages:
+        lost = layout.pages.lost
         found, plane = layout.pages.page(frame)
         width, height, directory = found.width, found.height, found.place
     elif frame > settings.image_max_frames:  # the decoders of animations reach a frame through all that are before it
@@ -77,4 +80,6 @@ def inspect(data: bytes | BinaryIO, settings: Settings, page: int | None = None)
         raise ImageTooLarge(
             f"The image has {width} x {height} = {pixels:,} pixels; at most {settings.image_max_pixels:,} are accepted."
         )
-    return ImageHeader(layout.format, MEDIA_TYPES[layout.format], width, height, layout.frames, frame, directory, plane)
+    return ImageHeader(
+        layout.format, MEDIA_TYPES[layout.format], width, height, layout.frames, frame, directory, plane, lost
+    )

@@ -73,6 +73,10 @@ def completed(data: bytes) -> bytes:
     if kind not in HUFFMAN:  # an arithmetic coder may leave out zeros at the end
         return data
     body = data[: _end_of_scans(data, scan)]
+    if kind == PROGRESSIVE and len(body) == len(data):  # whole scans may be missing, which no decoder notices
+        raise ValueError(
+            "the file is truncated: it has no end marker, and of a progressive picture scans may be missing"
+        )
     scale = 2 if kind == PROGRESSIVE else 8  # an eighth is the first scan of a progressive file alone
     one, other = (_drawn(body + tail + END, scale) for tail in (b"", FILLER))
     differ = (one != other).reshape(*one.shape[:2], -1).any(axis=2)

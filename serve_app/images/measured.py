@@ -6,6 +6,7 @@ type), not-a-number and infinity, and the data bar that instruments draw under t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,23 +14,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[Any]
-Edge = Literal["bottom", "top", "left", "right"]
+Edge = Literal["bottom", "top", "right", "left"]
+EDGES: tuple[Edge, ...] = ("bottom", "top", "right", "left")
 
-FAR = 2.0
+FAR, FAR_OF_FILL_VALUE = 2.0, 0.25
 """A value is far from the others when the gap to them is this many times their own spread (0.1 to 99.9 %)."""
 SHARE = 0.001
 """Fewer pixels than this share do not decide the window: its percentiles leave them out."""
-MOST_UNKNOWN = 0.5
-"""A value that no one has named is a mask only when it covers at most this share: else it is the ground."""
+MOST_UNKNOWN, FEW_VALUES = 0.5, 16
+"""A value that no one has named is a mask only when it covers at most this share, else it is the ground; and beside so
+many others, else the picture is a drawing or a map of numbers."""
+BEYOND_SIGHT = 1000.0
+"""Any value that is so many spreads away is one: no scale shows both."""
 BETWEEN_SHARE, BETWEEN_OF_MASK = 0.0002, 0.01
-"""Masks are drawn over a picture: next to nothing lies between them and it. Real bright or dark parts have edges."""
+"""Masks are drawn over a picture: next to nothing lies in the outer three quarters of the gap. Real bright or dark
+parts have edges; dead and hot pixels are near the picture or on its other side."""
+MOST_MASKS = 4
 FILL_VALUES = (-9999.0, -99999.0, -999.0, -32767.0, -32768.0)
 HUGE = 1e30
 
 BAR_SHARE, BAR_LINES = 0.4, 4
 """A data bar covers at most this share of the picture and has at least so many lines."""
-BAR_GROUND, BAR_VALUES = 0.4, 256
-"""In each line of a bar one value, its ground, has this share, and there are few others: the text and its edges."""
+BAR_VALUES, BAR_PART, BAR_INK = 3, 0.45, 0.08
+"""In each line of a bar its three commonest values, grounds and ink, have at least this part. In all of it the second
+has at least this part of what is not the first: the edges of text are grey, its strokes and the scale are not."""
+REST_PIXELS = 100_000
+"""So many of the others are looked at."""
+FULL_SCALES = (255, 1023, 4095, 16383, 65535)
+"""White of 8, 10, 12, 14 and 16 bits: a bar may be drawn with fewer bits than the picture has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +54,17 @@ class Bar:
     """By the instrument's metadata; else found by its looks."""
 
     def outside(self, values: Numbers) -> Numbers:
-        """The picture without the bar, as a view."""
+        """The picture without the bar, as a view. A line beside a bar that was found may be a mixture and goes too."""
+        lines = self.lines + (not self.named)
         match self.edge:
             case "bottom":
-                return values[: -self.lines]
+                return values[:-lines]
             case "top":
-                return values[self.lines :]
+                return values[lines:]
             case "left":
-                return values[:, self.lines :]
+                return values[:, lines:]
             case "right":
-                return values[:, : -self.lines]
+                return values[:, :-lines]
 
     def __str__(self) -> str:
         lines = "rows" if self.edge in ("bottom", "top") else "columns"
@@ -78,25 +91,30 @@ class LeftOut:
         return f"{self.value:g} ({self.share:.1%} of the pixels, {self.why}, drawn {self.drawn})"
 
 
-def find_bar(values: Numbers) -> Bar | None:
-    """A flat strip with few values and at least two, at an edge of a picture that has many values elsewhere."""
-    grey = values if values.ndim == 2 else values[:, :, 0]
-    edges: tuple[tuple[Edge, Numbers], ...] = (
-        ("bottom", grey[::-1]),
-        ("top", grey),
-        ("right", grey.T[::-1]),
-        ("left", grey.T),
-    )
-    for edge, lines in edges:
+def find_bars(values: Numbers, named: tuple[float, ...]) -> tuple[Bar, ...]:
+    """Flat strips of text at the edges, in a black and white that are not the picture's.
+
+    `named` are values that the file says are none.
+    """
+    strips: list[tuple[Bar, Numbers]] = []
+    for edge in EDGES:
+        lines = values.swapaxes(0, 1) if edge in ("left", "right") else values
+        lines = lines[::-1] if edge in ("bottom", "right") else lines
         most = int(lines.shape[0] * BAR_SHARE)
         count = 0
         while count <= most and _is_flat(lines[count]):
             count += 1
         if BAR_LINES <= count <= most:
-            strip, rest = finite(lines[:count]), finite(lines[count:])
-            if strip.size and rest.size and _outdoes(strip, rest):
-                return Bar(edge, count)
-    return None
+            strips.append((Bar(edge, count), finite(lines[:count])))
+            values = strips[-1][0].outside(values)
+    if not strips:
+        return ()
+    every = math.ceil(math.sqrt(max(1, values.size / REST_PIXELS)))
+    counted, _ = left_out(Distribution.of(finite(values[::every, ::every])), named)
+    if counted.size == 0:
+        return ()
+    low, high = counted.percentiles(0.1, 99.9)
+    return tuple(bar for bar, strip in strips if _is_of_another_scale(strip, low, high))
 
 
 def finite(values: Numbers) -> Numbers:
@@ -104,17 +122,25 @@ def finite(values: Numbers) -> Numbers:
     return values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
 
 
-def _outdoes(strip: Numbers, rest: Numbers) -> bool:
-    """Whether the strip's black and white are as far apart as the picture's: a dim part of it has few values too."""
-    step = max(1, rest.size // 100_000)
-    low, high = (float(end) for end in np.percentile(rest[::step], (0.1, 99.9), method="nearest"))
-    least, most = float(strip.min()), float(strip.max())
-    return least < most and most - least >= high - low and (most >= high or least <= low)
+def _is_of_another_scale(strip: Numbers, low: float, high: float) -> bool:
+    """Whether a strip holds text whose black and white lie outside a picture from `low` to `high`.
+
+    A dim or saturated part of the picture has few values too.
+    """
+    found, counts = np.unique(strip, return_counts=True)
+    order = np.argsort(counts)
+    if len(found) < 2 or counts[order[-2]] < BAR_INK * counts[order[:-1]].sum():
+        return False
+    common = found[order[-BAR_VALUES:]]
+    black, white = float(common.min()), float(common.max())
+    if low <= black and white <= high:
+        return False
+    return white - black >= high - low or (black == 0 and white in FULL_SCALES)
 
 
 def _is_flat(line: Numbers) -> bool:
-    found, counts = np.unique(line, return_counts=True)
-    return len(found) <= max(2, min(BAR_VALUES, line.size // 4)) and counts.max() >= BAR_GROUND * line.size
+    counts = np.sort(np.unique(line, return_counts=True)[1])
+    return bool(counts[-BAR_VALUES:].sum() >= BAR_PART * line.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +178,8 @@ class Distribution:
 def left_out(sample: Distribution, named: tuple[float, ...]) -> tuple[Distribution, list[LeftOut]]:
     """The values of `sample` that count, and those that do not.
 
-    Left out are values that the file itself names, and an extreme value far from all others: a known fill value, or any
-    that covers no more than half and has no edges. Both extremes are looked at.
+    Left out are values that the file itself names, and extreme values far from all others: a known fill value, or any
+    that covers no more than half and has no edges.
     """
     found: list[LeftOut] = []
     size = sample.size
@@ -162,10 +188,13 @@ def left_out(sample: Distribution, named: tuple[float, ...]) -> tuple[Distributi
         if count := int(sample.counts[chosen].sum()):
             found.append(LeftOut(value, count / size, "black", "named by the file", named=True))
             sample = sample.without(chosen)
-    for end in (0, -1):
-        if len(sample.values) > 2 and (one := _mask(sample, end, size)):
-            found.append(one)
-            sample = sample.without(sample.values == sample.values[end])
+    for _ in range(MOST_MASKS):
+        masks = (_mask(sample, end, size) for end in (0, -1))
+        one = next((mask for mask in masks if mask), None) if len(sample.values) > 2 else None
+        if one is None:
+            break
+        found.append(one)
+        sample = sample.without(sample.values == one.value)
     return sample, found
 
 
@@ -177,25 +206,30 @@ def equal(values: Numbers, value: float) -> NDArray[np.bool_]:
     return np.asarray(values == value)
 
 
-def _mask(sample: Distribution, end: int, size: int) -> LeftOut | None:
+def _mask(sample: Distribution, end: Literal[0, -1], size: int) -> LeftOut | None:
     """What is known of the least (0) or greatest (-1) value when it is a mask."""
     value, count = sample.values[end], int(sample.counts[end])
     if count <= SHARE * size:
         return None
-    rest = sample.without(sample.values == value)
+    apart = sample.values == value
+    if sample.counts[-1 - end] > SHARE * size:  # it may be a mask too
+        apart |= sample.values == sample.values[-1 - end]
+    rest = sample.without(apart)
     low, high = rest.percentiles(0.1, 99.9)
     spread, number = high - low, float(value)
-    gap = low - number if number < low else number - high
-    if not spread > 0 or gap < FAR * spread:
+    least_of_type = value.dtype.kind == "i" and value == np.iinfo(value.dtype).min
+    fill_value = number in FILL_VALUES and not least_of_type
+    gap = low - number if end == 0 else number - high
+    if not spread > 0 or gap < (FAR_OF_FILL_VALUE if fill_value else FAR) * spread:
         return None
-    # float64 arithmetic: the middle between a mask and a picture may be beyond the picture's own type
-    apart = np.abs(rest.values.astype(np.float64) - (low + high) / 2) > spread
-    between = int(rest.counts[apart].sum())
+    # float64 arithmetic: the bound may be beyond the picture's own type
+    others = rest.values.astype(np.float64)
+    between = int(rest.counts[others < low - gap / 4 if end == 0 else others > high + gap / 4].sum())
     if between > BETWEEN_SHARE * size or between > BETWEEN_OF_MASK * count:
         return None
-    least_of_type = value.dtype.kind == "i" and value == np.iinfo(value.dtype).min
-    known = number in FILL_VALUES or abs(number) >= HUGE or bool(least_of_type)
-    if not known and count > MOST_UNKNOWN * size:
+    known = fill_value or bool(least_of_type) or abs(number) >= HUGE
+    doubtful = count > MOST_UNKNOWN * size or len(rest.values) < FEW_VALUES
+    if not known and doubtful and gap < BEYOND_SIGHT * spread:
         return None
-    drawn: Literal["black", "white"] = "black" if number < low else "white"
+    drawn: Literal["black", "white"] = "black" if end == 0 else "white"
     return LeftOut(number, count / size, drawn, "a fill value" if known else "far from all others")

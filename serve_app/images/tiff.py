@@ -17,7 +17,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tifffile import PHOTOMETRIC, TiffFile, TiffPage
+from tifffile import PHOTOMETRIC, TIFF, TiffFile, TiffPage
 
 from serve_app.images.header import ImageHeader
 from serve_app.images.measured import Bar
@@ -35,6 +35,11 @@ ASSOCIATED, UNASSOCIATED = 1, 2
 BASE_SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, CIELAB: 3, ICCLAB: 3}
 
 OLD_JPEG, WORD_RLE, THUNDERSCAN = 6, 32771, 32809
+
+DECISIVE = frozenset(
+    {*range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 317, 320, *range(322, 326), 332, 338, 339, 347, 42113}
+)
+"""Tags without which a page would be another picture; `TiffPage` passes over those that it cannot read."""
 
 MODES = {(1, "uint8"): "L", (3, "uint8"): "RGB", (1, "uint16"): "I;16", (1, "int32"): "I", (1, "float32"): "F"}
 """Pillow's names where it has one for the kind."""
@@ -70,11 +75,22 @@ def read_page(data: bytes, header: ImageHeader, max_pixels: int) -> Page:
         if not isinstance(page, TiffPage) or page.offset != header.directory:
             file.filehandle.seek(header.directory)
             page = TiffPage(file, index=header.frame - 1)
+        _check_tags(page, data)
         check_size(page, max_pixels)
         old = page.compression in (OLD_JPEG, WORD_RLE, THUNDERSCAN)
         if old or (page.photometric == YCBCR and page.compression not in JPEG):
             return _by_libtiff(page, data, header)
         return _page(page, read_samples(page, data, header.plane, max_pixels))
+
+
+def _check_tags(page: TiffPage, data: bytes) -> None:
+    kind = page.parent.tiff
+    (count,) = struct.unpack_from(kind.tagnoformat, data, page.offset)
+    start = page.offset + kind.tagnosize
+    for at in range(start, start + count * kind.tagsize, kind.tagsize):
+        (tag,) = struct.unpack_from(kind.byteorder + "H", data, at)
+        if tag in DECISIVE and tag not in page.tags:
+            raise ValueError(f"its tag {tag} ({TIFF.TAGS.get(tag, 'unnamed')}) is damaged or lies beyond its end")
 
 
 def _page(page: TiffPage, samples: Numbers) -> Page:
@@ -141,26 +157,32 @@ def _by_the_bits(words: Numbers) -> Numbers:
     """32- or 64-bit words without SampleFormat: floats where only floats look like this, else integers.
 
     As floats, pictures keep to a few decades around 1, so the exponents of their words are close together and near the
-    middle. Counts and full-scale integers, read in that way, have tiny exponents or ones all over the range.
+    middle. Counts and full-scale integers, read in that way, have tiny exponents or ones all over the range. Integers
+    are unsigned (TIFF 6.0) but where they lie at both ends of that range and, read as signed, close together.
     """
     width = words.dtype.itemsize * 8
     mantissa, middle, exponents = (23, 127, 0xFF) if width == 32 else (52, 1023, 0x7FF)
+    signed = words.view(f"i{words.dtype.itemsize}")
+    below = signed[signed < 0]  # one value there is a mask or white
+    integers = signed if below.size and _span(below) and _span(signed) < _span(words) / 4 else words
     used = words[words != 0]
-    if used.size == 0:
-        return words
     exponent = (used >> np.array(mantissa, words.dtype)) & np.array(exponents, words.dtype)
     finite = exponent[exponent != exponents].astype(np.int64)
-    if finite.size < used.size / 2:
-        return words
+    if finite.size <= used.size / 2:
+        return integers
     low, high = np.percentile(finite, (1, 99))
     near = (np.abs(finite - middle) <= 40).mean()
     if near >= 0.98 and high - low <= 24:
         return words.view(f"f{words.dtype.itemsize}")
-    if near <= 0.5:
-        return words
+    if near <= 0.5 and (high - low > 24 or high <= 24):
+        return integers
     raise ValueError(
         f"its {width}-bit samples have no SampleFormat tag and may be integers or floats: save it with that tag"
     )
+
+
+def _span(values: Numbers) -> int:
+    return int(values.max()) - int(values.min())
 
 
 def _opacity(page: TiffPage, samples: Numbers, base: int, kind: int) -> tuple[Numbers, NDArray[np.float32] | None]:
@@ -179,13 +201,13 @@ def _opacity(page: TiffPage, samples: Numbers, base: int, kind: int) -> tuple[Nu
 
 
 def _share(alpha: Numbers, bits: int) -> NDArray[np.float32]:
-    """Alpha as 0 to 1. Also where 12 bits stand in 16: then the greatest value is a full scale of its own."""
+    """Alpha as 0 to 1. Also where 1 or 12 bits stand in 16: then the greatest value is a full scale of its own."""
     most = alpha.max()
     if alpha.dtype.kind == "f":
         full = max(1.0, float(most)) if np.isfinite(most) else 1.0
     else:
         full = float(2**bits - 1 if alpha.dtype.kind == "u" else np.iinfo(alpha.dtype).max)
-        if bits > 8 and most in (255, 1023, 4095, 16383):
+        if most == 1 or (bits > 8 and most in (255, 1023, 4095, 16383)):
             full = float(most)
     return np.asarray(np.clip(np.nan_to_num(alpha.astype(np.float32) / np.float32(full)), 0, 1))
 

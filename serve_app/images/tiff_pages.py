@@ -55,10 +55,20 @@ class TiffPages:
 
     directories: tuple[Directory, ...]
     count: int
+    lost: bool = False
+    """One that is named lies beyond the end of the file or is broken."""
 
     def meant(self) -> int:
-        """The number of the largest picture that is no preview, thumbnail or mask; of equals the first."""
+        """The number of the largest picture that is no preview, thumbnail or mask; of equals the first.
+
+        Raises `ImageUnreadable` where the file has lost pages and holds nothing but previews and masks.
+        """
         main = [index for index, page in enumerate(self.directories) if not page.secondary and page.width * page.height]
+        if self.lost and not main:
+            raise ImageUnreadable(
+                "The TIFF file is cut off or damaged: a preview or mask is there and the picture itself is not. Send "
+                "the whole file."
+            )
         order = main or range(len(self.directories))
         best = max(order, key=lambda index: (self.directories[index].width * self.directories[index].height, -index))
         return best + 1
@@ -110,7 +120,7 @@ def read_pages(data: bytes) -> TiffPages:
         )
     reader = _Reader(data, kind)
     found = [reader.directory(place)]
-    seen, following, counted = {place}, reader.following, 1
+    seen, following, counted, lost = {place}, reader.following, 1, False
     while following and following not in seen and counted < MAX_DIRECTORIES:
         seen.add(following)
         try:
@@ -119,19 +129,22 @@ def read_pages(data: bytes) -> TiffPages:
             else:
                 reader.pass_over(following)
         except (*OUTSIDE, ImageUnreadable):
+            lost = True
             break
         counted += 1
         following = reader.following
     if counted == 1 and found[0].planes > 1:
         return TiffPages(tuple(found), found[0].planes)
     if counted == len(found):
-        within = _sub_pictures(reader, seen)
-        return TiffPages((*found, *within), counted + len(within))
-    return TiffPages(tuple(found), counted)
+        within, missed = _sub_pictures(reader, seen)
+        return TiffPages((*found, *within), counted + len(within), lost or missed)
+    return TiffPages(tuple(found), counted, lost)
 
 
-def _sub_pictures(reader: _Reader, seen: set[int]) -> list[Directory]:
+def _sub_pictures(reader: _Reader, seen: set[int]) -> tuple[list[Directory], bool]:
+    """The full-size pictures in SubIFDs, and whether any SubIFD could not be read."""
     pictures: list[Directory] = []
+    missed = False
     for place in reader.below:
         if place in seen or reader.left <= 0:
             continue
@@ -139,10 +152,11 @@ def _sub_pictures(reader: _Reader, seen: set[int]) -> list[Directory]:
         try:
             picture = reader.directory(place)
         except (*OUTSIDE, ImageUnreadable):
+            missed = True
             continue
         if not picture.secondary and picture.width * picture.height:
             pictures.append(picture)
-    return pictures
+    return pictures, missed
 
 
 class _Reader:

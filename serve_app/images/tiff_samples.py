@@ -32,6 +32,7 @@ COUNTS = (279, 325)
 UNCOMPRESSED, PACKBITS = 1, 32773
 CCITT = (2, 3, 4)
 JPEG = (7, 33007, 34892)
+JPEG_END = b"\xff\xd9"
 JPEG_2000 = (33004, 33005, 34712)
 WEBP = 50001
 DEFLATE = (8, 32946, 50013)
@@ -171,6 +172,8 @@ class _Pieces:
         claimed = _claimed_pixels(page, stored)
         if claimed > 4 * rows * self._columns + SURPLUS:
             raise ValueError(f"a strip or tile claims {claimed:,} pixels and its place has {rows * self._columns:,}")
+        if page.compression in JPEG and JPEG_END not in stored:  # its decoder would draw the rest grey
+            raise ValueError("a strip or tile is cut off: its JPEG data have no end marker")
         piece, _, _ = page.decode(stored, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
         if piece is None:
             raise ValueError("some of its strips or tiles are missing")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.images.measured import Bar, Distribution, LeftOut, equal, find_bar, finite, left_out
+from serve_app.images.measured import Bar, Distribution, LeftOut, equal, find_bars, finite, left_out
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
 SAMPLE_PIXELS = 4_000_000
@@ -27,7 +27,7 @@ class Window:
 
     low: float
     high: float
-    bar: Bar | None = None
+    bars: tuple[Bar, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     not_finite: float = 0.0
     """Share of the values that are not-a-number or infinite."""
@@ -41,7 +41,7 @@ class Window:
             zero = ", white is zero" if self.inverted else ""
             return f"full scale ({self.low:g}–{self.high:g}) because parts are transparent{zero}"
         words = f"window {LOW_PERCENTILE:g}–{HIGH_PERCENTILE:g} % ({self.low:g}–{self.high:g})"
-        apart = [str(self.bar)] if self.bar else []
+        apart = [str(bar) for bar in self.bars]
         apart += [str(value) for value in self.left_out]
         if self.not_finite:
             drawn = "white" if self.inverted else "black"
@@ -110,17 +110,18 @@ def _by_table(values: Numbers, low: float, high: float) -> NDArray[np.uint8]:
 
 
 def _window(values: Numbers, no_data: tuple[float, ...], bar: Bar | None, visible: NDArray[np.bool_] | None) -> Window:
-    bar = bar or find_bar(values)
-    for strip in (bar, None) if bar else (None,):  # with the bar where there is nothing to see beside it
-        inside = strip.outside(values) if strip else values
-        shown = strip.outside(visible) if strip and visible is not None else visible
+    bars = (bar,) if bar else find_bars(values, no_data)
+    for strips in (bars, ()) if bars else ((),):  # with the bars where there is nothing to see beside them
+        inside, shown = values, visible
+        for strip in strips:
+            inside, shown = strip.outside(inside), strip.outside(shown) if shown is not None else None
         step = int(np.ceil(np.sqrt(max(1.0, inside.size / SAMPLE_PIXELS))))
         for every in (step, 1) if step > 1 else (1,):  # all values where a grid of them is constant or empty
             window = _measured(
                 inside[::every, ::every], shown[::every, ::every] if shown is not None else None, no_data
             )
             if window and window.low < window.high:
-                return replace(window, bar=strip)
+                return replace(window, bars=strips)
     if window is None:
         raise ValueError("none of its values is a finite number that counts")
     return window
@@ -135,4 +136,4 @@ def _measured(values: Numbers, shown: NDArray[np.bool_] | None, no_data: tuple[f
     low, high = sample.percentiles(LOW_PERCENTILE, HIGH_PERCENTILE)
     if low == high:
         low, high = float(sample.values[0]), float(sample.values[-1])
-    return Window(low, high, None, tuple(apart), 1 - real.size / chosen.size)
+    return Window(low, high, (), tuple(apart), 1 - real.size / chosen.size)

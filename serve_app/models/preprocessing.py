@@ -211,7 +211,10 @@ def _has_known_steps(processor: Any) -> bool:
 
 def _geometry(processor: Any, channels: int) -> Geometry | None:
     size, filter_ = processor.size, processor.resample
-    resample = Image.Resampling.BILINEAR if filter_ is None else Image.Resampling(int(filter_))
+    try:
+        resample = Image.Resampling.BILINEAR if filter_ is None else Image.Resampling(int(filter_))
+    except ValueError:
+        return None
     crop = processor.crop_size if processor.do_center_crop else None
     cut = (crop.height, crop.width) if crop is not None and crop.height and crop.width else None
     if processor.do_center_crop and cut is None:

@@ -128,8 +128,9 @@ def _revision_folder(repository: Path, settings: Settings, fetch: str) -> Path:
     wanted = settings.model_revision or "main"
     # A branch or tag is a file that holds the commit it meant when it was downloaded.
     reference = repository / "refs" / wanted
-    named = ".." not in wanted and reference.is_file()
-    commit = reference.read_text(encoding="utf-8").strip() if named else wanted
+    inside = ".." not in Path(wanted).parts and not Path(wanted).is_absolute()
+    named = inside and reference.is_file()
+    commit = reference.read_text(encoding="utf-8", errors="replace").strip() if named else wanted
     if commit in present:
         return snapshots / commit
     if not settings.model_revision and not named:

@@ -18,6 +18,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -453,6 +454,31 @@ def test_integers_without_a_sample_format_stay_integers(top: int, order: str) ->
     assert "32-bit integer" in pixels.how["read_as"]
 
 
+@pytest.mark.parametrize("compression", [1, 5])
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(("top", "zero"), [(200, 100), (3800, 2000), (3_000_000, 1_000_000)])
+def test_signed_integers_without_a_sample_format_are_not_read_as_huge_ones(
+    top: int, zero: int, order: str, bits: int, compression: int
+) -> None:
+    samples = (np.rint(GREY / 255 * top) - zero).astype(f"i{bits // 8}")
+    pixels = read_pixels(write(samples, Kind(bits, 2, order, compression, without=(339,))), SETTINGS)
+    assert off(pixels.array, GREY) <= 1
+    assert f"{bits}-bit signed integer" in pixels.how["read_as"]
+
+
+def test_white_of_full_scale_without_a_sample_format_stays_white() -> None:
+    samples = np.where(GREY > 100, np.uint32(2**32 - 1), np.uint32(0))
+    pixels = read_pixels(write(samples, Kind(32, without=(339,))), SETTINGS)
+    assert off(pixels.array, (GREY > 100) * np.uint8(255)) == 0
+
+
+def test_floats_far_from_1_without_a_sample_format_are_refused() -> None:
+    samples = (GREY / 255 * 1e15 + 1e12).astype("f4")
+    with pytest.raises(ImageUndecodable, match="may be integers or floats"):
+        read_pixels(write(samples, Kind(32, 3, without=(339,))), SETTINGS)
+
+
 @pytest.mark.parametrize("top", [1e-6, 1.0, 255.0, 65535.0, 1e9])
 @pytest.mark.parametrize(("bits", "dtype"), [(32, "f4"), (64, "f8")])
 def test_floats_without_a_sample_format_are_floats(top: float, bits: int, dtype: str) -> None:
@@ -503,3 +529,45 @@ def test_a_last_strip_that_is_filled_up_is_read(compression: int) -> None:
     pieces = tuple(COMPRESSORS[compression](filled[top : top + 10].tobytes()) for top in range(0, 50, 10))
     data = write(GREY, Kind(compression=compression, rows=10, pieces=pieces))
     assert off(read_pixels(data, SETTINGS).array, GREY) == 0
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "raw"])
+@pytest.mark.parametrize("picture", [COLOUR, GREY], ids=["colour", "grey"])
+def test_a_file_that_is_cut_off_is_never_another_picture(picture: Numbers, compression: str) -> None:
+    """Pillow writes the values of tags behind the pixels; without those of BitsPerSample there would be one bit."""
+    data = pictures.encode(picture, "TIFF", compression=compression, dpi=(300, 300))
+    whole = read_pixels(data, SETTINGS).array
+    for length in (*range(8, len(data) - 64, 97), *range(len(data) - 64, len(data))):
+        try:
+            array = read_pixels(data[:length], SETTINGS).array
+        except ImageUndecodable:
+            continue
+        assert np.array_equal(array, whole), f"cut off at {length} of {len(data)}"
+
+
+@pytest.mark.parametrize("tag", [258, 277, 338, 339, 317, 284])
+@pytest.mark.parametrize("kind", [2, 99])
+def test_a_damaged_tag_that_decides_pixels_is_refused_by_its_number(tag: int, kind: int) -> None:
+    """Of a type that does not exist, or with its values beyond the end."""
+    data = bytearray(write(np.dstack([COLOUR, GREY]), Kind(photometric=2, compression=5, predictor=2, extra=(2,))))
+    at = next(at for at in range(len(data)) if data.startswith(tag.to_bytes(2, "little") + b"\3\0", at))
+    data[at + 2] = kind
+    if kind == 2:
+        data[at + 2 : at + 12] = b"\3\0\x10\0\0\0\xff\xff\xff\x7f"
+    with pytest.raises(ImageUndecodable, match=rf"tag {tag} \("):
+        read_pixels(bytes(data), SETTINGS)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "jpeg2000", "webp", "lzw", "zstd", "zlib", "packbits", "lzma"])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.97])
+def test_a_strip_that_is_cut_short_is_refused_in_every_compression(compression: str, share: float) -> None:
+    picture = np.tile(COLOUR, (4, 4, 1))
+    data = by_tifffile(picture, compression=compression, photometric="rgb")
+    page = tifffile.TiffFile(io.BytesIO(data)).pages.first
+    count = int(page.databytecounts[0] * share)
+    tag = page.tags[279]
+    changed = bytearray(data)
+    changed[tag.valueoffset : tag.valueoffset + 4] = count.to_bytes(4, "little")
+    assert read_pixels(data, SETTINGS).array.shape == picture.shape
+    with pytest.raises(ImageUndecodable):
+        read_pixels(bytes(changed), SETTINGS)

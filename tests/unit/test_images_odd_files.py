@@ -232,6 +232,16 @@ def test_a_jpeg_whose_pixels_end_early_is_refused_also_where_an_end_marker_hides
         read_pixels(data[: int(len(data) * share)] + end, SETTINGS)
 
 
+def test_a_progressive_jpeg_without_its_last_scans_is_refused() -> None:
+    """A decoder draws it blurred and does not notice."""
+    data = encode(COLOUR, "JPEG", progressive=True)
+    scans = [at for at in range(len(data)) if data.startswith(b"\xff\xda", at)]
+    assert len(scans) > 4
+    for at in scans[1:]:
+        with pytest.raises(ImageUndecodable, match="truncated"):
+            read_pixels(data[:at], SETTINGS)
+
+
 def test_a_lossless_jpeg_is_read_exactly() -> None:
     assert np.array_equal(read_pixels(imagecodecs.ljpeg_encode(GREY), SETTINGS).array, GREY)
 

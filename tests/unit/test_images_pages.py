@@ -171,8 +171,25 @@ def test_a_chain_that_leaves_the_file_or_turns_back_ends_there() -> None:
     link = second + 2 + 12 * struct.unpack_from("<H", data, second)[0]
     for place in (second, 8, len(data) + 100, len(data) - 1, 2**32 - 1):
         data[link : link + 4] = struct.pack("<I", place)
-        assert level(bytes(data))[0] == 200
+        found, frame = level(bytes(data))
+        assert found == 200
+        assert frame.startswith("1 of ")
+        assert frame.endswith(", others are cut off or damaged") == (place != second)
         assert inspect(bytes(data), SETTINGS).frames <= 3
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_a_preview_whose_picture_is_cut_off_is_not_classified(order: str) -> None:
+    preview, picture = page(50, 10, 15, reduced=1, order=order), page(200, order=order)
+    behind = write_pages([preview, picture])
+    below = write_pages([preview, page(200, reduced=0, order=order)], {0: [1]})
+    # Of the second file the SubIFD is written first: its place is moved behind the end.
+    at = next(at for at in range(len(below)) if below.startswith(struct.pack(order + "HHI", 330, 4, 1), at)) + 8
+    moved = below[:at] + struct.pack(order + "I", len(below) + 8) + below[at + 4 :]
+    second = tifffile.TiffFile(io.BytesIO(behind)).pages[1].offset
+    for data in (behind[:second], behind[: second + 20], moved):
+        with pytest.raises(ImageUnreadable, match="a preview or mask is there and the picture itself is not"):
+            inspect(data, SETTINGS)
 
 
 def chain(directories: int, tags: int) -> bytes:

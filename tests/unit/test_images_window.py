@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from serve_app.errors import ImageUndecodable
 from serve_app.images.decode import Pixels, read_pixels
@@ -113,6 +114,58 @@ def test_a_value_that_the_file_names_is_left_out_wherever_it_lies(text: str, val
     assert "named by the file, drawn black" in pixels.how["read_as"]
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "dtype"),
+    [
+        (-3.4e38, 3.4e38, "f4"),
+        (-9999, 65535, "f4"),
+        (-3.4e38, -9999, "f4"),
+        (-9999, -999, "f8"),
+        (-32768, 32767, "i2"),
+        (-9999, 1e20, "f4"),
+    ],
+)
+def test_several_masks_do_not_hide_each_other(one: float, other: float, dtype: str) -> None:
+    plain = SPECIMEN.astype(dtype)
+    pixels = read(np.select([HOLE, CORNERS], [np.array(one, dtype), np.array(other, dtype)], plain))
+    as_without(pixels, HOLE | CORNERS, plain)
+    assert pixels.how["read_as"].count(", drawn ") == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "hot", "dead", "dtype"),
+    [(-9999, 30_000, 0, "f4"), (-3.4e38, 1e6, 0, "f4"), (65535, 10_000, 0, "u2"), (-32768, 32767, 0, "i2")],
+)
+def test_hot_and_dead_pixels_do_not_hide_a_mask(value: float, hot: float, dead: float, dtype: str) -> None:
+    plain = specimen(low=1500).astype(dtype)
+    chance = np.random.default_rng(1).random(plain.shape)
+    plain[chance < 0.0005], plain[chance > 0.9995] = hot, dead
+    pixels = read(np.where(HOLE, np.array(value, dtype), plain))
+    as_without(pixels, HOLE, plain)
+    assert "measured without" in pixels.how["read_as"]
+
+
+SKEWED = {
+    "lognormal": np.random.default_rng(1).lognormal(5, 1, SPECIMEN.shape),
+    "few counts": np.random.default_rng(1).poisson(3, SPECIMEN.shape),
+    "counts about a fill value's size": SPECIMEN,
+}
+
+
+@pytest.mark.parametrize("value", [-9999, -999, 1e20])
+@pytest.mark.parametrize("name", SKEWED)
+def test_a_mask_beside_a_long_tail_or_few_values_is_found(name: str, value: float) -> None:
+    plain = SKEWED[name].astype("f4")
+    as_without(read(np.where(HOLE, np.float32(value), plain)), HOLE, plain)
+
+
+@pytest.mark.parametrize("value", [1e20, -1e10])
+def test_a_mask_of_any_value_may_cover_most_of_a_picture_that_no_scale_shows_beside_it(value: float) -> None:
+    mask = np.arange(320) > np.full((240, 1), 100)
+    plain = SPECIMEN.astype("f4")
+    as_without(read(np.where(mask, np.float32(value), plain)), mask, plain)
+
+
 def test_masks_of_a_picture_whose_zero_is_white_are_drawn_as_the_result_says() -> None:
     plain = SPECIMEN.astype("f4")
     named = read(np.where(HOLE, np.float32(-5), plain), photometric=0, **no_data("-5"))
@@ -157,6 +210,9 @@ REAL_EXTREMES = {
     "two levels": np.where(CORNERS, 60_000, 300).astype("u2"),
     "floats from zero": np.where(HOLE, 0, specimen(low=0.2, high=0.9)).astype("f4"),
     "negative counts": (SPECIMEN - 2000).astype("i2"),
+    "a map of four numbers": np.digitize(np.arange(240 * 320).reshape(240, 320) % 320, (80, 160, 240)).astype("u2")
+    * np.uint16(100)
+    + np.where(HOLE, 0, 3000).astype("u2"),
 }
 
 
@@ -196,10 +252,69 @@ def test_the_data_bar_does_not_decide_the_window(edge: str, low: float, high: fl
     assert {0, 255} <= set(pixels.array[bar])
 
 
+@pytest.mark.parametrize(("low", "high"), [(30_000, 33_000), (2000, 2500), (200, 3800)])
+@pytest.mark.parametrize("white", [255, 1023])
+def test_a_bar_drawn_with_fewer_bits_than_the_picture_does_not_decide_the_window(
+    low: float, high: float, white: int
+) -> None:
+    samples, bar = with_bar("bottom", 0, white)
+    samples[~bar] = specimen(low=low, high=high).astype("u2")[~bar]
+    pixels = read(samples)
+    as_without(pixels, bar, samples)
+    assert "data bar (24 rows at the bottom" in pixels.how["read_as"]
+
+
+def lettered(lines: int, width: int, ground: float, ink: float) -> NDArray[np.float64]:
+    """A strip of text with grey edges, as programs draw it, and a scale."""
+    image = Image.new("L", (width, lines), 0)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=max(8, int(lines * 0.45)))
+    draw.text((8, lines * 0.2), "HV 15.00 kV  WD 10.2 mm  mag 5 000x  det ETD  Institute", fill=255, font=font)
+    draw.rectangle((width - 60, lines // 2 - 1, width - 10, lines // 2 + 1), fill=255)
+    return ground + (ink - ground) * (np.asarray(image) / 255)
+
+
+@pytest.mark.parametrize("width", [160, 320, 1024])
+@pytest.mark.parametrize(("ground", "ink"), [(0, 65535), (65535, 0), (20_000, 65535)])
+@pytest.mark.parametrize("edge", ["bottom", "top", "bottom and top"])
+def test_text_with_grey_edges_is_a_data_bar(width: int, ground: float, ink: float, edge: str) -> None:
+    samples, bar = specimen(width=width), np.zeros((240, width), bool)
+    for part in edge.split(" and "):
+        rows = slice(-20, None) if part == "bottom" else slice(None, 20)
+        samples[rows], bar[rows] = lettered(20, width, ground, ink), True
+    pixels = read(samples.astype("u2"))
+    as_without(pixels, bar, samples.astype("u2"))
+    assert pixels.how["read_as"].count("data bar (20 rows") == len(edge.split(" and "))
+
+
+def test_a_bar_of_three_cells_and_a_mixed_line_beside_it_do_not_decide_the_window() -> None:
+    """Pictures that were made smaller have a line in which bar and specimen are mixed."""
+    samples, bar = specimen(), np.zeros((240, 320), bool)
+    samples[-24:], bar[-25:] = lettered(24, 320, 0, 65535), True
+    samples[-24:, 100:200] = 65535 - samples[-24:, 100:200]
+    samples[-24:, 200:] /= 2
+    samples[-25] = (samples[-25] + samples[-24]) / 2
+    as_without(read(samples.astype("u2")), bar, samples.astype("u2"))
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(-3.4e38, "f4"), (-9999, "f4"), (-32768, "i2")])
+def test_bar_and_mask_do_not_hide_each_other(value: float, dtype: str) -> None:
+    samples, bar = with_bar("bottom", 0, 30_000, dtype)
+    samples[HOLE] = value
+    pixels = read(samples)
+    as_without(pixels, bar | HOLE, samples)
+    assert "data bar (24 rows" in pixels.how["read_as"]
+    assert f"{np.array(value, dtype).item():g} (" in pixels.how["read_as"]
+
+
 def test_the_data_bar_of_a_colour_picture_does_not_decide_the_window_either() -> None:
     samples, bar = with_bar("bottom", 0, 65535)
     pixels = read(np.dstack([samples] * 3), photometric=2)
     as_without(pixels, bar, np.dstack([samples] * 3).astype("f8"))
+    green = np.dstack([SPECIMEN] * 3).astype("u2")
+    green[bar] = 0
+    green[bar, 1] = samples[bar]
+    as_without(read(green, photometric=2), bar, green)
 
 
 FEI = b"[User]\r\nDate=06/13/2016\r\n[Image]\r\nResolutionX=320\r\nResolutionY=%d\r\n\0"
@@ -232,6 +347,10 @@ FLAT = {
     "a dim part": np.where(TOP_ROWS, np.random.default_rng(1).poisson(0.1, SPECIMEN.shape), specimen(low=900)),
     "a true black strip": np.where(TOP_ROWS, 0, specimen(low=900)),
     "few counts everywhere": np.random.default_rng(1).poisson(1.5, SPECIMEN.shape),
+    "counts about 5": np.random.default_rng(1).poisson(5, SPECIMEN.shape),
+    "the corners beside a round picture": np.where(
+        np.hypot(np.arange(240)[:, None] - 120, np.arange(320) - 160) < 110, specimen(low=2500, high=3200), 0
+    ),
     "stripes of two values": np.where(np.arange(320) % 40 < 20, 100, 60_000) * np.ones((240, 1)),
 }
 
@@ -262,6 +381,15 @@ def test_transparent_parts_of_a_tiff_are_white(bits: int, top: int, colours: int
     assert (shown[HOLE] == 255).all()
     assert "transparency laid on white" in pixels.how["read_as"]
     assert bits == 8 or "because parts are transparent" in pixels.how["read_as"]
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2"])
+def test_alpha_of_0_and_1_is_a_mask(dtype: str) -> None:
+    """As programs write it that keep a mask as an array of yes and no."""
+    grey = (specimen(low=0, high=1) * 255).astype(dtype)
+    pixels = read(np.dstack([grey, ~HOLE]).astype(dtype), extra=(2,))
+    assert (pixels.array[HOLE] == 255).all()
+    assert np.ptp(pixels.array[~HOLE]) > 100
 
 
 @pytest.mark.parametrize(("bits", "dtype"), [(8, "u1"), (16, "u2")])

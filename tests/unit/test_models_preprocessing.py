@@ -98,6 +98,7 @@ def test_steps_switched_off_are_not_done(tmp_path: Path):
         # What is more than resize, crop and arithmetic per level is left to the processor itself.
         (VIT | CROP | {"size": {"height": 20, "width": 20}}, Own, "ViTImageProcessorPil"),
         (VIT | {"do_pad": True, "pad_size": {"height": 40, "width": 40}}, Own, "ViTImageProcessorPil"),
+        (VIT | {"resample": "bicubic"}, Own, "ViTImageProcessorPil"),
         (VIT | {"do_resize": False}, Own, "ViTImageProcessorPil"),
         (VIT | {"size": {"shortest_edge": 32}}, Own, "ViTImageProcessorPil"),
         (VIT | {"size": {"shortest_edge": 32, "longest_edge": 40}}, Own, "ViTImageProcessorPil"),

@@ -91,6 +91,20 @@ def test_a_revision_cannot_leave_the_cache(tmp_path: Path):
     fill(tmp_path / "elsewhere")
     with pytest.raises(ModelUnready, match="is not in"):
         locate(private(tmp_path, "../../../elsewhere"))
+    note = tmp_path / "note"
+    note.write_text("a secret")
+    with pytest.raises(ModelUnready, match="is not in") as refused:
+        locate(private(tmp_path, str(note)))
+    assert "a secret" not in str(refused.value)
+
+
+def test_a_reference_that_is_no_text_names_no_snapshot(tmp_path: Path):
+    fill(snapshots(tmp_path) / COMMIT)
+    reference = snapshots(tmp_path).parent / "refs" / "main"
+    reference.parent.mkdir()
+    reference.write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelUnready, match="is not in"):
+        locate(private(tmp_path))
 
 
 def test_pickled_weights_are_refused(tmp_path: Path):
