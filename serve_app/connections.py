@@ -97,8 +97,7 @@ class GroupingRedis(JobRedis):
     Redis answers in order, so one write and one read serve a whole group: a status read takes a gateway 40 % less
     processor time than with a connection for each command. Not for commands that block. Large ones travel alone.
 
-    Once a group had no reply in time, commands fail at once until Redis answers a ping: nobody waits for a silence that
-    others have waited for.
+    After one group without a reply in time, commands fail at once until Redis answers a ping.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -175,7 +174,7 @@ class GroupingRedis(JobRedis):
                 command.fail(_silent() if silent else error)
 
     async def _wait_for_answer(self) -> None:
-        """The silence: it ends with an answer, or with an error that commands meet as fast as this ping."""
+        """Ping until Redis answers, or refuses: then commands are refused as fast."""
         with suppress(Exception):
             while not await self._answers():  # noqa: ASYNC110  Redis sets no event
                 await asyncio.sleep(ASK_AGAIN_S)

@@ -347,7 +347,7 @@ class ModelUnready(ServiceError):
 
 
 class ReplicaLost(ServiceError):
-    """The replica died or hung while it held the chunk; the loss counts as a delivery.
+    """The replica, or its decode workers, died or hung while it held the chunk; the loss counts as a delivery.
 
     `hung`: a forward pass of the chunk ran past its deadline. Any of its jobs may be the cause; each runs alone next.
     """

@@ -277,6 +277,10 @@ class Settings(BaseSettings):
     def _check_image_store(self) -> None:
         if self.upload_bytes_in_flight < self.image_max_bytes:
             raise ValueError("UPLOAD_BYTES_IN_FLIGHT must be at least IMAGE_MAX_BYTES, or no large image gets in")
+        if self.decode_memory_mib * MIB < 3 * self.image_max_bytes:
+            raise ValueError(
+                "DECODE_MEMORY_MIB must be at least three times IMAGE_MAX_BYTES, or a large image is not read"
+            )
         if self.image_store_url and not BUCKET_URL.fullmatch(self.image_store_url):
             raise ValueError("IMAGE_STORE_URL must be s3://bucket/prefix")
         for name in ("s3_endpoint_url", "s3_public_url"):

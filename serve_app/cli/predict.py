@@ -26,6 +26,8 @@ def predict(
     """Run a model on files in this process: the same reading, preprocessing and forward pass as the service."""
     try:
         results = _predict(model, files or [], params)
+    except typer.Exit:  # a RuntimeError too; why was said
+        raise
     except ValidationError as error:
         give_up(f"the parameters do not fit {model}: {explain(error)}")
     except (ServiceError, ValueError, OSError, RuntimeError) as error:  # RuntimeError: torch's, of an input

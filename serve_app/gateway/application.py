@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+import logging
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -58,7 +59,9 @@ from serve_app.webhooks.endpoints import Endpoints
 from serve_app.webhooks.sender import Sender
 
 SHUTDOWN_S: Final = 15.0
-"""Most time the parts get to end; what is still claimed then is taken back by its lease."""
+"""Most time for what was accepted and claimed; what is still claimed then is taken back by its lease."""
+CLOSE_S: Final = 1.5
+"""Most time for each of three steps after that. Together less than the 20 s after which Serve kills a replica."""
 CORS_ALLOWED: Final = (
     *("Authorization", "Cache-Control", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer"),
     # What tracing and libraries add to every request of a page, unasked.
@@ -69,6 +72,8 @@ CORS_EXPOSED: Final = (
     *("RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"),
 )
 CORS_MAX_AGE_S: Final = 12 * 3600
+
+_log = logging.getLogger(__name__)
 
 Runner = Writer | Sender | Fetcher | BreakerMeter | Rates | Departure | Keeper
 
@@ -182,20 +187,34 @@ async def _stop_claiming(service: Service) -> None:
 
 
 async def _end(service: Service, clients: tuple[Redis, ...]) -> None:
-    """Accepting ends first, then claiming, then the writer; bounded. What stays in the outbox another writer takes."""
+    """Accepting ends first, then claiming, then the rest; each within its time. What stays in the outbox another writer
+    takes."""
     service.departure.tell()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(SHUTDOWN_S):
-            await asyncio.gather(*service.background, return_exceptions=True)
-            await service.outbox.close()
-            await asyncio.gather(*(one.close() for one in service.dispatchers.values()), return_exceptions=True)
+    await _within(SHUTDOWN_S, _finish(service))
     service.reports.close()
-    await service.supervisor.end()
+    await _within(CLOSE_S, service.supervisor.end())
     service.store.close()  # nobody uses it any more: for who does, a closed store is a fault
-    await asyncio.gather(service.writer.close(), service.keys.close(), service.outcomes.close(), return_exceptions=True)
-    for client in clients:
-        await client.aclose()
-    await asyncio.to_thread(service.tracer.close)
+    await _within(CLOSE_S, service.writer.close(), service.keys.close(), service.outcomes.close())
+    # Redis and the exporter of traces are used until here.
+    await _within(CLOSE_S, *(client.aclose() for client in clients), asyncio.to_thread(service.tracer.close))
+
+
+async def _finish(service: Service) -> None:
+    await asyncio.gather(*service.background, return_exceptions=True)
+    await service.outbox.close()
+    await asyncio.gather(*(one.close() for one in service.dispatchers.values()), return_exceptions=True)
+
+
+async def _within(seconds: float, *work: Awaitable[object]) -> None:
+    """Return when all of the work has ended, or after that long; what fails or is late is logged."""
+    ends = asyncio.gather(*work, return_exceptions=True)
+    try:
+        async with asyncio.timeout(seconds):
+            failures = [end for end in await ends if isinstance(end, Exception)]
+    except TimeoutError:
+        failures = [TimeoutError(f"not done in {seconds:g} s")]
+    for failure in failures:
+        _log.warning("a part of this gateway did not end well: %r", failure)
 
 
 async def _route_unknown(request: Request, _: Exception) -> Response:

@@ -36,7 +36,7 @@ from serve_app.jobs.dispatch.dispatcher import Dispatcher
 from serve_app.jobs.messages import Messages
 from serve_app.jobs.stops import Stops
 from serve_app.jobs.tracker import Tracker
-from serve_app.settings import Settings
+from serve_app.settings import MIB, Settings
 from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.outcomes import Outcomes
@@ -48,6 +48,8 @@ T = TypeVar("T")
 FETCHES_MAX: Final = 64
 """Of one replica at once. What they hold is bounded in bytes, with the uploads."""
 FETCHES_MAX_PER_USER: Final = 8
+OLDER_RESULTS_MAX_BYTES: Final = 128 * MIB
+"""Results from PostgreSQL that answers of one replica hold at once: those of the largest batch have 32 MB."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,10 @@ class Service:
     """Requests whose body takes its time."""
     fetches: Turns = field(default_factory=lambda: Turns(FETCHES_MAX, FETCHES_MAX_PER_USER))
     """URLs that are being fetched: a slow server holds places of its user alone, and memory only for what it sent."""
+    older_results: UploadBudget = field(
+        default_factory=lambda: UploadBudget(OLDER_RESULTS_MAX_BYTES, OLDER_RESULTS_MAX_BYTES // 2)
+    )
+    """Results of batches on their way from PostgreSQL to who asked."""
     background: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @cached_property

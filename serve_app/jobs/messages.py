@@ -18,6 +18,8 @@ from serve_app.contracts import JobStatus
 from serve_app.jobs.keys import key
 
 LISTEN_S = 5.0
+"""After so long without a word the server is pinged, and after as long again the connection is given up: one whose
+other end has vanished brings no error."""
 RECONNECT_S = 1.0
 EVERY_STATUS: Final = frozenset(JobStatus)
 
@@ -77,7 +79,7 @@ class Messages:
     @asynccontextmanager
     async def _subscription(self) -> AsyncIterator[None]:
         self._users += 1
-        if self._listening is None:
+        if self._listening is None or self._listening.done():
             self._listening = asyncio.create_task(self._run())
         try:
             yield
@@ -100,10 +102,16 @@ class Messages:
         async with self._redis.pubsub() as subscription:
             await subscription.subscribe(key("wake"), key("changes"))
             self._tell_all()
+            is_asked = False
             while True:
-                message = await subscription.get_message(ignore_subscribe_messages=True, timeout=LISTEN_S)
-                if message:
+                message = await subscription.get_message(timeout=LISTEN_S)
+                if message is None:
+                    if is_asked:
+                        raise TimeoutError("no answer to a ping")
+                    await subscription.ping()
+                elif message["type"] == "message":
                     self._hear(message["channel"].decode(), message["data"].decode())
+                is_asked = message is None
 
     def _tell_all(self) -> None:
         """What was said before we listened is not known."""

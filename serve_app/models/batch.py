@@ -33,15 +33,22 @@ class Batch:
         try:
             return await self._forward(items)
         except ReplicaLost as error:
-            if error.hung and len(items) == 1:
-                return [ModelTimedOut(f"The model did not finish this input within {self._deadline_s:g} s.")]
-            raise
+            return self._blamed(items, error)
         except Exception:
             log.exception("a batch of %d failed; its items run one by one", len(items))
-        answers = [await self._single(item) for item in items]
+        try:
+            answers = [await self._single(item) for item in items]
+        except ReplicaLost as error:
+            return self._blamed(items, error)
         if any(isinstance(answer, ModelRejected) for answer in answers):
             await self._check_model()
         return answers
+
+    def _blamed(self, items: Sequence[Any], error: ReplicaLost) -> list[Any]:
+        """The failure of the only item of a pass that hangs; of several none is blamed, and the error is raised."""
+        if error.hung and len(items) == 1:
+            return [ModelTimedOut(f"The model did not finish this input within {self._deadline_s:g} s.")]
+        raise error
 
     async def _single(self, item: Any) -> Any:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -35,6 +35,18 @@ class ForwardThread:
     async def run(self, function: Callable[..., T], *args: object, deadline_s: float) -> T:
         """The function's value or its exception; `ReplicaLost`, `hung`, when it takes longer than `deadline_s`."""
         return await asyncio.shield(self._run(lambda: function(*args), deadline_s))
+
+    async def expect(self, work: Awaitable[T], deadline_s: float) -> T:
+        """The value of work that comes to this thread through a queue of somebody else's. Past the deadline the way is
+        blocked: the thread counts as hung, and `ReplicaLost` is raised."""
+        try:
+            async with asyncio.timeout(deadline_s) as deadline:
+                return await work
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            self.hung = True
+            raise ReplicaLost(f"No forward pass took an input within {deadline_s:g} s.") from error
 
     async def _run(self, function: Callable[[], T], deadline_s: float) -> T:
         async with self._turn:

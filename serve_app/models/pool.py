@@ -18,7 +18,14 @@ from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from serve_app.errors import ImageTooCostly, ImageUndecodable, ModelRejected, ModelUnready, ServiceError
+from serve_app.errors import (
+    ImageTooCostly,
+    ImageUndecodable,
+    ModelRejected,
+    ModelUnready,
+    ReplicaLost,
+    ServiceError,
+)
 from serve_app.library_internals import MainlessProcess
 from serve_app.settings import MIB, Settings
 
@@ -58,8 +65,8 @@ class _WorkerContext(SpawnContext):
 class _Generation:
     """One pebble pool and its processes. A pool that broke is never mended: the next generation takes over.
 
-    Pebble promises an end of every call but one it was given while it broke, and its timeout begins only when a worker
-    reports that it took the call. So a call also ends when its generation is given up, and by a deadline from outside.
+    Pebble ends every call except one that it was given while it broke, and its timeout begins when a worker reports
+    that it took the call. So a call also ends when its generation is given up, and by a deadline of ours.
     """
 
     def __init__(self, workers: int, start_arguments: tuple[object, ...]) -> None:
@@ -160,8 +167,9 @@ class DecodePool:
         """The function's value or the `ServiceError` it raised, from a worker process; call it inside `slot()`.
 
         Raises `ImageTooCostly` past the time or memory limit, `ImageUndecodable` when the worker crashed twice,
-        `ModelRejected` on any other exception, `ModelUnready` when the pool itself broke or gave no answer (a new one
-        takes over). It always ends: after twice the time limit and a worker's start at the latest, for each attempt.
+        `ModelRejected` on any other exception, `ReplicaLost` when the pool itself broke or gave no answer: any of its
+        inputs may be the cause, and a new pool takes over. It always ends: after twice the time limit and a worker's
+        start at the latest, for each attempt.
         """
         deaths = 0
         while not self._closed:
@@ -178,7 +186,9 @@ class DecodePool:
                     raise _death(error) from error
             except RuntimeError as error:
                 self._replace(current, error)
-                raise ModelUnready("The decode workers broke and were started again.") from error
+                if self._closed:
+                    break
+                raise ReplicaLost("The decode workers broke and were started again.") from error
         raise ModelUnready("This replica ends.")
 
     def _replace(self, broken: _Generation, error: Exception) -> None:
@@ -188,7 +198,7 @@ class DecodePool:
             self._end(broken)
 
     def _end(self, generation: _Generation) -> None:
-        """In the background: who was waiting for a broken pool has waited long enough."""
+        """In the background: it takes seconds, and no caller needs it."""
         task = asyncio.create_task(asyncio.to_thread(generation.end))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)

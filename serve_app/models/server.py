@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 2.0
 LOAD_TIMEOUT_S = 600.0
+BATCH_TIMEOUT_S = 600.0
+"""Last resort, as long as the dispatcher waits for a chunk: a forward pass has a deadline, Serve's queue has none."""
 MILLISECONDS: list[float] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000]
 
 
@@ -92,8 +94,8 @@ class ModelServer:
     async def predict(self, chunk: Sequence[Task]) -> list[Outcome]:
         """One outcome per task, in order; a suspect (`alone`) runs when nothing else does in this replica.
 
-        Raises `ModelUnready` when the fault is not an input's or nothing was begun, `ReplicaLost` when the forward
-        thread hangs on the chunk; a job that was alone in its chunk and in its batch ends FAILED instead. A suspect
+        Raises `ModelUnready` when the fault is not an input's or nothing was begun, `ReplicaLost` when the decode
+        workers break or the forward thread hangs on the chunk; a job that hangs alone ends FAILED instead. A suspect
         whose lease is no longer ours does not start; its outcome says so and the tracker, which wants the lease's
         token, does not take it.
         """
@@ -170,7 +172,9 @@ class ModelServer:
         ready = [one.prepared.item for one in inputs if isinstance(one, _Ready)]
         # What is in a batch cannot be called back: who stops waiting stays until it has ended, or a suspect that waits
         # to run alone would run beside it.
-        outputs = await _to_the_end(_all(*(self._forward(item) for item in ready)))
+        outputs = await _to_the_end(
+            _all(*(self._thread.expect(self._forward(item), BATCH_TIMEOUT_S) for item in ready))
+        )
         if len(tasks) > 1 and any(isinstance(output, ModelTimedOut) for output in outputs):
             raise ReplicaLost("The forward pass of a job hung, and its chunk had others.", hung=True)
         remaining = iter(outputs)
@@ -195,7 +199,7 @@ class ModelServer:
                 return await self._run_preprocess(data, params)
         except CapacityError as error:
             raise ModelUnready(f"The image store is away: {error.detail}") from error
-        except ModelUnready:
+        except (ModelUnready, ReplicaLost):
             raise
         except ServiceError as error:
             return error

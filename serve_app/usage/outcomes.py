@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Final, LiteralString
 
 import psycopg
 
+from serve_app.connections import end_tasks
 from serve_app.contracts import JobStatus
 from serve_app.errors import UsageUnavailable
 from serve_app.settings import Settings
@@ -18,7 +20,7 @@ from serve_app.usage.database import Database
 WITHIN_S: Final = 3.0
 """Most time of one look, its turn waited for included."""
 _FIND: Final[LiteralString] = """
-    SELECT job_id, model, status, slug, detail, result, (extract(epoch FROM completed_at) * 1000)::bigint
+    SELECT job_id, model, status, slug, detail, result::text, (extract(epoch FROM completed_at) * 1000)::bigint
     FROM job_outcomes AS outcome WHERE job_id = ANY(%s) AND owner = %s AND removed_at IS NULL
         AND NOT EXISTS (SELECT FROM job_outcomes WHERE job_id = outcome.job_id AND run > outcome.run)
 """
@@ -45,25 +47,42 @@ class Outcomes:
         self._database = Database(settings.database_url.get_secret_value())
         self._turn = asyncio.Lock()
 
-    async def find(self, job_ids: Sequence[str], owner: str) -> dict[str, Ended]:
-        """How these jobs of this owner ended, by id, in one query; without those that are unknown, removed or someone
-        else's. Results have up to 64 kB each: who asks for many bounds their number.
+    async def find(self, job_id: str, owner: str) -> Ended | None:
+        """How this job of this owner ended; None where it is unknown, removed or someone else's.
 
         Raises `UsageUnavailable` when PostgreSQL is away or takes too long.
         """
-        try:
-            async with asyncio.timeout(WITHIN_S), self._turn:
-                rows = await self._look(job_ids, owner)
-        except (psycopg.Error, TimeoutError, OSError) as error:
-            _log.warning("no outcome could be read: %s", type(error).__name__)
-            raise UsageUnavailable("Results of older jobs cannot be read now. Try again in a moment.") from error
-        return {job_id: Ended(model, JobStatus(status), *rest) for job_id, model, status, *rest in rows}
+        for _, model, status, slug, detail, result, completed_at in await self._look([job_id], owner):
+            found = None if result is None else json.loads(result)
+            return Ended(model, JobStatus(status), slug, detail, found, completed_at)
+        return None
+
+    async def results(self, job_ids: Sequence[str], owner: str) -> dict[str, str]:
+        """The results of these jobs as JSON texts, by one query; without those that were pruned. Else as `find`.
+
+        A result has up to 64 kB: who asks for many bounds how many are held.
+        """
+        if not job_ids:
+            return {}
+        return {job_id: result for job_id, *_, result, _ in await self._look(job_ids, owner) if result is not None}
 
     async def close(self) -> None:
         """Let the connection go."""
         await self._database.close()
 
     async def _look(self, job_ids: Sequence[str], owner: str) -> list[Any]:
+        try:
+            async with asyncio.timeout(WITHIN_S), self._turn:
+                asking = asyncio.create_task(self._ask(job_ids, owner))
+                try:
+                    return await asyncio.shield(asking)
+                finally:  # psycopg asks a server that is silent to cancel, and waits ten seconds for it, unless pressed
+                    await end_tasks([asking])
+        except (psycopg.Error, TimeoutError, OSError) as error:
+            _log.warning("no outcome could be read: %s", type(error).__name__)
+            raise UsageUnavailable("Results of older jobs cannot be read now. Try again in a moment.") from error
+
+    async def _ask(self, job_ids: Sequence[str], owner: str) -> list[Any]:
         try:
             connection = await self._database.open()
             return await (await connection.execute(_FIND, [list(job_ids), owner])).fetchall()

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 from jwt.utils import base64url_decode, base64url_encode
 
+from serve_app.gateway.claims import LEEWAY_S
 from serve_app.gateway.tokens import SUBJECT_MAX_CHARACTERS, TOKEN_MAX_BYTES
 from serve_app.local.issuer import Issuer
 
@@ -232,7 +233,6 @@ FAMILIES: Final[Mapping[str, list[Forge]]] = {
     "the wrong time": [
         *_all(
             by_issuer,
-            {"exp": _NOW - 60},
             {"exp": 0},
             {"exp": -1},
             {"exp": "soon"},
@@ -244,7 +244,9 @@ FAMILIES: Final[Mapping[str, list[Forge]]] = {
             {"exp": 10**400},
             {"exp": False},
         ),
-        *_all(by_issuer, {"nbf": True}, {"nbf": str(_NOW)}, {"nbf": -(10**400)}, {"nbf": _NOW + 90}),
+        *_all(by_issuer, {"nbf": True}, {"nbf": str(_NOW)}, {"nbf": -(10**400)}),
+        lambda issuer: by_issuer(issuer, nbf=int(time.time()) + LEEWAY_S + 5),
+        lambda issuer: by_issuer(issuer, exp=int(time.time()) - LEEWAY_S),
         *_all(by_issuer, {"iat": True}, {"iat": []}, {"iat": {}}, {"iat": 10**400}, {"iat": str(_NOW)}),
         *_all(by_issuer, {"nbf": _NOW + 10**60}, {"nbf": "x"}, {"nbf": []}, {"iat": _NOW + 10**60}, {"iat": "x"}),
         *_all(

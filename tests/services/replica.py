@@ -16,11 +16,13 @@ from serve_app.connections import connect_redis
 from serve_app.contracts import Outcome, Registrar, ReplicaCard, Task
 from serve_app.models.contract import Prepared
 from serve_app.settings import read_settings
+from tests.services import hostile
 from tests.toy_model import Text, WordStatistics
 
 
 class HostileWords(WordStatistics):
-    """Counts words, unless they tell it to fail, to hang, to die, to tell the batch, or to wait for a file.
+    """Counts words, unless they tell it to fail, to hang, to die, to tell the batch, to break the decode workers, or to
+    wait for a file.
 
     "decode FILE" and "stall FILE" write FILE.begun and wait for FILE, in the decode worker and in the forward pass.
     """
@@ -30,7 +32,7 @@ class HostileWords(WordStatistics):
         words = params.text.split()
         if words[0] == "decode":
             wait_for(words[1])
-        return Prepared(words)
+        return Prepared(hostile.Trap() if words[0] == "trap" else words)
 
     def forward(self, items: Sequence[list[str]]) -> list[Any]:
         for words in items:

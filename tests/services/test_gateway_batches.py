@@ -7,14 +7,26 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx2
 import psycopg
 import pytest
-from gateway_parts import IMAGE_MODEL, PICTURE, RESULT, Running, failed, listening, running_gateway, until
+from gateway_parts import (
+    IMAGE_MODEL,
+    PICTURE,
+    RESULT,
+    Running,
+    failed,
+    id_of,
+    listening,
+    running_gateway,
+    service_of,
+    until,
+)
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -23,7 +35,7 @@ from starlette.routing import Route
 
 from serve_app.contracts import JobInput, Json, Outcome, Task
 from serve_app.errors import StoreFull
-from serve_app.gateway import pieces
+from serve_app.gateway import pieces, service
 from serve_app.gateway.batches import accept, fetcher, results
 from serve_app.gateway.batches.results import Table
 from serve_app.images.header import ImageHeader, inspect
@@ -31,6 +43,7 @@ from serve_app.images.inputs import keep_input
 from serve_app.local.authority import Authority
 from serve_app.settings import Settings
 from serve_app.usage.migrations import migrate
+from serve_app.usage.outcomes import Outcomes
 
 BATCHES = "/api/v1/batches"
 RATES: dict[str, Any] = {"rate_submits_per_s": 1000.0, "rate_reads_per_s": 10_000.0, "rate_house_reads_per_s": 10_000.0}
@@ -397,23 +410,17 @@ async def test_results_outlive_the_records_of_their_jobs(
         batch = (await send(gateway, PICTURE, PICTURE, PICTURE)).json()
         before = (await ended(gateway, batch["batch_id"])) and await lines(gateway, batch["batch_id"])
         ids = [item["job_id"] for item in batch["items"]]
-
-        async def stored() -> bool:
-            with psycopg.connect(database) as connection:
-                found = connection.execute("SELECT count(*) FROM job_outcomes WHERE job_id = ANY(%s)", [ids]).fetchone()
-            return found == (3,)
-
-        await until(stored)
+        await until(partial(stored_outcomes, database, ids))
         await gateway.redis.delete(*(f"job:{one}" for one in ids))
         assert await lines(gateway, batch["batch_id"]) == before
         assert [one["result"] for one in before] == [RESULT] * 3
         assert (await gateway.get(batch["links"]["self"])).json()["counts"]["completed"] == 3
 
 
-async def test_results_of_a_large_batch_cost_redis_and_postgres_by_the_piece(
+async def test_results_of_a_large_batch_that_have_expired_are_one_query(
     settings: Settings, authority: Authority, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """500 items: each is looked at once, none is counted, and what has expired is one query for each piece."""
+    """500 items: none is counted more than once, whatever the number of pieces."""
     migrate(database)
     queries: list[int] = []
     execute = psycopg.AsyncConnection.execute
@@ -433,18 +440,60 @@ async def test_results_of_a_large_batch_cost_redis_and_postgres_by_the_piece(
         assert [one["result"] for one in found] == [item["params"] for item in items]
         assert (queries, cost) == ([], 2 * len(items))
         ids = [one["job_id"] for one in found]
-
-        async def stored() -> bool:
-            with psycopg.connect(database) as connection:
-                count = connection.execute("SELECT count(*) FROM job_outcomes WHERE job_id = ANY(%s)", [ids]).fetchone()
-            return count == (len(ids),)
-
-        await until(stored)
+        await until(partial(stored_outcomes, database, ids))
         await gateway.redis.delete(*(f"job:{one}" for one in ids[1:]))
         cost, again = await cost_of_results(gateway, batch_id)
         assert again == found
-        assert cost == 2 * len(items)
-        assert queries == [results.PIECE_ITEMS - 1, *[results.PIECE_ITEMS] * 24]
+        assert cost == 5 * len(items)  # counted, and looked at for what has expired
+        assert queries == [len(items) - 1]
+        assert service_of(gateway).older_results.held == 0
+
+
+async def test_results_that_expire_while_they_are_read_are_in_the_answer(
+    settings: Settings, authority: Authority, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(database)
+    monkeypatch.setattr(results, "PIECE_ITEMS", 1)
+    async with running_gateway(settings, authority, **RATES) as gateway:
+        batch = (await send(gateway, PICTURE, PICTURE, PICTURE)).json()
+        await ended(gateway, batch["batch_id"])
+        ids = [item["job_id"] for item in batch["items"]]
+        await until(partial(stored_outcomes, database, ids))
+        await gateway.redis.delete(f"job:{ids[0]}")
+        look = Outcomes.results
+
+        async def look_and_expire(self: Outcomes, asked: Sequence[str], owner: str) -> dict[str, str]:
+            found = await look(self, asked, owner)
+            await gateway.redis.delete(*(f"job:{one}" for one in ids))
+            return found
+
+        monkeypatch.setattr(Outcomes, "results", look_and_expire)
+        assert [one["result"] for one in await lines(gateway, batch["batch_id"])] == [RESULT] * 3
+
+
+async def test_results_that_have_expired_are_held_by_a_user_up_to_a_share(
+    settings: Settings, authority: Authority, database: str
+) -> None:
+    migrate(database)
+    async with running_gateway(settings, authority, **RATES) as gateway:
+        batch = (await send(gateway, PICTURE)).json()
+        await ended(gateway, batch["batch_id"])
+        ids = [item["job_id"] for item in batch["items"]]
+        await until(partial(stored_outcomes, database, ids))
+        await gateway.redis.delete(*(f"job:{one}" for one in ids))
+        held = service_of(gateway).older_results
+        with held.share(id_of(gateway, "ada")) as share:
+            share.reach(service.OLDER_RESULTS_MAX_BYTES // 2)
+            refused = await gateway.get(batch["links"]["results"])
+            assert (refused.status_code, refused.json()["type"]) == (503, "/problems/usage-unavailable")
+        assert [one["result"] for one in await lines(gateway, batch["batch_id"])] == [RESULT]
+
+
+async def stored_outcomes(database: str, ids: Sequence[str]) -> bool:
+    """Whether PostgreSQL has the outcomes of these jobs."""
+    with psycopg.connect(database) as connection:
+        count = connection.execute("SELECT count(*) FROM job_outcomes WHERE job_id = ANY(%s)", [list(ids)]).fetchone()
+    return count == (len(ids),)
 
 
 async def cost_of_results(gateway: Running, batch_id: str) -> tuple[int, list[Json]]:

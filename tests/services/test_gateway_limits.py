@@ -14,6 +14,7 @@ from gateway_parts import IMAGE_MODEL, PICTURE, Running, running_gateway, until
 from pydantic import SecretStr, field_validator
 
 from serve_app.connections import COMMAND_TIMEOUT_S
+from serve_app.gateway.claims import LEEWAY_S
 from serve_app.local.authority import Authority
 from serve_app.local.valkey import Valkey
 from serve_app.models.registry import ModelConfig, card
@@ -153,7 +154,7 @@ async def test_an_expired_token_is_refused_although_it_was_verified_before(
     settings: Settings, authority: Authority
 ) -> None:
     async with running_gateway(settings, authority) as gateway:
-        ends_soon = gateway.bearer(exp=int(time.time()) - 28)  # the leeway is 30 s
+        ends_soon = gateway.bearer(exp=int(time.time()) - LEEWAY_S + 2)
         path = f"/api/v1/jobs/{UNKNOWN_ID}"
         assert (await gateway.client.get(path, headers=ends_soon)).status_code == 404
 

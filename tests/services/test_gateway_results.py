@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import httpx2
+import psutil
 import psycopg
 import pytest
 from gateway_parts import RESULT, Running, failed, running_gateway, until
 
 from serve_app.contracts import Outcome
 from serve_app.local.authority import Authority
+from serve_app.local.postgres import Postgres
 from serve_app.settings import Settings
+from serve_app.usage import outcomes
 from serve_app.usage.migrations import migrate
 from serve_app.usage.report.prune import prune
 
@@ -69,6 +73,29 @@ async def test_a_result_is_the_same_from_record_and_database(gateway: Running, d
     assert prune(database, datetime.now(UTC) + timedelta(hours=1)).outcomes == 1
     assert told(await result(gateway, job_id)) == (410, "result-expired")
     assert told(await result(gateway, job_id, "bob")) == (404, "job-unknown")
+
+
+async def test_a_postgresql_that_falls_silent_is_told_in_time(
+    gateway: Running, database: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """psycopg alone would wait ten seconds more for an answer to its request to cancel, past the request's deadline."""
+    monkeypatch.setattr(outcomes, "WITHIN_S", 0.5)
+    job_id = await gateway.submit()
+    await gateway.ended(job_id)
+    await expired(gateway, job_id, database)
+    assert (await result(gateway, job_id)).status_code == 200  # the connection is there
+    server = psutil.Process(postgres.pid)
+    processes = [server, *server.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        began = time.monotonic()
+        assert told(await result(gateway, job_id)) == (503, "usage-unavailable")
+        assert time.monotonic() - began < 5
+    finally:
+        for process in processes:
+            process.resume()
+    assert (await result(gateway, job_id)).status_code == 200
 
 
 async def test_a_result_that_no_database_takes_as_it_is_reaches_it(gateway: Running, database: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 
@@ -11,7 +13,9 @@ from job_help import claimed, submission, until
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from serve_app.connections import end_tasks
 from serve_app.contracts import ENDED, Failure
+from serve_app.jobs import messages
 from serve_app.jobs.messages import Messages
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.valkey import Valkey
@@ -108,6 +112,43 @@ async def test_a_lost_subscription_wakes_all_who_wait_when_it_is_back(tracker: T
         valkey.start()
         await asyncio.wait_for(watch.rest(LONG_S), LONG_S / 2)
         await asyncio.wait_for(wake.wait(), LONG_S / 2)
+
+
+async def test_a_subscription_on_which_nothing_comes_is_held_only_while_the_server_answers_pings(
+    tracker: Tracker, valkey: Valkey, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the other end has vanished no error comes, and all would wait for their polls for ever."""
+    monkeypatch.setattr(messages, "LISTEN_S", 0.1)
+    async with tracker.messages.watch("any") as watch:
+        await settled(tracker.messages)
+        await watch.rest(1.0)  # ten pings are answered
+        assert "lost" not in caplog.text
+        os.kill(valkey.pid, signal.SIGSTOP)
+        try:
+
+            async def lost() -> bool:
+                return "The subscription was lost: TimeoutError('no answer to a ping')" in caplog.text
+
+            await until(lost)
+        finally:
+            os.kill(valkey.pid, signal.SIGCONT)
+        await asyncio.wait_for(watch.rest(LONG_S), LONG_S / 2)
+
+
+async def test_a_listener_that_ended_is_begun_again_by_the_next_who_waits(tracker: Tracker) -> None:
+    """redis-py may lose or raise a cancellation that was meant for something else."""
+    job = await tracker.submit(submission())
+    async with tracker.messages.watch("any"):
+        await settled(tracker.messages)
+        ended = tracker.messages._listening
+        assert ended
+        await end_tasks([ended])
+        async with tracker.messages.watch(job.id) as watch:
+            await settled(tracker.messages)
+            await watch.rest(0)
+            changing = asyncio.create_task(watch.rest(LONG_S))
+            await claimed(tracker)
+            await asyncio.wait_for(changing, LONG_S / 2)
 
 
 async def test_nothing_is_kept_of_those_who_left(tracker: Tracker, redis: Redis) -> None:

@@ -348,7 +348,8 @@ def test_the_logs_of_the_last_runs_stay_when_they_have_ended(folder: Path) -> No
         runs.append(new_run(folder))
         (runs[-1] / "valkey.log").write_text("said")
     assert sorted((folder / "logs").iterdir()) == runs[-RUNS_KEPT:]
-    with LocalStack(folder, Settings(database_url=SecretStr("postgresql://example/app"))) as stack:
+    settings = Settings(database_url=SecretStr("postgresql://example/app"))
+    with LocalStack(folder, settings, issuer_port=0) as stack:  # a service may run beside the tests
         pass
     assert stack.logs is not None
     assert {log.name: log.stat().st_size > 0 for log in stack.logs.iterdir()}["valkey.log"]

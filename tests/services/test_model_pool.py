@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from pebble import ProcessFuture, ProcessPool
 
-from serve_app.errors import ImageTooCostly, ImageUndecodable, ModelRejected, ModelUnready
+from serve_app.errors import ImageTooCostly, ImageUndecodable, ModelRejected, ModelUnready, ReplicaLost
 from serve_app.models import pool as pool_module
 from serve_app.models.pool import DecodePool
 from serve_app.settings import Settings
@@ -81,7 +81,7 @@ async def test_any_other_exception_is_the_input_s_own(pool: DecodePool, function
 
 async def test_a_broken_pool_is_replaced(pool: DecodePool):
     results = await asyncio.gather(*(run(pool, hostile.Trap) for _ in range(3)), return_exceptions=True)
-    assert {type(result) for result in results} == {ModelUnready}
+    assert {type(result) for result in results} == {ReplicaLost}
     assert await run(pool, hostile.echo, "again") == "again"
 
 
@@ -117,7 +117,7 @@ async def test_a_call_given_at_the_moment_the_pool_breaks_ends_and_so_do_its_nei
     monkeypatch.setattr(ProcessPool, "schedule", schedule_and_break)
     async with asyncio.timeout(DEADLINE_S + 5):
         results = await asyncio.gather(run(pool, hostile.echo, "lost"), neighbour, return_exceptions=True)
-        assert [type(result) for result in results] == [ModelUnready, ModelUnready]
+        assert [type(result) for result in results] == [ReplicaLost, ReplicaLost]
         assert await asyncio.gather(*(run(pool, hostile.echo, n) for n in range(9))) == list(range(9))
 
 
@@ -129,7 +129,7 @@ async def test_a_pool_that_gives_no_answer_is_replaced_and_the_slot_given_back(
     results = await asyncio.gather(
         *(run(pool, hostile.die_with_the_lock), *(run(pool, hostile.echo, n) for n in range(8))), return_exceptions=True
     )
-    assert ModelUnready in {type(result) for result in results}
+    assert ReplicaLost in {type(result) for result in results}
     assert await asyncio.gather(*(run(pool, hostile.echo, n) for n in range(9))) == list(range(9))
 
 

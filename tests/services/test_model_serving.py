@@ -246,6 +246,28 @@ async def test_a_killed_replica_loses_its_chunk_and_comes_back(service: dict[str
     assert await service["words"].warm_up() == VERSION
 
 
+async def test_an_input_that_breaks_the_decode_workers_every_time_ends_dead_and_stops_nobody(
+    service: dict[str, ServeHandle], redis: Redis
+):
+    tracker, breaker = Tracker(redis, Settings()), Breaker()
+    texts = ("a b", "trap", "c")
+    jobs = [await tracker.submit(submission(model="words", params={"text": text})) for text in texts]
+
+    async def ended() -> bool:
+        while chunk := await tracker.claim("words", limit=8, max_bytes=10**9, max_pixels=10**9, chunks_per_replica=1):
+            for task in chunk.tasks:
+                if task.alone:  # what the replica tells, and its registrar here writes down elsewhere
+                    await tracker.start_alone(task)
+            await attempt(tracker, service["words"], chunk, breaker, 60)
+        return (await tracker.backlog("words")).waiting == 0
+
+    await until(ended, 60)
+    found = [await tracker.read(job.id, job.owner) for job in jobs]
+    assert [job.status for job in found] == [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.COMPLETED]
+    assert found[1].failure.slug == "job-dead"
+    assert "The decode workers broke" in found[1].failure.detail
+
+
 async def replaced(redis: Redis, before: set[bytes]) -> None:
     async def another_beats() -> bool:
         return not set(await redis.hkeys("beats")) <= before

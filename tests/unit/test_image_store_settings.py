@@ -37,6 +37,13 @@ def test_half_a_credential_and_a_budget_below_one_image_are_refused() -> None:
         Settings(image_max_bytes=300 * MIB)
 
 
+def test_a_decode_worker_has_memory_for_the_largest_image_there_may_be() -> None:
+    """One that cannot even take it in dies before it says which input it had, and takes its pool with it."""
+    with pytest.raises(ValidationError, match="DECODE_MEMORY_MIB must be at least three times IMAGE_MAX_BYTES"):
+        Settings(image_max_bytes=100 * MIB, decode_memory_mib=299)
+    assert Settings(image_max_bytes=100 * MIB, decode_memory_mib=300)
+
+
 @pytest.mark.parametrize(
     ("key", "mark"),
     [

@@ -94,6 +94,25 @@ async def test_a_single_item_that_hangs_ends_as_its_own_failure(thread: ForwardT
         release.set()
 
 
+async def test_a_single_item_that_fails_and_then_hangs_ends_as_its_own_failure(thread: ForwardThread):
+    release = threading.Event()
+
+    class FailsThenHangs(Halves):
+        def forward(self, items: Sequence[Any]) -> list[Any]:
+            self.forward = self.hang  # type: ignore[method-assign]
+            raise ArithmeticError("once")
+
+        def hang(self, items: Sequence[Any]) -> list[Any]:
+            release.wait()
+            return list(items)
+
+    try:
+        [answer] = await Batch(FailsThenHangs(), thread, known_good=2, deadline_s=0.05).run([2])
+        assert type(answer) is ModelTimedOut
+    finally:
+        release.set()
+
+
 async def test_a_caller_that_goes_takes_no_time_from_the_next(thread: ForwardThread):
     """The next one's deadline begins when the thread is free: a healthy item must not be taken for one that hangs."""
     release = threading.Event()
@@ -106,6 +125,14 @@ async def test_a_caller_that_goes_takes_no_time_from_the_next(thread: ForwardThr
     assert not second.done()
     release.set()
     assert await second == "well"
+
+
+async def test_an_item_that_is_lost_on_its_way_to_the_thread_is_not_waited_for_without_end(thread: ForwardThread):
+    """One of Serve's queue of batches that never ends would hold the chunk and the suspects behind it for ever."""
+    lost = asyncio.get_running_loop().create_future()
+    with pytest.raises(ReplicaLost, match="No forward pass took"):
+        await asyncio.wait_for(thread.expect(lost, deadline_s=0.05), 1)
+    assert thread.hung  # so that Serve replaces the replica
 
 
 async def test_the_thread_is_one_and_of_low_priority(thread: ForwardThread):

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from serve_app.contracts import Json
-from serve_app.errors import DeadlineExceeded, QueryInvalid
+from serve_app.errors import DeadlineExceeded, QueryInvalid, StoreFull, UsageUnavailable
 from serve_app.gateway.batches.views import item_object
 from serve_app.gateway.pieces import Pieces
 from serve_app.gateway.query import read_query
 from serve_app.gateway.service import Call
-from serve_app.jobs.batches.records import BatchView, Item, ItemStatus
+from serve_app.jobs.batches.records import Batch, BatchView, Item, ItemStatus
 from serve_app.texts import BOM, BOM_HELP, BOM_WITHOUT_CSV, csv_row
 
 PIECE_ITEMS: Final = 20
-"""Items in memory at once; a result has at most 64 kB. The results of a piece that have expired are one query."""
+"""Items in memory at once, beside the results that have expired; a result has at most 64 kB."""
 WITHIN_S: Final = 120.0
 """Most time of a whole answer. The largest has 32 MB, which a line of 2 Mbit/s takes in it."""
 _CELLS: Final = ("string", "number", "integer", "boolean")
@@ -90,10 +90,12 @@ async def _begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 async def _pieces(call: Call, view: BatchView, write: Callable[[Json], str], head: str = "") -> AsyncIterator[bytes]:
     """Raises `DeadlineExceeded` when the whole takes longer than `WITHIN_S`, the caller's own slowness included."""
-    batches, first = call.service.batches, 0
+    batches, older, first = call.service.batches, _Older(call, view.batch), 0
     until = asyncio.get_running_loop().time() + WITHIN_S
     while view.items:
-        yield (head + "".join([write(item) for item in await _shown(call, view.items)])).encode()
+        results = await older.of(view.items)
+        shown = ({**item_object(item), "result": results.get(item.job_id or "", item.result)} for item in view.items)
+        yield (head + "".join(map(write, shown))).encode()
         head = ""
         first += len(view.items)
         if asyncio.get_running_loop().time() >= until:
@@ -101,20 +103,40 @@ async def _pieces(call: Call, view: BatchView, write: Callable[[Json], str], hea
         view = await batches.read(view.batch.id, call.caller.id, first=first, limit=PIECE_ITEMS, results=True)
 
 
-async def _shown(call: Call, items: Sequence[Item]) -> list[Json]:
-    """The items with their results: from the jobs' records, or from PostgreSQL once those have expired; null of jobs
-    that their owner removed."""
-    service = call.service
-    expired = [
-        item.job_id
-        for item in items
-        if item.job_id is not None and item.status is ItemStatus.COMPLETED and not item.recorded
-    ]
-    removed = await service.desk.removed(expired)
-    older = [job_id for job_id in expired if job_id not in removed]
-    outcomes = await service.outcomes.find(older, call.caller.id) if older else {}
-    results = {job_id: outcome.result for job_id, outcome in outcomes.items()}
-    return [{**item_object(item), "result": results.get(item.job_id or "", item.result)} for item in items]
+class _Older:
+    """Results of one batch whose records have expired, from PostgreSQL: all of them by one query, at the first of them.
+
+    They stay in memory until the answer has been sent, and count as what this user and all users may hold of that.
+    """
+
+    def __init__(self, call: Call, batch: Batch) -> None:
+        self._call, self._batch = call, batch
+        self._known: dict[str, str] = {}
+        self._share = call.holds.enter_context(call.service.older_results.share(call.caller.id))
+
+    async def of(self, items: Sequence[Item]) -> dict[str, Any]:
+        """By job: null where its owner removed it, or it was pruned. Raises `UsageUnavailable`."""
+        expired = _expired(items)
+        if not self._known.keys() >= set(expired):  # again only where records expire while they are read
+            await self._find()
+        return {job_id: json.loads(self._known.get(job_id, "null")) for job_id in expired}
+
+    async def _find(self) -> None:
+        service, owner = self._call.service, self._call.caller.id
+        view = await service.batches.read(self._batch.id, owner, limit=self._batch.size)
+        new = [job_id for job_id in _expired(view.items) if job_id not in self._known]
+        removed = await service.desk.removed(new)
+        found = await service.outcomes.results([job_id for job_id in new if job_id not in removed], owner)
+        try:
+            self._share.reach(self._share.held + sum(map(len, found.values())))
+        except StoreFull as error:
+            raise UsageUnavailable("Too many results of older jobs are being read. Try again in a moment.") from error
+        self._known |= dict.fromkeys(new, "null") | found
+
+
+def _expired(items: Sequence[Item]) -> list[str]:
+    done = (item for item in items if item.status is ItemStatus.COMPLETED and not item.recorded)
+    return [item.job_id for item in done if item.job_id is not None]
 
 
 def _line(item: Json) -> str:

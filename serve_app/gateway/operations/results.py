@@ -38,7 +38,7 @@ async def _older(call: Call, job_id: str) -> Response:
     if not JOB_ID.fullmatch(job_id) or await service.desk.removed([job_id]):
         raise no_such_job()
     outbox = await service.outbox.figures()  # before the look: what leaves it in between is found there
-    outcome = (await service.outcomes.find([job_id], call.caller.id)).get(job_id)
+    outcome = await service.outcomes.find(job_id, call.caller.id)
     if outcome is None and outbox.lag_s >= service.settings.job_ttl:
         raise UsageUnavailable("Results of older jobs are on their way to where they are kept. Try again in a moment.")
     if outcome is None:
