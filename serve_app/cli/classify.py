@@ -29,6 +29,9 @@ def classify(
         str, typer.Option(help="Development issuer, used when SEMAPI_TOKEN is not set.")
     ] = DEFAULT_ISSUER,
     model: Annotated[str | None, typer.Option(help="Name of the model; default: the service's first.")] = None,
+    params: Annotated[
+        str, typer.Option(help="The model's parameters, as JSON; another page of a file: '{\"page\": 2}'.")
+    ] = "{}",
     timeout: Annotated[float, typer.Option(help="Seconds to wait for one file's answer.")] = 300.0,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the images as long as the jobs' records.")] = False,
     priority: Annotated[Priority, typer.Option(help="bulk: after all normal jobs.")] = Priority.NORMAL,
@@ -40,7 +43,14 @@ def classify(
     """
     try:
         answers = classify_files(
-            files, url, find_token(issuer), model=model, keep=keep, priority=priority, timeout_s=timeout
+            files,
+            url,
+            find_token(issuer),
+            model=model,
+            params=_json_object(params),
+            keep=keep,
+            priority=priority,
+            timeout_s=timeout,
         )
     except ValueError as error:
         give_up(str(error))
@@ -55,12 +65,23 @@ def classify(
         raise typer.Exit(1)
 
 
+def _json_object(text: str) -> Json:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"--params is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError("--params must be a JSON object")
+    return value
+
+
 def classify_files(
     files: Sequence[Path],
     url: str,
     token: str,
     *,
     model: str | None = None,
+    params: Json | None = None,
     keep: bool = False,
     priority: Priority = Priority.NORMAL,
     timeout_s: float = 300.0,
@@ -72,7 +93,7 @@ def classify_files(
         Progress(console=errors, transient=True, disable=len(files) < 2) as progress,
     ):
         bar = progress.add_task("classifying", total=len(files))
-        submit = partial(client.submit, model=model, keep=keep, priority=priority)
+        submit = partial(client.submit, model=model, params=params, keep=keep, priority=priority)
         waiting = {threads.submit(_classify, client, submit, path, timeout_s): path for path in files}
         try:
             for _ in as_completed(waiting):

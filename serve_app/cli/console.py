@@ -69,6 +69,8 @@ def print_scores(result: Json, top: int = 3) -> None:
         output.print(f"    {label:<{width}}  {score:7.1%}  {bar}", markup=False)
     if image := result.get("image"):
         output.print(f"    read as: {image.get('read_as', image)}", markup=False)
+        if not str(image.get("frame", "1 of 1")).endswith("1 of 1"):
+            output.print(f"    frame:   {image['frame']}", markup=False)
     if model := result.get("model"):
         output.print(f"    model: {describe_model(model)}", markup=False)
 

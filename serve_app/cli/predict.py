@@ -28,8 +28,6 @@ def predict(
         results = _predict(model, files or [], params)
     except typer.Exit:  # a RuntimeError too; why was said
         raise
-    except ValidationError as error:
-        give_up(f"the parameters do not fit {model}: {explain(error)}")
     except (ServiceError, ValueError, OSError, RuntimeError) as error:  # RuntimeError: torch's, of an input
         give_up(str(error))
     for name, result in results:
@@ -43,7 +41,10 @@ def _predict(implementation: str, files: list[Path], params: str) -> list[tuple[
     from serve_app.models import registry  # numpy and the model's own libraries
 
     kind = registry.load(implementation)
-    checked = kind.Params.model_validate_json(params)
+    try:
+        checked = kind.Params.model_validate_json(params)
+    except ValidationError as error:
+        give_up(f"the parameters do not fit {implementation}: {explain(error)}")
     if kind.input_layer == "image" and not files:
         give_up("name at least one image file")
     inputs: list[tuple[str, bytes | None]] = [(path.name, path.read_bytes()) for path in files]
@@ -55,7 +56,10 @@ def _predict(implementation: str, files: list[Path], params: str) -> list[tuple[
     for name, data in inputs:
         prepared = model.preprocess(data, checked, model.recipe)
         [output] = model.forward([prepared.item])
-        answer = model.postprocess(output, checked, prepared.notes)
+        try:
+            answer = model.postprocess(output, checked, prepared.notes)
+        except ValidationError as error:
+            give_up(f"{implementation} gave a result that is no {kind.Result.__name__}: {explain(error)}")
         result = answer if isinstance(answer, BaseModel) else answer.listed()
         results.append((name, result.model_dump(mode="json")))
     return results

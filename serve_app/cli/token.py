@@ -90,6 +90,7 @@ def check(
         _show("", _values(claims, ("iss", "aud", "azp", "client_id", "typ", "token_use", "scope", "sub", "exp")))
         _show("", f"claims {', '.join(claims)}")
         rule = settings.issuer_rule(str(claims.get("iss")))
+        _show("issuers", ", ".join(settings.oidc_issuers))
         _show("wanted", f"{rule.audience_claim} with one of {', '.join(rule.audience) or 'anything'}; {rule.accept}")
         keys = KeyRing(settings)
         try:

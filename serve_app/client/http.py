@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -54,15 +55,23 @@ class ServiceClient:
         self._http.close()
 
     def submit(
-        self, file: Path, *, model: str | None = None, keep: bool = False, priority: Priority = Priority.NORMAL
+        self,
+        file: Path,
+        *,
+        model: str | None = None,
+        params: Json | None = None,
+        keep: bool = False,
+        priority: Priority = Priority.NORMAL,
     ) -> Json:
         """Send one image; the accepted job. Waits where the service says that this user is too fast.
 
+        `params` are the model's parameters, for example `{"page": 2}`.
         `keep`: `image` gives the image back as long as the job's record is there.
         """
         fields = {"keep": "true"} if keep else {}
         fields |= {"priority": priority.value} if priority is not Priority.NORMAL else {}
         fields |= {} if model is None else {"model": model}
+        fields |= {"params": json.dumps(params)} if params else {}
 
         def once() -> Json:
             with file.open("rb") as stream:

@@ -14,7 +14,7 @@ from serve_app.settings import Settings
 RETRY_AFTER_S: Final = 2
 GRACE_S: Final = 10.0
 """A body's time before its rate counts: connections begin slowly, and links stall."""
-SILENCE_S: Final = 30.0
+SILENCE_S: Final = 60.0
 """Most time without a byte of a body: what came fast at first buys no long silence."""
 SLOW_AFTER_S: Final = 2.0
 """A body that is not in by then is a slow one: of those only so many are open at once."""

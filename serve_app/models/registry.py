@@ -57,9 +57,11 @@ def load(implementation: str) -> type[Model]:
     """The class behind `module:Class`. Raises ValueError that names what is wrong; imports no torch."""
     module_name, _, class_name = implementation.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), class_name, None)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{implementation}: {error}. Is its folder on PYTHONPATH?") from error
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        cure = " Is its folder on PYTHONPATH?" if error.name and module_name.startswith(error.name) else ""
+        raise ValueError(f"{implementation}: {error}.{cure}") from error
+    found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, Model)):
         raise ValueError(f"{implementation} is not a subclass of serve_app.models.contract.Model")
     for schema in ("Params", "Result"):

@@ -47,6 +47,20 @@ async def test_a_file_becomes_a_result(client: ServiceClient, picture: Path) -> 
     assert (ended["status"], ended["result"]) == ("COMPLETED", RESULT)
 
 
+async def test_a_job_has_the_parameters_that_were_given(
+    gateway: Running, client: ServiceClient, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.to_thread(client.submit, picture, params={"page": 1})
+    with pytest.raises(errors.ParamsInvalid, match="/params/page"):
+        await asyncio.to_thread(client.submit, picture, params={"page": 0})
+    monkeypatch.setenv("SEMAPI_TOKEN", gateway.issuer.mint("ada"))
+    async with listening(gateway.application) as url:
+        for params, status in (('{"page": 1}', 0), ('{"page": 0}', 1), ("[1]", 1), ("{", 1)):
+            command = ["classify", str(picture), "--url", url, "--params", params]
+            done = await asyncio.to_thread(CliRunner().invoke, commands, command)
+            assert done.exit_code == status, done.output
+
+
 async def test_a_kept_image_comes_back(client: ServiceClient, picture: Path) -> None:
     job = await asyncio.to_thread(client.submit, picture, keep=True, priority=Priority.BULK)
     assert job["priority"] == "bulk"

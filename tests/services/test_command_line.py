@@ -201,6 +201,7 @@ def test_an_accepted_token_is_explained_check_by_check(authority: Authority, mon
         assert status == 0
         assert lines["issuer"] == authority.url
         assert lines["audience"] == "aud holds sem-image-classifier"
+        assert lines["issuers"] == authority.url
         assert lines["wanted"] == "aud with one of else, sem-image-classifier; access_token"
         assert lines["kind"] == "access token: header typ is at+jwt"
         assert lines["times"].startswith("expires in 3")
@@ -269,6 +270,21 @@ def test_no_url_and_no_token(url: str, token: str, monkeypatch: pytest.MonkeyPat
 def test_parameters_that_do_not_fit_the_model() -> None:
     assert "do not fit" in complaint("predict", SAMPLE, "--params", '{"depth": 3}')
     assert "do not fit" in complaint("predict", SAMPLE, "--params", "{")
+
+
+def test_a_result_that_does_not_fit_its_model_is_not_blamed_on_the_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unfinished.py").write_text(
+        "from toy_model import WordStatistics\n"
+        "class Unfinished(WordStatistics):\n"
+        "    def postprocess(self, output, params, notes):\n"
+        "        return self.Result()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    said = complaint("predict", "--model", "unfinished:Unfinished", "--params", '{"text": "a b"}')
+    assert "gave a result that is no " in said
+    assert "parameters" not in said
 
 
 def test_a_model_that_is_not_there() -> None:

@@ -14,7 +14,7 @@ from serve_app.gateway.application import SHUTDOWN_S
 from serve_app.gateway.problems import problem_response
 from serve_app.gateway.query import with_plus
 from serve_app.gateway.routes import ROUTES
-from serve_app.gateway.uploads import Pace, UploadBudget, UploadShare
+from serve_app.gateway.uploads import SILENCE_S, Pace, UploadBudget, UploadShare
 from serve_app.jobs.dispatch.attempt import GIVE_BACK_S
 from serve_app.jobs.dispatch.dispatcher import CLOSE_S
 from serve_app.settings import MIB, Settings
@@ -136,15 +136,19 @@ def test_a_space_where_the_plus_of_an_offset_was_is_read_as_it(sent: object, mea
     assert with_plus(sent) == meant
 
 
-async def test_a_body_has_its_rate_and_its_total_and_a_deadline_that_has_passed_stays() -> None:
+async def test_a_body_has_its_rate_its_longest_pause_and_its_total_and_a_deadline_that_has_passed_stays() -> None:
     async with asyncio.timeout(None) as deadline:
         await asyncio.sleep(0)
+        short = Pace(deadline, 30, Settings(upload_timeout_s=50))
+        short.arrived(0)
+        short.arrived(10**12)
+        assert deadline.when() == pytest.approx(asyncio.get_running_loop().time() + 50, abs=0.5)
         pace = Pace(deadline, 30, Settings())
         pace.arrived(0)
         pace.arrived(64_000)
         assert deadline.when() == pytest.approx(asyncio.get_running_loop().time() + 12, abs=0.5)
         pace.arrived(10**12)
-        assert deadline.when() == pytest.approx(asyncio.get_running_loop().time() + 600, abs=0.5)
+        assert deadline.when() == pytest.approx(asyncio.get_running_loop().time() + SILENCE_S, abs=0.5)
         pace.ended()
         assert deadline.when() == pytest.approx(asyncio.get_running_loop().time() + 30, abs=0.5)
 
