@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -68,7 +69,8 @@ class Request:
     def answer(self) -> tuple[int, Json, float]:
         """Status, document, and the seconds since the request began."""
         received = b""
-        with self._socket:
+        # Who refuses a body closes without reading the rest: a reset may stand behind the whole answer (RFC 9112, 9.6).
+        with self._socket, suppress(ConnectionResetError):
             while piece := self._socket.recv(65536):
                 received += piece
         head, _, body = received.partition(b"\r\n\r\n")
