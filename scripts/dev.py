@@ -91,7 +91,7 @@ def fuzz(arguments: List[str]) -> None:
 
 
 def check(arguments: List[str]) -> None:
-    """Style, types, import direction, the repository's shape, the image's scripts: all of them, then one line for each."""
+    """Style, types, import direction, shape, the image's scripts: all of them, then one line for each."""
     ensure(dev=True)
     checks = {
         "style": ("ruff", "check", "."),
