@@ -276,10 +276,12 @@ async def replaced(redis: Redis, before: set[bytes]) -> None:
 
 
 async def test_a_hung_replica_loses_its_chunk_blames_no_other_and_is_replaced(
-    service: dict[str, ServeHandle], redis: Redis
+    service: dict[str, ServeHandle], redis: Redis, tmp_path: Path
 ):
     before = set(await redis.hkeys("beats"))
-    hanging = asyncio.create_task(service["words"].predict([task(1, "hang"), task(2)]))
+    gate = tmp_path / "gate"  # never opened
+    hanging = asyncio.create_task(service["words"].predict([task(1, f"stall {gate}"), task(2)]))
+    await until(lambda: exists(f"{gate}.begun"), 20)  # or the suspect could arrive first, and run
     suspect = asyncio.create_task(service["words"].predict([task(9, alone=True)]))  # waits its turn behind it
     with pytest.raises(ReplicaLost) as caught:
         await hanging
