@@ -28,7 +28,7 @@ def build(work: Work) -> str:
     """Build the image, name it after its content, bring it to the cluster, and write the release's file."""
     target = work.target
     refuse_foreign_model(target)
-    if not target.is_kind and not target.registry:
+    if not target.is_local and not target.registry:
         raise Refused(f"{target.environment} needs REGISTRY, where its images are pushed and its nodes pull them")
     commit = _commit(work)
     builder = tools.BUILDERS[0] if work.run.dry else tools.builder()
@@ -122,7 +122,7 @@ def _load(work: Work, builder: str, name: str) -> None:
     shown = str(archive.relative_to(ROOT))
     try:
         work.run.work([builder, "save", "--output", shown, name], deadline_s=MOVE_DEADLINE_S)
-        command = ["kind", "load", "image-archive", shown, "--name", work.target.kind_cluster]
+        command = ["kind", "load", "image-archive", shown, "--name", work.target.cluster]
         work.run.work(command, deadline_s=MOVE_DEADLINE_S)
     finally:
         if not work.run.dry:

@@ -47,7 +47,7 @@ def install(work: Work) -> str:
 
 def _upgrade_definitions(work: Work, running: str) -> None:
     """helm installs custom resource definitions and never upgrades them: the new operator would read old ones."""
-    if not work.target.is_kind:  # others may have clusters of Ray there, which the same operator looks after
+    if not work.target.is_local:  # others may have clusters of Ray there, which the same operator looks after
         place = work.target.context
         work.confirm(f"KubeRay {running} becomes {VERSION} for every RayService and RayCluster at {place}.", place)
     definitions = ["helm", "show", "crds", *CHART]

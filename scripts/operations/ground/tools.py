@@ -52,7 +52,7 @@ def check(work: Work) -> str:
         found, fault = _look(work, tool)
         rows.append((tool.name, found, f"{_text(tool.oldest)} or newer", fault or "ok"))
         missing += [f"{tool.name} {fault}"] if fault else []
-    if not work.target.is_kind:
+    if not work.target.is_local:
         found, fault = _look_at_server(work)
         rows.append((work.target.context, found, f"{_text(SERVER)} or newer", fault or "ok"))
         missing += [fault] if fault else kinds.unknown(work)
@@ -68,7 +68,7 @@ def check(work: Work) -> str:
 
 def _needed(work: Work) -> Sequence[Tool]:
     builds = DOCKER if shutil.which("docker") and not shutil.which("podman") else PODMAN
-    return [KUBECTL, HELM, *([KIND] if work.target.is_kind else []), builds]
+    return [KUBECTL, HELM, *([KIND] if work.target.is_local and not work.target.is_here else []), builds]
 
 
 def _look(work: Work, tool: Tool) -> tuple[str, str]:
