@@ -16,6 +16,8 @@ from operations.work import Work
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / NAME
 MODULE = ROOT / "scripts" / "node"
+OPERATOR = MODULE / "operator"
+"""The module of the operator, which has other versions of the same packages."""
 PROGRAMS = {
     "kubernetes": ".",
     "containerd": "github.com/containerd/containerd/v2/cmd/containerd",
@@ -23,6 +25,7 @@ PROGRAMS = {
     "ctr": "github.com/containerd/containerd/v2/cmd/ctr",
     "kube-router": "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",
     "coredns": "github.com/coredns/coredns",
+    "ray-operator": "github.com/ray-project/kuberay/ray-operator",
 }
 """Each program and its package; those with the most packages in common follow each other."""
 GO = (1, 26)
@@ -42,10 +45,11 @@ PACKAGES = {
     "util-linux": "unshare",
     "podman": "podman",
     "debootstrap": "debootstrap",
+    "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
     "catatonit": "catatonit",
     "containers-storage": "containers-storage",
 }
-"""Debian's packages that a node and its images need, and a program of each."""
+"""Debian's packages that a node and its images need, and a program or file of each."""
 
 
 def needs() -> list[str]:
@@ -54,7 +58,7 @@ def needs() -> list[str]:
         return [f"a cluster without Docker needs Linux, and this is {platform.system()}: take kind"]
     lines = [] if os.geteuid() == 0 else ["a cluster without Docker needs root, for its namespaces: run it with sudo"]
     lines += _go()
-    if packages := [name for name, program in PACKAGES.items() if shutil.which(program) is None]:
+    if packages := [name for name, shows in PACKAGES.items() if not (Path(shows).exists() or shutil.which(shows))]:
         lines.append(f"missing on this machine: sudo apt-get install --no-install-recommends {' '.join(packages)}")
     return lines
 
@@ -63,10 +67,15 @@ def _go() -> list[str]:
     wanted = "{}.{}".format(*GO)
     if shutil.which("go", path=_path()) is None:
         return [f"Go {wanted} or newer is not installed: https://go.dev/doc/install"]
-    answer = Runner(dry=False).ask(["env", f"PATH={_path()}", "go", "env", "GOVERSION"])
+    answer = Runner(dry=False).ask(go("env", "GOVERSION"))
     found = answer.output.strip().removeprefix("go")
     numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
     return [] if numbers >= GO else [f"Go is {found or answer.reason}, {wanted} is needed: https://go.dev/doc/install"]
+
+
+def go(*arguments: str) -> list[str]:
+    """A command of Go. Its programs are linked statically, and packages that several use are compiled once."""
+    return ["env", f"PATH={_path()}", "CGO_ENABLED=0", "go", *arguments]
 
 
 def _path() -> str:
@@ -75,7 +84,8 @@ def _path() -> str:
 
 def programs() -> Path:
     """The folder of the programs. Its name follows from what they are built from."""
-    content = b"".join((MODULE / name).read_bytes() for name in ("go.mod", "go.sum", "main.go"))
+    files = [*sorted(MODULE.glob("*.go")), *(module / name for module in (MODULE, OPERATOR) for name in ("go.mod", "go.sum"))]
+    content = b"".join(file.read_bytes() for file in files)
     return CACHE / "node" / hashlib.sha256(content).hexdigest()[:12]
 
 
@@ -93,10 +103,10 @@ def build(work: Work) -> Path:
         work.say(f"building {len(missing)} programs of the node into {folder}; the first time takes about ten minutes")
     for name, package in missing.items():
         began, made = time.monotonic(), folder / f"{name}.part"
-        # The same setting for all: packages that several programs use are compiled once.
+        module = OPERATOR if name == "ray-operator" else MODULE
         flags = f"-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={_version()}"
-        options = ["env", "CGO_ENABLED=0", f"PATH={_path()}", "go", "build", "-C", str(MODULE), flags]
-        work.run.work([*options, "-o", str(made), package], deadline_s=BUILD_DEADLINE_S)
+        command = go("build", "-C", str(module), flags, "-o", str(made), package)
+        work.run.work(command, deadline_s=BUILD_DEADLINE_S)
         if not work.run.dry:
             made.rename(folder / name)
             work.say(f"built {name} in {time.monotonic() - began:.0f} s")
