@@ -142,7 +142,7 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def binary(pipe: IO[str] | None) -> IO[bytes]:
     """The pipe of a process as it is below its text."""
-    return cast("TextIOWrapper", pipe).buffer
+    return cast("IO[bytes]", cast("TextIOWrapper", pipe).buffer)
 
 
 def digest(content: bytes) -> str:
