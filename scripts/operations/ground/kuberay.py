@@ -57,7 +57,7 @@ def install(work: Work) -> str:
 
 
 def _install_module(work: Work) -> str:
-    """Definitions, roles and deployment as the Go module of the operator has them; its image holds what was built of it."""
+    """Definitions, roles and deployment as the operator's Go module has them, and an image of the built program."""
     download = programs.go("mod", "download", "-C", str(programs.MODULE.relative_to(ROOT)), "-json", MODULE)
     answer = work.run.read(download, assumed='{"Version": "vVERSION", "Dir": "FOLDER"}', deadline_s=DEADLINE_S)
     module, space = parsed(answer, "go mod download"), namespace(work)
