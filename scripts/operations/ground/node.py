@@ -154,11 +154,10 @@ def join(work: Work, first: Node, other: Node) -> None:
 
 
 def hierarchies() -> list[Path]:
-    """Where cgroups are mounted: one place for each controller in version 1, else the one of version 2."""
+    """Where cgroups are mounted: one place in version 2, and one more for each controller in version 1."""
     with suppress(OSError):
         rows = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-        found = {kind: [Path(row[1]) for row in rows if row[2] == kind] for kind in ("cgroup", "cgroup2")}
-        return found["cgroup"] or found["cgroup2"][:1]
+        return [Path(row[1]) for row in rows if row[2] in {"cgroup", "cgroup2"}]
     return []
 
 
