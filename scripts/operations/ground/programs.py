@@ -30,6 +30,7 @@ PROGRAMS = {
 """Each program and its package; those with the most packages in common follow each other."""
 SOURCES = (".go", ".mod", ".sum")
 GO = (1, 26)
+GO_COMES_FROM = "https://go.dev/doc/install"
 GO_FOLDER = "/usr/local/go/bin"
 """Where Go's own archive puts it, on no PATH by itself."""
 BUILD_DEADLINE_S = 1800.0
@@ -67,11 +68,12 @@ def needs() -> list[str]:
 def _go() -> list[str]:
     wanted = "{}.{}".format(*GO)
     if shutil.which("go", path=_path()) is None:
-        return [f"Go {wanted} or newer is not installed: https://go.dev/doc/install"]
+        return [f"Go {wanted} or newer is not installed: {GO_COMES_FROM}"]
     answer = Runner(dry=False).ask(go("env", "GOVERSION"))
-    found = answer.output.strip().removeprefix("go")
-    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
-    return [] if numbers >= GO else [f"Go is {found or answer.reason}, {wanted} is needed: https://go.dev/doc/install"]
+    found = re.search(r"(\d+)\.(\d+)\S*", answer.output)
+    if found and (int(found[1]), int(found[2])) >= GO:
+        return []
+    return [f"Go is {found[0] if found else answer.reason}, {wanted} is needed: {GO_COMES_FROM}"]
 
 
 def go(*arguments: str) -> list[str]:
