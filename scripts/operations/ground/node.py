@@ -136,6 +136,9 @@ class Node:
             for part in (*self.cgroup.split("/"), "system"):
                 parent, folder = folder, folder / part
                 folder.mkdir(exist_ok=True)
+                if (parent / "cgroup.controllers").is_file():  # version 2 hands controllers down when it is told to
+                    for controller in (parent / "cgroup.controllers").read_text().split():
+                        (parent / "cgroup.subtree_control").write_text(f"+{controller}")
                 for name in OF_A_CPUSET:
                     if (parent / name).is_file() and not (folder / name).read_text().strip():
                         (folder / name).write_text((parent / name).read_text())

@@ -60,9 +60,13 @@ def needs() -> list[str]:
         return [f"a cluster without Docker needs Linux, and this is {platform.system()}: take kind"]
     lines = [] if os.geteuid() == 0 else ["a cluster without Docker needs root, for its namespaces: run it with sudo"]
     lines += _go()
-    if packages := [name for name, shows in PACKAGES.items() if not (Path(shows).exists() or shutil.which(shows))]:
+    if packages := [name for name, shows in PACKAGES.items() if not _is_there(shows)]:
         lines.append(f"missing on this machine: sudo apt-get install --no-install-recommends {' '.join(packages)}")
     return lines
+
+
+def _is_there(shows: str) -> bool:
+    return Path(shows).exists() if shows.startswith("/") else shutil.which(shows) is not None
 
 
 def _go() -> list[str]:
