@@ -107,9 +107,11 @@ def build(work: Work) -> Path:
     folder = programs()
     missing = {name: package for name, package in PROGRAMS.items() if not (folder / name).is_file()}
     if missing:
+        if not work.run.dry:
+            folder.mkdir(parents=True, exist_ok=True)
         work.say(f"building {len(missing)} programs of the node into {folder}; the first time takes about ten minutes")
     for name, package in missing.items():
-        began, made = time.monotonic(), folder / f"{name}.part"
+        began, made = time.monotonic(), folder / f"{name}.{os.getpid()}"
         module = OPERATOR if name == "ray-operator" else MODULE
         flags = f"-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={_version()}"
         command = go("build", "-C", str(module), flags, "-o", str(made), package)
