@@ -83,7 +83,7 @@ def bring_stores(work: Work, cache: Path, to: Sequence[Containerd]) -> str:
     postgres = {**account, "Entrypoint": [f"/{ENTRY_POINT.name}"], "StopSignal": "SIGINT"}
     said = []
     for manifest, version, config in (("redis", versions[0], account), ("postgres", versions[1], postgres)):
-        name = _wanted(manifest)
+        name = wanted(manifest)
         image = configured(_whole(name), [layer], config)
         for node in to:
             node.bring(image)
@@ -100,11 +100,13 @@ def base(work: Work) -> str:
         work.run.change(["chroot", str(root), "useradd", "--uid", "1000", "--gid", "100", "--create-home", "ray"])
         if not work.run.dry:  # a network with authorities of its own has told this machine of them
             shutil.copyfile(f"/{AUTHORITIES}", root / AUTHORITIES)
-        archive = _packed(work, root, work.target.folder / "base.tar")
-        work.run.work(
-            ["podman", "import", "--change", f"ENV PATH={PATH}", str(archive), name], deadline_s=COPY_DEADLINE_S
-        )
-        archive.unlink(missing_ok=True)
+        archive = work.target.folder / "base.tar"
+        try:
+            _packed(work, root, archive)
+            command = ["podman", "import", "--change", f"ENV PATH={PATH}", str(archive), name]
+            work.run.work(command, deadline_s=COPY_DEADLINE_S)
+        finally:
+            archive.unlink(missing_ok=True)
     return name
 
 
@@ -179,12 +181,11 @@ def _debian(work: Work, suite: str, packages: Sequence[str], root: Path) -> Iter
             shutil.rmtree(root, ignore_errors=True)
 
 
-def _packed(work: Work, root: Path, archive: Path) -> Path:
+def _packed(work: Work, root: Path, archive: Path) -> None:
     """The folder as an archive, without what no server reads."""
     left_out = [f"--exclude=./{name}/*" for name in (*NEEDLESS, "dev", "proc", "sys")]
     command = ["tar", "--create", "--file", str(archive), "--directory", str(root), *left_out, "."]
     work.run.change(command, deadline_s=COPY_DEADLINE_S)
-    return archive
 
 
 def _recipe(*parts: str) -> str:
@@ -196,7 +197,7 @@ def _major() -> str:
     return STORES[1].rpartition("-")[2]
 
 
-def _wanted(store: str) -> str:
+def wanted(store: str) -> str:
     """The image that the manifests name for a store."""
     found = re.search(
         r"^ +image: (\S+)$", (ROOT / "k8s" / "base" / store / f"{store}.yaml").read_text("utf-8"), re.MULTILINE
