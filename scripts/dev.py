@@ -115,13 +115,6 @@ def check(arguments: List[str]) -> None:
     sys.exit(1 if failed else 0)
 
 
-def image_test(arguments: List[str]) -> None:
-    """Build the image's parts anew in an empty folder, then start pods from there (root; about 5 minutes, 4 GB)."""
-    ensure(dev=True)
-    os.environ["IMAGE_TEST"] = "full"
-    become("python", "-m", "pytest", "--durations", "5", "tests/services/test_container_image.py", *arguments)
-
-
 def bench(arguments: List[str]) -> None:
     """Measure the service against its targets."""
     ensure(dev=True)
@@ -143,12 +136,6 @@ def chaos(arguments: List[str]) -> None:
 def cluster(arguments: List[str]) -> None:
     """The service on Kubernetes, from nothing to a smoke test: ARGS=all (ARGS=--help: what else it does)."""
     os.execv(sys.executable, [sys.executable, str(ROOT / "scripts" / "cluster"), *arguments])
-
-
-def cluster_sim(arguments: List[str]) -> None:
-    """Play the RayService on simulated pods: losses, changes, closed doors (needs root; long)."""
-    ensure(dev=True)
-    become("python", "scripts/simulator", *arguments)
 
 
 def pictures(arguments: List[str]) -> None:
@@ -190,12 +177,10 @@ TASKS: Dict[str, Callable[[List[str]], None]] = {
     "test": test,
     "fuzz": fuzz,
     "check": check,
-    "image-test": image_test,
     "bench": bench,
     "bench-usage": bench_usage,
     "chaos": chaos,
     "cluster": cluster,
-    "cluster-sim": cluster_sim,
     "pictures": pictures,
     "setup": setup,
     "train-demo": train_demo,
