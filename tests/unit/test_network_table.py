@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from manifests.documents import Document
@@ -69,6 +70,15 @@ def test_the_labels_of_ray_are_those_that_its_pods_get(documents: dict[str, list
     parties = {cell.source.name: cell.source.labels for cell in read_table(TABLE, "dev")}
     assert set(pods) == {"head", "gateway", "models", "burst"}
     assert all(parties[name].items() <= labels.items() for name, labels in pods.items())
+
+
+def test_no_template_sets_a_label_that_kuberay_selects_by() -> None:
+    """KubeRay lets a template override these labels, but its Services go on selecting by its own values."""
+    service = yaml.safe_load((ROOT / "rayservice.yaml").read_text("utf-8"))["spec"]["rayClusterConfig"]
+    templates = [group["template"] for group in (service["headGroupSpec"], *service["workerGroupSpecs"])]
+    labels = {name for template in templates for name in template["metadata"]["labels"]}
+    selected = {"app.kubernetes.io/name", "app.kubernetes.io/created-by"}
+    assert [name for name in labels if name in selected or name.startswith("ray.io/")] == []
 
 
 def gateway_reaches(documents: dict[str, list[Document]], address: str) -> bool:
