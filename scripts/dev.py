@@ -91,7 +91,7 @@ def fuzz(arguments: List[str]) -> None:
 
 
 def check(arguments: List[str]) -> None:
-    """Style, types, import direction, shape, the image's scripts: all of them, then one line for each."""
+    """Style, types, import direction, shape, the image's scripts, Go where it is: then one line for each."""
     ensure(dev=True)
     checks = {
         "style": ("ruff", "check", "."),
@@ -104,11 +104,18 @@ def check(arguments: List[str]) -> None:
     }
     if not (VENV / "bin" / "shellcheck").exists():
         del checks["shell"]  # there is no wheel of it for every machine
+    if shutil.which("go"):  # only those who make a node need it
+        checks["go"] = (
+            "bash",
+            "-euc",
+            'go -C scripts/node vet ./...; unformatted=$(gofmt -l scripts/node); test -z "$unformatted"',
+        )
     lines, failed = [], False
     for name, (command, *rest) in checks.items():
         print(f"== {name}", flush=True)
         began = time.monotonic()
-        wrong = subprocess.run([str(VENV / "bin" / command), *rest], cwd=str(ROOT), check=False).returncode != 0
+        program = command if command == "bash" else str(VENV / "bin" / command)
+        wrong = subprocess.run([program, *rest], cwd=str(ROOT), check=False).returncode != 0
         lines.append(f"{name:8} {'FAILED' if wrong else 'ok':6} {time.monotonic() - began:5.1f} s")
         failed |= wrong
     print("==", *lines, sep="\n")
@@ -136,6 +143,12 @@ def chaos(arguments: List[str]) -> None:
 def cluster(arguments: List[str]) -> None:
     """The service on Kubernetes, from nothing to a smoke test: ARGS=all (ARGS=--help: what else it does)."""
     os.execv(sys.executable, [sys.executable, str(ROOT / "scripts" / "cluster"), *arguments])
+
+
+def test_cluster(arguments: List[str]) -> None:
+    """Run the tests on a real Kubernetes node made here (Linux, root, Go; about 25 minutes; ARGS=--short: 8)."""
+    ensure(dev=True)
+    become("python", "-m", "pytest", "tests/cluster", *arguments)
 
 
 def pictures(arguments: List[str]) -> None:
@@ -168,7 +181,7 @@ def show_help(arguments: List[str]) -> None:
     """This list."""
     print("make TARGET, or python3 scripts/dev.py TARGET. Arguments: make TARGET ARGS='...'\n")
     for name, task in TASKS.items():
-        print(f"  {name:11} {task.__doc__}")
+        print(f"  {name:12} {task.__doc__}")
 
 
 TASKS: Dict[str, Callable[[List[str]], None]] = {
@@ -181,6 +194,7 @@ TASKS: Dict[str, Callable[[List[str]], None]] = {
     "bench-usage": bench_usage,
     "chaos": chaos,
     "cluster": cluster,
+    "test-cluster": test_cluster,
     "pictures": pictures,
     "setup": setup,
     "train-demo": train_demo,

@@ -76,5 +76,6 @@ def rules(documents: list[Document], direction: str, labels: dict[str, str]) -> 
 
 
 def names_port(rule: dict[str, Any], port: int) -> bool:
-    """Whether a rule is about that port."""
-    return any(one["port"] <= port <= one.get("endPort", one["port"]) for one in rule.get("ports") or [])
+    """Whether a rule is about that port; one that names none is about all of them."""
+    ports = rule.get("ports") or []
+    return not ports or any(one["port"] <= port <= one.get("endPort", one["port"]) for one in ports)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from manifests.rayservice import promises
+from manifests.rules import HEADERS_MIN
 from overlays import ROOT
 
 from serve_app.gateway.live.prefer import WAIT_MAX_S
@@ -155,7 +155,7 @@ def test_every_proxy_on_the_way_lets_the_longest_token_through() -> None:
     limits += [patch["patch"]["value"]["typed_config"]["max_request_headers_kb"] * 1024]
     assert len(limits) == 3
     assert min(map(int, limits)) >= TOKEN_MAX_BYTES + others
-    assert min(map(int, limits)) >= promises.HEADERS_MIN
+    assert min(map(int, limits)) >= HEADERS_MIN
 
 
 def test_every_edge_repeats_on_the_same_answers() -> None:
