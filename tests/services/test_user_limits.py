@@ -58,7 +58,7 @@ async def test_three_gateways_share_one_limit(settings: Settings, authority: Aut
 async def test_a_flood_is_told_when_to_come_again_and_nobody_else_is_held_up(
     settings: Settings, authority: Authority
 ) -> None:
-    async with running_gateway(settings, authority, rate_reads_per_s=60.0) as gateway:
+    async with running_gateway(settings, authority, rate_reads_per_s=40.0) as gateway:
         flooding = asyncio.create_task(flood(gateway, "flood", FLOOD_S))
         calm = []
         while not flooding.done():
@@ -71,7 +71,13 @@ async def test_a_flood_is_told_when_to_come_again_and_nobody_else_is_held_up(
             refused = await gateway.get(UNKNOWN, "flood")
         assert refused.json()["type"] == "/problems/rate-limited"
         assert refused.headers["retry-after"] == "1"
-        assert refused.json()["detail"].startswith("You may send 60 requests a second, and a burst")
+
+
+async def test_a_refusal_names_the_rate_that_was_set(settings: Settings, authority: Authority) -> None:
+    async with running_gateway(settings, authority, rate_reads_per_s=17.0) as gateway:  # 58,823.5 µs apart
+        answers = await asyncio.gather(*(gateway.get(UNKNOWN, "fast") for _ in range(100)))
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert refused[0].json()["detail"].startswith("You may send 17 requests a second, and a burst at first.")
 
 
 async def test_retry_after_is_right(settings: Settings, authority: Authority) -> None:
