@@ -77,7 +77,7 @@ async def test_a_refusal_names_the_rate_that_was_set(settings: Settings, authori
     async with running_gateway(settings, authority, rate_reads_per_s=17.0) as gateway:  # 58,823.5 µs apart
         answers = await asyncio.gather(*(gateway.get(UNKNOWN, "fast") for _ in range(100)))
         refused = [answer for answer in answers if answer.status_code == 429]
-        assert refused[0].json()["detail"].startswith("You may send 17 requests a second, and a burst at first.")
+        assert refused[0].json()["detail"].startswith("You may send 17 reads a second, and a burst at first.")
 
 
 async def test_retry_after_is_right(settings: Settings, authority: Authority) -> None:
