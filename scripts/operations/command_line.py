@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from operations.delivery import diagnosis, image, restart
 from operations.delivery.deployment import Deployment, Return
-from operations.delivery.removal import Removal
+from operations.delivery.namespace import Removal
 from operations.failure import Failed, Refused
 from operations.ground import here, kind, kuberay, tools
 from operations.runner import Runner

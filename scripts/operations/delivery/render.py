@@ -10,7 +10,6 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from operations.delivery.home import names_at_home
 from operations.delivery.release import Release
 from operations.failure import Refused
 from operations.target import NAME, ROOT
@@ -22,6 +21,9 @@ PLACEHOLDER = re.compile(
     r"[\w.-]*\bexample\.(?:com|org|net)\b|\b(?:REPLACE|CHANGE)[-_]?(?:ME|WITH)\b|\S+:latest\b", re.I
 )
 CHECK = (".venv/bin/python", "scripts/check_production.py")
+AT_HOME = re.compile(rf"[\w-]+\.{NAME}\.svc(?:\.[\w.-]+)?|[\w.-]+/ns/{NAME}/[\w*/-]+")
+"""A Service's name in the DNS, and an account's in a mesh, with the usual namespace in them: kustomize leaves them as they
+are when all else goes into another one."""
 WITHOUT_PODS = ("Ingress", "Gateway", "Certificate", "ConfigMap")
 """Kinds whose Secrets no pod waits for: certificates come from their own issuer, later."""
 SHOWN_MARK = "0" * 12
@@ -150,6 +152,11 @@ class Renderer:
             answer = self._work.run.ask(CHECK, stdin=text)
             if answer.status != 0:
                 raise Refused(f"prod refuses these manifests:\n{(answer.output or answer.errors).strip()}")
+
+
+def names_at_home(text: str, namespace: str) -> list[str]:
+    """Names in rendered manifests that would lead out of `namespace`: a certificate, a route, a rule of the mesh."""
+    return [] if namespace == NAME else sorted(set(AT_HOME.findall(text)))
 
 
 def documents(text: str, kind: str = "", name: str = "") -> list[str]:

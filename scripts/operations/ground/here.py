@@ -114,7 +114,11 @@ def up(work: Work, count: int) -> str:
 def down(work: Work) -> str:
     """Delete the cluster with all that is in it, whatever state it is in. Images stay in the cache."""
     target = work.target
-    if not work.run.dry and not target.state.exists() and not any((one / target.context).exists() for one in _hierarchies()):
+    if (
+        not work.run.dry
+        and not target.state.exists()
+        and not any((one / target.context).exists() for one in _hierarchies())
+    ):
         return f"there is no cluster {target.context}"
     work.confirm(f"The cluster {target.context} will be deleted, with every job and every row in it.", target.cluster)
     with _alone(work):
@@ -217,13 +221,21 @@ def _make_cgroups(node: Node) -> None:
             parent, folder = folder, folder / part
             folder.mkdir(exist_ok=True)
             for name in ("cpuset.cpus", "cpuset.mems"):  # version 1 leaves them empty, and then takes no process
-                if (hierarchy / "cgroup.procs").exists() and (folder / name).exists() and not (folder / name).read_text().strip():
+                if (
+                    (hierarchy / "cgroup.procs").exists()
+                    and (folder / name).exists()
+                    and not (folder / name).read_text().strip()
+                ):
                     (folder / name).write_text((parent / name).read_text())
 
 
 def _hierarchies() -> list[Path]:
     """Where cgroups are mounted: one place for each controller in version 1, else the one of version 2."""
-    rows = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()] if Path("/proc/self/mounts").exists() else []
+    rows = (
+        [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+        if Path("/proc/self/mounts").exists()
+        else []
+    )
     found = [Path(row[1]) for row in rows if row[2] == "cgroup"]
     return found or [Path(row[1]) for row in rows if row[2] == "cgroup2"][:1]
 

@@ -84,7 +84,10 @@ def _path() -> str:
 
 def programs() -> Path:
     """The folder of the programs. Its name follows from what they are built from."""
-    files = [*sorted(MODULE.glob("*.go")), *(module / name for module in (MODULE, OPERATOR) for name in ("go.mod", "go.sum"))]
+    files = [
+        *sorted(MODULE.glob("*.go")),
+        *(module / name for module in (MODULE, OPERATOR) for name in ("go.mod", "go.sum")),
+    ]
     content = b"".join(file.read_bytes() for file in files)
     return CACHE / "node" / hashlib.sha256(content).hexdigest()[:12]
 

@@ -137,7 +137,7 @@ class Way:
         deadline = time.monotonic() + START_DEADLINE_S
         while not self._inner and time.monotonic() < deadline:  # noqa: ASYNC110  told by another thread
             await asyncio.sleep(0.05)
-        _enter(getattr(self._work.target, "network_namespace", ""))
+        _enter(self._work.target.network_namespace)
         inner = socket.socket()
         inner.setblocking(False)
         try:
