@@ -75,6 +75,7 @@ spec:
           optional: true
 """
 MADE = r"create --filename build/cluster/\w+/namespace\.json"
+ROLLED_OUT = {"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
 SECRETS = f"{NAME} database-url metrics-token redis-url\n{NAME}-ray auth_token\npostgres password\nredis password\n"
 
 
@@ -158,6 +159,7 @@ def story(ports: dict[str, int]) -> list[Rule]:
         rule("get namespace"),
         rule("get secrets", SECRETS, after="create --filename -"),
         rule("get statefulsets,deployments", "statefulset.apps/postgresql\nstatefulset.apps/redis\n"),
+        rule(r"get statefulset\.apps/", {"metadata": {}, "spec": {}, "status": ROLLED_OUT}),
         rule("get job migrate", {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}),
         rule("get rayservice", ray_service()),
         rule("get raycluster", ray_cluster()),
@@ -184,6 +186,7 @@ class Machine:
         samples.mkdir(parents=True)
         shutil.copy(ROOT / "serve_app" / "samples" / "nanowires.jpg", samples)
         self.settings("dev", "ENVIRONMENT=dev\nMODEL_SOURCE=demo\n")
+        self.local("dev", "")
         self.bin.mkdir()
         self.standin.mkdir()
         for tool in TOOLS:
@@ -204,7 +207,8 @@ class Machine:
     def local(self, environment: str, text: str) -> None:
         """What this machine says of an environment."""
         (self.tree / "k8s").mkdir(exist_ok=True)
-        (self.tree / "k8s" / f"{environment}.local.env").write_text(text)
+        usual = f"CONTEXT=kind-{NAME}\n" if environment == "dev" else ""  # whatever clusters this machine has
+        (self.tree / "k8s" / f"{environment}.local.env").write_text(usual + text)
 
     def first(self, *rules: Rule) -> None:
         """Rules that come before the others."""

@@ -67,7 +67,7 @@ def duration(seconds: float) -> str:
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes > 1 else f"{round(seconds)} s"
+    return f"{minutes} min {rest} s" if minutes >= 2 else f"{round(seconds)} s"
 
 
 def _say(line: str) -> None:

@@ -20,7 +20,7 @@ TOLD_EVENTS = re.compile(
     r"Failed(Create|Mount|AttachVolume)|ProvisioningFailed|FailedToCreate\w+|Invalid(RayService|RayCluster)\w+"
 )
 """Warnings that are reasons; the others repeat what the pods say."""
-BEGINNING, END = 80, 200
+BEGINNING, END = 80, 300
 """Characters of a long foreign message that are repeated: what a traceback comes to stands at its end."""
 
 

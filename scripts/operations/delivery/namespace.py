@@ -1,5 +1,5 @@
-"""The namespace that the service has for itself: made with a label, by which it is ours, and deleted with the service in
-the order in which its parts let go of each other."""
+"""The namespace that the service has for itself: made with a label, by which it is ours, and deleted with the service
+in the order in which its parts let go of each other."""
 
 from __future__ import annotations
 

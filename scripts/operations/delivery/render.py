@@ -22,8 +22,8 @@ PLACEHOLDER = re.compile(
 )
 CHECK = (".venv/bin/python", "scripts/check_production.py")
 AT_HOME = re.compile(rf"[\w-]+\.{NAME}\.svc(?:\.[\w.-]+)?|[\w.-]+/ns/{NAME}/[\w*/-]+")
-"""A Service's name in the DNS, and an account's in a mesh, with the usual namespace in them: kustomize leaves them as they
-are when all else goes into another one."""
+"""A Service's name in the DNS, and an account's in a mesh, with the usual namespace in them: kustomize leaves them as
+they are when all else goes into another one."""
 WITHOUT_PODS = ("Ingress", "Gateway", "Certificate", "ConfigMap")
 """Kinds whose Secrets no pod waits for: certificates come from their own issuer, later."""
 SHOWN_MARK = "0" * 12

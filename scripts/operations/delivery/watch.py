@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from operations.delivery import diagnosis
+from operations.delivery.render import RELEASE_MARK
 from operations.failure import Failed
 from operations.steps import duration
 from operations.target import NAME
@@ -41,6 +42,10 @@ class Look:
     """What to do, where it does not work out."""
 
 
+class Broken(Failed):
+    """Looking again would find the same."""
+
+
 def until(work: Work, deadline_s: float, look: Callable[[], Look]) -> str:
     """Look until it is done, and return what came of it. Raises Failed with the reasons where it is not."""
     began = answered = mending = time.monotonic()
@@ -52,6 +57,8 @@ def until(work: Work, deadline_s: float, look: Callable[[], Look]) -> str:
             if found.done:
                 return found.done
             tell(found.progress, found.reasons)
+        except Broken:
+            raise
         except Failed as error:  # an API server may be away for a moment in a quarter of an hour
             if time.monotonic() - min(answered + AWAY_S, began + deadline_s) > 0:
                 raise
@@ -112,19 +119,26 @@ def until_migrated(work: Work, job: str) -> str:
         return ""
 
     def look() -> Look:
-        state = diagnosis.job_state(work.object("job", job))
-        if state == "Complete":
+        found = diagnosis.job_state(work.object("job", job))
+        if found == "Complete":
             return Look(done="migrated")
         pods = work.objects("pods", "--selector", f"job-name={job}")
-        if state == "Failed":
+        advice = _back_to_what_serves(work)
+        if found == "Failed":
             said = work.run.ask(work.target.kubectl("logs", f"job/{job}", "--tail", "5")).reason
-            reasons = [reason for pod in pods for reason in diagnosis.pod_reasons(pod)]
-            raise Failed("\n  ".join(["the migration failed; the release before serves on:", said, *reasons]))
+            raise Broken("\n  ".join(filter(None, ["the migration failed", said or "its log is empty", advice])))
         stuck = any(map(diagnosis.is_stuck, pods))
-        advice = "nothing was changed in the database, and the release before serves on"
         return Look("", "the migration runs", _other_reasons(work, pods), stuck, advice)
 
     return until(work, SERVERS_DEADLINE_S, look)
+
+
+def _back_to_what_serves(work: Work) -> str:
+    """The command that puts the surroundings of the release that serves back, where there is one."""
+    service = work.object("rayservice", NAME)
+    mark = service["metadata"].get("annotations", {}).get(RELEASE_MARK) if service else ""
+    back = work.target.command(f"deploy --release {mark}")
+    return f"the release before serves on; {back} puts back what was applied of this one" if mark else ""
 
 
 def reasons(work: Work) -> list[str]:

@@ -31,7 +31,7 @@ def status(work: Work) -> str:
         watch.reasons(work)
         release.entered(work)
         return ""
-    for rows in (_pods(pods), _clusters(service), _releases(work)):
+    for rows in (pod_rows(pods), cluster_rows(service), _release_rows(work)):
         if len(rows) > 1:
             print("\n".join(table(rows)), end="\n\n")
     if service and diagnosis.is_current(service):
@@ -40,7 +40,8 @@ def status(work: Work) -> str:
     raise Failed("\n  ".join(["the service is not ready", *found]))
 
 
-def _pods(pods: list[Json]) -> list[tuple[str, ...]]:
+def pod_rows(pods: list[Json]) -> list[tuple[str, ...]]:
+    """A table of pods, with its headings."""
     rows: list[tuple[str, ...]] = [("POD", "COMPONENT", "PHASE", "READY", "RESTARTS")]
     for pod in sorted(pods, key=diagnosis.name_of):
         status = pod["status"]
@@ -53,7 +54,8 @@ def _pods(pods: list[Json]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _clusters(service: Json | None) -> list[tuple[str, ...]]:
+def cluster_rows(service: Json | None) -> list[tuple[str, ...]]:
+    """A table of the RayService's clusters, with its headings."""
     rows: list[tuple[str, ...]] = [("CLUSTER", "", "APPLICATION")]
     for key, word in (("activeServiceStatus", "serves"), ("pendingServiceStatus", "comes up")):
         part = (service or {}).get("status", {}).get(key, {})
@@ -63,7 +65,7 @@ def _clusters(service: Json | None) -> list[tuple[str, ...]]:
     return rows
 
 
-def _releases(work: Work) -> list[tuple[str, ...]]:
+def _release_rows(work: Work) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("RELEASE", "SERVED FROM", "IMAGE", "SOURCE", "MODEL")]
     for mark, at, entry in release.entered(work):
         image = re.sub(r"^.*/|(?<=@sha256:.{12}).*", "", entry.image)
