@@ -15,7 +15,6 @@ import socket
 import subprocess
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -54,7 +53,8 @@ class Way:
         self._kubectl: subprocess.Popen[str] | None = None
         self._inner = 0
         """The port that kubectl listens on; 0 while it does not."""
-        self._said: deque[str] = deque(maxlen=runner.LAST_LINES)
+        self._said = ""
+        """The last thing that kubectl said of itself."""
         self._heard = threading.Event()
         self._is_away = False
         self._loop = asyncio.new_event_loop()
@@ -94,7 +94,7 @@ class Way:
 
     @property
     def _reason(self) -> str:
-        return " / ".join(self._said) or "kubectl port-forward said nothing"
+        return self._said or "kubectl port-forward said nothing"
 
     def _begin(self) -> None:
         self._heard.clear()
@@ -109,7 +109,7 @@ class Way:
                 self._inner = int(found[1])
                 self._heard.set()
             elif not line.startswith(("Forwarding from", "Handling connection")):
-                self._said.append(line.strip())
+                self._said = line.strip()
         self._inner = 0
         self._heard.set()
 
@@ -117,8 +117,10 @@ class Way:
         if self._kubectl is not None:
             runner.end(self._kubectl)
         if self._relay.is_alive():
+            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._relay.join()
+        self._loop.close()
         self._listener.close()
 
     async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -128,9 +130,11 @@ class Way:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
-        inner_writer.close()
-        writer.close()
+        try:
+            await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+        finally:
+            inner_writer.close()
+            writer.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to kubectl's port. A client that comes while kubectl starts again waits for it."""
@@ -159,6 +163,14 @@ async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
             sink.write(data)
             await sink.drain()
         sink.write_eof()
+
+
+async def _cancel_others() -> None:
+    """End every connection."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _enter(namespace: str) -> None:
