@@ -105,6 +105,7 @@ control_plane() {
     keep scheduler kubernetes kube-scheduler --kubeconfig="$pki/scheduler.conf" \
         --authentication-kubeconfig="$pki/scheduler.conf" --authorization-kubeconfig="$pki/scheduler.conf" \
         --leader-elect=false
+    keep volumes kubernetes volumes --kubeconfig="$pki/admin.conf" --folder="$STATE/volumes"
 }
 
 cat >"$FOLDER/conf/10-pods.conflist" <<END

@@ -11,7 +11,7 @@ import yaml
 from manifests.kubernetes import VERSIONS
 from operations.delivery import diagnosis, render
 from operations.delivery.deployment import NOT_MIGRATE
-from operations.ground import kinds, tools
+from operations.ground import tools
 from operations.steps import duration
 from operations.use import look
 
@@ -237,7 +237,7 @@ def test_every_foreign_group_of_the_manifests_is_known_with_where_it_comes_from(
     versions = {str(one["apiVersion"]) for one in manifests("base", "components", "monitoring")}
     groups = {version.rpartition("/")[0] for version in versions} - {"kustomize.config.k8s.io"}
     builtin = {"", "apps", "batch", "networking.k8s.io", "policy"}
-    assert groups - builtin == set(kinds.COMES_FROM)
+    assert groups - builtin == set(tools.COMES_FROM)
 
 
 def test_the_trial_leaves_out_every_job_and_nothing_else() -> None:

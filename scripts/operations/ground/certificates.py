@@ -27,11 +27,12 @@ DAYS = "365"
 CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", DAYS)
 
 
-def write(work: Work, folder: Path, context: str, nodes: dict[str, str]) -> None:
-    """Write certificates, keys and kubectl configurations into a folder that only root reads. `nodes` are the names of
-    the nodes and their addresses. What is there is left as it is."""
+def write(work: Work, folder: Path, kubeconfig: Path, context: str, nodes: dict[str, str]) -> None:
+    """Write certificates, keys and a kubectl configuration for each holder into a folder that only root reads, and the
+    administrator's to `kubeconfig`. `nodes` are the nodes' names and addresses. What is there is left as it is."""
     if not work.run.dry:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.chmod(0o700)
     subjects = dict(SUBJECTS)
     for name, address in nodes.items():
         subjects[name] = (f"/O=system:nodes/CN=system:node:{name}", f"DNS:{name},IP:{address}")
@@ -45,7 +46,9 @@ def write(work: Work, folder: Path, context: str, nodes: dict[str, str]) -> None
         command = ["req", "-x509", *CURVE, "-keyout", str(folder / f"{name}.key"), *signer, *extensions]
         _openssl(work, folder / f"{name}.crt", command)
         if not work.run.dry:
-            _write_kubeconfig(folder, name, context)
+            _write_kubeconfig(folder, name, context, folder / f"{name}.conf")
+    if not work.run.dry:
+        _write_kubeconfig(folder, "admin", context, kubeconfig)
 
 
 def _openssl(work: Work, made: Path, command: list[str]) -> None:
@@ -57,7 +60,7 @@ def _openssl(work: Work, made: Path, command: list[str]) -> None:
             part.rename(made)
 
 
-def _write_kubeconfig(folder: Path, name: str, context: str) -> None:
+def _write_kubeconfig(folder: Path, name: str, context: str, made: Path) -> None:
     def data(file: str) -> str:
         return base64.b64encode((folder / file).read_bytes()).decode("ascii")
 
@@ -70,4 +73,6 @@ def _write_kubeconfig(folder: Path, name: str, context: str) -> None:
         "contexts": [{"name": context, "context": {"cluster": context, "user": name}}],
         "current-context": context,
     }
-    (folder / f"{name}.conf").write_text(json.dumps(document, indent=1), "utf-8")
+    part = made.with_suffix(".part")
+    part.write_text(json.dumps(document, indent=1), "utf-8")
+    part.rename(made)

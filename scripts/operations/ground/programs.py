@@ -28,6 +28,7 @@ PROGRAMS = {
     "ray-operator": "github.com/ray-project/kuberay/ray-operator",
 }
 """Each program and its package; those with the most packages in common follow each other."""
+SOURCES = (".go", ".mod", ".sum")
 GO = (1, 26)
 GO_FOLDER = "/usr/local/go/bin"
 """Where Go's own archive puts it, on no PATH by itself."""
@@ -84,10 +85,7 @@ def _path() -> str:
 
 def programs() -> Path:
     """The folder of the programs. Its name follows from what they are built from."""
-    files = [
-        *sorted(MODULE.glob("*.go")),
-        *(module / name for module in (MODULE, OPERATOR) for name in ("go.mod", "go.sum")),
-    ]
+    files = sorted(file for module in (MODULE, OPERATOR) for file in module.glob("*.*") if file.suffix in SOURCES)
     content = b"".join(file.read_bytes() for file in files)
     return CACHE / "node" / hashlib.sha256(content).hexdigest()[:12]
 
