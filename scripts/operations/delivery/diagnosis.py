@@ -105,7 +105,9 @@ def event_reasons(events: Sequence[Json]) -> Iterator[str]:
     newest = {
         (event["reason"], event["involvedObject"].get("name", "")): event
         for event in sorted(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
-        if event.get("type") == "Warning" and TOLD_EVENTS.fullmatch(event.get("reason", ""))
+        if event.get("type") == "Warning"
+        and TOLD_EVENTS.fullmatch(event.get("reason", ""))
+        and "already exists" not in event.get("message", "")  # the operator made it a moment ago, and looks again
     }
     for (reason, name), event in newest.items():
         kind = event["involvedObject"].get("kind", "")

@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -125,16 +125,13 @@ class Way:
 
     async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection."""
-        try:
+        with (
+            closing(writer),
+            suppress(OSError, asyncio.CancelledError),
+        ):  # Python 3.11 prints a trace of a cancelled one
             inner_reader, inner_writer = await self._connect()
-        except OSError:
-            writer.close()
-            return
-        try:
-            await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
-        finally:
-            inner_writer.close()
-            writer.close()
+            with closing(inner_writer):
+                await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to kubectl's port. A client that comes while kubectl starts again waits for it."""

@@ -56,7 +56,7 @@ def pod_rows(pods: list[Json]) -> list[tuple[str, ...]]:
 
 def cluster_rows(service: Json | None) -> list[tuple[str, ...]]:
     """A table of the RayService's clusters, with its headings."""
-    rows: list[tuple[str, ...]] = [("CLUSTER", "", "APPLICATION")]
+    rows: list[tuple[str, ...]] = [("CLUSTER", "STATE", "APPLICATION")]
     for key, word in (("activeServiceStatus", "serves"), ("pendingServiceStatus", "comes up")):
         part = (service or {}).get("status", {}).get(key, {})
         if cluster := str(part.get("rayClusterName", "")):
