@@ -181,7 +181,14 @@ def test_a_damaged_backup_is_refused_and_touches_nothing(
     assert restore_redis(backups, replacement.data, "redis-of-no-day.rdb").returncode == 1
 
 
+def leave_unfinished(path: Path) -> None:
+    """What a backup leaves that was killed a day ago."""
+    path.touch()
+    os.utime(path, (time.time() - 86_400,) * 2)
+
+
 def test_the_newest_backups_stay(primary: ManifestRedis, backups: Path) -> None:
+    leave_unfinished(backups / "redis-killed.part")
     made = [back_up_redis(primary, backups, keep=2).stdout.split(":")[0] for _ in range(3)]
     assert sorted(path.name for path in backups.glob("*.rdb")) == made[1:]
     assert {path.stem for path in backups.iterdir()} == {Path(name).stem for name in made[1:]}
@@ -288,6 +295,7 @@ def test_old_dumps_go_and_a_failed_one_leaves_nothing(postgres: Postgres, filled
     for day in ("20260101", "20260102"):
         for ending in ("dump", "dump.sha256"):
             (backups / f"app-{day}T000000Z.{ending}").touch()
+    leave_unfinished(backups / "app-killed.dump.part")
     assert scripts.back_up(keep=2).returncode == 0
     assert min(path.name for path in backups.glob("*.dump")) == "app-20260102T000000Z.dump"
     assert len(list(backups.iterdir())) == 4

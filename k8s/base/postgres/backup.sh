@@ -7,7 +7,7 @@ umask 077
 
 name=app-$(date -u +%Y%m%dT%H%M%SZ).dump
 cd "$BACKUPS"
-rm -f app-*.part # of a run that was killed
+find . -name 'app-*.part' -mmin +180 -delete # of a run that was killed, not of one that was begun by hand just now
 
 # However this run ends, only whole backups stay. The dump runs in the background because the shell handles no signal
 # while it waits for a program in the foreground.

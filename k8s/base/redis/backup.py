@@ -23,6 +23,8 @@ from redis.retry import Retry
 WAIT_S = 60.0
 """A new pod may run before the network knows it, and its first connections are refused."""
 SNAPSHOT_DEADLINE_S = 1800.0
+LEFT_S = 3 * 3600.0
+"""Age of an unfinished copy that nobody writes any more."""
 CONNECT_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 30.0
 POLL_S = 0.2
@@ -38,8 +40,9 @@ def main() -> None:
 
 def backup(url: str, data: Path, backups: Path) -> Path:
     """A snapshot of the server at `url`, which writes into `data`: a file in `backups`, its checksum beside it."""
-    for left in backups.glob("redis-*.part"):  # by a run that was killed
-        left.unlink()
+    for left in backups.glob("redis-*.part"):  # by a run that was killed, not by one that was begun by hand just now
+        if time.time() - left.stat().st_mtime > LEFT_S:
+            left.unlink()
     wait_for(url, float(os.environ.get("WAIT_S", WAIT_S)))
     with Redis.from_url(url, socket_timeout=COMMAND_TIMEOUT_S, socket_connect_timeout=COMMAND_TIMEOUT_S) as server:
         snapshot(server)
