@@ -19,6 +19,7 @@ if [ "${1:-}" != inside ]; then
         echo $$ >"$hierarchy/$CGROUP/system/cgroup.procs"
     done
     mkdir -p "$FOLDER"
+    rm -f "$FOLDER"/{stopping,containerd.sock}
     setsid unshare --mount --pid --net --uts --ipc --fork --kill-child --mount-proc --propagation private \
         bash "$0" inside >>"$FOLDER/node.log" 2>&1 </dev/null &
     until first=$(pgrep --parent $!); do
@@ -28,6 +29,20 @@ if [ "${1:-}" != inside ]; then
     ln -sfn "/proc/$first/ns/net" "$FOLDER/network"
     exit
 fi
+
+# At the end the containers go with their file systems, so that what stays in the store is images alone.
+stop() {
+    touch "$FOLDER/stopping"
+    pkill -KILL -x kubernetes || true
+    pkill -KILL -x kube-router || true
+    local ctr="ctr --address $FOLDER/containerd.sock --namespace k8s.io"
+    for container in $($ctr containers list --quiet); do
+        $ctr tasks delete --force "$container" || true
+        $ctr containers delete "$container" || true
+    done
+    exit 0
+}
+trap stop TERM
 
 # What the parts write outside their own folders goes where it is thrown away with the node: locks and namespaces in /run,
 # logs and the network's notes in /var. The machine's own are out of sight.
@@ -70,7 +85,7 @@ sysctl --quiet --write net.ipv4.ip_forward=1 net.bridge.bridge-nf-call-iptables=
 keep() {
     local name=$1
     shift
-    until [ -e /run/stopping ]; do
+    until [ -e "$FOLDER/stopping" ]; do
         "$@" >>"/var/log/$name.log" 2>&1 || true
         sleep 1
     done &
@@ -165,19 +180,6 @@ clusterCIDR: $PODS.0.0/16
 hostnameOverride: $NODE
 conntrack: {maxPerCore: 0} # the limit is the machine's
 END
-
-# At the end the containers go with their file systems, so that what stays in the store is images alone.
-stop() {
-    touch /run/stopping
-    pkill -KILL -x kubernetes || true
-    pkill -KILL -x kube-router || true
-    for container in $(ctr --address "$FOLDER/containerd.sock" --namespace k8s.io containers list --quiet); do
-        ctr --address "$FOLDER/containerd.sock" --namespace k8s.io tasks delete --force "$container" || true
-        ctr --address "$FOLDER/containerd.sock" --namespace k8s.io containers delete "$container" || true
-    done >>/var/log/stop.log 2>&1
-    exit 0
-}
-trap stop TERM
 
 keep containerd containerd --config "$FOLDER/conf/containerd.toml"
 [ "$NUMBER" != 1 ] || control_plane

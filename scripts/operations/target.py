@@ -22,7 +22,7 @@ KIND = "kind-"
 """How kind begins the names of the contexts it makes."""
 HERE = "here-"
 """How the names of the contexts begin that are made on this machine without Docker."""
-STATE = Path("/var/lib") / NAME
+STATE = Path(os.environ.get("XDG_STATE_HOME", "/var/lib")) / NAME
 """Where each of those clusters has its folder, as long as it is there."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 MODEL_PARTS = (("SOURCE", "demo"), ("ID", ""), ("REVISION", ""))

@@ -78,16 +78,16 @@ def _nodes(target: Target, at_least: int = 0) -> list[Node]:
 
 @contextmanager
 def _alone(work: Work) -> Iterator[None]:
-    """One process makes or deletes clusters on this machine at a time. The kernel drops the lock with its holder."""
+    """One process makes or deletes a cluster at a time. The kernel drops the lock with its holder."""
     if work.run.dry:
         yield
         return
     programs.CACHE.mkdir(parents=True, exist_ok=True)
-    with (programs.CACHE / "lock").open("w") as file:
+    with (programs.CACHE / f"{work.target.context}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Failed("another scripts/cluster makes or deletes a cluster on this machine right now") from None
+            raise Failed(f"another scripts/cluster makes or deletes {work.target.context} right now") from None
         yield
 
 

@@ -136,6 +136,9 @@ class Node:
             for part in (*self.cgroup.split("/"), "system"):
                 parent, folder = folder, folder / part
                 folder.mkdir(exist_ok=True)
+                if (parent / "cgroup.controllers").is_file():  # version 2 hands controllers down when it is told to
+                    for controller in (parent / "cgroup.controllers").read_text().split():
+                        (parent / "cgroup.subtree_control").write_text(f"+{controller}")
                 for name in OF_A_CPUSET:
                     if (parent / name).is_file() and not (folder / name).read_text().strip():
                         (folder / name).write_text((parent / name).read_text())
@@ -154,11 +157,10 @@ def join(work: Work, first: Node, other: Node) -> None:
 
 
 def hierarchies() -> list[Path]:
-    """Where cgroups are mounted: one place for each controller in version 1, else the one of version 2."""
+    """Where cgroups are mounted: one place in version 2, and one more for each controller in version 1."""
     with suppress(OSError):
         rows = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-        found = {kind: [Path(row[1]) for row in rows if row[2] == kind] for kind in ("cgroup", "cgroup2")}
-        return found["cgroup"] or found["cgroup2"][:1]
+        return [Path(row[1]) for row in rows if row[2] in {"cgroup", "cgroup2"}]
     return []
 
 

@@ -30,6 +30,7 @@ PROGRAMS = {
 """Each program and its package; those with the most packages in common follow each other."""
 SOURCES = (".go", ".mod", ".sum")
 GO = (1, 26)
+GO_COMES_FROM = "https://go.dev/doc/install"
 GO_FOLDER = "/usr/local/go/bin"
 """Where Go's own archive puts it, on no PATH by itself."""
 BUILD_DEADLINE_S = 1800.0
@@ -59,19 +60,24 @@ def needs() -> list[str]:
         return [f"a cluster without Docker needs Linux, and this is {platform.system()}: take kind"]
     lines = [] if os.geteuid() == 0 else ["a cluster without Docker needs root, for its namespaces: run it with sudo"]
     lines += _go()
-    if packages := [name for name, shows in PACKAGES.items() if not (Path(shows).exists() or shutil.which(shows))]:
+    if packages := [name for name, shows in PACKAGES.items() if not _is_there(shows)]:
         lines.append(f"missing on this machine: sudo apt-get install --no-install-recommends {' '.join(packages)}")
     return lines
+
+
+def _is_there(shows: str) -> bool:
+    return Path(shows).exists() if shows.startswith("/") else shutil.which(shows) is not None
 
 
 def _go() -> list[str]:
     wanted = "{}.{}".format(*GO)
     if shutil.which("go", path=_path()) is None:
-        return [f"Go {wanted} or newer is not installed: https://go.dev/doc/install"]
+        return [f"Go {wanted} or newer is not installed: {GO_COMES_FROM}"]
     answer = Runner(dry=False).ask(go("env", "GOVERSION"))
-    found = answer.output.strip().removeprefix("go")
-    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
-    return [] if numbers >= GO else [f"Go is {found or answer.reason}, {wanted} is needed: https://go.dev/doc/install"]
+    found = re.search(r"(\d+)\.(\d+)\S*", answer.output)
+    if found and (int(found[1]), int(found[2])) >= GO:
+        return []
+    return [f"Go is {found[0] if found else answer.reason}, {wanted} is needed: {GO_COMES_FROM}"]
 
 
 def go(*arguments: str) -> list[str]:
@@ -101,9 +107,11 @@ def build(work: Work) -> Path:
     folder = programs()
     missing = {name: package for name, package in PROGRAMS.items() if not (folder / name).is_file()}
     if missing:
+        if not work.run.dry:
+            folder.mkdir(parents=True, exist_ok=True)
         work.say(f"building {len(missing)} programs of the node into {folder}; the first time takes about ten minutes")
     for name, package in missing.items():
-        began, made = time.monotonic(), folder / f"{name}.part"
+        began, made = time.monotonic(), folder / f"{name}.{os.getpid()}"
         module = OPERATOR if name == "ray-operator" else MODULE
         flags = f"-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={_version()}"
         command = go("build", "-C", str(module), flags, "-o", str(made), package)
