@@ -176,6 +176,7 @@ class Machine:
         self.standin = folder / "standin"
         self.rules = story(ports)
         self.environment = {"PATH": str(self.bin), "STANDIN": str(self.standin), "HOME": str(folder)}
+        self.environment |= {"XDG_STATE_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}  # no cluster of this machine
         self._copy()
 
     def _copy(self) -> None:
@@ -186,7 +187,6 @@ class Machine:
         samples.mkdir(parents=True)
         shutil.copy(ROOT / "serve_app" / "samples" / "nanowires.jpg", samples)
         self.settings("dev", "ENVIRONMENT=dev\nMODEL_SOURCE=demo\n")
-        self.local("dev", "")
         self.bin.mkdir()
         self.standin.mkdir()
         for tool in TOOLS:
@@ -207,8 +207,7 @@ class Machine:
     def local(self, environment: str, text: str) -> None:
         """What this machine says of an environment."""
         (self.tree / "k8s").mkdir(exist_ok=True)
-        usual = f"CONTEXT=kind-{NAME}\n" if environment == "dev" else ""  # whatever clusters this machine has
-        (self.tree / "k8s" / f"{environment}.local.env").write_text(usual + text)
+        (self.tree / "k8s" / f"{environment}.local.env").write_text(text)
 
     def first(self, *rules: Rule) -> None:
         """Rules that come before the others."""
