@@ -109,14 +109,14 @@ class Renderer:
     def _build(self, *resources: str) -> str:
         """With the release's image, in the namespace of this target."""
         name, _, digest = self._release.image.partition("@")
-        name, tag = (
-            (name, f"digest: {digest}") if digest else (name.rpartition(":")[0], f"newTag: {name.rpartition(':')[2]}")
-        )
+        if not digest:
+            name, _, tag = name.rpartition(":")
+        which = f"digest: {digest}" if digest else f'newTag: "{tag}"'  # quoted: twelve hex digits may be a number
         # kustomize would put all into it, also what belongs elsewhere: a mesh's limit lies with the edge.
         namespace = "" if self._work.target.namespace == NAME else f"namespace: {self._work.target.namespace}\n"
         return (
             f"{HEADER}{namespace}resources: [{', '.join(resources)}]\n"
-            f"images:\n  - name: {NAME}\n    newName: {name}\n    {tag}\n"
+            f"images:\n  - name: {NAME}\n    newName: {name}\n    {which}\n"
         )
 
     def _service(self, mark: str) -> str:
