@@ -309,7 +309,7 @@ def test_a_cluster_of_others_is_neither_made_nor_deleted(machine: Machine, comma
     done = machine.run(command, "--yes", "--context", "lab")
     assert (done.returncode, done.stderr) == (
         2,
-        "error: lab is no kind cluster: it is made and deleted by those who run it\n",
+        "error: lab is not on this machine: it is made and deleted by those who run it\n",
     )
     assert machine.lines == []
 
