@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import NoReturn
 
 from operations.delivery import diagnosis, image, restart
 from operations.delivery.deployment import Deployment, Return
-from operations.delivery.removal import Removal
+from operations.delivery.namespace import Removal
 from operations.failure import Failed, Refused
 from operations.ground import here, kind, kuberay, tools
 from operations.runner import Runner
@@ -32,10 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do one command. Whatever goes wrong ends in one message, never in a stack trace."""
     for number in (signal.SIGTERM, signal.SIGINT):  # a script's background job starts with SIGINT ignored
         signal.signal(number, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         options = _parser().parse_args(arguments)
         target = read_target(options.env, {"namespace": options.namespace, "context": options.context})
-        work = Work(target, Runner(dry=options.dry_run), options.timeout, yes=options.yes)
+        work = Work(target, Runner(dry=options.dry_run, verbose=options.verbose), options.timeout, yes=options.yes)
         carry_out(target, COMMANDS[options.command][1](work, options), dry=work.run.dry)
     except Failed as error:
         print(f"error: {error}", file=sys.stderr)
@@ -43,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # nobody reads what this says: nothing can be said about it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(sys.stdout.fileno(), sys.stderr.fileno())
+        return 1
     except Exception as error:  # a fault of ours is told like any other, and kept for whoever mends it
         FAULT_LOG.parent.mkdir(parents=True, exist_ok=True)
         FAULT_LOG.write_text(traceback.format_exc())
@@ -203,6 +210,7 @@ def common_options() -> argparse.ArgumentParser:
     common.add_argument("--here", action="store_const", dest="context", const=HERE + NAME, help=means)
     common.add_argument("--namespace", default="", help=f"({NAME})")
     common.add_argument("--dry-run", action="store_true", help="print the commands and run none")
+    common.add_argument("--verbose", action="store_true", help="show the commands as they run, and what they say")
     common.add_argument("--yes", action="store_true", help="delete, and upgrade KubeRay, without asking")
     common.add_argument("--timeout", type=_seconds, default=TIMEOUT_S, help="seconds to become ready (900)")
     return common
