@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests.kubernetes import VERSIONS
+from manifests.schemas import VERSIONS
 from operations.delivery import diagnosis, render
 from operations.delivery.deployment import NOT_MIGRATE
 from operations.ground import tools
