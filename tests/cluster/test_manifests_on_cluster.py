@@ -90,7 +90,7 @@ def api(
         node.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s", timeout_s=APPLY_S)
         yield node
     finally:
-        node.kubectl("delete", "--wait=false", "--filename", "-", input=made, timeout_s=APPLY_S)
+        node.kubectl("delete", "--filename", "-", input=made, timeout_s=APPLY_S)
 
 
 @pytest.mark.parametrize("name", ["stage", "prod", *EDGES])
