@@ -157,7 +157,7 @@ def _running(service: RealCluster, parties: set[Party]) -> dict[Party, Json]:
 def _is(pod: Json, party: Party) -> bool:
     labels = party.labels or {MARK: party.name}
     here = pod["metadata"]["namespace"] == party.namespace
-    return here and labels.items() <= pod["metadata"].get("labels", {}).items()
+    return bool(here and labels.items() <= pod["metadata"].get("labels", {}).items())
 
 
 def _network(service: RealCluster, pod: Json) -> str:
