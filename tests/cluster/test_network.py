@@ -195,7 +195,7 @@ def _idle(party: Party) -> Json:
         "image": "localhost/pause:1",
         "imagePullPolicy": "Never",
         "securityContext": confined,
-        "resources": {kind: {"cpu": "10m", "memory": "16Mi"} for kind in ("requests", "limits")},
+        "resources": {kind: {"cpu": "100m", "memory": "16Mi"} for kind in ("requests", "limits")},
     }
     spec = {
         "containers": [container],

@@ -135,7 +135,7 @@ def _dry_run(service: RealCluster, changes: Json) -> subprocess.CompletedProcess
 
 
 def _resources(memory: str) -> Json:
-    return {kind: {"cpu": "10m", "memory": memory} for kind in ("requests", "limits")}
+    return {kind: {"cpu": "100m", "memory": memory} for kind in ("requests", "limits")}
 
 
 def _containers(service: RealCluster, pod: Json) -> Iterator[Container]:
