@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -139,13 +140,19 @@ def _resources(memory: str) -> Json:
 
 
 def _containers(service: RealCluster, pod: Json) -> Iterator[Container]:
-    """By cgroup: the container's id is the last part of its name."""
-    processes = service.processes(pod)
+    """By its first process: others may be a probe's, which the runtime has not confined yet."""
+    firsts = [one for one in service.processes(pod) if _is_first(one)]
     for status in pod["status"]["containerStatuses"]:
         number = status["containerID"].rpartition("/")[2]
-        with suppress(StopIteration):
-            process = next(one for one in processes if number in Path(f"/proc/{one}/cgroup").read_text())
+        with suppress(StopIteration, OSError):
+            process = next(one for one in firsts if number in Path(f"/proc/{one}/cgroup").read_text())
             yield Container(pod, status["name"], process)
+
+
+def _is_first(process: int) -> bool:
+    with suppress(OSError):
+        return bool(re.search(r"^NSpid:.*\s1$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE))
+    return False
 
 
 def _memory_limit(process: int) -> int:
