@@ -71,7 +71,7 @@ def test_every_pair_is_as_the_table_says(service: RealCluster, places: dict[Part
 
 def test_the_kubelet_reaches_what_it_probes(service: RealCluster) -> None:
     probed = 0
-    for pod in service.objects("pods", "--field-selector", "status.phase=Running"):
+    for pod in filter(is_ready, service.objects("pods")):
         attempts = [("tcp", pod["status"]["podIP"], port) for port in sorted(set(_probed(pod)))]
         node = next(one for one in service.namespaces if Path(one).parent.name == pod["spec"]["nodeName"])
         assert all(_connected(node, attempts)), f"{attempts} of {pod['metadata']['name']} from its node"
