@@ -1,4 +1,8 @@
-"""Prometheus beside the cluster: it finds the pods by the cluster's own discovery and plays the shipped rules."""
+"""Prometheus beside the cluster: it scrapes what the shipped PodMonitors select and plays the shipped rules.
+
+Debian builds Prometheus without its discovery of Kubernetes. So the pods are read from the API server here and handed
+on in a file, with the labels that the discovery gives them; which of them are scraped is Prometheus's to decide.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ import json
 import os
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +27,10 @@ PORT: Final = 9099
 EVERY: Final = "2s"
 """Between two scrapes, and between two looks at the rules."""
 SHORTENED: Final = re.compile(r"> (300|60)$", re.MULTILINE)
+LOOK_S: Final = 2.0
+PODS: Final = "pods.json"
+OPERATOR: Final = "kuberay-system"
+KUBELET_PORT: Final = 10250
 READY_S: Final = 60.0
 STOP_S: Final = 20.0
 
@@ -62,7 +71,11 @@ def observed(cluster: RealCluster, folder: Path) -> Iterator[Observed]:
     options = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
     options += [f"--web.listen-address=127.0.0.1:{PORT}", "--log.level=warn"]
     command = ["nsenter", f"--net={cluster.namespaces[0]}", "prometheus", *options]
-    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    with (
+        _told_of_pods(cluster, folder / PODS),
+        (folder / "log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log) as process,
+    ):
         found = Observed(cluster)
         try:
             deadline = time.monotonic() + READY_S
@@ -74,6 +87,45 @@ def observed(cluster: RealCluster, folder: Path) -> Iterator[Observed]:
         finally:
             process.terminate()
             process.wait(STOP_S)
+
+
+@contextmanager
+def _told_of_pods(cluster: RealCluster, file: Path) -> Iterator[None]:
+    """The file of pods, kept up to date as long as the block lasts."""
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            with suppress(AssertionError, subprocess.TimeoutExpired):  # the next look may be answered
+                beside = file.with_suffix(".new")
+                beside.write_text(json.dumps([one for pod in _running_pods(cluster) for one in _of_pod(pod)]))
+                beside.rename(file)
+            ended.wait(LOOK_S)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _running_pods(cluster: RealCluster) -> list[Json]:
+    found = cluster.objects("pods") + cluster.objects("pods", "--namespace", OPERATOR)
+    return [pod for pod in found if pod["status"]["phase"] == "Running"]
+
+
+def _of_pod(pod: Json) -> Iterator[Json]:
+    """A target for each port, as the discovery of Kubernetes tells it."""
+    metadata = pod["metadata"]
+    labels = {f"__meta_kubernetes_pod_label_{_told(name)}": value for name, value in metadata.get("labels", {}).items()}
+    labels |= {"__meta_kubernetes_namespace": metadata["namespace"], "__meta_kubernetes_pod_name": metadata["name"]}
+    for container in pod["spec"]["containers"]:
+        for port in container.get("ports", []):
+            own = {"container_name": container["name"], "container_port_name": port.get("name", "")}
+            named = {f"__meta_kubernetes_pod_{name}": value for name, value in own.items()}
+            yield {"targets": [f"{pod['status']['podIP']}:{port['containerPort']}"], "labels": labels | named}
 
 
 def _answers(found: Observed) -> bool:
@@ -91,7 +143,7 @@ def _configuration(cluster: RealCluster, folder: Path) -> Json:
     return {
         "global": {"scrape_interval": EVERY, "scrape_timeout": EVERY, "evaluation_interval": EVERY},
         "rule_files": [str(rules)],
-        "scrape_configs": [*jobs, *_of_kubelets(cluster, folder), _of_operator(cluster)],
+        "scrape_configs": [*jobs, *_of_kubelets(cluster, folder), _of_operator(folder)],
     }
 
 
@@ -124,8 +176,8 @@ def _of_monitor(cluster: RealCluster, monitor: Json, end: Json, folder: Path) ->
     job = {
         "job_name": f"{monitor['metadata']['name']}/{end['port']}",
         "metrics_path": end.get("path", "/metrics"),
-        "kubernetes_sd_configs": [_pods(cluster, NAME)],
-        "relabel_configs": keep + copied,
+        "file_sd_configs": [_pods(folder)],
+        "relabel_configs": [_within(NAME), *keep, *copied],
     }
     if secret := end.get("authorization", {}).get("credentials"):
         file = folder / secret["key"]
@@ -138,17 +190,21 @@ def _told(label: str) -> str:
     return re.sub(r"\W", "_", label)
 
 
-def _pods(cluster: RealCluster, namespace: str) -> Json:
-    return {"role": "pod", "kubeconfig_file": str(cluster.kubeconfig), "namespaces": {"names": [namespace]}}
+def _pods(folder: Path) -> Json:
+    return {"files": [str(folder / PODS)], "refresh_interval": EVERY}
 
 
-def _of_operator(cluster: RealCluster) -> Json:
-    labels = ["__meta_kubernetes_pod_container_port_name"]
+def _within(namespace: str) -> Json:
+    return {"source_labels": ["__meta_kubernetes_namespace"], "regex": namespace, "action": "keep"}
+
+
+def _of_operator(folder: Path) -> Json:
+    named = {"source_labels": ["__meta_kubernetes_pod_container_port_name"], "regex": "http", "action": "keep"}
     return {
         "job_name": "kuberay-operator",
         "honor_labels": True,
-        "kubernetes_sd_configs": [_pods(cluster, "kuberay-system")],
-        "relabel_configs": [{"source_labels": labels, "regex": "http", "action": "keep"}],
+        "file_sd_configs": [_pods(folder)],
+        "relabel_configs": [_within(OPERATOR), named],
     }
 
 
@@ -165,6 +221,8 @@ def _of_kubelets(cluster: RealCluster, folder: Path) -> Iterator[Json]:
                 base64.b64decode(held[f"{name}-data"]) if f"{name}-data" in held else Path(held[name]).read_bytes()
             )
         tls[option] = str(file)
+    nodes = [one["address"] for node in cluster.objects("nodes") for one in node["status"]["addresses"]]
+    addresses = [f"{one}:{KUBELET_PORT}" for one in nodes if one[0].isdigit()]
     for path in ("/metrics", "/metrics/cadvisor"):
         yield {
             "job_name": f"kubelet{path}",
@@ -172,5 +230,5 @@ def _of_kubelets(cluster: RealCluster, folder: Path) -> Iterator[Json]:
             "metrics_path": path,
             "honor_labels": True,
             "tls_config": tls,
-            "kubernetes_sd_configs": [{"role": "node", "kubeconfig_file": str(cluster.kubeconfig)}],
+            "static_configs": [{"targets": addresses}],
         }

@@ -46,7 +46,7 @@ def prometheus(service: RealCluster, tmp_path_factory: pytest.TempPathFactory) -
         yield found
 
 
-def test_the_clusters_own_discovery_finds_every_pod(prometheus: Observed, service: RealCluster) -> None:
+def test_the_shipped_monitors_find_every_pod(prometheus: Observed, service: RealCluster) -> None:
     def all_well() -> bool:
         return bool(prometheus.targets()) and all(one["health"] == "up" for one in prometheus.targets())
 
