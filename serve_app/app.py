@@ -6,6 +6,7 @@ type of those arguments from the signature, so annotations here are objects: no 
 
 import gc
 import hashlib
+import os
 from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from typing import Annotated, Any, Self, cast
@@ -82,7 +83,14 @@ class Gateway:
     async def __serve_build_asgi_app__(self) -> Starlette:
         handles = {model.name: ServeHandle(self.handles[model.name]) for model in self.cards}
         settings = read_settings()
-        application = build_gateway(settings, self.cards, handles, version=self.version, tracer=make_tracer(settings))
+        application = build_gateway(
+            settings,
+            self.cards,
+            handles,
+            version=self.version,
+            tracer=make_tracer(settings),
+            cluster=os.environ.get("RAY_CLUSTER_NAME", ""),  # KubeRay sets it in every pod
+        )
         application.add_middleware(OneRequestId)
         application.add_middleware(BodyWanted)
         _collect_seldom()
