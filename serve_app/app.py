@@ -35,6 +35,10 @@ from serve_app.tracing import make_tracer
 GROUP_LABEL = "ray.io/node-group"
 """Ray gives it to a node from the name of the worker group that KubeRay starts it for."""
 
+LEAVING_S = 40
+"""What a replica that is told to end has for its work. What SIGTERM gives a node in rayservice.yaml is as long: Serve
+tells the replicas of a node that ends so long before its end."""
+
 
 class ApplicationArgs(BaseModel):
     """The `args` of the application in a Serve config. An unknown key is an error."""
@@ -64,6 +68,7 @@ class ApplicationArgs(BaseModel):
     max_queued_requests=1024,  # of one replica or proxy; what comes beyond is 503 at once
     health_check_period_s=5,
     health_check_timeout_s=10,
+    graceful_shutdown_timeout_s=LEAVING_S,
 )
 @serve.ingress()
 class Gateway:
@@ -143,7 +148,8 @@ def bind_model(config: ModelConfig, version: str) -> Application:
         Model,
         name=config.name,
         max_ongoing_requests=config.chunks_per_replica,
-        graceful_shutdown_timeout_s=30,
+        graceful_shutdown_timeout_s=LEAVING_S,
+        graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=5,
         health_check_timeout_s=10,
         ray_actor_options={

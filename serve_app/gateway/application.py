@@ -62,7 +62,7 @@ from serve_app.webhooks.sender import Sender
 SHUTDOWN_S: Final = 15.0
 """Most time for what was accepted and claimed; what is still claimed then is taken back by its lease."""
 CLOSE_S: Final = 1.5
-"""Most time for each of three steps after that. Together less than the 20 s after which Serve kills a replica."""
+"""Most time for each of three steps after that. Together less than the 40 s after which Serve kills a replica."""
 CORS_ALLOWED: Final = (
     *("Authorization", "Cache-Control", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer"),
     # What tracing and libraries add to every request of a page, unasked.

@@ -130,7 +130,7 @@ MISTAKES = {
         start.check, "RAY_SERVE_ENABLE_HA_PROXY,", "RAY_SERVE_ENABLE_HAPROXY,", "env[0]", "reads no variable"
     ),
     "a misspelt variable of Ray's compiled part": Mistake(
-        start.check, "RAY_worker_niceness", "RAY_worker_nicenes", "env[11]", "reads no variable"
+        start.check, "RAY_worker_niceness", "RAY_worker_nicenes", "env[12]", "reads no variable"
     ),
     "a group without HAProxy": Mistake(
         start.check, "                  - *haproxy\n", "", "env", "differs from the head's", after=MODELS, shown="env:"
@@ -263,7 +263,7 @@ MISTAKES = {
         "terminationGracePeriodSeconds: 120",
         "terminationGracePeriodSeconds: 60",
         "terminationGracePeriodSeconds",
-        "take 65 s",
+        "take 60 s",
         after=MODELS,
     ),
     "a secret that is not there": Mistake(
@@ -280,7 +280,7 @@ MISTAKES = {
         references.check,
         "                    valueFrom: {secretKeyRef: {name: sem-image-classifier, key: database-url}}",
         "                    value: postgresql://app:secret@postgres/app",
-        "env[17]",
+        "env[18]",
         "in the open",
         shown="name: DATABASE_URL",
     ),
@@ -354,7 +354,7 @@ MISTAKES = {
     ),
     "an old cluster that goes too early": Mistake(
         promises.check,
-        "rayClusterDeletionDelaySeconds: 120",
+        "rayClusterDeletionDelaySeconds: 70",
         "rayClusterDeletionDelaySeconds: 10",
         "rayClusterDeletionDelaySeconds",
         "outlive",
@@ -364,7 +364,7 @@ MISTAKES = {
         "preStop: {sleep: {seconds: 65}}",
         "preStop: {sleep: {seconds: 5}}",
         "lifecycle",
-        "Workers end within 65 s",
+        "Workers end within 60 s",
         shown="lifecycle:",
     ),
     "an upgrade that is never made": Mistake(
@@ -417,7 +417,7 @@ MISTAKES = {
         promises.check,
         "                  - *bucket-key\n",
         "                  - {name: DATABASE_URL, value: postgresql://postgres/app}\n",
-        "env[17]",
+        "env[18]",
         "Only gateways need DATABASE_URL",
     ),
     "a model among the gateways": Mistake(
