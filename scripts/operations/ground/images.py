@@ -83,7 +83,7 @@ def bring_stores(work: Work, cache: Path, to: Sequence[Containerd]) -> str:
     postgres = {**account, "Entrypoint": [f"/{ENTRY_POINT.name}"], "StopSignal": "SIGINT"}
     said = []
     for manifest, version, config in (("redis", versions[0], account), ("postgres", versions[1], postgres)):
-        name = _wanted(manifest)
+        name = wanted(manifest)
         image = configured(_whole(name), [layer], config)
         for node in to:
             node.bring(image)
@@ -196,7 +196,7 @@ def _major() -> str:
     return STORES[1].rpartition("-")[2]
 
 
-def _wanted(store: str) -> str:
+def wanted(store: str) -> str:
     """The image that the manifests name for a store."""
     found = re.search(
         r"^ +image: (\S+)$", (ROOT / "k8s" / "base" / store / f"{store}.yaml").read_text("utf-8"), re.MULTILINE

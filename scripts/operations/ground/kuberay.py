@@ -21,7 +21,7 @@ REPOSITORY = "https://ray-project.github.io/kuberay-helm/"
 CHART = (RELEASE, "--repo", REPOSITORY, "--version", VERSION)
 DEADLINE_S = 420.0
 MODULE = "github.com/ray-project/kuberay/ray-operator"
-"""scripts/node/go.mod has its version."""
+"""scripts/node/operator/go.mod has its version."""
 IMAGE = "localhost/kuberay-operator"
 
 
@@ -58,7 +58,7 @@ def install(work: Work) -> str:
 
 def _install_module(work: Work) -> str:
     """Definitions, roles and deployment as the operator's Go module has them, and an image of the built program."""
-    download = programs.go("mod", "download", "-C", str(programs.MODULE.relative_to(ROOT)), "-json", MODULE)
+    download = programs.go("mod", "download", "-C", str(programs.OPERATOR.relative_to(ROOT)), "-json", MODULE)
     answer = work.run.read(download, assumed='{"Version": "vVERSION", "Dir": "FOLDER"}', deadline_s=DEADLINE_S)
     module, space = parsed(answer, "go mod download"), namespace(work)
     version = str(module["Version"]).removeprefix("v")
