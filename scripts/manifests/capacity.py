@@ -5,20 +5,17 @@ A replica without room is no error anywhere: Serve says DEPLOYING or UPSCALING f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.kuberay.utils import parse_quantity
 
-from manifests.documents import Document, Finding, Path, embedded, of_kind
-from manifests.rayservice.groups import CLUSTER, groups_of
-from manifests.rayservice.serve import CONFIG, built
-from manifests.rayservice.start import node_types
-
-S = TypeVar("S")
-T = TypeVar("T")
+from manifests.documents import Document, Finding, Path, of_kind
+from manifests.pods import CLUSTER, TEMPLATES, groups_of
+from manifests.serve import CONFIG, built, config_of
 
 CLUSTERS_AT_ONCE: Final = 2
 """During a blue/green upgrade."""
@@ -44,33 +41,37 @@ class Replicas:
 
 
 def check(documents: list[Document]) -> Iterator[Finding]:
-    """Findings of capacity. A manifest that cannot be read gives none here: it has others."""
+    """Findings of capacity. A Serve config that cannot be built gives none here: `serve` says why."""
     for document in of_kind(documents, "RayService"):
-        config, _ = embedded(document, *CONFIG)
-        nodes = readable(node_types, document)
-        if config and nodes and (replicas := list(replicas_of(config))):
+        nodes, replicas = node_types(document), list(replicas_of(document))
+        if replicas:
             for path, sentence in _without_room(replicas, nodes):
-                yield config.finding(path, sentence)
+                yield document.finding(path, sentence)
             yield from _idle_workers(document, replicas, nodes)
-            yield from _homes(document, config)
+            yield from _homes(document)
         yield from _quota(documents, document)
 
 
-def readable(read: Callable[[S], T], source: S) -> T | None:
-    """What is read, or None: what is wrong with it is said by `serve` and `start`."""
-    try:
-        return read(source)
-    except Exception:
-        return None
+def node_types(document: Document) -> dict[str, dict[str, Any]]:
+    """The groups as Ray's own autoscaler reads them: `resources`, `min_workers`, `max_workers`. Raises as it does."""
+    name = {"name": document.name, "namespace": "x"}
+    config = _derive_autoscaling_config_from_ray_cr({"metadata": name, "spec": document.mapping(*CLUSTER)})
+    types: dict[str, dict[str, Any]] = config["available_node_types"]
+    return types
 
 
-def replicas_of(config: Document) -> Iterator[Replicas]:
+def replicas_of(document: Document) -> Iterator[Replicas]:
     """The deployments of a Serve config with what each replica needs; none of an application that cannot be built."""
-    for number, application in enumerate(config.items(*CONFIG, "applications")):
+    for number, application in enumerate(config_of(document).get("applications") or []):
         path: Path = (*CONFIG, "applications", number, "args")
-        models = {one.get("name"): place for place, one in enumerate(config.items(*path, "models"))}
+        arguments = application.get("args") or {}
+        models = {one.get("name"): place for place, one in enumerate(arguments.get("models") or [])}
         overrides = {one.get("name"): one for one in application.get("deployments") or []}
-        for deployment in readable(built, application) or []:
+        try:
+            deployments = built(application)
+        except Exception:  # whatever the builder raises; `serve` tells it
+            deployments = []
+        for deployment in deployments:
             override = overrides.get(deployment.name, {})
             actor = {**(override.get("ray_actor_options") or deployment.ray_actor_options or {})}
             needs = {"CPU": actor.get("num_cpus", 1), "GPU": actor.get("num_gpus"), "memory": actor.get("memory")}
@@ -129,15 +130,15 @@ def _idle_workers(document: Document, replicas: list[Replicas], types: dict[str,
             yield document.finding((*group.path, "minReplicas"), f"{sentence} would never be Ready.")
 
 
-def _homes(document: Document, config: Document) -> Iterator[Finding]:
+def _homes(document: Document) -> Iterator[Finding]:
     """A home that is no group is no error anywhere: replicas go where there is room, and the burst group never ends."""
     groups = [group.name for group in groups_of(document)[1:]]
-    for number, _ in enumerate(config.items(*CONFIG, "applications")):
+    for number, application in enumerate(config_of(document)["applications"]):
         path = (*CONFIG, "applications", number, "args", "models")
-        for place, model in enumerate(config.items(*path)):
+        for place, model in enumerate(application["args"].get("models") or []):
             if (home := model.get("home_group")) and home not in groups:
                 sentence = f"No worker group is called {home}; there are {', '.join(groups)}."
-                yield config.finding((*path, place, "home_group"), sentence)
+                yield document.finding((*path, place, "home_group"), sentence)
 
 
 def _quota(documents: list[Document], service: Document) -> Iterator[Finding]:
@@ -171,11 +172,9 @@ def _cluster_total(service: Document, side: str, resource: str) -> Decimal:
 
 def _pods_total(document: Document, side: str, resource: str) -> Decimal:
     """Pods of a workload at one time; those of Jobs too, for they may run during an upgrade."""
-    template = document.mapping("spec", "template", "spec")
-    if document.kind == "CronJob":
-        template = document.mapping("spec", "jobTemplate", "spec", "template", "spec")
-    elif document.kind not in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
+    if document.kind not in TEMPLATES:
         return Decimal(0)
+    template = document.mapping(*TEMPLATES[document.kind], "spec")
     return int(document.at("spec", "replicas") or 1) * _containers_total(template, side, resource)
 
 

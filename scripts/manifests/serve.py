@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from types import FunctionType, UnionType
 from typing import Any, Final, Union, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel, ValidationError
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve._private.build_app import build_app
@@ -19,26 +20,34 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.deployment import Deployment
 from ray.serve.schema import ServeDeploySchema
 
-from manifests.documents import Document, Finding, Path, embedded, of_kind
+from manifests.documents import Document, Finding, Path, of_kind
 
 CONFIG: Final = ("spec", "serveConfigV2")
+
+
+def config_of(document: Document) -> dict[str, Any]:
+    """The Serve config of a RayService; empty where its text is no mapping."""
+    try:
+        value = yaml.safe_load(str(document.at(*CONFIG)))
+    except yaml.YAMLError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def check(documents: list[Document]) -> Iterator[Finding]:
     """What Serve would drop, refuse or fail to build."""
     for document in of_kind(documents, "RayService"):
-        config, findings = embedded(document, *CONFIG)
-        yield from findings
-        if config is None:
+        if not (config := config_of(document)):
+            yield document.finding(CONFIG, "It must be one YAML mapping.")
             continue
-        for path, sentence in faults(config.at(*CONFIG)):
-            yield config.finding((*CONFIG, *path), sentence)
-        if config.at(*CONFIG, "proxy_location") not in (None, "EveryNode"):
+        for path, sentence in faults(config):
+            yield document.finding((*CONFIG, *path), sentence)
+        if config.get("proxy_location") not in (None, "EveryNode"):
             sentence = "Only EveryNode gives a worker the proxy that KubeRay's readiness probe asks."
-            yield config.finding((*CONFIG, "proxy_location"), sentence)
-        for number, application in enumerate(config.items(*CONFIG, "applications")):
+            yield document.finding((*CONFIG, "proxy_location"), sentence)
+        for number, application in enumerate(config.get("applications") or []):
             for path, sentence in _application_faults(application):
-                yield config.finding((*CONFIG, "applications", number, *path), sentence)
+                yield document.finding((*CONFIG, "applications", number, *path), sentence)
 
 
 def _application_faults(application: dict[str, Any]) -> Iterator[tuple[Path, str]]:
