@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from manifests.kubernetes import VERSIONS
+from manifests.schemas import VERSIONS
 from operations.ground import tools
 
 from tests import cluster_world

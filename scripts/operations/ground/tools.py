@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from operations.failure import Failed
-from operations.ground import kinds
+from operations.ground import kinds, programs
 from operations.runner import INSTALL
 from operations.work import Work, parsed
 
@@ -30,7 +30,9 @@ class Tool:
 KUBECTL = Tool("kubectl", (1, 29), "kustomize 5 is in it", ("version", "--client", "--output", "json"))
 HELM = Tool("helm", (3, 12), "installs KubeRay", ("version", "--short"))
 KIND = Tool("kind", (0, 24), "its network obeys NetworkPolicies from then on", ("version",))
-PODMAN = Tool("podman", (4, 5), "builds without a network from then on", ("version", "--format", "{{.Client.Version}}"))
+PODMAN = Tool(
+    "podman", (4, 3), "the oldest that the image was built with", ("version", "--format", "{{.Client.Version}}")
+)
 DOCKER = Tool("docker", (23, 0), "builds with BuildKit from then on", ("version", "--format", "{{.Server.Version}}"))
 SERVER = (1, 31)
 """The oldest Kubernetes whose schemas the manifests are held to."""
@@ -52,7 +54,9 @@ def check(work: Work) -> str:
         found, fault = _look(work, tool)
         rows.append((tool.name, found, f"{_text(tool.oldest)} or newer", fault or "ok"))
         missing += [f"{tool.name} {fault}"] if fault else []
-    if not work.target.is_kind:
+    if work.target.is_here:
+        missing += programs.needs()
+    if not work.target.is_local:
         found, fault = _look_at_server(work)
         rows.append((work.target.context, found, f"{_text(SERVER)} or newer", fault or "ok"))
         missing += [fault] if fault else kinds.unknown(work)
@@ -67,8 +71,10 @@ def check(work: Work) -> str:
 
 
 def _needed(work: Work) -> Sequence[Tool]:
+    if work.target.is_here:
+        return [KUBECTL, PODMAN]
     builds = DOCKER if shutil.which("docker") and not shutil.which("podman") else PODMAN
-    return [KUBECTL, HELM, *([KIND] if work.target.is_kind else []), builds]
+    return [KUBECTL, HELM, *([KIND] if work.target.is_local else []), builds]
 
 
 def _look(work: Work, tool: Tool) -> tuple[str, str]:
