@@ -115,7 +115,7 @@ IN_SERVICE = {
         *("terminationGracePeriodSeconds: 75", "terminationGracePeriod: 75", "template.spec", "unexpected"),
     ),
     "less time than the drain takes": (
-        *("terminationGracePeriodSeconds: 120", "terminationGracePeriodSeconds: 60", "lifecycle", "take 65 s"),
+        *("terminationGracePeriodSeconds: 120", "terminationGracePeriodSeconds: 60", "lifecycle", "take 60 s"),
     ),
     "a secret that is not there": (
         *("{name: sem-image-classifier-ray-redis, key: password}", "{name: ray-redis, key: password}"),
@@ -142,7 +142,7 @@ IN_SERVICE = {
     "replicas that a lost head kills": ("RAY_SERVE_SLOW_STARTUP_WARNING_S", "RAY_X", "env", "kills healthy replicas"),
     "a proxy that refuses large tokens": ('BUFSIZE, value: "98304"', 'BUFSIZE, value: "65536"', "env", "long token"),
     "an old cluster that goes too early": (
-        *("rayClusterDeletionDelaySeconds: 120", "rayClusterDeletionDelaySeconds: 10", "DelaySeconds", "outlive"),
+        *("rayClusterDeletionDelaySeconds: 70", "rayClusterDeletionDelaySeconds: 10", "DelaySeconds", "outlive"),
     ),
     "an upgrade that is never made": ("type: NewCluster", 'type: "None"', "upgradeStrategy.type", "never made"),
     "no autoscaler": ("InTreeAutoscaling: true", "InTreeAutoscaling: false", "InTreeAutoscaling", "ever grows"),
