@@ -54,9 +54,12 @@ class ActiveCluster:
 
     async def look(self) -> bool:
         """Whether this cluster may claim jobs. Raises `TrackerUnavailable`."""
-        serves, self._serves = self._serves, False
+        serves = self._serves
         with redis_errors():
-            return bool(await self._scripts.run("look", self._cluster, int(serves)))
+            is_active = bool(await self._scripts.run("look", self._cluster, int(serves)))
+        if serves:  # else one that came meanwhile is for the next look
+            self._serves = False
+        return is_active
 
     def _note(self, is_active: bool) -> None:
         if self._is_active is not None and is_active != self._is_active:
