@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from real_cluster import ROOT, Json, RealCluster, wait
+from real_cluster import NAME, ROOT, Json, RealCluster, wait
 
 HERE = Path(__file__).resolve().parent
 PICTURES = ROOT / "serve_app" / "samples"
@@ -22,6 +22,19 @@ RATE = 3.0
 STEADY_S = 4.0
 ENDING_S = 300.0
 ROWS_S = 60.0
+ROWS = """
+SELECT (SELECT count(*) FROM job_outcomes WHERE job_id IN ({ids}) AND status = 'COMPLETED'),
+       (SELECT count(*) FROM api_usage
+        WHERE username = '{user}' AND endpoint_type = 'inference' AND status_code = 202)
+"""
+STRAYS = """
+import json, os
+from redis import Redis
+from stray_keys import key_rows, strays
+with Redis.from_url(os.environ["REDIS_URL"], socket_timeout=30) as redis:
+    print(json.dumps(strays(redis, key_rows())))
+"""
+"""Runs in the network of the Redis pod, for which the policies let nobody in whom the service does not need."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,7 @@ class Account:
     """Of a job, from its first submit attempt until the client saw its end."""
     away_s: float
     """Longest time from a first attempt that was turned away to the next good answer of any request."""
-    strays: int
+    strays: list[str]
     """Keys in the job Redis without an owner or an end."""
     rows_missing: int
     """Jobs without their row in job_outcomes, and accepted submits without their row in api_usage."""
@@ -59,7 +72,9 @@ class Load:
     `account` afterwards. It needs the stores, so they must be back when it is asked for.
     """
 
-    def __init__(self, cluster: RealCluster, name: str, *, rate: float = RATE, jobs: int = 0, warm: bool = True) -> None:
+    def __init__(
+        self, cluster: RealCluster, name: str, *, rate: float = RATE, jobs: int = 0, warm: bool = True
+    ) -> None:
         self.name = name
         self._cluster = cluster
         self.user = f"{name}-{uuid.uuid4().hex[:6]}"
@@ -104,7 +119,7 @@ class Load:
         completed = {job["job_id"] for job in jobs if job["status"] == "COMPLETED"}
         accepted = {job["job_id"] for job in jobs}
         listed = [job_id for record in self._of("listed") for job_id in record["ids"]]
-        held = self._held(accepted)
+        outcomes_missing, submits_missing = self._held(accepted)
         return Account(
             requests=len(requests),
             failed=sum(not one["well"] for one in requests),
@@ -117,29 +132,32 @@ class Load:
             redelivered=sum((job["deliveries"] or 0) > 1 for job in jobs),
             slowest_s=max((job["seconds"] for job in jobs), default=0.0),
             away_s=_away(attempts),
-            strays=len(held["strays"]),
-            rows_missing=max(0, len(accepted) - held["submit_rows"]) + len(accepted) - held["completed_rows"],
+            strays=self._strays(),
+            rows_missing=outcomes_missing + submits_missing,
         )
 
     def _of(self, kind: str) -> list[Json]:
         return [record for record in self.records() if record["kind"] == kind]
 
-    def _held(self, accepted: set[str]) -> Json:
-        deadline, held = time.monotonic() + ROWS_S, self._look(accepted)
-        while held["completed_rows"] < len(accepted) or held["submit_rows"] < len(accepted):
-            if time.monotonic() > deadline:
-                break
+    def _held(self, accepted: set[str]) -> tuple[int, int]:
+        """Completed jobs and accepted submits that have no row; rows are written behind the answers."""
+        deadline = time.monotonic() + ROWS_S
+        ids = ",".join(f"'{job_id}'" for job_id in accepted)
+        rows = ROWS.format(ids=ids, user=self.user)
+        while True:
+            outcomes, submits = map(int, self._cluster.sql(rows).split("|"))
+            missing = abs(len(accepted) - outcomes), max(0, len(accepted) - submits)
+            if not any(missing) or time.monotonic() > deadline:
+                return missing
             time.sleep(1)  # the writer's pace
-            held = self._look(accepted)
-        return held
 
-    def _look(self, accepted: set[str]) -> Json:
-        ids = self._cluster.folder / f"{self.user}.ids"
-        ids.write_text("\n".join(accepted))
+    def _strays(self) -> list[str]:
+        """Keys of the job Redis that no table has, or that have no end against their row."""
+        url = self._cluster.secret(NAME, "redis-url").replace("@redis:", "@127.0.0.1:")
         path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
-        environment = {**os.environ, **self._cluster.stores(), "PYTHONPATH": path}
-        command = self._cluster.inside(sys.executable, str(HERE / "held.py"), self.user, str(ids))
-        return dict(json.loads(subprocess.check_output(command, env=environment, text=True, timeout=120)))
+        command = self._cluster.inside_pod(self._cluster.server("redis"), sys.executable, "-c", STRAYS)
+        environment = {**os.environ, "REDIS_URL": url, "PYTHONPATH": path}
+        return list(json.loads(subprocess.check_output(command, env=environment, text=True, timeout=120)))
 
 
 def _away(attempts: list[Json]) -> float:

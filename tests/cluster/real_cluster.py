@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from operations.ground import images
+
 Json = dict[str, Any]
 T = TypeVar("T")
 
@@ -29,6 +31,20 @@ NAME = "sem-image-classifier"
 SERVICE = f"{NAME}-serve-svc"
 WORKERS = ("gateway", "models")
 SETTINGS = "k8s/overlays/dev/settings.env"
+EDGE_SPACE = "ingress-nginx"
+EDGE: list[Json] = [
+    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": EDGE_SPACE}},
+    {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "edge", "namespace": EDGE_SPACE, "labels": {"app.kubernetes.io/name": "ingress-nginx"}},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "pause", "image": images.SANDBOX, "imagePullPolicy": "Never"}],
+        },
+    },
+]
 WHOLE_S = 240.0
 POLL_S = 0.5
 KUBECTL_S = 60.0
@@ -95,9 +111,20 @@ class RealCluster:
         """One object, which must be there."""
         return dict(json.loads(self.kubectl("get", *arguments, "--output", "json")))
 
-    def inside(self, *command: str, node: int = 0) -> list[str]:
-        """The command in the network namespace of a node: pods and Services can be reached from there."""
-        return ["nsenter", f"--net={self._network_namespaces()[node]}", *command]
+    def make_edge(self) -> None:
+        """A pod that the network policies take for the edge: clients reach the service through its network."""
+        self.kubectl("apply", "--filename", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": EDGE}))
+        self.kubectl(
+            "wait", "pod/edge", f"--namespace={EDGE_SPACE}", "--for=condition=Ready", "--timeout=60s", timeout_s=90
+        )
+
+    def inside(self, *command: str) -> list[str]:
+        """The command in the network namespace of the edge's pod: there it has what the policies grant the edge."""
+        return self.inside_pod(self.object("pod", "edge", f"--namespace={EDGE_SPACE}"), *command)
+
+    def inside_pod(self, pod: Json, *command: str) -> list[str]:
+        """The command in the network namespace of a pod."""
+        return ["nsenter", f"--net=/proc/{self.processes(pod)[0]}/ns/net", *command]
 
     def service_url(self) -> str:
         """Where clients inside the node reach the service."""
@@ -115,22 +142,13 @@ class RealCluster:
         """A value of a Secret."""
         return base64.b64decode(self.object("secret", name)["data"][key]).decode()
 
-    def stores(self) -> dict[str, str]:
-        """REDIS_URL and DATABASE_URL as programs inside the node need them: with addresses instead of names."""
-        urls = {"REDIS_URL": self.secret(NAME, "redis-url"), "DATABASE_URL": self.secret(NAME, "database-url")}
-        redis, postgres = self.service_address("redis"), self.service_address("postgres")
-        return {
-            "REDIS_URL": urls["REDIS_URL"].replace("@redis:", f"@{redis}:"),
-            "DATABASE_URL": urls["DATABASE_URL"].replace("@postgres:", f"@{postgres}:"),
-        }
-
     def active(self) -> str:
         """The name of the RayCluster that serves."""
         status = self.object("rayservice", NAME).get("status", {})
         return str(status.get("activeServiceStatus", {}).get("rayClusterName", ""))
 
     def pods(self, group: str) -> list[Json]:
-        """The pods of a group of the cluster that serves (`headgroup`, `gateway`, `models`, `burst`), ending ones left out."""
+        """The pods of a group (`headgroup`, `gateway`, `models`, `burst`) that serve and are not about to end."""
         found = self.objects("pods", "--selector", f"ray.io/cluster={self.active()},ray.io/group={group}")
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
@@ -199,7 +217,9 @@ class RealCluster:
         """What the service answers to a request from inside the node; it must be a good answer."""
         headers = ["--header", f"Authorization: Bearer {token}", "--header", "Content-Type: application/json"]
         options = ["--silent", "--show-error", "--fail-with-body", "--max-time", "30", "--request", method]
-        command = self.inside("curl", *options, *headers, *(["--data", body] if body else []), self.service_url() + path)
+        command = self.inside(
+            "curl", *options, *headers, *(["--data", body] if body else []), self.service_url() + path
+        )
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"{method} {path}: {done.stdout} {done.stderr}"
         return done.stdout

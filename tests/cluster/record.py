@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import tomllib
-from pathlib import Path
 
 from benchmark.figures import TARGETS, Figure
 from load import Account, Load, as_record
@@ -44,7 +43,7 @@ class Record:
             cluster_failed=account.failed,
             cluster_lost=account.lost,
             cluster_doubled=account.doubled,
-            cluster_strays=account.strays,
+            cluster_strays=len(account.strays),
             cluster_rows_missing=account.rows_missing,
             **{slowest: account.slowest_s},
             **values,
@@ -55,8 +54,8 @@ class Record:
         """A line of words for each scenario, then one for each figure: the worst of its values counts."""
         told = [
             f"# {one['scenario']}: {one['requests']} requests, {one['failed']} failed, {one['repeated']} repeated, "
-            f"{one['broken']} connections broken, away {one['away_s']:.1f} s; {one['accepted']} jobs, {one['lost']} lost, "
-            f"{one['redelivered']} delivered again, slowest {one['slowest_s']:.1f} s"
+            f"{one['broken']} connections broken, away {one['away_s']:.1f} s; {one['accepted']} jobs, "
+            f"{one['lost']} lost, {one['redelivered']} delivered again, slowest {one['slowest_s']:.1f} s"
             for one in self.scenarios
         ]
         return told + [self._figure(name, [max(values)]).line for name, values in self.values.items()]

@@ -18,7 +18,11 @@ JOB_S = 180.0
 SHELF = str(ROOT / "k8s" / "shelf.yaml")
 ROWS = "SELECT (SELECT count(*) FROM job_outcomes), (SELECT count(*) FROM api_usage WHERE username LIKE 'backup-%')"
 DAMAGE = 'for file in *.rdb *.dump; do [ ! -f "$file" ] || printf x | dd of="$file" bs=1 seek=60 conv=notrunc; done'
-EMPTY = ("DROP DATABASE app WITH (FORCE)", "CREATE DATABASE app OWNER semapi", "REVOKE CONNECT ON DATABASE app FROM PUBLIC")
+EMPTY = (
+    "DROP DATABASE app WITH (FORCE)",
+    "CREATE DATABASE app OWNER semapi",
+    "REVOKE CONNECT ON DATABASE app FROM PUBLIC",
+)
 
 
 @pytest.fixture
@@ -98,7 +102,13 @@ def _shelved(cluster: RealCluster, store: str, script: str, files: bytes = b"") 
     cluster.kubectl("create", *chosen)
     try:
         cluster.kubectl(
-            "wait", "pod", "--selector", f"job-name={store}-shelf", "--for=condition=Ready", "--timeout=120s", timeout_s=150
+            "wait",
+            "pod",
+            "--selector",
+            f"job-name={store}-shelf",
+            "--for=condition=Ready",
+            "--timeout=120s",
+            timeout_s=150,
         )
         command = cluster.kubectl_command("exec", "--stdin", f"job/{store}-shelf", "--", "sh", "-c", script)
         return subprocess.run(command, input=files, capture_output=True, check=True, timeout=JOB_S).stdout
