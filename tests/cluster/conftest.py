@@ -10,27 +10,29 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from operations.ground import here
+from operations.ground import programs
 from real_cluster import RealCluster
 from record import Record
 
 SKIPPED = 75
 """Exit status where this machine cannot make a node."""
 ORDER = ("node", "deploy", "network", "security", "manifests", "monitoring", "pods", "releases", "stores", "backups")
-"""Files by the middle of their name, those that are not named in between, the soak last."""
+"""Files by the middle of their name, those that are not named last."""
 IMAGE_S = 3600.0
+CONTEXT = "here-test"
+"""Beside a cluster that somebody made by hand, which is not touched."""
 
 record_key = pytest.StashKey[Record]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--short", action="store_true", help="only the tests marked `short`, on the smallest sizes")
-    parser.addoption("--soak", action="store_true", help="only the half hour of load with a change every five minutes")
+    parser.addoption("--short", action="store_true", help="only the tests marked `short`: one node, one of everything")
+    parser.addoption("--context", default=CONTEXT, help=f"name of the cluster, here-… ({CONTEXT})")
+    parser.addoption("--keep", action="store_true", help="leave the cluster there, and go on with what is there")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "short: part of the run before every change")
-    config.addinivalue_line("markers", "soak: runs with --soak alone")
     config.stash[record_key] = Record()
     signal.signal(signal.SIGTERM, _interrupt)
 
@@ -41,16 +43,9 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    short, soak = config.getoption("--short"), config.getoption("--soak")
-    chosen = [item for item in items if _runs(item, short=short, soak=soak)]
+    chosen = [item for item in items if not config.getoption("--short") or item.get_closest_marker("short")]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = sorted(chosen, key=_place)
-
-
-def _runs(item: pytest.Item, *, short: bool, soak: bool) -> bool:
-    if soak or item.get_closest_marker("soak"):
-        return soak and item.get_closest_marker("soak") is not None
-    return not short or item.get_closest_marker("short") is not None
 
 
 def _place(item: pytest.Item) -> int:
@@ -76,20 +71,22 @@ def record(request: pytest.FixtureRequest) -> Iterator[Record]:
 @pytest.fixture(scope="session")
 def node(record: Record, request: pytest.FixtureRequest) -> Iterator[RealCluster]:
     """A node with nothing on it, and the image built. What the suite takes counts from here, the first build apart."""
-    if missing := here.needs():
-        pytest.exit("this machine cannot make a node:\n  " + "\n  ".join(missing), returncode=SKIPPED)
+    if missing := programs.needs():
+        pytest.exit("no node can be made on this machine:\n  " + "\n  ".join(missing), returncode=SKIPPED)
+    short, keep = request.config.getoption("--short"), request.config.getoption("--keep")
     with tempfile.TemporaryDirectory(prefix="test-cluster-") as folder:
-        cluster = RealCluster(Path(folder))
+        cluster = RealCluster(Path(folder), request.config.getoption("--context"))
         try:
-            cluster.run("up", timeout_s=IMAGE_S)
+            cluster.up(1 if short else 2)
             cluster.run("image", timeout_s=IMAGE_S)
             began = time.monotonic()
             yield cluster
-            name = "cluster_short_minutes" if request.config.getoption("--short") else "cluster_minutes"
-            if not request.config.getoption("--soak") and not request.session.testsfailed and _is_whole_run(request):
-                record.measured(**{name: (time.monotonic() - began) / 60})
+            if not keep and not request.session.testsfailed and _is_whole_run(request):
+                minutes = (time.monotonic() - began) / 60
+                record.measured(**{"cluster_short_minutes" if short else "cluster_minutes": minutes})
         finally:
-            cluster.run("down", "--yes", well=False)
+            if not keep:
+                cluster.run("down", "--yes")
 
 
 def _is_whole_run(request: pytest.FixtureRequest) -> bool:
@@ -99,8 +96,14 @@ def _is_whole_run(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session")
 def deployed(node: RealCluster, record: Record) -> RealCluster:
-    """`scripts/cluster all` on the empty node: one of everything, in the sizes of development."""
-    node.all_s = node.run("all", timeout_s=900).seconds
+    """`scripts/cluster all` on the empty node: one of everything, in the sizes of development, on the first node."""
+    others = [one["metadata"]["name"] for one in node.objects("nodes")][1:]
+    for name in others:
+        node.kubectl("cordon", name)
+    record.all_s = node.run("all", timeout_s=900).seconds
+    node.make_edge()
+    for name in others:
+        node.kubectl("uncordon", name)
     return node
 
 
@@ -110,7 +113,7 @@ def service(deployed: RealCluster, request: pytest.FixtureRequest) -> RealCluste
     if not request.config.getoption("--short"):
         deployed.resize(2)
         deployed.run("deploy")
-        deployed.wait_until_alone()
+    deployed.wait_until_alone()
     deployed.wait_until_whole()
     return deployed
 

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from operations.ground import images
+from operations.ground import here, images
+from operations.target import NAME, Model, Target
 
 Json = dict[str, Any]
 T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
-NAME = "sem-image-classifier"
 SERVICE = f"{NAME}-serve-svc"
 WORKERS = ("gateway", "models")
 SETTINGS = "k8s/overlays/dev/settings.env"
@@ -45,6 +45,8 @@ EDGE: list[Json] = [
         },
     },
 ]
+UP_S = 1800.0
+"""The first time its programs are built."""
 WHOLE_S = 240.0
 POLL_S = 0.5
 KUBECTL_S = 60.0
@@ -65,18 +67,46 @@ class Ended:
 
 
 class RealCluster:
-    """One cluster of ours on this machine, made with `scripts/cluster up --here`."""
+    """One cluster of ours on this machine, as `scripts/cluster up --here` makes it, under a name of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, context: str) -> None:
         self.folder = folder
         self.checkout = folder / "checkout"
+        self.context = context
+        self.namespace = NAME
         self.replicas = 1
         """Pods of each worker group that are there when all is well."""
         _copy_checkout(self.checkout)
 
+    @property
+    def target(self) -> Target:
+        """What `scripts/cluster` calls it."""
+        return Target("dev", Model("demo"), self.namespace, self.context)
+
+    @property
+    def kubeconfig(self) -> Path:
+        """How kubectl reaches it, from inside a node's network."""
+        return self.target.kubeconfig
+
+    @property
+    def namespaces(self) -> list[str]:
+        """The network of each node, as nsenter takes it."""
+        return [str(path) for path in sorted(self.target.state.glob("node*/network"))]
+
+    def up(self, nodes: int) -> None:
+        """Make the cluster, or what is missing of it."""
+        self.run("up", "--nodes", str(nodes), timeout_s=UP_S)
+
+    def kill_node(self, number: int) -> None:
+        """Kill everything on a node at once, its pods too; nothing is told to anybody."""
+        first = here.Node(self.target, number).first_process()
+        assert first is not None, f"node {number} does not run"
+        os.kill(first, signal.SIGKILL)
+
     def run(self, *words: str, well: bool = True, timeout_s: float = 600.0) -> Ended:
         """A command of `scripts/cluster`; with `well` it must succeed."""
-        command = [sys.executable, str(self.checkout / "scripts" / "cluster"), *words, *self._where(words)]
+        command = [sys.executable, str(self.checkout / "scripts" / "cluster"), *words, "--context", self.context]
+        command += ["--namespace", self.namespace]
         began = time.monotonic()
         done = subprocess.run(
             command, cwd=self.checkout, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s
@@ -95,7 +125,7 @@ class RealCluster:
 
     def kubectl_command(self, *arguments: str) -> list[str]:
         """A kubectl command for this cluster and namespace."""
-        return ["kubectl", "--kubeconfig", str(self.kubeconfig), "--namespace", self.namespace, *arguments]
+        return self.target.kubectl(*arguments)
 
     def in_namespace(self, namespace: str) -> RealCluster:
         """The same cluster, for another deployment of the service."""

@@ -26,6 +26,8 @@ class Record:
         self._began = time.time()
         self.values: dict[str, list[float]] = {}
         self.scenarios: list[Json] = []
+        self.all_s = 0.0
+        """How long `scripts/cluster all` took."""
 
     def measured(self, **values: float) -> None:
         """Keep each value, then assert that every one reaches its target."""

@@ -38,10 +38,10 @@ def test_drained(cluster: RealCluster, record: Record, second: Json) -> None:
 def test_dead(cluster: RealCluster, record: Record, second: Json) -> None:
     name = second["metadata"]["name"]
     with Load(cluster, "node-dead") as load:
-        cluster.kill_node(1)
+        cluster.kill_node(2)
         wait(lambda: not is_ready(cluster.object("node", name)), NOTICED_S, f"{name} is not missed")
     record.settled(load, slowest="cluster_slowest_node_dead_s")
-    cluster.up()
+    cluster.up(2)
     wait(lambda: is_ready(cluster.object("node", name)), HEALED_S, f"{name} is not back")
     cluster.wait_until_whole(HEALED_S)
 
