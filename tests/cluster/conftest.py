@@ -19,6 +19,8 @@ SKIPPED = 75
 ORDER = ("node", "deploy", "network", "security", "manifests", "monitoring", "pods", "releases", "stores", "backups")
 """Files by the middle of their name, those that are not named last."""
 IMAGE_S = 3600.0
+TEST_S = 7200.0
+"""Of a test with the fixtures that it is the first to ask for, a build of programs and image among them."""
 CONTEXT = "here-test"
 """Beside a cluster that somebody made by hand, which is not touched."""
 
@@ -45,6 +47,8 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen = [item for item in items if not config.getoption("--short") or item.get_closest_marker("short")]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    for item in chosen:
+        item.add_marker(pytest.mark.timeout(TEST_S))
     items[:] = sorted(chosen, key=_place)
 
 

@@ -143,10 +143,10 @@ class RealCluster:
 
     def make_edge(self) -> None:
         """A pod that the network policies take for the edge: clients reach the service through its network."""
-        self.kubectl("apply", "--filename", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": EDGE}))
-        self.kubectl(
-            "wait", "pod/edge", f"--namespace={EDGE_SPACE}", "--for=condition=Ready", "--timeout=60s", timeout_s=90
-        )
+        space, items = f"--namespace={EDGE_SPACE}", json.dumps({"apiVersion": "v1", "kind": "List", "items": EDGE})
+        apply = ("apply", "--filename", "-", space)
+        wait(lambda: self.kubectl(*apply, input=items), 60, "the namespace of the edge has no account for a pod")
+        self.kubectl("wait", "pod/edge", space, "--for=condition=Ready", "--timeout=60s", timeout_s=90)
 
     def inside(self, *command: str) -> list[str]:
         """The command in the network namespace of the edge's pod: there it has what the policies grant the edge."""
