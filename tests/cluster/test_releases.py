@@ -87,7 +87,7 @@ class TestBroken:
         image = "localhost/sem-image-classifier:000000000000"
         said = self.refused(cluster, record, "no-image", "--release", _release(cluster, image=image))
         assert image in said
-        assert "rollback" in said
+        assert "deploy --release" in said
 
     def test_model_that_the_image_does_not_hold(self, cluster: RealCluster, record: Record) -> None:
         model = {"MODEL_SOURCE": "hugging_face", "MODEL_ID": "nobody/nothing", "MODEL_REVISION": "0" * 40}
@@ -112,6 +112,7 @@ class TestBroken:
         finally:
             cluster.sql(edited)
         assert "0001_api_usage.sql" in said
+        assert "deploy --release" in said
         wait(cluster.is_whole, DEADLINE_S, "the cluster is not whole")
 
 
