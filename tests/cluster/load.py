@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from real_cluster import NAME, ROOT, Json, RealCluster, wait
+from real_cluster import ROOT, Json, RealCluster, wait
 
 HERE = Path(__file__).resolve().parent
 PICTURES = ROOT / "serve_app" / "samples"
@@ -34,7 +34,7 @@ from stray_keys import key_rows, strays
 with Redis.from_url(os.environ["REDIS_URL"], socket_timeout=30) as redis:
     print(json.dumps(strays(redis, key_rows())))
 """
-"""Runs in the network of the Redis pod, for which the policies let nobody in whom the service does not need."""
+"""Keys of the job Redis that no table has, or that have no end against their row."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Load:
             redelivered=sum((job["deliveries"] or 0) > 1 for job in jobs),
             slowest_s=max((job["seconds"] for job in jobs), default=0.0),
             away_s=_away(attempts),
-            strays=self._strays(),
+            strays=self._cluster.in_redis(STRAYS),
             rows_missing=outcomes_missing + submits_missing,
         )
 
@@ -150,14 +150,6 @@ class Load:
             if not any(missing) or time.monotonic() > deadline:
                 return missing
             time.sleep(1)  # the writer's pace
-
-    def _strays(self) -> list[str]:
-        """Keys of the job Redis that no table has, or that have no end against their row."""
-        url = self._cluster.secret(NAME, "redis-url").replace("@redis:", "@127.0.0.1:")
-        path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
-        command = self._cluster.inside_pod(self._cluster.server("redis"), sys.executable, "-c", STRAYS)
-        environment = {**os.environ, "REDIS_URL": url, "PYTHONPATH": path}
-        return list(json.loads(subprocess.check_output(command, env=environment, text=True, timeout=120)))
 
 
 def _away(attempts: list[Json]) -> float:

@@ -243,6 +243,16 @@ class RealCluster:
         psql += [database, *(f"--command={statement}" for statement in statements)]
         return self.kubectl("exec", "postgresql-0", "--container", "postgres", "--", *psql).strip()
 
+    def in_redis(self, program: str, *words: str) -> Any:
+        """What a Python program prints as JSON that runs in the network of the job Redis, with REDIS_URL set.
+
+        The policies let nobody else in whom the service does not need.
+        """
+        url = self.secret(NAME, "redis-url").replace("@redis:", "@127.0.0.1:")
+        environment = {**os.environ, "REDIS_URL": url, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
+        command = self.inside_pod(self.server("redis"), sys.executable, "-c", program, *words)
+        return json.loads(subprocess.check_output(command, env=environment, text=True, timeout=120))
+
     def ask(self, method: str, path: str, token: str, body: str = "") -> str:
         """What the service answers to a request from inside the node; it must be a good answer."""
         headers = ["--header", f"Authorization: Bearer {token}", "--header", "Content-Type: application/json"]

@@ -15,6 +15,15 @@ DEADLINE_S = 120.0
 APPLY_S = 90.0
 
 
+ACTIVE = """
+import json, os
+from redis import Redis
+with Redis.from_url(os.environ["REDIS_URL"], socket_timeout=30) as redis:
+    print(json.dumps(redis.hget("active", "cluster").decode()))
+"""
+"""The cluster whose models may claim jobs."""
+
+
 def _settled(record: Record, cluster: RealCluster, load: Load) -> None:
     account = record.settled(load, slowest="cluster_slowest_release_s")
     record.measured(cluster_broken_in_order=account.broken)
@@ -27,8 +36,9 @@ def test_changed_setting(cluster: RealCluster, record: Record) -> None:
     cluster.set(JOB_TTL="3599")
     with Load(cluster, "changed-setting") as load:
         cluster.run("deploy")
+        claims_for = cluster.in_redis(ACTIVE)
         cluster.wait_until_alone()
-    assert cluster.active() != before
+    assert claims_for == cluster.active() != before
     _settled(record, cluster, load)
 
 
