@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "short: part of the run before every change")
-    config.stash[record_key] = Record()
+    config.stash[record_key] = Record(strict_times=not config.getoption("--short"))
     signal.signal(signal.SIGTERM, _interrupt)
 
 
