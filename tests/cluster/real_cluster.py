@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from operations.ground import here, images
+from operations.ground import images
+from operations.ground.node import Node
 from operations.target import NAME, Model, Target
 
 Json = dict[str, Any]
@@ -99,7 +100,7 @@ class RealCluster:
 
     def kill_node(self, number: int) -> None:
         """Kill everything on a node at once, its pods too; nothing is told to anybody."""
-        first = here.Node(self.target, number).first_process()
+        first = Node(self.target, number).first_process()
         assert first is not None, f"node {number} does not run"
         os.kill(first, signal.SIGKILL)
 
