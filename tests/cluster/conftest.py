@@ -1,0 +1,130 @@
+"""The cluster under test, made once for the session and always taken down; what was measured on it."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from operations.ground import programs
+from real_cluster import RealCluster
+from record import Record
+
+SKIPPED = 75
+"""Exit status where this machine cannot make a node."""
+ORDER = ("node", "deploy", "network", "security", "manifests", "monitoring", "pods", "releases", "stores", "backups")
+"""Files by the middle of their name, those that are not named last."""
+IMAGE_S = 3600.0
+TEST_S = 7200.0
+"""Of a test with the fixtures that it is the first to ask for, a build of programs and image among them."""
+CONTEXT = "here-test"
+"""Beside a cluster that somebody made by hand, which is not touched."""
+
+record_key = pytest.StashKey[Record]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--short", action="store_true", help="only the tests marked `short`: one node, one of everything")
+    parser.addoption("--context", default=CONTEXT, help=f"name of the cluster, here-… ({CONTEXT})")
+    parser.addoption("--keep", action="store_true", help="leave the cluster there, and go on with what is there")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "short: part of the run before every change")
+    config.stash[record_key] = Record(strict_times=not config.getoption("--short"))
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """As Ctrl-C, so that the cluster is taken down."""
+    raise KeyboardInterrupt
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = [item for item in items if not config.getoption("--short") or item.get_closest_marker("short")]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    for item in chosen:
+        item.add_marker(pytest.mark.timeout(TEST_S))
+    items[:] = sorted(chosen, key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    name = item.path.stem.removeprefix("test_")
+    return next((place for place, part in enumerate(ORDER) if name.startswith(part)), len(ORDER))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    record = terminalreporter.config.stash[record_key]
+    terminalreporter.section("figures")
+    for line in record.lines():
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def record(request: pytest.FixtureRequest) -> Iterator[Record]:
+    """What this run measures; written when it ends, however it ends."""
+    kept = request.config.stash[record_key]
+    yield kept
+    kept.write()
+
+
+@pytest.fixture(scope="session")
+def node(record: Record, request: pytest.FixtureRequest) -> Iterator[RealCluster]:
+    """A node with nothing on it, and the image built. What the suite takes counts from here, the first build apart."""
+    if missing := programs.needs():
+        pytest.exit("no node can be made on this machine:\n  " + "\n  ".join(missing), returncode=SKIPPED)
+    short, keep = request.config.getoption("--short"), request.config.getoption("--keep")
+    with tempfile.TemporaryDirectory(prefix="test-cluster-") as folder:
+        cluster = RealCluster(Path(folder), request.config.getoption("--context"))
+        try:
+            cluster.up(1 if short else 2)
+            cluster.run("image", timeout_s=IMAGE_S)
+            began = time.monotonic()
+            yield cluster
+            if not keep and not request.session.testsfailed and _is_whole_run(request):
+                minutes = (time.monotonic() - began) / 60
+                record.measured(**{"cluster_short_minutes" if short else "cluster_minutes": minutes})
+        finally:
+            if not keep:
+                cluster.run("down", "--yes")
+
+
+def _is_whole_run(request: pytest.FixtureRequest) -> bool:
+    """Not when somebody chose a few tests by their names."""
+    return not request.config.option.keyword and not any(":" in word for word in request.config.args)
+
+
+@pytest.fixture(scope="session")
+def deployed(node: RealCluster, record: Record) -> RealCluster:
+    """`scripts/cluster all` on the empty node: one of everything, in the sizes of development, on the first node."""
+    others = [one["metadata"]["name"] for one in node.objects("nodes")][1:]
+    for name in others:
+        node.kubectl("cordon", name)
+    record.all_s = node.run("all", timeout_s=900).seconds
+    node.make_edge()
+    for name in others:
+        node.kubectl("uncordon", name)
+    return node
+
+
+@pytest.fixture(scope="session")
+def service(deployed: RealCluster, request: pytest.FixtureRequest) -> RealCluster:
+    """Two gateways and two models; with --short one of each."""
+    if not request.config.getoption("--short"):
+        deployed.resize(2)
+        deployed.run("deploy")
+    deployed.wait_until_alone()
+    deployed.wait_until_whole()
+    return deployed
+
+
+@pytest.fixture
+def cluster(service: RealCluster) -> RealCluster:
+    """The cluster, whole: what the test before broke has healed."""
+    service.wait_until_whole()
+    service.wait_until_alone()
+    return service

@@ -1,0 +1,92 @@
+"""What a run measured: each figure held against scripts/targets.toml, all of it in build/test-cluster.json."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import tomllib
+
+from benchmark.figures import TARGETS, Figure
+from load import Account, Load, as_record
+from real_cluster import ROOT, Json
+
+FILE = ROOT / "build" / "test-cluster.json"
+BENCH = "test-cluster"
+
+
+class Record:
+    """Figures and accounts of one run. A figure that misses its target fails the test that measured it.
+
+    Without `strict_times` seconds and minutes are only told: before every change a busy machine must not refuse it.
+    """
+
+    def __init__(self, *, strict_times: bool) -> None:
+        self._strict_times = strict_times
+        self._rows = {
+            name: row for name, row in tomllib.loads(TARGETS.read_text()).items() if row.get("bench") == BENCH
+        }
+        self._began = time.time()
+        self.values: dict[str, list[float]] = {}
+        self.scenarios: list[Json] = []
+        self.all_s = 0.0
+        """How long `scripts/cluster all` took."""
+
+    def measured(self, **values: float) -> None:
+        """Keep each value, then assert that every one reaches its target."""
+        for name, value in values.items():
+            assert name in self._rows, f"scripts/targets.toml has no row {name}"
+            self.values.setdefault(name, []).append(float(value))
+        counted = {name: value for name, value in values.items() if self._strict_times or _unit(name) == "count"}
+        short = [figure.line for name, value in counted.items() if (figure := self._figure(name, [value])).is_short]
+        assert not short, "; ".join(short)
+
+    def settled(self, load: Load, *, slowest: str, **values: float) -> Account:
+        """The account of a load: nothing failed, lost or left over, and the slowest job within the row `slowest`."""
+        account = load.account()
+        self.scenarios.append({"scenario": load.name, "at": time.time(), **as_record(account)})
+        self.measured(
+            cluster_failed=account.failed,
+            cluster_lost=account.lost,
+            cluster_doubled=account.doubled,
+            cluster_strays=len(account.strays),
+            cluster_rows_missing=account.rows_missing,
+            **{slowest: account.slowest_s},
+            **values,
+        )
+        return account
+
+    def lines(self) -> list[str]:
+        """A line of words for each scenario, then one for each figure: the worst of its values counts."""
+        told = [
+            f"# {one['scenario']}: {one['requests']} requests, {one['failed']} failed, {one['repeated']} repeated, "
+            f"{one['broken']} connections broken, away {one['away_s']:.1f} s; {one['accepted']} jobs, "
+            f"{one['lost']} lost, {one['redelivered']} delivered again, slowest {one['slowest_s']:.1f} s"
+            for one in self.scenarios
+        ]
+        return told + [self._figure(name, [max(values)]).line for name, values in self.values.items()]
+
+    def write(self) -> None:
+        """All of it as JSON."""
+        revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+        figures = {
+            name: {"unit": _unit(name), "values": values, **self._rows[name]} for name, values in self.values.items()
+        }
+        document = {
+            "revision": revision.stdout.strip(),
+            "command": " ".join(sys.argv),
+            "seconds": time.time() - self._began,
+            "scenarios": self.scenarios,
+            "figures": figures,
+        }
+        FILE.parent.mkdir(parents=True, exist_ok=True)
+        FILE.write_text(json.dumps(document, indent=2) + "\n")
+
+    def _figure(self, name: str, values: list[float]) -> Figure:
+        row = self._rows[name]
+        return Figure(name, values, row.get("at_least"), row.get("at_most"))
+
+
+def _unit(name: str) -> str:
+    return {"s": "seconds", "minutes": "minutes"}.get(name.rpartition("_")[2], "count")

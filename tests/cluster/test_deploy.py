@@ -1,0 +1,36 @@
+"""`scripts/cluster all`: from an empty node to a passing smoke test, and again without a change."""
+
+from __future__ import annotations
+
+import pytest
+from real_cluster import NAME, RealCluster, restarts
+from record import Record
+
+pytestmark = pytest.mark.short
+
+
+def test_all_from_nothing_takes_two_minutes(deployed: RealCluster, record: Record) -> None:
+    record.measured(cluster_all_s=record.all_s)
+
+
+def test_all_again_changes_nothing(deployed: RealCluster) -> None:
+    before = _identities(deployed)
+    deployed.run("all")
+    assert _identities(deployed) == before
+
+
+def test_every_service_has_endpoints(deployed: RealCluster) -> None:
+    empty = [
+        each["metadata"]["labels"]["kubernetes.io/service-name"]
+        for each in deployed.objects("endpointslices")
+        if not each.get("endpoints")
+    ]
+    assert empty == []
+
+
+def _identities(cluster: RealCluster) -> dict[str, object]:
+    """Which pods there are, what they restarted, and what was asked of the service."""
+    pods = [pod for pod in cluster.objects("pods") if pod["status"]["phase"] == "Running"]
+    found: dict[str, object] = {pod["metadata"]["uid"]: restarts(pod) for pod in pods}
+    service = cluster.object("rayservice", NAME)
+    return found | {NAME: service["metadata"]["generation"], "active": cluster.active()}
