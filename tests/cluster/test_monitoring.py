@@ -62,7 +62,10 @@ def test_every_metric_that_a_rule_or_a_panel_names_is_there(prometheus: Observed
     named = {name for text in expressions for name in METRIC.findall(text)} | OF_OTHERS
     with Load(service, "observed"):
         _meet_the_limiter(service)
-        wait(lambda: named <= prometheus.names(), FIRES_S, "a metric is missing")
+        deadline = time.monotonic() + FIRES_S
+        while missing := named - prometheus.names():
+            assert time.monotonic() < deadline, f"not scraped: {sorted(missing)}"
+            time.sleep(1)  # between two looks
 
 
 def test_a_steady_service_is_silent(prometheus: Observed, service: RealCluster) -> None:
