@@ -1,6 +1,6 @@
 """Check rayservice.yaml and the overlays in k8s/ without a cluster: `python scripts/check_manifests.py`.
 
-One line for each finding: file, line, resource, path, and what to do. The exit status is 1 when there is one.
+One line for each finding: file, resource, path, and what to do. The exit status is 1 when there is one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         from manifests.documents import report  # these take seconds; --help does not need them
-        from manifests.everything import check_repository
+        from manifests.rules import check_repository
     except ModuleNotFoundError as error:
         parser.exit(2, f"{error.name} is not installed: make setup\n")
 

@@ -14,7 +14,7 @@ from manifests.production import refusals
 
 def main() -> int:
     """Check what comes in at standard input."""
-    documents, findings = read(sys.stdin.read(), "standard input", numbered=False)
+    documents, findings = read(sys.stdin.read(), "standard input")
     findings += refusals(documents)
     return report(findings)
 

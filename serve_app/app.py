@@ -6,6 +6,7 @@ type of those arguments from the signature, so annotations here are objects: no 
 
 import gc
 import hashlib
+import os
 from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from typing import Annotated, Any, Self, cast
@@ -33,6 +34,10 @@ from serve_app.tracing import make_tracer
 
 GROUP_LABEL = "ray.io/node-group"
 """Ray gives it to a node from the name of the worker group that KubeRay starts it for."""
+
+LEAVING_S = 40
+"""What a replica that is told to end has for its work. What SIGTERM gives a node in rayservice.yaml is as long: Serve
+tells the replicas of a node that ends so long before its end."""
 
 
 class ApplicationArgs(BaseModel):
@@ -63,6 +68,7 @@ class ApplicationArgs(BaseModel):
     max_queued_requests=1024,  # of one replica or proxy; what comes beyond is 503 at once
     health_check_period_s=5,
     health_check_timeout_s=10,
+    graceful_shutdown_timeout_s=LEAVING_S,
 )
 @serve.ingress()
 class Gateway:
@@ -82,7 +88,14 @@ class Gateway:
     async def __serve_build_asgi_app__(self) -> Starlette:
         handles = {model.name: ServeHandle(self.handles[model.name]) for model in self.cards}
         settings = read_settings()
-        application = build_gateway(settings, self.cards, handles, version=self.version, tracer=make_tracer(settings))
+        application = build_gateway(
+            settings,
+            self.cards,
+            handles,
+            version=self.version,
+            tracer=make_tracer(settings),
+            cluster=os.environ.get("RAY_CLUSTER_NAME", ""),  # KubeRay sets it in every pod
+        )
         application.add_middleware(OneRequestId)
         application.add_middleware(BodyWanted)
         _collect_seldom()
@@ -135,7 +148,8 @@ def bind_model(config: ModelConfig, version: str) -> Application:
         Model,
         name=config.name,
         max_ongoing_requests=config.chunks_per_replica,
-        graceful_shutdown_timeout_s=30,
+        graceful_shutdown_timeout_s=LEAVING_S,
+        graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=5,
         health_check_timeout_s=10,
         ray_actor_options={

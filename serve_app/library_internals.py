@@ -26,7 +26,7 @@ GIVE_BACK: Final = "a gateway that goes gives back at once the chunks that no re
 LOOPBACK: Final = "on a Ray node that lives on loopback no port of a replica faces the network"
 FORMS: Final = "a form is text in UTF-8, whole, and leaves no file behind where it is refused"
 GROUPS: Final = "commands to the job Redis travel in groups, with one deadline for each group"
-FRONT: Final = "one request id stands everywhere, and a body is asked for after its token was looked at"
+FRONT: Final = "one request id everywhere, no body before its token was looked at, no connection beyond its pod"
 START: Final = "the gateway's application is made where its event loop runs"
 WORKERS: Final = "a decode worker starts without running the replica's main module, which would import all of Ray"
 

@@ -2,13 +2,15 @@
 
 Ray Serve makes these middlewares where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `serve_app.proxy:middlewares`
 when a Ray node starts, in its own proxy and, in HAProxy mode, in each replica's server. Without it the service answers
-all the same: an id that cannot be used is then echoed by Serve as it came, and `Expect: 100-continue` is granted to
-everybody.
+all the same: an id that cannot be used is then echoed by Serve as it came, `Expect: 100-continue` is granted to
+everybody, and a connection that is in use when its pod ends loses a request.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from typing import Final
 
 from starlette.datastructures import MutableHeaders
@@ -21,10 +23,21 @@ BODY_WANTED: Final = "sem_image_classifier.body_wanted"
 """An ASGI extension of ours: a message of this type, sent by the application before it reads the body of a request
 whose client waits for 100 Continue. It goes no further than to the proxy."""
 
+CONNECTION_MAX_AGE_S: Final = 10.0
+"""Half of what a pod goes on answering after it left its Service (`preStop` in rayservice.yaml)."""
+FORGET_S: Final = 90.0
+"""More than `keep_alive_timeout_s`: a connection on which nothing came for so long is closed."""
+CONNECTIONS_MAX: Final = 50_000
+"""Remembered at once, 270 bytes each; beyond it the oldest are forgotten, and count as new if they are still there."""
+HEALTH_PATH: Final = "/-/healthz"
+"""Serve's own. A proxy that drains answers 503, and Kubernetes asks every 5 s."""
+
 
 def middlewares() -> list[Middleware]:
     """What Serve puts around its own, the last one outermost."""
-    return [Middleware(UsableRequestId), Middleware(BodyOnDemand)]
+    ours = [Middleware(UsableRequestId), Middleware(BodyOnDemand)]
+    # HAProxy keeps its connections to a replica apart from its clients': it closes those itself when it stops.
+    return ours if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else [*ours, Middleware(BoundedConnections)]
 
 
 class UsableRequestId:
@@ -75,6 +88,50 @@ class BodyOnDemand:
 
         extensions = {**(scope.get("extensions") or {}), BODY_WANTED: {}}
         await self._application({**scope, "extensions": extensions}, receive_on_demand, send_on)
+
+
+class BoundedConnections:
+    """Sends `Connection: close` with the first answer on a connection older than `CONNECTION_MAX_AGE_S`, and with every
+    answer of a proxy that drains.
+
+    A connection in use would otherwise outlive its pod's place in the Service and break under a request when the pod
+    ends. The client opens the next one, which Kubernetes sends to a pod that stays. An ASGI server does not tell when a
+    connection ends, so that one is known by its peer's address: a new one from the same port may be closed early.
+    """
+
+    def __init__(self, application: ASGIApp) -> None:
+        self._application = application
+        self._begun: dict[tuple[str, int], float] = {}
+        """Of each connection, by its peer, the oldest first."""
+        self._is_draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope.get("client"):
+            await self._application(scope, receive, send)
+            return
+        peer = tuple(scope["client"])
+        begun = self._begin(peer)
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if scope["path"] == HEALTH_PATH:
+                    self._is_draining = message["status"] == 503
+                if self._is_draining or time.monotonic() - begun >= CONNECTION_MAX_AGE_S:
+                    MutableHeaders(scope=message)["Connection"] = "close"
+                    self._begun.pop(peer, None)
+            await send(message)
+
+        await self._application(scope, receive, send_on)
+
+    def _begin(self, peer: tuple[str, int]) -> float:
+        """When the connection's first request came."""
+        now = time.monotonic()
+        while self._begun:
+            oldest = next(iter(self._begun))
+            if len(self._begun) < CONNECTIONS_MAX and now - self._begun[oldest] < FORGET_S:
+                break
+            del self._begun[oldest]
+        return self._begun.setdefault(peer, now)
 
 
 class BodyWanted:

@@ -136,7 +136,7 @@ class Settings(BaseSettings):
 
     job_ttl: Annotated[int, Field(ge=1)] = 3600
     """Seconds a job's record stays after it ended."""
-    lease_seconds: Annotated[float, Field(ge=1)] = 10.0
+    lease_seconds: Annotated[float, Field(ge=1)] = 3.0
     """A claimed job not renewed for this long is taken back."""
     queue_max_jobs: Annotated[int, Field(ge=1)] = 10_000
     """Jobs that may wait or run, per model; beyond it 503."""

@@ -1,4 +1,5 @@
-"""Text of other people in our own output: safe on one line of a terminal or table, harmless in a spreadsheet.
+"""Numbers and text in our own output: numbers as people write them; text of other people safe on one line of a terminal
+or table, harmless in a spreadsheet.
 
 Formula injection: https://owasp.org/www-community/attacks/CSV_Injection. Direction overrides: CVE-2021-42574.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -36,6 +38,13 @@ _FORMULA: Final = re.compile(
     r"(?=[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b])"
 )
 _JSON_FORMULA: Final = re.compile(r'([;|](?:\\"|\s)*)([=+\-@])')
+
+
+def number(value: float) -> str:
+    """`value` as a person writes it: to three digits or the whole number, thousands apart, without an exponent."""
+    decimals = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if decimals else text
 
 
 def without_controls(text: str) -> str:

@@ -75,6 +75,7 @@ spec:
           optional: true
 """
 MADE = r"create --filename build/cluster/\w+/namespace\.json"
+ROLLED_OUT = {"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
 SECRETS = f"{NAME} database-url metrics-token redis-url\n{NAME}-ray auth_token\npostgres password\nredis password\n"
 
 
@@ -158,6 +159,7 @@ def story(ports: dict[str, int]) -> list[Rule]:
         rule("get namespace"),
         rule("get secrets", SECRETS, after="create --filename -"),
         rule("get statefulsets,deployments", "statefulset.apps/postgresql\nstatefulset.apps/redis\n"),
+        rule(r"get statefulset\.apps/", {"metadata": {}, "spec": {}, "status": ROLLED_OUT}),
         rule("get job migrate", {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}),
         rule("get rayservice", ray_service()),
         rule("get raycluster", ray_cluster()),
@@ -174,6 +176,7 @@ class Machine:
         self.standin = folder / "standin"
         self.rules = story(ports)
         self.environment = {"PATH": str(self.bin), "STANDIN": str(self.standin), "HOME": str(folder)}
+        self.environment |= {"XDG_STATE_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}  # no cluster of this machine
         self._copy()
 
     def _copy(self) -> None:

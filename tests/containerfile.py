@@ -1,7 +1,7 @@
-"""Runs the steps of a Containerfile without a container: the same scripts, into folders of a test.
+"""Reads a Containerfile as a builder does: what it is sent, copies and runs, in which environment and as whom.
 
-What the file calls `/source` and `/opt/sem-image-classifier` are two folders of the test. Steps of root run as they
-are, those of the image's account are for a `Pod` (pods.py).
+What the file calls `/source` and `/opt/sem-image-classifier` are two folders of the test. Nothing is run here; the
+image itself is built for the cluster of `make test-cluster`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,22 +124,3 @@ def pairs(rest: str) -> Iterator[tuple[str, str]]:
     for word in shlex.split(rest):
         name, _, value = word.partition("=")
         yield name, value
-
-
-def as_root(run: Run, source: Path) -> str:
-    """Do one step of root; `python3` is the interpreter of these tests, as the base's is the image's. Its output."""
-    interpreter = Path(os.path.realpath(sys.executable)).parent
-    environment = {**os.environ, "PATH": f"{interpreter}:{os.environ['PATH']}", **run.environment}
-    environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", run.command],
-        cwd=source,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout

@@ -61,7 +61,7 @@ def _settings(documents: list[Document]) -> Iterator[Finding]:
                 yield finding
     if not found:
         where = documents[0].file if documents else "?"
-        yield Finding(where, 0, "ConfigMap", "", "The settings are missing; the overlay generates them.")
+        yield Finding(where, "ConfigMap", "", "The settings are missing; the overlay generates them.")
     for pod in pods_of(documents):
         for path, container in pod.containers():
             for number, entry in enumerate(container.get("env") or []):
@@ -97,7 +97,7 @@ def _edges(documents: list[Document]) -> Iterator[Finding]:
             yield document.finding(("spec", "tls"), "Tokens would travel in the clear; name a certificate.")
     if not found:
         where = documents[0].file if documents else "?"
-        yield Finding(where, 0, "Ingress", "", "Nothing leads in; take an Ingress, gateway-api or service-mesh.")
+        yield Finding(where, "Ingress", "", "Nothing leads in; take an Ingress, gateway-api or service-mesh.")
 
 
 def _durable(documents: list[Document]) -> Iterator[Finding]:

@@ -1,4 +1,5 @@
-// Command kubernetes is every part of a Kubernetes node in one program: `kubernetes PART [FLAGS]`.
+// Command kubernetes is every part of a Kubernetes node in one program: `kubernetes PART [FLAGS]`. Two parts are ours: a
+// store that does not wait for the disk, and the volumes of a node.
 //
 // It exists because building each part on its own would link most of the same packages eight times. The versions of
 // all parts, and those of the programs that go.mod names as tools, are pinned in go.mod.
@@ -29,9 +30,10 @@ var parts = map[string]func() *cobra.Command{
 	"etcd":                    etcd,
 	"kube-apiserver":          apiserver.NewAPIServerCommand,
 	"kube-controller-manager": manager.NewControllerManagerCommand,
-	"kube-scheduler":          scheduler.NewSchedulerCommand,
+	"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 	"kube-proxy":              proxy.NewProxyCommand,
 	"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
+	"volumes":                 volumes,
 }
 
 func main() {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -12,12 +13,12 @@ from typing import NoReturn
 
 from operations.delivery import diagnosis, image, restart
 from operations.delivery.deployment import Deployment, Return
-from operations.delivery.removal import Removal
-from operations.failure import Failed
-from operations.ground import kind, kuberay, tools
+from operations.delivery.namespace import Removal
+from operations.failure import Failed, Refused
+from operations.ground import here, kind, kuberay, tools
 from operations.runner import Runner
 from operations.steps import Step, carry_out
-from operations.target import ENVIRONMENTS, NAME, ROOT, read_target
+from operations.target import ENVIRONMENTS, HERE, NAME, ROOT, read_target
 from operations.use import forward, look, smoke
 from operations.work import Work
 
@@ -32,10 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do one command. Whatever goes wrong ends in one message, never in a stack trace."""
     for number in (signal.SIGTERM, signal.SIGINT):  # a script's background job starts with SIGINT ignored
         signal.signal(number, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         options = _parser().parse_args(arguments)
         target = read_target(options.env, {"namespace": options.namespace, "context": options.context})
-        work = Work(target, Runner(dry=options.dry_run), options.timeout, yes=options.yes)
+        work = Work(target, Runner(dry=options.dry_run, verbose=options.verbose), options.timeout, yes=options.yes)
         carry_out(target, COMMANDS[options.command][1](work, options), dry=work.run.dry)
     except Failed as error:
         print(f"error: {error}", file=sys.stderr)
@@ -43,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # nobody reads what this says: nothing can be said about it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(sys.stdout.fileno(), sys.stderr.fileno())
+        return 1
     except Exception as error:  # a fault of ours is told like any other, and kept for whoever mends it
         FAULT_LOG.parent.mkdir(parents=True, exist_ok=True)
         FAULT_LOG.write_text(traceback.format_exc())
@@ -68,10 +75,22 @@ def _smoke(work: Work) -> Step:
     return Step("smoke test", "smoke", lambda: smoke.smoke(work))
 
 
+def _up(work: Work, options: Options) -> list[Step]:
+    if work.target.is_here:
+        return [Step("cluster", "up", lambda: here.up(work, options.nodes))]
+    if options.nodes > 1:
+        raise Refused("kind makes one node here: --nodes goes with --here")
+    return [Step("cluster", "up", lambda: kind.up(work))]
+
+
+def _down(work: Work, options: Options) -> list[Step]:
+    return _one(work, options, "cluster", here.down if work.target.is_here else kind.down)
+
+
 def _all(work: Work, options: Options) -> list[Step]:
     """From nothing to a passing smoke test."""
     ground = [Step("tools", "check", lambda: tools.check(work))]
-    ground += [Step("cluster", "up", lambda: kind.up(work))] if work.target.is_kind else []
+    ground += _up(work, options) if work.target.is_local else []
     ground.append(Step("KubeRay", "install", lambda: kuberay.install(work)))
     return [*ground, _image(work), *Deployment(work).steps("deploy"), _smoke(work)]
 
@@ -153,8 +172,8 @@ def _logs(work: Work, options: Options) -> list[Step]:
 COMMANDS: dict[str, tuple[str, Callable[[Work, Options], list[Step]]]] = {
     "all": ("from nothing to a passing smoke test: check, up, install, image, deploy, smoke", _all),
     "check": ("are the tools there, and new enough?", lambda w, o: _one(w, o, "tools", tools.check)),
-    "up": ("make the kind cluster on this machine", lambda w, o: _one(w, o, "cluster", kind.up)),
-    "down": ("delete the kind cluster, with all that is in it", lambda w, o: _one(w, o, "cluster", kind.down)),
+    "up": ("make the cluster on this machine, with kind or without Docker", _up),
+    "down": ("delete the cluster on this machine, with all that is in it", _down),
     "install": (f"install KubeRay {kuberay.VERSION}", lambda w, o: _one(w, o, "KubeRay", kuberay.install)),
     "image": ("build the image and bring it to the cluster", lambda w, o: [_image(w)]),
     "deploy": ("bring the newest image into the cluster, and wait until it serves", _deploy),
@@ -182,9 +201,16 @@ def common_options() -> argparse.ArgumentParser:
     """The options of every command."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--env", choices=ENVIRONMENTS, default="dev", help="which environment (dev)")
-    common.add_argument("--context", default="", help="kubectl's name of the cluster; dev: a kind cluster of our own")
+    common.add_argument(
+        "--context",
+        default="",
+        help="kubectl's name of the cluster (dev: the one that `up --here` made, while it is there, else that of kind)",
+    )
+    means = "the cluster on this Linux machine without Docker"
+    common.add_argument("--here", action="store_const", dest="context", const=HERE + NAME, help=means)
     common.add_argument("--namespace", default="", help=f"({NAME})")
     common.add_argument("--dry-run", action="store_true", help="print the commands and run none")
+    common.add_argument("--verbose", action="store_true", help="show the commands as they run, and what they say")
     common.add_argument("--yes", action="store_true", help="delete, and upgrade KubeRay, without asking")
     common.add_argument("--timeout", type=_seconds, default=TIMEOUT_S, help="seconds to become ready (900)")
     return common
@@ -199,6 +225,9 @@ def _parser() -> argparse.ArgumentParser:
         for name, (says, _) in COMMANDS.items()
     }
     which = "release file, or mark of one in the cluster, as status shows it (the newest made on this machine)"
+    for name in ("all", "up"):
+        nodes = "of the cluster; two with --here alone (1)"
+        added[name].add_argument("--nodes", type=int, choices=range(1, here.MOST_NODES + 1), default=1, help=nodes)
     added["deploy"].add_argument("--release", default="", help=which)
     added["deploy"].add_argument("--rebuild", action="store_true", help="build the image first")
     added["logs"].add_argument("component", choices=look.COMPONENTS)

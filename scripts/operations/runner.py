@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,10 @@ READ_DEADLINE_S = 60.0
 CHANGE_DEADLINE_S = 120.0
 PASSWORD = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 """In an address, as a private index of packages has it."""
+OUTPUT = ROOT / "build" / "cluster" / "output.log"
+"""What the last command that takes long said, where it was not shown."""
+HEARTBEAT_S = 30.0
+PR_SET_PDEATHSIG = 1
 LAST_LINES = 4
 """How much of what a failed command said is repeated: tools put the reason at the end."""
 
@@ -52,12 +58,13 @@ class Answer:
 class Runner:
     """The only way from this program to others.
 
-    `read` asks and changes nothing, `change` changes something and is shown as it runs. Both end with Failed where the
-    command fails, is not installed, or takes longer than its deadline.
+    `read` asks and changes nothing, `change` changes something. Both end with Failed where the command fails, is not
+    installed, or takes longer than its deadline. A verbose runner shows each command that changes something as it runs.
     """
 
-    def __init__(self, *, dry: bool) -> None:
+    def __init__(self, *, dry: bool, verbose: bool = False) -> None:
         self.dry = dry
+        self._verbose = verbose
 
     def read(self, command: Sequence[str], *, assumed: str = "", deadline_s: float = READ_DEADLINE_S) -> str:
         """What the command prints. A dry run takes `assumed` for it."""
@@ -103,10 +110,26 @@ class Runner:
             raise Failed(_ended(sink, answer))
 
     def work(self, command: Sequence[str], *, deadline_s: float) -> None:
-        """Run what takes long and tells of itself, as a build: its words go to the terminal."""
+        """Run what takes long and tells of itself, as a build: its words go to the terminal if that was asked for, else
+        to a file, and the last of them into the message where it fails."""
         self._show(shown(command))
-        if not self.dry:
+        if self.dry:
+            return
+        if self._verbose:
             self._let_talk(command, sys.stderr.fileno(), deadline_s)
+            return
+        OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+        with OUTPUT.open("w") as file:
+            process = started(command, stdin=subprocess.DEVNULL, stdout=file.fileno(), stderr=subprocess.STDOUT)
+            status = _wait(process, command, deadline_s, self._heartbeat)
+        if status != 0:
+            answer = Answer(status, OUTPUT.read_text("utf-8", "replace"), "")
+            raise Failed(f"{_ended(command, answer)}; all it said: {OUTPUT.relative_to(ROOT)}")
+
+    def _heartbeat(self, waited_s: float) -> None:
+        said = OUTPUT.read_text("utf-8", "replace").split("\n")
+        last = next((line.strip() for line in reversed(said) if line.strip()), "")
+        print(without_passwords(f"    {waited_s:.0f} s: {last[:80]}"), file=sys.stderr, flush=True)
 
     def show(self, command: Sequence[str], *, deadline_s: float = READ_DEADLINE_S) -> None:
         """Run what prints a result of ours."""
@@ -135,16 +158,23 @@ class Runner:
             for command in commands:
                 self._show(shown(command))
             return
-        running = [started(command, stdin=subprocess.DEVNULL) for command in commands]
-        with suppress(KeyboardInterrupt):
+        running: list[subprocess.Popen[str]] = []
+        try:
+            with suppress(KeyboardInterrupt):
+                for command in commands:
+                    running.append(started(command, stdin=subprocess.DEVNULL))
+                for process in running:
+                    process.wait()
+        finally:
             for process in running:
-                process.wait()
-        for process in running:
-            end(process)
+                end(process)
 
     def _show(self, line: str) -> None:
         """Commands of a dry run are its result and go to standard output."""
-        print(line if self.dry else f"    $ {line}", file=sys.stdout if self.dry else sys.stderr, flush=True)
+        if self.dry:
+            print(line, flush=True)
+        elif self._verbose:
+            print(f"    $ {line}", file=sys.stderr, flush=True)
 
 
 def _run(command: Sequence[str], stdin: str | None, deadline_s: float) -> Answer:
@@ -162,20 +192,41 @@ def _run(command: Sequence[str], stdin: str | None, deadline_s: float) -> Answer
 
 
 def started(command: Sequence[str], **streams: int) -> subprocess.Popen[str]:
-    """Begin it in a group of its own, so that what it starts ends with it."""
+    """Begin it in a group of its own, so that what it starts ends with it. On Linux the kernel ends it with the thread
+    that began it, however that goes."""
+    parent = os.getpid()
+
+    def end_with_parent() -> None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # gone before the kernel was told
+            os._exit(1)
+
+    before = end_with_parent if sys.platform == "linux" else None
+    options = {"text": True, "errors": "replace", "start_new_session": True, "cwd": ROOT, "preexec_fn": before}
     try:
-        return subprocess.Popen(command, text=True, errors="replace", start_new_session=True, cwd=ROOT, **streams)  # type: ignore[call-overload, no-any-return]
+        return subprocess.Popen(command, **options, **streams)  # type: ignore[call-overload, no-any-return]
     except OSError as error:
         if isinstance(error, FileNotFoundError) and command[0] in INSTALL:
             raise Failed(f"{command[0]} is not installed: {INSTALL[command[0]]}") from None
         raise Failed(f"{command[0]} cannot be run: {error.strerror}") from None
 
 
-def _wait(process: subprocess.Popen[str], command: Sequence[str], deadline_s: float) -> int:
+_libc = ctypes.CDLL(None)
+
+
+def _wait(
+    process: subprocess.Popen[str],
+    command: Sequence[str],
+    deadline_s: float,
+    heartbeat: Callable[[float], None] = lambda waited_s: None,
+) -> int:
+    began = time.monotonic()
     try:
-        return process.wait(deadline_s)
-    except subprocess.TimeoutExpired:
-        raise Failed(_too_long(command, deadline_s)) from None
+        while (waited_s := time.monotonic() - began) < deadline_s:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(min(HEARTBEAT_S, deadline_s - waited_s))
+            heartbeat(time.monotonic() - began)
+        raise Failed(_too_long(command, deadline_s))
     finally:
         end(process)
 

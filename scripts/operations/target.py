@@ -20,6 +20,10 @@ PART_OF = "app.kubernetes.io/part-of"
 ENVIRONMENTS = ("dev", "stage", "prod")
 KIND = "kind-"
 """How kind begins the names of the contexts it makes."""
+HERE = "here-"
+"""How the names of the contexts begin that are made on this machine without Docker."""
+STATE = Path(os.environ.get("XDG_STATE_HOME", "/var/lib")) / NAME
+"""Where each of those clusters has its folder, as long as it is there."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 MODEL_PARTS = (("SOURCE", "demo"), ("ID", ""), ("REVISION", ""))
 NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -51,7 +55,7 @@ class Target:
     namespace: str = NAME
     context: str = ""
     registry: str = ""
-    """Where images are pushed; empty for kind, which gets them loaded."""
+    """Where images are pushed; empty for a cluster on this machine, which gets them loaded."""
     build: tuple[tuple[str, str], ...] = ()
     """Arguments of the image's build that this site changes: BASE, TORCH, PIP_INDEX_URL and so on."""
     hf_token_file: str = ""
@@ -62,13 +66,34 @@ class Target:
     """Where clients reach the service; empty: through a port-forward."""
 
     @property
-    def is_kind(self) -> bool:
-        """On this machine, in containers: made and thrown away at will."""
-        return self.context.startswith(KIND)
+    def is_local(self) -> bool:
+        """On this machine, by kind or by this program: made and thrown away at will."""
+        return self.context.startswith((KIND, HERE))
 
     @property
-    def kind_cluster(self) -> str:
-        return self.context.removeprefix(KIND)
+    def is_here(self) -> bool:
+        """On this machine, without Docker: each node in namespaces of its own."""
+        return self.context.startswith(HERE)
+
+    @property
+    def cluster(self) -> str:
+        """The name of a cluster on this machine, without its maker's."""
+        return self.context.removeprefix(KIND).removeprefix(HERE)
+
+    @property
+    def state(self) -> Path:
+        """The folder of a cluster that was made without Docker."""
+        return STATE / self.cluster
+
+    @property
+    def kubeconfig(self) -> Path:
+        """How kubectl reaches that cluster, in the nodes' network."""
+        return self.state / "kubeconfig"
+
+    @property
+    def network_namespace(self) -> str:
+        """Where the cluster can be reached from, as a path for setns(2); empty for the machine's own network."""
+        return str(self.state / "node1" / "network") if self.is_here else ""
 
     @property
     def folder(self) -> Path:
@@ -77,7 +102,10 @@ class Target:
 
     def kubectl(self, *arguments: str, namespace: str = "") -> list[str]:
         """A kubectl command. It always names its cluster: the current context is whatever was last looked at."""
-        return ["kubectl", "--context", self.context, "--namespace", namespace or self.namespace, *arguments]
+        program = ["kubectl"]
+        if self.is_here:
+            program = ["nsenter", f"--net={self.network_namespace}", "kubectl", "--kubeconfig", str(self.kubeconfig)]
+        return [*program, "--context", self.context, "--namespace", namespace or self.namespace, *arguments]
 
     def command(self, words: str) -> str:
         """A command of this program, as it can be typed to do the same here. `words` are quoted as in a shell."""
@@ -94,7 +122,7 @@ def read_target(environment: str, chosen: Mapping[str, str]) -> Target:
     """The environment's defaults, over them its local file, over that the options; checked."""
     given = read_file(overlay(environment) / "settings.env")
     model = Model(*(given.get(f"MODEL_{part}", default) for part, default in MODEL_PARTS))
-    target = Target(environment, model, context=KIND + NAME if environment == "dev" else "")
+    target = Target(environment, model, context=_own_cluster() if environment == "dev" else "")
     said = {name: value for name, value in chosen.items() if value}
     options = tuple(part for name, value in said.items() for part in (f"--{name}", value))
     target = replace(target, options=options, **{**_local(environment), **said})
@@ -104,6 +132,11 @@ def read_target(environment: str, chosen: Mapping[str, str]) -> Target:
     if not NAMESPACE.fullmatch(target.namespace):
         raise Refused(f"{target.namespace!r} is no name for a namespace")
     return target
+
+
+def _own_cluster() -> str:
+    """The cluster of `up --here` while it is there, else that of kind."""
+    return (HERE if (STATE / NAME).is_dir() else KIND) + NAME
 
 
 def _local(environment: str) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from serve_app.gateway.usage.reports import Reports
 from serve_app.gateway.views import job_path
 from serve_app.images.bucket_store import BucketStore, open_store
 from serve_app.images.keeper import Keeper
+from serve_app.jobs.active import ActiveCluster
 from serve_app.jobs.batches.batches import Batches
 from serve_app.jobs.dead import DeadLetters
 from serve_app.jobs.desk import Desk
@@ -61,7 +62,7 @@ from serve_app.webhooks.sender import Sender
 SHUTDOWN_S: Final = 15.0
 """Most time for what was accepted and claimed; what is still claimed then is taken back by its lease."""
 CLOSE_S: Final = 1.5
-"""Most time for each of three steps after that. Together less than the 20 s after which Serve kills a replica."""
+"""Most time for each of three steps after that. Together less than the 40 s after which Serve kills a replica."""
 CORS_ALLOWED: Final = (
     *("Authorization", "Cache-Control", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer"),
     # What tracing and libraries add to every request of a page, unasked.
@@ -75,7 +76,7 @@ CORS_MAX_AGE_S: Final = 12 * 3600
 
 _log = logging.getLogger(__name__)
 
-Runner = Writer | Sender | Fetcher | BreakerMeter | Rates | Departure | Keeper
+Runner = Writer | Sender | Fetcher | BreakerMeter | Rates | Departure | Keeper | ActiveCluster
 
 
 def build_gateway(
@@ -85,11 +86,15 @@ def build_gateway(
     *,
     version: str,
     tracer: Tracer,
+    cluster: str = "",
 ) -> Starlette:
-    """The gateway of the given models, the first of them the default. Nothing is opened before its lifespan starts."""
+    """The gateway of the given models, the first of them the default. Nothing is opened before its lifespan starts.
+
+    `cluster` is the name of the RayCluster that it is a part of, empty where there is none.
+    """
     settings.require_database()
     requests, work = cast(GroupingRedis, connect_redis(settings, client=GroupingRedis)), connect_redis(settings)
-    service = _assemble(settings, cards, handles, version, tracer, requests, work)
+    service = _assemble(settings, cards, handles, version, tracer, requests, work, cluster)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -99,6 +104,8 @@ def build_gateway(
         runners += [BreakerMeter(service.dispatchers), service.rates, service.departure]
         if isinstance(service.store, BucketStore):
             runners.append(Keeper(service.store, work))
+        if cluster:
+            runners.append(service.active)
         for runner in runners:
             service.supervisor.start(type(runner).__name__, runner.run)
         service.supervisor.start("Leaving", partial(_stop_claiming, service))
@@ -143,10 +150,11 @@ def _assemble(
     tracer: Tracer,
     requests: GroupingRedis,
     work: Redis,
+    cluster: str,
 ) -> Service:
     """Requests and background work have a client each: a burst of requests must not keep leases from being renewed."""
     keys, stops, departure = KeyRing(settings), Stops(requests, settings), Departure()
-    tracker, asked = Tracker(work, settings), Tracker(requests, settings)
+    tracker, asked = Tracker(work, settings, cluster=cluster), Tracker(requests, settings)
     return Service(
         settings=settings,
         version=version,
@@ -175,6 +183,7 @@ def _assemble(
         messages=tracker.messages,
         rates=Rates(asked, [card.name for card in cards]),
         departure=departure,
+        active=ActiveCluster(work, settings, cluster),
         supervisor=Supervisor(departure),
     )
 

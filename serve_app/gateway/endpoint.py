@@ -111,6 +111,7 @@ class Endpoint:
                 if self._route.tracked is None:
                     return await self._route.handler(call)
                 call.principal = await self._service.verifier.verify(bearer_token(call.request.scope))
+                self._service.active.serve()
                 return await self._limited(call, call.principal)
         except ServiceError as met:
             error = met

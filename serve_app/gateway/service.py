@@ -29,6 +29,7 @@ from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.uploads import SLOW_MAX, SLOW_MAX_PER_USER, Pace, Turns, UploadBudget
 from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
+from serve_app.jobs.active import ActiveCluster
 from serve_app.jobs.batches.batches import Batches
 from serve_app.jobs.dead import DeadLetters
 from serve_app.jobs.desk import Desk
@@ -84,6 +85,7 @@ class Service:
     messages: Messages
     rates: Rates
     departure: Departure
+    active: ActiveCluster
     supervisor: Supervisor
     """Of everything that runs in the background of this replica."""
     audit: AuditLog = field(default_factory=AuditLog)

@@ -17,6 +17,7 @@ from serve_app.errors import ImageTooLarge, ImageUrlFailed, ImageUrlForbidden, I
 from serve_app.outbound.connect import Ask, Broken, Resolver, Unreachable, exchange
 from serve_app.outbound.url import Policy, read_url
 from serve_app.settings import MIB, Settings
+from serve_app.texts import number
 
 DEADLINE_S: Final = 10.0
 MAX_REDIRECTS: Final = 3
@@ -98,4 +99,4 @@ def _check_response(response: httpx2.Response, max_bytes: int) -> None:
 
 
 def _too_large(max_bytes: int) -> ImageTooLarge:
-    return ImageTooLarge(f"The image behind the URL has more than {max_bytes / MIB:g} MiB.")
+    return ImageTooLarge(f"The image behind the URL has more than {number(max_bytes / MIB)} MiB.")

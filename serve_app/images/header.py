@@ -8,6 +8,7 @@ from typing import BinaryIO
 from serve_app.errors import ImageTooLarge, ImageUnreadable
 from serve_app.images.layouts import read_layout
 from serve_app.settings import MIB, Settings
+from serve_app.texts import number
 
 MEDIA_TYPES = {
     "PNG": "image/png",
@@ -60,7 +61,7 @@ def inspect(data: bytes | BinaryIO, settings: Settings, page: int | None = None)
     if not data:
         raise ImageUnreadable("The image is empty.")
     if len(data) > settings.image_max_bytes:
-        raise ImageTooLarge(f"The image has more than {settings.image_max_bytes / MIB:g} MiB.")
+        raise ImageTooLarge(f"The image has more than {number(settings.image_max_bytes / MIB)} MiB.")
     layout = read_layout(data, COUNTED_FRAMES)
     if page is not None and not 1 <= page <= layout.frames:
         pages = "one page" if layout.frames == 1 else f"{layout.frames} pages"

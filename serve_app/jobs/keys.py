@@ -15,6 +15,8 @@
 | dead:{model} | sorted set: dead job → its end, ms | DEAD_MAX_JOBS and bytes | oldest first: blob too, job in JOB_TTL |
 | dead-bytes:{model} | integer: bytes of their inputs | one per model | never |
 | ledger:{model} | hash: counters since the beginning | one per model | never |
+| serving:{cluster} | integer: when this cluster first answered a user, µs | clusters | 5 s after its last look |
+| active | hash: the latest of them, which alone claims jobs, and since when | one | 5 s after its last look |
 | stops | hash: what admins stopped → JSON: why, by whom, when | 1 + 2 per model | when an admin takes it back |
 | held-bytes | integer: bytes of inputs and params, not ended | one | never |
 | removed:{id} | string: its owner or an admin removed this job | jobs removed within a day | 24 h after it |
@@ -52,6 +54,8 @@ KEYS: Final = {
     "dead": "dead:{model}",
     "dead_bytes": "dead-bytes:{model}",
     "ledger": "ledger:{model}",
+    "serving": "serving:{cluster}",
+    "active": "active",
     "stops": "stops",
     "held_bytes": "held-bytes",
     "removed": "removed:{id}",

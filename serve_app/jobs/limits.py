@@ -44,6 +44,9 @@ REMOVED_TTL_S = 24 * 3600
 HEARTBEAT_S = 6.0
 """A replica is counted as running for this long after its last beat: three beats of two seconds."""
 
+ACTIVE_S = 5.0
+"""A cluster is known to run for this long after the last look of its gateways: five looks of a second."""
+
 FETCH_LEASE_S = 30.0
 """Who fetches an item's URL has this long: the fetch's own ten seconds, its turn waited for, and to store what came."""
 FETCH_FAULTS_MAX = 5

@@ -56,6 +56,7 @@ def _head(settings: Settings) -> str:
         "LISTED_TTL_S": limits.LISTED_TTL_S,
         "PAGE_LOOKS": limits.PAGE_LOOKS,
         "REMOVED_TTL_S": limits.REMOVED_TTL_S,
+        "ACTIVE_MS": int(limits.ACTIVE_S * 1000),
         "HEARTBEAT_MS": int(limits.HEARTBEAT_S * 1000),
         "FETCH_LEASE_MS": int(limits.FETCH_LEASE_S * 1000),
         "FETCH_FAULTS_MAX": limits.FETCH_FAULTS_MAX,

@@ -54,11 +54,12 @@ _UNSTORABLE_ESCAPE: Final = re.compile(r"\\u(0000|d[89a-f])")
 
 
 class Tracker:
-    """Jobs in Redis. One per process and event loop; safe to share between tasks."""
+    """Jobs in Redis. One per process and event loop; safe to share between tasks. `cluster` is for whom it claims."""
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
+    def __init__(self, redis: Redis, settings: Settings, *, cluster: str = "") -> None:
         self._redis = redis
         self._scripts = Scripts(redis, settings)
+        self._cluster = cluster
         self.lease_seconds = settings.lease_seconds
         self.messages = Messages(redis)
 
@@ -113,14 +114,17 @@ class Tracker:
     async def claim(
         self, model: str, *, limit: int, max_bytes: int, max_pixels: int, chunks_per_replica: int
     ) -> Chunk | None:
-        """Take up to `limit` waiting jobs under one lease. None: nothing waits, or the window is full.
+        """Take up to `limit` waiting jobs under one lease. None: nothing waits, the window is full, or another cluster
+        is active.
 
         The window is the number of chunks that all claimers together may hold: `chunks_per_replica` for each running
         replica, at least one. The first job is taken whatever its size; the caps are for those after it.
         """
         token = secrets.token_hex(16)
         with redis_errors():
-            reply = await self._scripts.run("claim", model, token, limit, max_bytes, max_pixels, chunks_per_replica)
+            reply = await self._scripts.run(
+                "claim", model, token, limit, max_bytes, max_pixels, chunks_per_replica, self._cluster
+            )
         return Chunk(model, token, tuple(read_task(token, task) for task in reply)) if reply else None
 
     async def renew(self, chunk: Chunk) -> tuple[Task, ...]:

@@ -6,14 +6,19 @@ runs on the result.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import PGconn, Ping
 
 CONNECT_TIMEOUT_S = 10
+ASK_AGAIN_S = 0.5
+PING_TIMEOUT_S = 3
 LOCK_TIMEOUT_MS = 60_000
 STATEMENT_TIMEOUT_MS = 600_000
 """A large adopted table is rewritten once for its 64-bit ids."""
@@ -53,8 +58,10 @@ def read_migrations() -> list[Migration]:
     return sorted(found, key=lambda migration: migration.name)
 
 
-def migrate(database_url: str) -> list[str]:
+def migrate(database_url: str, *, wait_s: float = 0.0, say: Callable[[str], None] = print) -> list[str]:
     """Apply what is missing, all of it or nothing, and return the names of the files applied.
+
+    A server that does not answer yet is waited for, up to `wait_s`; `say` is told so.
 
     Safe to call again and from several processes at once: an advisory lock lets one at a time in.
     Raises `MigrationError` when the database is away, refuses, or holds a file that was edited since.
@@ -64,6 +71,7 @@ def migrate(database_url: str) -> list[str]:
             raise MigrationError("DATABASE_URL is not set.")
     except psycopg.ProgrammingError:  # its text would show a part of the password
         raise MigrationError("DATABASE_URL is no PostgreSQL URL; percent-encode what is special in it.") from None
+    _wait_for_server(database_url, wait_s, say)
     try:
         with psycopg.connect(database_url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:
             return _apply(connection, read_migrations())
@@ -73,6 +81,20 @@ def migrate(database_url: str) -> list[str]:
         raise MigrationError(f"PostgreSQL is not reachable; check DATABASE_URL. It said: {error}") from error
     except psycopg.Error as error:
         raise MigrationError(f"PostgreSQL refused a migration; nothing was changed. It said: {error}") from error
+
+
+def _wait_for_server(database_url: str, wait_s: float, say: Callable[[str], None]) -> None:
+    """A new pod may run before the network knows it, and its first connections are refused; a server may be starting.
+
+    Returns after `wait_s` at the latest: the connection that follows then says why there is none.
+    """
+    asked = make_conninfo(database_url, connect_timeout=PING_TIMEOUT_S).encode()
+    deadline, waits = time.monotonic() + wait_s, False
+    while time.monotonic() < deadline and PGconn.ping(asked) in (Ping.NO_RESPONSE, Ping.REJECT):
+        if not waits:
+            say(f"waiting up to {wait_s:g} s for PostgreSQL")
+        waits = True
+        time.sleep(ASK_AGAIN_S)
 
 
 def _apply(connection: psycopg.Connection, migrations: list[Migration]) -> list[str]:

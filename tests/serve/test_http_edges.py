@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 from running_service import WORDS, RunningService
 from service_client import BOUNDARY, HEAD, TAIL, Client, connected
 from talk import talking
+
+from serve_app.proxy import CONNECTION_MAX_AGE_S
 
 PATH = "/api/v1/jobs"
 
@@ -74,3 +77,19 @@ async def test_a_steady_upload_outlives_the_proxy_too(
                 talk.writer.write(body[at : at + 40_000])
                 await asyncio.sleep(0.4)
             assert (await talk.head())[0] == 202
+
+
+async def test_a_busy_connection_ends_politely_before_its_pod_would(service: RunningService) -> None:
+    for _ in range(2):
+        async with talking(service.cluster.url, "GET", "/livez") as talk:
+            began = time.monotonic()
+            while True:
+                status, fields = await talk.head()
+                await talk.reader.readexactly(int(fields["content-length"]))
+                assert status == 200
+                if fields.get("connection") == "close":
+                    break
+                await asyncio.sleep(0.02)
+                talk.writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert CONNECTION_MAX_AGE_S - 1 <= time.monotonic() - began <= CONNECTION_MAX_AGE_S + 2
+            assert await talk.rest() == b"", "nothing comes after the answer that says so"

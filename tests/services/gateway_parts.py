@@ -143,13 +143,15 @@ async def running_gateway(
     cards: Sequence[ModelCard] = (IMAGE_MODEL, TEXT_MODEL),
     model: Answering | None = None,
     tracer: Tracer = NO_TRACES,
+    cluster: str = "",
     **changes: Any,
 ) -> AsyncIterator[Running]:
     """A gateway whose settings are `settings` with `changes`, before one model under all names."""
     changes = {"oidc_issuers": (authority.url,), "oidc_audience": (AUDIENCE,), **changes}
     settings = settings.model_copy(update=changes)
     model = model or Answering()
-    application = build_gateway(settings, cards, {card.name: model for card in cards}, version=VERSION, tracer=tracer)
+    handles = {card.name: model for card in cards}
+    application = build_gateway(settings, cards, handles, version=VERSION, tracer=tracer, cluster=cluster)
     redis = connect_redis(settings)
     transport = httpx2.ASGITransport(application)
     async with (

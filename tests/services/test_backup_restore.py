@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,8 +19,10 @@ from manifest_redis import ROOT, ManifestRedis
 from pydantic import SecretStr
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
+from typer.testing import CliRunner
 from usage_rows import insert
 
+from serve_app.cli.main import commands
 from serve_app.connections import connect_redis
 from serve_app.contracts import JobInput
 from serve_app.jobs.tracker import Tracker
@@ -177,7 +181,14 @@ def test_a_damaged_backup_is_refused_and_touches_nothing(
     assert restore_redis(backups, replacement.data, "redis-of-no-day.rdb").returncode == 1
 
 
+def leave_unfinished(path: Path) -> None:
+    """What a backup leaves that was killed a day ago."""
+    path.touch()
+    os.utime(path, (time.time() - 86_400,) * 2)
+
+
 def test_the_newest_backups_stay(primary: ManifestRedis, backups: Path) -> None:
+    leave_unfinished(backups / "redis-killed.part")
     made = [back_up_redis(primary, backups, keep=2).stdout.split(":")[0] for _ in range(3)]
     assert sorted(path.name for path in backups.glob("*.rdb")) == made[1:]
     assert {path.stem for path in backups.iterdir()} == {Path(name).stem for name in made[1:]}
@@ -194,7 +205,7 @@ def test_a_snapshot_that_cannot_be_written_is_said(primary: ManifestRedis, backu
 class PostgresScripts:
     """The scripts of k8s/base/postgres, with the programs of the wheel, on a database of `server`."""
 
-    def __init__(self, server: Postgres, database: str, backups: Path) -> None:
+    def __init__(self, server: Postgres, database: str, backups: Path, **more: str) -> None:
         self._environment = {
             "PATH": os.pathsep.join([str(find_program("postgres").path.parent), os.defpath]),
             "PGHOST": "127.0.0.1",
@@ -203,7 +214,13 @@ class PostgresScripts:
             "PGDATABASE": database,
             "PASSWORD_FILE": str(server.folder / "password"),
             "BACKUPS": str(backups),
+            **more,
         }
+
+    def begin_back_up(self) -> subprocess.Popen[str]:
+        script = ["sh", str(BASE / "postgres" / "backup.sh")]
+        environment = {**self._environment, "KEEP": "3"}
+        return subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def back_up(self, keep: int = 3) -> subprocess.CompletedProcess[str]:
         return run(["sh", str(BASE / "postgres" / "backup.sh")], KEEP=str(keep), **self._environment)
@@ -278,9 +295,132 @@ def test_old_dumps_go_and_a_failed_one_leaves_nothing(postgres: Postgres, filled
     for day in ("20260101", "20260102"):
         for ending in ("dump", "dump.sha256"):
             (backups / f"app-{day}T000000Z.{ending}").touch()
+    leave_unfinished(backups / "app-killed.dump.part")
     assert scripts.back_up(keep=2).returncode == 0
     assert min(path.name for path in backups.glob("*.dump")) == "app-20260102T000000Z.dump"
     assert len(list(backups.iterdir())) == 4
     nowhere = PostgresScripts(postgres, "no_such_database", backups)
     assert nowhere.back_up().returncode != 0
     assert len(list(backups.glob("*.dump"))) == 2
+
+
+LATE_S: Final = 3.0
+NEVER_S: Final = "2"
+"""How long the scripts wait in a test whose server never comes."""
+
+
+def started_late(server: ManifestRedis | Postgres) -> threading.Timer:
+    """Start the server after LATE_S, as the network of a new pod begins to let it through."""
+    timer = threading.Timer(LATE_S, server.start)
+    timer.start()
+    return timer
+
+
+def test_a_redis_that_is_late_is_backed_up(folder: Path, backups: Path) -> None:
+    server = ManifestRedis(folder / "late")
+    server.start()
+    server.stop()
+    timer = started_late(server)
+    done = back_up_redis(server, backups)
+    timer.join()
+    server.stop()
+    assert done.returncode == 0, done.stderr
+    assert "waiting for Redis" in done.stderr
+    assert len(list(backups.iterdir())) == 2
+
+
+def test_a_redis_that_never_comes_ends_the_backup_with_the_reason(folder: Path, backups: Path) -> None:
+    url = f"redis://:password@127.0.0.1:{ManifestRedis(folder / 'never').port}/0"
+    script = [sys.executable, str(BASE / "redis" / "backup.py")]
+    done = run(script, REDIS_URL=url, DATA=str(folder), BACKUPS=str(backups), KEEP="3", WAIT_S=NEVER_S)
+    assert done.returncode == 1
+    assert f"Redis has not answered within {NEVER_S} s: " in done.stderr
+    assert "Connection refused" in done.stderr
+    assert list(backups.iterdir()) == []
+
+
+def test_a_redis_backup_that_is_interrupted_leaves_nothing(primary: ManifestRedis, backups: Path) -> None:
+    os.mkfifo(primary.data / "temp-blocks")
+    with BlockingRedis.from_url(primary.url) as client:
+        client.set("one", "1")
+    code = "import runpy, shutil, sys\n"
+    code += (
+        "def stop(source, target): open(target, 'w').write('half'); print('copying', flush=True); open(sys.argv[2])\n"
+    )
+    code += "shutil.copyfile = stop\nrunpy.run_path(sys.argv[1], run_name='__main__')\n"
+    command = [sys.executable, "-c", code, str(BASE / "redis" / "backup.py"), str(primary.data / "temp-blocks")]
+    environment = {"REDIS_URL": primary.url, "DATA": str(primary.data), "BACKUPS": str(backups), "KEEP": "3"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "copying\n"
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, list(backups.iterdir())) == (1, [])
+    assert "interrupted: no backup was made" in errors
+
+
+@pytest.fixture
+def away(second: Postgres) -> Postgres:
+    """A server with an empty database that does not run."""
+    second.stop()
+    return second
+
+
+def test_a_postgres_that_is_late_is_backed_up_and_restored_into(
+    postgres: Postgres, filled: str, away: Postgres, backups: Path
+) -> None:
+    assert PostgresScripts(postgres, filled.rsplit("/", 1)[1], backups).back_up().returncode == 0
+    scripts = PostgresScripts(away, "app", backups)
+    for script in (scripts.restore, scripts.back_up):
+        timer = started_late(away)
+        done = script()
+        timer.join()
+        away.stop()
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("waiting for PostgreSQL") == 1
+    assert {path.suffix for path in backups.iterdir()} == {".dump", ".sha256"}
+
+
+def test_a_postgres_that_never_comes_ends_the_scripts_with_the_reason(
+    postgres: Postgres, filled: str, away: Postgres, backups: Path
+) -> None:
+    assert PostgresScripts(postgres, filled.rsplit("/", 1)[1], backups).back_up().returncode == 0
+    before = sorted(backups.iterdir())
+    scripts = PostgresScripts(away, "app", backups, WAIT_S=NEVER_S)
+    for script in (scripts.restore, scripts.back_up):
+        done = script()
+        assert done.returncode == 1
+        assert f"PostgreSQL has not answered within {NEVER_S} s: " in done.stderr
+        assert "Connection refused" in done.stderr
+        assert sorted(backups.iterdir()) == before
+
+
+def test_a_postgres_backup_that_is_interrupted_leaves_nothing(postgres: Postgres, filled: str, backups: Path) -> None:
+    scripts = PostgresScripts(postgres, filled.rsplit("/", 1)[1], backups)
+    with psycopg.connect(filled) as holder:  # the dump waits for this lock, its file begun
+        holder.execute("LOCK TABLE api_usage IN ACCESS EXCLUSIVE MODE")
+        with scripts.begin_back_up() as process:
+            while not list(backups.glob("*.part")):
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.terminate()
+            _, errors = process.communicate(timeout=30)
+    assert (process.returncode, list(backups.iterdir())) == (143, [])
+    assert "interrupted" in errors
+
+
+def test_a_migration_waits_for_a_late_postgres_and_not_for_ever(
+    away: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", away.url)
+    never = CliRunner().invoke(commands, ["migrate", "--wait", NEVER_S])
+    assert never.exit_code == 1
+    assert f"waiting up to {NEVER_S} s for PostgreSQL" in never.stderr
+    assert "PostgreSQL is not reachable" in never.stderr
+    timer = started_late(away)
+    late = CliRunner().invoke(commands, ["migrate", "--wait", "60"])
+    timer.join()
+    assert late.exit_code == 0, late.stderr
+    assert "applied: " in late.stdout

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from gateway_parts import PICTURE, Running, listening, running_gateway
 from starlette.types import ASGIApp, Receive, Scope, Send
-from talk import talking
+from talk import Talk, talking
 
+from serve_app import proxy
 from serve_app.local.authority import Authority
-from serve_app.proxy import BodyWanted, middlewares
+from serve_app.proxy import BodyWanted, BoundedConnections, middlewares
 from serve_app.settings import Settings
 
 BODY = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + PICTURE + b"\r\n--b--\r\n"
+LENGTH = [(b"content-length", b"5")]
 UNKNOWN = "/api/v1/jobs/2f0c1c1e-8a39-4d4e-9d0a-000000000000"
 
 
@@ -157,3 +160,62 @@ async def test_an_http_1_0_client_gets_no_chunk_sizes(gateway: Running) -> None:
     assert [line.split(",")[0] for line in table.splitlines()[1:]] == ["0", "1", "2"]
     assert [json.loads(line)["index"] for line in lines.splitlines()] == [0, 1, 2]
     gateway.model.open.set()
+
+
+async def status_of(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the status that the query says, as one whole body."""
+    await send({"type": "http.response.start", "status": int(scope["query_string"] or 200), "headers": LENGTH})
+    await send({"type": "http.response.body", "body": b"whole"})
+
+
+async def asked(talk: Talk, path: str = "/") -> bool:
+    """Send a request on a kept connection and read the whole answer: whether it says that the connection closes."""
+    talk.writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return await answered(talk)
+
+
+async def answered(talk: Talk) -> bool:
+    _, fields = await talk.head()
+    assert await talk.reader.readexactly(5) == b"whole"
+    return fields.get("connection") == "close"
+
+
+async def test_a_busy_connection_is_closed_by_its_age_after_a_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "CONNECTION_MAX_AGE_S", 0.5)
+    async with listening(BoundedConnections(status_of)) as url:  # type: ignore[arg-type]
+        for _ in range(2):
+            async with talking(url, "GET", "/") as talk:
+                began = time.monotonic()
+                closes = await answered(talk)
+                assert not closes, "a young connection is kept"
+                while not closes:
+                    assert time.monotonic() - began < 5
+                    closes = await asked(talk)
+                assert time.monotonic() - began >= 0.4
+                assert await talk.rest() == b""
+
+
+async def test_a_proxy_that_drains_closes_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with listening(BoundedConnections(status_of)) as url:  # type: ignore[arg-type]
+        async with talking(url, "GET", "/") as young, talking(url, "GET", "/-/healthz?503") as probe:
+            assert not await answered(young)
+            assert await answered(probe)
+            assert await asked(young)
+            assert await young.rest() == b""
+        async with talking(url, "GET", "/-/healthz?200") as probe, talking(url, "GET", "/") as young:
+            assert not await answered(probe), "it serves again"
+            assert not await answered(young)
+
+
+async def test_what_is_remembered_of_connections_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "CONNECTIONS_MAX", 3)
+    bounded = BoundedConnections(status_of)
+    async with listening(bounded) as url:  # type: ignore[arg-type]
+        for _ in range(5):
+            async with talking(url, "GET", "/") as talk:
+                await answered(talk)
+    assert len(bounded._begun) == 3
+    monkeypatch.setattr(proxy, "FORGET_S", 0.0)
+    async with listening(bounded) as url, talking(url, "GET", "/") as talk:  # type: ignore[arg-type]
+        await answered(talk)
+    assert len(bounded._begun) == 1

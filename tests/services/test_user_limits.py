@@ -73,6 +73,13 @@ async def test_a_flood_is_told_when_to_come_again_and_nobody_else_is_held_up(
         assert refused.headers["retry-after"] == "1"
 
 
+async def test_a_refusal_names_the_rate_that_was_set(settings: Settings, authority: Authority) -> None:
+    async with running_gateway(settings, authority, rate_reads_per_s=17.0) as gateway:  # 58,823.5 µs apart
+        answers = await asyncio.gather(*(gateway.get(UNKNOWN, "fast") for _ in range(100)))
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert refused[0].json()["detail"].startswith("You may send 17 reads a second, and a burst at first.")
+
+
 async def test_retry_after_is_right(settings: Settings, authority: Authority) -> None:
     """A request every two seconds: the next one passes after what `Retry-After` says, and not a second earlier."""
     async with running_gateway(settings, authority, rate_submits_per_s=0.5) as gateway:

@@ -1,4 +1,7 @@
-"""`scripts/cluster` from nothing to a smoke test: the order of what it asks of other programs, repeats, dry runs."""
+"""`scripts/cluster`: what it asks of other programs, and what it never shows.
+
+That it works is shown on a real cluster, in tests/cluster.
+"""
 
 from __future__ import annotations
 
@@ -10,74 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests import cluster_world
-from tests.cluster_world import IMAGE, IMAGE_ID, NAME, Machine, items, operator, rule
-
-KUBECTL = f"kubectl --context kind-{NAME} --namespace {NAME} "
-APPLY = f"{KUBECTL}apply --server-side --force-conflicts --field-manager {NAME} "
-WAY = [
-    f"kind create cluster --name {NAME} --config k8s/kind.yaml --wait 5m",
-    "helm upgrade --install kuberay-operator kuberay-operator --repo https://ray-project.github.io/kuberay-helm/ "
-    f"--version 1.7.0 --kube-context kind-{NAME} --namespace kuberay-system --create-namespace --wait --timeout 5m",
-    "podman build --file k8s/image/Containerfile --iidfile build/cluster/dev/image-id --build-arg ENVIRONMENT=dev "
-    "--build-arg VERSION=0.1.0 --build-arg COMMIT=0123456789abcdef0123456789abcdef01234567 "
-    "--build-arg MODEL_SOURCE=demo .",
-    f"podman tag {IMAGE_ID} {IMAGE}",
-    f"podman save --output build/cluster/dev/image.tar {IMAGE}",
-    f"kind load image-archive build/cluster/dev/image.tar --name {NAME}",
-    f"{KUBECTL}create --filename build/cluster/dev/namespace.json",
-    f"{KUBECTL}create --filename -",
-    f"{KUBECTL}delete job migrate --ignore-not-found --wait",
-    f"{APPLY}--filename -",
-    f"{APPLY}--filename -",
-    f"{KUBECTL}apply --server-side --force-conflicts --filename -",
-]
-"""Everything that `all` changes, in order."""
+from tests.cluster_world import IMAGE, IMAGE_ID, NAME, Machine, entry, items, operator, rule
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     with cluster_world.machine(tmp_path) as made:
         yield made
-
-
-def relative(machine: Machine) -> list[str]:
-    return [line.replace(str(machine.tree), "TREE") for line in machine.changes]
-
-
-def test_one_command_leads_from_nothing_to_a_passing_smoke_test(machine: Machine) -> None:
-    done = machine.run("all")
-    assert done.returncode == 0, done.stderr
-    assert relative(machine) == WAY
-    assert "nanowires.jpg is Nanowires" in done.stderr
-    assert "its outcome is a row in PostgreSQL" in done.stderr
-    assert done.stdout == ""
-
-
-def test_a_second_time_nothing_is_made_that_is_there(machine: Machine) -> None:
-    machine.run("all")
-    before = len(machine.changes)
-    done = machine.run("all")
-    assert done.returncode == 0, done.stderr
-    again = relative(machine)[before:]
-    assert again == [WAY[2], WAY[3], *WAY[8:]]  # a cached build, and what is applied as it stands already
-    for text in ("the kind cluster sem-image-classifier is there", "KubeRay 1.7.0 is there", "holds it already"):
-        assert text in done.stderr
-
-
-def test_all_is_tried_by_the_api_server_before_anything_is_applied(machine: Machine) -> None:
-    machine.run("all")
-    applied = [line for line in machine.lines if " apply --server-side" in line and "--field-manager" in line]
-    assert ["--dry-run=server" in line for line in applied] == [True, True, False, False]
-    inputs = [one["stdin"] for one in machine.asked if one["line"] in applied]
-    assert inputs == [cluster_world.SURROUNDINGS, cluster_world.SERVICE] * 2
-
-
-def test_what_the_api_server_does_not_take_leaves_the_migration_of_the_release_before(machine: Machine) -> None:
-    machine.first(rule("--dry-run=server .*--selector", status=1, errors='no matches for kind "PodMonitor"\n'))
-    done = machine.run("all")
-    assert done.returncode == 1
-    assert 'no matches for kind "PodMonitor"' in done.stderr
-    assert not any("delete job" in line for line in machine.lines)
 
 
 @pytest.mark.parametrize(
@@ -120,18 +62,6 @@ def test_a_dry_run_starts_no_program_and_writes_no_file(machine: Machine, comman
     assert done.stdout.strip()
 
 
-def test_a_dry_run_prints_the_commands_that_are_then_run(machine: Machine) -> None:
-    printed = machine.run("all", "--dry-run").stdout.replace("0" * 64, IMAGE_ID).replace("0" * 12, IMAGE_ID[:12])
-    printed = printed.replace("COMMIT=COMMIT", "COMMIT=0123456789abcdef0123456789abcdef01234567")
-    machine.run("all")
-    lines = [re.sub(r"^.* \| |   # .*$", "", line) for line in printed.splitlines()]
-    programs = tuple(f"{tool} " for tool in cluster_world.TOOLS)
-    said = [line for line in lines if line.startswith(programs) and cluster_world.changes(line)]
-    waits = [line for line in said if " wait " in line]
-    assert [line for line in said if line not in waits] == machine.changes
-    assert len(waits) == 2  # what is watched, with its reasons, is one command for whoever types it
-
-
 def test_secrets_of_development_are_random_and_never_shown(machine: Machine) -> None:
     done = machine.run("all")
     [made] = [one["stdin"] for one in machine.asked if one["line"].endswith("create --filename -")]
@@ -165,42 +95,6 @@ def test_a_secret_that_was_there_keeps_its_password(machine: Machine) -> None:
     values = {one["metadata"]["name"]: one["stringData"] for one in json.loads(made)["items"]}
     assert "redis" not in values
     assert values[NAME]["redis-url"] == "redis://:secret-of-before@redis:6379/0"
-
-
-def test_the_release_is_a_file_and_an_entry_in_the_cluster(machine: Machine) -> None:
-    machine.run("all")
-    folder = machine.tree / "build" / "releases"
-    release = json.loads((folder / "release-dev-latest.json").read_text())
-    assert (release["image"], release["digest"]) == (IMAGE, f"sha256:{IMAGE_ID}")
-    assert release["model_source"] == "demo"
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", release["created_at_utc"])
-    assert (folder / "release-dev-latest.json").resolve().name.startswith("release-dev-2")
-    [entry] = [json.loads(one["stdin"]) for one in machine.asked if '"ConfigMap"' in one["stdin"]]
-    assert json.loads(entry["data"]["release.json"]) == release
-    assert "kind: RayService" in entry["data"]["manifests.yaml"]
-    assert "ENVIRONMENT: dev" in entry["data"]["manifests.yaml"]
-
-
-def test_image_settings_and_release_are_written_into_the_manifests(machine: Machine) -> None:
-    machine.run("all")
-    folder = machine.tree / "build" / "cluster" / "dev"
-    text = (folder / "service" / "kustomization.yaml").read_text()
-    assert f"newName: localhost/{NAME}\n    newTag: {IMAGE_ID[:12]}" in text
-    assert re.search(rf'annotations: {{{NAME}/release: "[0-9a-f]{{12}}"}}', text)
-    assert "resources: [../../../../k8s/service/dev, ../settings]" in text
-    assert re.search(r'^nameSuffix: "-[0-9a-f]{12}"$', (folder / "settings" / "kustomization.yaml").read_text(), re.M)
-    assert "resources: [../../../../k8s/overlays/dev]" in (folder / "surroundings" / "kustomization.yaml").read_text()
-
-
-def test_other_settings_have_another_name(machine: Machine) -> None:
-    written = machine.tree / "build" / "cluster" / "dev" / "settings" / "kustomization.yaml"
-    names = []
-    for settings in (cluster_world.SETTINGS, cluster_world.SETTINGS.replace("  ENV", "  JOB_TTL: '60'\n  ENV")) * 2:
-        machine.first(rule("kustomize .*/settings", settings))
-        machine.run("all")
-        names.append(written.read_text())
-    assert names[0] != names[1]
-    assert names[:2] == names[2:]
 
 
 @pytest.mark.parametrize(
@@ -248,14 +142,90 @@ def test_the_operator_of_a_shared_cluster_is_not_upgraded_unasked(machine: Machi
     assert ["helm upgrade" in line for line in machine.changes] == [False, True]
 
 
-def test_the_namespace_is_made_with_the_label_by_which_it_is_ours(machine: Machine) -> None:
-    machine.run("all")
-    made = json.loads((machine.tree / "build" / "cluster" / "dev" / "namespace.json").read_text())
-    assert made["metadata"] == {"name": NAME, "labels": {"app.kubernetes.io/part-of": NAME}}
-
-
 def test_every_kubectl_names_its_cluster(machine: Machine) -> None:
     for command in ("all", "status", "rollback"):
         machine.run(command)
     asked = [line for line in machine.lines if line.startswith("kubectl") and "kustomize" not in line]
     assert [line for line in asked if f"--context kind-{NAME} " not in line and "--client" not in line] == []
+
+
+def test_config_shows_no_secret(machine: Machine) -> None:
+    machine.run("image")
+    machine.local("dev", "BUILD_TORCH=pypi\n")
+    secret = "---\napiVersion: v1\ndata:\n  password: c2VjcmV0\nkind: Secret\nmetadata:\n  name: made-here\n"
+    machine.first(rule("kustomize .*/surroundings", cluster_world.SURROUNDINGS + secret))
+    done = machine.run("config", "--manifests")
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "CONTEXT          kind-sem-image-classifier",
+        "TORCH=pypi",
+        "MODEL_SOURCE     demo",
+        "kind: RayService",
+    ):
+        assert text in done.stdout
+    assert "  password: '********'" in done.stdout
+    assert "c2VjcmV0" not in done.stdout
+    assert [line for line in machine.changes if not line.startswith(("podman", "kind"))] == []
+
+
+def test_config_shows_what_the_settings_come_to(machine: Machine) -> None:
+    site = machine.tree / "k8s" / "overlays" / "dev" / "site.env"
+    site.write_text("HOST=sem.localhost\n")
+    traced = "  ENVIRONMENT: dev\n  TRACES_ENDPOINT: http://me:word@collector:4318\n"
+    machine.first(rule("/overlays/dev", cluster_world.SETTINGS.replace("  ENVIRONMENT: dev\n", traced)))
+    shown = machine.run("config").stdout
+    assert "HOST             sem.localhost\n" in shown
+    assert "  ENVIRONMENT: dev\n  TRACES_ENDPOINT: http://********@collector:4318\n" in shown
+    assert "StatefulSet" not in shown
+
+
+def test_the_password_of_an_index_is_neither_shown_nor_an_argument(machine: Machine) -> None:
+    machine.local("dev", "BUILD_PIP_INDEX_URL=https://me:word@index.lab/simple\n")
+    secret = "--secret id=pip_index_url,src=build/cluster/dev/pip-index-url"
+    for command in (["config"], ["image"], ["image", "--dry-run"]):
+        done = machine.run(*command)
+        assert done.returncode == 0, done.stderr
+        assert "me:word" not in done.stdout + done.stderr
+    [build] = [line for line in machine.lines if "podman build" in line]
+    assert secret in build
+    assert not any("me:word" in line for line in machine.lines)
+    assert not (machine.tree / "build" / "cluster" / "dev" / "pip-index-url").exists()
+
+
+def test_docker_builds_where_podman_is_not(machine: Machine) -> None:
+    (machine.bin / "podman").rename(machine.bin / "docker")
+    digest = f"sha256:{'ef56' * 16}"
+    machine.settings("stage", "MODEL_SOURCE=private\nMODEL_ID=lab/model\nMODEL_REVISION=v3\n")
+    machine.local("stage", "CONTEXT=lab\nREGISTRY=registry.lab/sem\nHF_TOKEN_FILE=token\nBUILD_TORCH=pypi\n")
+    machine.first(
+        rule("docker build", files={"build/cluster/stage/image-id": f"sha256:{IMAGE_ID}\n"}),
+        rule("docker image inspect", f'["other@sha256:1", "registry.lab/sem/{NAME}@{digest}"]'),
+    )
+    done = machine.run("image", "--env", "stage")
+    assert done.returncode == 0, done.stderr
+    build, tag, push = machine.changes[:3]
+    for part in ("--build-arg MODEL_ID=lab/model --build-arg MODEL_REVISION=v3", "--build-arg TORCH=pypi"):
+        assert part in build
+    assert build.endswith("--secret id=hf_token,src=token .")
+    name = f"registry.lab/sem/{NAME}:{IMAGE_ID[:12]}"
+    assert [tag, push] == [f"docker tag {IMAGE_ID} {name}", f"docker push {name}"]
+    assert f"registry.lab/sem/{NAME}@{digest}" in done.stderr
+
+
+def test_old_entries_leave_the_cluster_with_settings_that_nobody_reads(machine: Machine) -> None:
+    kept, oldest, serving, failed = (f"{NAME}-{mark * 12}" for mark in "abcd")
+    entries = [entry(f"{n:02}", f"{n:02}", IMAGE) for n in range(12)]
+    for old, settings in ((entries[11], kept), (entries[0], oldest)):
+        old["data"]["manifests.yaml"] += f"- configMapRef:\n    name: {settings}\n"
+    too_late = {"spec": {"envFrom": [{"configMapRef": {"name": serving}}]}}
+    by_hand = NAME
+    there = [{"metadata": {"name": name}} for name in (kept, oldest, serving, failed, by_hand)]
+    machine.first(
+        rule("get configmaps .*component=settings", items(*there)),
+        rule("get configmaps .*component=release", items(*entries)),
+        rule("get rayclusters", items(too_late)),
+    )
+    machine.run("all")
+    gone = [line.rpartition("delete configmap ")[2] for line in machine.changes if "delete configmap" in line]
+    dropped = (f"{NAME}-release-01", f"{NAME}-release-00", oldest, failed)
+    assert gone == [f"{name} --ignore-not-found" for name in dropped]

@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from manifests.kubernetes import VERSIONS
-from operations.ground import tools
 
 from tests import cluster_world
-from tests.cluster_world import NAME, Machine, Service, items, ray_service, rule
+from tests.cluster_world import IMAGE, NAME, Machine, Service, entry, items, ray_service, rule
 
 LACKING = {
     "metadata": {"name": "models-1", "labels": {"ray.io/cluster": "green"}},
@@ -38,33 +36,16 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         yield made
 
 
-STEPS = [
-    "tools",
-    "cluster",
-    "KubeRay",
-    "image",
-    "manifests",
-    "namespace",
-    "secrets",
-    "surroundings",
-    "servers",
-    "tables",
-]
-STEPS += ["service", "readiness", "smoke test"]
+STEPS = ["tools", "cluster", "KubeRay", "image", "manifests", "namespace", "secrets", "surroundings", "servers"]
+STEPS += ["tables", "service", "readiness", "smoke test"]
 
 
 @pytest.mark.parametrize(
     ("broken", "step", "command"),
     [
-        ("kind create", "cluster", "up, then scripts/cluster install, then scripts/cluster image"),
         ("helm upgrade", "KubeRay", "install, then scripts/cluster image, then scripts/cluster deploy"),
         ("podman build", "image", "image, then scripts/cluster deploy, then scripts/cluster smoke"),
-        ("kind load", "image", "image, then scripts/cluster deploy, then scripts/cluster smoke"),
-        ("kustomize .*/service$", "manifests", "deploy, then scripts/cluster smoke"),
-        ("create --filename build", "namespace", "deploy, then scripts/cluster smoke"),
-        ("create --filename -", "secrets", "deploy, then scripts/cluster smoke"),
         ("dry-run=server", "surroundings", "deploy, then scripts/cluster smoke"),
-        ("rollout status statefulset.apps/redis", "servers", "deploy, then scripts/cluster smoke"),
         (f"port-forward service/{NAME}", "smoke test", "smoke"),
     ],
 )
@@ -81,8 +62,7 @@ def test_a_failure_in_the_middle_says_what_was_done_and_how_to_go_on(
     assert f"not done: {', '.join(STEPS[number:])}\n" in error
     assert f"next:     scripts/cluster {command}" in error
     assert "the reason of it" in done.stderr
-    last = machine.lines[-1] if step != "servers" else " ".join(machine.lines[-4:])
-    assert broken.split(".*")[0].split()[0] in last  # nothing was begun after it but to ask why
+    assert broken.split()[0] in machine.lines[-1]  # nothing was begun after it
 
 
 def test_the_next_commands_can_be_typed_as_they_are(machine: Machine) -> None:
@@ -110,37 +90,6 @@ def test_the_next_command_names_a_file_with_a_blank_in_its_name(machine: Machine
     assert shlex.split(said)[1:] == ["deploy", "--release", str(moved)]
 
 
-def test_the_oldest_cluster_is_the_oldest_whose_schemas_are_checked() -> None:
-    assert VERSIONS[0] == "{}.{}".format(*tools.SERVER)
-
-
-def test_going_on_does_what_was_left(machine: Machine) -> None:
-    machine.first(rule("helm upgrade", status=1, errors="no such host\n", once=True))
-    machine.run("all")
-    done = machine.run("all")
-    assert done.returncode == 0, done.stderr
-    assert len([line for line in machine.lines if line.startswith("kind create")]) == 1
-
-
-def test_missing_and_old_tools_are_named_together_with_where_they_come_from(machine: Machine) -> None:
-    (machine.bin / "kind").unlink()
-    machine.first(rule("helm version", "v3.9.1+g1\n"))
-    done = machine.run("check")
-    assert done.returncode == 1
-    assert "kind is not installed" in done.stderr
-    assert "https://kind.sigs.k8s.io" in done.stderr
-    assert "helm is 3.9, 3.12 is needed (installs KubeRay): https://helm.sh" in done.stderr
-    assert machine.changes == []
-
-
-def test_an_old_cluster_is_refused(machine: Machine) -> None:
-    machine.local("stage", "CONTEXT=lab\nREGISTRY=registry.lab\n")
-    machine.first(rule("kubectl --context lab .* version", {"serverVersion": {"gitVersion": "v1.30.9"}}))
-    done = machine.run("check", "--env", "stage")
-    assert "the cluster runs Kubernetes 1.30; 1.31 is needed" in done.stderr
-    assert not any(line.startswith("kind") for line in machine.lines)
-
-
 @pytest.mark.parametrize(
     ("answers", "says"),
     [
@@ -152,8 +101,8 @@ def test_an_old_cluster_is_refused(machine: Machine) -> None:
             ],
             "pod models-1 has no image localhost/x:1: not present with pull policy of Never",
         ),
-        ([rule("get rayservice", ray_service(generation=0))], "not ready after 1 s"),
-        ([rule("get raycluster", cluster_world.ray_cluster("localhost/old:1"))], "not ready after 1 s"),
+        ([rule("get rayservice", ray_service(generation=0))], "not ready after "),
+        ([rule("get raycluster", cluster_world.ray_cluster("localhost/old:1"))], "not ready after "),
         ([rule("get rayservice", "no json")], "printed something else than JSON: 'no json'"),
     ],
 )
@@ -251,22 +200,16 @@ def test_a_service_elsewhere_is_asked_with_a_token_of_ones_own(tmp_path: Path) -
     assert machine.lines == []
 
 
-def test_the_children_of_an_access_end_with_it(machine: Machine, tmp_path: Path) -> None:
-    machine.first(rule("port-forward", stays_s=60, files={str(tmp_path / "open"): ""}))
-    machine.local("stage", "CONTEXT=lab\nREGISTRY=r\n")  # dev has an issuer too, at a port that `make run` may hold
-    with machine.start("access", "--env", "stage", "--port", "0") as process:
-        while not (tmp_path / "open").exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
-    assert process.returncode == 0
-    ours = [path for path in Path("/proc").glob("[0-9]*") if _belongs(path, machine)]
-    assert ours == []
-
-
-def _belongs(process: Path, machine: Machine) -> bool:
-    try:
-        return f"STANDIN={machine.standin}".encode() in (process / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
+def test_a_rollback_that_failed_is_repeated_to_the_same_release(machine: Machine) -> None:
+    machine.first(
+        rule("get configmaps", items(entry("bbb", "2", IMAGE), entry("aaa", "1", IMAGE))),
+        rule("get rayservice", ray_service(mark="bbb"), before="apply"),
+        rule("get rayservice", ray_service(mark="aaa", ready=False)),
+    )
+    done = machine.run("rollback", "--timeout", "1")
+    assert "error: readiness: not ready after 1." in done.stderr
+    [said] = [line.removeprefix("next:     ") for line in done.stderr.splitlines() if line.startswith("next:")]
+    assert said == "scripts/cluster rollback aaa, then scripts/cluster smoke"
+    machine.run(*shlex.split(said.split(", then ")[0])[1:], "--timeout", "1")
+    applied = [one["stdin"] for one in machine.asked if " apply " in one["line"]]
+    assert applied == ["manifests of aaa\n"] * 2

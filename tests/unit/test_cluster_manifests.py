@@ -60,10 +60,12 @@ def rendered(machine: Machine, environment: str, image: str, *options: str) -> s
 
 
 @kustomized
-def test_the_release_is_in_every_pod_of_ours(machine: Machine) -> None:
-    text = rendered(machine, "dev", IMAGE)
+@pytest.mark.parametrize("tag", ["ab12ab12ab12", "000000000000", "1234567e8901"])
+def test_the_release_is_in_every_pod_of_ours(machine: Machine, tag: str) -> None:
+    image = f"localhost/{NAME}:{tag}"
+    text = rendered(machine, "dev", image)
     images = re.findall(rf"image: (\S*{NAME}\S*)$", text, re.MULTILINE)
-    assert set(images) == {IMAGE}
+    assert set(images) == {image}
     assert len(images) >= 6  # head, three groups, migration, development issuer
     [service] = render.documents(text, "RayService")
     assert re.search(rf'^    {NAME}/release: "?[0-9a-f]{{12}}"?$', service, re.MULTILINE)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
+from manifests.schemas import VERSIONS
 from operations.delivery import diagnosis, render
+from operations.delivery.deployment import NOT_MIGRATE
+from operations.ground import tools
+from operations.steps import duration
+from operations.use import look
 
 from tests import cluster_world
-from tests.cluster_world import NAME, ray_service
+from tests.cluster_world import NAME, ROOT, ray_service
 
 STREAM = f"""apiVersion: v1
 kind: Namespace
@@ -216,3 +223,133 @@ def test_an_operator_that_is_not_there_is_told() -> None:
 )
 def test_ready_is_the_newest_alone(service: dict[str, Any], current: bool) -> None:
     assert diagnosis.is_current(service) is current
+
+
+K8S = ROOT / "k8s"
+
+
+def manifests(*folders: str) -> Iterator[dict[str, Any]]:
+    for path in (path for folder in folders for path in (K8S / folder).rglob("*.yaml")):
+        yield from (one for one in yaml.safe_load_all(path.read_text()) if isinstance(one, dict) and "kind" in one)
+
+
+def test_every_foreign_group_of_the_manifests_is_known_with_where_it_comes_from() -> None:
+    versions = {str(one["apiVersion"]) for one in manifests("base", "components", "monitoring")}
+    groups = {version.rpartition("/")[0] for version in versions} - {"kustomize.config.k8s.io"}
+    builtin = {"", "apps", "batch", "networking.k8s.io", "policy"}
+    assert groups - builtin == set(tools.COMES_FROM)
+
+
+def test_the_trial_leaves_out_every_job_and_nothing_else() -> None:
+    key, _, name = NOT_MIGRATE.partition("!=")
+    all_of_a_build = list(manifests("base", "components", "monitoring"))  # a component may change the Job of the base
+    named = {
+        (one["kind"], one["metadata"]["name"])
+        for one in all_of_a_build
+        if one.get("metadata", {}).get("labels", {}).get(key) == name
+    }
+    jobs = {(one["kind"], one["metadata"]["name"]) for one in all_of_a_build if one["kind"] == "Job"}
+    assert named == jobs == {("Job", "migrate")}
+
+
+@pytest.mark.parametrize("component", ["redis-tls", "service-mesh"])
+def test_the_components_that_hold_such_names(component: str) -> None:
+    text = "".join(path.read_text() for path in (K8S / "components" / component).glob("*.yaml"))
+    assert render.names_at_home(text, "trial")
+    assert render.names_at_home(text, NAME) == []
+
+
+def test_other_names_may_hold_the_usual_one() -> None:
+    text = f"image: registry.lab/{NAME}:1\nkey: {NAME}/{NAME}\nhost: collector.logging.svc.cluster.local\n"
+    assert render.names_at_home(text, "trial") == []
+
+
+def test_the_oldest_cluster_is_the_oldest_whose_schemas_are_checked() -> None:
+    assert VERSIONS[0] == "{}.{}".format(*tools.SERVER)
+
+
+@pytest.mark.parametrize(
+    ("found", "stuck"),
+    [
+        (waiting("ErrImageNeverPull"), True),
+        (waiting("ImagePullBackOff"), True),
+        (waiting("CrashLoopBackOff"), True),
+        (waiting("CreateContainerConfigError"), True),
+        (waiting("ContainerCreating"), False),
+        (pod(containerStatuses=[{"state": {"running": {}}, "restartCount": 4, "ready": False}]), True),
+        (pod(containerStatuses=[{"state": {"running": {}}, "restartCount": 4, "ready": True}]), False),
+        (pod(containerStatuses=[{"state": {"running": {}}, "restartCount": 1, "ready": False}]), False),
+        (pod(), False),
+    ],
+)
+def test_what_does_not_mend_itself(found: dict[str, Any], stuck: bool) -> None:
+    assert diagnosis.is_stuck(found) is stuck
+
+
+def test_an_application_that_serve_gave_up_is_that_of_the_newest_cluster() -> None:
+    failed = {"applicationStatuses": {NAME: {"status": "DEPLOY_FAILED"}}}
+    assert diagnosis.is_given_up(ray_service(pendingServiceStatus=failed))
+    assert diagnosis.is_given_up(ray_service(activeServiceStatus=failed))
+    coming = {"applicationStatuses": {NAME: {"status": "DEPLOYING"}}}
+    assert not diagnosis.is_given_up(ray_service(activeServiceStatus=failed, pendingServiceStatus=coming))
+    assert not diagnosis.is_given_up(None)
+
+
+def test_what_an_ended_program_said_is_told() -> None:
+    ended = {"terminated": {"exitCode": 1, "message": "semapi: PostgreSQL is not reachable"}}
+    [reason] = diagnosis.pod_reasons(pod(containerStatuses=[{"name": "migrate", "state": ended}]))
+    assert reason == "pod p: migrate ended with 1: semapi: PostgreSQL is not reachable"
+
+
+def test_of_a_long_message_the_end_is_told() -> None:
+    said = "Deploying app failed. Traceback " + "frame " * 200 + "ValueError: JOB_TTL must be positive"
+    coming = {"applicationStatuses": {NAME: {"status": "DEPLOY_FAILED", "message": said}}}
+    [reason] = diagnosis.service_reasons(ray_service(pendingServiceStatus=coming))
+    assert "Deploying app failed." in reason
+    assert reason.endswith("ValueError: JOB_TTL must be positive")
+    assert len(reason) < 500
+
+
+@pytest.mark.parametrize(
+    ("generation", "status", "done"),
+    [
+        (1, {"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}, True),
+        (2, {"replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}, False),
+        (1, {"replicas": 1, "updatedReplicas": 1}, False),
+        (1, {"replicas": 1, "readyReplicas": 1}, False),
+        (1, {"replicas": 2, "updatedReplicas": 1, "readyReplicas": 1}, False),
+    ],
+)
+def test_a_server_is_rolled_out_when_all_of_it_is_new_and_ready(
+    generation: int, status: dict[str, int], done: bool
+) -> None:
+    server = {"metadata": {"generation": generation}, "spec": {"replicas": 1}}
+    assert diagnosis.is_rolled_out(server | {"status": {"observedGeneration": 1, **status}}) is done
+    assert not diagnosis.is_rolled_out(None)
+
+
+def test_the_tables_of_status_fit_the_names_of_a_real_cluster() -> None:
+    name = f"{NAME}-7xk2p-gateway-a-worker-9hqlz"
+    assert len(name) == 49
+    labels = {"app.kubernetes.io/component": "postgres-backup"}
+    containers = [{"ready": True, "restartCount": 12}, {"ready": False, "restartCount": 0}]
+    found = {
+        "metadata": {"name": name, "labels": labels},
+        "status": {"phase": "Succeeded", "containerStatuses": containers},
+    }
+    lines = look.table(look.pod_rows([found]))
+    assert [line.split() for line in lines] == [
+        ["POD", "COMPONENT", "PHASE", "READY", "RESTARTS"],
+        [name, "postgres-backup", "Succeeded", "1/2", "12"],
+    ]
+    assert max(map(len, lines)) <= 100
+    serving = {"rayClusterName": f"{NAME}-7xk2p", "applicationStatuses": {NAME: {"status": "RUNNING"}}}
+    clusters = look.cluster_rows(ray_service(activeServiceStatus=serving))
+    assert clusters[1] == (f"{NAME}-7xk2p", "serves", "RUNNING")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.44, "0.4 s"), (41.3, "41 s"), (119.7, "2 min 0 s"), (725, "12 min 5 s")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,7 +1,9 @@
 """The image's Containerfile calls scripts alone, ends as an account without rights, and is sent nothing needless."""
 
+import errno
 import os
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -90,10 +92,41 @@ def test_it_ends_as_the_account_of_the_pods_and_root_owns_its_files(sent: Path, 
     assert "--chown" not in TEXT
 
 
-def test_the_last_step_checks_it_without_a_network(sent: Path, tmp_path: Path) -> None:
+def test_the_last_step_checks_it(sent: Path, tmp_path: Path) -> None:
     last = list(Image(Path(PREFIX), tmp_path).walk(TEXT, sent))[-1]
     assert last.command.endswith("k8s/image/check.sh")
-    assert "--network=none" in last.options
+
+
+def test_every_builder_knows_the_options_of_its_steps(sent: Path, tmp_path: Path) -> None:
+    """podman 4.3, which Debian 12 has, refuses a file with `RUN --network`."""
+    options = [option for run in Image(Path(PREFIX), tmp_path).walk(TEXT, sent) for option in run.options]
+    assert options
+    assert {option.partition("=")[0] for option in options} == {"--mount"}
+
+
+CONNECTS = """
+import socket, subprocess, sys
+socket.socketpair()
+try:
+    socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5).close()
+except OSError as error:
+    sys.exit(error.strerror)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the image is of Linux")
+@pytest.mark.parametrize("shell", [[], ["bash", "-c", '"$@"; exit $?', "bash"]], ids=["itself", "its child"])
+def test_the_check_and_its_children_reach_no_network(shell: list[str]) -> None:
+    connects = [*shell, sys.executable, "-c", CONNECTS]
+    offline = [sys.executable, str(SCRIPTS / "offline.py")]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        [reached, refused] = [
+            subprocess.run([*command, port], capture_output=True, text=True, timeout=30, check=False)
+            for command in (connects, [*offline, *connects])
+        ]
+    assert (reached.returncode, reached.stderr) == (0, "")
+    assert (refused.returncode, refused.stderr.strip()) == (1, os.strerror(errno.ENETUNREACH))
 
 
 def test_versions_are_those_of_the_project_and_the_manifest() -> None:
@@ -122,9 +155,9 @@ def test_every_build_argument_is_a_row_of_its_page() -> None:
     assert rows == {name: f"`{default.pop()}`" if default else "empty" for name, default in arguments().items()}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the image is of Linux")
 def test_the_check_refuses_a_network_and_root() -> None:
-    done = subprocess.run(["bash", SCRIPTS / "check.sh"], capture_output=True, text=True, timeout=30, check=False)
-    refused = "not as root" if os.geteuid() == 0 else "there is a network here"
-    if sys.platform == "linux":
-        assert done.returncode == 1
-        assert refused in done.stderr
+    command = ["bash", str(SCRIPTS / "check.sh"), "offline"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert ("not as root" if os.geteuid() == 0 else "there is a network here") in done.stderr

@@ -9,7 +9,7 @@ import yaml
 from manifests.render import environments
 from operations import command_line, target
 from operations.delivery import restart
-from operations.ground import kinds, kuberay, tools
+from operations.ground import kuberay, tools
 from operations.use import look
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,14 +61,14 @@ def test_the_versions_are_those_that_are_checked() -> None:
 
 def test_every_operator_that_an_overlay_needs_is_a_row_that_says_so() -> None:
     needed = {
-        overlay: {str(one.at("apiVersion")).rpartition("/")[0] for one in documents} & set(kinds.COMES_FROM)
+        overlay: {str(one.at("apiVersion")).rpartition("/")[0] for one in documents} & set(tools.COMES_FROM)
         for overlay, (documents, _) in environments(ROOT).items()
     }
     told: dict[str, set[str]] = {"dev": set(), "stage": set(), "prod": set()}
     for row in rows("What").splitlines():
         what, stage, prod = (cell.strip() for cell in row.split("|")[1:4])
         for overlay, cell in (("stage", stage), ("prod", prod)):
-            told[overlay] |= {group for group in kinds.COMES_FROM if f"`{group}`" in what and cell == "yes"}
+            told[overlay] |= {group for group in tools.COMES_FROM if f"`{group}`" in what and cell == "yes"}
     assert told == needed
 
 

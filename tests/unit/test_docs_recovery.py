@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from manifests import kubernetes, pods
+from manifests import rules, schemas
 from manifests.documents import Document, of_kind, read
 from manifests.pods import pods_of
 from manifests.render import environments
@@ -28,7 +28,7 @@ def shelf() -> list[Document]:
 
 
 def test_the_pods_that_hold_backups_open_are_let_in_by_the_cluster(shelf: list[Document]) -> None:
-    assert [str(found) for check in (kubernetes.check, pods.check) for found in check(shelf)] == []
+    assert [str(found) for check in (schemas.check, rules.check) for found in check(shelf)] == []
 
 
 @pytest.mark.parametrize("store", STORES)

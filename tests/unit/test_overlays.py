@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests import kubernetes, pods
+from manifests import capacity, rules, schemas
 from manifests.documents import Document, of_kind
 from manifests.pods import pods_of
 from manifests.production import texts
-from manifests.rayservice import capacity
 from manifests.render import environments, rendered
 from overlays import PARAMETERS, ROOT, amount, prod_for_a_site
 
@@ -69,7 +68,7 @@ def everything_stands_where_it_should(documents: list[Document]) -> None:
         if re.fullmatch(r"site(-\w+)?", text)
     ]
     assert open_parameters == []
-    assert [str(found) for check in (kubernetes.check, pods.check) for found in check(documents)] == []
+    assert [str(found) for check in (schemas.check, rules.check) for found in check(documents)] == []
 
 
 @pytest.mark.parametrize("component", AROUND)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests.rayservice.serve import built, faults
+from manifests.serve import built, faults
 
 from serve_app.app import ApplicationArgs, Gateway
 from serve_app.gateway.live.places import STREAMS_MAX, WAITS_MAX

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.texts import csv_row, one_line
+from serve_app.texts import csv_row, number, one_line
 
 ANY_TEXT = st.text(
     st.one_of(st.characters(exclude_categories=()), st.sampled_from(",;|\t\r\n\"' =+-@＝＋－＠\u200b\ufeff"))
@@ -102,3 +102,22 @@ def test_an_object_reads_back_as_it_was_and_calculates_nothing(result: dict[str,
 
 def test_numbers_stay_numbers() -> None:
     assert csv_row([-0.5, -3, 1e-9, None, True]) == "-0.5,-3,1e-09,,True\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1_000_000 / 16_666, "60"),
+        (60, "60"),
+        (0.5, "0.5"),
+        (1 / 3, "0.333"),
+        (12.5, "12.5"),
+        (50_000_000 / 2**20, "47.7"),
+        (99.96, "100"),
+        (1234.5, "1,234"),
+        (2_500_000, "2,500,000"),
+        (0, "0"),
+    ],
+)
+def test_numbers_are_for_people(value: float, text: str) -> None:
+    assert number(value) == text

@@ -3,13 +3,26 @@
 # PGHOST, PGUSER and PGDATABASE say which; the password comes from PASSWORD_FILE.
 set -eu
 umask 077
-PGPASSWORD=$(cat "$PASSWORD_FILE")
-export PGPASSWORD PGCONNECT_TIMEOUT=10
+. "$(dirname "$0")/connect.sh"
 
 name=app-$(date -u +%Y%m%dT%H%M%SZ).dump
 cd "$BACKUPS"
-rm -f app-*.part
-pg_dump --format=custom --no-owner --no-privileges --lock-wait-timeout=60000 --file="$name.part"
+find . -name 'app-*.part' -mmin +180 -delete # of a run that was killed, not of one that was begun by hand just now
+
+# However this run ends, only whole backups stay. The dump runs in the background because the shell handles no signal
+# while it waits for a program in the foreground.
+dump=
+finish() {
+    [ -z "$dump" ] || { kill "$dump" && wait "$dump"; } 2>/dev/null || true
+    rm -f "$name.part"
+    [ -e "$name" ] || rm -f "$name.sha256"
+}
+trap finish EXIT
+
+pg_dump --format=custom --no-owner --no-privileges --lock-wait-timeout=60000 --file="$name.part" &
+dump=$!
+wait "$dump"
+dump=
 pg_restore --list "$name.part" >/dev/null # its table of contents can be read
 sha256sum "$name.part" | sed "s/\.part$//" >"$name.sha256"
 mv "$name.part" "$name" # last: a backup that has its name is whole

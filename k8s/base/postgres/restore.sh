@@ -1,8 +1,6 @@
 #!/bin/sh
 # restore.sh BACKUP|latest: fill the empty database with a backup from $BACKUPS, all of it or nothing, and count its rows.
 set -eu
-PGPASSWORD=$(cat "$PASSWORD_FILE")
-export PGPASSWORD PGCONNECT_TIMEOUT=10
 
 backup=$1
 if [ "$backup" = latest ]; then
@@ -11,6 +9,7 @@ fi
 [ -n "$backup" ] && [ -f "$BACKUPS/$backup" ] || { echo "there is no backup '$backup' in $BACKUPS" >&2; exit 1; }
 (cd "$BACKUPS" && sha256sum --check --quiet "$backup.sha256") || { echo "$backup is damaged" >&2; exit 1; }
 
+. "$(dirname "$0")/connect.sh"
 ask() { psql --no-psqlrc --set=ON_ERROR_STOP=1 --tuples-only --no-align --command="$1"; }
 
 tables=$(ask "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")

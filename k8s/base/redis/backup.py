@@ -9,20 +9,30 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError
+from redis.retry import Retry
 
+WAIT_S = 60.0
+"""A new pod may run before the network knows it, and its first connections are refused."""
 SNAPSHOT_DEADLINE_S = 1800.0
+LEFT_S = 3 * 3600.0
+"""Age of an unfinished copy that nobody writes any more."""
+CONNECT_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 30.0
 POLL_S = 0.2
 
 
 def main() -> None:
     """Make one backup. Ends with a message and status 1 when there is none."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("interrupted: no backup was made"))
     target = backup(os.environ["REDIS_URL"], Path(os.environ["DATA"]), Path(os.environ["BACKUPS"]))
     prune(target.parent, int(os.environ["KEEP"]))
     print(f"{target.name}: {target.stat().st_size} bytes")
@@ -30,15 +40,46 @@ def main() -> None:
 
 def backup(url: str, data: Path, backups: Path) -> Path:
     """A snapshot of the server at `url`, which writes into `data`: a file in `backups`, its checksum beside it."""
+    for left in backups.glob("redis-*.part"):  # by a run that was killed, not by one that was begun by hand just now
+        if time.time() - left.stat().st_mtime > LEFT_S:
+            left.unlink()
+    wait_for(url, float(os.environ.get("WAIT_S", WAIT_S)))
     with Redis.from_url(url, socket_timeout=COMMAND_TIMEOUT_S, socket_connect_timeout=COMMAND_TIMEOUT_S) as server:
         snapshot(server)
     target = backups / f"redis-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.rdb"
     unfinished = target.with_suffix(".part")
-    shutil.copyfile(data / "dump.rdb", unfinished)
-    checksum = digest(unfinished)
-    target.with_suffix(".sha256").write_text(f"{checksum}  {target.name}\n")
-    unfinished.rename(target)  # last: a backup that has its name is whole
+    try:
+        shutil.copyfile(data / "dump.rdb", unfinished)
+        target.with_suffix(".sha256").write_text(f"{digest(unfinished)}  {target.name}\n")
+        unfinished.rename(target)  # last: a backup that has its name is whole
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        target.with_suffix(".sha256").unlink(missing_ok=True)
+        raise
     return target
+
+
+def wait_for(url: str, wait_s: float) -> None:
+    """Return when the server answers. Ends the program where it refuses the password, or says nothing for `wait_s`."""
+    deadline, waits = time.monotonic() + wait_s, False
+    limits = {"socket_timeout": CONNECT_TIMEOUT_S, "socket_connect_timeout": CONNECT_TIMEOUT_S}
+    with Redis.from_url(url, retry=Retry(NoBackoff(), 0), **limits) as server:
+        while True:
+            try:
+                server.ping()
+                return
+            except AuthenticationError as error:
+                sys.exit(f"Redis refuses: {error}")
+            except RedisError as error:
+                if time.monotonic() >= deadline:
+                    sys.exit(
+                        f"Redis has not answered within {wait_s:g} s: {error}\n"
+                        "Does its pod run, and does a NetworkPolicy let this one connect?"
+                    )
+                if not waits:
+                    print(f"waiting for Redis: {error}", file=sys.stderr, flush=True)
+                waits = True
+            time.sleep(POLL_S)
 
 
 def snapshot(server: Redis) -> None:
@@ -68,12 +109,10 @@ def digest(path: Path) -> str:
 
 
 def prune(backups: Path, keep: int) -> None:
-    """Leave the newest `keep`; their names sort by time. What an interrupted run left goes too."""
+    """Leave the newest `keep`; their names sort by time."""
     for old in sorted(backups.glob("redis-*.rdb"))[:-keep]:
         old.with_suffix(".sha256").unlink(missing_ok=True)
         old.unlink()
-    for unfinished in backups.glob("redis-*.part"):
-        unfinished.unlink()
 
 
 if __name__ == "__main__":

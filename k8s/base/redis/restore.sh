@@ -13,15 +13,15 @@ fi
 (cd "$BACKUPS" && sha256sum --check --quiet "${backup%.rdb}.sha256") || { echo "$backup is damaged" >&2; exit 1; }
 
 cd "$DATA"
-aside=replaced-$(date -u +%Y%m%dT%H%M%SZ)
-for found in appendonlydir dump.rdb; do
-    [ ! -e "$found" ] || { mkdir -p "$aside" && mv "$found" "$aside/"; }
-done
-
-rm -rf restoring
+rm -rf restoring # of a run that was killed
 mkdir restoring
 cp "$BACKUPS/$backup" restoring/appendonly.aof.1.base.rdb
 echo "file appendonly.aof.1.base.rdb seq 1 type b" >restoring/appendonly.aof.manifest
 sync
+
+aside=replaced-$(date -u +%Y%m%dT%H%M%SZ)
+for found in appendonlydir dump.rdb; do
+    [ ! -e "$found" ] || { mkdir -p "$aside" && mv "$found" "$aside/"; }
+done
 mv restoring appendonlydir # whole or not at all
 echo "$backup is in place; start the server"

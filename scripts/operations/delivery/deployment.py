@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import time
-
 from operations.delivery import keys, namespace, release, watch
 from operations.delivery.release import SHOWN
 from operations.delivery.render import RELEASE_MARK, Rendered, Renderer
-from operations.failure import Failed
 from operations.steps import Step
 from operations.target import NAME
-from operations.work import Json, Work
+from operations.work import Work
 
 APPLY = ("apply", "--server-side", "--force-conflicts", "--field-manager", NAME)
 """The API server merges: what another wrote into the same object, as the operator does, stays."""
-SERVERS_DEADLINE_S = 600.0
-"""Redis reads its file and PostgreSQL repairs itself before either is ready."""
 MIGRATE = "migrate"
 NOT_MIGRATE = f"app.kubernetes.io/component!={MIGRATE}"
 """All of the surroundings but the migration Job, which no trial can change while the one before is there."""
-POLL_S = 2.0
 SHOWN_SERVERS = "statefulset.apps/postgresql statefulset.apps/ray-redis statefulset.apps/redis"
 """What a dry run takes for the servers in the cluster."""
 
@@ -80,37 +74,12 @@ class Deployment:
 
     def servers(self) -> str:
         """Wait for the servers in the cluster; those elsewhere are not ours to wait for."""
-        kubectl = self._work.target.kubectl
-        names = self._work.run.read(
-            kubectl("get", "statefulsets,deployments", "--output", "name"), assumed=SHOWN_SERVERS
-        )
-        for name in names.split():
-            try:
-                timeout = f"--timeout={SERVERS_DEADLINE_S:g}s"
-                self._work.run.work(kubectl("rollout", "status", name, timeout), deadline_s=SERVERS_DEADLINE_S + 30)
-            except Failed as error:
-                raise Failed(
-                    "\n  ".join([f"{name} is not ready: {error}", *watch.server_reasons(self._work)])
-                ) from None
-        return ", ".join(name.rpartition("/")[2] for name in names.split())
+        ask = self._work.target.kubectl("get", "statefulsets,deployments", "--output", "name")
+        return watch.until_servers(self._work, self._work.run.read(ask, assumed=SHOWN_SERVERS).split())
 
     def tables(self) -> str:
         """Wait until the migrations have run. They only add, so the release that serves meanwhile goes on."""
-        if self._work.run.dry:
-            self._work.run.ask(self._work.target.kubectl("wait", f"job/{MIGRATE}", "--for=condition=Complete"))
-            return ""
-        began = time.monotonic()
-        while time.monotonic() - began < SERVERS_DEADLINE_S:
-            job = self._work.object("job", MIGRATE)
-            state = job_state(job)
-            if state == "Complete":
-                return f"migrated after {time.monotonic() - began:.0f} s"
-            if state == "Failed":
-                break
-            time.sleep(POLL_S)
-        said = self._work.run.ask(self._work.target.kubectl("logs", f"job/{MIGRATE}", "--tail", "5"))
-        reasons = [said.reason or "its log is empty", *watch.server_reasons(self._work)]
-        raise Failed("\n  ".join(["the migration did not end well:", *reasons]))
+        return watch.until_migrated(self._work, MIGRATE)
 
     def service(self) -> str:
         """Apply RayService and settings: a new cluster comes beside the old one and takes over when it is healthy.
@@ -169,10 +138,3 @@ class Return:
         said = watch.until_ready(self._work, self._release.image)
         release.record(self._work, self._release, self._manifests, self._mark)
         return said
-
-
-def job_state(job: Json | None) -> str:
-    """How a Job ended; empty while it runs."""
-    conditions = job.get("status", {}).get("conditions", []) if job else []
-    ended = [one["type"] for one in conditions if one["status"] == "True" and one["type"] in ("Complete", "Failed")]
-    return ended[0] if ended else ""

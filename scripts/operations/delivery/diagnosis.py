@@ -5,16 +5,23 @@ Pure functions over the objects that `kubectl get --output json` lists.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from operations.work import Json
 
 NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
 WELL = ("RUNNING", "HEALTHY")
-TOLD_EVENTS = ("FailedCreate", "FailedMount", "FailedAttachVolume", "ProvisioningFailed", "InvalidRayServiceSpec")
+STUCK = (*NO_IMAGE, "CreateContainerConfigError", "CrashLoopBackOff")
+"""Why a container waits, where waiting does not help."""
+RESTARTS_MAX = 3
+"""Starts of a container that was never ready, after which the next one will not be either."""
+TOLD_EVENTS = re.compile(
+    r"Failed(Create|Mount|AttachVolume)|ProvisioningFailed|FailedToCreate\w+|Invalid(RayService|RayCluster)\w+"
+)
 """Warnings that are reasons; the others repeat what the pods say."""
-LENGTH = 240
-"""Characters of a foreign message that are repeated."""
+BEGINNING, END = 80, 300
+"""Characters of a long foreign message that are repeated: what a traceback comes to stands at its end."""
 
 
 def reasons(service: Json | None, pods: Sequence[Json], volumes: Sequence[Json], events: Sequence[Json]) -> list[str]:
@@ -53,7 +60,8 @@ def _container_reasons(pod: str, container: Json) -> Iterator[str]:
     if ended.get("reason") == "OOMKilled":
         yield f"pod {pod}: {container['name']} was killed at its memory limit"
     elif reason == "CrashLoopBackOff" or (ended.get("exitCode") and not container.get("ready")):
-        yield f"pod {pod}: {container['name']} ended with {ended.get('exitCode', 'an error')}: kubectl logs --previous"
+        said = _short(ended.get("message", "")) or f"kubectl logs --previous {pod}"
+        yield f"pod {pod}: {container['name']} ended with {ended.get('exitCode', 'an error')}: {said}"
 
 
 def service_reasons(service: Json | None) -> Iterator[str]:
@@ -97,7 +105,9 @@ def event_reasons(events: Sequence[Json]) -> Iterator[str]:
     newest = {
         (event["reason"], event["involvedObject"].get("name", "")): event
         for event in sorted(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
-        if event.get("type") == "Warning" and event.get("reason") in TOLD_EVENTS
+        if event.get("type") == "Warning"
+        and TOLD_EVENTS.fullmatch(event.get("reason", ""))
+        and "already exists" not in event.get("message", "")  # the operator made it a moment ago, and looks again
     }
     for (reason, name), event in newest.items():
         kind = event["involvedObject"].get("kind", "")
@@ -131,6 +141,39 @@ def is_upgrading(service: Json) -> bool:
     return condition(service, "UpgradeInProgress")
 
 
+def is_given_up(service: Json | None) -> bool:
+    """Whether Serve has given up the application of the cluster that is to serve."""
+    status = (service or {}).get("status", {})
+    newest = status.get("pendingServiceStatus") or status.get("activeServiceStatus") or {}
+    return any(one.get("status") == "DEPLOY_FAILED" for one in applications(newest).values())
+
+
+def is_stuck(pod: Json) -> bool:
+    """Whether a container of the pod waits for what will not come, or ends as often as it is started."""
+    status = pod.get("status", {})
+    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+        waits = container.get("state", {}).get("waiting", {}).get("reason", "") in STUCK
+        if waits or (container.get("restartCount", 0) >= RESTARTS_MAX and not container.get("ready")):
+            return True
+    return False
+
+
+def is_rolled_out(thing: Json | None) -> bool:
+    """Whether a StatefulSet or a Deployment runs as it was applied, every pod of it ready and none of before left."""
+    if thing is None:
+        return False
+    wanted, status = thing["spec"].get("replicas", 1), thing.get("status", {})
+    seen = status.get("observedGeneration", 0) >= thing["metadata"].get("generation", 0)
+    return seen and all(status.get(f, 0) == wanted for f in ("replicas", "updatedReplicas", "readyReplicas"))
+
+
+def job_state(job: Json | None) -> str:
+    """How a Job ended, Complete or Failed; empty while it runs."""
+    conditions = job.get("status", {}).get("conditions", []) if job else []
+    ended = [one["type"] for one in conditions if one["status"] == "True" and one["type"] in ("Complete", "Failed")]
+    return ended[0] if ended else ""
+
+
 def is_ready(pod: Json) -> bool:
     """Whether a pod's readiness probe passes."""
     found = pod.get("status", {}).get("conditions", [])
@@ -148,4 +191,4 @@ def _phase(volume: Json) -> str:
 
 def _short(message: object) -> str:
     text = " ".join(str(message).split())
-    return text if len(text) <= LENGTH else text[:LENGTH] + "…"
+    return text if len(text) <= BEGINNING + END else f"{text[:BEGINNING]} … {text[-END:]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from operations.delivery import release
 from operations.delivery.release import Release
 from operations.failure import Failed, Refused
-from operations.ground import tools
+from operations.ground import here, images, programs, tools
 from operations.target import NAME, ROOT, refuse_foreign_model
 from operations.work import Work
 
@@ -28,7 +29,7 @@ def build(work: Work) -> str:
     """Build the image, name it after its content, bring it to the cluster, and write the release's file."""
     target = work.target
     refuse_foreign_model(target)
-    if not target.is_kind and not target.registry:
+    if not target.is_local and not target.registry:
         raise Refused(f"{target.environment} needs REGISTRY, where its images are pushed and its nodes pull them")
     commit = _commit(work)
     builder = tools.BUILDERS[0] if work.run.dry else tools.builder()
@@ -39,6 +40,8 @@ def build(work: Work) -> str:
     if target.registry:
         digest = _push(work, builder, name)
         image = f"{target.registry}/{NAME}@{digest}"
+    elif target.is_here:
+        _bring(work, name, digest)
     else:
         _load(work, builder, name)
     if work.run.dry:
@@ -69,6 +72,8 @@ def _build(work: Work, builder: str, commit: str) -> str:
         "MODEL_SOURCE": target.model.source,
         "MODEL_ID": target.model.id,
         "MODEL_REVISION": target.model.revision,
+        **({"BASE": images.base(work)} if target.is_here and "BASE" not in dict(target.build) else {}),
+        **({} if target.environment == "dev" else {"TORCH": "cpu"}),
         **dict(target.build),
     }
     index = arguments.pop(INDEX, "")
@@ -122,11 +127,27 @@ def _load(work: Work, builder: str, name: str) -> None:
     shown = str(archive.relative_to(ROOT))
     try:
         work.run.work([builder, "save", "--output", shown, name], deadline_s=MOVE_DEADLINE_S)
-        command = ["kind", "load", "image-archive", shown, "--name", work.target.kind_cluster]
+        command = ["kind", "load", "image-archive", shown, "--name", work.target.cluster]
         work.run.work(command, deadline_s=MOVE_DEADLINE_S)
     finally:
         if not work.run.dry:
             archive.unlink(missing_ok=True)
+
+
+def _bring(work: Work, name: str, digest: str) -> None:
+    """Into each node of a cluster without a registry, the stores' images too. Images that nothing names any more go."""
+    nodes = images.nodes(work, programs.programs(), here.sockets(work.target))
+    work.say(images.bring_stores(work, programs.CACHE, nodes))
+    if work.run.dry:
+        return
+    image = images.built(work, name, digest.removeprefix("sha256:"))
+    named = json.dumps([work.objects("pods"), [entry.image for _, _, entry in release.entered(work)]])
+    for node in nodes:
+        began = time.monotonic()
+        sent = node.bring(image)
+        work.say(f"{sent / 1e6:.0f} MB of new layers, {time.monotonic() - began:.0f} s")
+        ours = [one for one in node.images() if one.startswith(f"localhost/{NAME}:") and one != name]
+        node.remove([one for one in ours if f'"{one}"' not in named])
 
 
 def _push(work: Work, builder: str, name: str) -> str:

@@ -1,12 +1,17 @@
-"""The namespace that the service has for itself. It is made with a label, and one without it is somebody else's."""
+"""The namespace that the service has for itself: made with a label, by which it is ours, and deleted with the service
+in the order in which its parts let go of each other."""
 
 from __future__ import annotations
 
 import json
 
-from operations.failure import Refused
-from operations.target import NAME, PART_OF, ROOT
+from operations.failure import Failed, Refused
+from operations.target import NAME, PART_OF, ROOT, refuse_protected
 from operations.work import Json, Work
+
+SERVICE_DEADLINE_S = 420.0
+"""KubeRay cleans up Ray's Redis for at most 300 s before it lets the cluster go."""
+NAMESPACE_DEADLINE_S = 300.0
 
 
 def live(work: Work) -> Json | None:
@@ -37,3 +42,68 @@ def ensure(work: Work) -> str:
     work.run.write(file, json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}, indent=2) + "\n")
     work.run.change(work.target.kubectl("create", "--filename", str(file.relative_to(ROOT))))
     return work.target.namespace
+
+
+class Removal:
+    """Deletes the namespace that was permitted, and none that came into its place; each method is a step."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._permitted = ""
+
+    @property
+    def _place(self) -> str:
+        return f"{self._work.target.namespace} at {self._work.target.context}"
+
+    def permit(self) -> str:
+        """Refuse what is protected, is not ours or calls itself prod; ask before anything is deleted."""
+        refuse_protected(self._work.target)
+        found = live(self._work)
+        if found is None and not self._work.run.dry:
+            return f"there is no namespace {self._place}"
+        if found is not None:
+            refuse_foreign(self._work, found)
+            self._permitted = found["metadata"]["uid"]
+        self._refuse_production()
+        question = f"Everything in {self._place} will be deleted: jobs, rows, volumes."
+        self._work.confirm(question, self._work.target.namespace)
+        return self._place
+
+    def _refuse_production(self) -> None:
+        """Whatever the ConfigMaps are called: what runs there has its settings from one of them."""
+        settings = ("get", "configmaps", "--output", "jsonpath={.items[*].data.ENVIRONMENT}")
+        if "prod" in self._work.run.read(self._work.target.kubectl(*settings)).split():
+            raise Refused(f"what runs in {self._place} calls itself prod")
+
+    def service(self) -> str:
+        """Delete the RayService, before the Redis that its last clean-up needs."""
+        if not self._is_there():
+            return "there is none"
+        kubectl, run = self._work.target.kubectl, self._work.run
+        if not run.dry and not run.read(kubectl("api-resources", "--api-group", "ray.io", "--output", "name")):
+            return "KubeRay is not installed: there is none"
+        wait = ("--ignore-not-found", "--wait", f"--timeout={SERVICE_DEADLINE_S:g}s")
+        run.change(kubectl("delete", "rayservice", NAME, *wait), deadline_s=SERVICE_DEADLINE_S + 30)
+        # A RayCluster goes after its RayService, and only when Ray's Redis was cleaned.
+        run.change(kubectl("delete", "rayclusters", "--all", *wait), deadline_s=SERVICE_DEADLINE_S + 30)
+        return ""
+
+    def namespace(self) -> str:
+        """Delete the namespace with all that is left in it."""
+        if not self._is_there():
+            return "there is none"
+        space = self._work.target.namespace
+        wait = ("--ignore-not-found", "--wait", f"--timeout={NAMESPACE_DEADLINE_S:g}s")
+        command = self._work.target.kubectl("delete", "namespace", space, *wait)
+        self._work.run.change(command, deadline_s=NAMESPACE_DEADLINE_S + 30)
+        return f"{space} is gone"
+
+    def _is_there(self) -> bool:
+        """Whether the permitted namespace is still there. An image was built since: its name may be another's now."""
+        found = live(self._work)
+        if found is None:
+            return self._work.run.dry
+        refuse_foreign(self._work, found)
+        if found["metadata"]["uid"] != self._permitted:
+            raise Failed(f"{self._place} was made anew since it was asked for: nothing in it is deleted")
+        return True

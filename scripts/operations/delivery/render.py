@@ -10,7 +10,6 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from operations.delivery.home import names_at_home
 from operations.delivery.release import Release
 from operations.failure import Refused
 from operations.target import NAME, ROOT
@@ -22,6 +21,9 @@ PLACEHOLDER = re.compile(
     r"[\w.-]*\bexample\.(?:com|org|net)\b|\b(?:REPLACE|CHANGE)[-_]?(?:ME|WITH)\b|\S+:latest\b", re.I
 )
 CHECK = (".venv/bin/python", "scripts/check_production.py")
+AT_HOME = re.compile(rf"[\w-]+\.{NAME}\.svc(?:\.[\w.-]+)?|[\w.-]+/ns/{NAME}/[\w*/-]+")
+"""A Service's name in the DNS, and an account's in a mesh, with the usual namespace in them: kustomize leaves them as
+they are when all else goes into another one."""
 WITHOUT_PODS = ("Ingress", "Gateway", "Certificate", "ConfigMap")
 """Kinds whose Secrets no pod waits for: certificates come from their own issuer, later."""
 SHOWN_MARK = "0" * 12
@@ -107,14 +109,14 @@ class Renderer:
     def _build(self, *resources: str) -> str:
         """With the release's image, in the namespace of this target."""
         name, _, digest = self._release.image.partition("@")
-        name, tag = (
-            (name, f"digest: {digest}") if digest else (name.rpartition(":")[0], f"newTag: {name.rpartition(':')[2]}")
-        )
+        if not digest:
+            name, _, tag = name.rpartition(":")
+        which = f"digest: {digest}" if digest else f'newTag: "{tag}"'  # quoted: twelve hex digits may be a number
         # kustomize would put all into it, also what belongs elsewhere: a mesh's limit lies with the edge.
         namespace = "" if self._work.target.namespace == NAME else f"namespace: {self._work.target.namespace}\n"
         return (
             f"{HEADER}{namespace}resources: [{', '.join(resources)}]\n"
-            f"images:\n  - name: {NAME}\n    newName: {name}\n    {tag}\n"
+            f"images:\n  - name: {NAME}\n    newName: {name}\n    {which}\n"
         )
 
     def _service(self, mark: str) -> str:
@@ -150,6 +152,11 @@ class Renderer:
             answer = self._work.run.ask(CHECK, stdin=text)
             if answer.status != 0:
                 raise Refused(f"prod refuses these manifests:\n{(answer.output or answer.errors).strip()}")
+
+
+def names_at_home(text: str, namespace: str) -> list[str]:
+    """Names in rendered manifests that would lead out of `namespace`: a certificate, a route, a rule of the mesh."""
+    return [] if namespace == NAME else sorted(set(AT_HOME.findall(text)))
 
 
 def documents(text: str, kind: str = "", name: str = "") -> list[str]:

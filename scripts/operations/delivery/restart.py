@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 
 from operations.delivery import diagnosis, release, watch
-from operations.delivery.deployment import SERVERS_DEADLINE_S
 from operations.failure import Failed, Refused
 from operations.target import NAME
 from operations.work import Work
@@ -34,9 +32,7 @@ def restart(work: Work, component: str) -> str:
         raise Refused(f"there is no component {component}; there are {', '.join(COMPONENTS)}")
     name = SERVERS[component]
     work.run.change(work.target.kubectl("rollout", "restart", name))
-    timeout = f"--timeout={SERVERS_DEADLINE_S:g}s"
-    work.run.work(work.target.kubectl("rollout", "status", name, timeout), deadline_s=SERVERS_DEADLINE_S + 30)
-    return f"{component} is back"
+    return f"{watch.until_servers(work, [name])} is back"
 
 
 def _service(work: Work) -> str:
@@ -58,13 +54,13 @@ def _head(work: Work) -> str:
         raise Failed("the service is not ready; a head is replaced while all else is well")
     selector = ("--selector", "app.kubernetes.io/component=head")
     old = {diagnosis.name_of(pod) for pod in work.objects("pods", *selector)}
-    work.run.change(work.target.kubectl("delete", "pod", *selector, "--wait"), deadline_s=SERVERS_DEADLINE_S)
-    began = time.monotonic()
-    while not work.run.dry:
+    work.run.change(work.target.kubectl("delete", "pod", *selector, "--wait"), deadline_s=watch.SERVERS_DEADLINE_S)
+
+    def look() -> watch.Look:
         heads = [pod for pod in work.objects("pods", *selector) if diagnosis.name_of(pod) not in old]
-        if heads and all(map(diagnosis.is_ready, heads)):
-            break
-        if time.monotonic() - began > work.timeout_s:
-            raise Failed("\n  ".join([f"no new head after {work.timeout_s:g} s", *watch.reasons(work)]))
-        time.sleep(watch.POLL_S)
+        done = "there" if heads and all(map(diagnosis.is_ready, heads)) else ""
+        return watch.Look(done, "waiting for the new head", watch.reasons(work), any(map(diagnosis.is_stuck, heads)))
+
+    if not work.run.dry:
+        watch.until(work, work.timeout_s, look)
     return watch.until_ready(work, watch.image_of(service["spec"]["rayClusterConfig"]) if service else "")

@@ -17,7 +17,7 @@ DELETE_DEADLINE_S = 300.0
 def up(work: Work) -> str:
     """Make the cluster unless it is there and answers."""
     _refuse_others(work)
-    name = work.target.kind_cluster
+    name = work.target.cluster
     if name not in _clusters(work):
         command = ["kind", "create", "cluster", "--name", name, "--config", CONFIG, "--wait", "5m"]
         work.run.work(command, deadline_s=CREATE_DEADLINE_S)
@@ -36,7 +36,7 @@ def up(work: Work) -> str:
 def down(work: Work) -> str:
     """Delete the cluster with all that is in it; nothing happens when there is none."""
     _refuse_others(work)
-    name = work.target.kind_cluster
+    name = work.target.cluster
     if not work.run.dry and name not in _clusters(work):
         return f"there is no kind cluster {name}"
     # Ours by its name, also when it answers no more; by its label under any other.
@@ -48,8 +48,8 @@ def down(work: Work) -> str:
 
 
 def _refuse_others(work: Work) -> None:
-    if not work.target.is_kind:
-        raise Refused(f"{work.target.context} is no kind cluster: it is made and deleted by those who run it")
+    if not work.target.is_local:
+        raise Refused(f"{work.target.context} is not on this machine: it is made and deleted by those who run it")
 
 
 def _clusters(work: Work) -> list[str]:

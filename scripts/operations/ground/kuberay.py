@@ -1,19 +1,28 @@
-"""The KubeRay operator, in the version that the manifest was written for."""
+"""The KubeRay operator: helm's on clusters of others and of kind, that of its Go module on a cluster without Docker.
+
+The manifest holds on both versions.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 from operations.failure import Failed
+from operations.ground import here, images, programs
 from operations.target import ROOT, overlay, read_file
-from operations.work import Json, Work
+from operations.work import Json, Work, parsed
 
 VERSION = "1.7.0"
 RELEASE = "kuberay-operator"
 REPOSITORY = "https://ray-project.github.io/kuberay-helm/"
 CHART = (RELEASE, "--repo", REPOSITORY, "--version", VERSION)
 DEADLINE_S = 420.0
+MODULE = "github.com/ray-project/kuberay/ray-operator"
+"""scripts/node/operator/go.mod has its version."""
+IMAGE = "localhost/kuberay-operator"
 
 
 def namespace(work: Work) -> str:
@@ -28,6 +37,8 @@ def site(work: Work) -> Path:
 
 def install(work: Work) -> str:
     """Install or upgrade the operator; what is there in the right version is left alone, a newer one always."""
+    if work.target.is_here:
+        return _install_module(work)
     space, found = namespace(work), _found(work)
     here = [version for place, version in found if place == space]
     if found and not here:
@@ -45,9 +56,56 @@ def install(work: Work) -> str:
     return f"KubeRay {VERSION} " + (f"after {running}" if running else "installed")
 
 
+def _install_module(work: Work) -> str:
+    """Definitions, roles and deployment as the operator's Go module has them, and an image of the built program."""
+    download = programs.go("mod", "download", "-C", str(programs.OPERATOR.relative_to(ROOT)), "-json", MODULE)
+    answer = work.run.read(download, assumed='{"Version": "vVERSION", "Dir": "FOLDER"}', deadline_s=DEADLINE_S)
+    module, space = parsed(answer, "go mod download"), namespace(work)
+    version = str(module["Version"]).removeprefix("v")
+    if not work.run.dry:
+        image = images.program(
+            f"{IMAGE}:v{version}",
+            programs.programs() / "ray-operator",
+            place="manager",
+            User="65532:65532",
+        )
+        for node in images.nodes(work, programs.programs(), here.sockets(work.target)):
+            node.bring(image)
+    if (space, version) in _found(work):
+        return f"KubeRay {version} is there"
+    folder = work.target.folder / "kuberay"
+    if not work.run.dry:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(Path(module["Dir"]) / "config", folder / "config")
+    _write_kustomization(work, folder, version, space)
+    kubectl = work.target.kubectl
+    apply = kubectl("apply", "--server-side", "--force-conflicts", "--filename", "-", namespace=space)
+    work.run.pipe(["kubectl", "kustomize", str(folder.relative_to(ROOT))], apply, deadline_s=DEADLINE_S)
+    ready = kubectl("rollout", "status", f"deployment/{RELEASE}", "--timeout=5m", namespace=space)
+    work.run.work(ready, deadline_s=DEADLINE_S)
+    return f"KubeRay {version} installed"
+
+
+def _write_kustomization(work: Work, folder: Path, version: str, space: str) -> None:
+    """The module's manifests with our namespace and image, and with the label of helm's pods: policies choose by it."""
+    metadata = {"name": space}
+    work.run.write(
+        folder / "namespace.yaml", json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+    )
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": space,
+        "resources": ["namespace.yaml", "config/default"],
+        "labels": [{"pairs": {"app.kubernetes.io/name": RELEASE}, "includeSelectors": True}],
+        "images": [{"name": "quay.io/kuberay/operator", "newName": IMAGE, "newTag": f"v{version}"}],
+    }
+    work.run.write(folder / "kustomization.yaml", json.dumps(kustomization, indent=2) + "\n")
+
+
 def _upgrade_definitions(work: Work, running: str) -> None:
     """helm installs custom resource definitions and never upgrades them: the new operator would read old ones."""
-    if not work.target.is_kind:  # others may have clusters of Ray there, which the same operator looks after
+    if not work.target.is_local:  # others may have clusters of Ray there, which the same operator looks after
         place = work.target.context
         work.confirm(f"KubeRay {running} becomes {VERSION} for every RayService and RayCluster at {place}.", place)
     definitions = ["helm", "show", "crds", *CHART]

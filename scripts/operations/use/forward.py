@@ -1,14 +1,24 @@
-"""Ways from this machine to a Service of the cluster: `kubectl port-forward`, for a moment or until Ctrl-C."""
+"""Ways from this machine to a Service of the cluster: `kubectl port-forward`, for a moment or until Ctrl-C.
+
+A listener of our own stands before kubectl's. It stays while kubectl, which ends with its pod, is started again; and it
+leads into the network namespace of a cluster that has one, where kubectl listens.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
+import os
 import re
-import selectors
+import select
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
 from typing import IO
 
 from operations import runner
@@ -17,71 +27,190 @@ from operations.work import Work
 
 READY = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+)")
 START_DEADLINE_S = 30.0
-AGAIN_AFTER_S = 2.0
+LOOK_S = 2.0
+CHUNK_BYTES = 64 * 1024
 SHOWN_PORT = 8080
+CLONE_NEWNET = 0x40000000
+
+
+class Way:
+    """A port of this machine's 127.0.0.1 that leads to a Service for as long as the block lasts.
+
+    Raises Failed where the port is taken, or where kubectl finds no way to the Service.
+    """
+
+    def __init__(self, work: Work, service: str, port: int, local: int = 0) -> None:
+        self.service = service
+        self._work = work
+        self._command = work.target.kubectl("port-forward", f"service/{service}", f":{port}")
+        try:
+            self._listener = socket.create_server(("127.0.0.1", local))
+        except OSError as error:
+            raise Failed(
+                f"port {local} of this machine is taken ({error.strerror}): by another access or semapi up?"
+            ) from None
+        self.port: int = self._listener.getsockname()[1]
+        self._kubectl: subprocess.Popen[str] | None = None
+        self._inner = 0
+        """The port that kubectl listens on; 0 while it does not."""
+        self._said = ""
+        """The last thing that kubectl said of itself."""
+        self._heard = threading.Event()
+        self._is_away = False
+        self._loop = asyncio.new_event_loop()
+        self._relay = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Way:
+        try:
+            self._begin()
+            self._heard.wait(START_DEADLINE_S)
+            if not self._inner:
+                raise Failed(f"no way to the Service {self.service}: {self._reason}")
+        except BaseException:
+            self._end()
+            raise
+        self._relay.start()
+        asyncio.run_coroutine_threadsafe(asyncio.start_server(self._lead, sock=self._listener), self._loop).result()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def keep(self) -> None:
+        """Start kubectl again if it has ended. Each connection makes it notice that its pod is gone, so one is made."""
+        if self._kubectl is not None and self._kubectl.poll() is None:
+            if self._inner:
+                asyncio.run_coroutine_threadsafe(self._knock(), self._loop)
+                if self._is_away:
+                    self._work.say(f"{self.service} is back")
+                self._is_away = False
+            return
+        if not self._is_away:
+            self._work.say(f"{self.service} went away: {self._reason}; trying again")
+        self._is_away = True
+        self._begin()
+
+    @property
+    def _reason(self) -> str:
+        return self._said or "kubectl port-forward said nothing"
+
+    def _begin(self) -> None:
+        self._heard.clear()
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        self._kubectl = runner.started(self._command, stdin=subprocess.DEVNULL, **output)
+        threading.Thread(target=self._hear, args=(self._kubectl.stdout,), daemon=True).start()
+
+    def _hear(self, output: IO[str]) -> None:
+        """Read what kubectl says until it ends: it tells of every connection, and would wait for a reader."""
+        for line in output:
+            if found := READY.search(line):
+                self._inner = int(found[1])
+                self._heard.set()
+            elif not line.startswith(("Forwarding from", "Handling connection")):
+                self._said = line.strip()
+        self._inner = 0
+        self._heard.set()
+
+    def _end(self) -> None:
+        if self._kubectl is not None:
+            runner.end(self._kubectl)
+        if self._relay.is_alive():
+            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._relay.join()
+        self._loop.close()
+        self._listener.close()
+
+    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection."""
+        with (
+            closing(writer),
+            suppress(OSError, asyncio.CancelledError),
+        ):  # Python 3.11 prints a trace of a cancelled one
+            inner_reader, inner_writer = await self._connect()
+            with closing(inner_writer):
+                await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to kubectl's port. A client that comes while kubectl starts again waits for it."""
+        deadline = time.monotonic() + START_DEADLINE_S
+        while not self._inner and time.monotonic() < deadline:  # noqa: ASYNC110  told by another thread
+            await asyncio.sleep(0.05)
+        _enter(self._work.target.network_namespace)
+        inner = socket.socket()
+        inner.setblocking(False)
+        try:
+            await self._loop.sock_connect(inner, ("127.0.0.1", self._inner))
+        except BaseException:
+            inner.close()
+            raise
+        return await asyncio.open_connection(sock=inner)
+
+    async def _knock(self) -> None:
+        with suppress(OSError):
+            _, writer = await self._connect()
+            writer.close()
+
+
+async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await source.read(CHUNK_BYTES):
+            sink.write(data)
+            await sink.drain()
+        sink.write_eof()
+
+
+async def _cancel_others() -> None:
+    """End every connection."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+def _enter(namespace: str) -> None:
+    """Have the sockets that this thread makes from now on belong to a network namespace, given as a path."""
+    if namespace:
+        with Path(namespace).open("rb") as file:
+            libc = ctypes.CDLL(None, use_errno=True)  # os.setns comes with Python 3.12
+            if libc.setns(file.fileno(), CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 @contextmanager
 def forwarded(work: Work, service: str, port: int) -> Iterator[int]:
     """A free port of this machine that leads to the Service, as long as the block lasts."""
-    command = work.target.kubectl("port-forward", f"service/{service}", f":{port}")
     if work.run.dry:
-        work.run.ask(command)
+        work.run.ask(work.target.kubectl("port-forward", f"service/{service}", f":{port}"))
         yield SHOWN_PORT
         return
-    with runner.started(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        try:
-            yield _port(process, service)
-        finally:
-            runner.end(process)
+    with Way(work, service, port) as way:
+        yield way.port
 
 
 def keep_open(work: Work, ways: Sequence[tuple[int, str, int]]) -> None:
-    """Hold forwards (local port, Service, its port) open until Ctrl-C, and open again what breaks: a forward ends with
-    its pod, and a new release has other pods."""
-    commands = [
-        work.target.kubectl("port-forward", f"service/{service}", f"{local}:{port}") for local, service, port in ways
-    ]
+    """Hold ways (local port, Service, its port) open until Ctrl-C, or until nobody reads what is said here any more."""
     if work.run.dry:
-        for command in commands:
-            work.run.ask(command)
+        for local, service, port in ways:
+            work.run.ask(work.target.kubectl("port-forward", f"service/{service}", f"{local}:{port}"))
         return
-    for local, _, _ in ways:
-        _refuse_taken(local)
-    running = [runner.started(command, stdin=subprocess.DEVNULL) for command in commands]
-    work.say("open until Ctrl-C")
-    try:
-        while True:
-            time.sleep(AGAIN_AFTER_S)
-            for number, process in enumerate(running):
-                if process.poll() is not None:
-                    work.say(f"{ways[number][1]} went away; trying again")
-                    running[number] = runner.started(commands[number], stdin=subprocess.DEVNULL)
-    except KeyboardInterrupt:
-        work.say("closed")
-    finally:
-        for process in running:
-            runner.end(process)
+    with ExitStack() as stack, suppress(KeyboardInterrupt):
+        opened = [stack.enter_context(Way(work, service, port, local)) for local, service, port in ways]
+        for way in opened:
+            work.say(f"{way.service} is at http://127.0.0.1:{way.port}")
+        work.say("open until Ctrl-C")
+        while not _is_deserted():
+            for way in opened:
+                way.keep()
+            time.sleep(LOOK_S)
+    work.say("closed")
 
 
-def _port(process: subprocess.Popen[str], service: str) -> int:
-    said: list[str] = []
-    deadline = time.monotonic() + START_DEADLINE_S
-    output: IO[str] = process.stdout  # type: ignore[assignment]  # asked for
-    with selectors.DefaultSelector() as selector:
-        selector.register(output, selectors.EVENT_READ)
-        while selector.select(max(0.0, deadline - time.monotonic())):
-            line = output.readline()
-            if not line:
-                break
-            if found := READY.search(line):
-                return int(found[1])
-            said.append(line.strip())
-    raise Failed(f"no way to the Service {service}: {' / '.join(said) or 'kubectl port-forward said nothing'}")
-
-
-def _refuse_taken(port: int) -> None:
-    with socket.socket() as probe, suppress(ConnectionRefusedError):
-        probe.settimeout(2)
-        probe.connect(("127.0.0.1", port))
-        raise Failed(f"port {port} of this machine is taken, perhaps by another access or by semapi up")
+def _is_deserted() -> bool:
+    """Whether the terminal, or the reader of a pipe, that this program writes to is gone."""
+    poll = select.poll()
+    for output in (1, 2):
+        poll.register(output, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from dataclasses import asdict
 
 from operations.delivery import diagnosis, release, watch
@@ -11,6 +11,7 @@ from operations.delivery.render import KUSTOMIZE, documents, masked
 from operations.failure import Failed, Refused
 from operations.ground import kuberay
 from operations.runner import without_passwords
+from operations.steps import table
 from operations.target import NAME, ROOT, overlay, read_file
 from operations.work import Json, Work
 
@@ -30,28 +31,46 @@ def status(work: Work) -> str:
         watch.reasons(work)
         release.entered(work)
         return ""
-    for row in _rows(service, pods):
-        print("  ".join(text.ljust(width) for text, width in zip(row, (44, 12, 10, 9), strict=False)).rstrip())
-    for mark, at, entry in release.entered(work):
-        print(
-            f"release {mark}  served from {at}  {entry.image}  {entry.model_id or entry.model_source}  {entry.source}"
-        )
+    for rows in (pod_rows(pods), cluster_rows(service), _release_rows(work)):
+        if len(rows) > 1:
+            print("\n".join(table(rows)), end="\n\n")
     if service and diagnosis.is_current(service):
         return f"ready: {service['status'].get('numServeEndpoints', 0)} endpoints"
     found = watch.reasons(work)
     raise Failed("\n  ".join(["the service is not ready", *found]))
 
 
-def _rows(service: Json | None, pods: list[Json]) -> Iterator[tuple[str, str, str, str]]:
-    yield ("POD", "COMPONENT", "PHASE", "READY")
+def pod_rows(pods: list[Json]) -> list[tuple[str, ...]]:
+    """A table of pods, with its headings."""
+    rows: list[tuple[str, ...]] = [("POD", "COMPONENT", "PHASE", "READY", "RESTARTS")]
     for pod in sorted(pods, key=diagnosis.name_of):
-        component = pod["metadata"].get("labels", {}).get("app.kubernetes.io/component", "")
-        ready = "ready" if diagnosis.is_ready(pod) else "-"
-        yield (diagnosis.name_of(pod), component, pod["status"].get("phase", ""), ready)
-    for key, word in (("activeServiceStatus", "serves"), ("pendingServiceStatus", "comes")):
+        status = pod["status"]
+        component = pod["metadata"].get("labels", {}).get("app.kubernetes.io/component", "-")
+        containers = status.get("containerStatuses", [])
+        ready = f"{sum(bool(one.get('ready')) for one in containers)}/{len(containers)}"
+        restarts = sum(int(one.get("restartCount", 0)) for one in containers)
+        phase = "Ending" if "deletionTimestamp" in pod["metadata"] else str(status.get("phase", ""))
+        rows.append((diagnosis.name_of(pod), component, phase, ready, str(restarts)))
+    return rows
+
+
+def cluster_rows(service: Json | None) -> list[tuple[str, ...]]:
+    """A table of the RayService's clusters, with its headings."""
+    rows: list[tuple[str, ...]] = [("CLUSTER", "STATE", "APPLICATION")]
+    for key, word in (("activeServiceStatus", "serves"), ("pendingServiceStatus", "comes up")):
         part = (service or {}).get("status", {}).get(key, {})
-        for name, application in diagnosis.applications(part).items():
-            yield (str(part.get("rayClusterName", "")), word, str(application.get("status", "")), name)
+        if cluster := str(part.get("rayClusterName", "")):
+            states = [str(one.get("status", "")) for one in diagnosis.applications(part).values()]
+            rows.append((cluster, word, ", ".join(states) or "not there yet"))
+    return rows
+
+
+def _release_rows(work: Work) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("RELEASE", "SERVED FROM", "IMAGE", "SOURCE", "MODEL")]
+    for mark, at, entry in release.entered(work):
+        image = re.sub(r"^.*/|(?<=@sha256:.{12}).*", "", entry.image)
+        rows.append((mark, at, image, entry.source[:12], entry.model_id or entry.model_source))
+    return rows
 
 
 def logs(work: Work, component: str, *, lines: int, follow: bool) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import time
+import urllib.error
 import urllib.parse
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 from operations.failure import Failed, Refused
 from operations.target import NAME, ROOT
-from operations.use import http
 from operations.use.forward import forwarded
 from operations.work import Json, Work
 
@@ -22,6 +27,8 @@ ISSUER_PATH = "/default/token"
 JOB_DEADLINE_S = 180.0
 ROWS_DEADLINE_S = 60.0
 POLL_S = 1.0
+TIMEOUT_S = 60.0
+ANSWER_MAX_BYTES = 4 * 1024 * 1024
 
 
 def smoke(work: Work) -> str:
@@ -66,8 +73,8 @@ def issue(work: Work, user: str, *, admin: bool = False) -> str:
         if work.run.dry:
             print(f"# POST http://127.0.0.1:{port}{ISSUER_PATH} client_id={user}")
             return ""
-        body, headers = http.form(fields)
-        reply = http.ask("POST", f"http://127.0.0.1:{port}{ISSUER_PATH}", body=body, headers=headers)
+        body, headers = _form(fields)
+        reply = _ask("POST", f"http://127.0.0.1:{port}{ISSUER_PATH}", body=body, headers=headers)
     if reply.status != 200:
         raise Failed(f"the development issuer answered {reply.status}: {reply.body.get('error_description')}")
     return str(reply.body["access_token"])
@@ -83,8 +90,8 @@ def _service(work: Work) -> Iterator[str]:
 
 
 def _submit(url: str, headers: dict[str, str]) -> str:
-    body, kind = http.upload(SAMPLE)
-    reply = http.ask("POST", f"{url}/api/v1/jobs", body=body, headers={**headers, **kind})
+    body, kind = _upload(SAMPLE)
+    reply = _ask("POST", f"{url}/api/v1/jobs", body=body, headers={**headers, **kind})
     if reply.status != 202:
         raise Failed(f"the sample was not accepted: {_problem(reply)}")
     return str(reply.body["job_id"])
@@ -93,7 +100,7 @@ def _submit(url: str, headers: dict[str, str]) -> str:
 def _ended(url: str, headers: dict[str, str], job_id: str) -> Json:
     deadline = time.monotonic() + JOB_DEADLINE_S
     while time.monotonic() < deadline:
-        reply = http.ask("GET", f"{url}/api/v1/jobs/{job_id}", headers={**headers, "Prefer": "wait=10"})
+        reply = _ask("GET", f"{url}/api/v1/jobs/{job_id}", headers={**headers, "Prefer": "wait=10"})
         if reply.status not in (200, 503):
             raise Failed(f"job {job_id} cannot be read: {_problem(reply)}")
         if reply.body.get("status") in ("COMPLETED", "FAILED", "CANCELLED"):
@@ -114,7 +121,7 @@ def _check(job: Json) -> str:
 
 def _completed(url: str, headers: dict[str, str]) -> int:
     """How many of this user's jobs are rows as completed: the report is made from PostgreSQL."""
-    reply = http.ask("GET", f"{url}/api/v1/usage?{urllib.parse.urlencode({'since': '24h'})}", headers=headers)
+    reply = _ask("GET", f"{url}/api/v1/usage?{urllib.parse.urlencode({'since': '24h'})}", headers=headers)
     if reply.status != 200:
         raise Failed(f"the usage report was refused: {_problem(reply)}")
     return sum(int(user["completed"]) for user in reply.body.get("users", []))
@@ -128,5 +135,52 @@ def _wait_for_row(url: str, headers: dict[str, str], before: int) -> None:
         time.sleep(POLL_S)
 
 
-def _problem(reply: http.Reply) -> str:
+def _problem(reply: Reply) -> str:
     return f"{reply.status} {reply.body.get('title', '')}: {reply.body.get('detail', '')}"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer with a JSON object, whatever its status."""
+
+    status: int
+    body: Json
+
+
+def _ask(method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
+    """Send a request. Raises Failed where no JSON object comes back."""
+    request = urllib.request.Request(url, body, dict(headers or {}), method=method)
+    local = urllib.parse.urlsplit(url).hostname in ("127.0.0.1", "localhost")
+    opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
+    try:
+        with opener.open(request, timeout=TIMEOUT_S) as answer:
+            return Reply(answer.status, _object(answer.read(ANSWER_MAX_BYTES), url))
+    except urllib.error.HTTPError as error:
+        with error:
+            return Reply(error.code, _object(error.read(ANSWER_MAX_BYTES), url))
+    except (OSError, ValueError) as error:  # URLError, a reset connection, a time-out; a malformed address
+        raise Failed(f"{method} {url}: {getattr(error, 'reason', None) or error}") from None
+
+
+def _form(fields: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
+    """A form as body and headers."""
+    return urllib.parse.urlencode(fields).encode(), {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+def _upload(file: Path) -> tuple[bytes, dict[str, str]]:
+    """One file as the field `image` of a multipart form."""
+    boundary = secrets.token_hex(16)
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{file.name}"\r\n'
+    body = f"{head}Content-Type: application/octet-stream\r\n\r\n".encode() + file.read_bytes()
+    body += f"\r\n--{boundary}--\r\n".encode()
+    return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+
+
+def _object(text: bytes, url: str) -> Json:
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise Failed(f"{url} answered something else than JSON: {text[:100]!r}")
+    return document

@@ -20,6 +20,7 @@ from serve_app.errors import RateLimited, ServiceError, UserBlocked
 from serve_app.gateway.limits.keys import BLOCKS, HOUSE, OVERRIDES, quota_key, rate_key
 from serve_app.lua import read_script
 from serve_app.settings import Settings
+from serve_app.texts import number
 
 Asked = Literal["submit", "read", "admin"]
 """What is asked for. Admins' own routes count as reads of theirs, and not against the house: a flood must not keep out
@@ -182,7 +183,7 @@ def _refusal(figures: Figures, name: str) -> RateLimited:
     elif figures.verdict == HOUSE_FULL:
         why = f"All users together send more {name} than the service takes. Try again in {seconds} s."
     else:
-        rate = f"{SECOND_US / figures.interval:.6g}"
+        rate = number(SECOND_US / figures.interval)
         why = f"You may send {rate} {name} a second, and a burst at first. Try again in {seconds} s."
     return RateLimited(why, retry_after=seconds)
 

@@ -22,8 +22,8 @@ WARM_UP_S = 120.0
 ATTEMPT_S = 600.0
 """Deadline of a chunk: the slowest chunks of a full replica, one after the other. A dead replica shows long before."""
 CLOSE_S = 10.0
-"""What chunks that a replica has are given at the end. To give back the rest takes some more, all within Serve's own
-20 s."""
+"""What chunks that a replica has are given at the end. To give back the rest takes some more, all within the 40 s
+after which Serve kills a replica."""
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 -- Claim up to `limit` jobs under one lease: a list of jobs, empty when nothing waits or the window is full.
 local model, token = ARGV[1], ARGV[2]
 local limit, max_bytes, max_pixels = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local chunks_per_replica = tonumber(ARGV[6])
+local chunks_per_replica, cluster = tonumber(ARGV[6]), ARGV[7]
 local lease, deadline = lease_key(model), NOW + LEASE_MS
 
 -- Leases of dispatchers that are gone. Those of a newer release's jobs are left to it.
@@ -24,6 +24,12 @@ end
 local function window_is_full()
   local replicas = redis.call('ZCOUNT', replicas_key(model), NOW, '+inf')
   return redis.call('ZCARD', chunks_key(model)) >= math.max(1, replicas * chunks_per_replica)
+end
+
+-- Leaves jobs to the cluster that replaced this one; see active.py.
+local function another_is_active()
+  local active = cluster ~= '' and redis.call('HGET', active_key(), 'cluster')
+  return active and active ~= cluster
 end
 
 -- The job whose turn it is in this class: its record; or false when the class is empty; or nil when what stood there
@@ -86,7 +92,8 @@ end
 
 redis.call('ZREMRANGEBYSCORE', chunks_key(model), '-inf', NOW)
 take_back_expired()
-if window_is_full() or redis.call('HEXISTS', stops_key(), 'work:' .. model) == 1 then return {} end
+if another_is_active() or window_is_full() then return {} end
+if redis.call('HEXISTS', stops_key(), 'work:' .. model) == 1 then return {} end
 local chunk = gather()
 if #chunk > 0 then redis.call('ZADD', chunks_key(model), deadline, token) end
 return chunk

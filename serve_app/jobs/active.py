@@ -1,0 +1,67 @@
+"""Which of two clusters is the active one while an upgrade has both: the one that came to serve users last.
+
+KubeRay sends users to one cluster. When it switches, the old cluster stays for a while, for connections to it, and both
+see the same jobs. `claim.lua` gives none to a cluster while another is active, so that the old one holds no job when it
+ends. A cluster that no user reached yet never becomes active, and one that is gone is forgotten in `ACTIVE_S`: then any
+cluster claims.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Final
+
+from redis.asyncio import Redis
+
+from serve_app.connections import redis_errors
+from serve_app.errors import CapacityError
+from serve_app.jobs.scripts import Scripts
+from serve_app.settings import Settings
+
+LOOK_S: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class ActiveCluster:
+    """One per gateway process. `cluster` is the name of its RayCluster; without one there is nothing to `run`."""
+
+    def __init__(self, redis: Redis, settings: Settings, cluster: str) -> None:
+        self._scripts = Scripts(redis, settings)
+        self._cluster = cluster
+        self._is_active: bool | None = None
+        self._serves = False
+        self._look_now = asyncio.Event()
+
+    def serve(self) -> None:
+        """A user was answered here: at once, if that may make this cluster the active one."""
+        self._serves = True
+        if not self._is_active:
+            self._look_now.set()
+
+    async def run(self) -> None:
+        """Say that this cluster runs, and look which one is active, until cancelled."""
+        while True:
+            self._look_now.clear()
+            try:
+                self._note(await self.look())
+            except CapacityError as error:
+                _log.debug("which cluster is active is not known now: %s", error)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._look_now.wait(), LOOK_S)
+
+    async def look(self) -> bool:
+        """Whether this cluster may claim jobs. Raises `TrackerUnavailable`."""
+        serves = self._serves
+        with redis_errors():
+            is_active = bool(await self._scripts.run("look", self._cluster, int(serves)))
+        if serves:  # else one that came meanwhile is for the next look
+            self._serves = False
+        return is_active
+
+    def _note(self, is_active: bool) -> None:
+        if self._is_active is not None and is_active != self._is_active:
+            _log.warning("The cluster %s is %s.", self._cluster, "the active one" if is_active else "replaced")
+        self._is_active = is_active

@@ -1,0 +1,15 @@
+-- A gateway of a cluster looks whether its cluster is the active one: 1 or 0. `serves`: it has answered a user.
+local cluster, serves = ARGV[1], ARGV[2] == '1'
+redis.call('HDEL', active_key(), '')  -- a full Redis refuses no removal, and nothing after it
+
+local serving = serving_key(cluster)
+local since = tonumber(redis.call('GET', serving) or (serves and NOW_US))
+if since then redis.call('SET', serving, string.format('%d', since), 'PX', ACTIVE_MS) end
+
+local active, active_since = unpack(redis.call('HMGET', active_key(), 'cluster', 'since'))
+if active == cluster or (since and (not active or tonumber(active_since) < since)) then
+  redis.call('HSET', active_key(), 'cluster', cluster, 'since', string.format('%d', since or active_since))
+  redis.call('PEXPIRE', active_key(), ACTIVE_MS)
+  active = cluster
+end
+return (not active or active == cluster) and 1 or 0

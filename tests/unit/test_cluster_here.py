@@ -1,0 +1,111 @@
+"""A cluster on this machine without Docker, as far as it goes without one: its names, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from operations import command_line, target
+from operations.ground import node, programs
+from operations.target import NAME, Model, Target, read_target
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where clusters have their folders; there is none yet."""
+    folder = tmp_path / "state"
+    monkeypatch.setattr(target, "STATE", folder)
+    monkeypatch.setattr(programs, "CACHE", tmp_path / "cache")
+    return folder
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of all programs of a machine that has none."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(programs, "GO_FOLDER", str(folder))
+    monkeypatch.setattr(programs, "PACKAGES", {name: Path(shows).name for name, shows in programs.PACKAGES.items()})
+    return folder
+
+
+def program(folder: Path, name: str, says: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\necho {says}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_the_cluster_without_docker_is_meant_while_it_is_there(state: Path) -> None:
+    assert read_target("dev", {}).context == f"kind-{NAME}"
+    (state / NAME).mkdir(parents=True)
+    assert read_target("dev", {}).context == f"here-{NAME}"
+    assert read_target("dev", {"context": "lab"}).context == "lab"
+
+
+def test_kubectl_reaches_it_in_its_own_network_by_its_own_configuration(state: Path) -> None:
+    here = Target("dev", Model("demo"), context="here-other")
+    assert (here.is_here, here.is_local, here.cluster) == (True, True, "other")
+    assert here.kubectl("get", "pods") == [
+        "nsenter",
+        f"--net={state}/other/node1/network",
+        *f"kubectl --kubeconfig {state}/other/kubeconfig --context here-other --namespace {NAME} get pods".split(),
+    ]
+    kind = Target("dev", Model("demo"), context="kind-other")
+    assert (kind.is_here, kind.is_local, kind.cluster) == (False, True, "other")
+    assert kind.network_namespace == ""
+    assert kind.kubectl("get", "pods")[:3] == ["kubectl", "--context", "kind-other"]
+
+
+@pytest.mark.parametrize("command", ["up", "all"])
+def test_two_nodes_are_made_without_docker_alone(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main([command, "--nodes", "2"]) == 2
+    assert "--nodes goes with --here" in capsys.readouterr().err
+
+
+def test_what_the_machine_lacks_is_said_at_once(bare: Path, state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["up", "--here"]) == 2
+    said = capsys.readouterr().err
+    assert "Go 1.26 or newer is not installed: https://go.dev/doc/install" in said
+    install = next(line for line in said.splitlines() if "apt-get install" in line)
+    assert install.endswith(" ".join(programs.PACKAGES))
+    assert not state.exists()
+
+
+def test_a_go_that_is_too_old_is_named(bare: Path) -> None:
+    program(bare, "env", "go1.25.9")
+    program(bare, "go", "")
+    assert "Go is 1.25.9, 1.26 is needed: https://go.dev/doc/install" in programs.needs()
+    program(bare, "env", "go1.27rc1")
+    assert not [line for line in programs.needs() if line.startswith("Go")]
+
+
+def test_only_linux_can_be_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert programs.needs() == ["a cluster without Docker needs Linux, and this is Darwin: take kind"]
+
+
+def test_no_cluster_is_deleted_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["down", "--context", "here-nowhere", "--yes"]) == 0
+    assert "there is no cluster here-nowhere" in capsys.readouterr().err
+
+
+def test_another_version_of_a_program_has_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "MODULE", tmp_path)
+    monkeypatch.setattr(programs, "OPERATOR", tmp_path / "operator")
+    (tmp_path / "go.mod").write_text("require a v1\n")
+    first = programs.programs()
+    (tmp_path / "node.sh").write_text("no program is built from it\n")
+    assert programs.programs() == first
+    (tmp_path / "go.mod").write_text("require a v2\n")
+    assert programs.programs() != first
+
+
+def test_a_node_is_no_process_of_another_that_took_its_number(state: Path) -> None:
+    one = node.Node(Target("dev", Model("demo"), context="here-other"), 1)
+    assert one.first_process() is None
+    one.folder.mkdir(parents=True)
+    (one.folder / "network").symlink_to("/proc/self/ns/net")
+    assert one.first_process() is None
+    (one.folder / "network").unlink()
+    (one.folder / "network").symlink_to("/proc/1/ns/net")
+    assert one.first_process() is None
