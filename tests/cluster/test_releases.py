@@ -24,6 +24,9 @@ with Redis.from_url(os.environ["REDIS_URL"], socket_timeout=30) as redis:
 """The cluster whose models may claim jobs."""
 
 
+SHOWN = "import serve_app.texts as texts; print(open(texts.__file__).read())"
+
+
 def _settled(record: Record, cluster: RealCluster, load: Load) -> None:
     account = record.settled(load, slowest="cluster_slowest_release_s")
     record.measured(cluster_broken_in_order=account.broken)
@@ -62,12 +65,14 @@ def test_restart(cluster: RealCluster, record: Record) -> None:
 
 def test_upgrade_to_another_image(cluster: RealCluster, record: Record) -> None:
     before = cluster.release()["image"]
-    source = cluster.checkout / "serve_app" / "texts.py"
-    source.write_text(source.read_text() + "# another image\n")
+    source, line = cluster.checkout / "serve_app" / "texts.py", "# another image"
+    source.write_text(f"{source.read_text()}{line}\n")
     with Load(cluster, "upgrade") as load:
         cluster.run("upgrade", timeout_s=900)
         cluster.wait_until_alone()
     assert cluster.release()["image"] != before
+    pod = cluster.pods("gateway")[0]["metadata"]["name"]
+    assert line in cluster.kubectl("exec", pod, "--container", "ray-worker", "--", "python", "-c", SHOWN)
     _settled(record, cluster, load)
 
 
