@@ -12,7 +12,8 @@ from serve_app.cli.console import errors, give_up, output
 
 def migrate(
     wait: Annotated[
-        float, typer.Option(min=0, max=600, help="Seconds to wait for a server that does not answer yet.")
+        float,
+        typer.Option(min=0, max=600, envvar="WAIT_S", help="Seconds to wait for a server that does not answer yet."),
     ] = 0.0,
 ) -> None:
     """Apply the numbered SQL migrations to DATABASE_URL; safe to repeat and to run at once from several places."""

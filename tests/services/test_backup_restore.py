@@ -420,7 +420,7 @@ def test_a_migration_waits_for_a_late_postgres_and_not_for_ever(
     assert f"waiting up to {NEVER_S} s for PostgreSQL" in never.stderr
     assert "PostgreSQL is not reachable" in never.stderr
     timer = started_late(away)
-    late = CliRunner().invoke(commands, ["migrate", "--wait", "60"])
+    late = CliRunner().invoke(commands, ["migrate"], env={"WAIT_S": "60"})  # as the Job tells it
     timer.join()
     assert late.exit_code == 0, late.stderr
     assert "applied: " in late.stdout

@@ -12,7 +12,7 @@ from manifests.schemas import VERSIONS
 from operations.delivery import diagnosis, render
 from operations.delivery.deployment import NOT_MIGRATE
 from operations.ground import tools
-from operations.steps import duration
+from operations.steps import duration, table
 from operations.use import look
 
 from tests import cluster_world
@@ -337,7 +337,7 @@ def test_the_tables_of_status_fit_the_names_of_a_real_cluster() -> None:
         "metadata": {"name": name, "labels": labels},
         "status": {"phase": "Succeeded", "containerStatuses": containers},
     }
-    lines = look.table(look.pod_rows([found]))
+    lines = table(look.pod_rows([found]))
     assert [line.split() for line in lines] == [
         ["POD", "COMPONENT", "PHASE", "READY", "RESTARTS"],
         [name, "postgres-backup", "Succeeded", "1/2", "12"],
