@@ -9,10 +9,11 @@ import pytest
 import yaml
 from manifests.serve import built, faults
 
-from serve_app.app import ApplicationArgs, Gateway
+from serve_app.app import LEAVING_S, ApplicationArgs, Gateway
 from serve_app.gateway.live.places import STREAMS_MAX, WAITS_MAX
 from serve_app.gateway.live.prefer import WAIT_MAX_S
 from serve_app.gateway.uploads import SLOW_MAX
+from serve_app.proxy import CONNECTION_MAX_AGE_S
 from serve_app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,3 +94,23 @@ def test_waits_and_streams_leave_room_for_other_requests() -> None:
 
 def test_requests_do_not_queue_without_bound() -> None:
     assert 0 < Gateway.max_queued_requests <= 4096
+
+
+def test_replicas_are_told_at_once_that_their_node_ends() -> None:
+    """Serve tells them so long before the node's end as they may take."""
+    for group in worker_groups():
+        [container] = group["template"]["spec"]["containers"]
+        [drain] = [one for one in container["env"] if one["name"] == "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]
+        assert float(drain["value"]) == LEAVING_S
+
+
+def test_a_connection_ends_before_its_pod_does() -> None:
+    for group in worker_groups():
+        [container] = group["template"]["spec"]["containers"]
+        assert container["lifecycle"]["preStop"]["sleep"]["seconds"] >= 2 * CONNECTION_MAX_AGE_S
+
+
+def worker_groups() -> list[dict[str, Any]]:
+    resource = yaml.safe_load((ROOT / "rayservice.yaml").read_text())
+    groups: list[dict[str, Any]] = resource["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    return groups
