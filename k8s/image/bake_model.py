@@ -4,6 +4,7 @@
 again) or `private` (the files in `model.local` beside this one). `ENVIRONMENT=prod` wants a real model at a commit.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ from serve_app.errors import ModelUnready
 from serve_app.models.snapshot import FILES, Snapshot, locate
 from serve_app.settings import COMMIT, Settings
 
+SOURCE = Path(__file__).resolve().parents[2]
 PRIVATE = Path(__file__).resolve().parent / "model.local"
 HUB_TOKEN = Path("/run/secrets/hf_token")
 REVISION = re.compile(r"[\w][\w.-]*")
@@ -94,11 +96,22 @@ def bake(arguments: dict[str, str], models: Path) -> Snapshot:
     return locate(settings, cache=models)
 
 
+def source_sha256(source: Path) -> str:
+    """Of every file that the project is installed from, with its name."""
+    digest = hashlib.sha256()
+    for path in [source / "pyproject.toml", *sorted((source / "serve_app").rglob("*"))]:
+        if path.is_file() and path.suffix != ".pyc":
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{content}  {path.relative_to(source)}\n".encode())
+    return digest.hexdigest()
+
+
 def release(arguments: dict[str, str], snapshot: Snapshot) -> Json:
     """What `release.json` holds."""
     return {
         "version": arguments["VERSION"],
         "commit": arguments["COMMIT"],
+        "source_sha256": source_sha256(SOURCE),
         "base": arguments["BASE"],
         "python": platform.python_version(),
         "ray": version("ray"),

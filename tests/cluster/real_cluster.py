@@ -48,6 +48,8 @@ EDGE: list[Json] = [
 ]
 UP_S = 1800.0
 """The first time its programs are built."""
+ALONE_S = 420.0
+"""The old cluster stays for its delay, and its head ends last."""
 WHOLE_S = 240.0
 POLL_S = 0.5
 KUBECTL_S = 60.0
@@ -201,7 +203,7 @@ class RealCluster:
         """Return when the cluster is whole."""
         wait(self.is_whole, seconds, "the cluster is not whole again")
 
-    def wait_until_alone(self, seconds: float = WHOLE_S) -> None:
+    def wait_until_alone(self, seconds: float = ALONE_S) -> None:
         """Return when the cluster that serves is the only one."""
         wait(lambda: len(self.objects("rayclusters")) == 1, seconds, "the old cluster is still there")
 

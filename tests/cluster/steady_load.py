@@ -48,7 +48,7 @@ class SteadyLoad:
         self._http = httpx2.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {token}"},
-            timeout=REQUEST_S,
+            timeout=httpx2.Timeout(REQUEST_S, pool=None),  # a wait for a connection of its own is no request yet
             trust_env=False,
             limits=httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=None),
         )
