@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from operations.delivery import diagnosis, image, restart
+from operations.delivery import image, restart, watch
 from operations.delivery.deployment import Deployment, Return
 from operations.delivery.namespace import Removal
 from operations.failure import Failed, Refused
@@ -67,6 +67,11 @@ def _one(work: Work, options: Options, name: str, do: Callable[[Work], str]) -> 
     return [Step(name, options.command, lambda: do(work))]
 
 
+def _looks(name: str, do: Callable[[Work, Options], str]) -> Callable[[Work, Options], list[Step]]:
+    """A command that changes nothing, so that nothing need be repeated where it fails."""
+    return lambda work, options: [Step(name, "", lambda: do(work, options))]
+
+
 def _image(work: Work) -> Step:
     return Step("image", "image", lambda: image.build(work))
 
@@ -77,10 +82,10 @@ def _smoke(work: Work) -> Step:
 
 def _up(work: Work, options: Options) -> list[Step]:
     if work.target.is_here:
-        return [Step("cluster", "up", lambda: here.up(work, options.nodes))]
+        return _one(work, options, "cluster", lambda work: here.up(work, options.nodes))
     if options.nodes > 1:
         raise Refused("kind makes one node here: --nodes goes with --here")
-    return [Step("cluster", "up", lambda: kind.up(work))]
+    return _one(work, options, "cluster", kind.up)
 
 
 def _down(work: Work, options: Options) -> list[Step]:
@@ -105,68 +110,38 @@ def _upgrade(work: Work, options: Options) -> list[Step]:
     """A new image in place of one that serves: refused where nothing healthy would be left to go back to."""
 
     def serving() -> str:
-        service = work.object("rayservice", NAME)
-        if not work.run.dry and (service is None or not diagnosis.is_current(service)):
-            raise Failed(f"there is no healthy service to upgrade; first {work.target.command('status')}")
+        watch.healthy(work, f"there is no healthy service to upgrade; first {work.target.command('status')}")
         return "the release before serves until the new one is healthy; both need room"
 
     first = Step("what serves", "status", serving)
     return [first, _image(work), *Deployment(work).steps("deploy"), _smoke(work)]
 
 
-def _rollback(work: Work, options: Options) -> list[Step]:
-    return [*Return(work, options.to).steps(), _smoke(work)]
-
-
 def _reset(work: Work, options: Options) -> list[Step]:
     """Everything anew. The image is built first: if that fails, what is there goes on."""
-    removal = Removal(work)
-    return [
-        Step("permission", "reset", removal.permit),
-        _image(work),
-        Step("service deleted", "reset", removal.service),
-        Step("namespace deleted", "reset", removal.namespace),
-        *Deployment(work).steps("deploy"),
-        _smoke(work),
-    ]
+    permission, *deleted = _remove(work, options)
+    return [permission, _image(work), *deleted, *Deployment(work).steps("deploy"), _smoke(work)]
 
 
 def _remove(work: Work, options: Options) -> list[Step]:
     removal = Removal(work)
     return [
-        Step("permission", "remove", removal.permit),
-        Step("service deleted", "remove", removal.service),
-        Step("namespace deleted", "remove", removal.namespace),
+        Step("permission", options.command, removal.permit),
+        Step("service deleted", options.command, removal.service),
+        Step("namespace deleted", options.command, removal.namespace),
     ]
 
 
-def _access(work: Work, options: Options) -> list[Step]:
+def _access(work: Work, options: Options) -> str:
     ways = [(options.port, smoke.SERVICE, smoke.SERVICE_PORT)]
     ways += [(smoke.ISSUER_PORT, smoke.ISSUER, smoke.ISSUER_PORT)] if work.target.environment == "dev" else []
     ways += [(8265, f"{NAME}-head-svc", 8265)] if options.dashboard else []
-
-    def hold() -> str:
-        forward.keep_open(work, ways)
-        return ""
-
-    return [Step("access", "", hold)]
+    return forward.keep_open(work, ways)
 
 
-def _token(work: Work, options: Options) -> list[Step]:
-    def give() -> str:
-        token = smoke.issue(work, options.user, admin=options.admin)
-        if token:
-            print(token)
-        return ""
-
-    return [Step("token", "", give)]
-
-
-def _logs(work: Work, options: Options) -> list[Step]:
-    def show() -> str:
-        return look.logs(work, options.component, lines=options.lines, follow=options.follow)
-
-    return [Step("logs", "", show)]
+def _restart(work: Work, options: Options) -> list[Step]:
+    name = options.component
+    return [Step("restart", f"restart {name}", lambda: restart.restart(work, name))]
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Work, Options], list[Step]]]] = {
@@ -178,22 +153,19 @@ COMMANDS: dict[str, tuple[str, Callable[[Work, Options], list[Step]]]] = {
     "image": ("build the image and bring it to the cluster", lambda w, o: [_image(w)]),
     "deploy": ("bring the newest image into the cluster, and wait until it serves", _deploy),
     "smoke": ("send a sample the whole way, and check what comes back", lambda w, o: [_smoke(w)]),
-    "status": ("what runs, and why it is not ready", lambda w, o: [Step("status", "", lambda: look.status(w))]),
-    "logs": ("the newest lines of a component", _logs),
-    "access": ("open the service on this machine's port 8080 until Ctrl-C", _access),
-    "token": ("a token of the development issuer", _token),
-    "restart": (
-        "new processes of the same release",
-        lambda w, o: [Step("restart", f"restart {o.component}", lambda: restart.restart(w, o.component))],
+    "status": ("what runs, and why it is not ready", _looks("status", lambda w, o: look.status(w))),
+    "logs": (
+        "the newest lines of a component",
+        _looks("logs", lambda w, o: look.logs(w, o.component, o.lines, o.follow)),
     ),
+    "access": ("open the service on this machine's port 8080 until Ctrl-C", _looks("access", _access)),
+    "token": ("a token of the development issuer", _looks("token", lambda w, o: smoke.show_token(w, o.user, o.admin))),
+    "restart": ("new processes of the same release", _restart),
     "upgrade": ("build and deploy a new image beside the one that serves", _upgrade),
-    "rollback": ("back to the release before, or to a named one", _rollback),
+    "rollback": ("back to the release before, or to a named one", lambda w, o: [*Return(w, o.to).steps(), _smoke(w)]),
     "reset": ("build, then delete everything and deploy anew; never in prod", _reset),
     "remove": ("delete the service and its namespace; never in prod", _remove),
-    "config": (
-        "the settings as resolved",
-        lambda w, o: [Step("config", "", lambda: look.config(w, manifests=o.manifests))],
-    ),
+    "config": ("the settings as resolved", _looks("config", lambda w, o: look.config(w, manifests=o.manifests))),
 }
 
 

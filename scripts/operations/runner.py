@@ -6,12 +6,13 @@ import ctypes
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,10 +69,7 @@ class Runner:
 
     def read(self, command: Sequence[str], *, assumed: str = "", deadline_s: float = READ_DEADLINE_S) -> str:
         """What the command prints. A dry run takes `assumed` for it."""
-        answer = self.ask(command, assumed=assumed, deadline_s=deadline_s)
-        if answer.status != 0:
-            raise Failed(_ended(command, answer))
-        return answer.output
+        return _output(command, self.ask(command, assumed=assumed, deadline_s=deadline_s))
 
     def ask(
         self,
@@ -90,24 +88,13 @@ class Runner:
     def change(self, command: Sequence[str], *, stdin: str | None = None, deadline_s: float = CHANGE_DEADLINE_S) -> str:
         """Run what changes something. `stdin` is never shown: it may hold secrets."""
         self._show(shown(command) + _input(stdin))
-        if self.dry:
-            return ""
-        answer = _run(command, stdin, deadline_s)
-        if answer.status != 0:
-            raise Failed(_ended(command, answer))
-        return answer.output
+        return "" if self.dry else _output(command, _run(command, stdin, deadline_s))
 
     def pipe(self, source: Sequence[str], sink: Sequence[str], *, deadline_s: float = CHANGE_DEADLINE_S) -> None:
         """`source | sink`, where nothing reaches the sink unless the source succeeded."""
         self._show(f"{shown(source)} | {shown(sink)}")
-        if self.dry:
-            return
-        made = _run(source, None, READ_DEADLINE_S)
-        if made.status != 0:
-            raise Failed(_ended(source, made))
-        answer = _run(sink, made.output, deadline_s)
-        if answer.status != 0:
-            raise Failed(_ended(sink, answer))
+        if not self.dry:
+            _output(sink, _run(sink, self.read(source), deadline_s))
 
     def work(self, command: Sequence[str], *, deadline_s: float) -> None:
         """Run what takes long and tells of itself, as a build: its words go to the terminal if that was asked for, else
@@ -152,11 +139,30 @@ class Runner:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
 
+    @contextmanager
+    def passing(self, path: Path) -> Iterator[Path]:
+        """A file or folder that is there for as long as the block lasts, and not before."""
+
+        def remove() -> None:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+        if self.dry:
+            yield path
+            return
+        remove()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield path
+        finally:
+            remove()
+
     def follow(self, *commands: Sequence[str]) -> None:
         """Run commands beside each other on this terminal until all have ended or Ctrl-C ends them. No deadline."""
         if self.dry:
-            for command in commands:
-                self._show(shown(command))
+            self._show("\n".join(map(shown, commands)))
             return
         running: list[subprocess.Popen[str]] = []
         try:
@@ -256,6 +262,12 @@ def without_passwords(text: str) -> str:
 
 def _input(stdin: str | None) -> str:
     return "" if stdin is None else "   # its input is made here, not shown"
+
+
+def _output(command: Sequence[str], answer: Answer) -> str:
+    if answer.status != 0:
+        raise Failed(_ended(command, answer))
+    return answer.output
 
 
 def _ended(command: Sequence[str], answer: Answer) -> str:

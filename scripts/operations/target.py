@@ -107,6 +107,10 @@ class Target:
             program = ["nsenter", f"--net={self.network_namespace}", "kubectl", "--kubeconfig", str(self.kubeconfig)]
         return [*program, "--context", self.context, "--namespace", namespace or self.namespace, *arguments]
 
+    def apply(self, *arguments: str, namespace: str = "") -> list[str]:
+        """A kubectl command that applies. The API server merges: what another wrote into the same object stays."""
+        return self.kubectl("apply", "--server-side", "--force-conflicts", *arguments, namespace=namespace)
+
     def command(self, words: str) -> str:
         """A command of this program, as it can be typed to do the same here. `words` are quoted as in a shell."""
         chosen = [] if self.environment == "dev" else ["--env", self.environment]
@@ -120,15 +124,15 @@ BUILD = ("BASE", "TORCH", "TORCH_INDEX_URL", "TORCH_SPEC", "PIP_INDEX_URL")
 
 def read_target(environment: str, chosen: Mapping[str, str]) -> Target:
     """The environment's defaults, over them its local file, over that the options; checked."""
-    given = read_file(overlay(environment) / "settings.env")
+    given = read_file(settings_file(environment))
     model = Model(*(given.get(f"MODEL_{part}", default) for part, default in MODEL_PARTS))
     target = Target(environment, model, context=_own_cluster() if environment == "dev" else "")
     said = {name: value for name, value in chosen.items() if value}
     options = tuple(part for name, value in said.items() for part in (f"--{name}", value))
     target = replace(target, options=options, **{**_local(environment), **said})
     if not target.context:
-        where = local_file(environment).relative_to(ROOT)
-        raise Refused(f"{environment} needs to be told its cluster: --context NAME, or CONTEXT=NAME in {where}")
+        where = f"--context NAME, or CONTEXT=NAME in {local_file(environment)}"
+        raise Refused(f"{environment} needs to be told its cluster: {where}")
     if not NAMESPACE.fullmatch(target.namespace):
         raise Refused(f"{target.namespace!r} is no name for a namespace")
     return target
@@ -144,23 +148,29 @@ def _local(environment: str) -> dict[str, Any]:
     found = read_file(local_file(environment))
     known = (*SETTINGS, *(f"BUILD_{name}" for name in BUILD))
     if unknown := sorted(set(found) - set(known)):
-        raise Refused(f"{local_file(environment).name}: {unknown[0]} is no setting; there are {', '.join(known)}")
+        raise Refused(f"{local_file(environment)}: {unknown[0]} is no setting; there are {', '.join(known)}")
     build = tuple((name, found[f"BUILD_{name}"]) for name in BUILD if f"BUILD_{name}" in found)
     return {"build": build, **{name.lower(): found[name] for name in SETTINGS if name in found}}
 
 
-def overlay(environment: str) -> Path:
-    """What stands around the service in an environment; its settings say which model is served."""
-    return ROOT / "k8s" / "overlays" / environment
+def settings_file(environment: str) -> str:
+    """What the service is told in an environment, the model among it; like the others from the root of the checkout."""
+    return f"k8s/overlays/{environment}/settings.env"
 
 
-def local_file(environment: str) -> Path:
+def site_file(environment: str) -> str:
+    """What tells the network policies of an environment where things are."""
+    return f"k8s/overlays/{environment}/site.env"
+
+
+def local_file(environment: str) -> str:
     """Where an environment is, on this machine's word; git ignores it."""
-    return ROOT / "k8s" / f"{environment}.local.env"
+    return f"k8s/{environment}.local.env"
 
 
-def read_file(path: Path) -> dict[str, str]:
+def read_file(name: str) -> dict[str, str]:
     """The `NAME=value` lines of a file; nothing when it is not there."""
+    path = ROOT / name
     found: dict[str, str] = {}
     if not path.is_file():
         return found
@@ -176,7 +186,7 @@ def read_file(path: Path) -> dict[str, str]:
 
 def refuse_foreign_model(target: Target) -> None:
     """The model comes from the overlay alone: a variable left over in a shell must not decide what is deployed."""
-    settings = (overlay(target.environment) / "settings.env").relative_to(ROOT)
+    settings = settings_file(target.environment)
     for part, _ in MODEL_PARTS:
         name, value = f"MODEL_{part}", os.environ.get(f"MODEL_{part}", "")
         if value and value != getattr(target.model, part.lower()):
@@ -193,7 +203,7 @@ def _refuse_unfit_for_production(target: Target) -> None:
     if not COMMIT.fullmatch(target.model.revision):
         raise Refused("prod wants MODEL_REVISION as a commit, 40 hex digits: a branch is something else tomorrow")
     if "@sha256:" not in dict(target.build).get("BASE", ""):
-        where = local_file(target.environment).relative_to(ROOT)
+        where = local_file(target.environment)
         raise Refused(f"prod is built on an image that cannot change: BUILD_BASE=…@sha256:… in {where}")
 
 

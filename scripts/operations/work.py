@@ -40,6 +40,10 @@ class Work:
         answer = self.run.read(command)
         return parsed(answer, "kubectl get " + " ".join(arguments)) if answer.strip() else None
 
+    def answers(self) -> bool:
+        """Whether the API server says that it is ready."""
+        return self.run.ask(self.target.kubectl("get", "--raw", "/readyz")).status == 0
+
     def confirm(self, question: str, word: str) -> None:
         """Have `word` typed before it is done, unless --yes was given. Without a terminal: refused."""
         if self.yes or self.run.dry:
@@ -51,12 +55,17 @@ class Work:
             raise Refused("nothing was changed")
 
 
-def parsed(text: str, source: str) -> Json:
-    """A JSON object that a tool printed."""
+def name_of(thing: Json) -> str:
+    """The name of an object."""
+    return str(thing["metadata"]["name"])
+
+
+def parsed(text: str | bytes, source: str) -> Json:
+    """A JSON object that a tool or a server gave."""
     try:
         document = json.loads(text)
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise Failed(f"{source} printed something else than JSON: {text.strip()[:200]!r}")
+        raise Failed(f"{source} gave something else than JSON: {text.strip()[:200]!r}")
     return document

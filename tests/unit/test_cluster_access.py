@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import cluster_world
-from tests.cluster_world import Machine
+from tests.cluster_world import Machine, rule
 
 KUBECTL = f"""#!{sys.executable} -IS
 import os, socket, sys
@@ -35,9 +34,11 @@ while True:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    made = Machine(tmp_path, {})
-    made.local("stage", "CONTEXT=lab\nREGISTRY=r\n")  # dev has an issuer too, at a port that `make run` may hold
+    made = Machine(tmp_path)
+    # dev has an issuer too, at a port that `make run` may hold
+    made.write("k8s/stage.local.env", "CONTEXT=lab\nREGISTRY=r\n")
     (made.bin / "kubectl").write_text(KUBECTL)
+    (made.bin / "kubectl").chmod(0o755)
     yield made
     for child in children(made):
         os.kill(child, signal.SIGKILL)
@@ -58,15 +59,8 @@ def until(holds: Callable[[], object], within_s: float = 20.0) -> None:
 
 def children(machine: Machine) -> list[int]:
     """The stand-ins of kubectl that run on this machine."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
-        except OSError:
-            continue
-        if str(machine.bin / "kubectl").encode() in command and str(machine.standin).encode() in environment:
-            found.append(int(process.name))
-    return found
+    found = subprocess.run(["pgrep", "-f", str(machine.bin / "kubectl")], capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
 
 
 def answered_by(port: int) -> int:
@@ -104,10 +98,8 @@ def test_its_children_end_with_it(machine: Machine, port: int, end: str) -> None
 
 def test_it_ends_when_nobody_reads_what_it_says(machine: Machine, port: int) -> None:
     with access(machine, port) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        process.stderr.close()
+        for stream in (process.stdout, process.stderr):
+            stream.close()  # type: ignore[union-attr]
         process.wait(30)
     until(lambda: children(machine) == [])
 
@@ -137,17 +129,13 @@ def test_a_client_that_comes_while_the_way_is_made_again_waits(machine: Machine,
         process.communicate(timeout=30)
 
 
-def test_no_way_is_told_with_the_reason(machine: Machine, port: int) -> None:
-    machine.make(machine.bin / "kubectl")
-    machine.first(cluster_world.rule("port-forward", status=1, errors="error: services not found\n"))
+def test_no_way_and_a_taken_port_are_told_with_the_reason(machine: Machine, port: int) -> None:
+    machine.have("kubectl")
+    machine.answer(rule("port-forward", status=1, errors="error: services not found\n"))
     done = machine.run("access", "--env", "stage", "--port", str(port))
     assert done.returncode == 1
     assert "no way to the Service sem-image-classifier-serve-svc: error: services not found" in done.stderr
-
-
-def test_a_taken_port_is_told(machine: Machine) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", port)):
         done = machine.run("access", "--env", "stage", "--port", str(port))
     assert f"port {port} of this machine is taken" in done.stderr
     assert children(machine) == []

@@ -1,175 +1,106 @@
-"""`scripts/cluster` when something fails: what was done, what was not, what to run next; never a stack trace."""
+"""`scripts/cluster` when something fails that a real cluster cannot be brought to: what was done, what to run next."""
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 import shlex
 import signal
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from operations.delivery import keys
+from operations.delivery import release as releases
+from operations.delivery.deployment import Return, enter
+from operations.failure import Failed, Interrupted
+from operations.ground import kuberay
+from operations.runner import Runner
+from operations.steps import Step, carry_out
+from operations.target import NAME, Model, Target
+from operations.use import smoke
 
-from tests import cluster_world
-from tests.cluster_world import IMAGE, NAME, Machine, Service, entry, items, ray_service, rule
-
-LACKING = {
-    "metadata": {"name": "models-1", "labels": {"ray.io/cluster": "green"}},
-    "status": {
-        "phase": "Pending",
-        "containerStatuses": [
-            {
-                "name": "ray-worker",
-                "image": "localhost/x:1",
-                "state": {
-                    "waiting": {"reason": "ErrImageNeverPull", "message": "not present with pull policy of Never"}
-                },
-            }
-        ],
-    },
-}
+from tests.cluster_world import IMAGE, IMAGE_ID, Machine, Rule, Tools, entry, items, ray_cluster, ray_service, rule
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    with cluster_world.machine(tmp_path) as made:
-        yield made
+def tools(tmp_path: Path) -> Tools:
+    return Tools(tmp_path, "kubectl", "helm")
 
 
-STEPS = ["tools", "cluster", "KubeRay", "image", "manifests", "namespace", "secrets", "surroundings", "servers"]
-STEPS += ["tables", "service", "readiness", "smoke test"]
+@pytest.mark.parametrize("fault", [Failed("the reason"), KeyboardInterrupt()])
+def test_a_failure_in_the_middle_says_what_was_done_and_how_to_go_on_as_it_can_be_typed(fault: BaseException) -> None:
+    def breaks() -> str:
+        raise fault
 
-
-@pytest.mark.parametrize(
-    ("broken", "step", "command"),
-    [
-        ("helm upgrade", "KubeRay", "install, then scripts/cluster image, then scripts/cluster deploy"),
-        ("podman build", "image", "image, then scripts/cluster deploy, then scripts/cluster smoke"),
-        ("dry-run=server", "surroundings", "deploy, then scripts/cluster smoke"),
-        (f"port-forward service/{NAME}", "smoke test", "smoke"),
-    ],
-)
-def test_a_failure_in_the_middle_says_what_was_done_and_how_to_go_on(
-    machine: Machine, broken: str, step: str, command: str
-) -> None:
-    machine.first(rule(broken, status=3, errors="first line\nthe reason of it\n"))
-    done = machine.run("all")
-    assert done.returncode == 1
-    error = done.stderr[done.stderr.index("error: ") :]
-    number = STEPS.index(step)
-    assert error.startswith(f"error: {step}: ")
-    assert f"done:     {', '.join(STEPS[:number])}\n" in error
-    assert f"not done: {', '.join(STEPS[number:])}\n" in error
-    assert f"next:     scripts/cluster {command}" in error
-    assert "the reason of it" in done.stderr
-    assert broken.split()[0] in machine.lines[-1]  # nothing was begun after it
-
-
-def test_the_next_commands_can_be_typed_as_they_are(machine: Machine) -> None:
-    machine.settings("stage", "ENVIRONMENT=stage\n")
-    machine.local("stage", "REGISTRY=r\n")
-    machine.first(rule("podman build", status=1, errors="no space left\n"))
-    done = machine.run("all", "--env", "stage", "--context", "lab", "--namespace", "trial")
-    [said] = [line.removeprefix("next:     ") for line in done.stderr.splitlines() if line.startswith("next:")]
-    commands = [shlex.split(command) for command in said.split(", then ")]
-    assert [command[1] for command in commands] == ["image", "deploy", "smoke"]
-    machine.environment["SEMAPI_TOKEN"] = "t"
-    for _, *words in commands:
-        printed = machine.run(*words, "--dry-run")
-        assert printed.returncode == 0, printed.stderr
-        assert "--context lab --namespace trial " in printed.stdout or "podman push" in printed.stdout
-
-
-def test_the_next_command_names_a_file_with_a_blank_in_its_name(machine: Machine) -> None:
-    machine.run("image")
-    file = (machine.tree / "build" / "releases" / "release-dev-latest.json").resolve()
-    moved = file.rename(machine.tree / "of today.json")
-    machine.first(rule("create --filename build", status=1, errors="forbidden\n"))
-    done = machine.run("deploy", "--release", str(moved))
-    [said] = [line.removeprefix("next:     ") for line in done.stderr.splitlines() if line.startswith("next:")]
-    assert shlex.split(said)[1:] == ["deploy", "--release", str(moved)]
+    file = "of today's.json"
+    command = shlex.join(["deploy", "--release", file])
+    steps = [Step("first", "one", str), Step("second", command, breaks), Step("third", command, str)]
+    target = Target("stage", Model("demo"), options=("--context", "lab", "--namespace", "trial"))
+    with pytest.raises(Failed) as error:
+        carry_out(target, [*steps, Step("fourth", "smoke", str)], dry=False)
+    reason, done, left, after = str(error.value).splitlines()
+    assert reason in ("second: the reason", "second: interrupted")
+    assert (done, left) == ("done:     first", "not done: second, third, fourth")
+    options = ["--env", "stage", *target.options]
+    words = [shlex.split(one)[1:] for one in after.removeprefix("next:     ").split(", then ")]
+    assert words == [["deploy", "--release", file, *options], ["smoke", *options]]
+    assert isinstance(error.value, Interrupted) == isinstance(fault, KeyboardInterrupt)
 
 
 @pytest.mark.parametrize(
-    ("answers", "says"),
+    ("rules", "says"),
     [
-        ([rule("get job migrate", {"status": {"conditions": [{"type": "Failed", "status": "True"}]}})], "no such role"),
-        (
-            [
-                rule("get rayservice", ray_service(ready=False)),
-                rule("get pods", items(LACKING)),
-            ],
-            "pod models-1 has no image localhost/x:1: not present with pull policy of Never",
-        ),
-        ([rule("get rayservice", ray_service(generation=0))], "not ready after "),
-        ([rule("get raycluster", cluster_world.ray_cluster("localhost/old:1"))], "not ready after "),
-        ([rule("get rayservice", "no json")], "printed something else than JSON: 'no json'"),
+        ([], ""),
+        ([rule("get rayservice", status=1, errors="connection refused\n", once=True)], ""),
+        ([rule("get raycluster", ray_cluster("localhost/old:1"))], "not ready after "),
+        ([rule("get rayservice", "no json")], "gave something else than JSON: 'no json'"),
     ],
 )
-def test_a_service_that_does_not_become_ready_is_explained(
-    machine: Machine, answers: list[dict[str, object]], says: str
+def test_a_service_is_ready_with_the_newest_image_alone_and_a_release_then(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch, rules: list[Rule], says: str
 ) -> None:
-    machine.first(*answers, rule("logs job/migrate", errors="no such role\n", status=1))
-    done = machine.run("all", "--timeout", "1")
-    assert done.returncode == 1
-    assert says in done.stderr
-    assert not any('"ConfigMap"' in one["stdin"] for one in machine.asked), "what never served is no release"
+    well = [rule("get rayservice", ray_service()), rule("get raycluster", ray_cluster()), rule("json", items())]
+    tools.answer(*rules, *well)
+    work = replace(tools.work(monkeypatch), timeout_s=1.0 if says else 60.0)
+    serves = replace(releases.SHOWN, image=IMAGE)
+    if says:
+        with pytest.raises(Failed, match=says):
+            enter(work, serves, "manifests", "mark")
+        assert tools.changes == [], "what never served is no release"
+    else:
+        assert enter(work, serves, "manifests", "mark") == "4 endpoints serve"
+        assert " apply " in tools.changes[0]
 
 
-def test_an_api_server_that_is_away_for_a_moment_ends_nothing(machine: Machine) -> None:
-    machine.first(rule("get rayservice", status=1, errors="connection refused\n", once=True))
-    done = machine.run("all")
-    assert done.returncode == 0, done.stderr
-    assert "connection refused" in done.stderr
-
-
-def test_an_upgrade_that_does_not_come_up_says_that_the_old_release_still_serves(machine: Machine) -> None:
-    conditions = [{"type": "Ready", "status": "True"}, {"type": "UpgradeInProgress", "status": "True"}]
-    coming = {
-        "rayClusterName": "blue",
-        "applicationStatuses": {NAME: {"status": "DEPLOY_FAILED", "message": "no model"}},
-    }
-    stuck = ray_service(conditions=conditions, pendingServiceStatus=coming)
-    machine.run("all")
-    machine.forget()
-    machine.first(
-        rule("get rayservice", ray_service(), once=True, before="build"),
-        rule("get rayservice", stuck, after="podman build"),
-    )
-    done = machine.run("upgrade", "--timeout", "1")
-    assert done.returncode == 1
-    assert "the application sem-image-classifier is DEPLOY_FAILED: no model" in done.stderr
-    assert "the release before still serves; scripts/cluster rollback takes the new one back" in done.stderr
-
-
-def test_a_command_without_end_is_ended_at_its_deadline(machine: Machine) -> None:
-    code = "from operations.runner import Runner\nRunner(dry=False).read(['kubectl', 'get', 'nodes'], deadline_s=0.5)"
-    machine.first(rule("get nodes", stays_s=60))
-    (machine.tree / "scripts" / "cluster").write_text(
-        "from operations.failure import Failed\nimport sys\n"
-        f"try:\n    exec({code!r})\nexcept Failed as error:\n    sys.exit(str(error))\n"
-    )
+def test_a_command_without_end_is_ended_at_its_deadline(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools.answer(rule("get nodes", stays_s=60))
+    tools.work(monkeypatch)
     began = time.monotonic()
-    done = machine.run()
-    assert "kubectl get nodes gave no answer within 0.5 s and was ended" in done.stderr
+    with pytest.raises(Failed, match=r"kubectl get nodes gave no answer within 0.5 s and was ended"):
+        Runner(dry=False).read(["kubectl", "get", "nodes"], deadline_s=0.5)
     assert time.monotonic() - began < 30
 
 
-def test_an_interrupt_ends_what_runs_and_tells_what_was_done(machine: Machine, tmp_path: Path) -> None:
-    machine.first(rule("podman build", stays_s=60, files={str(tmp_path / "begun"): ""}))
-    with machine.start("all") as process:
+def test_an_interrupt_ends_what_runs(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "podman")
+    machine.answer(rule("podman build", stays_s=60, files={str(tmp_path / "begun"): ""}))
+    with machine.start("image") as process:
         while not (tmp_path / "begun").exists():
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "error: image: interrupted\ndone:     tools, cluster, KubeRay\n" in errors
-    assert "next:     scripts/cluster image" in errors
+    assert errors == "error: image: interrupted\nnext:     scripts/cluster image\n"
 
 
-def test_a_fault_of_the_program_itself_is_one_line_too(machine: Machine) -> None:
-    machine.first(rule("get rayservice", {"metadata": {}, "status": {"conditions": 7}}))
+def test_a_fault_of_the_program_itself_is_one_line_too(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "kubectl")
+    machine.answer(rule("get rayservice", {"metadata": {}, "status": {"conditions": 7}}), rule("json", items()))
     done = machine.run("status")
     assert done.returncode == 70
     assert "error: a fault of this program: " in done.stderr
@@ -177,39 +108,158 @@ def test_a_fault_of_the_program_itself_is_one_line_too(machine: Machine) -> None
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "says"),
+    ("status", "label", "says"),
+    [("COMPLETED", "Fibres", "says Fibres, and the sample shows nanowires"), ("FAILED", "", "ended FAILED: it broke")],
+)
+def test_a_smoke_test_fails_for_what_is_wrong(status: str, label: str, says: str) -> None:
+    result = {"label": label, "model": {"demo": True}}
+    with pytest.raises(Failed, match=says):
+        smoke.check({"job_id": "7", "status": status, "result": result, "problem": {"detail": "it broke"}})
+
+
+def test_a_rollback_that_failed_is_repeated_to_the_same_release(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = items(entry("bbb", "2"), entry("aaa", "1"))
+    back = Return(tools.work(monkeypatch), "")
+    assert back.command() == "rollback"
+    tools.answer(rule("get configmaps", entries), rule("get rayservice", ray_service(mark="bbb")))
+    back.find()
+    assert back.command() == "rollback aaa"
+    back.apply()
+    assert tools.asked[-1]["stdin"] == "manifests of aaa\n"
+
+
+def operator(version: str = "1.7.0", namespace: str = "kuberay-system") -> dict[str, Any]:
+    tag = f":v{version}" if version else "@sha256:" + "5a" * 32
+    containers = [{"image": f"quay.io/kuberay/operator{tag}"}]
+    return {"metadata": {"namespace": namespace}, "spec": {"template": {"spec": {"containers": containers}}}}
+
+
+UPGRADE = ["apply --server-side --force-conflicts --filename -", "helm upgrade"]
+
+
+@pytest.mark.parametrize(
+    ("found", "environment", "says", "does"),
     [
-        ({"label": "Fibres"}, "says Fibres, and the sample shows nanowires"),
-        ({"status": "FAILED"}, "ended FAILED: it broke"),
+        ([], "dev", "installed", ["helm upgrade"]),
+        ([operator()], "dev", "KubeRay 1.7.0 is there", []),
+        ([operator("1.7.0", "platform")], "dev", "write OPERATOR_NAMESPACE=platform to k8s/overlays/dev/site.env", []),
+        ([operator("")], "dev", "of a version that its image does not tell runs in kuberay-system", []),
+        ([operator("1.5.1")], "dev", "after 1.5.1", UPGRADE),
+        ([operator("1.5.1")], "stage", "1.5.1 becomes 1.7.0 for every RayService and RayCluster at lab", []),
+        ([operator("1.8.0")], "dev", "KubeRay 1.8.0 runs in kuberay-system, and 1.7.0 is wanted", []),
+        ([operator("1.5.1", "platform")], "dev", "KubeRay 1.5.1 runs in platform", []),
     ],
 )
-def test_a_smoke_test_fails_for_what_is_wrong(tmp_path: Path, behaviour: dict[str, object], says: str) -> None:
-    with cluster_world.machine(tmp_path, type("Other", (Service,), behaviour)) as machine:
-        done = machine.run("smoke")
-    assert done.returncode == 1
-    assert says in done.stderr
+def test_an_operator_that_is_there_is_kept_upgraded_with_its_definitions_or_left_alone(
+    tools: Tools,
+    monkeypatch: pytest.MonkeyPatch,
+    found: list[dict[str, Any]],
+    environment: str,
+    says: str,
+    does: list[str],
+) -> None:
+    tools.answer(rule("get deployments --all-namespaces", items(*found)), rule("show crds", "kind: X\n"))
+    try:
+        said = kuberay.install(tools.work(monkeypatch, environment, yes=False))
+    except Failed as error:
+        said = str(error)
+    assert says in said
+    assert [word in line for word, line in zip(does, tools.changes, strict=True)] == [True] * len(does)
 
 
-def test_a_service_elsewhere_is_asked_with_a_token_of_ones_own(tmp_path: Path) -> None:
-    with cluster_world.serving() as port, cluster_world.machine(tmp_path) as machine:
-        machine.local("stage", f"CONTEXT=lab\nREGISTRY=r\nSERVICE_URL=http://127.0.0.1:{port}/\n")
-        refused = machine.run("smoke", "--env", "stage")
-        assert "set SEMAPI_TOKEN to a token of your own" in refused.stderr
-        machine.environment["SEMAPI_TOKEN"] = "token-of-smoke"
-        assert machine.run("smoke", "--env", "stage").returncode == 0
-    assert machine.lines == []
+NEEDED = f"""kind: RayService
+  authOptions:
+    mode: token
+    secretName: {NAME}-ray
+env:
+- valueFrom:
+    secretKeyRef:
+      key: redis-url
+      name: {NAME}
+- valueFrom:
+    secretKeyRef:
+      key: password
+      name: redis
+"""
+TLS = "---\nkind: Certificate\nmetadata:\n  name: redis-tls\nspec:\n  secretName: redis-tls\n"
 
 
-def test_a_rollback_that_failed_is_repeated_to_the_same_release(machine: Machine) -> None:
-    machine.first(
-        rule("get configmaps", items(entry("bbb", "2", IMAGE), entry("aaa", "1", IMAGE))),
-        rule("get rayservice", ray_service(mark="bbb"), before="apply"),
-        rule("get rayservice", ray_service(mark="aaa", ready=False)),
+@pytest.mark.parametrize(
+    ("more", "there", "url"),
+    [
+        ("", "", r"redis://:([\w-]{32})@redis:6379/0"),
+        ("", "redis password\n", r"redis://:(secret-of-before)@redis:6379/0"),
+        (TLS, "", r"rediss://:([\w-]{32})@redis:6379/0\?ssl_ca_certs=/run/secrets/redis-ca/ca.crt"),
+    ],
+)
+def test_secrets_of_development_are_random_kept_and_never_shown(
+    tools: Tools,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    more: str,
+    there: str,
+    url: str,
+) -> None:
+    kept = {"data": {"password": base64.b64encode(b"secret-of-before").decode()}}
+    tools.answer(rule("get secrets", there), rule("get secret redis", kept))
+    work = replace(tools.work(monkeypatch), run=Runner(dry=False, verbose=True))
+    said = keys.ensure(work, NEEDED + more)
+    values = {one["metadata"]["name"]: one["stringData"] for one in json.loads(tools.asked[-1]["stdin"])["items"]}
+    assert set(values) == {NAME, f"{NAME}-ray"} | ({"redis"} if not there else set())
+    password = re.fullmatch(url, values[NAME]["redis-url"])[1]  # type: ignore[index]
+    assert there or values["redis"]["password"] == password
+    shown = "".join([said, *capfd.readouterr(), *(one["line"] for one in tools.asked)])
+    assert not any(value in shown for secret in values.values() for value in secret.values())
+
+
+def test_secrets_of_prod_are_demanded_and_never_made(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = "volumes:\n- name: x\n  secret:\n    secretName: whole\n"
+    tools.answer(rule("get secrets", "redis password\n"))
+    with pytest.raises(Failed) as error:
+        keys.ensure(tools.work(monkeypatch, "prod"), NEEDED + whole)
+    made = re.findall(r"create secret generic (.*)", str(error.value))
+    ours = f"{NAME} --from-file=redis-url=FILE", f"{NAME}-ray --from-file=auth_token=FILE"
+    assert made == [*ours, "whole --from-file=FOLDER"]
+    assert tools.changes == []
+
+
+def test_old_entries_leave_the_cluster_with_settings_that_nobody_reads(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, oldest, serving, failed = (f"{NAME}-{mark * 12}" for mark in "abcd")
+    entries = [entry(f"{n:02}", f"{n:02}") for n in range(12)]
+    for old, settings in ((entries[11], kept), (entries[0], oldest)):
+        old["data"]["manifests.yaml"] += f"- configMapRef:\n    name: {settings}\n"
+    too_late = {"spec": {"envFrom": [{"configMapRef": {"name": serving}}]}}
+    there = [{"metadata": {"name": name}} for name in (kept, oldest, serving, failed, NAME)]
+    tools.answer(
+        rule("get configmaps .*component=settings", items(*there)),
+        rule("get configmaps .*component=release", items(*entries)),
+        rule("get rayclusters", items(too_late)),
     )
-    done = machine.run("rollback", "--timeout", "1")
-    assert "error: readiness: not ready after 1." in done.stderr
-    [said] = [line.removeprefix("next:     ") for line in done.stderr.splitlines() if line.startswith("next:")]
-    assert said == "scripts/cluster rollback aaa, then scripts/cluster smoke"
-    machine.run(*shlex.split(said.split(", then ")[0])[1:], "--timeout", "1")
-    applied = [one["stdin"] for one in machine.asked if " apply " in one["line"]]
-    assert applied == ["manifests of aaa\n"] * 2
+    releases.record(tools.work(monkeypatch), releases.SHOWN, "manifests", "00")
+    gone = [line.rpartition("delete configmap ")[2] for line in tools.changes if "delete configmap" in line]
+    dropped = (f"{NAME}-release-01", f"{NAME}-release-00", oldest, failed)
+    assert gone == [f"{name} --ignore-not-found" for name in dropped]
+
+
+@pytest.mark.parametrize("builder", ["podman", "docker"])
+def test_an_image_of_a_registry_has_its_digest_and_no_password_of_an_index(tmp_path: Path, builder: str) -> None:
+    machine, digest, folder = Machine(tmp_path, builder), f"sha256:{'ef56' * 16}", "build/cluster/stage"
+    machine.write("k8s/overlays/stage/settings.env", "MODEL_SOURCE=private\nMODEL_ID=lab/model\n")
+    local = "CONTEXT=lab\nREGISTRY=registry.lab\nHF_TOKEN_FILE=token\nBUILD_PIP_INDEX_URL=https://me:word@index.lab\n"
+    machine.write("k8s/stage.local.env", local)
+    machine.answer(
+        rule("^\\w+ build", files={f"{folder}/image-id": f"sha256:{IMAGE_ID}\n"}),
+        rule("podman push", files={f"{folder}/digest": digest}),
+        rule("docker image inspect", f'["other@sha256:1", "registry.lab/{NAME}@{digest}"]'),
+    )
+    done = machine.run("image", "--env", "stage")
+    assert f"registry.lab/{NAME}@{digest}" in done.stderr, done.stderr
+    lines = [one["line"] for one in machine.asked]
+    assert "--build-arg MODEL_ID=lab/model" in lines[0]
+    assert f"--secret id=hf_token,src=token --secret id=pip_index_url,src={folder}/pip-index-url ." in lines[0]
+    assert lines[1] == f"{builder} tag {IMAGE_ID} registry.lab/{NAME}:{IMAGE_ID[:12]}"
+    assert not (machine.tree / folder / "pip-index-url").exists()
+    printed = machine.run("image", "--env", "stage", "--dry-run").stdout
+    assert "word" not in "".join([done.stdout, done.stderr, printed, *lines])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from operations.delivery import keys, namespace, release, watch
 from operations.delivery.release import SHOWN
-from operations.delivery.render import RELEASE_MARK, Rendered, Renderer
+from operations.delivery.render import RELEASE_MARK, Renderer
 from operations.steps import Step
 from operations.target import NAME
 from operations.work import Work
 
-APPLY = ("apply", "--server-side", "--force-conflicts", "--field-manager", NAME)
-"""The API server merges: what another wrote into the same object, as the operator does, stays."""
+MANAGER = ("--field-manager", NAME, "--filename", "-")
 MIGRATE = "migrate"
 NOT_MIGRATE = f"app.kubernetes.io/component!={MIGRATE}"
 """All of the surroundings but the migration Job, which no trial can change while the one before is there."""
@@ -25,23 +24,18 @@ class Deployment:
         self._work = work
         self._wanted = wanted
         self._release = SHOWN
-        self._rendered = Rendered("", "", "")
-        self._renderer = Renderer(work, SHOWN)
-
-    @property
-    def text(self) -> str:
-        """All that was rendered."""
-        return f"{self._rendered.surroundings}---\n{self._rendered.service}"
+        self.rendered = Renderer(work, SHOWN)
 
     def steps(self, command: str) -> list[Step]:
         """The way of a release into the cluster."""
         return [
             Step("manifests", command, self.render),
-            Step("namespace", command, self.namespace),
-            Step("secrets", command, self.secrets),
+            Step("namespace", command, lambda: namespace.ensure(self._work)),
+            Step("secrets", command, lambda: keys.ensure(self._work, self.rendered.text)),
             Step("surroundings", command, self.surroundings),
             Step("servers", command, self.servers),
-            Step("tables", command, self.tables),
+            # Migrations only add, so the release that serves meanwhile goes on.
+            Step("tables", command, lambda: watch.until_migrated(self._work, MIGRATE)),
             Step("service", command, self.service),
             Step("readiness", command, self.ready),
         ]
@@ -49,27 +43,19 @@ class Deployment:
     def render(self) -> str:
         """Find the release and render what it needs; nothing is changed."""
         self._release = release.find(self._work, self._wanted)
-        self._renderer = Renderer(self._work, self._release)
-        self._rendered = self._renderer.render()
+        self.rendered = Renderer(self._work, self._release)
+        self.rendered.render()
         return f"{self._release.image} at {self._work.target.context}"
-
-    def namespace(self) -> str:
-        """Make the namespace unless it is there and ours."""
-        return namespace.ensure(self._work)
-
-    def secrets(self) -> str:
-        """See that every Secret is there that the manifests name."""
-        return keys.ensure(self._work, self.text)
 
     def surroundings(self) -> str:
         """Apply what stands around the service. The API server tries all of it, and the service, before it changes."""
-        kubectl = self._work.target.kubectl
-        trial = kubectl(*APPLY, "--dry-run=server", "--filename", "-")
-        self._work.run.pipe(self._renderer.surroundings, [*trial, "--selector", NOT_MIGRATE])
-        self._work.run.pipe(self._renderer.service, trial)
+        target = self._work.target
+        trial = target.apply("--dry-run=server", *MANAGER)
+        self._work.run.pipe(self.rendered.surroundings, [*trial, "--selector", NOT_MIGRATE])
+        self._work.run.pipe(self.rendered.service, trial)
         # A Job cannot be changed, and each release has one of its own.
-        self._work.run.change(kubectl("delete", "job", MIGRATE, "--ignore-not-found", "--wait"))
-        self._work.run.pipe(self._renderer.surroundings, kubectl(*APPLY, "--filename", "-"))
+        self._work.run.change(target.kubectl("delete", "job", MIGRATE, "--ignore-not-found", "--wait"))
+        self._work.run.pipe(self.rendered.surroundings, target.apply(*MANAGER))
         return ""
 
     def servers(self) -> str:
@@ -77,23 +63,24 @@ class Deployment:
         ask = self._work.target.kubectl("get", "statefulsets,deployments", "--output", "name")
         return watch.until_servers(self._work, self._work.run.read(ask, assumed=SHOWN_SERVERS).split())
 
-    def tables(self) -> str:
-        """Wait until the migrations have run. They only add, so the release that serves meanwhile goes on."""
-        return watch.until_migrated(self._work, MIGRATE)
-
     def service(self) -> str:
         """Apply RayService and settings: a new cluster comes beside the old one and takes over when it is healthy.
 
         The settings have a name that no other content has, so the pods of the old cluster keep theirs.
         """
-        self._work.run.pipe(self._renderer.service, self._work.target.kubectl(*APPLY, "--filename", "-"))
+        self._work.run.pipe(self.rendered.service, self._work.target.apply(*MANAGER))
         return ""
 
     def ready(self) -> str:
-        """Wait until this release serves, and enter it among the releases."""
-        said = watch.until_ready(self._work, self._release.image)
-        release.record(self._work, self._release, self._rendered.service, self._rendered.mark)
-        return said
+        """Wait until this release serves, and enter it."""
+        return enter(self._work, self._release, self.rendered.kept, self.rendered.mark)
+
+
+def enter(work: Work, chosen: release.Release, manifests: str, mark: str) -> str:
+    """Wait until this release serves, and enter it among the releases as the newest."""
+    said = watch.until_ready(work, chosen.image)
+    release.record(work, chosen, manifests, mark)
+    return said
 
 
 class Return:
@@ -111,7 +98,7 @@ class Return:
         return [
             Step("earlier release", self.command, self.find),
             Step("service", self.command, self.apply),
-            Step("readiness", self.command, self.ready),
+            Step("readiness", self.command, lambda: enter(self._work, self._release, self._manifests, self._mark)),
         ]
 
     def command(self) -> str:
@@ -120,9 +107,6 @@ class Return:
 
     def find(self) -> str:
         """Find the release to go back to."""
-        if self._work.run.dry:
-            self._work.objects("configmaps", "--selector", release.LABEL)
-            return ""
         running = self._work.object("rayservice", NAME) or {"metadata": {}}
         mark = running["metadata"].get("annotations", {}).get(RELEASE_MARK, "")
         self._release, self._manifests, self._mark = release.before(self._work, mark, self._wanted)
@@ -130,11 +114,5 @@ class Return:
 
     def apply(self) -> str:
         """Apply RayService and settings as they were then."""
-        self._work.run.change(self._work.target.kubectl(*APPLY, "--filename", "-"), stdin=self._manifests)
+        self._work.run.change(self._work.target.apply(*MANAGER), stdin=self._manifests)
         return ""
-
-    def ready(self) -> str:
-        """Wait until it serves, and enter it as the newest."""
-        said = watch.until_ready(self._work, self._release.image)
-        release.record(self._work, self._release, self._manifests, self._mark)
-        return said

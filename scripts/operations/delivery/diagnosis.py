@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from operations.work import Json
+from operations.work import Json, name_of
 
 NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
 WELL = ("RUNNING", "HEALTHY")
@@ -24,14 +24,10 @@ BEGINNING, END = 80, 300
 """Characters of a long foreign message that are repeated: what a traceback comes to stands at its end."""
 
 
-def reasons(service: Json | None, pods: Sequence[Json], volumes: Sequence[Json], events: Sequence[Json]) -> list[str]:
-    """Everything that keeps the service from becoming ready, what explains most first; empty when nothing is found."""
-    found = [
-        *(reason for pod in pods for reason in pod_reasons(pod)),
-        *storage_reasons(pods, volumes, events),
-        *service_reasons(service),
-    ]
-    return list(dict.fromkeys(found))
+def reasons(pods: Sequence[Json], volumes: Sequence[Json], events: Sequence[Json]) -> list[str]:
+    """Everything that keeps pods from coming up, what explains most first; empty when nothing is found."""
+    found = [reason for pod in pods for reason in pod_reasons(pod)]
+    return list(dict.fromkeys([*found, *storage_reasons(pods, volumes, events)]))
 
 
 def pod_reasons(pod: Json) -> Iterator[str]:
@@ -178,11 +174,6 @@ def is_ready(pod: Json) -> bool:
     """Whether a pod's readiness probe passes."""
     found = pod.get("status", {}).get("conditions", [])
     return any(one["type"] == "Ready" and one["status"] == "True" for one in found)
-
-
-def name_of(thing: Json) -> str:
-    """The name of an object."""
-    return str(thing["metadata"]["name"])
 
 
 def _phase(volume: Json) -> str:

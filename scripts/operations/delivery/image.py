@@ -6,8 +6,6 @@ import json
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from operations.delivery import release
 from operations.delivery.release import Release
@@ -46,18 +44,8 @@ def build(work: Work) -> str:
         _load(work, builder, name)
     if work.run.dry:
         return ""
-    model = target.model
-    made = Release(
-        created_at_utc=release.now(),
-        environment=target.environment,
-        namespace=target.namespace,
-        image=image,
-        digest=digest,
-        model_source=model.source,
-        model_id=model.id,
-        model_revision=model.revision,
-        source=commit,
-    )
+    model = (target.model.source, target.model.id, target.model.revision)
+    made = Release(release.now(), target.environment, target.namespace, image, digest, *model, commit)
     return f"{image}, written down in {release.write(made).relative_to(ROOT)}"
 
 
@@ -81,25 +69,15 @@ def _build(work: Work, builder: str, commit: str) -> str:
     command += [part for name, value in arguments.items() if value for part in ("--build-arg", f"{name}={value}")]
     command += ["--secret", f"id=hf_token,src={target.hf_token_file}"] if target.hf_token_file else []
     if not work.run.dry:
-        target.folder.mkdir(parents=True, exist_ok=True)
         identity.unlink(missing_ok=True)
-    with _kept_for_the_build(work, index) as given:
-        work.run.work([*command, *given, "."], deadline_s=BUILD_DEADLINE_S)
-    return SHOWN_DIGEST if work.run.dry else "sha256:" + identity.read_text().strip().removeprefix("sha256:")
-
-
-@contextmanager
-def _kept_for_the_build(work: Work, index: str) -> Iterator[list[str]]:
-    """The address of an index may hold a password: as an argument it would stand in the layers and in every `ps`."""
-    file = work.target.folder / "pip-index-url"
-    try:
+    with work.run.passing(target.folder / "pip-index-url") as file:
+        if index:  # it may hold a password: as an argument it would stand in the layers and in every `ps`
+            command += ["--secret", f"id={INDEX.lower()},src={file.relative_to(ROOT)}"]
         if index and not work.run.dry:
             file.touch(mode=0o600)
             file.write_text(index)
-        yield ["--secret", f"id={INDEX.lower()},src={file.relative_to(ROOT)}"] if index else []
-    finally:
-        if not work.run.dry:
-            file.unlink(missing_ok=True)
+        work.run.work([*command, "."], deadline_s=BUILD_DEADLINE_S)
+    return SHOWN_DIGEST if work.run.dry else "sha256:" + identity.read_text().strip().removeprefix("sha256:")
 
 
 def _commit(work: Work) -> str:
@@ -121,17 +99,11 @@ def _load(work: Work, builder: str, name: str) -> None:
     if name in names:
         work.say("its node holds it already")
         return
-    archive = work.target.folder / "image.tar"
-    if not work.run.dry:
-        archive.unlink(missing_ok=True)  # podman adds to an archive that is there
-    shown = str(archive.relative_to(ROOT))
-    try:
+    with work.run.passing(work.target.folder / "image.tar") as archive:  # podman adds to an archive that is there
+        shown = str(archive.relative_to(ROOT))
         work.run.work([builder, "save", "--output", shown, name], deadline_s=MOVE_DEADLINE_S)
         command = ["kind", "load", "image-archive", shown, "--name", work.target.cluster]
         work.run.work(command, deadline_s=MOVE_DEADLINE_S)
-    finally:
-        if not work.run.dry:
-            archive.unlink(missing_ok=True)
 
 
 def _bring(work: Work, name: str, digest: str) -> None:

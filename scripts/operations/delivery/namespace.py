@@ -82,10 +82,9 @@ class Removal:
         kubectl, run = self._work.target.kubectl, self._work.run
         if not run.dry and not run.read(kubectl("api-resources", "--api-group", "ray.io", "--output", "name")):
             return "KubeRay is not installed: there is none"
-        wait = ("--ignore-not-found", "--wait", f"--timeout={SERVICE_DEADLINE_S:g}s")
-        run.change(kubectl("delete", "rayservice", NAME, *wait), deadline_s=SERVICE_DEADLINE_S + 30)
+        self._delete("rayservice", NAME, within_s=SERVICE_DEADLINE_S)
         # A RayCluster goes after its RayService, and only when Ray's Redis was cleaned.
-        run.change(kubectl("delete", "rayclusters", "--all", *wait), deadline_s=SERVICE_DEADLINE_S + 30)
+        self._delete("rayclusters", "--all", within_s=SERVICE_DEADLINE_S)
         return ""
 
     def namespace(self) -> str:
@@ -93,10 +92,12 @@ class Removal:
         if not self._is_there():
             return "there is none"
         space = self._work.target.namespace
-        wait = ("--ignore-not-found", "--wait", f"--timeout={NAMESPACE_DEADLINE_S:g}s")
-        command = self._work.target.kubectl("delete", "namespace", space, *wait)
-        self._work.run.change(command, deadline_s=NAMESPACE_DEADLINE_S + 30)
+        self._delete("namespace", space, within_s=NAMESPACE_DEADLINE_S)
         return f"{space} is gone"
+
+    def _delete(self, kind: str, name: str, *, within_s: float) -> None:
+        wait = ("--ignore-not-found", "--wait", f"--timeout={within_s:g}s")
+        self._work.run.change(self._work.target.kubectl("delete", kind, name, *wait), deadline_s=within_s + 30)
 
     def _is_there(self) -> bool:
         """Whether the permitted namespace is still there. An image was built since: its name may be another's now."""

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from operations.failure import Failed, Refused
-from operations.target import NAME, ROOT, Model, overlay
-from operations.work import Json, Work
+from operations.target import NAME, ROOT, Model, settings_file
+from operations.work import Json, Work, name_of
 
 FOLDER = ROOT / "build" / "releases"
 KEPT = 10
@@ -41,10 +41,6 @@ class Release:
     source: str
     """The revision of this repository."""
 
-    @property
-    def name(self) -> str:
-        return f"release-{self.environment}-{self.created_at_utc.translate({ord('-'): None, ord(':'): None}).lower()}"
-
 
 SHOWN = Release("", "", "", f"localhost/{NAME}:{'0' * 12}", "", "", "", "", "")
 """Stands for the release in a dry run where none is known."""
@@ -58,9 +54,9 @@ def now() -> str:
 def write(release: Release) -> Path:
     """Write the release's file, and make it the latest of its environment."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{release.name}.json"
+    path = FOLDER / f"release-{release.environment}-{re.sub('[-:]', '', release.created_at_utc).lower()}.json"
     path.write_text(json.dumps(asdict(release), indent=2) + "\n")
-    fresh = FOLDER / f".{release.name}.link"
+    fresh = FOLDER / f".{path.stem}.link"
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(path.name)
     fresh.replace(latest(release.environment))
@@ -80,7 +76,7 @@ def find(work: Work, wanted: str) -> Release:
     """
     target = work.target
     if MARK.fullmatch(wanted):
-        release = _entered_as(work, wanted)
+        release = before(work, "", wanted)[0]
     elif wanted:
         release = _read(Path(wanted))
     else:
@@ -91,7 +87,7 @@ def find(work: Work, wanted: str) -> Release:
         raise Refused(f"{wanted or 'this'} is a release of {release.environment}, not of {target.environment}")
     held = Model(release.model_source, release.model_id, release.model_revision)
     if held != target.model:
-        settings = (overlay(target.environment) / "settings.env").relative_to(ROOT)
+        settings = settings_file(target.environment)
         raise Refused(f"{release.image} holds the model {held}, and {settings} names {target.model}")
     return release
 
@@ -117,15 +113,6 @@ def _read(path: Path) -> Release:
         raise Failed(f"{path} is no release file: {error!r}") from None
 
 
-def _entered_as(work: Work, wanted: str) -> Release:
-    found = {mark: release for mark, _, release in entered(work)}
-    if work.run.dry:
-        return SHOWN
-    if wanted not in found:
-        raise Failed(_not_there(f"release {wanted}", [*found]))
-    return found[wanted]
-
-
 def record(work: Work, release: Release, manifests: str, mark: str) -> None:
     """Enter into the cluster what serves now, and drop the oldest entries with the settings that they alone had."""
     entry = {
@@ -138,15 +125,14 @@ def record(work: Work, release: Release, manifests: str, mark: str) -> None:
         },
         "data": {"release.json": json.dumps(asdict(release), indent=2), "manifests.yaml": manifests, "at": now()},
     }
-    # Not `apply`: that keeps the whole of it a second time, as an annotation.
-    command = work.target.kubectl("apply", "--server-side", "--force-conflicts", "--filename", "-")
-    work.run.change(command, stdin=json.dumps(entry))
+    # An apply by the client would keep the whole of it a second time, as an annotation.
+    work.run.change(work.target.apply("--filename", "-"), stdin=json.dumps(entry))
     entries = _entries(work)
     # A cluster that was never entered may still be there: it came up too late, or ends just now.
     in_use = json.dumps([entries[:KEPT], work.objects("rayclusters")])
-    settings = [one for one in work.objects("configmaps", "--selector", SETTINGS_LABEL) if _name(one) not in in_use]
+    settings = [one for one in work.objects("configmaps", "--selector", SETTINGS_LABEL) if name_of(one) not in in_use]
     for old in [*entries[KEPT:], *settings]:
-        work.run.change(work.target.kubectl("delete", "configmap", _name(old), "--ignore-not-found"))
+        work.run.change(work.target.kubectl("delete", "configmap", name_of(old), "--ignore-not-found"))
 
 
 def before(work: Work, running: str, wanted: str) -> tuple[Release, str, str]:
@@ -155,19 +141,19 @@ def before(work: Work, running: str, wanted: str) -> tuple[Release, str, str]:
     What never became ready was not entered, so from a failed upgrade this leads to the release that still serves.
     """
     entries = _entries(work)
+    if work.run.dry:
+        return SHOWN, "", ""
     for entry in entries:
         mark = _mark(entry)
         if wanted == mark or (not wanted and mark != running):
-            return Release(**json.loads(entry["data"]["release.json"])), entry["data"]["manifests.yaml"], mark
-    raise Failed(_not_there(f"release {wanted}" if wanted else "earlier release", [_mark(entry) for entry in entries]))
+            return _release(entry), entry["data"]["manifests.yaml"], mark
+    what, there = f"release {wanted}" if wanted else "earlier release", ", ".join(map(_mark, entries)) or "none"
+    raise Failed(f"there is no {what} in the cluster; there are: {there}")
 
 
 def entered(work: Work) -> list[tuple[str, str, Release]]:
     """Mark, time of deployment and release of every entry, the last to have served first."""
-    return [
-        (_mark(entry), entry["data"]["at"], Release(**json.loads(entry["data"]["release.json"])))
-        for entry in _entries(work)
-    ]
+    return [(_mark(entry), entry["data"]["at"], _release(entry)) for entry in _entries(work)]
 
 
 def _entries(work: Work) -> list[Json]:
@@ -175,8 +161,8 @@ def _entries(work: Work) -> list[Json]:
     return sorted(entries, key=lambda entry: str(entry["data"]["at"]), reverse=True)
 
 
-def _not_there(what: str, marks: list[str]) -> str:
-    return f"there is no {what} in the cluster; there are: {', '.join(marks) or 'none'}"
+def _release(entry: Json) -> Release:
+    return Release(**json.loads(entry["data"]["release.json"]))
 
 
 def _entry_name(mark: str) -> str:
@@ -184,8 +170,4 @@ def _entry_name(mark: str) -> str:
 
 
 def _mark(entry: Json) -> str:
-    return _name(entry).removeprefix(_entry_name(""))
-
-
-def _name(thing: Json) -> str:
-    return str(thing["metadata"]["name"])
+    return name_of(entry).removeprefix(_entry_name(""))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 
 from operations.delivery.release import Release
 from operations.failure import Refused
@@ -56,17 +55,6 @@ READERS = """nameReference:
 """Where a RayService names a ConfigMap, for kustomize to follow a new name; that makes a new cluster."""
 
 
-@dataclass(frozen=True)
-class Rendered:
-    """All that is applied, as text."""
-
-    surroundings: str
-    service: str
-    """The RayService and the settings that it reads: what a later rollback applies."""
-    mark: str
-    """Of the release: made of the service, so that the same one again is the same entry."""
-
-
 class Renderer:
     """Writes three small kustomizations to build/cluster and has kubectl render them."""
 
@@ -78,21 +66,26 @@ class Renderer:
         """The command that prints what stands around the service."""
         self.service = self._command("service")
         """The command that prints the RayService and its settings."""
+        self.text = ""
+        """All that is applied."""
+        self.kept = ""
+        """The RayService and the settings that it reads: what a later rollback applies."""
+        self.mark = SHOWN_MARK
+        """Of the release: made of the service, so that the same one again is the same entry."""
 
-    def render(self) -> Rendered:
+    def render(self) -> None:
         """Everything as it will be applied. Raises Refused for what prod must not hold."""
         self._write("surroundings", self._build(self._overlay) + WITHOUT % "=")
         surroundings = self._work.run.read(self.surroundings)
         self._name_settings()
         self._write("service", READERS, "readers.yaml")
-        mark = SHOWN_MARK
         if not self._work.run.dry:
             self._write("service", self._service(""))
-            mark = _digest(self._work.run.read(self.service))
-        self._write("service", self._service(mark))
-        service = self._work.run.read(self.service)
-        self._refuse(f"{surroundings}---\n{service}")
-        return Rendered(surroundings, service, mark)
+            self.mark = _digest(self._work.run.read(self.service))
+        self._write("service", self._service(self.mark))
+        self.kept = self._work.run.read(self.service)
+        self.text = f"{surroundings}---\n{self.kept}"
+        self._refuse(self.text)
 
     def _name_settings(self) -> None:
         """Have the settings rendered alone, with the mark of their content in their name."""

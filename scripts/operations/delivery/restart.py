@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from operations.delivery import diagnosis, release, watch
-from operations.failure import Failed, Refused
+from operations.failure import Failed
 from operations.target import NAME
-from operations.work import Work
+from operations.work import Work, name_of
 
 RESTART_MARK = f"{NAME}/restarted-at"
 SERVERS = {
@@ -28,8 +28,6 @@ def restart(work: Work, component: str) -> str:
         return _service(work)
     if component == "head":
         return _head(work)
-    if component not in SERVERS:
-        raise Refused(f"there is no component {component}; there are {', '.join(COMPONENTS)}")
     name = SERVERS[component]
     work.run.change(work.target.kubectl("rollout", "restart", name))
     return f"{watch.until_servers(work, [name])} is back"
@@ -49,15 +47,13 @@ def _service(work: Work) -> str:
 
 def _head(work: Work) -> str:
     """The head alone. Workers go on serving; the new head finds what it knew in Ray's Redis."""
-    service = work.object("rayservice", NAME)
-    if not work.run.dry and (service is None or not diagnosis.is_current(service)):
-        raise Failed("the service is not ready; a head is replaced while all else is well")
+    service = watch.healthy(work, "the service is not ready; a head is replaced while all else is well")
     selector = ("--selector", "app.kubernetes.io/component=head")
-    old = {diagnosis.name_of(pod) for pod in work.objects("pods", *selector)}
+    old = {name_of(pod) for pod in work.objects("pods", *selector)}
     work.run.change(work.target.kubectl("delete", "pod", *selector, "--wait"), deadline_s=watch.SERVERS_DEADLINE_S)
 
     def look() -> watch.Look:
-        heads = [pod for pod in work.objects("pods", *selector) if diagnosis.name_of(pod) not in old]
+        heads = [pod for pod in work.objects("pods", *selector) if name_of(pod) not in old]
         done = "there" if heads and all(map(diagnosis.is_ready, heads)) else ""
         return watch.Look(done, "waiting for the new head", watch.reasons(work), any(map(diagnosis.is_stuck, heads)))
 

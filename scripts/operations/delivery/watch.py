@@ -88,10 +88,19 @@ def until_ready(work: Work, image: str) -> str:
         if service and diagnosis.is_upgrading(service) and diagnosis.condition(service, "Ready"):
             advice = f"the release before still serves; {work.target.command('rollback')} takes the new one back"
         newest = _cluster(service, "pendingServiceStatus") or _cluster(service, "activeServiceStatus")
+        told = [*_reasons(work, pods), *diagnosis.service_reasons(service)]
         stuck = diagnosis.is_given_up(service) or any(map(diagnosis.is_stuck, _of_cluster(pods, newest)))
-        return Look("", _progress(service, pods), _reasons(work, service, pods), stuck, advice)
+        return Look("", _progress(service, pods), told, stuck, advice)
 
     return until(work, work.timeout_s, look)
+
+
+def healthy(work: Work, otherwise: str) -> Json | None:
+    """The RayService, which must be well; None in a dry run."""
+    service = work.object("rayservice", NAME)
+    if not work.run.dry and (service is None or not diagnosis.is_current(service)):
+        raise Failed(otherwise)
+    return service
 
 
 def until_servers(work: Work, names: Sequence[str]) -> str:
@@ -107,7 +116,7 @@ def until_servers(work: Work, names: Sequence[str]) -> str:
             return Look(done=", ".join(name.rpartition("/")[2] for name in names))
         pods = work.objects("pods", "--selector", f"!{CLUSTER_LABEL},!job-name")
         progress = f"waiting for {', '.join(name.rpartition('/')[2] for name in missing)}"
-        return Look("", progress, _other_reasons(work, pods), any(map(diagnosis.is_stuck, pods)))
+        return Look("", progress, _reasons(work, pods), any(map(diagnosis.is_stuck, pods)))
 
     return until(work, SERVERS_DEADLINE_S, look)
 
@@ -128,7 +137,7 @@ def until_migrated(work: Work, job: str) -> str:
             said = work.run.ask(work.target.kubectl("logs", f"job/{job}", "--tail", "5")).reason
             raise Broken("\n  ".join(filter(None, ["the migration failed", said or "its log is empty", advice])))
         stuck = any(map(diagnosis.is_stuck, pods))
-        return Look("", "the migration runs", _other_reasons(work, pods), stuck, advice)
+        return Look("", "the migration runs", _reasons(work, pods), stuck, advice)
 
     return until(work, SERVERS_DEADLINE_S, look)
 
@@ -143,21 +152,13 @@ def _back_to_what_serves(work: Work) -> str:
 
 def reasons(work: Work) -> list[str]:
     """Why the service is not ready, as it stands now."""
-    return _reasons(work, work.object("rayservice", NAME), work.objects("pods"))
+    return [*_reasons(work, work.objects("pods")), *diagnosis.service_reasons(work.object("rayservice", NAME))]
 
 
-def _reasons(work: Work, service: Json | None, pods: list[Json]) -> list[str]:
-    return diagnosis.reasons(service, pods, work.objects("persistentvolumeclaims"), _warnings(work))
-
-
-def _other_reasons(work: Work, pods: list[Json]) -> list[str]:
-    """Why pods that are no part of the service do not come up."""
-    found = [reason for pod in pods for reason in diagnosis.pod_reasons(pod)]
-    return found + diagnosis.storage_reasons(pods, work.objects("persistentvolumeclaims"), _warnings(work))
-
-
-def _warnings(work: Work) -> list[Json]:
-    return work.objects("events", "--field-selector", "type=Warning")
+def _reasons(work: Work, pods: list[Json]) -> list[str]:
+    """Why pods do not come up."""
+    events = work.objects("events", "--field-selector", "type=Warning")
+    return diagnosis.reasons(pods, work.objects("persistentvolumeclaims"), events)
 
 
 def _serving_image(work: Work, service: Json) -> str:

@@ -45,10 +45,8 @@ def write(work: Work, folder: Path, kubeconfig: Path, context: str, nodes: dict[
         extensions = ["-addext", f"subjectAltName={names}", "-addext", "basicConstraints=critical,CA:FALSE"]
         command = ["req", "-x509", *CURVE, "-keyout", str(folder / f"{name}.key"), *signer, *extensions]
         _openssl(work, folder / f"{name}.crt", command)
-        if not work.run.dry:
-            _write_kubeconfig(folder, name, context, folder / f"{name}.conf")
-    if not work.run.dry:
-        _write_kubeconfig(folder, "admin", context, kubeconfig)
+        _write_kubeconfig(work, folder, name, context, folder / f"{name}.conf")
+    _write_kubeconfig(work, folder, "admin", context, kubeconfig)
 
 
 def _openssl(work: Work, made: Path, command: list[str]) -> None:
@@ -60,7 +58,10 @@ def _openssl(work: Work, made: Path, command: list[str]) -> None:
             part.rename(made)
 
 
-def _write_kubeconfig(folder: Path, name: str, context: str, made: Path) -> None:
+def _write_kubeconfig(work: Work, folder: Path, name: str, context: str, made: Path) -> None:
+    if work.run.dry:
+        return
+
     def data(file: str) -> str:
         return base64.b64encode((folder / file).read_bytes()).decode("ascii")
 

@@ -75,14 +75,14 @@ class Containerd:
 
     def images(self) -> dict[str, str]:
         """The digest of each image, by its name."""
-        rows = self._read("images", "list").splitlines()[1:]
+        rows = self._run.read([*self._command, "images", "list"]).splitlines()[1:]
         return {row.split()[0]: row.split()[2] for row in rows}
 
     def bring(self, image: Image) -> int:
         """Import the image unless it is there; the bytes of the layers that had to be sent."""
         if self._run.dry or self.images().get(image.name) == digest(image.manifest):
             return 0
-        held = set(self._read("content", "list", "--quiet").split())
+        held = set(self._run.read([*self._command, "content", "list", "--quiet"]).split())
         missing = [layer for layer in image.layers if layer.digest not in held]
         self._send(image, missing)
         return sum(layer.size for layer in missing)
@@ -102,9 +102,8 @@ class Containerd:
                 guard.cancel()
                 end(process)
             if process.returncode != 0 or fault:
-                said = [
-                    line for line in binary(process.stderr).read().decode().splitlines() if "level=warning" not in line
-                ]
+                lines = binary(process.stderr).read().decode().splitlines()
+                said = [line for line in lines if "level=warning" not in line]
                 reason = said[-1] if said else fault or f"it was ended after {IMPORT_DEADLINE_S:g} s"
                 raise Failed(f"containerd at {self._socket} did not take {image.name}: {reason}")
 
@@ -112,9 +111,6 @@ class Containerd:
         """Let go of images; what no other image needs of their layers is deleted."""
         if names:
             self._run.change([*self._command, "images", "remove", *names])
-
-    def _read(self, *arguments: str) -> str:
-        return self._run.read([*self._command, *arguments])
 
 
 def _write(image: Image, layers: Sequence[Layer], pipe: IO[bytes]) -> None:

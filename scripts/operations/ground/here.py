@@ -36,11 +36,10 @@ def up(work: Work, count: int) -> str:
             node.start(work, built)
         _until(work, "containerd answers", lambda: all(node.socket.is_socket() for node in nodes))
         images.bring_system(work, built, [node.socket for node in nodes])
-        _until(work, "the API server answers", lambda: _answers(work))
+        _until(work, "the API server answers", work.answers)
         for other in nodes[1:]:
             join(work, nodes[0], other)
-        apply = ("apply", "--server-side", "--force-conflicts", "--filename", MANIFEST)
-        work.run.change(target.kubectl(*apply, namespace=SYSTEM))
+        work.run.change(target.apply("--filename", MANIFEST, namespace=SYSTEM))
         _until(work, "every node is Ready and names resolve", lambda: _ready(work, nodes))
     return f"made the cluster {target.context} with {len(nodes)} node{'s' if len(nodes) > 1 else ''}"
 
@@ -91,13 +90,9 @@ def _alone(work: Work) -> Iterator[None]:
         yield
 
 
-def _answers(work: Work) -> bool:
-    return work.run.ask(work.target.kubectl("get", "--raw", "/readyz")).status == 0
-
-
 def _ready(work: Work, nodes: list[Node]) -> bool:
     """Is every node Ready, and is there a pod that resolves names?"""
-    if not _answers(work):
+    if not work.answers():
         return False
     found = {
         one["metadata"]["name"]

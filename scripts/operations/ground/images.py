@@ -79,12 +79,14 @@ def bring_stores(work: Work, cache: Path, to: Sequence[Containerd]) -> str:
     if work.run.dry:
         return ""
     layer, versions = _stores(work, cache)
-    account = {"Env": [f"PATH=/usr/lib/postgresql/{_major()}/bin:{PATH}"], "User": str(STORES_ACCOUNT)}
+    major = STORES[1].rpartition("-")[2]
+    account = {"Env": [f"PATH=/usr/lib/postgresql/{major}/bin:{PATH}"], "User": str(STORES_ACCOUNT)}
     postgres = {**account, "Entrypoint": [f"/{ENTRY_POINT.name}"], "StopSignal": "SIGINT"}
     said = []
     for manifest, version, config in (("redis", versions[0], account), ("postgres", versions[1], postgres)):
         name = wanted(manifest)
-        image = configured(_whole(name), [layer], config)
+        whole = f"docker.io/{name}" if "/" in name else f"docker.io/library/{name}"  # as a node completes it
+        image = configured(whole, [layer], config)
         for node in to:
             node.bring(image)
         said.append(f"{name} is {version}")
@@ -100,13 +102,10 @@ def base(work: Work) -> str:
         work.run.change(["chroot", str(root), "useradd", "--uid", "1000", "--gid", "100", "--create-home", "ray"])
         if not work.run.dry:  # a network with authorities of its own has told this machine of them
             shutil.copyfile(f"/{AUTHORITIES}", root / AUTHORITIES)
-        archive = work.target.folder / "base.tar"
-        try:
+        with work.run.passing(work.target.folder / "base.tar") as archive:
             _packed(work, root, archive)
             command = ["podman", "import", "--change", f"ENV PATH={PATH}", str(archive), name]
             work.run.work(command, deadline_s=COPY_DEADLINE_S)
-        finally:
-            archive.unlink(missing_ok=True)
     return name
 
 
@@ -120,10 +119,8 @@ def built(work: Work, name: str, identity: str) -> Image:
     while top:
         found.insert(0, _kept(layers[top]))
         top = layers[top].get("parent", "")
-    if (
-        digest(config) != f"sha256:{identity}"
-        or [one.digest for one in found] != json.loads(config)["rootfs"]["diff_ids"]
-    ):
+    kept = [one.digest for one in found]
+    if digest(config) != f"sha256:{identity}" or kept != json.loads(config)["rootfs"]["diff_ids"]:
         raise Failed(f"{storage} has something else as {name} than podman")
     return Image(name, config, found)
 
@@ -168,17 +165,11 @@ def _adapt(root: Path) -> None:
 @contextmanager
 def _debian(work: Work, suite: str, packages: Sequence[str], root: Path) -> Iterator[Path]:
     """A folder with Debian and these packages, for as long as it takes to pack it."""
-    if not work.run.dry:
-        shutil.rmtree(root, ignore_errors=True)
-        root.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with work.run.passing(root):
         # What debootstrap mounts ends with it, however it ends.
         command = ["unshare", "--mount", "debootstrap", "--variant=minbase", f"--include={','.join(packages)}"]
         work.run.work([*command, suite, str(root)], deadline_s=DEBIAN_DEADLINE_S)
         yield root
-    finally:
-        if not work.run.dry:
-            shutil.rmtree(root, ignore_errors=True)
 
 
 def _packed(work: Work, root: Path, archive: Path) -> None:
@@ -193,20 +184,10 @@ def _recipe(*parts: str) -> str:
     return digest(json.dumps(parts).encode()).removeprefix("sha256:")[:12]
 
 
-def _major() -> str:
-    return STORES[1].rpartition("-")[2]
-
-
 def wanted(store: str) -> str:
     """The image that the manifests name for a store."""
-    found = re.search(
-        r"^ +image: (\S+)$", (ROOT / "k8s" / "base" / store / f"{store}.yaml").read_text("utf-8"), re.MULTILINE
-    )
+    manifest = (ROOT / "k8s" / "base" / store / f"{store}.yaml").read_text("utf-8")
+    found = re.search(r"^ +image: (\S+)$", manifest, re.MULTILINE)
     if not found:
         raise Failed(f"k8s/base/{store}/{store}.yaml names no image")
     return found[1]
-
-
-def _whole(name: str) -> str:
-    """An image's name as a node completes it."""
-    return f"docker.io/{name}" if "/" in name else f"docker.io/library/{name}"

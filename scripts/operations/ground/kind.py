@@ -22,10 +22,10 @@ def up(work: Work) -> str:
         command = ["kind", "create", "cluster", "--name", name, "--config", CONFIG, "--wait", "5m"]
         work.run.work(command, deadline_s=CREATE_DEADLINE_S)
         return f"made the kind cluster {name}"
-    if not _answers(work):
+    if not work.answers():
         # Made on another account, or by a kubectl configuration that is gone: kind still knows the way in.
         work.run.change(["kind", "export", "kubeconfig", "--name", name])
-        if not _answers(work):
+        if not work.answers():
             raise Failed(
                 f"the kind cluster {name} is there and does not answer. After a restart of the machine its containers "
                 f"may need a minute; else make it anew: {work.target.command('down')}, {work.target.command('up')}"
@@ -54,7 +54,3 @@ def _refuse_others(work: Work) -> None:
 
 def _clusters(work: Work) -> list[str]:
     return work.run.read(["kind", "get", "clusters"]).split()
-
-
-def _answers(work: Work) -> bool:
-    return work.run.ask(work.target.kubectl("get", "--raw", "/readyz")).status == 0

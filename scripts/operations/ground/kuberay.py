@@ -12,7 +12,7 @@ from pathlib import Path
 
 from operations.failure import Failed
 from operations.ground import here, images, programs
-from operations.target import ROOT, overlay, read_file
+from operations.target import ROOT, read_file, site_file
 from operations.work import Json, Work, parsed
 
 VERSION = "1.7.0"
@@ -27,12 +27,7 @@ IMAGE = "localhost/kuberay-operator"
 
 def namespace(work: Work) -> str:
     """Where the operator is: the network policies let it in from there alone."""
-    return read_file(site(work)).get("OPERATOR_NAMESPACE", "kuberay-system")
-
-
-def site(work: Work) -> Path:
-    """The file that tells the network policies of the environment where things are."""
-    return overlay(work.target.environment) / "site.env"
+    return read_file(site_file(work.target.environment)).get("OPERATOR_NAMESPACE", "kuberay-system")
 
 
 def install(work: Work) -> str:
@@ -63,12 +58,8 @@ def _install_module(work: Work) -> str:
     module, space = parsed(answer, "go mod download"), namespace(work)
     version = str(module["Version"]).removeprefix("v")
     if not work.run.dry:
-        image = images.program(
-            f"{IMAGE}:v{version}",
-            programs.programs() / "ray-operator",
-            place="manager",
-            User="65532:65532",
-        )
+        file, name = programs.programs() / "ray-operator", f"{IMAGE}:v{version}"
+        image = images.program(name, file, place="manager", User="65532:65532")
         for node in images.nodes(work, programs.programs(), here.sockets(work.target)):
             node.bring(image)
     if (space, version) in _found(work):
@@ -78,20 +69,17 @@ def _install_module(work: Work) -> str:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(Path(module["Dir"]) / "config", folder / "config")
     _write_kustomization(work, folder, version, space)
-    kubectl = work.target.kubectl
-    apply = kubectl("apply", "--server-side", "--force-conflicts", "--filename", "-", namespace=space)
+    apply = work.target.apply("--filename", "-", namespace=space)
     work.run.pipe(["kubectl", "kustomize", str(folder.relative_to(ROOT))], apply, deadline_s=DEADLINE_S)
-    ready = kubectl("rollout", "status", f"deployment/{RELEASE}", "--timeout=5m", namespace=space)
+    ready = work.target.kubectl("rollout", "status", f"deployment/{RELEASE}", "--timeout=5m", namespace=space)
     work.run.work(ready, deadline_s=DEADLINE_S)
     return f"KubeRay {version} installed"
 
 
 def _write_kustomization(work: Work, folder: Path, version: str, space: str) -> None:
     """The module's manifests with our namespace and image, and with the label of helm's pods: policies choose by it."""
-    metadata = {"name": space}
-    work.run.write(
-        folder / "namespace.yaml", json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-    )
+    made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space}}
+    work.run.write(folder / "namespace.yaml", json.dumps(made))
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -109,8 +97,7 @@ def _upgrade_definitions(work: Work, running: str) -> None:
         place = work.target.context
         work.confirm(f"KubeRay {running} becomes {VERSION} for every RayService and RayCluster at {place}.", place)
     definitions = ["helm", "show", "crds", *CHART]
-    apply = work.target.kubectl("apply", "--server-side", "--force-conflicts", "--filename", "-")
-    work.run.pipe(definitions, apply, deadline_s=DEADLINE_S)
+    work.run.pipe(definitions, work.target.apply("--filename", "-"), deadline_s=DEADLINE_S)
 
 
 def _elsewhere(work: Work, space: str, place: str, version: str) -> str:
@@ -118,7 +105,7 @@ def _elsewhere(work: Work, space: str, place: str, version: str) -> str:
         return _left_alone(version, place)
     return (
         f"KubeRay {VERSION} runs in {place}, and the network policies let it in from {space} alone: "
-        f"write OPERATOR_NAMESPACE={place} to {site(work).relative_to(ROOT)}"
+        f"write OPERATOR_NAMESPACE={place} to {site_file(work.target.environment)}"
     )
 
 

@@ -96,12 +96,6 @@ def programs() -> Path:
     return CACHE / "node" / hashlib.sha256(content).hexdigest()[:12]
 
 
-def _version() -> str:
-    """Of Kubernetes: its parts tell it to clients, which choose by it."""
-    found = re.search(r"k8s\.io/kubernetes (v[0-9.]+)", (MODULE / "go.mod").read_text("utf-8"))
-    return found[1] if found else ""
-
-
 def build(work: Work) -> Path:
     """Build what is not built yet, each program once per version; the folder of the programs."""
     folder = programs()
@@ -110,10 +104,12 @@ def build(work: Work) -> Path:
         if not work.run.dry:
             folder.mkdir(parents=True, exist_ok=True)
         work.say(f"building {len(missing)} programs of the node into {folder}; the first time takes about ten minutes")
+    # Kubernetes' parts tell their version to clients, which choose by it.
+    [version] = re.findall(r"k8s\.io/kubernetes (v[0-9.]+)", (MODULE / "go.mod").read_text("utf-8"))
     for name, package in missing.items():
         began, made = time.monotonic(), folder / f"{name}.{os.getpid()}"
         module = OPERATOR if name == "ray-operator" else MODULE
-        flags = f"-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={_version()}"
+        flags = f"-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={version}"
         command = go("build", "-C", str(module), flags, "-o", str(made), package)
         work.run.work(command, deadline_s=BUILD_DEADLINE_S)
         if not work.run.dry:

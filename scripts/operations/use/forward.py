@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 from operations import runner
@@ -46,9 +45,8 @@ class Way:
         try:
             self._listener = socket.create_server(("127.0.0.1", local))
         except OSError as error:
-            raise Failed(
-                f"port {local} of this machine is taken ({error.strerror}): by another access or semapi up?"
-            ) from None
+            taken = f"port {local} of this machine is taken ({error.strerror})"
+            raise Failed(f"{taken}: by another access or semapi up?") from None
         self.port: int = self._listener.getsockname()[1]
         self._kubectl: subprocess.Popen[str] | None = None
         self._inner = 0
@@ -73,9 +71,7 @@ class Way:
         asyncio.run_coroutine_threadsafe(asyncio.start_server(self._lead, sock=self._listener), self._loop).result()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._end()
 
     def keep(self) -> None:
@@ -125,10 +121,8 @@ class Way:
 
     async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection."""
-        with (
-            closing(writer),
-            suppress(OSError, asyncio.CancelledError),
-        ):  # Python 3.11 prints a trace of a cancelled one
+        # Of a cancelled one Python 3.11 would print a trace.
+        with closing(writer), suppress(OSError, asyncio.CancelledError):
             inner_reader, inner_writer = await self._connect()
             with closing(inner_writer):
                 await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
@@ -190,12 +184,12 @@ def forwarded(work: Work, service: str, port: int) -> Iterator[int]:
         yield way.port
 
 
-def keep_open(work: Work, ways: Sequence[tuple[int, str, int]]) -> None:
+def keep_open(work: Work, ways: Sequence[tuple[int, str, int]]) -> str:
     """Hold ways (local port, Service, its port) open until Ctrl-C, or until nobody reads what is said here any more."""
     if work.run.dry:
         for local, service, port in ways:
             work.run.ask(work.target.kubectl("port-forward", f"service/{service}", f"{local}:{port}"))
-        return
+        return ""
     with ExitStack() as stack, suppress(KeyboardInterrupt):
         opened = [stack.enter_context(Way(work, service, port, local)) for local, service, port in ways]
         for way in opened:
@@ -205,7 +199,7 @@ def keep_open(work: Work, ways: Sequence[tuple[int, str, int]]) -> None:
             for way in opened:
                 way.keep()
             time.sleep(LOOK_S)
-    work.say("closed")
+    return "closed"
 
 
 def _is_deserted() -> bool:

@@ -8,12 +8,12 @@ from dataclasses import asdict
 from operations.delivery import diagnosis, release, watch
 from operations.delivery.deployment import Deployment
 from operations.delivery.render import KUSTOMIZE, documents, masked
-from operations.failure import Failed, Refused
+from operations.failure import Failed
 from operations.ground import kuberay
 from operations.runner import without_passwords
 from operations.steps import table
-from operations.target import NAME, ROOT, overlay, read_file
-from operations.work import Json, Work
+from operations.target import NAME, read_file, site_file
+from operations.work import Json, Work, name_of
 
 OTHERS = ("autoscaler", "redis", "ray-redis", "postgres", "dev-issuer", "migrate", "operator")
 RAY = {"head": "ray-head", "gateway": "ray-worker", "models": "ray-worker", "burst": "ray-worker"}
@@ -43,14 +43,14 @@ def status(work: Work) -> str:
 def pod_rows(pods: list[Json]) -> list[tuple[str, ...]]:
     """A table of pods, with its headings."""
     rows: list[tuple[str, ...]] = [("POD", "COMPONENT", "PHASE", "READY", "RESTARTS")]
-    for pod in sorted(pods, key=diagnosis.name_of):
+    for pod in sorted(pods, key=name_of):
         status = pod["status"]
         component = pod["metadata"].get("labels", {}).get("app.kubernetes.io/component", "-")
         containers = status.get("containerStatuses", [])
         ready = f"{sum(bool(one.get('ready')) for one in containers)}/{len(containers)}"
         restarts = sum(int(one.get("restartCount", 0)) for one in containers)
         phase = "Ending" if "deletionTimestamp" in pod["metadata"] else str(status.get("phase", ""))
-        rows.append((diagnosis.name_of(pod), component, phase, ready, str(restarts)))
+        rows.append((name_of(pod), component, phase, ready, str(restarts)))
     return rows
 
 
@@ -73,10 +73,8 @@ def _release_rows(work: Work) -> list[tuple[str, ...]]:
     return rows
 
 
-def logs(work: Work, component: str, *, lines: int, follow: bool) -> str:
+def logs(work: Work, component: str, lines: int, follow: bool) -> str:
     """Print the newest lines of a component. Replicas write files in their pod, all else to the pod's own log."""
-    if component not in COMPONENTS:
-        raise Refused(f"there is no component {component}; there are {', '.join(COMPONENTS)}")
     commands = _log_commands(work, component, ["--tail", str(lines), *(["--follow"] if follow else [])])
     if component in RAY:
         commands += _file_commands(work, component, f"--lines={lines}{' --follow=name --retry' if follow else ''}")
@@ -103,7 +101,7 @@ def _log_commands(work: Work, component: str, tail: list[str]) -> list[list[str]
 def _file_commands(work: Work, component: str, tail: str) -> list[list[str]]:
     """One command for each pod, for the files that its replicas write."""
     found = work.objects("pods", "--selector", _selector(component))
-    pods = [diagnosis.name_of(pod) for pod in found] or (["POD"] if work.run.dry else [])
+    pods = [name_of(pod) for pod in found] or (["POD"] if work.run.dry else [])
     if not pods:
         raise Failed(f"there is no pod of {component}")
     read = f"tail {tail} {SERVE_LOGS}/*.log"
@@ -122,13 +120,13 @@ def config(work: Work, *, manifests: bool) -> str:
     resolved["build"] = without_passwords(" ".join(f"{name}={value}" for name, value in work.target.build))
     for name, value in {**resolved, **model, "kuberay": kuberay.VERSION}.items():
         print(f"{name.upper():16} {value or '-'}")
-    around = overlay(work.target.environment)
-    for name, value in read_file(kuberay.site(work)).items():
+    environment = work.target.environment
+    for name, value in read_file(site_file(environment)).items():
         print(f"{name:16} {value}")
-    for settings in documents(work.run.read([*KUSTOMIZE, str(around.relative_to(ROOT))]), "ConfigMap", NAME):
+    for settings in documents(work.run.read([*KUSTOMIZE, f"k8s/overlays/{environment}"]), "ConfigMap", NAME):
         print(without_passwords(settings))
     if manifests:
         deployment = Deployment(work)
         deployment.render()
-        print(f"---\n{masked(deployment.text)}", end="")
+        print(f"---\n{masked(deployment.rendered.text)}", end="")
     return ""

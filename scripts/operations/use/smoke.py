@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from operations.failure import Failed, Refused
 from operations.target import NAME, ROOT
 from operations.use.forward import forwarded
-from operations.work import Json, Work
+from operations.work import Json, Work, parsed
 
 SAMPLE = ROOT / "serve_app" / "samples" / "nanowires.jpg"
 """A drawing that the demo model must know by its name."""
@@ -33,48 +32,50 @@ ANSWER_MAX_BYTES = 4 * 1024 * 1024
 
 def smoke(work: Work) -> str:
     """Classify the sample and see its outcome counted. Raises Failed with what did not come out as it must."""
-    token = token_for(work, "smoke")
+    token = _token(work)
     with _service(work) as url:
         if work.run.dry:
-            print(
-                f"# POST {url}/api/v1/jobs with {SAMPLE.relative_to(ROOT)}, GET the job until it has ended,"
-                f" GET {url}/api/v1/usage"
-            )
+            sample, report = SAMPLE.relative_to(ROOT), f"{url}/api/v1/usage"
+            print(f"# POST {url}/api/v1/jobs with {sample}, GET the job until it has ended, GET {report}")
             return ""
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         began = time.monotonic()
         counted = _completed(url, headers)
         job = _ended(url, headers, _submit(url, headers))
         took = time.monotonic() - began
-        label = _check(job)
+        label = check(job)
         _wait_for_row(url, headers, counted)
     return f"{SAMPLE.name} is {label}, after {took:.1f} s; its outcome is a row in PostgreSQL"
 
 
-def token_for(work: Work, user: str, *, admin: bool = False) -> str:
+def _token(work: Work) -> str:
     """SEMAPI_TOKEN, else a token of the development issuer, which is in the cluster of dev alone."""
     given = os.environ.get("SEMAPI_TOKEN", "")
-    if given:
-        return given
-    if work.target.environment != "dev":
+    if not given and work.target.environment != "dev":
         raise Refused(f"{work.target.environment} has no development issuer: set SEMAPI_TOKEN to a token of your own")
-    return issue(work, user, admin=admin)
+    return given or _issued(work, "smoke", "openid")
 
 
-def issue(work: Work, user: str, *, admin: bool = False) -> str:
-    """A token of the development issuer for any name."""
+def show_token(work: Work, user: str, admin: bool) -> str:
+    """Print a token of the development issuer for any name."""
     if work.target.environment != "dev":
         raise Refused(
             f"{work.target.environment} has no development issuer: its tokens come from your identity provider"
         )
-    fields = {"grant_type": "client_credentials", "client_id": user, "client_secret": "development"}
-    fields["scope"] = "openid sem-admin" if admin else "openid"
+    if token := _issued(work, user, "openid sem-admin" if admin else "openid"):
+        print(token)
+    return ""
+
+
+def _issued(work: Work, user: str, scope: str) -> str:
+    fields = {"grant_type": "client_credentials", "client_id": user, "client_secret": "development", "scope": scope}
     with forwarded(work, ISSUER, ISSUER_PORT) as port:
+        url = f"http://127.0.0.1:{port}{ISSUER_PATH}"
         if work.run.dry:
-            print(f"# POST http://127.0.0.1:{port}{ISSUER_PATH} client_id={user}")
+            print(f"# POST {url} client_id={user}")
             return ""
-        body, headers = _form(fields)
-        reply = _ask("POST", f"http://127.0.0.1:{port}{ISSUER_PATH}", body=body, headers=headers)
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        reply = _ask("POST", url, body=urllib.parse.urlencode(fields).encode(), headers=headers)
     if reply.status != 200:
         raise Failed(f"the development issuer answered {reply.status}: {reply.body.get('error_description')}")
     return str(reply.body["access_token"])
@@ -109,7 +110,7 @@ def _ended(url: str, headers: dict[str, str], job_id: str) -> Json:
     raise Failed(f"job {job_id} has not ended after {JOB_DEADLINE_S:g} s: is the model up? GET {url}/readyz?verbose")
 
 
-def _check(job: Json) -> str:
+def check(job: Json) -> str:
     """The label of a job that completed. The demo model must know its sample; of another nothing can be expected."""
     if job["status"] != "COMPLETED":
         raise Failed(f"job {job['job_id']} ended {job['status']}: {(job.get('problem') or {}).get('detail')}")
@@ -121,7 +122,7 @@ def _check(job: Json) -> str:
 
 def _completed(url: str, headers: dict[str, str]) -> int:
     """How many of this user's jobs are rows as completed: the report is made from PostgreSQL."""
-    reply = _ask("GET", f"{url}/api/v1/usage?{urllib.parse.urlencode({'since': '24h'})}", headers=headers)
+    reply = _ask("GET", f"{url}/api/v1/usage?since=24h", headers=headers)
     if reply.status != 200:
         raise Failed(f"the usage report was refused: {_problem(reply)}")
     return sum(int(user["completed"]) for user in reply.body.get("users", []))
@@ -154,17 +155,12 @@ def _ask(method: str, url: str, *, body: bytes | None = None, headers: Mapping[s
     opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
     try:
         with opener.open(request, timeout=TIMEOUT_S) as answer:
-            return Reply(answer.status, _object(answer.read(ANSWER_MAX_BYTES), url))
+            return Reply(answer.status, parsed(answer.read(ANSWER_MAX_BYTES), url))
     except urllib.error.HTTPError as error:
         with error:
-            return Reply(error.code, _object(error.read(ANSWER_MAX_BYTES), url))
+            return Reply(error.code, parsed(error.read(ANSWER_MAX_BYTES), url))
     except (OSError, ValueError) as error:  # URLError, a reset connection, a time-out; a malformed address
         raise Failed(f"{method} {url}: {getattr(error, 'reason', None) or error}") from None
-
-
-def _form(fields: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
-    """A form as body and headers."""
-    return urllib.parse.urlencode(fields).encode(), {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 def _upload(file: Path) -> tuple[bytes, dict[str, str]]:
@@ -174,13 +170,3 @@ def _upload(file: Path) -> tuple[bytes, dict[str, str]]:
     body = f"{head}Content-Type: application/octet-stream\r\n\r\n".encode() + file.read_bytes()
     body += f"\r\n--{boundary}--\r\n".encode()
     return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-
-
-def _object(text: bytes, url: str) -> Json:
-    try:
-        document = json.loads(text)
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        raise Failed(f"{url} answered something else than JSON: {text[:100]!r}")
-    return document
