@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -51,13 +51,6 @@ def card(*, max_batch_size: int = 4, chunks_per_replica: int = 2, wakes_from_zer
         chunks_per_replica=chunks_per_replica,
         wakes_from_zero=wakes_from_zero,
     )
-
-
-async def until(true: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> None:
-    """Wait for a condition; a test that needs longer than `seconds` fails."""
-    async with asyncio.timeout(seconds):
-        while not await true():  # noqa: ASYNC110  the condition is in another process or in Redis
-            await asyncio.sleep(0.02)
 
 
 async def store_files(store: ImageStore, redis: Redis, job_id: str, outputs: Mapping[str, Output]) -> None:

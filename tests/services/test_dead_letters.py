@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from gateway_parts import IMAGE_MODEL, PICTURE, Running, as_admin, id_of, running_gateway
+from gateway_parts import IMAGE_MODEL, PICTURE, Running, as_admin, id_of
 from redis.asyncio import Redis
 
 from serve_app.contracts import Json
@@ -15,18 +14,12 @@ from serve_app.errors import ReplicaLost
 from serve_app.jobs.limits import MAX_DELIVERIES
 from serve_app.jobs.records import Ledger
 from serve_app.jobs.tracker import Tracker
-from serve_app.local.authority import Authority
 from serve_app.settings import Settings
 
 DEAD = "/api/v1/admin/dead"
 MODEL = IMAGE_MODEL.name
 UNKNOWN = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
-
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority, queue_max_jobs=3) as running:
-        yield running
+pytestmark = pytest.mark.gateway(queue_max_jobs=3)
 
 
 async def dead_job(gateway: Running, user: str = "ada") -> str:

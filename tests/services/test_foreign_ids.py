@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import httpx2
 import pytest
-from gateway_parts import Running, id_of, running_gateway
+from gateway_parts import Running, id_of
 
 from serve_app.contracts import Json
 from serve_app.gateway.description.operations import OPERATIONS, name_of, parameters_of
 from serve_app.gateway.endpoint import RouteSpec
 from serve_app.gateway.routes import ROUTES
-from serve_app.local.authority import Authority
-from serve_app.settings import Settings
-from serve_app.usage.migrations import migrate
 
 OURS: Final = {"slug"}
 """Names in paths that are nobody's."""
@@ -28,10 +24,8 @@ OLDER: Final = ["/api/v1/jobs/status", "/api/v1/jobs/results"]
 
 
 @pytest.fixture
-async def gateway(settings: Settings, database: str, authority: Authority) -> AsyncIterator[Running]:
-    migrate(database)
-    async with running_gateway(settings, authority) as running:
-        yield running
+async def gateway(tables: str, gateway: Running) -> Running:
+    return gateway
 
 
 async def ids_of_ada(gateway: Running) -> dict[str, str]:

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
-from gateway_parts import Running, running_gateway, until
-
-from serve_app.local.authority import Authority
-from serve_app.settings import Settings
+from gateway_parts import Running, until
 
 UNKNOWN_ID = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
-
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority) as running:
-        yield running
 
 
 async def running_job(gateway: Running) -> str:
     """The id of a job that the model has and does not answer yet."""
     gateway.model.open.clear()
     job_id = await gateway.submit()
-
-    async def claimed() -> bool:
-        return bool(gateway.model.tasks)
-
-    await until(claimed)
+    await until(lambda: gateway.model.tasks)
     return job_id
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,12 +53,6 @@ def good(now: int) -> dict[str, dict[str, Any]]:
         "with a fraction of a second": {"exp": now + 600.5},
         "without an id": {"jti": None},
     }
-
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority) as running:
-        yield running
 
 
 def test_there_are_enough_of_them() -> None:

@@ -8,19 +8,11 @@ from urllib.parse import quote
 
 import httpx2
 import pytest
-from gateway_parts import PICTURE, Running, as_admin, id_of, running_gateway
-
-from serve_app.local.authority import Authority
-from serve_app.settings import Settings
+from gateway_parts import PICTURE, Running, as_admin, id_of
 
 BOM = b"\xef\xbb\xbf"
 ORIGIN = "https://portal.example.net"
-
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority, cors_allowed_origins=(ORIGIN,)) as running:
-        yield running
+pytestmark = pytest.mark.gateway(cors_allowed_origins=(ORIGIN,))
 
 
 def part(disposition: str, body: bytes, *headers: str) -> bytes:

@@ -36,11 +36,6 @@ def batches(redis: Redis, settings: Settings) -> Batches:
     return Batches(redis, settings)
 
 
-@pytest.fixture
-def tracker(redis: Redis, settings: Settings) -> Tracker:
-    return Tracker(redis, settings)
-
-
 def item(kind: str = "job", name: str = "a") -> NewItem:
     if kind == "job":
         return NewItem(name, {"n": 1}, job_id=str(uuid.uuid4()))

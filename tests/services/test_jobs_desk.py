@@ -26,16 +26,6 @@ from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
 
 
-@pytest.fixture
-def tracker(redis: Redis, settings: Settings) -> Tracker:
-    return Tracker(redis, settings)
-
-
-@pytest.fixture
-def desk(redis: Redis, settings: Settings) -> Desk:
-    return Desk(redis, settings)
-
-
 async def store(redis: Redis, name: str = "a") -> JobInput:
     await redis.set(f"blob:{name}", b"x" * 10, ex=900)
     return JobInput(f"blob:{name}", 10, 10, "image/png")

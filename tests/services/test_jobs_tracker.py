@@ -40,11 +40,6 @@ from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
 
 
-@pytest.fixture
-def tracker(redis: Redis, settings: Settings) -> Tracker:
-    return Tracker(redis, settings)
-
-
 async def store(redis: Redis, reference: str, size: int = 10, pixels: int = 10) -> JobInput:
     await redis.set(reference, b"x" * size, ex=900)
     return JobInput(reference, size, pixels, "image/png")

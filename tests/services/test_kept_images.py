@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import httpx2
 import pytest
 from gateway_parts import PICTURE, Running, as_admin, failed, listening, running_gateway, until
@@ -21,12 +19,6 @@ from tests.pictures import encode
 
 LARGE = encode(Image.effect_noise((900, 1100), 90), "TIFF")
 """Of several pieces."""
-
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority) as running:
-        yield running
 
 
 async def kept(gateway: Running, picture: bytes = PICTURE, user: str = "ada", keep: str = "true") -> Json:
@@ -181,26 +173,25 @@ async def test_reading_it_is_counted(gateway: Running) -> None:
     assert (event["endpoint_type"], event["job_id"], event["model"]) == ("job_image", job_id, "sem-classifier")
 
 
-async def test_kept_images_end_at_the_share_of_images(settings: Settings, authority: Authority) -> None:
+async def test_kept_images_end_at_the_share_of_images(gateway: Running) -> None:
     """What is kept is out of the queue's bytes but in Redis' memory: a full store takes no more, and says so."""
-    async with running_gateway(settings, authority) as gateway:
-        used = (await gateway.redis.info("memory"))["used_memory"]
-        before = (await gateway.redis.config_get("maxmemory"))["maxmemory"]
-        try:
-            # The share is 0.6 of it: room for a few of these images.
-            await gateway.redis.config_set("maxmemory", int((used + 5 * len(LARGE)) / 0.6))
-            first = (await kept(gateway, LARGE))["job_id"]
+    used = (await gateway.redis.info("memory"))["used_memory"]
+    before = (await gateway.redis.config_get("maxmemory"))["maxmemory"]
+    try:
+        # The share is 0.6 of it: room for a few of these images.
+        await gateway.redis.config_set("maxmemory", int((used + 5 * len(LARGE)) / 0.6))
+        first = (await kept(gateway, LARGE))["job_id"]
 
-            async def full() -> httpx2.Response | None:
-                parts = {"files": {"image": ("a.tif", LARGE)}, "data": {"keep": "true"}}
-                answer = await gateway.post("/api/v1/jobs", **parts)
-                return answer if answer.status_code == 503 else None
+        async def full() -> httpx2.Response | None:
+            parts = {"files": {"image": ("a.tif", LARGE)}, "data": {"keep": "true"}}
+            answer = await gateway.post("/api/v1/jobs", **parts)
+            return answer if answer.status_code == 503 else None
 
-            answer: httpx2.Response = await until(full)
-            assert answer.json()["type"] == "/problems/store-full"
-            assert (await image(gateway, first)).content == LARGE
-        finally:
-            await gateway.redis.config_set("maxmemory", before)
+        answer: httpx2.Response = await until(full)
+        assert answer.json()["type"] == "/problems/store-full"
+        assert (await image(gateway, first)).content == LARGE
+    finally:
+        await gateway.redis.config_set("maxmemory", before)
 
 
 async def test_a_bucket_gives_the_image_by_url(
@@ -262,11 +253,7 @@ async def test_normal_jobs_go_before_bulk_ones(gateway: Running) -> None:
     """Behind a job that runs, bulk ones wait; normal ones that come later, another user's too, go first."""
     gateway.model.open.clear()
     await gateway.submit()
-
-    async def begun() -> bool:
-        return bool(gateway.model.tasks)
-
-    await until(begun)
+    await until(lambda: gateway.model.tasks)
     sent = []
     for priority, user in (("bulk", "ada"), ("bulk", "bob"), ("normal", "ada"), ("normal", "bob")):
         answer = await gateway.post(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,12 +15,6 @@ STOPS = "/api/v1/admin/stops"
 MODEL = IMAGE_MODEL.name
 WORDS: Json = {"model": "words", "params": {"text": "x"}}
 SAID = "Beam line maintenance until noon."
-
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority) as running:
-        yield running
 
 
 async def stop(gateway: Running, **body: Any) -> Json:
@@ -57,9 +50,9 @@ async def refusals(gateway: Running) -> list[bool]:
 
 
 async def test_a_stopped_intake_refuses_with_the_admins_words_and_the_rest_goes_on(
-    settings: Settings, authority: Authority
+    gateway: Running, settings: Settings, authority: Authority
 ) -> None:
-    async with running_gateway(settings, authority) as gateway, running_gateway(settings, authority) as other:
+    async with running_gateway(settings, authority) as other:
         gateway.model.open.clear()
         accepted = await gateway.submit()
         await stop(gateway, retry_after_s=120)
@@ -81,11 +74,7 @@ async def test_the_intake_of_one_model_is_stopped_alone(gateway: Running) -> Non
 async def test_a_models_work_is_stopped_while_its_jobs_are_taken_in(gateway: Running) -> None:
     gateway.model.open.clear()
     running = await gateway.submit()
-
-    async def begun() -> bool:
-        return bool(gateway.model.tasks)
-
-    await until(begun)
+    await until(lambda: gateway.model.tasks)
     await stop(gateway, what="work", model=MODEL)
     waiting = [await gateway.submit() for _ in range(5)]
     gateway.model.open.set()

@@ -12,7 +12,6 @@ from usage_events import end_job, running, until_settled, usage_event
 from usage_rows import insert, report
 
 from serve_app.settings import Settings
-from serve_app.usage.migrations import migrate
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.report.page import write_page
 from serve_app.usage.report.sheet import write_csv
@@ -75,14 +74,13 @@ def assert_harmless(page: str) -> Page:
 
 
 @pytest.mark.parametrize("name", [name for kind, name in NAMES.items() if kind != "nul"], ids=lambda name: name[:12])
-def test_a_name_in_the_rows_does_nothing(database: str, name: str) -> None:
+def test_a_name_in_the_rows_does_nothing(tables: str, name: str) -> None:
     """Rows of the source system were never cleaned."""
-    migrate(database)
     kept = name[:250]
     insert(
-        database, [{"username": kept, "group_name": kept, "model": kept, "url_path": name, "endpoint_type": name[:50]}]
+        tables, [{"username": kept, "group_name": kept, "model": kept, "url_path": name, "endpoint_type": name[:50]}]
     )
-    found = report(database)
+    found = report(tables)
     assert found["total"] == 1
     assert found["users"][0]["name"] == (kept or "<unknown>")
     page = assert_harmless(write_page(json.loads(json.dumps(found))))
@@ -93,8 +91,7 @@ def test_a_name_in_the_rows_does_nothing(database: str, name: str) -> None:
     assert not any(char in write_summary(found).replace("\n", "") for char in "\x1b\x07\r\t\u202e\u2028\x85")
 
 
-async def test_names_in_tokens_get_through_the_outbox(redis: Redis, settings: Settings, database: str) -> None:
-    migrate(database)
+async def test_names_in_tokens_get_through_the_outbox(redis: Redis, settings: Settings, tables: str) -> None:
     outbox = Outbox(redis, settings)
     for number, name in enumerate(NAMES.values()):
         event = usage_event(event_id=f"e{number}", username=name, group=name, principal_id=f"p{number}")
@@ -102,7 +99,7 @@ async def test_names_in_tokens_get_through_the_outbox(redis: Redis, settings: Se
         await end_job(redis, f"j{number}", owner=f"p{number}")
     async with running(redis, settings):
         await until_settled(redis)
-    found = report(database, since=None, until=datetime(2030, 1, 1, tzinfo=UTC))
+    found = report(tables, since=None, until=datetime(2030, 1, 1, tzinfo=UTC))
     assert (found["total"], found["all"]["completed"]) == (len(NAMES), len(NAMES))
     assert all(row["requests"] == row["completed"] == 1 for row in found["users"])
     assert_harmless(write_page(found))
