@@ -121,20 +121,23 @@ async def test_the_model_gets_the_bytes_as_they_came(gateway: Running) -> None:
     assert await gateway.redis.get(stored.reference) == PICTURE
 
 
-async def test_people_with_one_name_do_not_see_each_others_jobs(gateway: Running) -> None:
-    mine = gateway.bearer("subject-1", preferred_username="ada")
-    theirs = gateway.bearer("subject-2", preferred_username="ada")
-    answer = await gateway.client.post("/api/v1/jobs", headers=mine, files={"image": ("a.png", PICTURE)})
-    job_id = answer.json()["job_id"]
-    body = {"job_id": job_id}
-    assert (await gateway.client.get(f"/api/v1/jobs/{job_id}", headers=mine)).status_code == 200
-    foreign = await gateway.client.get(f"/api/v1/jobs/{job_id}", headers=theirs)
-    unknown = await gateway.client.get(f"/api/v1/jobs/{UNKNOWN_ID}", headers=theirs)
-    assert foreign.status_code == unknown.status_code == 404
-    assert foreign.json()["detail"] == unknown.json()["detail"]
-    for route in ("status", "results"):
-        answer = await gateway.client.post(f"/api/v1/jobs/{route}", headers=theirs, json=body)
-        assert answer.json()["status"] == "NOT_FOUND"
+async def test_a_running_job_is_cancelled_at_once(gateway: Running) -> None:
+    gateway.model.open.clear()
+    job_id = await gateway.submit()
+    await until(lambda: gateway.model.tasks)
+    first = await gateway.post(f"/api/v1/jobs/{job_id}/cancel")
+    assert (first.status_code, first.json()["status"], first.json()["result"]) == (200, "CANCELLED", None)
+    assert await gateway.redis.keys("blob:*") == []
+    gateway.model.open.set()
+    later = await gateway.submit()
+    assert (await gateway.ended(later))["status"] == "COMPLETED"  # the dispatcher goes on, its breaker closed
+    second = await gateway.post(f"/api/v1/jobs/{job_id}/cancel")
+    assert (second.status_code, second.json()) == (200, first.json())
+    assert (await gateway.get(f"/api/v1/jobs/{job_id}")).json() == first.json()
+    results = (await gateway.post("/api/v1/jobs/results", json={"job_id": job_id})).json()
+    assert (results["status"], results["error"]) == ("FAILED", "job-cancelled: The job was cancelled.")
+    ended = await gateway.post(f"/api/v1/jobs/{later}/cancel")
+    assert (ended.status_code, ended.json()["type"]) == (409, "/problems/job-ended")
 
 
 async def test_usage_has_one_event_for_every_authenticated_request(gateway: Running) -> None:

@@ -159,13 +159,6 @@ async def test_an_image_that_is_gone_is_said_to_be(gateway: Running) -> None:
     await refused(gateway, job_id)
 
 
-async def test_nobody_else_gets_the_image(gateway: Running) -> None:
-    job = await kept(gateway)
-    foreign = await image(gateway, job["job_id"], "eve")
-    assert (foreign.status_code, foreign.json()["type"]) == (404, "/problems/job-unknown")
-    assert (await gateway.client.get(job["links"]["image"])).status_code == 401
-
-
 async def test_reading_it_is_counted(gateway: Running) -> None:
     job_id = (await kept(gateway))["job_id"]
     await image(gateway, job_id)
