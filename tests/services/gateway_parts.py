@@ -18,10 +18,12 @@ from waiting import until
 
 from serve_app.connections import connect_redis
 from serve_app.contracts import Failure, Json, ModelCard, Outcome, Output, ReplicaCard, Task
+from serve_app.errors import ReplicaLost
 from serve_app.gateway.application import build_gateway
 from serve_app.gateway.service import Service
 from serve_app.gateway.tokens import principal_of
 from serve_app.images.store import ImageStore
+from serve_app.jobs.limits import MAX_DELIVERIES
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.authority import Authority
 from serve_app.local.issuer import Issuer
@@ -104,6 +106,17 @@ class Running:
         assert await ImageStore(self.redis, Settings()).put_outputs(job_id, task.token, outputs)
         self.model.open.set()
         await self.ended(job_id, user)
+        return job_id
+
+    async def dead_job(self, user: str = "ada", **fields: str) -> str:
+        """A job that died: every replica that had it was lost. Deliveries before the last are written down."""
+        self.model.open.clear()
+        job_id = await self.submit(user, **fields)
+        await self.redis.hset(f"job:{job_id}", "deliveries", MAX_DELIVERIES - 1)
+        self.model.trouble = ReplicaLost("The replica was killed by signal 9.")
+        self.model.open.set()
+        assert (await self.ended(job_id, user))["problem"]["type"] == "/problems/job-dead"
+        self.model.trouble = None
         return job_id
 
     async def ended(self, job_id: str, user: str = "ada") -> Json:

@@ -10,9 +10,7 @@ from PIL import Image
 from test_image_fetch import serving, whole
 
 from serve_app.contracts import Json
-from serve_app.errors import ReplicaLost
 from serve_app.images.store import PIECE_BYTES
-from serve_app.jobs.limits import MAX_DELIVERIES
 from serve_app.local.authority import Authority
 from serve_app.settings import Settings
 from tests.pictures import encode
@@ -86,12 +84,7 @@ async def test_a_failed_job_keeps_its_image_through_a_retry(gateway: Running) ->
 
 
 async def test_a_dead_job_has_its_image_until_an_admin_drops_it(gateway: Running) -> None:
-    gateway.model.open.clear()
-    job_id = (await kept(gateway))["job_id"]
-    gateway.model.trouble = ReplicaLost("The replica was lost.")
-    await gateway.redis.hset(f"job:{job_id}", "deliveries", MAX_DELIVERIES)
-    gateway.model.open.set()
-    assert (await gateway.ended(job_id))["problem"]["type"] == "/problems/job-dead"
+    job_id = await gateway.dead_job(keep="true")
     assert (await image(gateway, job_id)).content == PICTURE
     assert (await as_admin(gateway, "DELETE", f"/api/v1/admin/dead/{job_id}")).status_code < 300
     assert (await image(gateway, job_id)).json()["type"] == "/problems/job-unknown"
