@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from gateway_parts import PICTURE, Running, as_admin, audit_lines, failed, id_of, running_gateway
+from job_help import configured
 from pydantic import SecretStr
 from usage_events import rows, until_settled
 
@@ -128,14 +129,10 @@ async def test_decisions_are_bounded_in_number(gateway: Running) -> None:
 
 
 async def test_a_full_redis_still_takes_a_block(gateway: Running) -> None:
-    memory = (await gateway.redis.config_get("maxmemory"))["maxmemory"]
-    await gateway.redis.config_set("maxmemory", 1)
-    try:
+    async with configured(gateway.redis, "maxmemory", 1):
         block = {"principal_id": id_of(gateway, "ada"), "reason": "Fills the memory."}
         assert (await as_admin(gateway, "POST", BLOCKS, json=block)).status_code == 201
         assert (await gateway.get(UNKNOWN)).status_code == 403
-    finally:
-        await gateway.redis.config_set("maxmemory", memory)
 
 
 async def test_the_queue_and_the_ledger_are_told_by_model(gateway: Running) -> None:

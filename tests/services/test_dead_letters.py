@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from gateway_parts import IMAGE_MODEL, PICTURE, Running, as_admin, id_of
+from job_help import configured
 from redis.asyncio import Redis
 
 from serve_app.contracts import Json
@@ -121,15 +122,11 @@ async def test_a_job_whose_input_is_gone_is_not_requeued(gateway: Running, setti
 
 async def test_a_full_redis_refuses_a_requeue_and_takes_a_drop(gateway: Running) -> None:
     job_id = await gateway.dead_job()
-    memory = (await gateway.redis.config_get("maxmemory"))["maxmemory"]
-    await gateway.redis.config_set("maxmemory", 1)
-    try:
+    async with configured(gateway.redis, "maxmemory", 1):
         answer = await as_admin(gateway, "POST", f"{DEAD}/{job_id}/requeue")
         assert (answer.status_code, answer.json()["type"]) == (503, "/problems/store-full")
         assert (await as_admin(gateway, "GET", f"{DEAD}/{job_id}")).status_code == 200
         assert (await as_admin(gateway, "DELETE", f"{DEAD}/{job_id}")).status_code == 204
-    finally:
-        await gateway.redis.config_set("maxmemory", memory)
 
 
 async def test_pages_hold_every_dead_job_once_the_newest_first(gateway: Running) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from gateway_parts import IMAGE_MODEL, PICTURE, Running, running_gateway, until
+from job_help import configured
 from pydantic import SecretStr, field_validator
 
 from serve_app.connections import COMMAND_TIMEOUT_S
@@ -164,8 +165,7 @@ async def test_a_redis_that_takes_no_writes_is_503_and_costs_no_job(gateway: Run
     gateway.model.open.clear()
     running = await gateway.submit()
     await until(lambda: gateway.model.tasks)
-    await gateway.redis.config_set("min-replicas-to-write", 1)
-    try:
+    async with configured(gateway.redis, "min-replicas-to-write", 1):
         for path in ("/api/v1/jobs", "/api/v1/inference"):
             answer = await gateway.post(path, files={"image": ("a.png", PICTURE)})
             assert (answer.status_code, answer.json()["type"]) == (503, "/problems/tracker-unavailable")
@@ -178,8 +178,6 @@ async def test_a_redis_that_takes_no_writes_is_503_and_costs_no_job(gateway: Run
             return ready.status_code == 503 and "tracker: " in ready.json()["models"][IMAGE_MODEL.name]
 
         await until(told)
-    finally:
-        await gateway.redis.config_set("min-replicas-to-write", 0)
     job = await gateway.ended(running)
     assert (job["status"], job["deliveries"]) == ("COMPLETED", 1)
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import httpx2
 import pytest
 from gateway_parts import IMAGE_MODEL, Running, as_admin, failed, until
+from job_help import configured
 
 WORDS = {"model": "words", "params": {"text": "to be"}}
 UNKNOWN_ID = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
@@ -16,13 +17,9 @@ UNKNOWN_ID = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
 @asynccontextmanager
 async def nearly_full(gateway: Running) -> AsyncIterator[None]:
     """Redis with five sixths of its memory in use: it refuses nothing by itself."""
-    before = (await gateway.redis.config_get("maxmemory"))["maxmemory"]
     used = (await gateway.redis.info("memory"))["used_memory"]
-    await gateway.redis.config_set("maxmemory", int(used * 1.2))
-    try:
+    async with configured(gateway.redis, "maxmemory", int(used * 1.2)):
         yield
-    finally:
-        await gateway.redis.config_set("maxmemory", before)
 
 
 async def asked(gateway: Running, failed_job: str) -> list[httpx2.Response]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from gateway_parts import IMAGE_MODEL, PICTURE, Running, as_admin, id_of, running_gateway, until
+from job_help import configured
 
 from serve_app.contracts import Json
 from serve_app.local.authority import Authority
@@ -155,10 +156,6 @@ async def test_a_stop_that_is_none_is_refused(gateway: Running, body: Json, stat
 
 
 async def test_a_full_redis_still_takes_a_stop(gateway: Running) -> None:
-    memory = (await gateway.redis.config_get("maxmemory"))["maxmemory"]
-    await gateway.redis.config_set("maxmemory", 1)
-    try:
+    async with configured(gateway.redis, "maxmemory", 1):
         await stop(gateway)
         await resume(gateway, "intake")
-    finally:
-        await gateway.redis.config_set("maxmemory", memory)

@@ -5,6 +5,7 @@ from contextlib import suppress
 from unittest.mock import ANY
 
 import pytest
+from job_help import configured
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
@@ -145,16 +146,11 @@ async def test_a_gateway_that_ends_tries_the_spool_once_more_and_tells_what_is_l
 
 async def test_full_memory_does_not_stop_the_bookkeeping(redis: Redis, settings: Settings, tables: str) -> None:
     outbox = Outbox(redis, settings)
-    memory = (await redis.config_get("maxmemory"))["maxmemory"]
-    async with running(redis, settings):
-        await redis.config_set("maxmemory", 1)
-        try:
-            with pytest.raises(OutOfMemoryError):
-                await redis.set("image", "x")
-            assert await outbox.record(usage_event(event_id="e1"))
-            await until_settled(redis)
-        finally:
-            await redis.config_set("maxmemory", memory)
+    async with running(redis, settings), configured(redis, "maxmemory", 1):
+        with pytest.raises(OutOfMemoryError):
+            await redis.set("image", "x")
+        assert await outbox.record(usage_event(event_id="e1"))
+        await until_settled(redis)
     assert rows(tables, "SELECT event_id FROM api_usage") == [("e1",)]
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import httpx2
 import pytest
 from gateway_parts import PICTURE, Running, running_gateway
+from job_help import configured
 from pydantic import SecretStr
 
 from serve_app.connections import GroupingRedis, connect_redis
@@ -193,12 +194,9 @@ async def test_the_limiter_costs_no_round_trip_of_its_own(gateway: Running) -> N
 
 @pytest.mark.gateway(rate_reads_per_s=0.5)
 async def test_reads_go_on_where_redis_takes_no_writes(gateway: Running) -> None:
-    await gateway.redis.config_set("min-replicas-to-write", 1)
-    try:
+    async with configured(gateway.redis, "min-replicas-to-write", 1):
         for _ in range(3):
             assert (await gateway.get(UNKNOWN)).status_code == 404
-    finally:
-        await gateway.redis.config_set("min-replicas-to-write", 0)
     assert [(await gateway.get(UNKNOWN)).status_code for _ in range(2)] == [404, 429]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from gateway_parts import until
-from job_help import claimed, submission
+from job_help import claimed, configured, submission
 from receiver import Receiver, receiving
 from redis.asyncio import Redis
 from standardwebhooks import Webhook
@@ -371,15 +371,12 @@ async def test_jobs_end_while_events_pile_up_and_redis_is_full(town: Town, recei
         for _ in range(9_998):
             pipeline.xadd("webhook-events", {"owner": "nobody"})
         await pipeline.execute()
-    await town.redis.config_set("maxmemory", 1)
-    try:
+    async with configured(town.redis, "maxmemory", 1):
         assert all(await town.tracker.complete([(task, {"n": 1}) for task in chunk.tasks]))
         assert await town.redis.xlen("webhook-events") == 10_000
         assert await town.redis.hget("webhook-totals", "dropped") == b"1"
         async with sending(town.settings):
             await until(lambda: told(town, endpoint, 2), 60)
-    finally:
-        await town.redis.config_set("maxmemory", 0)
     assert {json.loads(message.body)["data"]["job_id"] for message in receiver.got} < {job.id for job in jobs}
 
 
