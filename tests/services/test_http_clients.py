@@ -132,6 +132,7 @@ async def test_json_that_cannot_be_read_is_refused_with_the_reason(gateway: Runn
     answer = await send(gateway, text.encode(), "application/json")
     assert problem(answer) == (400, "/problems/body-invalid")
     assert words in answer.json()["detail"]
+    assert await gateway.keys() == set()
 
 
 @pytest.mark.parametrize("encoding", ["base64", "Quoted-Printable", "x-uuencode"])

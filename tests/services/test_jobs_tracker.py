@@ -29,7 +29,6 @@ from serve_app.jobs.limits import (
     IDEMPOTENCY_SWEEP,
     MAX_DELIVERIES,
     MAX_STRIKES,
-    RECORD_VERSION,
     RESULT_MAX_BYTES,
     SUSPECT_AFTER,
 )
@@ -367,18 +366,6 @@ async def test_an_input_that_got_lost_is_still_delivered(tracker: Tracker, redis
     await tracker.submit(submission(stored=await store(redis, "blob:a")))
     await redis.delete("blob:a")
     assert (await claimed(tracker)).tasks[0].input == JobInput("blob:a", 10, 10, "image/png")
-
-
-async def test_the_job_of_newer_release_is_left_to_it(tracker: Tracker, redis: Redis) -> None:
-    newer = await tracker.submit(submission())
-    await redis.hset(f"job:{newer.id}", "v", str(RECORD_VERSION + 1))
-    ours = await tracker.submit(submission())
-    assert [task.job_id for task in (await claimed(tracker)).tasks] == [ours.id]
-    assert await claim(tracker) is None
-    with pytest.raises(TrackerUnavailable):
-        await tracker.read(newer.id, "ann")
-    await redis.hset(f"job:{newer.id}", "v", "1")
-    assert [task.job_id for task in (await claimed(tracker)).tasks] == [newer.id]
 
 
 async def test_a_counter_of_a_newer_release_is_not_looked_at(tracker: Tracker, redis: Redis) -> None:

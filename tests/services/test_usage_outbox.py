@@ -19,23 +19,6 @@ from serve_app.usage import outbox as outbox_module
 from serve_app.usage.keys import OUTBOX
 from serve_app.usage.outbox import Outbox
 
-HOSTILE_NAMES = [
-    "'; DROP TABLE api_usage; --",
-    "<script>alert(1)</script>",
-    '=HYPERLINK("http://evil","x")',
-    "@SUM(1+1)*cmd|' /C calc'!A0",
-    "Ada\0Lovelace",
-    "\0",
-    "",
-    "x" * 300,
-    "\u202eadmin",
-    "עדה لوفلايس",
-    "👩\u200d🔬🔬" * 100,
-    "\ud800 lone \udfff",
-    "line\r\nbreak\ttab\x1b[31m",
-    "{}%s%(name)s$1\\",
-]
-
 
 async def test_an_event_is_one_command(redis: Redis, settings: Settings) -> None:
     outbox = Outbox(redis, settings)
@@ -84,14 +67,6 @@ async def test_figures_tell_what_waits_and_for_how_long(redis: Redis, settings: 
     figures = await outbox.figures()
     assert figures.waiting == 2
     assert 59 < figures.lag_s < 90
-
-
-async def test_recording_goes_on_after_the_scripts_were_forgotten(redis: Redis, settings: Settings) -> None:
-    outbox = Outbox(redis, settings)
-    await outbox.record(usage_event())
-    await redis.script_flush()
-    assert await outbox.record(usage_event())
-    assert await redis.xlen(OUTBOX) == 2
 
 
 async def test_a_redis_that_is_away_is_said_in_our_words(settings: Settings) -> None:
@@ -152,24 +127,6 @@ async def test_full_memory_does_not_stop_the_bookkeeping(redis: Redis, settings:
         assert await outbox.record(usage_event(event_id="e1"))
         await until_settled(redis)
     assert rows(tables, "SELECT event_id FROM api_usage") == [("e1",)]
-
-
-async def test_hostile_names_are_rows_like_any_other(redis: Redis, settings: Settings, tables: str) -> None:
-    outbox = Outbox(redis, settings)
-    for number, name in enumerate(HOSTILE_NAMES):
-        await outbox.record(usage_event(event_id=f"e{number}", username=name, group=name, url_path=f"/{name}"))
-    async with running(redis, settings):
-        await until_settled(redis)
-    stored = dict(rows(tables, "SELECT event_id, username FROM api_usage"))
-    assert len(stored) == len(HOSTILE_NAMES)
-    assert stored["e0"] == HOSTILE_NAMES[0]
-    assert stored["e4"] == "AdaLovelace"
-    assert stored["e5"] == stored["e6"] == "<unknown>"
-    assert len(stored["e7"]) == 250
-    assert stored["e8"] == "admin"
-    assert stored["e9"] == HOSTILE_NAMES[9]
-    assert stored["e11"] == "lone"
-    assert (await outbox.figures()).refused == 0
 
 
 async def test_a_full_outbox_counts_usage_and_still_takes_outcomes(
