@@ -120,3 +120,13 @@ async def until(look: Callable[[], Any], seconds: float = 30) -> Any:
         assert time.monotonic() < deadline, "the awaited condition did not come"
         await asyncio.sleep(POLL_S)
     return found
+
+
+async def recorded_once(service: RunningService, client: Client, ids: list[str]) -> None:
+    """One outcome per job; one usage row per request of this user, of which each submit is one."""
+    outcomes = "SELECT job_id FROM job_outcomes WHERE job_id = ANY(%s) AND status = 'COMPLETED' AND NOT dead"
+    await until(lambda: len(service.rows(outcomes, ids)) >= len(ids))
+    assert sorted(job for (job,) in service.rows(outcomes, ids)) == sorted(ids)
+    submits = "SELECT job_id FROM api_usage WHERE username = %s AND endpoint_type = 'inference'"
+    await until(lambda: len(service.rows(submits, client.user)) >= len(ids))
+    assert sorted(job for (job,) in service.rows(submits, client.user)) == sorted(ids)

@@ -9,7 +9,7 @@ import time
 from benchmark.observed_service import frozen
 from benchmark.scrape import exported
 from running_service import METRICS_TOKEN, MODEL, RunningService
-from service_client import Client, until
+from service_client import Client, recorded_once, until
 
 AT_ONCE_S = 5.0
 METRICS_S = 40.0
@@ -30,12 +30,7 @@ async def test_postgres_away_delays_rows_and_nothing_else(
         await _measured(service, client, at_least=2 * FEW)
     finally:
         await asyncio.to_thread(service.stack.postgres.start)
-    outcomes = "SELECT job_id FROM job_outcomes WHERE job_id = ANY(%s)"
-    await until(lambda: len(service.rows(outcomes, ids)) >= FEW)
-    assert sorted(job for (job,) in service.rows(outcomes, ids)) == sorted(ids)
-    submits = "SELECT job_id FROM api_usage WHERE username = %s AND endpoint_type = 'inference'"
-    await until(lambda: len(service.rows(submits, client.user)) >= FEW)
-    assert sorted(job for (job,) in service.rows(submits, client.user)) == sorted(ids)
+    await recorded_once(service, client, ids)
 
 
 async def _measured(service: RunningService, client: Client, at_least: int) -> None:

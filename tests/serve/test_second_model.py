@@ -37,11 +37,3 @@ async def test_a_sleeping_model_wakes_for_a_job_and_is_served_like_the_first(
 
     await until(lambda: service.replicas(WORDS) == set(), ASLEEP_S)
     assert (await client.get("/health")).json()["status"] == "healthy"
-
-
-async def test_its_parameters_are_checked_by_its_own_schema(client: Client) -> None:
-    refused = await client.post("/api/v1/jobs", json={"model": WORDS, "params": {"txt": TEXT}})
-    assert refused.status_code == 422
-    assert refused.json()["type"].endswith("params-invalid")
-    unknown = await client.post("/api/v1/jobs", json={"model": "word", "params": {"text": TEXT}})
-    assert unknown.status_code == 404

@@ -8,15 +8,12 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx2
 import psutil
-import yaml
 from benchmark.observed_service import frozen
 from running_service import MODEL, WORDS, RunningService
 from service_client import Client, connected, until
 
 from serve_app.contracts import Json
-from serve_app.local.state import password
 
 DEADLINE_S = 60
 DRAIN_S = 20
@@ -67,23 +64,9 @@ async def test_streams_do_not_hold_up_a_gateway_that_is_replaced(servers_folder:
         async with connected(service, "ada") as client:
             events = told(client, await client.submit_text("it has to wait", WORDS))
             assert (await anext(events))["status"] == "PENDING"
-            await asyncio.to_thread(_deploy_another_release, service)
+            await asyncio.to_thread(service.deploy_again, models=[{**homeless, "chunks_per_replica": 2}])
             await until(lambda: service.replicas("gateway") - old, DEADLINE_S)
             begun = time.monotonic()
             assert [job async for job in events] == []
             assert time.monotonic() - begun < DRAIN_S / 2
             await until(lambda: not any(map(psutil.pid_exists, old)), DRAIN_S / 2)
-
-
-def _deploy_another_release(service: RunningService) -> None:
-    """New replicas take the place of the old ones, while the proxy goes on."""
-    config = yaml.safe_load((service.cluster.folder / "serve.yaml").read_text())
-    config["applications"][0]["args"]["models"][0]["chunks_per_replica"] = 2
-    answer = httpx2.put(
-        f"{service.cluster.dashboard_url}/api/serve/applications/",
-        headers={"Authorization": f"Bearer {password(service.cluster.token_file)}"},
-        json=config,
-        timeout=30,
-        trust_env=False,
-    )
-    assert answer.status_code == 200, answer.text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,13 +14,16 @@ import uvicorn
 from described import hold_to_description
 from redis.asyncio import Redis
 from starlette.applications import Starlette
+from waiting import until
 
 from serve_app.connections import connect_redis
 from serve_app.contracts import Failure, Json, ModelCard, Outcome, Output, ReplicaCard, Task
+from serve_app.errors import ReplicaLost
 from serve_app.gateway.application import build_gateway
 from serve_app.gateway.service import Service
 from serve_app.gateway.tokens import principal_of
 from serve_app.images.store import ImageStore
+from serve_app.jobs.limits import MAX_DELIVERIES
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.authority import Authority
 from serve_app.local.issuer import Issuer
@@ -100,14 +102,21 @@ class Running:
         """A job that has ended, whose files were stored as a replica stores them: while it works on it."""
         self.model.open.clear()
         job_id = await self.submit(user, **fields)
-
-        async def claimed() -> Task | None:
-            return next((task for task in self.model.tasks if task.job_id == job_id), None)
-
-        task: Task = await until(claimed)
+        task: Task = await until(lambda: next((task for task in self.model.tasks if task.job_id == job_id), None))
         assert await ImageStore(self.redis, Settings()).put_outputs(job_id, task.token, outputs)
         self.model.open.set()
         await self.ended(job_id, user)
+        return job_id
+
+    async def dead_job(self, user: str = "ada", **fields: str) -> str:
+        """A job that died: every replica that had it was lost. Deliveries before the last are written down."""
+        self.model.open.clear()
+        job_id = await self.submit(user, **fields)
+        await self.redis.hset(f"job:{job_id}", "deliveries", MAX_DELIVERIES - 1)
+        self.model.trouble = ReplicaLost("The replica was killed by signal 9.")
+        self.model.open.set()
+        assert (await self.ended(job_id, user))["problem"]["type"] == "/problems/job-dead"
+        self.model.trouble = None
         return job_id
 
     async def ended(self, job_id: str, user: str = "ada") -> Json:
@@ -174,11 +183,7 @@ async def listening(application: Starlette) -> AsyncIterator[str]:
     config = uvicorn.Config(application, host="127.0.0.1", port=0, lifespan="off", log_level="warning")
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
-
-    async def started() -> bool:
-        return server.started
-
-    await until(started)
+    await until(lambda: server.started)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
@@ -212,20 +217,7 @@ def service_of(gateway: Running) -> Service:
 async def held_back(gateway: Running, count: int = 1) -> None:
     """Return when so many requests wait."""
     service = service_of(gateway)
-
-    async def there() -> bool:
-        return service.waits.taken.total() == count
-
-    await until(there)
-
-
-async def until(look: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """What `look` gives, once it is true; looked for again and again within the deadline."""
-    deadline = time.monotonic() + seconds
-    while not (found := await look()):
-        assert time.monotonic() < deadline, "the awaited condition did not come"
-        await asyncio.sleep(0.02)
-    return found
+    await until(lambda: service.waits.taken.total() == count)
 
 
 def failed(slug: str, detail: str) -> Callable[[Task], Outcome]:

@@ -9,9 +9,6 @@ from typing import Any, Final
 from gateway_parts import PICTURE, Running, as_admin, failed
 from schemathesis import Case
 
-from serve_app.errors import ReplicaLost
-from serve_app.jobs.limits import MAX_DELIVERIES
-
 USER: Final = "root"
 """An admin, who asks for all of it."""
 NOBODY: Final = "0" * 32
@@ -114,14 +111,7 @@ class GoodRequests:
         return {"job_id": job_id}
 
     async def _dead_job(self) -> dict[str, str]:
-        self._gateway.model.open.clear()
-        job_id = await self._gateway.submit(USER)
-        await self._gateway.redis.hset(f"job:{job_id}", "deliveries", MAX_DELIVERIES - 1)
-        self._gateway.model.trouble = ReplicaLost("The replica was killed by signal 9.")
-        self._gateway.model.open.set()
-        await self._gateway.ended(job_id, USER)
-        self._gateway.model.trouble = None
-        return {"job_id": job_id}
+        return {"job_id": await self._gateway.dead_job(USER)}
 
     async def _batch(self) -> dict[str, str]:
         made = await self._gateway.post("/api/v1/batches", USER, json=BATCH)

@@ -160,17 +160,9 @@ async def test_a_large_image_goes_the_whole_way_and_leaves(gateway: Running, buc
     assert file.headers["content-type"] == entry["media_type"] == "image/png"
     assert Image.open(io.BytesIO(file.content)).size == SIZE
     names = {f"outputs/{job['job_id']}/{name}" for name in ("mask.png", "share.txt")}
-
-    async def only_outputs_are_left() -> bool:
-        return set(await bucket.keys("", 1000)) == names
-
-    await until(only_outputs_are_left, 60)
+    await until(lambda: bucket.keys("", 1000), 60, fits=lambda found: set(found) == names)
     await gateway.redis.delete(f"outputs:{job['job_id']}")  # as its time does
-
-    async def nothing_is_left() -> bool:
-        return not await bucket.keys("", 1000)
-
-    await until(nothing_is_left, 60)
+    await until(lambda: bucket.keys("", 1000), 60, fits=lambda found: not found)
 
 
 async def test_outputs_are_their_owners_and_those_listed(gateway: Running) -> None:
@@ -201,19 +193,11 @@ async def test_a_bucket_that_is_killed_costs_no_job(gateway: Running, object_sto
         assert (answer.status_code, answer.json()["type"]) == (503, "/problems/store-unavailable")
         assert int(answer.headers["retry-after"]) > 0
         assert {key for key in await gateway.keys() if key.startswith(("blob:", "job:"))} <= before
-
-        async def it_is_said() -> bool:
-            return str((await parts(gateway))["store"]).startswith("away: ")
-
-        await until(it_is_said, 30)
+        await until(lambda: parts(gateway), 30, fits=lambda found: str(found["store"]).startswith("away: "))
         assert (await gateway.client.get("/readyz?verbose")).json()["store"] == "away"
         assert (await gateway.get("/health")).json()["status"] == "degraded"
         gateway.model.open.set()
-
-        async def it_was_given_back() -> bool:
-            return "image store" in str((await parts(gateway))["models"][CONFIG.name])
-
-        await until(it_was_given_back, 60)
+        await until(lambda: parts(gateway), 60, fits=lambda found: "image store" in str(found["models"][CONFIG.name]))
 
         async def it_waits_as_before() -> bool:
             """The model's door opens now and then for a try, whose claim is given back too."""
@@ -234,11 +218,7 @@ async def test_an_upload_under_way_when_the_bucket_is_killed_leaves_nothing(
     gateway: Running, bucket: Bucket, object_store: SeaweedFS
 ) -> None:
     asking = asyncio.create_task(gateway.post("/api/v1/jobs", files={"image": ("a.png", LARGE)}))
-
-    async def parts_are_sent() -> bool:
-        return bool(await bucket.unfinished())
-
-    await until(parts_are_sent, 30)
+    await until(lambda: bucket.unfinished(), 30)
     object_store.kill()
     try:
         answer = await asking

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Redis
@@ -53,11 +54,15 @@ def card(*, max_batch_size: int = 4, chunks_per_replica: int = 2, wakes_from_zer
     )
 
 
-async def until(true: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> None:
-    """Wait for a condition; a test that needs longer than `seconds` fails."""
-    async with asyncio.timeout(seconds):
-        while not await true():  # noqa: ASYNC110  the condition is in another process or in Redis
-            await asyncio.sleep(0.02)
+@asynccontextmanager
+async def configured(redis: Redis, name: str, value: object) -> AsyncIterator[None]:
+    """While this lasts the server has this setting; afterwards the one from before."""
+    before = (await redis.config_get(name))[name]
+    await redis.config_set(name, value)
+    try:
+        yield
+    finally:
+        await redis.config_set(name, before)
 
 
 async def store_files(store: ImageStore, redis: Redis, job_id: str, outputs: Mapping[str, Output]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from gateway_parts import PICTURE, Running, as_admin, audit_lines, failed, id_of, running_gateway
+from job_help import configured
 from pydantic import SecretStr
 from usage_events import rows, until_settled
 
@@ -18,17 +19,10 @@ from serve_app.gateway.limits.keys import DECISIONS_MAX
 from serve_app.gateway.routes import ROUTES
 from serve_app.local.authority import Authority
 from serve_app.settings import Settings
-from serve_app.usage.migrations import migrate
 
 UNKNOWN = "/api/v1/jobs/2f0c1c1e-8a39-4d4e-9d0a-000000000000"
 BLOCKS, OVERRIDES = "/api/v1/admin/blocks", "/api/v1/admin/overrides"
 NOBODY = "0" * 32
-
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority) as running:
-        yield running
 
 
 @pytest.mark.parametrize(
@@ -135,14 +129,10 @@ async def test_decisions_are_bounded_in_number(gateway: Running) -> None:
 
 
 async def test_a_full_redis_still_takes_a_block(gateway: Running) -> None:
-    memory = (await gateway.redis.config_get("maxmemory"))["maxmemory"]
-    await gateway.redis.config_set("maxmemory", 1)
-    try:
+    async with configured(gateway.redis, "maxmemory", 1):
         block = {"principal_id": id_of(gateway, "ada"), "reason": "Fills the memory."}
         assert (await as_admin(gateway, "POST", BLOCKS, json=block)).status_code == 201
         assert (await gateway.get(UNKNOWN)).status_code == 403
-    finally:
-        await gateway.redis.config_set("maxmemory", memory)
 
 
 async def test_the_queue_and_the_ledger_are_told_by_model(gateway: Running) -> None:
@@ -208,9 +198,8 @@ async def test_actions_and_refusals_are_lines_of_the_audit_log(
 
 
 async def test_actions_are_rows_also_when_postgresql_was_away(
-    settings: Settings, authority: Authority, database: str
+    settings: Settings, authority: Authority, tables: str
 ) -> None:
-    migrate(database)
     away = settings.model_copy(update={"database_url": SecretStr("postgresql://127.0.0.1:1/app")})
     async with running_gateway(away, authority) as gateway:
         ada = id_of(gateway, "ada")
@@ -226,28 +215,28 @@ async def test_actions_are_rows_also_when_postgresql_was_away(
         FROM admin_audit ORDER BY id
     """
     detail = {"name": "Ada", "reason": "Beamtime.", "reads_per_s": 5.0}
-    assert rows(database, query) == [
+    assert rows(tables, query) == [
         ("root", root, "override", ada, detail, "127.0.0.1", "r-2", True),
         ("root", root, "remove-override", ada, None, "127.0.0.1", "r-2", True),
     ]
-    assert rows(database, "SELECT count(*) FROM api_usage WHERE endpoint_type = 'admin'") == [(2,)]
+    assert rows(tables, "SELECT count(*) FROM api_usage WHERE endpoint_type = 'admin'") == [(2,)]
 
 
-async def test_pages_of_configured_origins_may_call(settings: Settings, authority: Authority) -> None:
+@pytest.mark.gateway(cors_allowed_origins=("https://lab.example.org",))
+async def test_pages_of_configured_origins_may_call(gateway: Running) -> None:
     ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,idempotency-key"}
-    async with running_gateway(settings, authority, cors_allowed_origins=("https://lab.example.org",)) as gateway:
-        for origin, status in (("https://lab.example.org", 200), ("https://evil.example.org", 400)):
-            preflight = await gateway.client.options("/api/v1/inference", headers={"Origin": origin, **ask})
-            assert preflight.status_code == status
-            assert (preflight.headers.get("access-control-allow-origin") == origin) == (status == 200)
-        assert preflight.headers["access-control-max-age"] == "43200"
-        assert preflight.headers["access-control-allow-methods"] == "GET, POST, DELETE"
-        headers = {"Origin": "https://lab.example.org", **gateway.bearer()}
-        answer = await gateway.client.get(UNKNOWN, headers=headers)
-        assert answer.headers["access-control-allow-origin"] == "https://lab.example.org"
-        assert "Retry-After" in answer.headers["access-control-expose-headers"]
-        assert "access-control-allow-credentials" not in answer.headers
-        assert await gateway.usage() != []
+    for origin, status in (("https://lab.example.org", 200), ("https://evil.example.org", 400)):
+        preflight = await gateway.client.options("/api/v1/inference", headers={"Origin": origin, **ask})
+        assert preflight.status_code == status
+        assert (preflight.headers.get("access-control-allow-origin") == origin) == (status == 200)
+    assert preflight.headers["access-control-max-age"] == "43200"
+    assert preflight.headers["access-control-allow-methods"] == "GET, POST, DELETE"
+    headers = {"Origin": "https://lab.example.org", **gateway.bearer()}
+    answer = await gateway.client.get(UNKNOWN, headers=headers)
+    assert answer.headers["access-control-allow-origin"] == "https://lab.example.org"
+    assert "Retry-After" in answer.headers["access-control-expose-headers"]
+    assert "access-control-allow-credentials" not in answer.headers
+    assert await gateway.usage() != []
 
 
 async def test_no_page_may_call_unless_it_is_configured(gateway: Running) -> None:

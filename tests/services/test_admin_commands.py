@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 import pytest
 from click.testing import Result
 from gateway_parts import IMAGE_MODEL, Running, listening, running_gateway
-from test_dead_letters import dead_job
 from typer.testing import CliRunner
 
 from serve_app.cli.main import commands
@@ -39,7 +38,7 @@ async def done(*arguments: str, answer: str = "") -> str:
 
 
 async def test_dead_jobs_are_listed_shown_requeued_and_dropped(gateway: Running) -> None:
-    first, second, third = [await dead_job(gateway) for _ in range(3)]
+    first, second, third = [await gateway.dead_job() for _ in range(3)]
     listed = await done("dead", "list")
     assert all(job_id in listed for job_id in (first, second, third))
     assert json.loads(await done("dead", "show", first))["input"]["media_type"] == "image/png"

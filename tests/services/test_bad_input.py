@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import hashlib
-import hmac
-import json
-import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx2
-import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from forged import FAMILIES, Forge
 from gateway_parts import PICTURE, Running, running_gateway
-from jwt.algorithms import RSAAlgorithm
-from jwt.utils import base64url_encode
 
 from serve_app.gateway.routes import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
-from serve_app.gateway.tokens import TOKEN_MAX_BYTES
 from serve_app.local.authority import Authority
 from serve_app.local.issuer import Issuer
 from serve_app.settings import Settings
-from tests import pictures
+from tests.unit.test_images_header import TOO_LARGE, UNREADABLE, UNSUPPORTED
 
 IMAGE_MAX_BYTES = 256 * 1024
 UNKNOWN_ID = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
-ATTACKER = rsa.generate_private_key(65537, 2048)
 
 Parts = dict[str, Any]
 
@@ -67,20 +58,11 @@ def case(name: str, status: int, slug: str, path: str = "/api/v1/jobs", method: 
     return Case(name, status, slug, lambda _: parts, method, path)
 
 
-def upload(data: bytes, name: str = "a.png", **fields: str) -> Parts:
-    return {"files": {"image": (name, data)}, "data": fields}
+def upload(data: bytes, **fields: str) -> Parts:
+    return {"files": {"image": ("a.png", data)}, "data": fields}
 
 
 # ------------------------------------------------------------------------------------------------------------- tokens
-
-
-def signed(world: World, header: Parts, key: Any = None, algorithm: str = "RS256", **claims: Any) -> Parts:
-    """A token of `claims` signed with `key`, by default the issuer's own."""
-    now = int(time.time())
-    payload = {"iss": world.issuer.url, "sub": "eve", "aud": "sem-image-classifier", "exp": now + 600}
-    current = world.issuer.keys.current
-    header = {name: value for name, value in {"kid": current.id, "typ": "at+jwt", **header}.items() if value}
-    return bearer(jwt.encode({**payload, **claims}, key or current.private, algorithm, header))
 
 
 def bearer(token: str) -> Parts:
@@ -91,68 +73,21 @@ def minted(header: Parts | None = None, **claims: Any) -> Callable[[World], Part
     return lambda world: bearer(world.issuer.mint("eve", header=header, **claims))
 
 
-def unsigned(world: World) -> Parts:
-    head = base64url_encode(b'{"alg":"none","kid":"x"}').decode()
-    return bearer(f"{head}.{world.issuer.mint('eve').split('.')[1]}.")
-
-
-def signed_with_public_key_as_secret(world: World) -> Parts:
-    """The classic confusion: HS256, keyed with what everybody may read (RFC 8725 section 2.1)."""
-    current = world.issuer.keys.current
-    secret = current.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    head = base64url_encode(json.dumps({"alg": "HS256", "typ": "at+jwt", "kid": current.id}).encode())
-    body = world.issuer.mint("eve").split(".")[1].encode()
-    signature = hmac.new(secret, head + b"." + body, hashlib.sha256).digest()
-    return bearer(b".".join((head, body, base64url_encode(signature))).decode())
-
-
-def tampered(world: World) -> Parts:
-    head, body, signature = world.issuer.mint("eve").split(".")
-    claims = json.loads(jwt.utils.base64url_decode(body))
-    return bearer(".".join((head, base64url_encode(json.dumps({**claims, "sub": "ada"}).encode()).decode(), signature)))
+def forged(forge: Forge, world: World) -> Parts:
+    return {"headers": [(b"Authorization", forge(world.issuer))]}
 
 
 def token_case(name: str, parts: Callable[[World], Parts], slug: str = "token-invalid") -> Case:
     return Case(name, 401, slug, parts, "GET", f"/api/v1/jobs/{UNKNOWN_ID}")
 
 
-PUBLIC = json.loads(RSAAlgorithm.to_jwk(ATTACKER.public_key()))
-TOKENS = [
-    token_case("no token", lambda _: {"headers": {"Authorization": ""}}, "token-missing"),
-    token_case("another scheme", lambda _: {"headers": {"Authorization": "Basic YTpi"}}, "token-missing"),
-    token_case("an empty token", lambda _: {"headers": {"Authorization": "Bearer "}}, "token-missing"),
-    token_case("two tokens", lambda _: {"headers": [("Authorization", "Bearer a.b.c"), ("Authorization", "Bearer d")]}),
-    token_case("garbage", lambda _: bearer("x.y.z")),
-    token_case("one part", lambda _: bearer("x" * 100)),
-    token_case("not ASCII", lambda _: {"headers": {b"Authorization": b"Bearer \xe9.\xe9.\xe9"}}),
-    token_case("deep JSON", lambda _: bearer(base64url_encode(b"[" * 9000).decode() + ".e30.e30")),
-    token_case("too large", minted(padding="x" * TOKEN_MAX_BYTES)),
-    token_case("no signature", unsigned),
-    token_case("public key as secret", signed_with_public_key_as_secret),
-    token_case("changed claims", tampered),
-    token_case("another algorithm", lambda world: signed(world, {}, algorithm="RS512")),
-    token_case("expired", minted(exp=int(time.time()) - 60)),
-    token_case("not valid yet", minted(nbf=int(time.time()) + 600)),
-    token_case("issued at no time", minted(iat="soon")),
-    token_case("endless", minted(exp=None)),
-    token_case("an expiry that is no number", minted(exp="soon")),
-    token_case("another audience", minted(aud="someone-else")),
-    token_case("no audience", minted(aud=None)),
-    token_case("another issuer", minted(iss="http://elsewhere.invalid/default")),
-    token_case("no issuer", minted(iss=None)),
-    token_case("no subject", minted(sub=None)),
-    token_case("an empty subject", minted(sub=" ")),
-    token_case("a subject that is no text", lambda world: signed(world, {}, sub=7)),
-    token_case("no key named, signed by a stranger", lambda world: signed(world, {"kid": None}, ATTACKER)),
-    token_case("an unknown key", minted(header={"kid": "unknown"})),
-    token_case("a stranger's key under a known id", lambda world: signed(world, {}, ATTACKER)),
-    token_case("brings its own key", lambda world: signed(world, {"jwk": PUBLIC}, ATTACKER)),
-    token_case("says where its key is", lambda world: signed(world, {"jku": "http://127.0.0.1:9/"}, ATTACKER)),
-    token_case("a critical extension", minted(header={"crit": ["exp"]})),
-    token_case("an ID token", minted(header={"typ": "JWT"}, nonce="n", at_hash="h")),
-    token_case("an ID token by its use", minted(token_use="id")),
-    token_case("an ID token by its type", minted(header={"typ": "JWT"}, typ="ID")),
-    token_case("a logout token", minted(header={"typ": "logout+jwt"})),
+TWO = [("Authorization", "Bearer a.b.c"), ("Authorization", "Bearer d")]
+TOKENS = [  # one of each family; test_hostile_tokens.py sends all of them
+    token_case("two tokens", lambda _: {"headers": TWO}),
+    *(
+        token_case(name, partial(forged, forges[0]), "token-missing" if name == "another scheme" else "token-invalid")
+        for name, forges in FAMILIES.items()
+    ),
 ]
 
 # ------------------------------------------------------------------------------------------------------------- bodies
@@ -174,13 +109,7 @@ BODIES = [
         content=gzip.compress(b"{}"),
         headers={**JSON, "Content-Encoding": "gzip"},
     ),
-    case("broken JSON", 400, "body-invalid", content=b'{"image_url":', headers=JSON),
     case("a JSON list", 400, "body-invalid", json=[URL]),
-    case("deep JSON", 400, "body-invalid", content=b'{"a":' * 10_000, headers=JSON),
-    case("not a number", 400, "body-invalid", content=b'{"params":{"a":NaN}}', headers=JSON),
-    case("a number beyond all", 400, "body-invalid", content=b'{"params":{"a":[-1e999]}}', headers=JSON),
-    case("a giant number", 400, "body-invalid", content=b'{"params":{"a":%b}}' % (b"9" * 5000), headers=JSON),
-    case("half a character", 400, "body-invalid", content=b'{"params":{"a":"\\ud800"}}', headers=JSON),
     case("not UTF-8", 400, "body-invalid", content=b'{"a":"\xff"}', headers=JSON),
     case("long JSON", 413, "body-too-large", json={"image_url": URL, "params": {"a": "x" * 70_000}}),
     case("an unknown field", 400, "body-invalid", json={"image_url": URL, "imgae": 1}),
@@ -253,42 +182,17 @@ BODIES = [
 # ------------------------------------------------------------------------------------------------------------- images
 
 
-def image_case(name: str, status: int, slug: str, data: bytes, file: str = "a.png") -> Case:
-    return case(name, status, slug, "/api/v1/inference", **upload(data, file))
+def image_case(name: str, status: int, slug: str, data: bytes) -> Case:
+    return case(name, status, slug, "/api/v1/inference", **upload(data))
 
 
-UNSUPPORTED = (415, "image-type-unsupported")
-TYPES = [
-    image_case("text", *UNSUPPORTED, b"not an image at all, whatever its name says", "a.png"),
-    image_case("PDF", *UNSUPPORTED, b"%PDF-1.7\n" + b"x" * 100, "a.jpg"),
-    image_case("SVG", *UNSUPPORTED, b'<svg xmlns="http://www.w3.org/2000/svg"/>', "a.tif"),
-    image_case("HTML", *UNSUPPORTED, b"<!doctype html><script>1</script>", "a.gif"),
-    image_case("ZIP", *UNSUPPORTED, b"PK\x03\x04" + bytes(100)),
-    image_case("program", *UNSUPPORTED, b"\x7fELF\x02\x01\x01" + bytes(100)),
-    image_case("HEIC", *UNSUPPORTED, b"\x00\x00\x00\x18ftypheic" + bytes(100)),
-    image_case("JPEG 2000", *UNSUPPORTED, b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(100)),
-    image_case("Windows icon", *UNSUPPORTED, b"\x00\x00\x01\x00" + bytes(100)),
-    image_case("FITS", *UNSUPPORTED, b"SIMPLE  =                    T" + b" " * 2900),
-    image_case("PostScript", *UNSUPPORTED, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n"),
-    image_case("nothing", 422, "image-unreadable", b""),
-]
+TYPES = [image_case(name, 415, "image-type-unsupported", data) for name, data in UNSUPPORTED.items()]
 SIZES = [
-    image_case("a PNG bomb", 413, "image-too-large", pictures.png_claiming(50_000, 50_000)),
-    image_case("a JPEG bomb", 413, "image-too-large", pictures.jpeg_claiming(65_500, 65_500)),
-    image_case("a TIFF bomb", 413, "image-too-large", pictures.tiff_deflated(40_000, 40_000, bytes(100_000))),
-    image_case(
-        "a BMP bomb",
-        413,
-        "image-too-large",
-        b"BM" + struct.pack("<IHHIIiiHHIIIIII", 1 << 20, 0, 0, 54, 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0),
-    ),
-    image_case("an unfinished TIFF", 422, "image-unreadable", b"II*\x00" + bytes(1000)),
-    image_case("a TIFF without its end", 422, "image-unreadable", b"MM\x00*\x00\x10\x00\x00" + bytes(1000)),
-    image_case("no width", 422, "image-unreadable", pictures.png_claiming(0, 5)),
-    image_case("half a header", 422, "image-unreadable", PICTURE[:20]),
-    image_case("half a JPEG", 422, "image-unreadable", b"\xff\xd8\xff\xe0\x00"),
-    image_case(
-        "a TIFF that goes in circles", 422, "image-unreadable", b"II*\x00\x08\x00\x00\x00\x00\x00\x08\x00\x00\x00"
+    *(image_case(name, 413, "image-too-large", data) for name, data in TOO_LARGE.items()),
+    *(
+        image_case(name, 422, "image-unreadable", data)
+        for name, data in UNREADABLE.items()
+        if len(data) < IMAGE_MAX_BYTES
     ),
     image_case("a large file", 413, "image-too-large", PICTURE + bytes(IMAGE_MAX_BYTES)),
     image_case("a large body", 413, "body-too-large", PICTURE + bytes(IMAGE_MAX_BYTES + 1_100_000)),

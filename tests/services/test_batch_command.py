@@ -11,19 +11,13 @@ from pathlib import Path
 
 import click
 import pytest
-from gateway_parts import PICTURE, RESULT, Running, listening, running_gateway
+from gateway_parts import PICTURE, RESULT, Running, listening
 from typer.testing import CliRunner
 
 from serve_app.cli.main import commands
 from serve_app.client.batches import ITEMS_MAX, split
-from serve_app.local.authority import Authority
-from serve_app.settings import Settings
 
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority, rate_submits_per_s=1000.0) as running:
-        yield running
+pytestmark = pytest.mark.gateway(rate_submits_per_s=1000.0)
 
 
 @pytest.fixture

@@ -84,11 +84,7 @@ async def test_a_killed_gateway_leaves_its_items_to_others(
         web.open.set()
         monkeypatch.setattr(fetcher, "AT_ONCE", 4)
         async with running_gateway(settings, authority, image_url_private_hosts=(host,), **RATES) as second:
-
-            async def all_ended() -> bool:
-                return bool((await counts(second, batch_id))["completed"] == ITEMS)
-
-            await until(all_ended, 60)
+            await until(lambda: counts(second, batch_id), 60, fits=lambda found: found["completed"] == ITEMS)
             ledger = await second.redis.hgetall(f"ledger:{IMAGE_MODEL.name}")
             assert (ledger[b"accepted"], ledger[b"completed"]) == (b"%d" % ITEMS, b"%d" % ITEMS)
             assert await second.redis.get("fetches") == b"0"

@@ -22,12 +22,6 @@ from serve_app.settings import Settings
 
 
 @pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority) as running:
-        yield running
-
-
-@pytest.fixture
 async def client(gateway: Running) -> AsyncIterator[ServiceClient]:
     async with listening(gateway.application) as url:
         with ServiceClient(url, gateway.issuer.mint("ada")) as client:

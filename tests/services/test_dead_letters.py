@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from gateway_parts import IMAGE_MODEL, PICTURE, Running, as_admin, id_of, running_gateway
+from gateway_parts import IMAGE_MODEL, PICTURE, Running, as_admin, id_of
+from job_help import configured
 from redis.asyncio import Redis
 
 from serve_app.contracts import Json
-from serve_app.errors import ReplicaLost
 from serve_app.jobs.limits import MAX_DELIVERIES
 from serve_app.jobs.records import Ledger
 from serve_app.jobs.tracker import Tracker
-from serve_app.local.authority import Authority
 from serve_app.settings import Settings
 
 DEAD = "/api/v1/admin/dead"
 MODEL = IMAGE_MODEL.name
 UNKNOWN = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
-
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority, queue_max_jobs=3) as running:
-        yield running
-
-
-async def dead_job(gateway: Running, user: str = "ada") -> str:
-    """A job of this user that died: every replica that had it was lost. Deliveries before the last are written down."""
-    gateway.model.open.clear()
-    job_id = await gateway.submit(user)
-    await gateway.redis.hset(f"job:{job_id}", "deliveries", MAX_DELIVERIES - 1)
-    gateway.model.trouble = ReplicaLost("The replica was killed by signal 9.")
-    gateway.model.open.set()
-    assert (await gateway.ended(job_id, user))["problem"]["type"] == "/problems/job-dead"
-    gateway.model.trouble = None
-    return job_id
+pytestmark = pytest.mark.gateway(queue_max_jobs=3)
 
 
 async def ledger(gateway: Running, settings: Settings) -> Ledger:
@@ -52,7 +33,7 @@ async def audited(redis: Redis) -> list[tuple[str, str]]:
 
 
 async def test_an_admin_sees_why_a_job_died_and_nothing_of_its_image(gateway: Running) -> None:
-    job_id = await dead_job(gateway)
+    job_id = await gateway.dead_job()
     listed = (await as_admin(gateway, "GET", DEAD)).json()
     assert listed["next_cursor"] is None
     [row] = listed["data"]
@@ -67,7 +48,7 @@ async def test_an_admin_sees_why_a_job_died_and_nothing_of_its_image(gateway: Ru
 
 
 async def test_a_requeued_job_runs_again_from_the_beginning(gateway: Running, settings: Settings) -> None:
-    job_id = await dead_job(gateway)
+    job_id = await gateway.dead_job()
     answer = await as_admin(gateway, "POST", f"{DEAD}/{job_id}/requeue")
     assert (answer.status_code, answer.json()) == (202, {"job_id": job_id, "status": "PENDING", "run": 2})
     job = await gateway.ended(job_id)
@@ -83,7 +64,7 @@ async def test_a_requeued_job_runs_again_from_the_beginning(gateway: Running, se
 
 
 async def test_a_dropped_job_is_gone_for_everybody_and_still_counted(gateway: Running, settings: Settings) -> None:
-    job_id = await dead_job(gateway)
+    job_id = await gateway.dead_job()
     assert (await as_admin(gateway, "DELETE", f"{DEAD}/{job_id}")).status_code == 204
     for path in (f"/api/v1/jobs/{job_id}", f"/api/v1/jobs/{job_id}/result"):
         assert (await gateway.get(path)).status_code == 404
@@ -109,7 +90,7 @@ async def test_only_dead_jobs_are_found(gateway: Running, method: str, ending: s
 
 
 async def test_of_many_requeues_at_once_one_takes_effect(gateway: Running, settings: Settings) -> None:
-    job_id = await dead_job(gateway)
+    job_id = await gateway.dead_job()
     path = f"{DEAD}/{job_id}/requeue"
     answers = await asyncio.gather(*(as_admin(gateway, "POST", path) for _ in range(8)))
     assert sorted(answer.status_code for answer in answers) == [202] + [404] * 7
@@ -117,7 +98,7 @@ async def test_of_many_requeues_at_once_one_takes_effect(gateway: Running, setti
 
 
 async def test_a_requeue_is_refused_where_a_submit_would_be(gateway: Running, settings: Settings) -> None:
-    job_id = await dead_job(gateway)
+    job_id = await gateway.dead_job()
     gateway.model.open.clear()
     for _ in range(3):
         await gateway.submit()
@@ -130,7 +111,7 @@ async def test_a_requeue_is_refused_where_a_submit_would_be(gateway: Running, se
 
 
 async def test_a_job_whose_input_is_gone_is_not_requeued(gateway: Running, settings: Settings) -> None:
-    job_id = await dead_job(gateway)
+    job_id = await gateway.dead_job()
     await gateway.redis.delete(f"blob:{job_id}")
     assert (await as_admin(gateway, "GET", f"{DEAD}/{job_id}")).json()["input"]["kept"] is False
     answer = await as_admin(gateway, "POST", f"{DEAD}/{job_id}/requeue")
@@ -140,21 +121,17 @@ async def test_a_job_whose_input_is_gone_is_not_requeued(gateway: Running, setti
 
 
 async def test_a_full_redis_refuses_a_requeue_and_takes_a_drop(gateway: Running) -> None:
-    job_id = await dead_job(gateway)
-    memory = (await gateway.redis.config_get("maxmemory"))["maxmemory"]
-    await gateway.redis.config_set("maxmemory", 1)
-    try:
+    job_id = await gateway.dead_job()
+    async with configured(gateway.redis, "maxmemory", 1):
         answer = await as_admin(gateway, "POST", f"{DEAD}/{job_id}/requeue")
         assert (answer.status_code, answer.json()["type"]) == (503, "/problems/store-full")
         assert (await as_admin(gateway, "GET", f"{DEAD}/{job_id}")).status_code == 200
         assert (await as_admin(gateway, "DELETE", f"{DEAD}/{job_id}")).status_code == 204
-    finally:
-        await gateway.redis.config_set("maxmemory", memory)
 
 
 async def test_pages_hold_every_dead_job_once_the_newest_first(gateway: Running) -> None:
     """Three of them died in the same millisecond."""
-    jobs = sorted([await dead_job(gateway) for _ in range(5)], reverse=True)
+    jobs = sorted([await gateway.dead_job() for _ in range(5)], reverse=True)
     ends = dict(zip(jobs, (1900, 1700, 1700, 1700, 1600), strict=True))
     for job_id, at in ends.items():
         await gateway.redis.zadd(f"dead:{MODEL}", {job_id: at})
@@ -192,7 +169,7 @@ async def test_a_query_that_does_not_fit_is_refused(gateway: Running, query: str
 
 async def test_a_requeued_job_waits_since_its_requeue(gateway: Running, settings: Settings) -> None:
     """A job that died days ago must not look as if it had waited for days."""
-    job_id = await dead_job(gateway)
+    job_id = await gateway.dead_job()
     await gateway.redis.hset(f"job:{job_id}", "submitted_at", 1)
     tracker = Tracker(gateway.redis, settings)
     gateway.model.open.clear()

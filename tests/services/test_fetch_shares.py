@@ -77,11 +77,7 @@ async def test_one_slow_server_holds_back_its_user_alone(settings: Settings, aut
     ):
         hung = {"image_url": f"{server.url}/hung/ada"}
         asks = [asyncio.create_task(gateway.post("/api/v1/jobs", "ada", json=hung)) for _ in range(20)]
-
-        async def held() -> bool:
-            return server.hanging["ada"] == FETCHES_MAX_PER_USER
-
-        await until(held)
+        await until(lambda: server.hanging["ada"] == FETCHES_MAX_PER_USER)
         begun = time.monotonic()
         for user in ("bob", "eve"):
             answer = await gateway.post("/api/v1/jobs", user, json={"image_url": f"{server.url}/good"})
@@ -100,11 +96,7 @@ async def test_a_batch_of_slow_urls_holds_back_its_user_alone(settings: Settings
     ):
         slow = {"items": [{"image_url": f"{server.url}/hung/ada"} for _ in range(40)]}
         assert (await gateway.post("/api/v1/batches", "ada", json=slow)).status_code == 202
-
-        async def held() -> bool:
-            return server.hanging["ada"] == AT_ONCE_PER_USER
-
-        await until(held)
+        await until(lambda: server.hanging["ada"] == AT_ONCE_PER_USER)
         good = {"items": [{"image_url": f"{server.url}/good"} for _ in range(40)]}
         batch_id = (await gateway.post("/api/v1/batches", "bob", json=good)).json()["batch_id"]
 

@@ -42,17 +42,11 @@ from serve_app.images.header import ImageHeader, inspect
 from serve_app.images.inputs import keep_input
 from serve_app.local.authority import Authority
 from serve_app.settings import Settings
-from serve_app.usage.migrations import migrate
 from serve_app.usage.outcomes import Outcomes
 
 BATCHES = "/api/v1/batches"
 RATES: dict[str, Any] = {"rate_submits_per_s": 1000.0, "rate_reads_per_s": 10_000.0, "rate_house_reads_per_s": 10_000.0}
-
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority, **RATES) as running:
-        yield running
+pytestmark = pytest.mark.gateway(**RATES)
 
 
 def files(*pictures: bytes) -> list[tuple[str, tuple[str, bytes]]]:
@@ -189,11 +183,7 @@ async def test_a_fault_of_the_service_refuses_no_url(
         hosts = (web.removeprefix("http://"),)
         async with running_gateway(settings, authority, image_url_private_hosts=hosts, **RATES) as gateway:
             batch = (await gateway.post(BATCHES, json={"items": [{"image_url": f"{web}/good"}]})).json()
-
-            async def counted() -> bool:
-                return bool(await gateway.redis.hexists(f"items:{batch['batch_id']}", "0:faults"))
-
-            await until(counted)
+            await until(lambda: gateway.redis.hexists(f"items:{batch['batch_id']}", "0:faults"))
             await gateway.redis.zadd("fetching", {f"{batch['batch_id']}/0": 0})  # its time is over
             assert (await ended(gateway, batch["batch_id"]))["counts"]["completed"] == 1
 
@@ -253,14 +243,12 @@ async def test_a_cancelled_batch_has_ended_and_can_be_removed(gateway: Running) 
     assert (await gateway.get(BATCHES)).json()["data"] == []
 
 
-async def test_a_queue_without_room_for_all_refuses_the_batch_and_keeps_nothing(
-    settings: Settings, authority: Authority
-) -> None:
-    async with running_gateway(settings, authority, queue_max_jobs=2, **RATES) as gateway:
-        before = await gateway.keys()
-        answer = await send(gateway, PICTURE, PICTURE, PICTURE)
-        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/queue-full")
-        assert await gateway.keys() == before
+@pytest.mark.gateway(queue_max_jobs=2)
+async def test_a_queue_without_room_for_all_refuses_the_batch_and_keeps_nothing(gateway: Running) -> None:
+    before = await gateway.keys()
+    answer = await send(gateway, PICTURE, PICTURE, PICTURE)
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/queue-full")
+    assert await gateway.keys() == before
 
 
 async def test_images_of_a_batch_are_stored_some_at_a_time(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,27 +281,22 @@ async def test_without_room_for_one_image_none_of_the_batch_stays(
     monkeypatch.setattr(accept, "keep_input", keep_ten)
     refused = await send(gateway, *[PICTURE] * 20)
     assert (refused.status_code, refused.json()["type"]) == (503, "/problems/store-full")
-
-    async def nothing_stays() -> bool:
-        return await gateway.redis.keys("blob:*") == []
-
-    await until(nothing_stays)
+    await until(lambda: gateway.redis.keys("blob:*"), fits=lambda found: found == [])
     assert (left, await accepted(gateway)) == ([], 0)
 
 
-async def test_a_batch_counts_as_its_items(settings: Settings, authority: Authority) -> None:
-    changes: Json = {**RATES, "rate_submits_per_s": 2.0, "quota_submits_per_day": 12}
-    async with running_gateway(settings, authority, **changes) as gateway:
-        before = await gateway.keys()
-        answer = await send(gateway, *[PICTURE] * 13)
-        assert (answer.status_code, answer.json()["type"]) == (429, "/problems/rate-limited")
-        assert {name for name in await gateway.keys() - before if not name.startswith("quota:")} == set()
-        answer = await send(gateway, *[PICTURE] * 12)  # the refused request counts for the rate alone
-        assert answer.status_code == 202, answer.text
-        assert 'r=0;t=7, "submits-per-day";r=0' in answer.headers["ratelimit"]
-        answer = await gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE)})
-        assert (answer.status_code, int(answer.headers["retry-after"]) > 1) == (429, True)
-        assert (await send(gateway, PICTURE, user="bob")).status_code == 202
+@pytest.mark.gateway(rate_submits_per_s=2.0, quota_submits_per_day=12)
+async def test_a_batch_counts_as_its_items(gateway: Running) -> None:
+    before = await gateway.keys()
+    answer = await send(gateway, *[PICTURE] * 13)
+    assert (answer.status_code, answer.json()["type"]) == (429, "/problems/rate-limited")
+    assert {name for name in await gateway.keys() - before if not name.startswith("quota:")} == set()
+    answer = await send(gateway, *[PICTURE] * 12)  # the refused request counts for the rate alone
+    assert answer.status_code == 202, answer.text
+    assert 'r=0;t=7, "submits-per-day";r=0' in answer.headers["ratelimit"]
+    answer = await gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE)})
+    assert (answer.status_code, int(answer.headers["retry-after"]) > 1) == (429, True)
+    assert (await send(gateway, PICTURE, user="bob")).status_code == 202
 
 
 @pytest.mark.parametrize(
@@ -402,26 +385,21 @@ def test_a_result_of_an_unknown_form_is_one_column() -> None:
     assert Table({}).row(item) == '0,a,j,COMPLETED,,,"{""a"": 1}"\r\n'
 
 
-async def test_results_outlive_the_records_of_their_jobs(
-    settings: Settings, authority: Authority, database: str
-) -> None:
-    migrate(database)
-    async with running_gateway(settings, authority, **RATES) as gateway:
-        batch = (await send(gateway, PICTURE, PICTURE, PICTURE)).json()
-        before = (await ended(gateway, batch["batch_id"])) and await lines(gateway, batch["batch_id"])
-        ids = [item["job_id"] for item in batch["items"]]
-        await until(partial(stored_outcomes, database, ids))
-        await gateway.redis.delete(*(f"job:{one}" for one in ids))
-        assert await lines(gateway, batch["batch_id"]) == before
-        assert [one["result"] for one in before] == [RESULT] * 3
-        assert (await gateway.get(batch["links"]["self"])).json()["counts"]["completed"] == 3
+async def test_results_outlive_the_records_of_their_jobs(tables: str, gateway: Running) -> None:
+    batch = (await send(gateway, PICTURE, PICTURE, PICTURE)).json()
+    before = (await ended(gateway, batch["batch_id"])) and await lines(gateway, batch["batch_id"])
+    ids = [item["job_id"] for item in batch["items"]]
+    await until(partial(stored_outcomes, tables, ids))
+    await gateway.redis.delete(*(f"job:{one}" for one in ids))
+    assert await lines(gateway, batch["batch_id"]) == before
+    assert [one["result"] for one in before] == [RESULT] * 3
+    assert (await gateway.get(batch["links"]["self"])).json()["counts"]["completed"] == 3
 
 
 async def test_results_of_a_large_batch_that_have_expired_are_one_query(
-    settings: Settings, authority: Authority, database: str, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: Authority, tables: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """500 items: none is counted more than once, whatever the number of pieces."""
-    migrate(database)
     queries: list[int] = []
     execute = psycopg.AsyncConnection.execute
 
@@ -440,7 +418,7 @@ async def test_results_of_a_large_batch_that_have_expired_are_one_query(
         assert [one["result"] for one in found] == [item["params"] for item in items]
         assert (queries, cost) == ([], 2 * len(items))
         ids = [one["job_id"] for one in found]
-        await until(partial(stored_outcomes, database, ids))
+        await until(partial(stored_outcomes, tables, ids))
         await gateway.redis.delete(*(f"job:{one}" for one in ids[1:]))
         cost, again = await cost_of_results(gateway, batch_id)
         assert again == found
@@ -450,15 +428,14 @@ async def test_results_of_a_large_batch_that_have_expired_are_one_query(
 
 
 async def test_results_that_expire_while_they_are_read_are_in_the_answer(
-    settings: Settings, authority: Authority, database: str, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: Authority, tables: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    migrate(database)
     monkeypatch.setattr(results, "PIECE_ITEMS", 1)
     async with running_gateway(settings, authority, **RATES) as gateway:
         batch = (await send(gateway, PICTURE, PICTURE, PICTURE)).json()
         await ended(gateway, batch["batch_id"])
         ids = [item["job_id"] for item in batch["items"]]
-        await until(partial(stored_outcomes, database, ids))
+        await until(partial(stored_outcomes, tables, ids))
         await gateway.redis.delete(f"job:{ids[0]}")
         look = Outcomes.results
 
@@ -471,22 +448,18 @@ async def test_results_that_expire_while_they_are_read_are_in_the_answer(
         assert [one["result"] for one in await lines(gateway, batch["batch_id"])] == [RESULT] * 3
 
 
-async def test_results_that_have_expired_are_held_by_a_user_up_to_a_share(
-    settings: Settings, authority: Authority, database: str
-) -> None:
-    migrate(database)
-    async with running_gateway(settings, authority, **RATES) as gateway:
-        batch = (await send(gateway, PICTURE)).json()
-        await ended(gateway, batch["batch_id"])
-        ids = [item["job_id"] for item in batch["items"]]
-        await until(partial(stored_outcomes, database, ids))
-        await gateway.redis.delete(*(f"job:{one}" for one in ids))
-        held = service_of(gateway).older_results
-        with held.share(id_of(gateway, "ada")) as share:
-            share.reach(service.OLDER_RESULTS_MAX_BYTES // 2)
-            refused = await gateway.get(batch["links"]["results"])
-            assert (refused.status_code, refused.json()["type"]) == (503, "/problems/usage-unavailable")
-        assert [one["result"] for one in await lines(gateway, batch["batch_id"])] == [RESULT]
+async def test_results_that_have_expired_are_held_by_a_user_up_to_a_share(tables: str, gateway: Running) -> None:
+    batch = (await send(gateway, PICTURE)).json()
+    await ended(gateway, batch["batch_id"])
+    ids = [item["job_id"] for item in batch["items"]]
+    await until(partial(stored_outcomes, tables, ids))
+    await gateway.redis.delete(*(f"job:{one}" for one in ids))
+    held = service_of(gateway).older_results
+    with held.share(id_of(gateway, "ada")) as share:
+        share.reach(service.OLDER_RESULTS_MAX_BYTES // 2)
+        refused = await gateway.get(batch["links"]["results"])
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/usage-unavailable")
+    assert [one["result"] for one in await lines(gateway, batch["batch_id"])] == [RESULT]
 
 
 async def stored_outcomes(database: str, ids: Sequence[str]) -> bool:
@@ -530,41 +503,30 @@ async def test_results_that_are_not_taken_in_time_break_off(
     assert "were not taken within 0 seconds" in caplog.text
 
 
-async def test_a_removed_batch_leaves_no_result_behind_whose_record_had_expired(
-    settings: Settings, authority: Authority, database: str
-) -> None:
-    migrate(database)
-    async with running_gateway(settings, authority, **RATES) as gateway:
-        answer, gateway.model.answer = gateway.model.answer, failed("model-rejected", "no")
-        batch = (await send(gateway, PICTURE, PICTURE)).json()
-        await ended(gateway, batch["batch_id"])
-        gateway.model.answer = answer
-        first, second = (item["job_id"] for item in batch["items"])
-        assert (await gateway.post(f"/api/v1/jobs/{first}/retry")).status_code == 202
-        assert (await gateway.ended(first))["status"] == "COMPLETED"  # its second run
-        await ended(gateway, batch["batch_id"])
+async def test_a_removed_batch_leaves_no_result_behind_whose_record_had_expired(tables: str, gateway: Running) -> None:
+    answer, gateway.model.answer = gateway.model.answer, failed("model-rejected", "no")
+    batch = (await send(gateway, PICTURE, PICTURE)).json()
+    await ended(gateway, batch["batch_id"])
+    gateway.model.answer = answer
+    first, second = (item["job_id"] for item in batch["items"])
+    assert (await gateway.post(f"/api/v1/jobs/{first}/retry")).status_code == 202
+    assert (await gateway.ended(first))["status"] == "COMPLETED"  # its second run
+    await ended(gateway, batch["batch_id"])
 
-        async def rows() -> list[tuple[str, int, bool, bool]]:
-            with psycopg.connect(database) as connection:
-                found = "SELECT job_id, run, result IS NULL, removed_at IS NULL FROM job_outcomes"
-                return sorted(connection.execute(found))
+    async def rows() -> list[tuple[str, int, bool, bool]]:
+        with psycopg.connect(tables) as connection:
+            found = "SELECT job_id, run, result IS NULL, removed_at IS NULL FROM job_outcomes"
+            return sorted(connection.execute(found))
 
-        async def stored() -> bool:
-            return len(await rows()) == 3
-
-        await until(stored)
-        await gateway.redis.delete(f"job:{first}")
-        result = f"/api/v1/jobs/{first}/result"
-        assert (await gateway.get(result)).status_code == 200
-        removed = await gateway.client.delete(batch["links"]["self"], headers=gateway.bearer())
-        assert removed.status_code == 204
-        assert (await gateway.get(result)).status_code == 404
-
-        async def forgotten() -> bool:
-            return {row[2:] for row in await rows()} == {(True, False)}
-
-        await until(forgotten)
-        assert [row[:2] for row in await rows()] == sorted([(first, 1), (first, 2), (second, 1)])
+    await until(lambda: rows(), fits=lambda found: len(found) == 3)
+    await gateway.redis.delete(f"job:{first}")
+    result = f"/api/v1/jobs/{first}/result"
+    assert (await gateway.get(result)).status_code == 200
+    removed = await gateway.client.delete(batch["links"]["self"], headers=gateway.bearer())
+    assert removed.status_code == 204
+    assert (await gateway.get(result)).status_code == 404
+    await until(lambda: rows(), fits=lambda found: {row[2:] for row in found} == {(True, False)})
+    assert [row[:2] for row in await rows()] == sorted([(first, 1), (first, 2), (second, 1)])
 
 
 @pytest.mark.parametrize("query", ["", "?format=csv"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import httpx2
@@ -27,10 +26,9 @@ WORDS = {"model": "words", "params": {"text": "one two"}}
 
 
 @pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority) as running:
-        running.model.open.clear()
-        yield running
+async def gateway(gateway: Running) -> Running:
+    gateway.model.open.clear()
+    return gateway
 
 
 @pytest.fixture
@@ -58,11 +56,7 @@ async def test_events_that_the_outbox_cannot_take_now_change_no_answer_and_come_
     await gateway.redis.set("outbox", "not a stream: every event meets WRONGTYPE")
     assert (await gateway.post("/api/v1/jobs", json=WORDS)).status_code == 202
     await gateway.redis.delete("outbox")
-
-    async def recorded() -> bool:
-        return [event["status_code"] for event in await gateway.usage()] == [202]
-
-    await until(recorded)
+    await until(lambda: gateway.usage(), fits=lambda found: [event["status_code"] for event in found] == [202])
 
 
 @pytest.mark.usefixtures("broken_outbox")

@@ -122,16 +122,16 @@ async def looks(redis: Redis) -> int:
     return int(stats.get("cmdstat_hgetall", {"calls": 0})["calls"]) // 2
 
 
-async def test_many_probes_are_one_look_at_redis(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, cards=(IMAGE_MODEL,)) as gateway:
-        await gateway.ended(await gateway.submit())  # by then the gauges, too, have had their first look
-        await gateway.redis.config_resetstat()
-        paths = ("/readyz", "/healthz", "/health", "/readyz?verbose") * 25
-        began = asyncio.get_running_loop().time()
-        answers = await asyncio.gather(*map(gateway.client.get, paths))
-        assert asyncio.get_running_loop().time() - began < FRESH_S
-        assert len(answers) == 100
-        assert await looks(gateway.redis) == 1
+@pytest.mark.gateway(cards=(IMAGE_MODEL,))
+async def test_many_probes_are_one_look_at_redis(gateway: Running) -> None:
+    await gateway.ended(await gateway.submit())  # by then the gauges, too, have had their first look
+    await gateway.redis.config_resetstat()
+    paths = ("/readyz", "/healthz", "/health", "/readyz?verbose") * 25
+    began = asyncio.get_running_loop().time()
+    answers = await asyncio.gather(*map(gateway.client.get, paths))
+    assert asyncio.get_running_loop().time() - began < FRESH_S
+    assert len(answers) == 100
+    assert await looks(gateway.redis) == 1
 
 
 async def test_a_look_is_renewed_and_outlives_a_probe_that_gives_up(redis: Redis, settings: Settings) -> None:
@@ -142,11 +142,7 @@ async def test_a_look_is_renewed_and_outlives_a_probe_that_gives_up(redis: Redis
     first = await vitals.latest()
     assert first is not None
     assert first is await vitals.latest()
-
-    async def renewed() -> bool:
-        return await vitals.latest() is not first
-
-    await until(renewed)
+    await until(lambda: vitals.latest(), fits=lambda found: found is not first)
 
 
 BACKGROUND = {
@@ -180,11 +176,9 @@ async def test_every_background_task_of_a_gateway_is_begun_again_when_it_ends(
         document = (await gateway.client.get("/readyz?verbose")).json()
         assert document["background"] == dict.fromkeys(BACKGROUND, "ready")
         service_of(gateway).departure.tell()
-
-        async def gone() -> bool:
-            return all(dispatcher._closing.is_set() for dispatcher in service_of(gateway).dispatchers.values())
-
-        await until(gone)
+        await until(
+            lambda: all(dispatcher._closing.is_set() for dispatcher in service_of(gateway).dispatchers.values())
+        )
 
 
 async def test_a_task_that_cannot_be_kept_up_is_named_by_readyz_and_fails_the_replica(

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
 import pytest
-from gateway_parts import PICTURE, Running, running_gateway
+from gateway_parts import PICTURE, Running
 
-from serve_app.local.authority import Authority
 from serve_app.settings import Settings
 from tests.pictures import encode, gradient
 
 KEY = '"8e03978e-40d5-43e8-bc93-6894a57f9324"'
 OTHER_PICTURE = encode(gradient(32, 32), "PNG")
-
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority) as running:
-        yield running
 
 
 async def send(
@@ -96,19 +88,19 @@ async def test_a_url_is_not_fetched_again(gateway: Running, monkeypatch: pytest.
     assert asked == ["https://example.org/a.png"]
 
 
-async def test_a_refused_submit_leaves_no_key(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, queue_max_jobs=1) as gateway:
-        gateway.model.open.clear()
-        assert (await send(gateway, files={"image": ("a.png", b"no image")})).status_code == 415
-        assert not any(name.startswith("idem") for name in await gateway.keys())
-        first = await send(gateway)
-        assert first.status_code == 202
-        assert (await send(gateway, "other")).status_code == 503
-        assert (await send(gateway)).json() == first.json()  # a full queue does not hide what was accepted
-        gateway.model.open.set()
-        await gateway.ended(first.json()["job_id"])
-        retried = await send(gateway, "other")
-        assert (retried.status_code, retried.headers.get("idempotent-replayed")) == (202, None)
+@pytest.mark.gateway(queue_max_jobs=1)
+async def test_a_refused_submit_leaves_no_key(gateway: Running) -> None:
+    gateway.model.open.clear()
+    assert (await send(gateway, files={"image": ("a.png", b"no image")})).status_code == 415
+    assert not any(name.startswith("idem") for name in await gateway.keys())
+    first = await send(gateway)
+    assert first.status_code == 202
+    assert (await send(gateway, "other")).status_code == 503
+    assert (await send(gateway)).json() == first.json()  # a full queue does not hide what was accepted
+    gateway.model.open.set()
+    await gateway.ended(first.json()["job_id"])
+    retried = await send(gateway, "other")
+    assert (retried.status_code, retried.headers.get("idempotent-replayed")) == (202, None)
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, '"open'])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator
 from urllib.parse import quote
 
 import pytest
@@ -13,12 +12,6 @@ from gateway_parts import PICTURE, Running, failed, id_of, running_gateway
 from serve_app.contracts import Json
 from serve_app.local.authority import Authority
 from serve_app.settings import Settings
-
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority) as running:
-        yield running
 
 
 async def words(gateway: Running, user: str = "ada") -> str:
@@ -55,20 +48,20 @@ async def test_own_jobs_are_listed_newest_first_page_by_page(gateway: Running) -
     assert [job["job_id"] for job in page] == jobs[::-1]
 
 
-async def test_every_job_of_a_batch_is_listed_also_beyond_one_page(settings: Settings, authority: Authority) -> None:
+@pytest.mark.gateway(rate_submits_per_s=1000.0)
+async def test_every_job_of_a_batch_is_listed_also_beyond_one_page(gateway: Running) -> None:
     """All items of a batch are accepted in one step, so that they have one time."""
-    async with running_gateway(settings, authority, rate_submits_per_s=1000.0) as gateway:
-        gateway.model.open.clear()
-        older, items = await words(gateway), [{"params": {"text": "a b"}}] * 60
-        answer = await gateway.post("/api/v1/batches", json={"model": "words", "items": items})
-        assert answer.status_code == 202, answer.text
-        batch = (await gateway.get(f"/api/v1/batches/{answer.json()['batch_id']}?limit=60")).json()
-        newer = await words(gateway)
-        found = await pages(gateway, "limit=50")
-        listed = [job["job_id"] for page in found for job in page]
-        assert [len(page) for page in found] == [50, 12]
-        assert (listed[0], listed[-1]) == (newer, older)
-        assert sorted(listed[1:-1]) == sorted(item["job_id"] for item in batch["items"])
+    gateway.model.open.clear()
+    older, items = await words(gateway), [{"params": {"text": "a b"}}] * 60
+    answer = await gateway.post("/api/v1/batches", json={"model": "words", "items": items})
+    assert answer.status_code == 202, answer.text
+    batch = (await gateway.get(f"/api/v1/batches/{answer.json()['batch_id']}?limit=60")).json()
+    newer = await words(gateway)
+    found = await pages(gateway, "limit=50")
+    listed = [job["job_id"] for page in found for job in page]
+    assert [len(page) for page in found] == [50, 12]
+    assert (listed[0], listed[-1]) == (newer, older)
+    assert sorted(listed[1:-1]) == sorted(item["job_id"] for item in batch["items"])
 
 
 async def test_a_cursor_of_an_earlier_release_is_refused_plainly(gateway: Running) -> None:

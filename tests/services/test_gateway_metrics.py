@@ -43,11 +43,7 @@ async def test_the_figures_follow_jobs_from_waiting_to_ended(gateway: Running) -
     await gateway.beat()
     gateway.model.open.clear()
     first = await gateway.submit()
-
-    async def runs() -> bool:
-        return (await scrape(gateway))["semapi_jobs_running", model, ""] == 1
-
-    await until(runs)
+    await until(lambda: scrape(gateway), fits=lambda found: found["semapi_jobs_running", model, ""] == 1)
     found = await scrape(gateway)
     assert found["semapi_model_replicas", model, ""] == 1
     assert found["semapi_jobs_waiting", model, ""] == 0

@@ -47,12 +47,6 @@ async def test_a_name_that_the_result_does_not_list_is_none(gateway: Running, na
     assert answer.json()["type"] in ("/problems/output-unknown", "/problems/route-unknown")
 
 
-async def test_nobody_else_gets_a_file(gateway: Running) -> None:
-    path = f"/api/v1/jobs/{await gateway.submit_with_files(FILES)}/outputs/mask.png"
-    assert (await gateway.get(path, "bob")).json()["type"] == "/problems/job-unknown"
-    assert (await gateway.client.get(path)).status_code == 401
-
-
 async def test_a_failed_job_gives_no_file(gateway: Running) -> None:
     gateway.model.answer = failed("model-rejected", "No.")
     job_id = await gateway.submit()

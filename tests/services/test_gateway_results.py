@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import httpx2
@@ -17,17 +16,14 @@ from serve_app.local.authority import Authority
 from serve_app.local.postgres import Postgres
 from serve_app.settings import Settings
 from serve_app.usage import outcomes
-from serve_app.usage.migrations import migrate
 from serve_app.usage.report.prune import prune
 
 UNKNOWN_ID = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
 
 
 @pytest.fixture
-async def gateway(settings: Settings, authority: Authority, database: str) -> AsyncIterator[Running]:
-    migrate(database)
-    async with running_gateway(settings, authority) as running:
-        yield running
+async def gateway(tables: str, gateway: Running) -> Running:
+    return gateway
 
 
 async def result(gateway: Running, job_id: str, user: str = "ada") -> httpx2.Response:
@@ -157,33 +153,20 @@ async def test_a_removed_job_is_forgotten_everywhere(gateway: Running, database:
 
 
 async def test_a_result_on_its_way_to_the_database_is_a_503_and_no_unknown_job(
-    settings: Settings, authority: Authority, database: str
+    settings: Settings, authority: Authority, tables: str
 ) -> None:
     """PostgreSQL can be read, and has not taken what came of the job when the job's record leaves."""
-    migrate(database)
     async with running_gateway(settings, authority, job_ttl=2) as gateway:
-        with psycopg.connect(database) as connection:
+        with psycopg.connect(tables) as connection:
             connection.execute("LOCK TABLE job_outcomes IN SHARE MODE")  # reads pass, writes wait
             job_id = await gateway.submit()
-
-            async def left() -> bool:
-                return not await gateway.redis.exists(f"job:{job_id}")
-
-            await until(left)
+            await until(lambda: gateway.redis.exists(f"job:{job_id}"), fits=lambda found: not found)
             late = await result(gateway, job_id)
             assert told(late) == (503, "usage-unavailable")
             assert late.headers["retry-after"]
             assert told(await result(gateway, "no-uuid")) == (404, "job-unknown")
-
-        async def found() -> bool:
-            return (await result(gateway, job_id)).status_code == 200
-
-        await until(found, 60)
-
-        async def nothing_waits() -> bool:
-            return told(await result(gateway, UNKNOWN_ID)) == (404, "job-unknown")
-
-        await until(nothing_waits)
+        await until(lambda: result(gateway, job_id), 60, fits=lambda found: found.status_code == 200)
+        await until(lambda: result(gateway, UNKNOWN_ID), fits=lambda found: told(found) == (404, "job-unknown"))
 
 
 async def test_a_result_that_cannot_be_looked_up_is_a_503(settings: Settings, authority: Authority) -> None:

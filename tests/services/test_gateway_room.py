@@ -7,32 +7,19 @@ from contextlib import asynccontextmanager
 
 import httpx2
 import pytest
-from gateway_parts import IMAGE_MODEL, Running, as_admin, failed, running_gateway, until
-
-from serve_app.local.authority import Authority
-from serve_app.settings import Settings
+from gateway_parts import IMAGE_MODEL, Running, as_admin, failed, until
+from job_help import configured
 
 WORDS = {"model": "words", "params": {"text": "to be"}}
 UNKNOWN_ID = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
 
 
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    rates = {"rate_submits_per_s": 1000.0, "rate_house_submits_per_s": 1000.0}
-    async with running_gateway(settings, authority, **rates) as running:
-        yield running
-
-
 @asynccontextmanager
 async def nearly_full(gateway: Running) -> AsyncIterator[None]:
     """Redis with five sixths of its memory in use: it refuses nothing by itself."""
-    before = (await gateway.redis.config_get("maxmemory"))["maxmemory"]
     used = (await gateway.redis.info("memory"))["used_memory"]
-    await gateway.redis.config_set("maxmemory", int(used * 1.2))
-    try:
+    async with configured(gateway.redis, "maxmemory", int(used * 1.2)):
         yield
-    finally:
-        await gateway.redis.config_set("maxmemory", before)
 
 
 async def asked(gateway: Running, failed_job: str) -> list[httpx2.Response]:
@@ -45,6 +32,7 @@ async def asked(gateway: Running, failed_job: str) -> list[httpx2.Response]:
     ]
 
 
+@pytest.mark.gateway(rate_submits_per_s=1000.0, rate_house_submits_per_s=1000.0)
 async def test_nothing_is_taken_in_while_a_fifth_of_redis_is_not_free(gateway: Running) -> None:
     usual, gateway.model.answer = gateway.model.answer, failed("model-rejected", "no")
     failed_job = await gateway.submit()
@@ -53,19 +41,13 @@ async def test_nothing_is_taken_in_while_a_fifth_of_redis_is_not_free(gateway: R
     gateway.model.open.clear()
     accepted = await gateway.submit()
     async with nearly_full(gateway):
-
-        async def refused() -> bool:
-            return {answer.status_code for answer in await asked(gateway, failed_job)} == {503}
-
-        await until(refused)  # what was measured may be a second old
+        await until(
+            lambda: asked(gateway, failed_job), fits=lambda found: {answer.status_code for answer in found} == {503}
+        )  # what was measured may be a second old
         answers = await asked(gateway, failed_job)
         assert {answer.json()["type"] for answer in answers} == {"/problems/store-full"}
         assert all(answer.headers["retry-after"] for answer in answers)
         gateway.model.open.set()
         assert (await gateway.ended(accepted))["status"] == "COMPLETED"
     assert int(await gateway.redis.hget(f"ledger:{IMAGE_MODEL.name}", "accepted") or 0) == 2
-
-    async def taken_in() -> bool:
-        return (await gateway.post("/api/v1/jobs", json=WORDS)).status_code == 202
-
-    await until(taken_in)
+    await until(lambda: gateway.post("/api/v1/jobs", json=WORDS), fits=lambda found: found.status_code == 202)

@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,29 +119,24 @@ async def test_what_cannot_be_sent_is_its_callers_fault_alone(grouping: Grouping
     assert isinstance(replies[1], UnicodeEncodeError)
 
 
-async def test_a_server_that_dies_fails_its_callers_and_serves_the_next(folder: Path) -> None:
-    server = Valkey(folder / "valkey")
-    server.start()
-    client = connect_redis(Settings(redis_url=SecretStr(server.url)), client=GroupingRedis)
+async def test_a_server_that_dies_fails_its_callers_and_serves_the_next(own_valkey: Valkey) -> None:
+    client = connect_redis(Settings(redis_url=SecretStr(own_valkey.url)), client=GroupingRedis)
     try:
         await client.set("kept", "1")
-        server.kill()
+        own_valkey.kill()
         outcomes = await asyncio.gather(*(client.get("kept") for _ in range(20)), return_exceptions=True)
         assert all(isinstance(outcome, RedisConnectionError) for outcome in outcomes)
-        server.start()
+        own_valkey.start()
         assert await client.get("kept") == b"1"
     finally:
         await client.aclose()
-        server.stop()
 
 
-async def test_a_server_that_falls_silent_is_waited_for_once_and_used_again_when_it_answers(folder: Path) -> None:
-    server = Valkey(folder / "valkey")
-    server.start()
-    client = connect_redis(Settings(redis_url=SecretStr(server.url)), client=GroupingRedis)
+async def test_a_server_that_falls_silent_is_waited_for_once_and_used_again_when_it_answers(own_valkey: Valkey) -> None:
+    client = connect_redis(Settings(redis_url=SecretStr(own_valkey.url)), client=GroupingRedis)
     try:
         await client.set("kept", "1")
-        os.kill(server.pid, signal.SIGSTOP)
+        os.kill(own_valkey.pid, signal.SIGSTOP)
         first = [asyncio.create_task(client.get("kept")) for _ in range(2 * GROUP_MAX * GROUPS_AT_ONCE)]
         begun = time.monotonic()
         replies = await asyncio.gather(*first, return_exceptions=True)
@@ -153,40 +147,34 @@ async def test_a_server_that_falls_silent_is_waited_for_once_and_used_again_when
             with pytest.raises(RedisTimeoutError):
                 await client.set("other", large)
         assert time.monotonic() - begun < COMMAND_TIMEOUT_S / 2
-        os.kill(server.pid, signal.SIGCONT)
+        os.kill(own_valkey.pid, signal.SIGCONT)
         async with asyncio.timeout(10):
             while await asyncio.gather(client.get("kept"), return_exceptions=True) != [b"1"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     finally:
         await client.aclose()
-        os.kill(server.pid, signal.SIGCONT)
-        server.stop()
+        os.kill(own_valkey.pid, signal.SIGCONT)
 
 
-async def test_a_client_may_be_closed_while_its_server_is_silent(folder: Path) -> None:
-    server = Valkey(folder / "valkey")
-    server.start()
-    client = connect_redis(Settings(redis_url=SecretStr(server.url)), client=GroupingRedis)
+async def test_a_client_may_be_closed_while_its_server_is_silent(own_valkey: Valkey) -> None:
+    client = connect_redis(Settings(redis_url=SecretStr(own_valkey.url)), client=GroupingRedis)
     others = asyncio.all_tasks()
-    os.kill(server.pid, signal.SIGSTOP)
+    os.kill(own_valkey.pid, signal.SIGSTOP)
     try:
         with pytest.raises(RedisTimeoutError):
             await client.get("kept")
         await client.aclose()
         assert asyncio.all_tasks() <= others
     finally:
-        os.kill(server.pid, signal.SIGCONT)
-        server.stop()
+        os.kill(own_valkey.pid, signal.SIGCONT)
 
 
-async def test_who_waits_for_a_reply_when_the_client_is_closed_is_told_so(folder: Path) -> None:
+async def test_who_waits_for_a_reply_when_the_client_is_closed_is_told_so(own_valkey: Valkey) -> None:
     """Those under way and those that have not been sent: nobody waits for ever."""
-    server = Valkey(folder / "valkey")
-    server.start()
-    client = connect_redis(Settings(redis_url=SecretStr(server.url)), client=GroupingRedis)
+    client = connect_redis(Settings(redis_url=SecretStr(own_valkey.url)), client=GroupingRedis)
     assert isinstance(client, GroupingRedis)
     await client.ping()
-    os.kill(server.pid, signal.SIGSTOP)
+    os.kill(own_valkey.pid, signal.SIGSTOP)
     try:
         replies = [client.begin("PING") for _ in range(GROUP_MAX)]
         await asyncio.sleep(0)  # the first group is on its way
@@ -196,5 +184,4 @@ async def test_who_waits_for_a_reply_when_the_client_is_closed_is_told_so(folder
             told = await asyncio.gather(*replies, return_exceptions=True)
         assert {type(error) for error in told} == {RedisConnectionError}
     finally:
-        os.kill(server.pid, signal.SIGCONT)
-        server.stop()
+        os.kill(own_valkey.pid, signal.SIGCONT)

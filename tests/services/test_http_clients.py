@@ -8,19 +8,11 @@ from urllib.parse import quote
 
 import httpx2
 import pytest
-from gateway_parts import PICTURE, Running, as_admin, id_of, running_gateway
-
-from serve_app.local.authority import Authority
-from serve_app.settings import Settings
+from gateway_parts import PICTURE, Running, as_admin, id_of
 
 BOM = b"\xef\xbb\xbf"
 ORIGIN = "https://portal.example.net"
-
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority, cors_allowed_origins=(ORIGIN,)) as running:
-        yield running
+pytestmark = pytest.mark.gateway(cors_allowed_origins=(ORIGIN,))
 
 
 def part(disposition: str, body: bytes, *headers: str) -> bytes:
@@ -140,6 +132,7 @@ async def test_json_that_cannot_be_read_is_refused_with_the_reason(gateway: Runn
     answer = await send(gateway, text.encode(), "application/json")
     assert problem(answer) == (400, "/problems/body-invalid")
     assert words in answer.json()["detail"]
+    assert await gateway.keys() == set()
 
 
 @pytest.mark.parametrize("encoding", ["base64", "Quoted-Printable", "x-uuencode"])

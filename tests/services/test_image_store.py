@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator
 
 import pytest
-from job_help import store_files
+from job_help import configured, store_files
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
@@ -111,12 +111,9 @@ async def test_a_full_redis_refuses_files_and_keeps_those_it_has(
     store = ImageStore(redis, settings)
     await store_files(store, redis, "one", {"mask.png": Output("image/png", b"mask")})
     await redis.hset("job:one", mapping={"status": "PROCESSING", "token": "now"})
-    await redis.config_set("maxmemory", 1)
-    try:
+    async with configured(redis, "maxmemory", 1):
         with pytest.raises(StoreFull):
             await store.put_outputs("one", "now", {"mask.png": Output("image/png", b"again")})
-    finally:
-        await redis.config_set("maxmemory", 0)
     assert await store.get_output("one", "mask.png") == StoredOutput("image/png", b"mask")
 
 

@@ -9,9 +9,10 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from job_help import claimed, submission, until
+from job_help import claimed, submission
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
+from waiting import until
 
 from serve_app.connections import end_tasks
 from serve_app.contracts import ENDED, Failure
@@ -19,14 +20,8 @@ from serve_app.jobs import messages
 from serve_app.jobs.messages import Messages
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.valkey import Valkey
-from serve_app.settings import Settings
 
 LONG_S = 30.0
-
-
-@pytest.fixture
-def tracker(redis: Redis, settings: Settings) -> Tracker:
-    return Tracker(redis, settings)
 
 
 @pytest.fixture
@@ -125,11 +120,7 @@ async def test_a_subscription_on_which_nothing_comes_is_held_only_while_the_serv
         assert "lost" not in caplog.text
         os.kill(valkey.pid, signal.SIGSTOP)
         try:
-
-            async def lost() -> bool:
-                return "The subscription was lost: TimeoutError('no answer to a ping')" in caplog.text
-
-            await until(lost)
+            await until(lambda: "The subscription was lost: TimeoutError('no answer to a ping')" in caplog.text)
         finally:
             os.kill(valkey.pid, signal.SIGCONT)
         await asyncio.wait_for(watch.rest(LONG_S), LONG_S / 2)
@@ -158,10 +149,7 @@ async def test_nothing_is_kept_of_those_who_left(tracker: Tracker, redis: Redis)
     async def subscribed() -> bool:
         return (await redis.pubsub_numsub("changes"))[0][1] > 0
 
-    async def left() -> bool:
-        return not await subscribed()
-
-    await until(left)
+    await until(lambda: subscribed(), fits=lambda found: not found)
     assert tracker.messages._watches == {}
 
 

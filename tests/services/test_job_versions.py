@@ -8,8 +8,9 @@ import time
 import uuid
 
 import pytest
-from job_help import MODEL, VERSION, StubModel, card, claim, claimed, submission, until
+from job_help import MODEL, VERSION, StubModel, card, claim, claimed, submission
 from redis.asyncio import Redis
+from waiting import until
 
 from serve_app.contracts import Failure, JobStatus, Task
 from serve_app.errors import TrackerUnavailable
@@ -77,11 +78,7 @@ async def test_both_at_work_end_every_job_and_the_older_sees_no_newer_one(
         for tracker, model in zip((older, newer), models, strict=True)
     ]
     tasks = [asyncio.create_task(dispatcher.run()) for dispatcher in dispatchers]
-
-    async def all_ended() -> bool:
-        return (await older.ledger(MODEL)).in_flight == 0
-
-    await until(all_ended, 30)
+    await until(lambda: older.ledger(MODEL), 30, fits=lambda found: found.in_flight == 0)
     await asyncio.gather(*(dispatcher.close() for dispatcher in dispatchers))
     await asyncio.gather(*tasks)
     results = [json.loads(await redis.hget(f"job:{job.id}", "result")) for job in jobs]

@@ -36,11 +36,6 @@ def batches(redis: Redis, settings: Settings) -> Batches:
     return Batches(redis, settings)
 
 
-@pytest.fixture
-def tracker(redis: Redis, settings: Settings) -> Tracker:
-    return Tracker(redis, settings)
-
-
 def item(kind: str = "job", name: str = "a") -> NewItem:
     if kind == "job":
         return NewItem(name, {"n": 1}, job_id=str(uuid.uuid4()))
@@ -225,14 +220,6 @@ async def test_an_item_outlives_faults_of_the_service_but_not_any_number(redis: 
     assert (refused.status, refused.failure) == (ItemStatus.REFUSED, Failure("internal-error", "Fault 4."))
     await batches.fault(found, Failure("internal-error", "Once more."))
     assert (await hold_together(batches, redis, batch_id, 1)).items == (refused,)
-
-
-async def test_racing_batches_with_one_key_are_one_batch(redis: Redis, batches: Batches) -> None:
-    key = Idempotency("h" * 64, "f")
-    ids = await asyncio.gather(*(batches.accept(batch("job", "url", key=key)) for _ in range(8)))
-    assert len(set(ids)) == 1
-    assert int(await redis.hget(f"ledger:{MODEL}", "accepted") or 0) == 1
-    assert await batches.earlier(batch("job", "url", key=key)) == ids[0]
 
 
 async def test_owners_of_urls_take_turns(batches: Batches) -> None:

@@ -26,16 +26,6 @@ from serve_app.jobs.tracker import Tracker
 from serve_app.settings import Settings
 
 
-@pytest.fixture
-def tracker(redis: Redis, settings: Settings) -> Tracker:
-    return Tracker(redis, settings)
-
-
-@pytest.fixture
-def desk(redis: Redis, settings: Settings) -> Desk:
-    return Desk(redis, settings)
-
-
 async def store(redis: Redis, name: str = "a") -> JobInput:
     await redis.set(f"blob:{name}", b"x" * 10, ex=900)
     return JobInput(f"blob:{name}", 10, 10, "image/png")
@@ -67,17 +57,6 @@ async def test_a_running_job_is_cancelled_and_its_siblings_go_on(tracker: Tracke
     assert (await tracker.read(mine.id, "ann")).status is JobStatus.CANCELLED
     assert (await tracker.read(other.id, "ann")).status is JobStatus.COMPLETED
     assert await tracker.ledger(MODEL) == Ledger(accepted=2, cancelled=1, completed=1)
-
-
-@pytest.mark.parametrize("end", ["complete", "fail"])
-async def test_an_ended_job_is_not_cancelled(tracker: Tracker, desk: Desk, end: str) -> None:
-    job = await tracker.submit(submission())
-    [task] = (await claimed(tracker)).tasks
-    await (tracker.complete([(task, {})]) if end == "complete" else tracker.fail([(task, Failure("x", "y"))]))
-    before = await tracker.read(job.id, "ann")
-    with pytest.raises(JobEnded):
-        await desk.cancel(job.id, "ann")
-    assert await tracker.read(job.id, "ann") == before
 
 
 async def test_nobody_else_changes_a_job(tracker: Tracker, desk: Desk, redis: Redis) -> None:

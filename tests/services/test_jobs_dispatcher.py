@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
-from job_help import MODEL, VERSION, StubModel, card, submission, until
+from job_help import MODEL, VERSION, StubModel, card, submission
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from waiting import until
 
 from serve_app.connections import connect_redis
 from serve_app.contracts import Job, JobStatus, ModelCard, ReplicaCard
@@ -51,10 +52,7 @@ async def submit(tracker: Tracker, count: int) -> list[Job]:
 
 
 async def ended(tracker: Tracker, jobs: list[Job]) -> list[Job]:
-    async def all_ended() -> bool:
-        return (await tracker.ledger(MODEL)).in_flight == 0
-
-    await until(all_ended, 30)
+    await until(lambda: tracker.ledger(MODEL), 30, fits=lambda found: found.in_flight == 0)
     return [await tracker.read(job.id, job.owner) for job in jobs]
 
 
@@ -63,10 +61,7 @@ def assert_right(jobs: list[Job]) -> None:
 
 
 async def state_is(dispatcher: Dispatcher, start: str) -> None:
-    async def matches() -> bool:
-        return dispatcher.state.startswith(start)
-
-    await until(matches)
+    await until(lambda: dispatcher.state.startswith(start))
 
 
 async def test_jobs_go_out_in_chunks_and_come_back_with_their_own_results(tracker: Tracker) -> None:
@@ -94,11 +89,7 @@ async def test_calls_in_flight_stay_within_the_window_of_the_running_replicas(tr
     await tracker.beat(ReplicaCard(MODEL, "r0", VERSION, "cpu"))
     jobs = await submit(tracker, 40)
     async with running(tracker, model), running(tracker, model):
-
-        async def window_is_full() -> bool:
-            return len(model.calls) >= 2
-
-        await until(window_is_full)
+        await until(lambda: len(model.calls) >= 2)
         assert (await tracker.backlog(MODEL)).leased == 8
         assert len(model.calls) == 2
         model.gate.set()
@@ -110,11 +101,7 @@ async def test_the_lease_is_held_while_the_call_runs(tracker: Tracker, redis: Re
     model.gate.clear()
     [job] = await submit(tracker, 1)
     async with running(tracker, model):
-
-        async def is_leased() -> bool:
-            return bool(await redis.zscore(f"lease:{MODEL}", job.id))
-
-        await until(is_leased)
+        await until(lambda: redis.zscore(f"lease:{MODEL}", job.id))
         first = await redis.zscore(f"lease:{MODEL}", job.id)
 
         async def was_renewed_past_its_first_term() -> bool:
@@ -132,11 +119,7 @@ async def test_a_lost_replica_costs_a_delivery_and_no_job(tracker: Tracker) -> N
     model.gate.clear()
     jobs = await submit(tracker, 3)
     async with running(tracker, model):
-
-        async def is_called() -> bool:
-            return bool(model.calls)
-
-        await until(is_called)
+        await until(lambda: model.calls)
         model.trouble = ReplicaLost("killed")
         model.gate.set()
         await until(is_probed_again(model))
@@ -160,11 +143,7 @@ async def test_a_call_that_never_answers_is_lost(tracker: Tracker) -> None:
     model.gate.clear()
     jobs = await submit(tracker, 1)
     async with running(tracker, model, attempt_s=0.2):
-
-        async def is_called_again() -> bool:
-            return len(model.calls) > 1
-
-        await until(is_called_again)
+        await until(lambda: len(model.calls) > 1)
         model.gate.set()
         [job] = await ended(tracker, jobs)
     assert job.deliveries >= 2
@@ -206,11 +185,7 @@ async def test_no_job_goes_to_another_version_of_the_model(tracker: Tracker) -> 
 async def test_a_model_at_zero_is_warmed_only_once_a_job_waits(tracker: Tracker, redis: Redis) -> None:
     model = StubModel()
     async with running(tracker, model, card(wakes_from_zero=True)) as dispatcher:
-
-        async def listens() -> bool:
-            return (await redis.pubsub_numsub("wake"))[0][1] > 0
-
-        await until(listens)
+        await until(lambda: redis.pubsub_numsub("wake"), fits=lambda found: found[0][1] > 0)
         assert (dispatcher.state, model.warm_ups) == ("waiting", 0)
         assert_right(await ended(tracker, await submit(tracker, 1)))
         assert model.warm_ups >= 1
@@ -221,11 +196,7 @@ async def test_closing_gives_back_what_did_not_finish(tracker: Tracker) -> None:
     model.gate.clear()
     jobs = await submit(tracker, 3)
     async with running(tracker, model):
-
-        async def is_called() -> bool:
-            return bool(model.calls)
-
-        await until(is_called)
+        await until(lambda: model.calls)
     backlog = await tracker.backlog(MODEL)
     assert (backlog.waiting, backlog.leased) == (3, 0)
     assert [(await tracker.read(job.id, "ann")).deliveries for job in jobs] == [0, 0, 0]
@@ -237,11 +208,7 @@ async def test_closing_lets_running_calls_finish(tracker: Tracker) -> None:
     jobs = await submit(tracker, 3)
     dispatcher = Dispatcher(tracker, model, card(), version=VERSION)
     running_task = asyncio.create_task(dispatcher.run())
-
-    async def is_called() -> bool:
-        return bool(model.calls)
-
-    await until(is_called)
+    await until(lambda: model.calls)
     closing = asyncio.create_task(dispatcher.close())
     model.gate.set()
     await closing
@@ -259,11 +226,7 @@ async def test_redis_may_be_killed_and_come_back(folder: Path, settings: Setting
         async with running(tracker, model) as dispatcher:
             model.gate.clear()
             jobs = await submit(tracker, 12)
-
-            async def is_called() -> bool:
-                return bool(model.calls)
-
-            await until(is_called)
+            await until(lambda: model.calls)
             server.kill()
             model.gate.set()  # the answer comes while nobody can take it
             await state_is(dispatcher, "tracker: ")
@@ -291,11 +254,7 @@ def process(settings: Settings, mode: str) -> Iterator[subprocess.Popen[bytes]]:
 async def test_a_dispatcher_killed_with_claimed_jobs_loses_none(tracker: Tracker, settings: Settings) -> None:
     jobs = await submit(tracker, 200)
     with process(settings, "stuck") as stuck:
-
-        async def holds_jobs() -> bool:
-            return (await tracker.backlog(MODEL)).leased > 0
-
-        await until(holds_jobs, 30)
+        await until(lambda: tracker.backlog(MODEL), 30, fits=lambda found: found.leased > 0)
         with process(settings, "works") as works:
             stuck.send_signal(signal.SIGKILL)
             stuck.wait()

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from job_help import MODEL, claimed, submission, until
+from job_help import MODEL, claimed, submission
 from ray.serve._private.autoscaling_state import _resolve_policy_callable
 from ray.serve._private.common import DeploymentID
 from ray.serve.autoscaling_policy import _apply_autoscaling_config
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
-from redis.asyncio import Redis
+from waiting import until
 
 from serve_app.jobs.tracker import Tracker
 from serve_app.local.valkey import Valkey
-from serve_app.settings import Settings, read_settings
+from serve_app.settings import read_settings
 
 CONFIG: dict[str, Any] = {
     "min_replicas": 0,
@@ -27,11 +27,6 @@ CONFIG: dict[str, Any] = {
         "policy_kwargs": {"model": MODEL, "jobs_per_replica": 4},
     },
 }
-
-
-@pytest.fixture
-def tracker(redis: Redis, settings: Settings) -> Tracker:
-    return Tracker(redis, settings)
 
 
 @pytest.fixture
@@ -70,10 +65,7 @@ def decide(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
 async def test_replicas_follow_the_jobs_that_wait_and_run(tracker: Tracker, decide: Callable[[int], int]) -> None:
     async def decided(replicas: int, wanted: int) -> None:
-        async def matches() -> bool:
-            return decide(replicas) == wanted
-
-        await until(matches)
+        await until(lambda: decide(replicas) == wanted)
 
     await tracker.submit(submission())
     await decided(0, 1)

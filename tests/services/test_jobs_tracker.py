@@ -16,7 +16,6 @@ from redis.asyncio import Redis
 from serve_app.connections import connect_redis
 from serve_app.contracts import Failure, Job, JobInput, JobStatus, Priority, ReplicaCard, Task
 from serve_app.errors import (
-    IdempotencyKeyReused,
     InternalError,
     JobUnknown,
     QueueFull,
@@ -30,7 +29,6 @@ from serve_app.jobs.limits import (
     IDEMPOTENCY_SWEEP,
     MAX_DELIVERIES,
     MAX_STRIKES,
-    RECORD_VERSION,
     RESULT_MAX_BYTES,
     SUSPECT_AFTER,
 )
@@ -38,11 +36,6 @@ from serve_app.jobs.records import Idempotency
 from serve_app.jobs.tracker import Tracker, refused
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
-
-
-@pytest.fixture
-def tracker(redis: Redis, settings: Settings) -> Tracker:
-    return Tracker(redis, settings)
 
 
 async def store(redis: Redis, reference: str, size: int = 10, pixels: int = 10) -> JobInput:
@@ -109,12 +102,6 @@ async def test_the_end_of_a_job_is_told_once(tracker: Tracker, redis: Redis) -> 
 async def test_a_malformed_id_is_unknown(tracker: Tracker, job_id: str) -> None:
     with pytest.raises(JobUnknown):
         await tracker.read(job_id, "ann")
-
-
-async def test_nobody_else_can_read_a_job(tracker: Tracker) -> None:
-    job = await tracker.submit(submission("ann"))
-    with pytest.raises(JobUnknown):
-        await tracker.read(job.id, "bob")
 
 
 async def test_a_submit_that_is_repeated_makes_one_job(tracker: Tracker) -> None:
@@ -289,29 +276,6 @@ async def test_an_old_token_is_worth_nothing_but_finished_work_counts(tracker: T
     assert (await tracker.read(job.id, "ann")).result == {"by": "zombie"}
 
 
-async def test_a_late_result_ends_a_job_that_waits_again(tracker: Tracker, redis: Redis) -> None:
-    job = await tracker.submit(submission())
-    chunk = await claimed(tracker)
-    await tracker.lose(chunk.tasks, "no answer")
-    assert await tracker.complete([(chunk.tasks[0], {"n": 1})]) == [True]
-    assert (await tracker.read(job.id, "ann")).status is JobStatus.COMPLETED
-    assert await claim(tracker) is None
-    assert not await redis.keys("wait:*")
-    assert not await redis.keys("ring:*")
-
-
-async def test_a_suspect_runs_in_a_chunk_of_its_own(tracker: Tracker) -> None:
-    _, task = await suspect(tracker)
-    assert task.alone
-    await tracker.give_back([task])
-    neighbours = {(await tracker.submit(submission("bob"))).id for _ in range(3)}
-    chunks = [await claimed(tracker, 8), await claimed(tracker, 8)]
-    assert sorted([len(chunk.tasks) for chunk in chunks]) == [1, 3]
-    healthy = max(chunks, key=lambda chunk: len(chunk.tasks))
-    assert {one.job_id for one in healthy.tasks} == neighbours
-    assert not any(one.alone for one in healthy.tasks)
-
-
 async def test_jobs_of_a_forward_pass_that_hung_run_alone_at_their_first_loss_and_have_no_strike(
     tracker: Tracker,
 ) -> None:
@@ -354,29 +318,6 @@ async def test_a_loss_before_the_start_was_reported_is_no_strike(tracker: Tracke
     assert (await tracker.read(job.id, "ann")).strikes == 0
 
 
-async def test_twenty_deliveries_make_a_job_dead(tracker: Tracker) -> None:
-    job = await tracker.submit(submission())
-    for _ in range(MAX_DELIVERIES):
-        assert not (await tracker.read(job.id, "ann")).ended
-        await tracker.lose((await claimed(tracker)).tasks, "lost")
-    assert (await tracker.read(job.id, "ann")).ended
-    assert await claim(tracker) is None
-
-
-async def test_dead_jobs_are_kept_up_to_a_bound(redis: Redis, settings: Settings) -> None:
-    tracker = Tracker(redis, settings.model_copy(update={"dead_max_jobs": 2}))
-    jobs = []
-    for number in range(4):
-        jobs.append(await tracker.submit(submission(stored=await store(redis, f"blob:{number}"))))
-        for _ in range(MAX_DELIVERIES):
-            await tracker.lose((await claimed(tracker)).tasks, "lost")
-        await until_the_clock_moves(redis)
-    assert sorted(await redis.keys("blob:*")) == [b"blob:2", b"blob:3"]
-    ttls = [await redis.ttl(f"job:{job.id}") for job in jobs]
-    assert ttls[2:] == [-1, -1]
-    assert all(0 < ttl <= settings.job_ttl for ttl in ttls[:2])
-
-
 async def test_a_dead_job_that_fits_nowhere_is_known_as_dead(redis: Redis, settings: Settings) -> None:
     tracker = Tracker(redis, settings.model_copy(update={"queue_max_bytes": 400}))
     job = await tracker.submit(submission(stored=await store(redis, "blob:large", 100)))
@@ -388,13 +329,6 @@ async def test_a_dead_job_that_fits_nowhere_is_known_as_dead(redis: Redis, setti
     assert not await redis.exists("blob:large")
     with pytest.raises(RetryRefused):
         await Desk(redis, settings).retry(job.id, "ann")
-
-
-async def until_the_clock_moves(redis: Redis) -> None:
-    """Redis orders dead jobs by the millisecond."""
-    before = await redis.time()
-    while (await redis.time())[1] // 1000 == before[1] // 1000:
-        pass
 
 
 async def test_ended_jobs_leave_after_their_time(tracker: Tracker, redis: Redis, settings: Settings) -> None:
@@ -432,18 +366,6 @@ async def test_an_input_that_got_lost_is_still_delivered(tracker: Tracker, redis
     await tracker.submit(submission(stored=await store(redis, "blob:a")))
     await redis.delete("blob:a")
     assert (await claimed(tracker)).tasks[0].input == JobInput("blob:a", 10, 10, "image/png")
-
-
-async def test_the_job_of_newer_release_is_left_to_it(tracker: Tracker, redis: Redis) -> None:
-    newer = await tracker.submit(submission())
-    await redis.hset(f"job:{newer.id}", "v", str(RECORD_VERSION + 1))
-    ours = await tracker.submit(submission())
-    assert [task.job_id for task in (await claimed(tracker)).tasks] == [ours.id]
-    assert await claim(tracker) is None
-    with pytest.raises(TrackerUnavailable):
-        await tracker.read(newer.id, "ann")
-    await redis.hset(f"job:{newer.id}", "v", "1")
-    assert [task.job_id for task in (await claimed(tracker)).tasks] == [newer.id]
 
 
 async def test_a_counter_of_a_newer_release_is_not_looked_at(tracker: Tracker, redis: Redis) -> None:
@@ -553,14 +475,3 @@ async def test_a_long_list_of_old_idempotency_keys_leaves_bit_by_bit(redis: Redi
     for left in (50, 0):
         await tracker.submit(submission("ann", idempotency=Idempotency(f"n{left}", "f")))
         assert await redis.zcount("idems:ann", 0, 10**6) == left
-
-
-async def test_a_key_with_another_fingerprint_is_refused(tracker: Tracker) -> None:
-    first = await tracker.submit(submission(idempotency=Idempotency("n", "f")))
-    again = submission(idempotency=Idempotency("n", "f"))
-    assert await tracker.submit(again) == first == await tracker.earlier(again)
-    other = submission(idempotency=Idempotency("n", "g"))
-    for ask in (tracker.submit, tracker.earlier):
-        with pytest.raises(IdempotencyKeyReused):
-            await ask(other)
-    assert (await tracker.ledger(MODEL)).accepted == 1

@@ -148,11 +148,10 @@ async def test_a_managed_redis_without_info_and_config_works_and_says_what_is_no
         assert verbose["memory"].startswith("not checked: ")
         assert caplog.text.count("does not tell its memory") == 1
         admin.execute_command("ACL", "SETUSER", "limited", "+info")
-
-        async def checked() -> bool:
-            return (await gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE)})).status_code == 503
-
-        await until(checked)  # the share is one of nothing
+        await until(
+            lambda: gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE)}),
+            fits=lambda found: found.status_code == 503,
+        )  # the share is one of nothing
         assert "memory" not in (await gateway.get("/readyz?verbose")).json()
 
 

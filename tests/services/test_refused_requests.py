@@ -40,11 +40,7 @@ async def batch_of_words(gateway: Running, size: int) -> str:
 
 async def ended_batch(gateway: Running, size: int) -> str:
     batch_id = await batch_of_words(gateway, size)
-
-    async def ended() -> bool:
-        return (await gateway.get(f"/api/v1/batches/{batch_id}")).json()["open"] == 0
-
-    await until(ended)
+    await until(lambda: gateway.get(f"/api/v1/batches/{batch_id}"), fits=lambda found: found.json()["open"] == 0)
     return batch_id
 
 
@@ -61,16 +57,11 @@ async def of_ada(gateway: Running) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority, **PLENTY) as running:
-        yield running
-
-
 def test_only_reads_of_one_record_overlap_with_the_limiter() -> None:
     assert [f"{route.method} {route.path}" for route in ROUTES if route.overlaps] == ["GET /api/v1/jobs/{job_id}"]
 
 
+@pytest.mark.gateway(**PLENTY)
 async def test_a_blocked_user_costs_no_route_that_is_decided_first_anything(gateway: Running) -> None:
     """Whatever Redis is asked for the request, beside the limiter's look and the event that tells of the refusal."""
     ids = await of_ada(gateway)
@@ -105,6 +96,7 @@ def _is_of_a_handler(command: str, ids: dict[str, str]) -> bool:
     return any(value in command for name, value in ids.items() if name not in ("name", "stop"))
 
 
+@pytest.mark.gateway(**PLENTY)
 async def test_a_blocked_users_reads_of_a_batch_ask_redis_for_no_item(gateway: Running) -> None:
     path = f"/api/v1/batches/{await ended_batch(gateway, 100)}"
     assert (await gateway.get(path)).status_code == 200
@@ -188,11 +180,7 @@ async def test_an_upload_that_does_not_arrive_costs_nothing_of_the_quota(
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
         assert (await gateway.client.post(path, headers=headers, content=stuck())).status_code == 504
-
-        async def given_back() -> bool:
-            return await used(gateway) == 0
-
-        await until(given_back)
+        await until(lambda: used(gateway), fits=lambda found: found == 0)
 
 
 async def test_a_submit_that_is_sent_again_is_counted_once(settings: Settings, authority: Authority) -> None:

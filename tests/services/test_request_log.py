@@ -9,11 +9,9 @@ import re
 from collections.abc import AsyncIterator
 
 import pytest
-from gateway_parts import PICTURE, Running, running_gateway
+from gateway_parts import PICTURE, Running
 
 from serve_app.contracts import Json
-from serve_app.local.authority import Authority
-from serve_app.settings import Settings
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 FIELDS = {
@@ -33,11 +31,9 @@ FIELDS = {
 }
 
 
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Running]:
+@pytest.fixture(autouse=True)
+def all_lines(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "serve_app.request")
-    async with running_gateway(settings, authority) as running:
-        yield running
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[Json]:

@@ -28,53 +28,51 @@ async def steadily(size: int, piece: int, pause_s: float) -> AsyncIterator[bytes
     yield END
 
 
+@pytest.mark.gateway(submit_timeout_s=0.5, upload_min_bytes_per_s=20_000)
 @pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/inference", "/api/v1/batches"])
-async def test_a_steady_upload_may_take_longer_than_the_deadline_of_the_work(
-    settings: Settings, authority: Authority, path: str
-) -> None:
-    async with running_gateway(settings, authority, submit_timeout_s=0.5, upload_min_bytes_per_s=20_000) as gateway:
-        begun = time.monotonic()
-        body = steadily(40_000, 2_000, 0.05)  # some 40 kB a second
-        answer = await gateway.client.post(path, headers={**FORM, **gateway.bearer()}, content=body)
-        assert answer.status_code in (200, 202), answer.text
-        assert time.monotonic() - begun > 2 * 0.5
+async def test_a_steady_upload_may_take_longer_than_the_deadline_of_the_work(gateway: Running, path: str) -> None:
+    begun = time.monotonic()
+    body = steadily(40_000, 2_000, 0.05)  # some 40 kB a second
+    answer = await gateway.client.post(path, headers={**FORM, **gateway.bearer()}, content=body)
+    assert answer.status_code in (200, 202), answer.text
+    assert time.monotonic() - begun > 2 * 0.5
 
 
-async def test_one_that_comes_too_slowly_is_told_the_rate(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, submit_timeout_s=0.4, upload_min_bytes_per_s=20_000) as gateway:
-        begun = time.monotonic()
-        body = steadily(100_000, 100, 0.05)
-        answer = await gateway.client.post("/api/v1/jobs", headers={**FORM, **gateway.bearer()}, content=body)
-        assert (answer.status_code, answer.json()["type"]) == (504, "/problems/deadline-exceeded")
-        assert "20,000 bytes a second" in answer.json()["detail"]
-        assert time.monotonic() - begun < 3
-        assert service_of(gateway).uploads.held == 0
-        assert await gateway.keys() == set()
+@pytest.mark.gateway(submit_timeout_s=0.4, upload_min_bytes_per_s=20_000)
+async def test_one_that_comes_too_slowly_is_told_the_rate(gateway: Running) -> None:
+    begun = time.monotonic()
+    body = steadily(100_000, 100, 0.05)
+    answer = await gateway.client.post("/api/v1/jobs", headers={**FORM, **gateway.bearer()}, content=body)
+    assert (answer.status_code, answer.json()["type"]) == (504, "/problems/deadline-exceeded")
+    assert "20,000 bytes a second" in answer.json()["detail"]
+    assert time.monotonic() - begun < 3
+    assert service_of(gateway).uploads.held == 0
+    assert await gateway.keys() == set()
 
 
-async def test_no_body_takes_longer_than_the_total(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, upload_timeout_s=0.6, upload_min_bytes_per_s=1) as gateway:
-        body = steadily(1_000_000, 1_000, 0.05)
-        answer = await gateway.client.post("/api/v1/jobs", headers={**FORM, **gateway.bearer()}, content=body)
-        assert (answer.status_code, answer.json()["type"]) == (504, "/problems/deadline-exceeded")
-        assert "within 0.6" in answer.json()["detail"]
+@pytest.mark.gateway(upload_timeout_s=0.6, upload_min_bytes_per_s=1)
+async def test_no_body_takes_longer_than_the_total(gateway: Running) -> None:
+    body = steadily(1_000_000, 1_000, 0.05)
+    answer = await gateway.client.post("/api/v1/jobs", headers={**FORM, **gateway.bearer()}, content=body)
+    assert (answer.status_code, answer.json()["type"]) == (504, "/problems/deadline-exceeded")
+    assert "within 0.6" in answer.json()["detail"]
 
 
-async def test_the_work_has_its_whole_deadline_after_the_body(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, submit_timeout_s=0.6) as gateway:
-        service = service_of(gateway)
-        usual, taken = service.store.check_intake, 0.0
+@pytest.mark.gateway(submit_timeout_s=0.6)
+async def test_the_work_has_its_whole_deadline_after_the_body(gateway: Running) -> None:
+    service = service_of(gateway)
+    usual, taken = service.store.check_intake, 0.0
 
-        async def slow_check() -> None:
-            nonlocal taken
-            await asyncio.sleep(0.4)
-            taken += 0.4
-            await usual()
+    async def slow_check() -> None:
+        nonlocal taken
+        await asyncio.sleep(0.4)
+        taken += 0.4
+        await usual()
 
-        service.store.check_intake = slow_check  # type: ignore[method-assign]
-        body = steadily(10_000, 1_000, 0.04)
-        answer = await gateway.client.post("/api/v1/jobs", headers={**FORM, **gateway.bearer()}, content=body)
-        assert (answer.status_code, taken) == (202, 0.4)
+    service.store.check_intake = slow_check  # type: ignore[method-assign]
+    body = steadily(10_000, 1_000, 0.04)
+    answer = await gateway.client.post("/api/v1/jobs", headers={**FORM, **gateway.bearer()}, content=body)
+    assert (answer.status_code, taken) == (202, 0.4)
 
 
 @asynccontextmanager
@@ -105,23 +103,22 @@ async def stalled(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_who_declares_much_and_sends_little_keeps_nobody_out(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority) as gateway, stalled(gateway, "ada", 8, HEAD):
+async def test_who_declares_much_and_sends_little_keeps_nobody_out(gateway: Running) -> None:
+    async with stalled(gateway, "ada", 8, HEAD):
         uploading = service_of(gateway).uploads
         assert uploading.held_by.total() == uploading.held < MIB
         await gateway.submit("bob", PICTURE + bytes(40 * MIB))
         await gateway.submit("ada")
 
 
-async def test_who_sends_much_and_stops_holds_their_share_alone(settings: Settings, authority: Authority) -> None:
-    sizes = {"upload_bytes_in_flight": 10 * MIB, "image_max_bytes": 3 * MIB, "batch_max_bytes": MIB}
-    async with running_gateway(settings, authority, **sizes) as gateway:
-        assert service_of(gateway).settings.upload_bytes_per_user == 5 * MIB
-        async with stalled(gateway, "ada", 2, HEAD + bytes(2 * MIB), declared=2 * MIB + 1000):
-            refused = await gateway.post("/api/v1/jobs", "ada", files={"image": ("a.png", PICTURE + bytes(2 * MIB))})
-            assert (refused.status_code, refused.json()["type"]) == (503, "/problems/store-full")
-            assert refused.json()["detail"].startswith("You have")
-            await gateway.submit("bob", PICTURE + bytes(2 * MIB))
+@pytest.mark.gateway(upload_bytes_in_flight=10 * MIB, image_max_bytes=3 * MIB, batch_max_bytes=MIB)
+async def test_who_sends_much_and_stops_holds_their_share_alone(gateway: Running, settings: Settings) -> None:
+    assert service_of(gateway).settings.upload_bytes_per_user == 5 * MIB
+    async with stalled(gateway, "ada", 2, HEAD + bytes(2 * MIB), declared=2 * MIB + 1000):
+        refused = await gateway.post("/api/v1/jobs", "ada", files={"image": ("a.png", PICTURE + bytes(2 * MIB))})
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/store-full")
+        assert refused.json()["detail"].startswith("You have")
+        await gateway.submit("bob", PICTURE + bytes(2 * MIB))
 
 
 async def test_slow_bodies_of_one_user_leave_places_to_the_others(
@@ -145,17 +142,9 @@ async def test_slow_bodies_of_one_user_leave_places_to_the_others(
 
         most = uploads.SLOW_MAX_PER_USER
         mine = [post("ada") for _ in range(most + 2)]
-
-        async def full() -> bool:
-            return places.taken.total() == most and sum(task.done() for task in mine) == 2
-
-        await until(full)
+        await until(lambda: places.taken.total() == most and sum(task.done() for task in mine) == 2)
         other = post("bob")
-
-        async def other_too() -> bool:
-            return places.taken.total() == most + 1
-
-        await until(other_too)
+        await until(lambda: places.taken.total() == most + 1)
         await gateway.submit("ada")  # what is not slow needs no place
         hold.set()
         answers = await asyncio.gather(*mine, other)
@@ -169,11 +158,7 @@ async def test_bodies_that_stop_coming_take_the_places_of_slow_ones(
     monkeypatch.setattr(uploads, "SLOW_AFTER_S", 0.05)
     async with running_gateway(settings, authority) as gateway, stalled(gateway, "ada", 2, HEAD):
         places = service_of(gateway).slow_uploads
-
-        async def taken() -> bool:
-            return places.taken.total() == 2
-
-        await until(taken)
+        await until(lambda: places.taken.total() == 2)
         monkeypatch.setattr(places, "_limit_per_user", 2)
 
         async def body() -> AsyncIterator[bytes]:

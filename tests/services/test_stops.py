@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from gateway_parts import IMAGE_MODEL, PICTURE, Running, as_admin, id_of, running_gateway, until
+from job_help import configured
 
 from serve_app.contracts import Json
 from serve_app.local.authority import Authority
@@ -16,12 +16,6 @@ STOPS = "/api/v1/admin/stops"
 MODEL = IMAGE_MODEL.name
 WORDS: Json = {"model": "words", "params": {"text": "x"}}
 SAID = "Beam line maintenance until noon."
-
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority) as running:
-        yield running
 
 
 async def stop(gateway: Running, **body: Any) -> Json:
@@ -57,9 +51,9 @@ async def refusals(gateway: Running) -> list[bool]:
 
 
 async def test_a_stopped_intake_refuses_with_the_admins_words_and_the_rest_goes_on(
-    settings: Settings, authority: Authority
+    gateway: Running, settings: Settings, authority: Authority
 ) -> None:
-    async with running_gateway(settings, authority) as gateway, running_gateway(settings, authority) as other:
+    async with running_gateway(settings, authority) as other:
         gateway.model.open.clear()
         accepted = await gateway.submit()
         await stop(gateway, retry_after_s=120)
@@ -81,11 +75,7 @@ async def test_the_intake_of_one_model_is_stopped_alone(gateway: Running) -> Non
 async def test_a_models_work_is_stopped_while_its_jobs_are_taken_in(gateway: Running) -> None:
     gateway.model.open.clear()
     running = await gateway.submit()
-
-    async def begun() -> bool:
-        return bool(gateway.model.tasks)
-
-    await until(begun)
+    await until(lambda: gateway.model.tasks)
     await stop(gateway, what="work", model=MODEL)
     waiting = [await gateway.submit() for _ in range(5)]
     gateway.model.open.set()
@@ -166,10 +156,6 @@ async def test_a_stop_that_is_none_is_refused(gateway: Running, body: Json, stat
 
 
 async def test_a_full_redis_still_takes_a_stop(gateway: Running) -> None:
-    memory = (await gateway.redis.config_get("maxmemory"))["maxmemory"]
-    await gateway.redis.config_set("maxmemory", 1)
-    try:
+    async with configured(gateway.redis, "maxmemory", 1):
         await stop(gateway)
         await resume(gateway, "intake")
-    finally:
-        await gateway.redis.config_set("maxmemory", memory)

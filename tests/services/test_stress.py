@@ -8,10 +8,10 @@ import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
-from gateway_parts import IMAGE_MODEL, Running, failed, listening, running_gateway
+import pytest
+from gateway_parts import IMAGE_MODEL, Running, failed, listening
 
 from serve_app.local.authority import Authority
-from serve_app.settings import Settings
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "stress_test_api.py"
 
@@ -34,49 +34,49 @@ async def usage_of(gateway: Running) -> list[tuple[str, str]]:
     return [(event["username"], event["endpoint_type"]) for event in await gateway.usage()]
 
 
-async def test_a_mixed_run_succeeds_and_asks_as_each_user(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, cards=(IMAGE_MODEL,)) as gateway:
-        async with listening(gateway.application) as url:
-            status, output, errors = await stress(url, authority, "--requests", "24", "--poll", "--users", "alice,bob")
-        assert status == 0, output + errors
-        assert output.startswith("Stress test complete\n")
-        assert (count(output, "Total requests"), count(output, "Success"), count(output, "Failed")) == (24, 24, 0)
-        assert (count(output, "alice"), count(output, "bob"), count(output, "200")) == (12, 12, 24)
-        asked = [count(output, name) for name in ("inference", "status", "results")]
-        assert sum(asked) == 24
-        assert all(asked)
-        assert count(output, "COMPLETED") == asked[0]
-        for name in ("Latency min/s", "Latency p50/s", "Latency p95/s", "Latency p99/s", "Latency max/s"):
-            assert name in output
-        assert "24 of 24 requests, 0 failed\n" in errors
-        events = await usage_of(gateway)
-        assert {user for user, _ in events} == {"alice", "bob"}
-        assert [kind for _, kind in events].count("inference") == asked[0]
+@pytest.mark.gateway(cards=(IMAGE_MODEL,))
+async def test_a_mixed_run_succeeds_and_asks_as_each_user(gateway: Running, authority: Authority) -> None:
+    async with listening(gateway.application) as url:
+        status, output, errors = await stress(url, authority, "--requests", "24", "--poll", "--users", "alice,bob")
+    assert status == 0, output + errors
+    assert output.startswith("Stress test complete\n")
+    assert (count(output, "Total requests"), count(output, "Success"), count(output, "Failed")) == (24, 24, 0)
+    assert (count(output, "alice"), count(output, "bob"), count(output, "200")) == (12, 12, 24)
+    asked = [count(output, name) for name in ("inference", "status", "results")]
+    assert sum(asked) == 24
+    assert all(asked)
+    assert count(output, "COMPLETED") == asked[0]
+    for name in ("Latency min/s", "Latency p50/s", "Latency p95/s", "Latency p99/s", "Latency max/s"):
+        assert name in output
+    assert "24 of 24 requests, 0 failed\n" in errors
+    events = await usage_of(gateway)
+    assert {user for user, _ in events} == {"alice", "bob"}
+    assert [kind for _, kind in events].count("inference") == asked[0]
 
 
-async def test_a_job_that_failed_is_a_failure(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, cards=(IMAGE_MODEL,)) as gateway:
-        gateway.model.answer = failed("image-undecodable", "The file ends early.")
-        async with listening(gateway.application) as url:
-            only = ("--mode", "inference", "--requests", "4")
-            unpolled = await stress(url, authority, *only)
-            status, output, _ = await stress(url, authority, *only, "--poll")
-        assert unpolled[0] == 0
-        assert status == 1
-        assert (count(output, "Failed"), count(output, "200"), count(output, "FAILED")) == (4, 4, 4)
-        assert "inference by alice: its job ended FAILED" in output
+@pytest.mark.gateway(cards=(IMAGE_MODEL,))
+async def test_a_job_that_failed_is_a_failure(gateway: Running, authority: Authority) -> None:
+    gateway.model.answer = failed("image-undecodable", "The file ends early.")
+    async with listening(gateway.application) as url:
+        only = ("--mode", "inference", "--requests", "4")
+        unpolled = await stress(url, authority, *only)
+        status, output, _ = await stress(url, authority, *only, "--poll")
+    assert unpolled[0] == 0
+    assert status == 1
+    assert (count(output, "Failed"), count(output, "200"), count(output, "FAILED")) == (4, 4, 4)
+    assert "inference by alice: its job ended FAILED" in output
 
 
-async def test_a_refusal_is_a_failure_with_its_reason(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, cards=(IMAGE_MODEL,), queue_max_jobs=1) as gateway:
-        gateway.model.open.clear()
-        async with listening(gateway.application) as url:
-            only = ("--mode", "inference", "--requests", "12", "--concurrency", "1")
-            status, output, _ = await stress(url, authority, *only)
-        assert status == 1
-        assert (count(output, "Success"), count(output, "503")) == (1, 11)
-        assert "Sample failures (8 of 11)" in output
-        assert "queue-full" in output
+@pytest.mark.gateway(cards=(IMAGE_MODEL,), queue_max_jobs=1)
+async def test_a_refusal_is_a_failure_with_its_reason(gateway: Running, authority: Authority) -> None:
+    gateway.model.open.clear()
+    async with listening(gateway.application) as url:
+        only = ("--mode", "inference", "--requests", "12", "--concurrency", "1")
+        status, output, _ = await stress(url, authority, *only)
+    assert status == 1
+    assert (count(output, "Success"), count(output, "503")) == (1, 11)
+    assert "Sample failures (8 of 11)" in output
+    assert "queue-full" in output
 
 
 async def test_a_service_that_is_away_is_a_failure_and_no_traceback(authority: Authority) -> None:

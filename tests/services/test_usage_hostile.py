@@ -8,15 +8,15 @@ from html.parser import HTMLParser
 
 import pytest
 from redis.asyncio import Redis
-from usage_events import end_job, running, until_settled, usage_event
+from usage_events import end_job, rows, running, until_settled, usage_event
 from usage_rows import insert, report
 
 from serve_app.settings import Settings
-from serve_app.usage.migrations import migrate
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.report.page import write_page
 from serve_app.usage.report.sheet import write_csv
 from serve_app.usage.report.summary import write_summary
+from serve_app.usage.storable import storable_name
 
 NAMES = {
     "html": "<img src=x onerror=alert(1)>",
@@ -37,6 +37,9 @@ NAMES = {
     "lines": "one\ntwo\u2028three\u0085four",
     "nul": "nul\0nul",
     "empty": "",
+    "blank": " \0",
+    "surrogates": "\ud800 lone \udfff",
+    "emoji": "👩\u200d🔬🔬" * 100,
 }
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -74,15 +77,15 @@ def assert_harmless(page: str) -> Page:
     return parsed
 
 
-@pytest.mark.parametrize("name", [name for kind, name in NAMES.items() if kind != "nul"], ids=lambda name: name[:12])
-def test_a_name_in_the_rows_does_nothing(database: str, name: str) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in NAMES if kind not in ("nul", "blank", "surrogates")])
+def test_a_name_in_the_rows_does_nothing(tables: str, kind: str) -> None:
     """Rows of the source system were never cleaned."""
-    migrate(database)
+    name = NAMES[kind]
     kept = name[:250]
     insert(
-        database, [{"username": kept, "group_name": kept, "model": kept, "url_path": name, "endpoint_type": name[:50]}]
+        tables, [{"username": kept, "group_name": kept, "model": kept, "url_path": name, "endpoint_type": name[:50]}]
     )
-    found = report(database)
+    found = report(tables)
     assert found["total"] == 1
     assert found["users"][0]["name"] == (kept or "<unknown>")
     page = assert_harmless(write_page(json.loads(json.dumps(found))))
@@ -93,16 +96,20 @@ def test_a_name_in_the_rows_does_nothing(database: str, name: str) -> None:
     assert not any(char in write_summary(found).replace("\n", "") for char in "\x1b\x07\r\t\u202e\u2028\x85")
 
 
-async def test_names_in_tokens_get_through_the_outbox(redis: Redis, settings: Settings, database: str) -> None:
-    migrate(database)
+async def test_names_in_tokens_get_through_the_outbox(redis: Redis, settings: Settings, tables: str) -> None:
     outbox = Outbox(redis, settings)
     for number, name in enumerate(NAMES.values()):
-        event = usage_event(event_id=f"e{number}", username=name, group=name, principal_id=f"p{number}")
+        event = usage_event(
+            event_id=f"e{number}", username=name, group=name, url_path=f"/{name}", principal_id=f"p{number}"
+        )
         await outbox.record(event)
         await end_job(redis, f"j{number}", owner=f"p{number}")
     async with running(redis, settings):
         await until_settled(redis)
-    found = report(database, since=None, until=datetime(2030, 1, 1, tzinfo=UTC))
+    stored = dict(rows(tables, "SELECT event_id, username FROM api_usage"))
+    assert stored == {f"e{number}": storable_name(name) for number, name in enumerate(NAMES.values())}
+    assert (await outbox.figures()).refused == 0
+    found = report(tables, since=None, until=datetime(2030, 1, 1, tzinfo=UTC))
     assert (found["total"], found["all"]["completed"]) == (len(NAMES), len(NAMES))
     assert all(row["requests"] == row["completed"] == 1 for row in found["users"])
     assert_harmless(write_page(found))

@@ -9,7 +9,8 @@ import psycopg
 import pytest
 from gateway_parts import running_gateway
 from redis.asyncio import Redis
-from usage_events import rows, running, until, until_settled, usage_event
+from usage_events import rows, running, until_settled, usage_event
+from waiting import until
 
 from serve_app.connections import GroupingRedis, connect_redis
 from serve_app.local.authority import Authority
@@ -22,12 +23,6 @@ from serve_app.usage.outbox import TIMEOUT_S, Outbox
 
 REQUESTS = 1000
 STOPPED_S = 60
-
-
-@pytest.fixture
-def tables(database: str) -> str:
-    migrate(database)
-    return database
 
 
 async def test_postgres_away_loses_and_delays_nothing(
@@ -49,11 +44,7 @@ async def test_postgres_away_loses_and_delays_nothing(
         assert writer.trouble is None
         await asyncio.to_thread(postgres.kill)
         await record(100)
-
-        async def is_troubled() -> bool:
-            return writer.trouble is not None
-
-        await until(is_troubled)
+        await until(lambda: writer.trouble is not None)
         assert writer.trouble == "PostgreSQL is away or refuses"
         await record(100)
         assert (await outbox.figures()).waiting == 200
@@ -73,18 +64,10 @@ async def test_redis_away_and_emptied_is_survived(
         await until_settled(redis)
         await asyncio.to_thread(valkey.kill)
         assert await outbox.record(usage_event(event_id="meanwhile"))
-
-        async def is_troubled() -> bool:
-            return writer.trouble == "Redis is away or refuses"
-
-        await until(is_troubled)
+        await until(lambda: writer.trouble == "Redis is away or refuses")
         await asyncio.to_thread(valkey.start)
         assert await outbox.record(usage_event(event_id="after"))
-
-        async def is_drained() -> bool:
-            return outbox.spooled == 0
-
-        await until(is_drained)
+        await until(lambda: outbox.spooled == 0)
         await until_settled(redis)
         await redis.flushall()
         assert await outbox.record(usage_event(event_id="emptied"))
@@ -124,11 +107,7 @@ async def test_requests_of_a_redis_outage_are_rows_once_and_nobody_waits_for_the
                 os.kill(valkey.pid, signal.SIGCONT)
             else:
                 await asyncio.to_thread(valkey.start)
-
-        async def is_drained() -> bool:
-            return outbox.spooled == 0
-
-        await until(is_drained)
+        await until(lambda: outbox.spooled == 0)
         assert await record(50) < 1
         await outbox.close()
         await until_settled(redis)
@@ -210,11 +189,7 @@ async def test_a_postgres_that_dies_in_the_middle_of_a_batch_gets_each_row_once(
 async def test_missing_tables_are_waited_for_and_named(redis: Redis, settings: Settings, database: str) -> None:
     async with running(redis, settings) as writer:
         await Outbox(redis, settings).record(usage_event(event_id="early"))
-
-        async def is_named() -> bool:
-            return "semapi migrate" in (writer.trouble or "")
-
-        await until(is_named)
+        await until(lambda: "semapi migrate" in (writer.trouble or ""))
         migrate(database)
         await until_settled(redis)
         assert writer.trouble is None
@@ -224,9 +199,5 @@ async def test_missing_tables_are_waited_for_and_named(redis: Redis, settings: S
 async def test_without_a_database_events_wait(redis: Redis, settings: Settings) -> None:
     async with running(redis, settings) as writer:
         await Outbox(redis, settings).record(usage_event())
-
-        async def is_troubled() -> bool:
-            return writer.trouble is not None
-
-        await until(is_troubled)
+        await until(lambda: writer.trouble is not None)
         assert (await Outbox(redis, settings).figures()).waiting == 1

@@ -9,7 +9,6 @@ import psycopg
 import pytest
 from usage_rows import DAY, insert, report
 
-from serve_app.usage.migrations import migrate
 from serve_app.usage.report.page import write_page
 from serve_app.usage.report.prune import prune
 
@@ -52,12 +51,6 @@ class Sections(HTMLParser):
 
     def said(self, section: str) -> str:
         return " ".join(self.words[section])
-
-
-@pytest.fixture
-def tables(database: str) -> str:
-    migrate(database)
-    return database
 
 
 @pytest.fixture

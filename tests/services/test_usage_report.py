@@ -13,7 +13,6 @@ import pytest
 from usage_rows import DAY, insert, report
 
 from serve_app.contracts import Json
-from serve_app.usage.migrations import migrate
 from serve_app.usage.report.page import write_page
 from serve_app.usage.report.prune import prune
 from serve_app.usage.report.sheet import write_csv
@@ -26,12 +25,6 @@ SOURCE_KEYS = {
     *("path_counts", "time_buckets", "hour_heatmap", "recent"),
 }
 STEP = {"minute": "%Y-%m-%d %H:%M:00", "hour": "%Y-%m-%d %H:00:00", "day": "%Y-%m-%d 00:00:00"}
-
-
-@pytest.fixture
-def tables(database: str) -> str:
-    migrate(database)
-    return database
 
 
 def some_requests(number: int) -> list[dict[str, Any]]:

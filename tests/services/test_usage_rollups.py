@@ -11,7 +11,7 @@ from usage_events import NOW_MS, rows
 
 from serve_app.usage.database import Database
 from serve_app.usage.entries import read_row
-from serve_app.usage.migrations import migrate, read_migrations
+from serve_app.usage.migrations import read_migrations
 
 HOUR_MS = 3_600_000
 SQL = Path(__file__).resolve().parents[2] / "serve_app" / "usage" / "sql"
@@ -66,17 +66,16 @@ def assert_sums_are_exact(url: str) -> None:
     assert rows(url, OUTCOME_SUMS) == rows(url, OUTCOMES) != []
 
 
-async def test_four_writers_at_once_neither_deadlock_nor_miscount(database: str) -> None:
-    migrate(database)
+async def test_four_writers_at_once_neither_deadlock_nor_miscount(tables: str) -> None:
     chance = random.Random(1)
     entries = [entry(number, chance) for number in range(2000)]
     # The group hands each writer entries of its own; what they share are the sums.
-    await asyncio.gather(*(store(database, entries[writer::4]) for writer in range(4)))
-    await store(database, entries[:300])  # written again after a lost acknowledgement
-    assert rows(database, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == [(0,)]
+    await asyncio.gather(*(store(tables, entries[writer::4]) for writer in range(4)))
+    await store(tables, entries[:300])  # written again after a lost acknowledgement
+    assert rows(tables, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == [(0,)]
     stored = "SELECT (SELECT count(*) FROM api_usage) + (SELECT count(*) FROM job_outcomes)"
-    assert rows(database, stored) == [(2000,)]
-    assert_sums_are_exact(database)
+    assert rows(tables, stored) == [(2000,)]
+    assert_sums_are_exact(tables)
 
 
 async def test_rows_that_were_there_before_are_summed_too(database: str) -> None:
@@ -94,20 +93,18 @@ async def test_rows_that_were_there_before_are_summed_too(database: str) -> None
     assert_sums_are_exact(database)
 
 
-async def test_sums_follow_a_batch_that_is_rolled_back(database: str) -> None:
-    migrate(database)
+async def test_sums_follow_a_batch_that_is_rolled_back(tables: str) -> None:
     chance = random.Random(3)
     good = [entry(number, chance) for number in range(20)]
     bad = {b"kind": b"usage", b"event": b'{"event_id": "bad", "status_code": "many"}'}
-    writer = Database(database)
+    writer = Database(tables)
     batch = {str(number).encode(): read_row(fields) for number, fields in enumerate([*good[1:], bad])}
     assert len(await writer.store(batch)) == 1
     await writer.close()
-    assert_sums_are_exact(database)
+    assert_sums_are_exact(tables)
 
 
 @pytest.mark.parametrize("latency", ["0", "-1", "'infinity'", "'NaN'", "1e300", "1e-300", "'-infinity'"])
-def test_every_latency_has_a_bucket(database: str, latency: str) -> None:
-    migrate(database)
-    [(bucket,)] = rows(database, f"SELECT usage_latency_bucket({latency})")
+def test_every_latency_has_a_bucket(tables: str, latency: str) -> None:
+    [(bucket,)] = rows(tables, f"SELECT usage_latency_bucket({latency})")
     assert -50 <= bucket <= 200

@@ -41,15 +41,8 @@ READ_S = 4.0
 
 
 @pytest.fixture
-def tables(database: str) -> str:
-    migrate(database)
-    return database
-
-
-@pytest.fixture
-async def gateway(settings: Settings, authority: Authority, tables: str) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority) as running:
-        yield running
+async def gateway(tables: str, gateway: Running) -> Running:
+    return gateway
 
 
 @pytest.fixture
@@ -278,10 +271,7 @@ def waiting_reports(database: str) -> list[int]:
 
 
 async def a_waiting_report(database: str) -> int:
-    async def look() -> list[int]:
-        return await asyncio.to_thread(waiting_reports, database)
-
-    [process] = await until(look)
+    [process] = await until(lambda: asyncio.to_thread(waiting_reports, database))
     return int(process)
 
 
@@ -315,11 +305,9 @@ async def test_a_report_that_takes_too_long_is_ended_and_there_is_one_at_a_time(
         for task in waiting:
             assert problem(task.result()) == (504, "deadline-exceeded")
             assert task.result().headers["retry-after"]
-
-        async def nobody_waits() -> bool:
-            return await asyncio.to_thread(waiting_reports, tables) == []
-
-        await until(nobody_waits)  # PostgreSQL does not go on for nobody
+        await until(
+            lambda: asyncio.to_thread(waiting_reports, tables), fits=lambda found: found == []
+        )  # PostgreSQL does not go on for nobody
     assert (await hasty.get(USAGE)).status_code == 200
 
 

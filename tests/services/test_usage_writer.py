@@ -9,7 +9,8 @@ from typing import cast
 import psycopg
 import pytest
 from redis.asyncio import Redis
-from usage_events import end_job, rows, running, until, until_settled, usage_event
+from usage_events import end_job, rows, running, until_settled, usage_event
+from waiting import until
 
 from serve_app.lua import read_script
 from serve_app.settings import Settings
@@ -17,17 +18,10 @@ from serve_app.usage import writer as writer_module
 from serve_app.usage.database import Database
 from serve_app.usage.entries import INSERTS, read_row
 from serve_app.usage.keys import GROUP, OUTBOX, REFUSED
-from serve_app.usage.migrations import migrate
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.writer import FOREIGN_KEPT_S
 
 CONSUMER_GONE = "gone"
-
-
-@pytest.fixture
-def tables(database: str) -> str:
-    migrate(database)
-    return database
 
 
 async def test_rows_appear_within_a_second_or_so(redis: Redis, settings: Settings, tables: str) -> None:
@@ -85,11 +79,7 @@ async def test_what_a_living_writer_holds_is_left_to_it(redis: Redis, settings: 
     await redis.xreadgroup(GROUP, "busy", {OUTBOX: ">"})
     async with running(redis, settings):
         await Outbox(redis, settings).record(usage_event(event_id="free"))
-
-        async def is_alone() -> bool:
-            return int(await redis.xlen(OUTBOX)) == 1
-
-        await until(is_alone)
+        await until(lambda: redis.xlen(OUTBOX), fits=lambda found: int(found) == 1)
     assert rows(tables, "SELECT event_id FROM api_usage") == [("free",)]
     assert (await redis.xpending(OUTBOX, GROUP))["consumers"] == [{"name": b"busy", "pending": 1}]
 

@@ -7,18 +7,16 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any, cast
 
 import httpx2
 import pytest
 from gateway_parts import PICTURE, Running, running_gateway
-from pydantic import SecretStr
+from job_help import configured
 
 from serve_app.connections import GroupingRedis, connect_redis
 from serve_app.contracts import Principal
-from serve_app.errors import TrackerUnavailable
-from serve_app.gateway.limits.limiter import BURST_S, Limiter
+from serve_app.gateway.limits.limiter import Limiter
 from serve_app.local.authority import Authority
 from serve_app.settings import MIB, Settings
 
@@ -41,132 +39,114 @@ async def flood(gateway: Running, user: str, seconds: float) -> Counter[int]:
     return statuses
 
 
-async def test_three_gateways_share_one_limit(settings: Settings, authority: Authority) -> None:
-    per_second = 30.0
-    async with AsyncExitStack() as stack:
-        gateways = [
-            await stack.enter_async_context(running_gateway(settings, authority, rate_reads_per_s=per_second))
-            for _ in range(3)
-        ]
-        started = time.monotonic()
-        counts = await asyncio.gather(*(flood(gateway, "ada", FLOOD_S) for gateway in gateways))
-        passed, took = sum(count[404] for count in counts), time.monotonic() - started
-        assert all(count[429] > 0 and count.keys() == {404, 429} for count in counts)
-        assert passed == pytest.approx(per_second * (BURST_S + took), rel=0.05)
-
-
-async def test_a_flood_is_told_when_to_come_again_and_nobody_else_is_held_up(
-    settings: Settings, authority: Authority
-) -> None:
-    async with running_gateway(settings, authority, rate_reads_per_s=40.0) as gateway:
-        flooding = asyncio.create_task(flood(gateway, "flood", FLOOD_S))
-        calm = []
-        while not flooding.done():
-            calm.append((await gateway.get(UNKNOWN, "calm")).status_code)
-            await asyncio.sleep(0.05)
-        assert set(calm) == {404}
-        assert (await flooding)[429] > 0
+@pytest.mark.gateway(rate_reads_per_s=40.0)
+async def test_a_flood_is_told_when_to_come_again_and_nobody_else_is_held_up(gateway: Running) -> None:
+    flooding = asyncio.create_task(flood(gateway, "flood", FLOOD_S))
+    calm = []
+    while not flooding.done():
+        calm.append((await gateway.get(UNKNOWN, "calm")).status_code)
+        await asyncio.sleep(0.05)
+    assert set(calm) == {404}
+    assert (await flooding)[429] > 0
+    refused = await gateway.get(UNKNOWN, "flood")
+    while refused.status_code != 429:
         refused = await gateway.get(UNKNOWN, "flood")
-        while refused.status_code != 429:
-            refused = await gateway.get(UNKNOWN, "flood")
-        assert refused.json()["type"] == "/problems/rate-limited"
-        assert refused.headers["retry-after"] == "1"
+    assert refused.json()["type"] == "/problems/rate-limited"
+    assert refused.headers["retry-after"] == "1"
 
 
-async def test_a_refusal_names_the_rate_that_was_set(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, rate_reads_per_s=17.0) as gateway:  # 58,823.5 µs apart
-        answers = await asyncio.gather(*(gateway.get(UNKNOWN, "fast") for _ in range(100)))
-        refused = [answer for answer in answers if answer.status_code == 429]
-        assert refused[0].json()["detail"].startswith("You may send 17 reads a second, and a burst at first.")
+@pytest.mark.gateway(rate_reads_per_s=17.0)  # 58,823.5 µs apart
+async def test_a_refusal_names_the_rate_that_was_set(gateway: Running) -> None:
+    answers = await asyncio.gather(*(gateway.get(UNKNOWN, "fast") for _ in range(100)))
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused[0].json()["detail"].startswith("You may send 17 reads a second, and a burst at first.")
 
 
-async def test_retry_after_is_right(settings: Settings, authority: Authority) -> None:
+@pytest.mark.gateway(rate_submits_per_s=0.5)
+async def test_retry_after_is_right(gateway: Running) -> None:
     """A request every two seconds: the next one passes after what `Retry-After` says, and not a second earlier."""
-    async with running_gateway(settings, authority, rate_submits_per_s=0.5) as gateway:
-        assert (await gateway.post("/api/v1/jobs", **words("one"))).status_code == 202
-        refused = await gateway.post("/api/v1/jobs", **words("two"))
-        told = time.monotonic()
-        assert (refused.status_code, refused.headers["retry-after"]) == (429, "2")
-        while (answer := await gateway.post("/api/v1/jobs", **words("two"))).status_code == 429:
-            left = int(answer.headers["retry-after"])
-            assert 0 < left <= 2
-            await asyncio.sleep(0.05)
-        assert answer.status_code == 202
-        assert 1 < time.monotonic() - told < 2.5
+    assert (await gateway.post("/api/v1/jobs", **words("one"))).status_code == 202
+    refused = await gateway.post("/api/v1/jobs", **words("two"))
+    told = time.monotonic()
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "2")
+    while (answer := await gateway.post("/api/v1/jobs", **words("two"))).status_code == 429:
+        left = int(answer.headers["retry-after"])
+        assert 0 < left <= 2
+        await asyncio.sleep(0.05)
+    assert answer.status_code == 202
+    assert 1 < time.monotonic() - told < 2.5
 
 
-async def test_the_house_is_full_for_everybody_but_not_for_admins(settings: Settings, authority: Authority) -> None:
-    rates = {"rate_house_reads_per_s": 2.0, "rate_house_submits_per_s": 0.5}
-    async with running_gateway(settings, authority, **rates) as gateway:
-        for number in range(4):
-            assert (await gateway.get(UNKNOWN, f"user-{number}")).status_code == 404
-        refused = await gateway.get(UNKNOWN, "user-5")
-        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-        assert "All users together" in refused.json()["detail"]
-        assert refused.headers["ratelimit"] == '"reads";r=200;t=0'  # it was not taken from the user's own
-        admin = gateway.bearer("root", roles=["sem-admin"])
-        assert (await gateway.client.get("/api/v1/admin/limits", headers=admin)).status_code == 200
-        assert (await gateway.post("/api/v1/jobs", "ada", **words("a"))).status_code == 202
-        assert (await gateway.post("/api/v1/jobs", "bob", **words("b"))).status_code == 429
+@pytest.mark.gateway(rate_house_reads_per_s=2.0, rate_house_submits_per_s=0.5)
+async def test_the_house_is_full_for_everybody_but_not_for_admins(gateway: Running) -> None:
+    for number in range(4):
+        assert (await gateway.get(UNKNOWN, f"user-{number}")).status_code == 404
+    refused = await gateway.get(UNKNOWN, "user-5")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert "All users together" in refused.json()["detail"]
+    assert refused.headers["ratelimit"] == '"reads";r=200;t=0'  # it was not taken from the user's own
+    admin = gateway.bearer("root", roles=["sem-admin"])
+    assert (await gateway.client.get("/api/v1/admin/limits", headers=admin)).status_code == 200
+    assert (await gateway.post("/api/v1/jobs", "ada", **words("a"))).status_code == 202
+    assert (await gateway.post("/api/v1/jobs", "bob", **words("b"))).status_code == 429
 
 
-async def test_every_answer_to_a_user_tells_the_limits(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, quota_submits_per_day=7) as gateway:
-        read = await gateway.get(UNKNOWN)
-        assert read.headers["ratelimit-policy"] == '"reads";q=200;w=2'
-        assert read.headers["ratelimit"] == '"reads";r=199;t=1'
-        submit = await gateway.post("/api/v1/jobs", **words("one two"))
-        assert submit.headers["ratelimit-policy"] == '"submits";q=40;w=2, "submits-per-day";q=7;w=86400'
-        assert re.fullmatch(r'"submits";r=39;t=1, "submits-per-day";r=6;t=\d{1,5}', submit.headers["ratelimit"])
-        for path in ("/livez", "/nowhere"):
-            assert "ratelimit" not in (await gateway.client.get(path)).headers
-        unknown = await gateway.client.get(UNKNOWN, headers={"Authorization": "Bearer a.b.c"})
-        assert unknown.status_code == 401
-        assert "ratelimit" not in unknown.headers
+@pytest.mark.gateway(quota_submits_per_day=7)
+async def test_every_answer_to_a_user_tells_the_limits(gateway: Running) -> None:
+    read = await gateway.get(UNKNOWN)
+    assert read.headers["ratelimit-policy"] == '"reads";q=200;w=2'
+    assert read.headers["ratelimit"] == '"reads";r=199;t=1'
+    submit = await gateway.post("/api/v1/jobs", **words("one two"))
+    assert submit.headers["ratelimit-policy"] == '"submits";q=40;w=2, "submits-per-day";q=7;w=86400'
+    assert re.fullmatch(r'"submits";r=39;t=1, "submits-per-day";r=6;t=\d{1,5}', submit.headers["ratelimit"])
+    for path in ("/livez", "/nowhere"):
+        assert "ratelimit" not in (await gateway.client.get(path)).headers
+    unknown = await gateway.client.get(UNKNOWN, headers={"Authorization": "Bearer a.b.c"})
+    assert unknown.status_code == 401
+    assert "ratelimit" not in unknown.headers
 
 
-async def test_the_days_quota_is_the_roles(settings: Settings, authority: Authority) -> None:
-    quotas = {"quota_submits_per_day": 1, "quota_submits_per_day_roles": ("staff=2", "robots=0")}
-    async with running_gateway(settings, authority, **quotas) as gateway:
+@pytest.mark.gateway(quota_submits_per_day=1, quota_submits_per_day_roles=("staff=2", "robots=0"))
+async def test_the_days_quota_is_the_roles(gateway: Running) -> None:
 
-        async def accepted(user: str, **claims: Any) -> int:
-            headers = gateway.bearer(user, **claims)
-            answers = [await gateway.client.post("/api/v1/jobs", headers=headers, **words("x")) for _ in range(3)]
-            if refused := [answer for answer in answers if answer.status_code == 429]:
-                assert 0 < int(refused[0].headers["retry-after"]) <= 86400
-                assert "midnight UTC" in refused[0].json()["detail"]
-                assert (await gateway.client.get(UNKNOWN, headers=headers)).status_code == 404
-            return sum(answer.status_code == 202 for answer in answers)
+    async def accepted(user: str, **claims: Any) -> int:
+        headers = gateway.bearer(user, **claims)
+        answers = [await gateway.client.post("/api/v1/jobs", headers=headers, **words("x")) for _ in range(3)]
+        if refused := [answer for answer in answers if answer.status_code == 429]:
+            assert 0 < int(refused[0].headers["retry-after"]) <= 86400
+            assert "midnight UTC" in refused[0].json()["detail"]
+            assert (await gateway.client.get(UNKNOWN, headers=headers)).status_code == 404
+        return sum(answer.status_code == 202 for answer in answers)
 
-        assert await accepted("ada") == 1
-        assert await accepted("bob", roles=["staff", "other"]) == 2
-        assert await accepted("hal", realm_access={"roles": ["robots", "staff"]}) == 3
-        counts = await gateway.redis.keys("quota:*")
-        assert len(counts) == 2  # who has no quota is not counted
-        assert all([0 < await gateway.redis.ttl(name) <= 86400 for name in counts])
-
-
-async def test_a_refused_request_is_one_usage_row_and_nothing_else(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, rate_submits_per_s=0.01) as gateway:
-        image = {"files": {"image": ("a.png", PICTURE)}}
-        assert (await gateway.post("/api/v1/jobs", **image)).status_code == 202
-        for path, body in (("/api/v1/jobs", image), ("/api/v1/inference", image), ("/api/v1/jobs", {"json": {}})):
-            refused = await gateway.post(path, **body)
-            assert (refused.status_code, refused.json()["type"]) == (429, "/problems/rate-limited")
-        assert [event["status_code"] for event in await gateway.usage()] == [202, 429, 429, 429]
-        assert await gateway.redis.hget("ledger:sem-classifier", "accepted") == b"1"
-        assert len(await gateway.redis.keys("blob:*")) <= 1
+    assert await accepted("ada") == 1
+    assert await accepted("bob", roles=["staff", "other"]) == 2
+    assert await accepted("hal", realm_access={"roles": ["robots", "staff"]}) == 3
+    counts = await gateway.redis.keys("quota:*")
+    assert len(counts) == 2  # who has no quota is not counted
+    assert all([0 < await gateway.redis.ttl(name) <= 86400 for name in counts])
 
 
-async def test_who_has_no_token_is_counted_nowhere(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority) as gateway:
-        for headers in ({}, {"Authorization": "Bearer a.b.c"}, gateway.bearer(exp=1)):
-            for _ in range(3):
-                assert (await gateway.client.get(UNKNOWN, headers=headers)).status_code == 401
-        assert await gateway.redis.keys() == []
+@pytest.mark.gateway(rate_submits_per_s=0.01)
+async def test_a_refused_request_is_one_usage_row_and_nothing_else(gateway: Running) -> None:
+    image = {"files": {"image": ("a.png", PICTURE)}}
+    assert (await gateway.post("/api/v1/jobs", **image)).status_code == 202
+    for path, body in (("/api/v1/jobs", image), ("/api/v1/inference", image), ("/api/v1/jobs", {"json": {}})):
+        refused = await gateway.post(path, **body)
+        assert (refused.status_code, refused.json()["type"]) == (429, "/problems/rate-limited")
+    assert [event["status_code"] for event in await gateway.usage()] == [202, 429, 429, 429]
+    assert await gateway.redis.hget("ledger:sem-classifier", "accepted") == b"1"
+    assert len(await gateway.redis.keys("blob:*")) <= 1
 
 
-async def test_a_refused_upload_need_not_arrive(settings: Settings, authority: Authority) -> None:
+async def test_who_has_no_token_is_counted_nowhere(gateway: Running) -> None:
+    for headers in ({}, {"Authorization": "Bearer a.b.c"}, gateway.bearer(exp=1)):
+        for _ in range(3):
+            assert (await gateway.client.get(UNKNOWN, headers=headers)).status_code == 401
+    assert await gateway.redis.keys() == []
+
+
+@pytest.mark.gateway(rate_submits_per_s=0.01)
+async def test_a_refused_upload_need_not_arrive(gateway: Running) -> None:
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -177,35 +157,30 @@ async def test_a_refused_upload_need_not_arrive(settings: Settings, authority: A
             yield bytes(MIB // 64)
             await asyncio.sleep(0)
 
-    async with running_gateway(settings, authority, rate_submits_per_s=0.01) as gateway:
-        assert (await gateway.post("/api/v1/jobs", **words("x"))).status_code == 202
-        headers = {**FORM, **gateway.bearer()}
-        refused = await gateway.client.post("/api/v1/jobs", headers=headers, content=endless())
-        assert refused.status_code == 429
-        assert sent < 50 * 64  # long before it is too large
+    assert (await gateway.post("/api/v1/jobs", **words("x"))).status_code == 202
+    headers = {**FORM, **gateway.bearer()}
+    refused = await gateway.client.post("/api/v1/jobs", headers=headers, content=endless())
+    assert refused.status_code == 429
+    assert sent < 50 * 64  # long before it is too large
 
 
-async def test_the_limiter_costs_no_round_trip_of_its_own(settings: Settings, authority: Authority) -> None:
+async def test_the_limiter_costs_no_round_trip_of_its_own(gateway: Running) -> None:
     """What Redis reads at once, it counts once: the limiter's script arrives with the read, then the usage event."""
-    async with running_gateway(settings, authority) as gateway:
-        reads, path = 50, f"/api/v1/jobs/{await gateway.submit()}"
-        await gateway.ended(path.rpartition("/")[2])
-        before = (await gateway.redis.info("stats"))["total_reads_processed"]
-        for _ in range(reads):
-            assert (await gateway.get(path)).status_code == 200
-        arrived = (await gateway.redis.info("stats"))["total_reads_processed"] - before
-        assert 2 * reads <= arrived < 2.5 * reads  # and what goes on beside
+    reads, path = 50, f"/api/v1/jobs/{await gateway.submit()}"
+    await gateway.ended(path.rpartition("/")[2])
+    before = (await gateway.redis.info("stats"))["total_reads_processed"]
+    for _ in range(reads):
+        assert (await gateway.get(path)).status_code == 200
+    arrived = (await gateway.redis.info("stats"))["total_reads_processed"] - before
+    assert 2 * reads <= arrived < 2.5 * reads  # and what goes on beside
 
 
-async def test_reads_go_on_where_redis_takes_no_writes(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, rate_reads_per_s=0.5) as gateway:
-        await gateway.redis.config_set("min-replicas-to-write", 1)
-        try:
-            for _ in range(3):
-                assert (await gateway.get(UNKNOWN)).status_code == 404
-        finally:
-            await gateway.redis.config_set("min-replicas-to-write", 0)
-        assert [(await gateway.get(UNKNOWN)).status_code for _ in range(2)] == [404, 429]
+@pytest.mark.gateway(rate_reads_per_s=0.5)
+async def test_reads_go_on_where_redis_takes_no_writes(gateway: Running) -> None:
+    async with configured(gateway.redis, "min-replicas-to-write", 1):
+        for _ in range(3):
+            assert (await gateway.get(UNKNOWN)).status_code == 404
+    assert [(await gateway.get(UNKNOWN)).status_code for _ in range(2)] == [404, 429]
 
 
 async def test_buckets_are_bounded_in_time_and_never_on_disk(settings: Settings) -> None:
@@ -224,14 +199,6 @@ async def test_buckets_are_bounded_in_time_and_never_on_disk(settings: Settings)
     assert await written() == before
     await redis.script_flush()  # a Redis that forgot the script is told it again
     await limiter.ask(Principal("a" * 32, "ada"), "submit").granted()
-    await redis.aclose()
-
-
-async def test_a_redis_that_is_away_is_said_in_our_words(settings: Settings) -> None:
-    away = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
-    redis = cast(GroupingRedis, connect_redis(away, client=GroupingRedis))
-    with pytest.raises(TrackerUnavailable):
-        await Limiter(redis, away).ask(Principal("a" * 32, "ada"), "read").granted()
     await redis.aclose()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from gateway_parts import until
-from job_help import claimed, submission
+from job_help import claimed, configured, submission
 from receiver import Receiver, receiving
 from redis.asyncio import Redis
 from standardwebhooks import Webhook
@@ -40,10 +40,7 @@ async def town(redis: Redis, settings: Settings, receiver: Receiver) -> Town:
 
 
 async def got(receiver: Receiver, number: int) -> None:
-    async def came() -> bool:
-        return len(receiver.got) >= number
-
-    await until(came)
+    await until(lambda: len(receiver.got) >= number)
     assert len(receiver.got) == number
 
 
@@ -126,11 +123,10 @@ async def test_an_endpoint_that_took_something_since_stays_on(town: Town, receiv
         for number in range(2, len(SCHEDULE_S) + 1):
             await until(lambda number=number: written(town, endpoint, number))
             await town.hurry(endpoint)
-
-        async def ended() -> bool:
-            return {one.status for one in await town.deliveries(endpoint)} == {"delivered", "failed"}
-
-        await until(ended)
+        await until(
+            lambda: town.deliveries(endpoint),
+            fits=lambda found: {one.status for one in found} == {"delivered", "failed"},
+        )
     assert (await town.endpoints.read(OWNER, endpoint.id)).disabled_at is None
 
 
@@ -316,19 +312,11 @@ async def test_queues_are_bounded_and_what_found_no_room_is_counted(town: Town, 
     await town.redis.zadd(queue, {f"msg_{number}": later for number in range(QUEUE_MAX)})
     async with sending(town.settings):
         await town.end_job()
-
-        async def dropped() -> bool:
-            return (await town.endpoints.read(OWNER, endpoint.id)).dropped == 1
-
-        await until(dropped)
+        await until(lambda: town.endpoints.read(OWNER, endpoint.id), fits=lambda found: found.dropped == 1)
         await town.redis.delete(queue)
         await town.redis.zadd("webhook-waiting", {f"msg_{number}": later for number in range(HOUSE_MAX)})
         await town.end_job()
-
-        async def dropped_again() -> bool:
-            return (await town.endpoints.read(OWNER, endpoint.id)).dropped == 2
-
-        await until(dropped_again)
+        await until(lambda: town.endpoints.read(OWNER, endpoint.id), fits=lambda found: found.dropped == 2)
     assert receiver.got == []
     assert await town.redis.hget("webhook-totals", "dropped") == b"2"
 
@@ -364,11 +352,7 @@ async def test_the_log_keeps_the_last_ones_and_every_record_leaves_in_the_end(to
         for _ in range(LOG_MAX + 5):
             await town.endpoints.try_out(OWNER, endpoint.id)
         await got(receiver, LOG_MAX + 5)
-
-        async def idle() -> bool:
-            return await town.redis.zcard("webhook-waiting") == 0
-
-        await until(idle)
+        await until(lambda: town.redis.zcard("webhook-waiting"), fits=lambda found: found == 0)
     records = await town.redis.keys("webhook-delivery:*")
     assert len(records) == LOG_MAX == len(await town.deliveries(endpoint))
     for name in (*records, f"webhook-log:{endpoint.id}"):
@@ -387,15 +371,12 @@ async def test_jobs_end_while_events_pile_up_and_redis_is_full(town: Town, recei
         for _ in range(9_998):
             pipeline.xadd("webhook-events", {"owner": "nobody"})
         await pipeline.execute()
-    await town.redis.config_set("maxmemory", 1)
-    try:
+    async with configured(town.redis, "maxmemory", 1):
         assert all(await town.tracker.complete([(task, {"n": 1}) for task in chunk.tasks]))
         assert await town.redis.xlen("webhook-events") == 10_000
         assert await town.redis.hget("webhook-totals", "dropped") == b"1"
         async with sending(town.settings):
             await until(lambda: told(town, endpoint, 2), 60)
-    finally:
-        await town.redis.config_set("maxmemory", 0)
     assert {json.loads(message.body)["data"]["job_id"] for message in receiver.got} < {job.id for job in jobs}
 
 
@@ -418,11 +399,7 @@ async def test_many_receivers_that_hang_leave_places_for_the_others(town: Town, 
         for owner in owners:
             await town.end_job(owner)
         async with sending(settings):
-
-            async def as_many_as_may() -> bool:
-                return dead.connections >= SLOW_AT_ONCE
-
-            await until(as_many_as_may)
+            await until(lambda: dead.connections >= SLOW_AT_ONCE)
             for number in range(1, 6):
                 await town.end_job()
                 await until(lambda number=number: told(town, fast, number))

@@ -85,11 +85,7 @@ async def test_from_registration_to_the_receiver_and_back(gateway: Running, rece
     assert delivery["attempts"][0]["status"] == 204
     again = await gateway.post(f"{made['links']['deliveries']}/{message.id}/redeliver")
     assert (again.status_code, again.json()) == (202, {"delivery_id": message.id})
-
-    async def came() -> bool:
-        return len(receiver.got) == 2
-
-    await until(came)
+    await until(lambda: len(receiver.got) == 2)
     assert receiver.got[1].id == message.id
 
 
@@ -196,11 +192,7 @@ async def test_metrics_tell_of_deliveries(gateway: Running, receiver: Receiver) 
     receiver.answers = [500]
     made = await register(gateway, receiver.url)
     await gateway.post(f"{made['links']['self']}/test")
-
-    async def attempted() -> bool:
-        return any(one["attempts"] for one in await log(gateway, made))
-
-    await until(attempted)
+    await until(lambda: log(gateway, made), fits=lambda found: any(one["attempts"] for one in found))
     text = (await gateway.client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})).text
     families = text_string_to_metric_families(text)
     found = {(one.name, one.labels.get("outcome", "")): one.value for family in families for one in family.samples}

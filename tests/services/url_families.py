@@ -21,16 +21,21 @@ V6 = (
 V4_INSIDE_V6 = (
     *("::ffff:127.0.0.1", "::ffff:7f00:1", "::ffff:169.254.169.254", "::ffff:0:127.0.0.1", "::127.0.0.1", "::8.8.8.8"),
     *("::a9fe:a9fe", "64:ff9b::7f00:1", "64:ff9b::169.254.169.254", "64:ff9b::10.0.0.1", "64:ff9b:1::1"),
-    *("2002:7f00:1::", "2002:a9fe:a9fe::", "2001:0:a9fe:a9fe::1", "2001::1"),
+    *("2002:7f00:1::", "2002:a9fe:a9fe::", "2001:0:a9fe:a9fe::1", "2001::1", "2002:808:808::1", "64:ff9b:1::808:808"),
 )
 
 FAMILIES: Final[dict[str, tuple[str, ...]]] = {
-    "loopback": tuple(f"{scheme}://{host}/" for host in LOOPBACK for scheme in ("http", "https")),
-    "private": tuple(f"https://{host}/" for host in PRIVATE),
-    "metadata": tuple(f"https://{host}/latest/meta-data/" for host in METADATA),
-    "shared and reserved": tuple(f"https://{host}/" for host in SHARED_AND_RESERVED),
-    "IPv6": tuple(f"https://[{host}]/" for host in V6),
-    "IPv4 inside IPv6": tuple(f"https://[{host}]/" for host in V4_INSIDE_V6),
+    **{
+        family: tuple(f"{scheme}://{host}{path}" for host in hosts for scheme in ("http", "https"))
+        for family, hosts, path in (
+            ("loopback", LOOPBACK, "/"),
+            ("private", PRIVATE, "/"),
+            ("metadata", METADATA, "/latest/meta-data/"),
+            ("shared and reserved", SHARED_AND_RESERVED, "/"),
+            ("IPv6", [f"[{host}]" for host in V6], "/"),
+            ("IPv4 inside IPv6", [f"[{host}]" for host in V4_INSIDE_V6], "/"),
+        )
+    },
     "scopes": ("https://[::1%25lo]/", "https://[fe80::1%25lo]/", "https://[::1%lo]/"),
     "numbers": (
         *("https://2130706433/", "https://0x7f000001/", "https://017700000001/", "https://0x7f.1/", "https://127.1/"),
@@ -54,7 +59,7 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
         *("https://127%2e0%2e0%2e1/", "https://%6c%6f%63%61%6c%68%6f%73%74/", "https://exam\u200bple.local/"),
     ),
     "names of inside": (
-        *("https://localhost/", "https://LOCALHOST./", "https://a.localhost/", "https://redis/"),
+        *("https://localhost/", "https://LOCALHOST/", "https://LOCALHOST./", "https://a.localhost/", "https://redis/"),
         *("https://redis-0.redis.svc/", "https://postgres.default.svc.cluster.local/", "https://printer.local/"),
         *("https://metadata.google.internal/", "https://router.lan/", "https://nas.home.arpa/", "https://x.corp/"),
         *(
@@ -66,7 +71,12 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "ports": (
         *("https://8.8.8.8:22/", "https://8.8.8.8:6379/", "https://example.org:8080/", "https://[2620:fe::fe]:25/"),
-        *("https://example.org:99999/", "https://example.org:x/", "https://example.org:0/"),
+        *(
+            "https://example.org:99999/",
+            "https://example.org:0/",
+            "http://example.org:8080/",
+            "https://example.org:8443/",
+        ),
     ),
     "schemes": (
         *("ftp://example.org/", "file:///etc/passwd", "gopher://127.0.0.1:{port}/_x", "dict://127.0.0.1:{port}/"),
@@ -81,10 +91,22 @@ FAMILIES: Final[dict[str, tuple[str, ...]]] = {
     "broken and over-long": (
         *("", "https://", "https:///", "https://?a", "https://[::1", "https://" + "a" * 3000 + ".org/"),
         *("https://" + "a" * 70 + ".org/", "https://" + "a." * 150 + "org/", "https://example.org/" + "x" * 3000),
-        *("https://\ud800.org/", "https://.../", "https://a..b/"),
+        *(
+            "https://\ud800.org/",
+            "https://.../",
+            "https://a..b/",
+            "https://example.org:x/",
+            "http://exa_mple.org\\.local/",
+        ),
     ),
 }
 """Refused by their text: nothing is looked up, nothing is connected to."""
+
+PLACES: Final = {
+    *("loopback", "private", "metadata", "shared and reserved", "IPv6", "IPv4 inside IPv6", "scopes"),
+    *("the listener, spelled", "names of inside", "ports"),
+}
+"""Families of URLs that are well written: they are forbidden, not invalid."""
 
 INSIDE: Final[dict[str, list[str]]] = {
     "loopback.example.org": ["127.0.0.1"],
@@ -114,7 +136,12 @@ GOOD: Final = (
     *("https://xn--bcher-kva.example/", "https://bücher.example/ü", "https://under_score.example.org/"),
     *("https://8.8.8.8/", "https://93.184.215.14:443/x", "https://172.15.255.255/", "https://172.32.0.1/"),
     *("https://100.63.255.255/", "https://[2606:4700:4700::1111]/", "https://[2a00:1450::1]:443/"),
-    *("https://[::ffff:8.8.8.8]/", "https://localhost.example.org/", "https://10.0.0.1.example.org/"),
+    *(
+        "https://[::ffff:8.8.8.8]/",
+        "https://[64:ff9b::808:808]/",
+        "https://localhost.example.org/",
+        "https://10.0.0.1.example.org/",
+    ),
     *("https://example.org/http://127.0.0.1/", "https://example.org/?u=user@127.0.0.1", "https://example.org:80/"),
     "https://" + "a" * 63 + ".example.org/" + "x" * 1900,
 )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 from redis.asyncio import Redis
+from waiting import until
 
 from serve_app.contracts import UsageEvent
 from serve_app.settings import Settings
@@ -72,21 +72,9 @@ async def running(redis: Redis, settings: Settings) -> AsyncIterator[Writer]:
         await writer.close()
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
-    """Wait for a condition; fail the test when it does not come true in time."""
-    deadline = time.monotonic() + seconds
-    while not await condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.02)
-
-
 async def until_settled(redis: Redis) -> None:
     """Wait until everything in the outbox is in PostgreSQL or set aside."""
-
-    async def is_empty() -> bool:
-        return int(await redis.xlen(OUTBOX)) == 0
-
-    await until(is_empty)
+    await until(lambda: redis.xlen(OUTBOX), fits=lambda found: int(found) == 0)
 
 
 def rows(database: str, query: str) -> list[tuple[Any, ...]]:

@@ -77,6 +77,8 @@ UNSUPPORTED = {
     "shell": b"#!/bin/sh\n",
     "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n",
     "image behind other bytes": b"\x00" + GOOD["png"],
+    "program": b"\x7fELF\x02\x01\x01" + bytes(100),
+    "Windows icon": b"\x00\x00\x01\x00" + bytes(100),
     "12-bit jpeg": b"\xff\xd8\xff\xc1" + struct.pack(">HBHHB", 11, 12, 8, 8, 1) + b"\x01\x11\x00",
 }
 
@@ -119,6 +121,9 @@ UNREADABLE = {
     "N x 0 jpeg": pictures.jpeg_claiming(100, 0),
     "tiff without a size": pictures.tiff_of([(258, 3, 1, 8)]),
     "big tiff pointing nowhere": b"II+\x00\x08\x00\x00\x00" + b"\xff" * 8 + bytes(40),
+    "unfinished tiff": b"II*\x00" + bytes(1000),
+    "tiff without its end": b"MM\x00*\x00\x10\x00\x00" + bytes(1000),
+    "tiff that goes in circles": b"II*\x00\x08\x00\x00\x00\x00\x00\x08\x00\x00\x00",
     "tiff pointing nowhere": b"II*\x00\xff\xff\xff\x7f",
     "tiff with 65535 tags": b"II*\x00\x08\x00\x00\x00\xff\xff" + bytes(70),
     "png with a wrong checksum": GOOD["png"][:20] + b"\x01" + GOOD["png"][21:],

@@ -26,6 +26,25 @@ class Halves(WordStatistics):
         return [item // 2 for item in items]
 
 
+class Hung(Halves):
+    """Its forward pass ends when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = threading.Event()
+
+    def forward(self, items: Sequence[Any]) -> list[Any]:
+        self.release.wait()
+        return list(items)
+
+
+@pytest.fixture
+def hung() -> Iterator[Hung]:
+    model = Hung()
+    yield model
+    model.release.set()
+
+
 @pytest.fixture
 def thread() -> Iterator[ForwardThread]:
     made = ForwardThread()
@@ -57,60 +76,33 @@ async def test_a_wrong_number_of_outputs_is_the_model_s_fault(thread: ForwardThr
         await Batch(Mute(), thread, known_good=2, deadline_s=5).run([2])
 
 
-async def test_a_hung_forward_is_noticed_once_and_for_all(thread: ForwardThread):
-    release = threading.Event()
-
-    class Hung(Halves):
-        def forward(self, items: Sequence[Any]) -> list[Any]:
-            release.wait()
-            return list(items)
-
-    batch = Batch(Hung(), thread, known_good=2, deadline_s=0.05)
-    try:
-        with pytest.raises(ReplicaLost, match="longer than") as caught:
-            await batch.run([2, 6])
-        assert caught.value.hung
-        assert thread.hung
-        with pytest.raises(ReplicaLost, match="hangs"):
-            await asyncio.wait_for(batch.run([4]), 1)
-    finally:
-        release.set()
+async def test_a_hung_forward_is_noticed_once_and_for_all(thread: ForwardThread, hung: Hung):
+    batch = Batch(hung, thread, known_good=2, deadline_s=0.05)
+    with pytest.raises(ReplicaLost, match="longer than") as caught:
+        await batch.run([2, 6])
+    assert caught.value.hung
+    assert thread.hung
+    with pytest.raises(ReplicaLost, match="hangs"):
+        await asyncio.wait_for(batch.run([4]), 1)
 
 
-async def test_a_single_item_that_hangs_ends_as_its_own_failure(thread: ForwardThread):
-    release = threading.Event()
-
-    class Hung(Halves):
-        def forward(self, items: Sequence[Any]) -> list[Any]:
-            release.wait()
-            return list(items)
-
-    try:
-        [answer] = await Batch(Hung(), thread, known_good=2, deadline_s=0.05).run([2])
-        assert type(answer) is ModelTimedOut
-        assert "0.05 s" in answer.detail
-        assert thread.hung
-    finally:
-        release.set()
+async def test_a_single_item_that_hangs_ends_as_its_own_failure(thread: ForwardThread, hung: Hung):
+    [answer] = await Batch(hung, thread, known_good=2, deadline_s=0.05).run([2])
+    assert type(answer) is ModelTimedOut
+    assert "0.05 s" in answer.detail
+    assert thread.hung
 
 
-async def test_a_single_item_that_fails_and_then_hangs_ends_as_its_own_failure(thread: ForwardThread):
-    release = threading.Event()
+async def test_a_single_item_that_fails_and_then_hangs_ends_as_its_own_failure(
+    thread: ForwardThread, hung: Hung, monkeypatch: pytest.MonkeyPatch
+):
+    def fail_once(items: Sequence[Any]) -> list[Any]:
+        monkeypatch.undo()
+        raise ArithmeticError("once")
 
-    class FailsThenHangs(Halves):
-        def forward(self, items: Sequence[Any]) -> list[Any]:
-            self.forward = self.hang  # type: ignore[method-assign]
-            raise ArithmeticError("once")
-
-        def hang(self, items: Sequence[Any]) -> list[Any]:
-            release.wait()
-            return list(items)
-
-    try:
-        [answer] = await Batch(FailsThenHangs(), thread, known_good=2, deadline_s=0.05).run([2])
-        assert type(answer) is ModelTimedOut
-    finally:
-        release.set()
+    monkeypatch.setattr(hung, "forward", fail_once)
+    [answer] = await Batch(hung, thread, known_good=2, deadline_s=0.05).run([2])
+    assert type(answer) is ModelTimedOut
 
 
 async def test_a_caller_that_goes_takes_no_time_from_the_next(thread: ForwardThread):

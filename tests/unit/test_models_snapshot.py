@@ -107,15 +107,19 @@ def test_a_reference_that_is_no_text_names_no_snapshot(tmp_path: Path):
         locate(private(tmp_path))
 
 
-def test_pickled_weights_are_refused(tmp_path: Path):
-    fill(snapshots(tmp_path) / COMMIT, "config.json", "preprocessor_config.json", "pytorch_model.bin")
-    with pytest.raises(ModelUnready, match=r"lacks model\.safetensors \(pickled"):
-        locate(private(tmp_path))
-
-
-def test_an_incomplete_folder_names_every_missing_file(tmp_path: Path):
-    fill(snapshots(tmp_path) / COMMIT, "model.safetensors")
-    with pytest.raises(ModelUnready, match=r"lacks config\.json, preprocessor_config\.json"):
+@pytest.mark.parametrize(
+    ("names", "lacking"),
+    [
+        (["config.json", "preprocessor_config.json", "pytorch_model.bin"], r"model\.safetensors \(pickled"),
+        (["model.safetensors"], r"config\.json, preprocessor_config\.json"),
+        (["config.json", "model.safetensors"], r"preprocessor_config\.json .*fine-tuned from"),
+    ],
+)
+def test_an_incomplete_folder_names_every_missing_file_and_where_to_take_it(
+    tmp_path: Path, names: list[str], lacking: str
+):
+    fill(snapshots(tmp_path) / COMMIT, *names)
+    with pytest.raises(ModelUnready, match=f"lacks {lacking}"):
         locate(private(tmp_path))
 
 
@@ -260,12 +264,6 @@ def test_an_index_that_names_no_shards_is_refused(tmp_path: Path, index: object)
     folder = fill(snapshots(tmp_path) / COMMIT, "config.json", "preprocessor_config.json")
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelUnready, match="does not name the shards"):
-        locate(private(tmp_path))
-
-
-def test_a_checkpoint_saved_without_its_processor_says_where_to_take_it(tmp_path: Path):
-    fill(snapshots(tmp_path) / COMMIT, "config.json", "model.safetensors")
-    with pytest.raises(ModelUnready, match=r"lacks preprocessor_config\.json .*fine-tuned from"):
         locate(private(tmp_path))
 
 

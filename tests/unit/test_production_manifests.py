@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import pytest
@@ -46,6 +48,20 @@ def test_development_is_not_fit_for_production() -> None:
     assert any("has no digest" in sentence for sentence in found)
 
 
+WORKERS, HEAD = ("rayClusterConfig", "workerGroupSpecs"), ("rayClusterConfig", "headGroupSpec")
+IS_DEV = {"name": "ENVIRONMENT", "value": "dev"}
+
+
+def container(*path: str | int, **values: Any) -> Change:
+    """Change the first container of the template at this place of the spec."""
+
+    def change(body: dict[str, Any]) -> None:
+        template = reduce(getitem, path, body["spec"])["template"]
+        template["spec"]["containers"][0].update(values)
+
+    return change
+
+
 CHANGES: list[tuple[str, str, Change, str]] = [
     ("Ingress", "sem-image-classifier", lambda body: body["spec"].pop("tls"), "in the clear"),
     (
@@ -55,36 +71,18 @@ CHANGES: list[tuple[str, str, Change, str]] = [
         "`sem.example.com` is a placeholder",
     ),
     (
-        "ConfigMap",
-        "sem-image-classifier",
-        lambda body: body["data"].update(OIDC_AUDIENCE="change-me"),
-        "`change-me` is a placeholder",
-    ),
-    (
         "NetworkPolicy",
         "head",
         lambda body: body["spec"]["egress"][0]["to"][0]["ipBlock"].update(cidr="10.0.0.0/8"),
         "wider than one place",
     ),
-    (
-        "StatefulSet",
-        "redis",
-        lambda body: body["spec"]["template"]["spec"]["containers"][0].update(image="valkey/valkey:9.1.2"),
-        "has no digest",
-    ),
-    (
-        "CronJob",
-        "redis-backup",
-        lambda body: body["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0].update(image="x:latest"),
-        "`x:latest` has no digest",
-    ),
+    ("StatefulSet", "redis", container(image="valkey/valkey:9.1.2"), "has no digest"),
+    ("CronJob", "redis-backup", container("jobTemplate", "spec", image="x:latest"), "`x:latest` has no digest"),
     (
         "RayService",
         "sem-image-classifier",
-        lambda body: body["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]["template"]["spec"]["containers"][
-            0
-        ].update(image="sem-image-classifier:0.1.0"),
-        "has no digest",
+        container(*WORKERS, 1, image="service:0.1.0"),
+        "`service:0.1.0` has no digest",
     ),
     ("StatefulSet", "redis", lambda body: body["spec"].pop("volumeClaimTemplates"), "without a volume"),
     *(
@@ -95,20 +93,14 @@ CHANGES: list[tuple[str, str, Change, str]] = [
             ({"MODEL_REVISION": "main"}, "MODEL_REVISION must be a commit"),
             ({"OIDC_ISSUERS": "http://login.facility.org"}, "is not a public https issuer"),
             ({"OIDC_AUDIENCE": ""}, "OIDC_AUDIENCE must be set"),
+            ({"OIDC_AUDIENCE": "change-me"}, "`change-me` is a placeholder"),
             ({"WEBHOOK_PRIVATE_HOSTS": "db:80"}, "WEBHOOK_PRIVATE_HOSTS must be empty"),
             ({"JOB_TTL": "soon"}, "The service refuses this"),
             ({"REDIS_URL": "redis://:a-password-of-the-site@redis/0"}, "REDIS_URL is a secret"),
         )
     ),
     ("ConfigMap", "sem-image-classifier", lambda body: body["data"].pop("ENVIRONMENT"), "Only with `prod`"),
-    (
-        "RayService",
-        "sem-image-classifier",
-        lambda body: body["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0][
-            "env"
-        ].append({"name": "ENVIRONMENT", "value": "dev"}),
-        "wins over the settings",
-    ),
+    ("RayService", "sem-image-classifier", container(*HEAD, env=[IS_DEV]), "wins over the settings"),
     ("ServiceAccount", "gateway", lambda body: body["metadata"].update(name="dev-issuer"), "signs for anybody"),
 ]
 

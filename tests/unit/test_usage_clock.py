@@ -30,31 +30,6 @@ def bucket_of(moment: datetime, zone: ZoneInfo, bucket: str) -> tuple[datetime, 
     return floor(here.replace(tzinfo=None), BUCKETS[bucket]), offset
 
 
-@pytest.mark.parametrize(
-    ("timezone", "moments", "names"),
-    [
-        (
-            "Europe/Rome",
-            [datetime(2026, 10, 25, hour, 30, tzinfo=UTC) for hour in range(3)],
-            ["2026-10-25 02:00:00+02:00", "2026-10-25 02:00:00+01:00", "2026-10-25 03:00:00"],
-        ),
-        (
-            "Australia/Lord_Howe",
-            [datetime(2026, 4, 4, 14, 10, tzinfo=UTC), datetime(2026, 4, 4, 15, 10, tzinfo=UTC)],
-            ["2026-04-05 01:00:00+11:00", "2026-04-05 01:00:00+10:30"],
-        ),
-        (
-            "Europe/Rome",
-            [datetime(2026, 3, 29, 0, 59, tzinfo=UTC), datetime(2026, 3, 29, 1, 0, tzinfo=UTC)],
-            ["2026-03-29 01:00:00", "2026-03-29 03:00:00"],
-        ),
-    ],
-)
-def test_only_a_repeated_hour_carries_its_offset(timezone: str, moments: list[datetime], names: list[str]) -> None:
-    clock, zone = Clock(timezone), ZoneInfo(timezone)
-    assert [clock.name(*bucket_of(moment, zone, "hour"), BUCKETS["hour"]) for moment in moments] == names
-
-
 @pytest.mark.parametrize(("timezone", "change"), CHANGES)
 @pytest.mark.parametrize("bucket", ["minute", "hour", "day"])
 def test_names_tell_all_buckets_apart_and_read_back(timezone: str, change: datetime, bucket: str) -> None:
