@@ -36,8 +36,8 @@ GROUP_LABEL = "ray.io/node-group"
 """Ray gives it to a node from the name of the worker group that KubeRay starts it for."""
 
 LEAVING_S = 40
-"""What a replica that is told to end has for its work. What SIGTERM gives a node in rayservice.yaml is as long: Serve
-tells the replicas of a node that ends so long before its end."""
+"""How long a replica that is told to end may go on with its work. As long as RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S in
+rayservice.yaml: Serve tells a node's replicas so this long before the node must end, thus at once."""
 
 
 class ApplicationArgs(BaseModel):

@@ -1,5 +1,5 @@
-"""What a real cluster cannot be brought to: stand-ins of outside programs that answer from rules, and a checkout of its
-own for `scripts/cluster`, which reads and writes files there."""
+"""Stand-ins of outside programs that answer from rules, for failures that a real cluster cannot be brought to, and a
+checkout of its own for `scripts/cluster`, which reads and writes files there."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def _up(work: Work, options: Options) -> list[Step]:
     if work.target.is_here:
         return _one(work, options, "cluster", lambda work: here.up(work, options.nodes))
     if options.nodes > 1:
-        raise Refused("kind makes one node here: --nodes goes with --here")
+        raise Refused("kind makes a single node: --nodes 2 needs --here")
     return _one(work, options, "cluster", kind.up)
 
 
@@ -198,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     }
     which = "release file, or mark of one in the cluster, as status shows it (the newest made on this machine)"
     for name in ("all", "up"):
-        nodes = "of the cluster; two with --here alone (1)"
+        nodes = "how many nodes; 2 needs --here (1)"
         added[name].add_argument("--nodes", type=int, choices=range(1, here.MOST_NODES + 1), default=1, help=nodes)
     added["deploy"].add_argument("--release", default="", help=which)
     added["deploy"].add_argument("--rebuild", action="store_true", help="build the image first")

@@ -54,7 +54,7 @@ def test_kubectl_reaches_it_in_its_own_network_by_its_own_configuration(state: P
 @pytest.mark.parametrize("command", ["up", "all"])
 def test_two_nodes_are_made_without_docker_alone(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main([command, "--nodes", "2"]) == 2
-    assert "--nodes goes with --here" in capsys.readouterr().err
+    assert "kind makes a single node" in capsys.readouterr().err
 
 
 def test_what_the_machine_lacks_is_said_at_once(

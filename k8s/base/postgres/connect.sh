@@ -5,9 +5,9 @@ export PGPASSWORD PGCONNECT_TIMEOUT=10
 trap 'echo "interrupted" >&2; exit 143' HUP INT TERM # the first process of a container ends by no signal unhandled
 
 waits=
-until=$(($(date +%s) + ${WAIT_S:-60}))
+deadline=$(($(date +%s) + ${WAIT_S:-60}))
 until reason=$(pg_isready --timeout=3); do
-    if [ "$(date +%s)" -ge "$until" ]; then
+    if [ "$(date +%s)" -ge "$deadline" ]; then
         reason=$(psql --no-psqlrc --command='' 2>&1) || true # says more than pg_isready
         echo "PostgreSQL has not answered within ${WAIT_S:-60} s: $reason" >&2
         echo "Does its pod run, and does a NetworkPolicy let this one connect?" >&2

@@ -1,4 +1,4 @@
-"""A cluster on this machine: up and down."""
+"""A cluster on this machine, made by kind: up and down."""
 
 from __future__ import annotations
 

@@ -35,13 +35,13 @@ def install(work: Work) -> str:
     if work.target.is_here:
         return _install_module(work)
     space, found = namespace(work), _found(work)
-    here = [version for place, version in found if place == space]
-    if found and not here:
+    own = [version for place, version in found if place == space]
+    if found and not own:
         raise Failed(_elsewhere(work, space, *found[0]))
-    running = here[0] if here else ""
+    running = own[0] if own else ""
     if running == VERSION:
         return f"KubeRay {VERSION} is there"
-    if here and (not running or _order(running) > _order(VERSION)):
+    if own and (not running or _order(running) > _order(VERSION)):
         raise Failed(_left_alone(running, space))
     if running:
         _upgrade_definitions(work, running)

@@ -46,7 +46,7 @@ KUBECTL = Tool("kubectl", (1, 29), "kustomize 5 is in it", ("version", "--client
 HELM = Tool("helm", (3, 12), "installs KubeRay", ("version", "--short"))
 KIND = Tool("kind", (0, 24), "its network obeys NetworkPolicies from then on", ("version",))
 PODMAN = Tool(
-    "podman", (4, 3), "the oldest that the image was built with", ("version", "--format", "{{.Client.Version}}")
+    "podman", (4, 3), "builds the image; older ones were not tried", ("version", "--format", "{{.Client.Version}}")
 )
 DOCKER = Tool("docker", (23, 0), "builds with BuildKit from then on", ("version", "--format", "{{.Server.Version}}"))
 SERVER = (1, 31)

@@ -1,6 +1,6 @@
 -- A gateway of a cluster looks whether its cluster is the active one: 1 or 0. `serves`: it has answered a user.
 local cluster, serves = ARGV[1], ARGV[2] == '1'
-redis.call('HDEL', active_key(), '')  -- a full Redis refuses no removal, and nothing after it
+redis.call('HDEL', active_key(), '')  -- a full Redis runs a script to its end if the first write is a removal
 
 local serving = serving_key(cluster)
 local since = tonumber(redis.call('GET', serving) or (serves and NOW_US))
