@@ -57,6 +57,12 @@ def _place(item: pytest.Item) -> int:
     return next((place for place, part in enumerate(ORDER) if name.startswith(part)), len(ORDER))
 
 
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Before the first test, whichever it is."""
+    if session.items and not session.config.option.collectonly and (missing := programs.needs()):
+        pytest.exit("no node can be made on this machine:\n  " + "\n  ".join(missing), returncode=SKIPPED)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     record = terminalreporter.config.stash[record_key]
     terminalreporter.section("figures")
@@ -74,19 +80,16 @@ def record(request: pytest.FixtureRequest) -> Iterator[Record]:
 
 @pytest.fixture(scope="session")
 def node(record: Record, request: pytest.FixtureRequest) -> Iterator[RealCluster]:
-    """A node with nothing on it, and the image built. What the suite takes counts from here, the first build apart."""
-    if missing := programs.needs():
-        pytest.exit("no node can be made on this machine:\n  " + "\n  ".join(missing), returncode=SKIPPED)
+    """A node with nothing on it, and the image built."""
     short, keep = request.config.getoption("--short"), request.config.getoption("--keep")
     with tempfile.TemporaryDirectory(prefix="test-cluster-") as folder:
         cluster = RealCluster(Path(folder), request.config.getoption("--context"))
         try:
             cluster.up(1 if short else 2)
-            cluster.run("image", timeout_s=IMAGE_S)
-            began = time.monotonic()
+            image_s = cluster.run("image", timeout_s=IMAGE_S).seconds
             yield cluster
             if not keep and not request.session.testsfailed and _is_whole_run(request):
-                minutes = (time.monotonic() - began) / 60
+                minutes = (time.time() - record.began - image_s) / 60
                 record.measured(**{"cluster_short_minutes" if short else "cluster_minutes": minutes})
         finally:
             if not keep:

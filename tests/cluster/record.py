@@ -27,7 +27,8 @@ class Record:
         self._rows = {
             name: row for name, row in tomllib.loads(TARGETS.read_text()).items() if row.get("bench") == BENCH
         }
-        self._began = time.time()
+        self.began = time.time()
+        """When the run began."""
         self.values: dict[str, list[float]] = {}
         self.scenarios: list[Json] = []
         self.all_s = 0.0
@@ -76,7 +77,7 @@ class Record:
         document = {
             "revision": revision.stdout.strip(),
             "command": " ".join(sys.argv),
-            "seconds": time.time() - self._began,
+            "seconds": time.time() - self.began,
             "scenarios": self.scenarios,
             "figures": figures,
         }

@@ -83,7 +83,10 @@ def api(
         for name, text in _definitions(tmp_path_factory.mktemp("modules"))
         if (_line(text, "  group"), _line(text, "    kind")) in kinds and name not in there
     }
-    namespaces = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": one}} for one in named - there]
+    labels = yaml.safe_load((ROOT / "k8s" / "base" / "namespace.yaml").read_text())["metadata"]["labels"]
+    of_trial = {TRIAL: {"labels": labels}}
+    metadata = [{"name": one} | of_trial.get(one, {}) for one in named - there]
+    namespaces = [{"apiVersion": "v1", "kind": "Namespace", "metadata": one} for one in metadata]
     made = "\n---\n".join([*definitions.values(), *map(json.dumps, namespaces)])
     node.kubectl("apply", "--server-side", "--filename", "-", input=made, timeout_s=APPLY_S)
     try:

@@ -11,8 +11,10 @@ from operations.work import Work
 
 MANAGER = ("--field-manager", NAME, "--filename", "-")
 MIGRATE = "migrate"
-NOT_MIGRATE = f"app.kubernetes.io/component!={MIGRATE}"
+COMPONENT = "app.kubernetes.io/component"
+NOT_MIGRATE = ("--selector", f"{COMPONENT}!={MIGRATE}")
 """All of the surroundings but the migration Job, which no trial can change while the one before is there."""
+ONLY_MIGRATE = ("--selector", f"{COMPONENT}={MIGRATE}")
 SHOWN_SERVERS = "statefulset.apps/postgresql statefulset.apps/ray-redis statefulset.apps/redis"
 """What a dry run takes for the servers in the cluster."""
 
@@ -34,8 +36,7 @@ class Deployment:
             Step("secrets", command, lambda: keys.ensure(self._work, self.rendered.text)),
             Step("surroundings", command, self.surroundings),
             Step("servers", command, self.servers),
-            # Migrations only add, so the release that serves meanwhile goes on.
-            Step("tables", command, lambda: watch.until_migrated(self._work, MIGRATE)),
+            Step("tables", command, self.tables),
             Step("service", command, self.service),
             Step("readiness", command, self.ready),
         ]
@@ -51,17 +52,26 @@ class Deployment:
         """Apply what stands around the service. The API server tries all of it, and the service, before it changes."""
         target = self._work.target
         trial = target.apply("--dry-run=server", *MANAGER)
-        self._work.run.pipe(self.rendered.surroundings, [*trial, "--selector", NOT_MIGRATE])
+        self._work.run.pipe(self.rendered.surroundings, [*trial, *NOT_MIGRATE])
         self._work.run.pipe(self.rendered.service, trial)
-        # A Job cannot be changed, and each release has one of its own.
-        self._work.run.change(target.kubectl("delete", "job", MIGRATE, "--ignore-not-found", "--wait"))
-        self._work.run.pipe(self.rendered.surroundings, target.apply(*MANAGER))
+        self._work.run.pipe(self.rendered.surroundings, target.apply(*MANAGER, *NOT_MIGRATE))
         return ""
 
     def servers(self) -> str:
         """Wait for the servers in the cluster; those elsewhere are not ours to wait for."""
         ask = self._work.target.kubectl("get", "statefulsets,deployments", "--output", "name")
         return watch.until_servers(self._work, self._work.run.read(ask, assumed=SHOWN_SERVERS).split())
+
+    def tables(self) -> str:
+        """Migrate. Migrations only add, so the release that serves meanwhile goes on.
+
+        The Job is started once PostgreSQL is there: it gives up after a few minutes, and a first start may take longer.
+        """
+        target = self._work.target
+        # A Job cannot be changed, and each release has one of its own.
+        self._work.run.change(target.kubectl("delete", "job", MIGRATE, "--ignore-not-found", "--wait"))
+        self._work.run.pipe(self.rendered.surroundings, target.apply(*MANAGER, *ONLY_MIGRATE))
+        return watch.until_migrated(self._work, MIGRATE)
 
     def service(self) -> str:
         """Apply RayService and settings: a new cluster comes beside the old one and takes over when it is healthy.
