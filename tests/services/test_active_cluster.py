@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 from gateway_parts import Running, running_gateway, until
@@ -12,6 +13,15 @@ from serve_app.local.authority import Authority
 from serve_app.settings import Settings
 
 JOBS = 20
+
+part_of = partial(
+    running_gateway,
+    rate_submits_per_s=1000,
+    rate_reads_per_s=1000,
+    rate_house_submits_per_s=1000,
+    rate_house_reads_per_s=1000,
+)
+"""A gateway of a cluster whose limits no test here meets."""
 
 
 async def active(gateway: Running, cluster: str) -> None:
@@ -37,10 +47,10 @@ def worked_on(gateway: Running) -> set[str]:
 
 
 async def test_the_old_cluster_takes_no_job_once_the_new_one_serves(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, cluster="old") as old:
+    async with part_of(settings, authority, cluster="old") as old:
         first = await completed(old)
         await active(old, "old")
-        async with running_gateway(settings, authority, cluster="new") as new:
+        async with part_of(settings, authority, cluster="new") as new:
             second = await completed(old)
             assert worked_on(new) == set(), "no user reached it yet"
 
@@ -54,8 +64,8 @@ async def test_the_old_cluster_takes_no_job_once_the_new_one_serves(settings: Se
 
 async def test_what_needs_no_user_makes_no_cluster_active(settings: Settings, authority: Authority) -> None:
     async with (
-        running_gateway(settings, authority, cluster="old") as old,
-        running_gateway(settings, authority, cluster="new") as new,
+        part_of(settings, authority, cluster="old") as old,
+        part_of(settings, authority, cluster="new") as new,
     ):
         await completed(old)
         await active(old, "old")
@@ -67,9 +77,9 @@ async def test_what_needs_no_user_makes_no_cluster_active(settings: Settings, au
 
 
 async def test_the_older_cluster_goes_on_when_the_newer_is_gone(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, cluster="old") as old:
+    async with part_of(settings, authority, cluster="old") as old:
         await completed(old)
-        async with running_gateway(settings, authority, cluster="new") as new:
+        async with part_of(settings, authority, cluster="new") as new:
             await new.get("/api/v1/models")
             await active(new, "new")
             job_id = await old.submit()
@@ -80,7 +90,7 @@ async def test_the_older_cluster_goes_on_when_the_newer_is_gone(settings: Settin
 
 
 async def test_what_is_known_of_clusters_ends_with_them(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority, cluster="one") as gateway:
+    async with part_of(settings, authority, cluster="one") as gateway:
         await gateway.get("/api/v1/models")
         await active(gateway, "one")
         for key in ("active", "serving:one"):
@@ -88,7 +98,7 @@ async def test_what_is_known_of_clusters_ends_with_them(settings: Settings, auth
 
 
 async def test_outside_of_kuberay_there_is_no_mark(settings: Settings, authority: Authority) -> None:
-    async with running_gateway(settings, authority) as gateway:
+    async with part_of(settings, authority) as gateway:
         await gateway.redis.hset("active", "cluster", "another")
         await completed(gateway)
         await gateway.redis.delete("active")
@@ -100,14 +110,14 @@ async def test_a_gateway_that_starts_later_does_not_take_the_mark_back(
 ) -> None:
     """A replica of the old cluster that was started again remembers nothing of its own."""
     async with (
-        running_gateway(settings, authority, cluster="old") as old,
-        running_gateway(settings, authority, cluster="new") as new,
+        part_of(settings, authority, cluster="old") as old,
+        part_of(settings, authority, cluster="new") as new,
     ):
         await old.get("/api/v1/models")
         await active(old, "old")
         await new.get("/api/v1/models")
         await active(new, "new")
-        async with running_gateway(settings, authority, cluster="old") as again:
+        async with part_of(settings, authority, cluster="old") as again:
             await asyncio.sleep(pause_s)
             ids = await completed(new, through=again)
             assert worked_on(again) == worked_on(old) == set()

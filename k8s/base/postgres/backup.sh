@@ -3,6 +3,7 @@
 # PGHOST, PGUSER and PGDATABASE say which; the password comes from PASSWORD_FILE.
 set -eu
 umask 077
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/connect.sh"
 
 name=app-$(date -u +%Y%m%dT%H%M%SZ).dump

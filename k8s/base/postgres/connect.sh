@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by backup.sh and restore.sh. Takes the password from PASSWORD_FILE, and returns when the server answers.
 # A new pod may run before the network knows it, and its first connections are refused: wait up to WAIT_S seconds.
 PGPASSWORD=$(cat "$PASSWORD_FILE")

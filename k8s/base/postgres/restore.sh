@@ -9,6 +9,7 @@ fi
 [ -n "$backup" ] && [ -f "$BACKUPS/$backup" ] || { echo "there is no backup '$backup' in $BACKUPS" >&2; exit 1; }
 (cd "$BACKUPS" && sha256sum --check --quiet "$backup.sha256") || { echo "$backup is damaged" >&2; exit 1; }
 
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/connect.sh"
 ask() { psql --no-psqlrc --set=ON_ERROR_STOP=1 --tuples-only --no-align --command="$1"; }
 
