@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from operations import command_line, target
 from operations.ground import node, programs
+from operations.runner import Runner
 from operations.target import NAME, Model, Target, read_target
+from operations.work import Work
+
+from tests.cluster_world import Tools, rule
+
+OTHER = Target("dev", Model("demo"), context="here-other")
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +44,8 @@ def test_the_cluster_without_docker_is_meant_while_it_is_there(state: Path) -> N
 
 
 def test_kubectl_reaches_it_in_its_own_network_by_its_own_configuration(state: Path) -> None:
-    here = Target("dev", Model("demo"), context="here-other")
-    assert (here.is_here, here.is_local, here.cluster) == (True, True, "other")
-    assert here.kubectl("get", "pods") == [
+    assert (OTHER.is_here, OTHER.is_local, OTHER.cluster) == (True, True, "other")
+    assert OTHER.kubectl("get", "pods") == [
         "nsenter",
         f"--net={state}/other/node1/network",
         *f"kubectl --kubeconfig {state}/other/kubeconfig --context here-other --namespace {NAME} get pods".split(),
@@ -89,7 +94,7 @@ def test_another_version_of_a_program_has_another_folder(tmp_path: Path, monkeyp
 
 
 def test_a_node_is_no_process_of_another_that_took_its_number(state: Path) -> None:
-    one = node.Node(Target("dev", Model("demo"), context="here-other"), 1)
+    one = node.Node(OTHER, 1)
     assert one.first_process() is None
     one.folder.mkdir(parents=True)
     (one.folder / "network").symlink_to("/proc/self/ns/net")
@@ -97,3 +102,22 @@ def test_a_node_is_no_process_of_another_that_took_its_number(state: Path) -> No
     (one.folder / "network").unlink()
     (one.folder / "network").symlink_to("/proc/1/ns/net")
     assert one.first_process() is None
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_two_nodes_are_joined_whole_after_a_call_that_ended_half_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, linked: bool
+) -> None:
+    found = Tools(tmp_path, "nsenter")
+    found.answer(rule("link show", status=0 if linked else 1))
+    monkeypatch.setenv("PATH", found.environment["PATH"])
+    monkeypatch.setenv("STANDIN", found.environment["STANDIN"])
+    node.join(Work(OTHER, Runner(dry=False), 1.0), node.Node(OTHER, 1), node.Node(OTHER, 2))
+    lines = [one["line"].partition("/network ")[2] for one in found.asked]
+    assert lines[1:] == [
+        *["ip link add node2 type veth peer name node1 netns PROCESS"] * (not linked),
+        "ip route replace 10.244.2.0/24 via 172.30.0.3",
+        "ip link set node2 master nodes up",
+        "ip route replace 10.244.1.0/24 via 172.30.0.2",
+        "ip link set node1 master nodes up",
+    ]

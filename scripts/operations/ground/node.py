@@ -145,12 +145,12 @@ class Node:
 
 
 def join(work: Work, first: Node, other: Node) -> None:
-    """Put the bridges of two nodes together, and tell each where the pods of the other are."""
-    if not work.run.dry and work.run.ask(first.inside("ip", "link", "show", other.name)).status == 0:
-        return
-    there = str(other.first_process() or "PROCESS")
-    link = ("ip", "link", "add", other.name, "type", "veth", "peer", "name", first.name, "netns", there)
-    work.run.change(first.inside(*link))
+    """Put the bridges of two nodes together, and tell each where the pods of the other are. A call that was interrupted
+    is completed by the next."""
+    if work.run.dry or work.run.ask(first.inside("ip", "link", "show", other.name)).status != 0:
+        there = str(other.first_process() or "PROCESS")
+        link = ("ip", "link", "add", other.name, "type", "veth", "peer", "name", first.name, "netns", there)
+        work.run.change(first.inside(*link))
     for here, beyond in ((first, other), (other, first)):
         work.run.change(here.inside("ip", "route", "replace", beyond.pods, "via", beyond.address))
         work.run.change(here.inside("ip", "link", "set", beyond.name, "master", "nodes", "up"))
