@@ -62,9 +62,20 @@ def test_two_nodes_are_made_without_docker_alone(command: str, capsys: pytest.Ca
     assert "kind makes a single node" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [name for name in command_line.COMMANDS if name not in {"logs", "restart"}])
+def test_without_root_every_command_is_refused_with_the_same_under_sudo(
+    bare: Path, state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    (state / NAME).mkdir(parents=True)
+    assert command_line.main([command, "--timeout", "5"]) == 2
+    assert f"needs root, for its namespaces: sudo scripts/cluster {command} --timeout 5\n" in capsys.readouterr().err
+
+
 def test_what_the_machine_lacks_is_said_at_once(
     bare: Path, state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     assert command_line.main(["up", "--here"]) == 2
     said = capsys.readouterr().err
     assert "Go 1.26 or newer is not installed: https://go.dev/doc/install" in said

@@ -54,12 +54,16 @@ PACKAGES = {
 """Debian's packages that a node and its images need, and a program or file of each."""
 
 
+def needs_root() -> str:
+    """What a user is told who is not root, whatever the command; empty for root."""
+    return "" if os.geteuid() == 0 else "a cluster without Docker needs root, for its namespaces"
+
+
 def needs() -> list[str]:
     """What this machine lacks to be a node, one line each, with what to do about it."""
     if platform.system() != "Linux":
         return [f"a cluster without Docker needs Linux, and this is {platform.system()}: take kind"]
-    lines = [] if os.geteuid() == 0 else ["a cluster without Docker needs root, for its namespaces: run it with sudo"]
-    lines += _go()
+    lines = [*filter(None, [needs_root()]), *_go()]
     if packages := [name for name, shows in PACKAGES.items() if not _is_there(shows)]:
         lines.append(f"missing on this machine: sudo apt-get install --no-install-recommends {' '.join(packages)}")
     return lines
