@@ -23,7 +23,7 @@ START_DEADLINE_S = 120.0
 def up(work: Work, count: int) -> str:
     """Make the cluster with so many nodes, or what is missing of it. A cluster with more nodes keeps them."""
     target = work.target
-    if missing := programs.needs():
+    if missing := [] if work.run.dry else programs.needs():
         raise Refused("\n  ".join([f"{target.context} cannot be made on this machine:", *missing]))
     with _alone(work):
         nodes = _nodes(target, at_least=count)

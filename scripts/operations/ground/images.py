@@ -56,6 +56,8 @@ def nodes(work: Work, programs: Path, sockets: Sequence[Path]) -> list[Container
 
 def bring_system(work: Work, programs: Path, sockets: Sequence[Path]) -> None:
     """What a node needs before its first pod: the program that holds a pod's network, and CoreDNS."""
+    if work.run.dry:  # the programs may not be built
+        return
     system = [program(SANDBOX, PAUSE, Entrypoint=["/catatonit", "-P"]), program(COREDNS, programs / "coredns")]
     for node in nodes(work, programs, sockets):
         for image in system:
@@ -76,8 +78,6 @@ def program(name: str, file: Path, *, place: str = "", **config: Any) -> Image:
 
 def bring_stores(work: Work, cache: Path, to: Sequence[Containerd]) -> str:
     """Valkey and PostgreSQL under the names that the manifests have for them. Says which versions they are."""
-    if work.run.dry:
-        return ""
     layer, versions = _stores(work, cache)
     major = STORES[1].rpartition("-")[2]
     account = {"Env": [f"PATH=/usr/lib/postgresql/{major}/bin:{PATH}"], "User": str(STORES_ACCOUNT)}
