@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from operations import command_line, target
-from operations.ground import node, programs
+from operations.failure import Failed
+from operations.ground import node, programs, tools
 from operations.runner import Runner
 from operations.target import NAME, Model, Target, read_target
 from operations.work import Work
@@ -91,6 +92,14 @@ def test_what_the_machine_lacks_is_said_at_once(
         assert [line for line in programs.needs() if line.startswith("Go")] == fault
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     assert programs.needs() == ["a cluster without Docker needs Linux, and this is Darwin: take kind"]
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_missing_podman_is_named_once() -> None:
+    with pytest.raises(Failed) as error:
+        tools.check(Work(OTHER, Runner(dry=False), 1.0))
+    [line] = [line.strip() for line in str(error.value).splitlines() if "podman" in line]
+    assert line.startswith("podman is not installed")
 
 
 def test_another_version_of_a_program_has_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,13 +45,13 @@ PACKAGES = {
     "openssl": "openssl",
     "procps": "pkill",
     "util-linux": "unshare",
-    "podman": "podman",
     "debootstrap": "debootstrap",
     "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
     "catatonit": "catatonit",
     "containers-storage": "containers-storage",
 }
-"""Debian's packages that a node and its images need, and a program or file of each."""
+"""Debian's packages that a node and its images need, and a program or file of each. Podman is among the tools that
+`check` looks at."""
 
 
 def needs_root() -> str:
