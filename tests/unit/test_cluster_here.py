@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 from operations import command_line, target
-from operations.failure import Failed
+from operations.failure import Failed, Refused
 from operations.ground import node, programs, tools
 from operations.runner import Runner
 from operations.target import NAME, Model, Target, read_target
@@ -141,3 +143,38 @@ def test_two_nodes_are_joined_whole_after_a_call_that_ended_half_way(
         "ip route replace 10.244.1.0/24 via 172.30.0.2",
         "ip link set node1 master nodes up",
     ]
+
+
+@pytest.fixture
+def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of the machine's cgroups."""
+    folder = tmp_path / "cgroup"
+    monkeypatch.setattr(node, "hierarchies", lambda: [folder])
+    return folder
+
+
+def test_a_cgroup_that_is_busy_for_a_moment_is_removed(hierarchy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (hierarchy / OTHER.context / "node1" / "system").mkdir(parents=True)
+    (hierarchy / "of-others").mkdir()
+    remove, refused = os.rmdir, []
+
+    def busy_at_first(path: Path, **options: int | None) -> None:
+        if path not in refused:
+            refused.append(path)
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        remove(path, **options)
+
+    monkeypatch.setattr("os.rmdir", busy_at_first)
+    node.Node(OTHER, 1).stop()
+    assert [path.name for path in refused] == ["system", "node1"]
+    assert sorted(path.name for path in hierarchy.iterdir()) == [OTHER.context, "of-others"]
+    monkeypatch.setattr(node, "KILL_DEADLINE_S", 0)
+    refused.clear()
+    with pytest.raises(Failed, match=f"cgroups cannot be removed: {hierarchy / OTHER.context}"):
+        node.remove_cgroup(OTHER.context)
+
+
+def test_cgroups_that_cannot_be_written_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "hierarchies", lambda: [Path("/sys")])  # where the kernel lets nobody make a folder
+    with pytest.raises(Refused, match=f"the cgroup /sys/{OTHER.context} cannot be made: .* that root can write"):
+        node.Node(OTHER, 1).make_room()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from operations.failure import Failed, Refused
 from operations.ground import certificates, images, programs
-from operations.ground.node import Node, hierarchies, join, wait
+from operations.ground.node import Node, hierarchies, join, remove_cgroup, wait
 from operations.target import Target
 from operations.work import Work
 
@@ -29,6 +29,9 @@ def up(work: Work, count: int) -> str:
         nodes = _nodes(target, at_least=count)
         if not work.run.dry and all(node.first_process() for node in nodes) and _ready(work, nodes):
             return f"the cluster {target.context} is there"
+        if not work.run.dry:
+            for node in nodes:
+                node.make_room()
         built = programs.build(work)
         addresses = {node.name: node.address for node in nodes}
         certificates.write(work, target.state / "pki", target.kubeconfig, target.context, addresses)
@@ -55,9 +58,7 @@ def down(work: Work) -> str:
         if not work.run.dry:
             for number in range(MOST_NODES, 0, -1):
                 Node(target, number).stop()
-            for place in places:
-                with suppress(FileNotFoundError):
-                    place.rmdir()
+            remove_cgroup(target.context)
         work.run.change(["rm", "--recursive", "--force", "--one-file-system", str(target.state)])
         if not work.run.dry:
             with suppress(OSError):  # another cluster is there
