@@ -78,14 +78,18 @@ def test_without_root_every_command_is_refused_with_the_same_under_sudo(
 def test_what_the_machine_lacks_is_said_at_once(
     bare: Path, state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (bare / "go.mod").write_text("module node\n\ngo 1.26.8\n")
+    monkeypatch.setattr(programs, "MODULE", bare)
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert command_line.main(["up", "--here"]) == 2
     said = capsys.readouterr().err
-    assert "Go 1.26 or newer is not installed: https://go.dev/doc/install" in said
+    assert "Go 1.26.8 or newer is not installed: https://go.dev/doc/install" in said
     assert f"apt-get install --no-install-recommends {' '.join(programs.PACKAGES)}" in said
     assert not state.exists()
     for version, fault in (
-        ("go1.25.9", ["Go is 1.25.9, 1.26 is needed: https://go.dev/doc/install"]),
+        ("go1.26.7", ["Go is 1.26.7, 1.26.8 is needed: https://go.dev/doc/install"]),
+        ("go1.26", ["Go is 1.26, 1.26.8 is needed: https://go.dev/doc/install"]),
+        ("go1.26.10", []),
         ("go1.27rc1", []),
     ):
         for name in ("env", "go"):
