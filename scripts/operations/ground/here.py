@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from operations.failure import Failed, Refused
@@ -76,19 +75,12 @@ def _nodes(target: Target, at_least: int = 0) -> list[Node]:
     return [node for node in nodes if node.number <= at_least or node.folder.is_dir()]
 
 
-@contextmanager
-def _alone(work: Work) -> Iterator[None]:
-    """One process makes or deletes a cluster at a time. The kernel drops the lock with its holder."""
-    if work.run.dry:
-        yield
-        return
-    programs.CACHE.mkdir(parents=True, exist_ok=True)
-    with (programs.CACHE / f"{work.target.context}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Failed(f"another scripts/cluster makes or deletes {work.target.context} right now") from None
-        yield
+def _alone(work: Work) -> AbstractContextManager[None]:
+    """One process makes or deletes a cluster at a time."""
+    context = work.target.context
+    return work.run.alone(
+        programs.CACHE / f"{context}.lock", f"another scripts/cluster makes or deletes {context} right now"
+    )
 
 
 def _ready(work: Work, nodes: list[Node]) -> bool:
