@@ -15,7 +15,7 @@ from operations.delivery import image, restart, watch
 from operations.delivery.deployment import Deployment, Return
 from operations.delivery.namespace import Removal
 from operations.failure import Failed, Refused
-from operations.ground import here, kind, kuberay, tools
+from operations.ground import here, kind, kuberay, programs, tools
 from operations.runner import Runner
 from operations.steps import Step, carry_out
 from operations.target import ENVIRONMENTS, HERE, NAME, ROOT, read_target
@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         target = read_target(options.env, {"namespace": options.namespace, "context": options.context})
+        if target.is_here and not options.dry_run and (fault := programs.needs_root()):
+            words = sys.argv[1:] if arguments is None else arguments
+            raise Refused(f"{fault}: {shlex.join(['sudo', 'scripts/cluster', *words])}")
         work = Work(target, Runner(dry=options.dry_run, verbose=options.verbose), options.timeout, yes=options.yes)
         carry_out(target, COMMANDS[options.command][1](work, options), dry=work.run.dry)
     except Failed as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -159,6 +161,21 @@ class Runner:
         finally:
             remove()
 
+    @contextmanager
+    def alone(self, lock: Path, busy: str) -> Iterator[None]:
+        """Hold the lock of this file, or fail with `busy` where another process has it. The kernel drops the lock with
+        its holder."""
+        if self.dry:
+            yield
+            return
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Failed(busy) from None
+            yield
+
     def follow(self, *commands: Sequence[str]) -> None:
         """Run commands beside each other on this terminal until all have ended or Ctrl-C ends them. No deadline."""
         if self.dry:
@@ -235,6 +252,29 @@ def _wait(
         raise Failed(_too_long(command, deadline_s))
     finally:
         end(process)
+
+
+@contextmanager
+def piped(command: Sequence[str], deadline_s: float, **streams: int) -> Iterator[subprocess.Popen[str]]:
+    """A command that the block feeds or reads. It is waited for after the block, and ended where the block fails or the
+    deadline passes, which raises Failed."""
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        end(process)
+
+    with started(command, **streams) as process:
+        guard = threading.Timer(deadline_s, give_up)
+        guard.start()
+        try:
+            yield process
+            process.wait()
+        finally:
+            guard.cancel()
+            end(process)
+            if late.is_set():
+                raise Failed(_too_long(command, deadline_s)) from None
 
 
 def end(process: subprocess.Popen[str]) -> None:

@@ -1,6 +1,8 @@
 """Images for a cluster without a registry: what is not sent, and failures that a real node cannot be brought to."""
 
 import io
+import json
+import os
 import tarfile
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -8,9 +10,13 @@ from typing import IO
 
 import pytest
 from operations.failure import Failed
+from operations.ground import containerd, images
 from operations.ground.containerd import Containerd, Image, Layer, configured, digest
 from operations.runner import Runner
+from operations.target import Model, Target
+from operations.work import Work
 
+WORK = Work(Target("dev", Model("demo"), context="here-other"), Runner(dry=False), 1.0)
 CTR = """#!/bin/sh
 # Stands for containerd's client: it tells what {folder} says it holds, and keeps what it is sent.
 case "$*" in
@@ -18,6 +24,7 @@ case "$*" in
 *"content list"*) cat {folder}/blobs ;;
 *"images import"*)
     if [ -e {folder}/full ]; then echo "no space left on device" >&2; exit 1; fi
+    if [ -e {folder}/warnings ]; then cat {folder}/warnings >&2; fi
     cat >{folder}/sent.tar ;;
 *) exit 9 ;;
 esac
@@ -33,6 +40,17 @@ def layer(content: bytes, size: int | None = None) -> Layer:
 
 def image(*layers: Layer) -> Image:
     return configured("localhost/some:1", layers, {"Entrypoint": ["/some"]})
+
+
+STORAGE = """#!/bin/sh
+# Stands for podman's storage with an image of one layer, which it does not give.
+case "$1" in
+get-image-data) cat {folder}/config ;;
+layers) cat {folder}/layers ;;
+image) echo '[{{"layer": "top"}}]' ;;
+diff) echo $$ >{folder}/pid; exec sleep 20 ;;
+esac
+"""
 
 
 @pytest.fixture
@@ -66,3 +84,46 @@ def test_a_node_that_takes_no_image_gives_its_reason(node: Containerd, tmp_path:
     (tmp_path / "full").touch()
     with pytest.raises(Failed, match="did not take localhost/some:1: no space left on device"):
         node.bring(image(layer(b"x" * 2_000_000)))
+
+
+def test_a_node_that_warns_a_lot_before_it_reads_takes_the_image(
+    node: Containerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containerd, "IMPORT_DEADLINE_S", 10.0)
+    (tmp_path / "warnings").write_text("level=warning\n" * 100_000)
+    assert node.bring(image(layer(b"x" * 2_000_000))) == 2_000_000
+    assert (tmp_path / "sent.tar").stat().st_size > 2_000_000
+
+
+def test_an_import_that_takes_too_long_is_ended(
+    node: Containerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containerd, "IMPORT_DEADLINE_S", 0.5)
+    os.mkfifo(tmp_path / "warnings")  # nobody writes there
+    with pytest.raises(Failed, match="images import - gave no answer within"):
+        node.bring(image(layer(b"x" * 2_000_000)))
+
+
+def test_a_layer_that_podman_does_not_give_is_not_waited_for(
+    node: Containerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = layer(b"kept")
+    made = image(kept)
+    (tmp_path / "config").write_bytes(made.config)
+    described = {"id": "top", "diff-digest": kept.digest, "diff-size": kept.size}
+    (tmp_path / "layers").write_text(json.dumps([described]))
+    (tmp_path / "containers-storage").write_text(STORAGE.format(folder=tmp_path))
+    (tmp_path / "containers-storage").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(images, "IMPORT_DEADLINE_S", 2.0)
+    image_of_podman = images.built(WORK, made.name, digest(made.config).removeprefix("sha256:"))
+    with pytest.raises(Failed, match="containers-storage diff top gave no answer within"):
+        node.bring(image_of_podman)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_the_image_of_the_stores_is_not_made_twice_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with WORK.run.alone(tmp_path / "stores.lock", ""), pytest.raises(Failed, match="another scripts/cluster makes"):
+        images.bring_stores(WORK, tmp_path, [])

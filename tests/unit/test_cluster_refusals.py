@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from operations import command_line
 from operations.delivery.namespace import Removal, ensure
 from operations.failure import Failed
 from operations.ground import kind, tools
-from operations.target import NAME, PROTECTED
+from operations.target import HERE, KIND, NAME, PROTECTED
 
 from tests.cluster_world import ROOT, Machine, Rule, Tools, entry, items, namespace, ray_service, release, rule
 
@@ -25,16 +26,19 @@ VARIED = {
 DRY = [f"{command} {word}" for command in command_line.COMMANDS for word in VARIED.get(command, [""])]
 
 
+@pytest.mark.parametrize("context", [KIND + NAME, HERE + NAME])
 @pytest.mark.parametrize("command", DRY)
-def test_a_dry_run_starts_no_program_and_writes_no_file(tmp_path: Path, command: str) -> None:
+def test_a_dry_run_starts_no_program_and_writes_no_file(tmp_path: Path, command: str, context: str) -> None:
     machine = Machine(tmp_path)
+    shutil.copytree(ROOT / "scripts" / "node", machine.tree / "scripts" / "node")
     files = set(machine.tree.rglob("*"))
-    done = machine.run(*command.split(), "--dry-run")
+    done = machine.run(*command.split(), "--dry-run", "--context", context)
     assert done.returncode == 0, done.stderr
     assert [path for path in set(machine.tree.rglob("*")) - files if "__pycache__" not in str(path)] == []
     assert done.stdout.strip()
+    assert [line for line in done.stderr.splitlines() if not line.strip()] == []
     named = [line for line in re.findall(r"kubectl .*", done.stdout) if "kustomize" not in line.partition("|")[0]]
-    assert [line for line in named if f"--context kind-{NAME} " not in line and "--client" not in line] == []
+    assert [line for line in named if f"--context {context} " not in line and "--client" not in line] == []
 
 
 def test_a_reset_deletes_nothing_before_the_image_is_there(tmp_path: Path) -> None:

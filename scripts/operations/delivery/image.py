@@ -108,10 +108,10 @@ def _load(work: Work, builder: str, name: str) -> None:
 
 def _bring(work: Work, name: str, digest: str) -> None:
     """Into each node of a cluster without a registry, the stores' images too. Images that nothing names any more go."""
-    nodes = images.nodes(work, programs.programs(), here.sockets(work.target))
-    work.say(images.bring_stores(work, programs.CACHE, nodes))
     if work.run.dry:
         return
+    nodes = images.nodes(work, programs.programs(), here.sockets(work.target))
+    work.say(images.bring_stores(work, programs.CACHE, nodes))
     image = images.built(work, name, digest.removeprefix("sha256:"))
     named = json.dumps([work.objects("pods"), [entry.image for _, _, entry in release.entered(work)]])
     for node in nodes:

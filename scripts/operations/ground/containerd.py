@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 import tarfile
-import threading
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from operations.failure import Failed
-from operations.runner import Runner, end, started
+from operations.runner import Runner, piped
 
 IMPORT_DEADLINE_S = 1800.0
 """Of some seven gigabytes onto a slow disk: the image with the GPU build of torch."""
@@ -80,7 +80,7 @@ class Containerd:
 
     def bring(self, image: Image) -> int:
         """Import the image unless it is there; the bytes of the layers that had to be sent."""
-        if self._run.dry or self.images().get(image.name) == digest(image.manifest):
+        if self.images().get(image.name) == digest(image.manifest):
             return 0
         held = set(self._run.read([*self._command, "content", "list", "--quiet"]).split())
         missing = [layer for layer in image.layers if layer.digest not in held]
@@ -89,22 +89,17 @@ class Containerd:
 
     def _send(self, image: Image, layers: Sequence[Layer]) -> None:
         command, fault = [*self._command, "images", "import", "-"], ""
-        with started(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            guard = threading.Timer(IMPORT_DEADLINE_S, end, [process])
-            guard.start()
+        with tempfile.TemporaryFile("w+", errors="replace") as errors:  # a pipe that nobody reads would stop it
+            streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": errors.fileno()}
             try:
-                with binary(process.stdin) as pipe:
+                with piped(command, IMPORT_DEADLINE_S, **streams) as process, binary(process.stdin) as pipe:
                     _write(image, layers, pipe)
-                process.wait()
             except OSError as error:  # a layer ends too early, or nobody reads
                 fault = str(error)
-            finally:
-                guard.cancel()
-                end(process)
             if process.returncode != 0 or fault:
-                lines = binary(process.stderr).read().decode().splitlines()
-                said = [line for line in lines if "level=warning" not in line]
-                reason = said[-1] if said else fault or f"it was ended after {IMPORT_DEADLINE_S:g} s"
+                errors.seek(0)
+                said = [line for line in errors.read().splitlines() if "level=warning" not in line]
+                reason = said[-1] if said else fault or f"it ended with {process.returncode}"
                 raise Failed(f"containerd at {self._socket} did not take {image.name}: {reason}")
 
     def remove(self, names: Sequence[str]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from operations.failure import Failed, Refused
 from operations.ground import certificates, images, programs
-from operations.ground.node import Node, hierarchies, join, wait
+from operations.ground.node import Node, hierarchies, join, remove_cgroup, wait
 from operations.target import Target
 from operations.work import Work
 
@@ -23,12 +22,15 @@ START_DEADLINE_S = 120.0
 def up(work: Work, count: int) -> str:
     """Make the cluster with so many nodes, or what is missing of it. A cluster with more nodes keeps them."""
     target = work.target
-    if missing := programs.needs():
+    if missing := [] if work.run.dry else programs.needs():
         raise Refused("\n  ".join([f"{target.context} cannot be made on this machine:", *missing]))
     with _alone(work):
         nodes = _nodes(target, at_least=count)
         if not work.run.dry and all(node.first_process() for node in nodes) and _ready(work, nodes):
             return f"the cluster {target.context} is there"
+        if not work.run.dry:
+            for node in nodes:
+                node.make_room()
         built = programs.build(work)
         addresses = {node.name: node.address for node in nodes}
         certificates.write(work, target.state / "pki", target.kubeconfig, target.context, addresses)
@@ -55,9 +57,7 @@ def down(work: Work) -> str:
         if not work.run.dry:
             for number in range(MOST_NODES, 0, -1):
                 Node(target, number).stop()
-            for place in places:
-                with suppress(FileNotFoundError):
-                    place.rmdir()
+            remove_cgroup(target.context)
         work.run.change(["rm", "--recursive", "--force", "--one-file-system", str(target.state)])
         if not work.run.dry:
             with suppress(OSError):  # another cluster is there
@@ -75,19 +75,12 @@ def _nodes(target: Target, at_least: int = 0) -> list[Node]:
     return [node for node in nodes if node.number <= at_least or node.folder.is_dir()]
 
 
-@contextmanager
-def _alone(work: Work) -> Iterator[None]:
-    """One process makes or deletes a cluster at a time. The kernel drops the lock with its holder."""
-    if work.run.dry:
-        yield
-        return
-    programs.CACHE.mkdir(parents=True, exist_ok=True)
-    with (programs.CACHE / f"{work.target.context}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Failed(f"another scripts/cluster makes or deletes {work.target.context} right now") from None
-        yield
+def _alone(work: Work) -> AbstractContextManager[None]:
+    """One process makes or deletes a cluster at a time."""
+    context = work.target.context
+    return work.run.alone(
+        programs.CACHE / f"{context}.lock", f"another scripts/cluster makes or deletes {context} right now"
+    )
 
 
 def _ready(work: Work, nodes: list[Node]) -> bool:

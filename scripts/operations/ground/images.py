@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from operations.failure import Failed
-from operations.ground.containerd import Containerd, Image, Layer, binary, configured, digest
-from operations.runner import started
+from operations.ground.containerd import IMPORT_DEADLINE_S, Containerd, Image, Layer, binary, configured, digest
+from operations.runner import piped
 from operations.target import NAME, ROOT
 from operations.work import Work
 
@@ -56,6 +56,8 @@ def nodes(work: Work, programs: Path, sockets: Sequence[Path]) -> list[Container
 
 def bring_system(work: Work, programs: Path, sockets: Sequence[Path]) -> None:
     """What a node needs before its first pod: the program that holds a pod's network, and CoreDNS."""
+    if work.run.dry:  # the programs may not be built
+        return
     system = [program(SANDBOX, PAUSE, Entrypoint=["/catatonit", "-P"]), program(COREDNS, programs / "coredns")]
     for node in nodes(work, programs, sockets):
         for image in system:
@@ -76,8 +78,6 @@ def program(name: str, file: Path, *, place: str = "", **config: Any) -> Image:
 
 def bring_stores(work: Work, cache: Path, to: Sequence[Containerd]) -> str:
     """Valkey and PostgreSQL under the names that the manifests have for them. Says which versions they are."""
-    if work.run.dry:
-        return ""
     layer, versions = _stores(work, cache)
     major = STORES[1].rpartition("-")[2]
     account = {"Env": [f"PATH=/usr/lib/postgresql/{major}/bin:{PATH}"], "User": str(STORES_ACCOUNT)}
@@ -128,8 +128,12 @@ def built(work: Work, name: str, identity: str) -> Image:
 def _kept(layer: dict[str, Any]) -> Layer:
     @contextmanager
     def output() -> Iterator[IO[bytes]]:
-        with started(["containers-storage", "diff", layer["id"]], stdout=subprocess.PIPE) as process:
-            yield binary(process.stdout)
+        command = ["containers-storage", "diff", layer["id"]]
+        with (
+            piped(command, IMPORT_DEADLINE_S, stdout=subprocess.PIPE) as process,
+            binary(process.stdout) as pipe,
+        ):
+            yield pipe
 
     return Layer(layer["diff-digest"], layer["diff-size"], output)
 
@@ -138,18 +142,20 @@ def _stores(work: Work, cache: Path) -> tuple[Layer, list[str]]:
     """One root with both servers, and their versions; made once. The description is written when the rest is whole."""
     recipe = _recipe(STORES_SUITE, *STORES, *NEEDLESS, ENTRY_POINT.read_text())
     archive, described = cache / f"stores-{recipe}.tar", cache / f"stores-{recipe}.json"
-    if not described.exists():
-        for old in cache.glob("stores*.*"):
-            old.unlink()
-        with _debian(work, STORES_SUITE, STORES, cache / "stores") as root:
-            _adapt(root)
-            asked = ["chroot", str(root), "dpkg-query", "--show", "--showformat", "${Package} ${Version}\\n", *STORES]
-            versions = sorted(work.run.read(asked).splitlines(), reverse=True)
-            _packed(work, root, archive)
-        with archive.open("rb") as content:
-            name = f"sha256:{file_digest(content, 'sha256').hexdigest()}"
-        described.write_text(json.dumps({"digest": name, "size": archive.stat().st_size, "versions": versions}))
-    kept = json.loads(described.read_text())
+    busy = "another scripts/cluster makes the image of Valkey and PostgreSQL right now"
+    with work.run.alone(cache / "stores.lock", busy):
+        if not described.exists():
+            for old in cache.glob("stores-*"):
+                old.unlink()
+            with _debian(work, STORES_SUITE, STORES, cache / "stores") as root:
+                _adapt(root)
+                query = ["dpkg-query", "--show", "--showformat", "${Package} ${Version}\\n", *STORES]
+                versions = sorted(work.run.read(["chroot", str(root), *query]).splitlines(), reverse=True)
+                _packed(work, root, archive)
+            with archive.open("rb") as content:
+                name = f"sha256:{file_digest(content, 'sha256').hexdigest()}"
+            described.write_text(json.dumps({"digest": name, "size": archive.stat().st_size, "versions": versions}))
+        kept = json.loads(described.read_text())
     return Layer(kept["digest"], kept["size"], lambda: archive.open("rb")), kept["versions"]
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from operations.failure import Failed
+from operations.failure import Failed, Refused
 from operations.ground.programs import CACHE
 from operations.target import ROOT, Target
 from operations.work import Work
@@ -78,13 +78,17 @@ class Node:
         """A command in its network."""
         return ["nsenter", f"--net={self.folder / 'network'}", *command]
 
+    def make_room(self) -> None:
+        """Remove what is left of an earlier one and make its cgroups, unless it runs. Refused where that cannot be."""
+        if not self.first_process():
+            self._kill()
+            self._make_cgroups()
+
     def start(self, work: Work, programs: Path) -> None:
-        """Start it unless it runs."""
+        """Start it, after `make_room`, unless it runs."""
         if not work.run.dry:
             if self.first_process():
                 return
-            self._kill()
-            self._make_cgroups()
             self.store.mkdir(parents=True, exist_ok=True)
         given = {
             "STATE": self.target.state,
@@ -114,19 +118,15 @@ class Node:
 
         if not wait(gone, KILL_DEADLINE_S):
             raise Failed(f"processes of {self.cgroup} do not end: {sorted(self._processes())}")
-        for hierarchy in hierarchies():
-            folders = [folder for folder in (hierarchy / self.cgroup).glob("**/") if folder.is_dir()]
-            for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
-                with suppress(FileNotFoundError):
-                    folder.rmdir()
+        remove_cgroup(self.cgroup)
 
     def _processes(self) -> set[int]:
         """All of its processes, those of its pods too."""
         found: set[int] = set()
         for hierarchy in hierarchies():
-            for file in (hierarchy / self.cgroup).glob("**/cgroup.procs"):
+            for folder, _, _ in os.walk(hierarchy / self.cgroup):
                 with suppress(OSError):  # a pod went meanwhile
-                    found |= {int(line) for line in file.read_text().split()}
+                    found |= {int(line) for line in Path(folder, "cgroup.procs").read_text().split()}
         return found
 
     def _make_cgroups(self) -> None:
@@ -135,22 +135,47 @@ class Node:
             folder = hierarchy
             for part in (*self.cgroup.split("/"), "system"):
                 parent, folder = folder, folder / part
-                folder.mkdir(exist_ok=True)
-                if (parent / "cgroup.controllers").is_file():  # version 2 hands controllers down when it is told to
-                    for controller in (parent / "cgroup.controllers").read_text().split():
-                        (parent / "cgroup.subtree_control").write_text(f"+{controller}")
-                for name in OF_A_CPUSET:
-                    if (parent / name).is_file() and not (folder / name).read_text().strip():
-                        (folder / name).write_text((parent / name).read_text())
+                try:
+                    _make_cgroup(parent, folder)
+                except OSError as error:
+                    raise Refused(
+                        f"the cgroup {folder} cannot be made: {error.strerror}. A node needs cgroups that root can "
+                        "write; a container has them when it is started with --privileged"
+                    ) from None
+
+
+def _make_cgroup(parent: Path, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    if (parent / "cgroup.controllers").is_file():  # version 2 hands controllers down when it is told to
+        for controller in (parent / "cgroup.controllers").read_text().split():
+            (parent / "cgroup.subtree_control").write_text(f"+{controller}")
+    for name in OF_A_CPUSET:
+        if (parent / name).is_file() and not (folder / name).read_text().strip():
+            (folder / name).write_text((parent / name).read_text())
+
+
+def remove_cgroup(name: str) -> None:
+    """Remove a cgroup that has no process from each hierarchy, with all below it."""
+    places = [hierarchy / name for hierarchy in hierarchies()]
+
+    def gone() -> bool:
+        for place in places:
+            for folder, _, _ in os.walk(place, topdown=False):
+                with suppress(OSError):  # busy for a moment after its last process ended
+                    Path(folder).rmdir()
+        return not any(place.exists() for place in places)
+
+    if not wait(gone, KILL_DEADLINE_S):
+        raise Failed(f"cgroups cannot be removed: {', '.join(str(place) for place in places if place.exists())}")
 
 
 def join(work: Work, first: Node, other: Node) -> None:
-    """Put the bridges of two nodes together, and tell each where the pods of the other are."""
-    if not work.run.dry and work.run.ask(first.inside("ip", "link", "show", other.name)).status == 0:
-        return
-    there = str(other.first_process() or "PROCESS")
-    link = ("ip", "link", "add", other.name, "type", "veth", "peer", "name", first.name, "netns", there)
-    work.run.change(first.inside(*link))
+    """Put the bridges of two nodes together, and tell each where the pods of the other are. A call that was interrupted
+    is completed by the next."""
+    if work.run.dry or work.run.ask(first.inside("ip", "link", "show", other.name)).status != 0:
+        there = str(other.first_process() or "PROCESS")
+        link = ("ip", "link", "add", other.name, "type", "veth", "peer", "name", first.name, "netns", there)
+        work.run.change(first.inside(*link))
     for here, beyond in ((first, other), (other, first)):
         work.run.change(here.inside("ip", "route", "replace", beyond.pods, "via", beyond.address))
         work.run.change(here.inside("ip", "link", "set", beyond.name, "master", "nodes", "up"))

@@ -29,7 +29,6 @@ PROGRAMS = {
 }
 """Each program and its package; those with the most packages in common follow each other."""
 SOURCES = (".go", ".mod", ".sum")
-GO = (1, 26)
 GO_COMES_FROM = "https://go.dev/doc/install"
 GO_FOLDER = "/usr/local/go/bin"
 """Where Go's own archive puts it, on no PATH by itself."""
@@ -45,21 +44,25 @@ PACKAGES = {
     "openssl": "openssl",
     "procps": "pkill",
     "util-linux": "unshare",
-    "podman": "podman",
     "debootstrap": "debootstrap",
     "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
     "catatonit": "catatonit",
     "containers-storage": "containers-storage",
 }
-"""Debian's packages that a node and its images need, and a program or file of each."""
+"""Debian's packages that a node and its images need, and a program or file of each. Podman is among the tools that
+`check` looks at."""
+
+
+def needs_root() -> str:
+    """What a user is told who is not root, whatever the command; empty for root."""
+    return "" if os.geteuid() == 0 else "a cluster without Docker needs root, for its namespaces"
 
 
 def needs() -> list[str]:
     """What this machine lacks to be a node, one line each, with what to do about it."""
     if platform.system() != "Linux":
         return [f"a cluster without Docker needs Linux, and this is {platform.system()}: take kind"]
-    lines = [] if os.geteuid() == 0 else ["a cluster without Docker needs root, for its namespaces: run it with sudo"]
-    lines += _go()
+    lines = [*filter(None, [needs_root()]), *_go()]
     if packages := [name for name, shows in PACKAGES.items() if not _is_there(shows)]:
         lines.append(f"missing on this machine: sudo apt-get install --no-install-recommends {' '.join(packages)}")
     return lines
@@ -70,14 +73,26 @@ def _is_there(shows: str) -> bool:
 
 
 def _go() -> list[str]:
-    wanted = "{}.{}".format(*GO)
+    wanted = _pinned("go")
     if shutil.which("go", path=_path()) is None:
         return [f"Go {wanted} or newer is not installed: {GO_COMES_FROM}"]
     answer = Runner(dry=False).ask(go("env", "GOVERSION"))
-    found = re.search(r"(\d+)\.(\d+)\S*", answer.output)
-    if found and (int(found[1]), int(found[2])) >= GO:
+    found = answer.output.strip().removeprefix("go")
+    if answer.status == 0 and _version(found) >= _version(wanted):
         return []
-    return [f"Go is {found[0] if found else answer.reason}, {wanted} is needed: {GO_COMES_FROM}"]
+    return [f"Go is {found or answer.reason}, {wanted} is needed: {GO_COMES_FROM}"]
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The three numbers of a version of Go; one before its release, such as 1.27rc1, counts as 1.27.0."""
+    found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    return tuple(int(part or 0) for part in found.groups()) if found else ()
+
+
+def _pinned(name: str) -> str:
+    """The version of Go or of a module in go.mod."""
+    [version] = re.findall(rf"^\s*{re.escape(name)} (\S+)", (MODULE / "go.mod").read_text("utf-8"), re.MULTILINE)
+    return str(version)
 
 
 def go(*arguments: str) -> list[str]:
@@ -104,8 +119,7 @@ def build(work: Work) -> Path:
         if not work.run.dry:
             folder.mkdir(parents=True, exist_ok=True)
         work.say(f"building {len(missing)} programs of the node into {folder}; the first time takes about ten minutes")
-    # Kubernetes' parts tell their version to clients, which choose by it.
-    [version] = re.findall(r"k8s\.io/kubernetes (v[0-9.]+)", (MODULE / "go.mod").read_text("utf-8"))
+    version = _pinned("k8s.io/kubernetes")  # its parts tell it to clients, which choose by it
     for name, package in missing.items():
         began, made = time.monotonic(), folder / f"{name}.{os.getpid()}"
         module = OPERATOR if name == "ray-operator" else MODULE

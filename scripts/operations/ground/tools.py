@@ -69,7 +69,7 @@ def check(work: Work) -> str:
         found, fault = _look(work, tool)
         rows.append((tool.name, found, f"{_text(tool.oldest)} or newer", fault or "ok"))
         missing += [f"{tool.name} {fault}"] if fault else []
-    if work.target.is_here:
+    if work.target.is_here and not work.run.dry:
         missing += programs.needs()
     if not work.target.is_local:
         found, fault = _look_at_server(work)
