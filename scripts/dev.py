@@ -93,6 +93,8 @@ def fuzz(arguments: List[str]) -> None:
 def check(arguments: List[str]) -> None:
     """Style, types, import direction, shape, the image's scripts, Go where it is: then one line for each."""
     ensure(dev=True)
+    from operations.ground import programs
+
     checks = {
         "style": ("ruff", "check", "."),
         "format": ("ruff", "format", "--check", "."),
@@ -104,17 +106,16 @@ def check(arguments: List[str]) -> None:
     }
     if not (VENV / "bin" / "shellcheck").exists():
         del checks["shell"]  # there is no wheel of it for every machine
-    if shutil.which("go"):  # only those who make a node need it
+    if not programs.needs_go():  # only those who make a node need it
         checks["go"] = (
-            "bash",
-            "-euc",
+            *("env", f"PATH={os.environ['PATH']}:{programs.GO_FOLDER}", "bash", "-euc"),
             'go -C scripts/node vet ./...; unformatted=$(gofmt -l scripts/node); test -z "$unformatted"',
         )
     lines, failed = [], False
     for name, (command, *rest) in checks.items():
         print(f"== {name}", flush=True)
         began = time.monotonic()
-        program = command if command == "bash" else str(VENV / "bin" / command)
+        program = command if command == "env" else str(VENV / "bin" / command)
         wrong = subprocess.run([program, *rest], cwd=str(ROOT), check=False).returncode != 0
         lines.append(f"{name:8} {'FAILED' if wrong else 'ok':6} {time.monotonic() - began:5.1f} s")
         failed |= wrong

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,14 +12,14 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from operations.ground import programs
-from real_cluster import RealCluster
+from real_cluster import ROOT, RealCluster
 from record import Record
 
 SKIPPED = 75
 """Exit status where this machine cannot make a node."""
 ORDER = ("node", "deploy", "network", "security", "manifests", "monitoring", "pods", "releases", "stores", "backups")
 """Files by the middle of their name, those that are not named last."""
+CHECK_S = 60.0
 IMAGE_S = 3600.0
 TEST_S = 7200.0
 """Of a test with the fixtures that it is the first to ask for, a build of programs and image among them."""
@@ -59,8 +61,11 @@ def _place(item: pytest.Item) -> int:
 
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Before the first test, whichever it is."""
-    if session.items and not session.config.option.collectonly and (missing := programs.needs()):
-        pytest.exit("no node can be made on this machine:\n  " + "\n  ".join(missing), returncode=SKIPPED)
+    if session.items and not session.config.option.collectonly:
+        command = [sys.executable, str(ROOT / "scripts" / "cluster"), "check", "--context", CONTEXT]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CHECK_S)
+        if done.returncode != 0:
+            pytest.exit(f"no node can be made on this machine:\n{done.stderr}", returncode=SKIPPED)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

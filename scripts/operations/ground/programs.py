@@ -62,7 +62,7 @@ def needs() -> list[str]:
     """What this machine lacks to be a node, one line each, with what to do about it."""
     if platform.system() != "Linux":
         return [f"a cluster without Docker needs Linux, and this is {platform.system()}: take kind"]
-    lines = [*filter(None, [needs_root()]), *_go()]
+    lines = [*filter(None, [needs_root()]), *needs_go()]
     if packages := [name for name, shows in PACKAGES.items() if not _is_there(shows)]:
         lines.append(f"missing on this machine: sudo apt-get install --no-install-recommends {' '.join(packages)}")
     return lines
@@ -72,7 +72,8 @@ def _is_there(shows: str) -> bool:
     return Path(shows).exists() if shows.startswith("/") else shutil.which(shows) is not None
 
 
-def _go() -> list[str]:
+def needs_go() -> list[str]:
+    """What is wrong with this machine's Go; nothing where the one that go.mod wants, or a newer one, is there."""
     wanted = _pinned("go")
     if shutil.which("go", path=_path()) is None:
         return [f"Go {wanted} or newer is not installed: {GO_COMES_FROM}"]
