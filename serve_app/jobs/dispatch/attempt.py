@@ -89,8 +89,8 @@ async def _insist(change: Callable[[], Awaitable[object]], seconds: float = SETT
 async def _renew(tracker: Tracker, chunk: Chunk) -> None:
     """Hold the lease while the call runs; end when no job of it is ours any more.
 
-    A renewal that gets no answer is repeated within the lease, on another connection: a command's own deadline may be as
-    long as the lease.
+    A renewal that gets no answer is repeated within the lease, on another connection: a command's own deadline may be
+    as long as the lease.
     """
     term = tracker.lease_seconds / 3
     pause = term
