@@ -1,9 +1,10 @@
 """Which of two clusters is the active one while an upgrade has both: the one that came to serve users last.
 
 KubeRay sends users to one cluster. When it switches, the old cluster stays for a while, for connections to it, and both
-see the same jobs. `claim.lua` gives none to a cluster while another is active, so that the old one holds no job when it
-ends. A cluster that no user reached yet never becomes active, and one that is gone is forgotten in `ACTIVE_S`: then any
-cluster claims. Gateways remember when theirs came, so that a Redis which forgets changes no order.
+see the same jobs. `claim.lua` gives none to a cluster while another is active and asks for jobs of that model: the old
+one then holds no job when it ends, and none waits for a cluster whose model does not work. A cluster that no user
+reached yet never becomes active, and one that is gone is forgotten in `ACTIVE_S`: then any cluster claims. Gateways
+remember when theirs came, so that a Redis which forgets changes no order.
 """
 
 from __future__ import annotations

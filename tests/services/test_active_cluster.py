@@ -6,8 +6,9 @@ import asyncio
 import uuid
 
 import pytest
-from gateway_parts import Running, running_gateway, until
+from gateway_parts import IMAGE_MODEL, Answering, Running, running_gateway, until
 
+from serve_app.errors import ModelUnready
 from serve_app.jobs import limits
 from serve_app.local.authority import Authority
 from serve_app.settings import Settings
@@ -100,11 +101,30 @@ async def test_a_redis_that_forgets_does_not_bring_the_old_cluster_back(
         assert stray <= worked_on(new)
 
 
+async def test_jobs_do_not_wait_for_a_cluster_whose_model_is_refused(settings: Settings, authority: Authority) -> None:
+    """Somebody looks at a new cluster that does not become ready; users stay with the old one."""
+    refused = Answering()
+
+    async def fails() -> str:
+        raise ModelUnready("The model was refused.")
+
+    refused.warm_up = fails  # type: ignore[method-assign]
+    async with (
+        running_gateway(settings, authority, cluster="old") as old,
+        running_gateway(settings, authority, cluster="new", model=refused) as new,
+    ):
+        await old.get("/api/v1/models")
+        await active(old, "old")
+        await new.get("/api/v1/models")
+        await active(new, "new")
+        assert await completed(old) == worked_on(old)
+
+
 async def test_what_is_known_of_clusters_ends_with_them(settings: Settings, authority: Authority) -> None:
     async with running_gateway(settings, authority, cluster="one") as gateway:
         await gateway.get("/api/v1/models")
         await active(gateway, "one")
-        for key in ("active", "serving:one"):
+        for key in ("active", "serving:one", f"asking:one:{IMAGE_MODEL.name}"):
             assert 0 < await gateway.redis.pttl(key) <= limits.ACTIVE_S * 1000
 
 
