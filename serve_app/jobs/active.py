@@ -1,9 +1,10 @@
 """Which of two clusters is the active one while an upgrade has both: the one that came to serve users last.
 
 KubeRay sends users to one cluster. When it switches, the old cluster stays for a while, for connections to it, and both
-see the same jobs. `claim.lua` gives none to a cluster while another is active, so that the old one holds no job when it
-ends. A cluster that no user reached yet never becomes active, and one that is gone is forgotten in `ACTIVE_S`: then any
-cluster claims.
+see the same jobs. `claim.lua` gives none to a cluster while another is active and asks for jobs of that model: the old
+one then holds no job when it ends, and none waits for a cluster whose model does not work. A cluster that no user
+reached yet never becomes active, and one that is gone is forgotten in `ACTIVE_S`: then any cluster claims. Gateways
+remember when theirs came, so that a Redis which forgets changes no order.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class ActiveCluster:
         self._cluster = cluster
         self._is_active: bool | None = None
         self._serves = False
+        self._since = b""
+        """When the cluster first answered a user, µs of Redis' clock; empty before."""
         self._look_now = asyncio.Event()
 
     def serve(self) -> None:
@@ -56,10 +59,10 @@ class ActiveCluster:
         """Whether this cluster may claim jobs. Raises `TrackerUnavailable`."""
         serves = self._serves
         with redis_errors():
-            is_active = bool(await self._scripts.run("look", self._cluster, int(serves)))
+            is_active, self._since = await self._scripts.run("look", self._cluster, int(serves), self._since)
         if serves:  # else one that came meanwhile is for the next look
             self._serves = False
-        return is_active
+        return bool(is_active)
 
     def _note(self, is_active: bool) -> None:
         if self._is_active is not None and is_active != self._is_active:

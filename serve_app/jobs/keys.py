@@ -16,6 +16,7 @@
 | dead-bytes:{model} | integer: bytes of their inputs | one per model | never |
 | ledger:{model} | hash: counters since the beginning | one per model | never |
 | serving:{cluster} | integer: when this cluster first answered a user, µs | clusters | 5 s after its last look |
+| asking:{cluster}:{model} | string: its gateways claim jobs of this model | one per both | 5 s after the last claim |
 | active | hash: the latest of them, which alone claims jobs, and since when | one | 5 s after its last look |
 | stops | hash: what admins stopped → JSON: why, by whom, when | 1 + 2 per model | when an admin takes it back |
 | held-bytes | integer: bytes of inputs and params, not ended | one | never |
@@ -55,6 +56,7 @@ KEYS: Final = {
     "dead_bytes": "dead-bytes:{model}",
     "ledger": "ledger:{model}",
     "serving": "serving:{cluster}",
+    "asking": "asking:{cluster}:{model}",
     "active": "active",
     "stops": "stops",
     "held_bytes": "held-bytes",

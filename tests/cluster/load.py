@@ -57,7 +57,7 @@ class Account:
     """Jobs that the service holds for the user and that were never asked for."""
     redelivered: int
     slowest_s: float
-    """Of a job, from its first submit attempt until the client saw its end."""
+    """Of a job, from its first submit attempt to its end by the service's clock; polls that hang do not show."""
     away_s: float
     """Longest time from a first attempt that was turned away to the next good answer of any request."""
     strays: list[str]

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
+import uuid
 
 import pytest
-from gateway_parts import Running, running_gateway, until
+from gateway_parts import IMAGE_MODEL, Answering, Running, running_gateway, until
 
+from serve_app.errors import ModelUnready
 from serve_app.jobs import limits
 from serve_app.local.authority import Authority
 from serve_app.settings import Settings
 
 JOBS = 20
-
-part_of = partial(
-    running_gateway,
-    rate_submits_per_s=1000,
-    rate_reads_per_s=1000,
-    rate_house_submits_per_s=1000,
-    rate_house_reads_per_s=1000,
-)
-"""A gateway of a cluster whose limits no test here meets."""
 
 
 async def active(gateway: Running, cluster: str) -> None:
@@ -34,9 +26,11 @@ async def active(gateway: Running, cluster: str) -> None:
 
 
 async def completed(gateway: Running, through: Running | None = None) -> set[str]:
-    """The ids of jobs that were submitted to a gateway, once all have ended."""
-    ids = await asyncio.gather(*((through or gateway).submit() for _ in range(JOBS)))
-    jobs = await asyncio.gather(*(gateway.ended(job_id) for job_id in ids))
+    """The ids of jobs that were submitted to a gateway, once all have ended. Each time by another user: one alone would
+    send more than the limits of a user allow."""
+    user = uuid.uuid4().hex
+    ids = await asyncio.gather(*((through or gateway).submit(user) for _ in range(JOBS)))
+    jobs = await asyncio.gather(*(gateway.ended(job_id, user) for job_id in ids))
     assert {job["status"] for job in jobs} == {"COMPLETED"}
     assert {job["deliveries"] for job in jobs} == {1}
     return set(ids)
@@ -47,10 +41,10 @@ def worked_on(gateway: Running) -> set[str]:
 
 
 async def test_the_old_cluster_takes_no_job_once_the_new_one_serves(settings: Settings, authority: Authority) -> None:
-    async with part_of(settings, authority, cluster="old") as old:
+    async with running_gateway(settings, authority, cluster="old") as old:
         first = await completed(old)
         await active(old, "old")
-        async with part_of(settings, authority, cluster="new") as new:
+        async with running_gateway(settings, authority, cluster="new") as new:
             second = await completed(old)
             assert worked_on(new) == set(), "no user reached it yet"
 
@@ -64,8 +58,8 @@ async def test_the_old_cluster_takes_no_job_once_the_new_one_serves(settings: Se
 
 async def test_what_needs_no_user_makes_no_cluster_active(settings: Settings, authority: Authority) -> None:
     async with (
-        part_of(settings, authority, cluster="old") as old,
-        part_of(settings, authority, cluster="new") as new,
+        running_gateway(settings, authority, cluster="old") as old,
+        running_gateway(settings, authority, cluster="new") as new,
     ):
         await completed(old)
         await active(old, "old")
@@ -77,28 +71,65 @@ async def test_what_needs_no_user_makes_no_cluster_active(settings: Settings, au
 
 
 async def test_the_older_cluster_goes_on_when_the_newer_is_gone(settings: Settings, authority: Authority) -> None:
-    async with part_of(settings, authority, cluster="old") as old:
+    async with running_gateway(settings, authority, cluster="old") as old:
         await completed(old)
-        async with part_of(settings, authority, cluster="new") as new:
+        async with running_gateway(settings, authority, cluster="new") as new:
             await new.get("/api/v1/models")
             await active(new, "new")
             job_id = await old.submit()
             await new.ended(job_id)
-        async with asyncio.timeout(limits.ACTIVE_S + 5):
-            ids = await completed(old)
+        await active(old, "old")  # only now: polling jobs for ACTIVE_S takes more reads than a user has
+        ids = await completed(old)
         assert ids <= worked_on(old)
 
 
+async def test_a_redis_that_forgets_does_not_bring_the_old_cluster_back(
+    settings: Settings, authority: Authority
+) -> None:
+    async with (
+        running_gateway(settings, authority, cluster="old") as old,
+        running_gateway(settings, authority, cluster="new") as new,
+    ):
+        await old.get("/api/v1/models")
+        await active(old, "old")
+        await new.get("/api/v1/models")
+        await active(new, "new")
+        await new.redis.delete("active", "serving:old", "serving:new")
+        await active(new, "new")
+        stray = await completed(new, through=old)  # the last user that each saw is the old one's
+        await active(new, "new")
+        assert stray <= worked_on(new)
+
+
+async def test_jobs_do_not_wait_for_a_cluster_whose_model_is_refused(settings: Settings, authority: Authority) -> None:
+    """Somebody looks at a new cluster that does not become ready; users stay with the old one."""
+    refused = Answering()
+
+    async def fails() -> str:
+        raise ModelUnready("The model was refused.")
+
+    refused.warm_up = fails  # type: ignore[method-assign]
+    async with (
+        running_gateway(settings, authority, cluster="old") as old,
+        running_gateway(settings, authority, cluster="new", model=refused) as new,
+    ):
+        await old.get("/api/v1/models")
+        await active(old, "old")
+        await new.get("/api/v1/models")
+        await active(new, "new")
+        assert await completed(old) == worked_on(old)
+
+
 async def test_what_is_known_of_clusters_ends_with_them(settings: Settings, authority: Authority) -> None:
-    async with part_of(settings, authority, cluster="one") as gateway:
+    async with running_gateway(settings, authority, cluster="one") as gateway:
         await gateway.get("/api/v1/models")
         await active(gateway, "one")
-        for key in ("active", "serving:one"):
+        for key in ("active", "serving:one", f"asking:one:{IMAGE_MODEL.name}"):
             assert 0 < await gateway.redis.pttl(key) <= limits.ACTIVE_S * 1000
 
 
 async def test_outside_of_kuberay_there_is_no_mark(settings: Settings, authority: Authority) -> None:
-    async with part_of(settings, authority) as gateway:
+    async with running_gateway(settings, authority) as gateway:
         await gateway.redis.hset("active", "cluster", "another")
         await completed(gateway)
         await gateway.redis.delete("active")
@@ -110,14 +141,14 @@ async def test_a_gateway_that_starts_later_does_not_take_the_mark_back(
 ) -> None:
     """A replica of the old cluster that was started again remembers nothing of its own."""
     async with (
-        part_of(settings, authority, cluster="old") as old,
-        part_of(settings, authority, cluster="new") as new,
+        running_gateway(settings, authority, cluster="old") as old,
+        running_gateway(settings, authority, cluster="new") as new,
     ):
         await old.get("/api/v1/models")
         await active(old, "old")
         await new.get("/api/v1/models")
         await active(new, "new")
-        async with part_of(settings, authority, cluster="old") as again:
+        async with running_gateway(settings, authority, cluster="old") as again:
             await asyncio.sleep(pause_s)
             ids = await completed(new, through=again)
             assert worked_on(again) == worked_on(old) == set()

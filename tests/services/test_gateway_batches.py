@@ -188,6 +188,28 @@ async def test_a_fault_of_the_service_refuses_no_url(
             assert (await ended(gateway, batch["batch_id"]))["counts"]["completed"] == 1
 
 
+async def test_what_a_gateway_fetches_at_its_end_another_fetches_at_once(
+    settings: Settings, authority: Authority
+) -> None:
+    asked, free = asyncio.Event(), asyncio.Event()
+
+    async def slow_at_first(_: Request) -> Response:
+        if not asked.is_set():
+            asked.set()
+            await free.wait()
+        return Response(PICTURE, media_type="image/png")
+
+    async with listening(Starlette(routes=[Route("/a.png", slow_at_first)])) as web:
+        hosts = {"image_url_private_hosts": (web.removeprefix("http://"),), **RATES}
+        async with running_gateway(settings, authority, **hosts) as leaving:
+            batch = (await leaving.post(BATCHES, json={"items": [{"image_url": f"{web}/a.png"}]})).json()
+            await asked.wait()
+        free.set()
+        async with running_gateway(settings, authority, **hosts) as staying:
+            assert (await ended(staying, batch["batch_id"], seconds=10))["counts"]["completed"] == 1
+            assert await staying.redis.get("fetches") == b"0"
+
+
 async def test_a_batch_sent_again_is_the_same_batch(gateway: Running) -> None:
     first = await send(gateway, PICTURE, PICTURE, key="k1")
     answers = await asyncio.gather(*(send(gateway, PICTURE, PICTURE, key="k1") for _ in range(5)))

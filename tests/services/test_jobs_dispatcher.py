@@ -14,6 +14,7 @@ import pytest
 from job_help import MODEL, VERSION, StubModel, card, submission
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from redis_address import Address
 from waiting import until
 
 from serve_app.connections import connect_redis
@@ -111,6 +112,38 @@ async def test_the_lease_is_held_while_the_call_runs(tracker: Tracker, redis: Re
         await until(was_renewed_past_its_first_term)
         model.gate.set()
         [job] = await ended(tracker, [job])
+    assert job.deliveries == 1
+
+
+async def test_a_lease_outlives_connections_that_fell_silent(redis: Redis, settings: Settings, valkey: Valkey) -> None:
+    """Their commands fail by their deadline, which is as long as a lease."""
+    model, others = StubModel(), StubModel()
+    model.gate.clear()
+    url = settings.redis_url.get_secret_value()
+    async with Address(valkey.port) as address:
+        through = url.replace(f":{valkey.port}", f":{address.port}")
+        cut_off = connect_redis(settings.model_copy(update={"redis_url": SecretStr(through)}))
+        tracker = Tracker(redis, settings)
+        [job] = await submit(tracker, 1)
+        async with running(Tracker(cut_off, settings), model):
+
+            async def is_begun() -> bool:
+                return bool(model.calls)
+
+            await until(is_begun)
+            begun = await redis.zscore(f"lease:{MODEL}", job.id)
+            address.silence()
+            async with running(tracker, others):
+
+                async def is_past_its_second_term() -> bool:
+                    now, _ = await redis.time()
+                    return bool(now * 1000 > begun + settings.lease_seconds * 1000)
+
+                await until(is_past_its_second_term)
+                model.gate.set()
+                [job] = await ended(tracker, [job])
+        await cut_off.aclose()
+    assert others.calls == []
     assert job.deliveries == 1
 
 

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ from pydantic import SecretStr
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
+from redis_address import Address
 
 from serve_app.connections import GroupingRedis, JobRedis, connect_redis, redis_errors
 from serve_app.errors import TrackerUnavailable
@@ -153,40 +153,6 @@ async def test_a_managed_redis_without_info_and_config_works_and_says_what_is_no
             fits=lambda found: found.status_code == 503,
         )  # the share is one of nothing
         assert "memory" not in (await gateway.get("/readyz?verbose")).json()
-
-
-class Address:
-    """A name of the job Redis: new connections lead to whichever server is behind it now, old ones stay."""
-
-    def __init__(self, port: int) -> None:
-        self.target = port
-
-    async def __aenter__(self) -> Address:
-        self._server = await asyncio.start_server(self._lead, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        self._tasks: set[asyncio.Task[None]] = set()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # transports close in the loop's next turn
-
-    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_connection("127.0.0.1", self.target)
-        for source, sink in ((reader, there[1]), (there[0], writer)):
-            self._tasks.add(asyncio.create_task(self._copy(source, sink)))
-
-    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        try:
-            with suppress(OSError):
-                while data := await source.read(65536):
-                    sink.write(data)
-                    await sink.drain()
-        finally:
-            sink.close()
 
 
 @pytest.mark.parametrize("kind", [JobRedis, GroupingRedis])

@@ -22,12 +22,15 @@ AT_ONCE: Final = 16
 AT_ONCE_PER_USER: Final = 4
 """So that a server that answers none of a user's URLs holds back that user alone."""
 POLL_S: Final = 1.0
+GIVE_BACK_S: Final = 1.0
+"""Less than the replica's end has for all of its background tasks."""
 
 _log = logging.getLogger(__name__)
 
 
 class Fetcher:
-    """One per gateway process. What it has taken and does not end is taken by another when its time is over."""
+    """One per gateway process. What it has taken and does not end it gives back; where it cannot, another takes it when
+    its time is over."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -35,9 +38,10 @@ class Fetcher:
         """With the owner of what each fetches."""
 
     async def run(self) -> None:
-        """Fetch until cancelled. No failure ends it."""
+        """Fetch until cancelled, and take no more when the replica is told to go. No failure ends it."""
+        departure = self._service.departure
         try:
-            while True:
+            while not departure.is_told:
                 if len(self._tasks) < AT_ONCE and (fetch := await self._next()):
                     task = asyncio.create_task(self._work(fetch))
                     self._tasks[task] = fetch.owner
@@ -46,6 +50,7 @@ class Fetcher:
                     await asyncio.wait(self._tasks, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
                 else:
                     await asyncio.sleep(POLL_S)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
             await end_tasks(self._tasks)
 
@@ -64,6 +69,10 @@ class Fetcher:
     async def _work(self, fetch: Fetch) -> None:
         try:
             await self._decide(fetch)
+        except asyncio.CancelledError:
+            async with asyncio.timeout(GIVE_BACK_S):
+                await self._service.batches.give_back(fetch)
+            raise
         except CapacityError as error:
             _log.info("a URL of a batch is fetched again later: %s", error)
         except Exception:

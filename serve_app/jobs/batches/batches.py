@@ -121,6 +121,11 @@ class Batches:
         with redis_errors():
             await self._scripts.run("fetch_fault", fetch.item, fetch.owner, failure.slug, _told(failure))
 
+    async def give_back(self, fetch: Fetch) -> None:
+        """Leave an item that is not decided to another, at once."""
+        with redis_errors():
+            await self._scripts.run("fetch_give_back", fetch.item, fetch.owner)
+
     async def admit(self, fetch: Fetch, job_id: str, stored: JobInput) -> bool:
         """Make a job of an item that was fetched; False when it was decided before, and the input is not needed.
 

@@ -87,11 +87,20 @@ async def _insist(change: Callable[[], Awaitable[object]], seconds: float = SETT
 
 
 async def _renew(tracker: Tracker, chunk: Chunk) -> None:
-    """Hold the lease while the call runs; end when no job of it is ours any more."""
+    """Hold the lease while the call runs; end when no job of it is ours any more.
+
+    A renewal that gets no answer is repeated within the lease, on another connection: a command's own deadline may be
+    as long as the lease.
+    """
+    term = tracker.lease_seconds / 3
+    pause = term
     while True:
-        await asyncio.sleep(tracker.lease_seconds / 3)
+        await asyncio.sleep(pause)
         try:
-            if not await tracker.renew(chunk):
-                return
-        except CapacityError:
+            async with asyncio.timeout(term):
+                if not await tracker.renew(chunk):
+                    return
+            pause = term
+        except (CapacityError, TimeoutError):
             logger.debug("The lease of a chunk could not be renewed; trying again.")
+            pause = min(term, RETRY_S)

@@ -26,10 +26,12 @@ local function window_is_full()
   return redis.call('ZCARD', chunks_key(model)) >= math.max(1, replicas * chunks_per_replica)
 end
 
--- Leaves jobs to the cluster that replaced this one; see active.py.
-local function another_is_active()
-  local active = cluster ~= '' and redis.call('HGET', active_key(), 'cluster')
-  return active and active ~= cluster
+-- Leaves jobs to the cluster that replaced this one, as long as that one asks for them; see active.py.
+local function another_takes_them()
+  if cluster == '' then return false end
+  redis.call('SET', asking_key(cluster, model), '1', 'PX', ACTIVE_MS)
+  local active = redis.call('HGET', active_key(), 'cluster')
+  return active and active ~= cluster and redis.call('EXISTS', asking_key(active, model)) == 1
 end
 
 -- The job whose turn it is in this class: its record; or false when the class is empty; or nil when what stood there
@@ -92,7 +94,7 @@ end
 
 redis.call('ZREMRANGEBYSCORE', chunks_key(model), '-inf', NOW)
 take_back_expired()
-if another_is_active() or window_is_full() then return {} end
+if another_takes_them() or window_is_full() then return {} end
 if redis.call('HEXISTS', stops_key(), 'work:' .. model) == 1 then return {} end
 local chunk = gather()
 if #chunk > 0 then redis.call('ZADD', chunks_key(model), deadline, token) end

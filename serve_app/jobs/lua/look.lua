@@ -1,9 +1,10 @@
--- A gateway of a cluster looks whether its cluster is the active one: 1 or 0. `serves`: it has answered a user.
-local cluster, serves = ARGV[1], ARGV[2] == '1'
+-- A gateway of a cluster looks whether its cluster is the active one: 1 or 0; and since when its cluster serves users, or
+-- ''. `serves`: it has answered a user; `known`: what an earlier look said, for a Redis that has forgotten it.
+local cluster, serves, known = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
 redis.call('HDEL', active_key(), '')  -- a full Redis runs a script to its end if the first write is a removal
 
 local serving = serving_key(cluster)
-local since = tonumber(redis.call('GET', serving) or (serves and NOW_US))
+local since = tonumber(redis.call('GET', serving)) or known or (serves and NOW_US)
 if since then redis.call('SET', serving, string.format('%d', since), 'PX', ACTIVE_MS) end
 
 local active, active_since = unpack(redis.call('HMGET', active_key(), 'cluster', 'since'))
@@ -12,4 +13,4 @@ if active == cluster or (since and (not active or tonumber(active_since) < since
   redis.call('PEXPIRE', active_key(), ACTIVE_MS)
   active = cluster
 end
-return (not active or active == cluster) and 1 or 0
+return { (not active or active == cluster) and 1 or 0, since and string.format('%d', since) or '' }
