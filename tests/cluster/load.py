@@ -60,6 +60,8 @@ class Account:
     """Of a job, from its first submit attempt to its end by the service's clock; polls that hang do not show."""
     away_s: float
     """Longest time from a first attempt that was turned away to the next good answer of any request."""
+    slowest_answer_s: float
+    """Of a request, its repeats included: a read that hung shows here, not among the jobs."""
     strays: list[str]
     """Keys in the job Redis without an owner or an end."""
     rows_missing: int
@@ -132,6 +134,7 @@ class Load:
             redelivered=sum((job["deliveries"] or 0) > 1 for job in jobs),
             slowest_s=max((job["seconds"] for job in jobs), default=0.0),
             away_s=_away(attempts),
+            slowest_answer_s=max((one["seconds"] for one in requests), default=0.0),
             strays=self._cluster.in_redis(STRAYS),
             rows_missing=outcomes_missing + submits_missing,
         )
