@@ -63,7 +63,8 @@ class Record:
         told = [
             f"# {one['scenario']}: {one['requests']} requests, {one['failed']} failed, {one['repeated']} repeated, "
             f"{one['broken']} connections broken, away {one['away_s']:.1f} s; {one['accepted']} jobs, "
-            f"{one['lost']} lost, {one['redelivered']} delivered again, slowest {one['slowest_s']:.1f} s, answer {one['slowest_answer_s']:.1f} s"
+            f"{one['lost']} lost, {one['redelivered']} delivered again, slowest {one['slowest_s']:.1f} s, "
+            f"slowest answer {one['slowest_answer_s']:.1f} s"
             for one in self.scenarios
         ]
         return told + [self._figure(name, [max(values)]).line for name, values in self.values.items()]
