@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from operations.ground import images
-from operations.ground.node import Node
 from operations.target import NAME, Model, Target
 
 Json = dict[str, Any]
@@ -100,14 +98,8 @@ class RealCluster:
         """Make the cluster, or what is missing of it."""
         self.run("up", "--nodes", str(nodes), timeout_s=UP_S)
 
-    def kill_node(self, number: int) -> None:
-        """Kill everything on a node at once, its pods too; nothing is told to anybody."""
-        first = Node(self.target, number).first_process()
-        assert first is not None, f"node {number} does not run"
-        os.kill(first, signal.SIGKILL)
-
-    def run(self, *words: str, well: bool = True, timeout_s: float = 600.0) -> Ended:
-        """A command of `scripts/cluster`; with `well` it must succeed."""
+    def run(self, *words: str, timeout_s: float = 600.0) -> Ended:
+        """A command of `scripts/cluster`; it must succeed."""
         command = [sys.executable, str(self.checkout / "scripts" / "cluster"), *words, "--context", self.context]
         command += ["--namespace", self.namespace]
         began = time.monotonic()
@@ -115,7 +107,7 @@ class RealCluster:
             command, cwd=self.checkout, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s
         )
         ended = Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
-        assert not well or ended.status == 0, f"{' '.join(words)} ended with {ended.status}:\n{ended.said[-4000:]}"
+        assert ended.status == 0, f"{' '.join(words)} ended with {ended.status}:\n{ended.said[-4000:]}"
         return ended
 
     def kubectl(self, *arguments: str, input: str = "", timeout_s: float = KUBECTL_S) -> str:  # noqa: A002
@@ -221,18 +213,9 @@ class RealCluster:
         """The process ids, on this machine, of everything that runs in a pod."""
         return list(_processes(str(pod["metadata"]["uid"])))
 
-    def signal(self, pod: Json, number: signal.Signals) -> None:
-        """Send a signal to every process of a pod, its sandbox included, behind the back of the kubelet."""
-        found = self.processes(pod)
-        assert found, f"no process of {pod['metadata']['name']} was found"
-        for process in found:
-            with suppress(ProcessLookupError):
-                os.kill(process, number)
-
-    def delete(self, pod: Json, *, force: bool = False) -> None:
+    def delete(self, pod: Json) -> None:
         """Delete a pod and do not wait for its end."""
-        now = ["--grace-period=0", "--force"] if force else []
-        self.kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false", *now)
+        self.kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false")
 
     def set(self, **settings: str) -> None:
         """Write settings into the copy's overlay, in the place of what stands there."""
@@ -240,10 +223,10 @@ class RealCluster:
         lines = [line for line in path.read_text().splitlines() if line.partition("=")[0] not in settings]
         path.write_text("\n".join([*lines, *(f"{name}={value}" for name, value in settings.items())]) + "\n")
 
-    def sql(self, *statements: str, database: str = "app") -> str:
+    def sql(self, *statements: str) -> str:
         """Run SQL in the database's own pod; what it prints, one row a line."""
         psql = ["psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--tuples-only", "--no-align", "--username=postgres"]
-        psql += [database, *(f"--command={statement}" for statement in statements)]
+        psql += ["app", *(f"--command={statement}" for statement in statements)]
         return self.kubectl("exec", "postgresql-0", "--container", "postgres", "--", *psql).strip()
 
     def in_redis(self, program: str, *words: str) -> Any:
@@ -256,17 +239,6 @@ class RealCluster:
         command = self.inside_pod(self.server("redis"), sys.executable, "-c", program, *words)
         return json.loads(subprocess.check_output(command, env=environment, text=True, timeout=120))
 
-    def ask(self, method: str, path: str, token: str, body: str = "") -> str:
-        """What the service answers to a request from inside the node; it must be a good answer."""
-        headers = ["--header", f"Authorization: Bearer {token}", "--header", "Content-Type: application/json"]
-        options = ["--silent", "--show-error", "--fail-with-body", "--max-time", "30", "--request", method]
-        command = self.inside(
-            "curl", *options, *headers, *(["--data", body] if body else []), self.service_url() + path
-        )
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, f"{method} {path}: {done.stdout} {done.stderr}"
-        return done.stdout
-
     def resize(self, replicas: int) -> None:
         """Write into the copy how many gateways and models the development sizes have."""
         serve, small = (self.checkout / "k8s/service/dev" / name for name in ("serve.yaml", "small.yaml"))
@@ -276,10 +248,6 @@ class RealCluster:
         pattern = r"(workerGroupSpecs/[01]/(?:min|max)Replicas, value: )\d+"
         small.write_text(re.sub(pattern, rf"\g<1>{replicas}", small.read_text()))
         self.replicas = replicas
-
-    def release(self) -> Json:
-        """The newest release of the copy."""
-        return dict(json.loads((self.checkout / "build/releases/release-dev-latest.json").read_text()))
 
 
 def is_ready(pod: Json) -> bool:
