@@ -17,7 +17,7 @@ from record import Record
 
 SKIPPED = 75
 """Exit status where this machine cannot make a node."""
-ORDER = ("node", "deploy", "network", "security", "manifests", "monitoring", "pods", "releases", "stores", "backups")
+ORDER = ("node", "deploy", "network", "security", "manifests", "monitoring", "pods", "releases")
 """Files by the middle of their name, those that are not named last."""
 CHECK_S = 60.0
 IMAGE_S = 3600.0
