@@ -18,7 +18,8 @@ from real_cluster import ROOT, Json, RealCluster, wait
 
 HERE = Path(__file__).resolve().parent
 PICTURES = ROOT / "serve_app" / "samples"
-RATE = 3.0
+RATE = 2.0
+"""Submits a second. Two processors do this beside a second cluster that starts."""
 STEADY_S = 4.0
 ENDING_S = 300.0
 ROWS_S = 60.0
@@ -74,16 +75,19 @@ class Load:
     `account` afterwards. It needs the stores, so they must be back when it is asked for.
     """
 
-    def __init__(self, cluster: RealCluster, name: str) -> None:
+    def __init__(
+        self, cluster: RealCluster, name: str, *, rate: float = RATE, jobs: int = 0, warm: bool = True
+    ) -> None:
         self.name = name
         self._cluster = cluster
         self.user = f"{name}-{uuid.uuid4().hex[:6]}"
         self._file = cluster.folder / f"{self.user}.jsonl"
         url, environment = cluster.service_url(), {**os.environ, "SEMAPI_TOKEN": cluster.token(self.user)}
-        options = ["--rate", str(RATE), "--pictures", str(PICTURES)]
+        options = ["--rate", str(rate), "--jobs", str(jobs), "--pictures", str(PICTURES)]
         program = [sys.executable, str(HERE / "steady_load.py"), url, str(self._file), *options]
         self._process = subprocess.Popen(cluster.inside(*program), stdin=subprocess.PIPE, env=environment)
-        wait(lambda: self._of("job"), 60, "no job of the steady load ended")
+        if warm:
+            wait(lambda: self._of("job"), 60, "no job of the steady load ended")
 
     def __enter__(self) -> Self:
         time.sleep(STEADY_S)  # the load itself
@@ -102,6 +106,10 @@ class Load:
             self._process.kill()
             status = self._process.wait()
         assert kind is not None or status == 0, f"the load client ended with {status}"
+
+    def submitted(self) -> int:
+        """How many jobs were accepted so far."""
+        return sum(one["what"] == "submit" and one["well"] for one in self._of("request"))
 
     def records(self) -> list[Json]:
         """Everything that was written down so far."""

@@ -1,4 +1,4 @@
-"""Prometheus beside the cluster: it scrapes what the shipped PodMonitors select.
+"""Prometheus beside the cluster: it scrapes what the shipped PodMonitors select and plays the shipped rules.
 
 Debian builds Prometheus without its discovery of Kubernetes. So the pods are read from the API server here and handed
 on in a file, with the labels that the discovery gives them; which of them are scraped is Prometheus's to decide.
@@ -6,7 +6,10 @@ on in a file, with the labels that the discovery gives them; which of them are s
 
 from __future__ import annotations
 
+import base64
+import copy
 import json
+import os
 import re
 import subprocess
 import threading
@@ -17,14 +20,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from monitoring import FOLDER
+from monitoring import FOLDER, of_the_cluster
 from real_cluster import NAME, Json, RealCluster
 
 PORT: Final = 9099
 EVERY: Final = "2s"
-"""Between two scrapes."""
+"""Between two scrapes, and between two looks at the rules."""
+SHORTENED: Final = re.compile(r"> (300|60)$", re.MULTILINE)
 LOOK_S: Final = 2.0
 PODS: Final = "pods.json"
+OPERATOR: Final = "kuberay-system"
+KUBELET_PORT: Final = 10250
 READY_S: Final = 60.0
 STOP_S: Final = 20.0
 
@@ -48,6 +54,10 @@ class Observed:
     def names(self) -> set[str]:
         """Every metric that was scraped."""
         return set(self.ask("label/__name__/values"))
+
+    def firing(self) -> set[str]:
+        """The alerts that fire now."""
+        return {one["labels"]["alertname"] for one in self.ask("alerts")["alerts"] if one["state"] == "firing"}
 
     def targets(self) -> list[Json]:
         """What is scraped, with its health."""
@@ -102,7 +112,8 @@ def _told_of_pods(cluster: RealCluster, file: Path) -> Iterator[None]:
 
 
 def _running_pods(cluster: RealCluster) -> list[Json]:
-    return [pod for pod in cluster.objects("pods") if pod["status"]["phase"] == "Running"]
+    found = cluster.objects("pods") + cluster.objects("pods", "--namespace", OPERATOR)
+    return [pod for pod in found if pod["status"]["phase"] == "Running"]
 
 
 def _of_pod(pod: Json) -> Iterator[Json]:
@@ -125,12 +136,24 @@ def _answers(found: Observed) -> bool:
 
 
 def _configuration(cluster: RealCluster, folder: Path) -> Json:
+    rules = folder / "rules.yml"
+    rules.write_text(yaml.safe_dump(_at_once(yaml.safe_load((FOLDER / "alerts.yaml").read_text()), of_the_cluster())))
     monitors = [one for one in yaml.safe_load_all((FOLDER / "scrapes.yaml").read_text()) if one["kind"] == "PodMonitor"]
     jobs = [_of_monitor(cluster, one, end, folder) for one in monitors for end in one["spec"]["podMetricsEndpoints"]]
     return {
-        "global": {"scrape_interval": EVERY, "scrape_timeout": EVERY},
-        "scrape_configs": jobs,
+        "global": {"scrape_interval": EVERY, "scrape_timeout": EVERY, "evaluation_interval": EVERY},
+        "rule_files": [str(rules)],
+        "scrape_configs": [*jobs, *_of_kubelets(cluster, folder), _of_operator(folder)],
     }
+
+
+def _at_once(*documents: Json) -> Json:
+    """The rules without their patience: `for` is 0 s, and what must last 5 min or 1 min need last a tenth of it."""
+    groups = [copy.deepcopy(group) for document in documents for group in document["groups"]]
+    for rule in [rule for group in groups for rule in group["rules"]]:
+        rule["for"] = "0s"
+        rule["expr"] = SHORTENED.sub(lambda found: f"> {int(found[1]) // 10}", rule["expr"].strip())
+    return {"groups": groups}
 
 
 def _of_monitor(cluster: RealCluster, monitor: Json, end: Json, folder: Path) -> Json:
@@ -173,3 +196,39 @@ def _pods(folder: Path) -> Json:
 
 def _within(namespace: str) -> Json:
     return {"source_labels": ["__meta_kubernetes_namespace"], "regex": namespace, "action": "keep"}
+
+
+def _of_operator(folder: Path) -> Json:
+    named = {"source_labels": ["__meta_kubernetes_pod_container_port_name"], "regex": "http", "action": "keep"}
+    return {
+        "job_name": "kuberay-operator",
+        "honor_labels": True,
+        "file_sd_configs": [_pods(folder)],
+        "relabel_configs": [_within(OPERATOR), named],
+    }
+
+
+def _of_kubelets(cluster: RealCluster, folder: Path) -> Iterator[Json]:
+    """The kubelet's own figures and cAdvisor's, with the certificate that kubectl has."""
+    view = json.loads(cluster.kubectl("config", "view", "--raw", "--output", "json"))
+    held = view["users"][0]["user"] | view["clusters"][0]["cluster"]
+    names = {"cert_file": "client-certificate", "key_file": "client-key", "ca_file": "certificate-authority"}
+    tls: Json = {"insecure_skip_verify": True}  # the kubelet's certificate names no address
+    for option, name in names.items():
+        file = folder / option
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as written:
+            written.write(
+                base64.b64decode(held[f"{name}-data"]) if f"{name}-data" in held else Path(held[name]).read_bytes()
+            )
+        tls[option] = str(file)
+    nodes = [one["address"] for node in cluster.objects("nodes") for one in node["status"]["addresses"]]
+    addresses = [f"{one}:{KUBELET_PORT}" for one in nodes if one[0].isdigit()]
+    for path in ("/metrics", "/metrics/cadvisor"):
+        yield {
+            "job_name": f"kubelet{path}",
+            "scheme": "https",
+            "metrics_path": path,
+            "honor_labels": True,
+            "tls_config": tls,
+            "static_configs": [{"targets": addresses}],
+        }

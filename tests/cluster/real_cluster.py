@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from operations.ground import images
+from operations.ground.node import Node
 from operations.target import NAME, Model, Target
 
 Json = dict[str, Any]
@@ -98,8 +100,14 @@ class RealCluster:
         """Make the cluster, or what is missing of it."""
         self.run("up", "--nodes", str(nodes), timeout_s=UP_S)
 
-    def run(self, *words: str, timeout_s: float = 600.0) -> Ended:
-        """A command of `scripts/cluster`; it must succeed."""
+    def kill_node(self, number: int) -> None:
+        """Kill everything on a node at once, its pods too; nothing is told to anybody."""
+        first = Node(self.target, number).first_process()
+        assert first is not None, f"node {number} does not run"
+        os.kill(first, signal.SIGKILL)
+
+    def run(self, *words: str, well: bool = True, timeout_s: float = 600.0) -> Ended:
+        """A command of `scripts/cluster`; with `well` it must succeed."""
         command = [sys.executable, str(self.checkout / "scripts" / "cluster"), *words, "--context", self.context]
         command += ["--namespace", self.namespace]
         began = time.monotonic()
@@ -107,7 +115,7 @@ class RealCluster:
             command, cwd=self.checkout, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s
         )
         ended = Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
-        assert ended.status == 0, f"{' '.join(words)} ended with {ended.status}:\n{ended.said[-4000:]}"
+        assert not well or ended.status == 0, f"{' '.join(words)} ended with {ended.status}:\n{ended.said[-4000:]}"
         return ended
 
     def kubectl(self, *arguments: str, input: str = "", timeout_s: float = KUBECTL_S) -> str:  # noqa: A002
@@ -213,9 +221,32 @@ class RealCluster:
         """The process ids, on this machine, of everything that runs in a pod."""
         return list(_processes(str(pod["metadata"]["uid"])))
 
-    def delete(self, pod: Json) -> None:
+    def signal(self, pod: Json, number: signal.Signals) -> None:
+        """Send a signal to every process of a pod, its sandbox included, behind the back of the kubelet."""
+        found = self.processes(pod)
+        assert found, f"no process of {pod['metadata']['name']} was found"
+        for process in found:
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    def scale(self, workload: str, replicas: int) -> None:
+        """Scale a StatefulSet and return when its pods are there or gone."""
+        self.kubectl("scale", "statefulset", workload, f"--replicas={replicas}")
+        wait(lambda: self._ready_of(workload) == replicas, WHOLE_S, f"{workload} has not {replicas} pods")
+
+    def _ready_of(self, workload: str) -> int | None:
+        found = [pod for pod in self.objects("pods") if pod["metadata"]["name"].startswith(f"{workload}-")]
+        return None if not all(map(is_ready, found)) else len(found)
+
+    def bound_volume(self, claim: str, room_mib: int) -> BoundVolume:
+        """Give a claim that no pod holds a file system in memory, with its files and so much room."""
+        volume = self.object("persistentvolume", self.object("persistentvolumeclaim", claim)["spec"]["volumeName"])
+        return BoundVolume(Node(self.target, 1).first_process() or 0, volume["spec"]["local"]["path"], room_mib)
+
+    def delete(self, pod: Json, *, force: bool = False) -> None:
         """Delete a pod and do not wait for its end."""
-        self.kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false")
+        now = ["--grace-period=0", "--force"] if force else []
+        self.kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false", *now)
 
     def set(self, **settings: str) -> None:
         """Write settings into the copy's overlay, in the place of what stands there."""
@@ -223,10 +254,10 @@ class RealCluster:
         lines = [line for line in path.read_text().splitlines() if line.partition("=")[0] not in settings]
         path.write_text("\n".join([*lines, *(f"{name}={value}" for name, value in settings.items())]) + "\n")
 
-    def sql(self, *statements: str) -> str:
+    def sql(self, *statements: str, database: str = "app") -> str:
         """Run SQL in the database's own pod; what it prints, one row a line."""
         psql = ["psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--tuples-only", "--no-align", "--username=postgres"]
-        psql += ["app", *(f"--command={statement}" for statement in statements)]
+        psql += [database, *(f"--command={statement}" for statement in statements)]
         return self.kubectl("exec", "postgresql-0", "--container", "postgres", "--", *psql).strip()
 
     def in_redis(self, program: str, *words: str) -> Any:
@@ -239,6 +270,17 @@ class RealCluster:
         command = self.inside_pod(self.server("redis"), sys.executable, "-c", program, *words)
         return json.loads(subprocess.check_output(command, env=environment, text=True, timeout=120))
 
+    def ask(self, method: str, path: str, token: str, body: str = "") -> str:
+        """What the service answers to a request from inside the node; it must be a good answer."""
+        headers = ["--header", f"Authorization: Bearer {token}", "--header", "Content-Type: application/json"]
+        options = ["--silent", "--show-error", "--fail-with-body", "--max-time", "30", "--request", method]
+        command = self.inside(
+            "curl", *options, *headers, *(["--data", body] if body else []), self.service_url() + path
+        )
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{method} {path}: {done.stdout} {done.stderr}"
+        return done.stdout
+
     def resize(self, replicas: int) -> None:
         """Write into the copy how many gateways and models the development sizes have."""
         serve, small = (self.checkout / "k8s/service/dev" / name for name in ("serve.yaml", "small.yaml"))
@@ -248,6 +290,34 @@ class RealCluster:
         pattern = r"(workerGroupSpecs/[01]/(?:min|max)Replicas, value: )\d+"
         small.write_text(re.sub(pattern, rf"\g<1>{replicas}", small.read_text()))
         self.replicas = replicas
+
+    def release(self) -> Json:
+        """The newest release of the copy."""
+        return dict(json.loads((self.checkout / "build/releases/release-dev-latest.json").read_text()))
+
+
+class BoundVolume:
+    """A folder of a volume below a file system of limited size, as the first node sees it, until the node ends."""
+
+    def __init__(self, first_process: int, folder: str, room_mib: int) -> None:
+        self._inside = ["nsenter", f"--mount=/proc/{first_process}/ns/mnt"]
+        self._filler = f"{folder}/filler"
+        held = int(subprocess.check_output(["du", "--summarize", "--block-size=1M", folder], text=True).split()[0])
+        self._run(
+            f"set -e; new=$(mktemp -d); mount -t tmpfs -o size={held + room_mib}m tmpfs $new; "
+            f"cp --archive {folder}/. $new; mount --bind $new {folder}; umount $new; rmdir $new"
+        )
+
+    def fill(self) -> None:
+        """Leave no byte free."""
+        self._run(f"! cat /dev/zero > {self._filler}")
+
+    def empty(self) -> None:
+        """Free again what `fill` took."""
+        self._run(f"rm {self._filler}")
+
+    def _run(self, script: str) -> None:
+        subprocess.run([*self._inside, "sh", "-c", script], check=True, capture_output=True, timeout=60)
 
 
 def is_ready(pod: Json) -> bool:

@@ -53,18 +53,20 @@ class SteadyLoad:
             limits=httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=None),
         )
 
-    async def run(self, rate: float) -> None:
-        """Submit `rate` a second until the input is closed."""
+    async def run(self, rate: float, jobs: int) -> None:
+        """Submit `rate` a second until the input is closed; with `jobs`, only that many."""
         over = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
         began, tasks = time.monotonic(), []
         async with self._http:
-            for number in itertools.count():
+            for number in itertools.count() if jobs == 0 else range(jobs):
                 wait = began + number / rate - time.monotonic()
-                if (await asyncio.wait([over], timeout=max(0.0, wait)))[0]:
+                if (await asyncio.wait([over], timeout=max(0.0, wait)))[0] and jobs == 0:
                     break
                 tasks.append(asyncio.create_task(self._job(number)))
             await asyncio.gather(*tasks)
             self._write("listed", ids=await self._listed())
+        if not over.done():
+            await over
 
     async def _job(self, number: int) -> None:
         """Submit one picture and poll its job to its end."""
@@ -137,13 +139,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("records", type=Path)
-    parser.add_argument("--rate", type=float, required=True, help="submits a second")
+    parser.add_argument("--rate", type=float, default=3.0, help="submits a second")
+    parser.add_argument("--jobs", type=int, default=0, help="end after so many instead of with the input")
     parser.add_argument("--pictures", type=Path, required=True, help="a folder of JPEG files")
     options = parser.parse_args()
     pictures = [path.read_bytes() for path in sorted(options.pictures.glob("*.jpg"))]
     with options.records.open("w") as records:
         load = SteadyLoad(options.url, os.environ["SEMAPI_TOKEN"], records, pictures)
-        asyncio.run(load.run(options.rate))
+        asyncio.run(load.run(options.rate, options.jobs))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from operations.delivery import keys, namespace, release, watch
 from operations.delivery.release import SHOWN
 from operations.delivery.render import RELEASE_MARK, Renderer
 from operations.steps import Step
 from operations.target import NAME
-from operations.work import Work
+from operations.work import Json, Work, name_of
 
 MANAGER = ("--field-manager", NAME, "--filename", "-")
 MIGRATE = "migrate"
@@ -15,6 +19,7 @@ COMPONENT = "app.kubernetes.io/component"
 NOT_MIGRATE = ("--selector", f"{COMPONENT}!={MIGRATE}")
 """All of the surroundings but the migration Job, which no trial can change while the one before is there."""
 ONLY_MIGRATE = ("--selector", f"{COMPONENT}={MIGRATE}")
+SIZES = ("minReplicas", "maxReplicas")
 SHOWN_SERVERS = "statefulset.apps/postgresql statefulset.apps/ray-redis statefulset.apps/redis"
 """What a dry run takes for the servers in the cluster."""
 
@@ -78,7 +83,8 @@ class Deployment:
 
         The settings have a name that no other content has, so the pods of the old cluster keep theirs.
         """
-        self._work.run.pipe(self.rendered.service, self._work.target.apply(*MANAGER))
+        with resized(self._work):
+            self._work.run.pipe(self.rendered.service, self._work.target.apply(*MANAGER))
         return ""
 
     def ready(self) -> str:
@@ -124,5 +130,46 @@ class Return:
 
     def apply(self) -> str:
         """Apply RayService and settings as they were then."""
-        self._work.run.change(self._work.target.apply(*MANAGER), stdin=self._manifests)
+        with resized(self._work):
+            self._work.run.change(self._work.target.apply(*MANAGER), stdin=self._manifests)
         return ""
+
+
+@contextmanager
+def resized(work: Work) -> Iterator[None]:
+    """Give the clusters that run the sizes of their groups that the block applies, where it changes nothing else.
+
+    KubeRay makes no new cluster for other sizes, and does not pass them on to the one that runs. A new cluster, which
+    anything else brings, has them from the beginning.
+    """
+    before = work.object("rayservice", NAME)
+    yield
+    after = work.object("rayservice", NAME)
+    if before is None or after is None or _sizeless(before) != _sizeless(after):
+        return
+    wanted = {group["groupName"]: group for group in after["spec"]["rayClusterConfig"]["workerGroupSpecs"]}
+    for cluster in work.objects("rayclusters", "--selector", f"ray.io/originated-from-cr-name={NAME}"):
+        changes = [
+            {"op": "replace", "path": f"/spec/workerGroupSpecs/{place}/{size}", "value": wanted[name][size]}
+            for place, name, group in _groups(cluster)
+            for size in SIZES
+            if group[size] != wanted[name][size]
+        ]
+        if changes:
+            patch = ("patch", "raycluster", name_of(cluster), "--type=json", f"--patch={json.dumps(changes)}")
+            work.run.change(work.target.kubectl(*patch))
+
+
+def _groups(cluster: Json) -> list[tuple[int, str, Json]]:
+    groups = cluster["spec"]["workerGroupSpecs"]
+    return [(place, group["groupName"], group) for place, group in enumerate(groups)]
+
+
+def _sizeless(service: Json) -> Json:
+    """What a RayService asks of its cluster besides the sizes of groups; KubeRay adds empty objects to it."""
+    config = service["spec"]["rayClusterConfig"]
+    groups = [
+        {name: value for name, value in group.items() if name not in (*SIZES, "replicas") and value != {}}
+        for group in config["workerGroupSpecs"]
+    ]
+    return {**config, "workerGroupSpecs": groups}
