@@ -19,7 +19,7 @@ SKIPPED = 75
 """Exit status where this machine cannot make a node."""
 ORDER = (
     *("node", "deploy", "network", "security", "manifests", "monitoring"),
-    *("pods", "releases", "burst", "stores", "backups", "lost_node"),
+    *("releases", "stores", "backups", "pods", "burst", "lost_node"),
 )
 """Files by the middle of their name, those that are not named last."""
 CHECK_S = 60.0
@@ -41,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "short: part of the run before every change")
+    config.addinivalue_line("markers", "pairs: on two gateways and two models, on all nodes")
     config.addinivalue_line("markers", "soak: half an hour of its own, left out of the other runs")
     config.stash[record_key] = Record(strict_times=not config.getoption("--short"))
     signal.signal(signal.SIGTERM, _interrupt)
@@ -126,30 +127,36 @@ def _is_whole_run(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(scope="session")
 def deployed(node: RealCluster, record: Record) -> RealCluster:
     """`scripts/cluster all` on the empty node: one of everything, in the sizes of development, on the first node."""
-    others = [one["metadata"]["name"] for one in node.objects("nodes")][1:]
-    for name in others:
-        node.kubectl("cordon", name)
+    _spread(node, over_all_nodes=False)
     record.all_s = node.run("all", timeout_s=900).seconds
     node.make_edge()
-    for name in others:
-        node.kubectl("uncordon", name)
     return node
 
 
 @pytest.fixture(scope="session")
-def service(deployed: RealCluster, request: pytest.FixtureRequest) -> RealCluster:
-    """Two gateways and two models; with --short one of each."""
-    if not request.config.getoption("--short"):
-        deployed.resize(2)
-        deployed.run("deploy")
+def service(deployed: RealCluster) -> RealCluster:
+    """The deployed service, whole."""
     deployed.wait_until_alone()
     deployed.wait_until_whole()
     return deployed
 
 
 @pytest.fixture
-def cluster(service: RealCluster) -> RealCluster:
-    """The cluster, whole: what the test before broke has healed."""
+def cluster(service: RealCluster, request: pytest.FixtureRequest) -> RealCluster:
+    """The cluster, whole: what the test before broke has healed. One of everything, which is all that two processors
+    do beside a second cluster that starts; two gateways and two models for a test marked `pairs`, if not --short.
+    """
+    replicas = 2 if request.node.get_closest_marker("pairs") and not request.config.getoption("--short") else 1
+    if service.replicas != replicas:
+        _spread(service, over_all_nodes=replicas > 1)
+        service.resize(replicas)
+        service.run("deploy")
     service.wait_until_whole()
     service.wait_until_alone()
     return service
+
+
+def _spread(cluster: RealCluster, *, over_all_nodes: bool) -> None:
+    """Whether pods that start from now on may go to other nodes than the first."""
+    for one in cluster.objects("nodes")[1:]:
+        cluster.kubectl("uncordon" if over_all_nodes else "cordon", one["metadata"]["name"])

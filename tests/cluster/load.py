@@ -18,8 +18,8 @@ from real_cluster import ROOT, Json, RealCluster, wait
 
 HERE = Path(__file__).resolve().parent
 PICTURES = ROOT / "serve_app" / "samples"
-RATE = 2.0
-"""Submits a second. Two processors do this beside a second cluster that starts."""
+RATE = 1.0
+"""Submits a second: what two processors do beside five pods that start."""
 STEADY_S = 4.0
 ENDING_S = 300.0
 ROWS_S = 60.0

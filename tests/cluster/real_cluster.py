@@ -192,12 +192,17 @@ class RealCluster:
     def is_whole(self) -> bool:
         """Every pod there and ready, every application running, no second cluster on its way."""
         groups = {"headgroup": 1} | dict.fromkeys(WORKERS, self.replicas)
-        if any(sum(map(is_ready, self.pods(group))) < count for group, count in groups.items()):
+        if any(self.ready(group) < count for group, count in groups.items()):
             return False
         service = self.object("rayservice", NAME)
         states = service["status"].get("activeServiceStatus", {}).get("applicationStatuses") or {}
         waiting = service["status"].get("pendingServiceStatus", {}).get("rayClusterName")
         return not waiting and bool(states) and all(one.get("status") == "RUNNING" for one in states.values())
+
+    def ready(self, group: str) -> int:
+        """Ready pods of a group. A burst pod that took the place of a lost model counts among the models."""
+        groups = ("models", "burst") if group == "models" else (group,)
+        return sum(sum(map(is_ready, self.pods(one))) for one in groups)
 
     def wait_until_whole(self, seconds: float = WHOLE_S) -> None:
         """Return when the cluster is whole."""
@@ -232,16 +237,18 @@ class RealCluster:
     def scale(self, workload: str, replicas: int) -> None:
         """Scale a StatefulSet and return when its pods are there or gone."""
         self.kubectl("scale", "statefulset", workload, f"--replicas={replicas}")
-        wait(lambda: self._ready_of(workload) == replicas, WHOLE_S, f"{workload} has not {replicas} pods")
+        names = ("replicas", "readyReplicas")
 
-    def _ready_of(self, workload: str) -> int | None:
-        found = [pod for pod in self.objects("pods") if pod["metadata"]["name"].startswith(f"{workload}-")]
-        return None if not all(map(is_ready, found)) else len(found)
+        def scaled() -> bool:
+            status = self.object("statefulset", workload)["status"]
+            return all(status.get(name, 0) == replicas for name in names)
 
-    def bound_volume(self, claim: str, room_mib: int) -> BoundVolume:
+        wait(scaled, WHOLE_S, f"{workload} has not {replicas} pods")
+
+    def limited_volume(self, claim: str, room_mib: int) -> LimitedVolume:
         """Give a claim that no pod holds a file system in memory, with its files and so much room."""
         volume = self.object("persistentvolume", self.object("persistentvolumeclaim", claim)["spec"]["volumeName"])
-        return BoundVolume(Node(self.target, 1).first_process() or 0, volume["spec"]["local"]["path"], room_mib)
+        return LimitedVolume(Node(self.target, 1).first_process() or 0, volume["spec"]["local"]["path"], room_mib)
 
     def delete(self, pod: Json, *, force: bool = False) -> None:
         """Delete a pod and do not wait for its end."""
@@ -296,7 +303,7 @@ class RealCluster:
         return dict(json.loads((self.checkout / "build/releases/release-dev-latest.json").read_text()))
 
 
-class BoundVolume:
+class LimitedVolume:
     """A folder of a volume below a file system of limited size, as the first node sees it, until the node ends."""
 
     def __init__(self, first_process: int, folder: str, room_mib: int) -> None:

@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from load import Load
 from real_cluster import RealCluster, is_ready, wait
 from record import Record
 
+pytestmark = pytest.mark.pairs
 MODEL = "sem-classifier"
 JOBS = 300
 """More than 64 for each of the two models."""

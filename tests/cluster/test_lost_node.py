@@ -7,6 +7,7 @@ from load import Load
 from real_cluster import Json, RealCluster, is_ready, wait
 from record import Record
 
+pytestmark = pytest.mark.pairs
 DRAIN_S = 300.0
 NOTICED_S = 120.0
 HEALED_S = 600.0

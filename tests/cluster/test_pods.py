@@ -10,6 +10,7 @@ from load import Load
 from real_cluster import RealCluster, wait
 from record import Record
 
+pytestmark = pytest.mark.pairs
 GROUPS = ("headgroup", "gateway", "models")
 FROZEN_S = 60.0
 GONE_S = 120.0

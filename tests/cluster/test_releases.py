@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from load import Load
-from real_cluster import SETTINGS, RealCluster, is_ready, wait
+from real_cluster import SETTINGS, WORKERS, RealCluster, wait
 from record import Record
 
 DEADLINE_S = 120.0
@@ -28,10 +28,8 @@ RESIZED_S = 180.0
 SHOWN = "import serve_app.texts as texts; print(open(texts.__file__).read())"
 
 
-def _workers(cluster: RealCluster) -> tuple[int, int]:
-    """How many gateways and models there are; the burst pod does the work of a model."""
-    gateways, models, burst = (sum(map(is_ready, cluster.pods(name))) for name in ("gateway", "models", "burst"))
-    return gateways, models + burst
+def _workers(cluster: RealCluster) -> set[int]:
+    return {cluster.ready(group) for group in WORKERS}
 
 
 def _settled(record: Record, cluster: RealCluster, load: Load) -> None:
@@ -73,10 +71,14 @@ def test_restart(cluster: RealCluster, record: Record) -> None:
 def test_fewer_and_more_workers(cluster: RealCluster, record: Record) -> None:
     before = cluster.active()
     with Load(cluster, "resized") as load:
-        for count in (1, 2):
+        for count in (2, 1):
             cluster.resize(count)
             cluster.run("deploy")
-            wait(lambda count=count: _workers(cluster) == (count, count), RESIZED_S, f"{count} of each are not there")
+            wait(
+                lambda count=count: all(cluster.ready(one) == count for one in WORKERS),
+                RESIZED_S,
+                f"{count} of each are not there",
+            )
     assert cluster.active() == before
     _settled(record, cluster, load)
 

@@ -43,7 +43,7 @@ def test_volume_full(cluster: RealCluster, record: Record, store: str) -> None:
     """A file system of its own takes the place of the store's folder, and something else fills it for a while."""
     workload = str(cluster.server(store)["metadata"]["ownerReferences"][0]["name"])
     cluster.scale(workload, 0)
-    volume = cluster.bound_volume(CLAIMS[store], ROOM_MIB)
+    volume = cluster.limited_volume(CLAIMS[store], ROOM_MIB)
     cluster.scale(workload, 1)
     cluster.wait_until_whole()
     with Load(cluster, f"{store}-full") as load:
