@@ -102,9 +102,12 @@ class RealCluster:
 
     def kill_node(self, number: int) -> None:
         """Kill everything on a node at once, its pods too; nothing is told to anybody."""
+        os.kill(self._first_process(number), signal.SIGKILL)
+
+    def _first_process(self, number: int) -> int:
         first = Node(self.target, number).first_process()
         assert first is not None, f"node {number} does not run"
-        os.kill(first, signal.SIGKILL)
+        return first
 
     def run(self, *words: str, well: bool = True, timeout_s: float = 600.0) -> Ended:
         """A command of `scripts/cluster`; with `well` it must succeed."""
@@ -248,7 +251,7 @@ class RealCluster:
     def limited_volume(self, claim: str, room_mib: int) -> LimitedVolume:
         """Give a claim that no pod holds a file system in memory, with its files and so much room."""
         volume = self.object("persistentvolume", self.object("persistentvolumeclaim", claim)["spec"]["volumeName"])
-        return LimitedVolume(Node(self.target, 1).first_process() or 0, volume["spec"]["local"]["path"], room_mib)
+        return LimitedVolume(self._first_process(1), volume["spec"]["local"]["path"], room_mib)
 
     def delete(self, pod: Json, *, force: bool = False) -> None:
         """Delete a pod and do not wait for its end."""
