@@ -38,6 +38,21 @@ def _settled(record: Record, cluster: RealCluster, load: Load) -> None:
     cluster.wait_until_whole()
 
 
+def test_fewer_and_more_workers(cluster: RealCluster, record: Record) -> None:
+    before = cluster.active()
+    with Load(cluster, "resized") as load:
+        for count in (2, 1):
+            cluster.resize(count)
+            cluster.run("deploy")
+            wait(
+                lambda count=count: all(cluster.ready(one) == count for one in WORKERS),
+                RESIZED_S,
+                f"{count} of each are not there",
+            )
+    assert cluster.active() == before
+    _settled(record, cluster, load)
+
+
 @pytest.mark.short
 def test_changed_setting(cluster: RealCluster, record: Record) -> None:
     before = cluster.active()
@@ -65,21 +80,6 @@ def test_restart(cluster: RealCluster, record: Record) -> None:
         cluster.run("restart", "service")
         cluster.wait_until_alone()
     assert cluster.active() != before
-    _settled(record, cluster, load)
-
-
-def test_fewer_and_more_workers(cluster: RealCluster, record: Record) -> None:
-    before = cluster.active()
-    with Load(cluster, "resized") as load:
-        for count in (2, 1):
-            cluster.resize(count)
-            cluster.run("deploy")
-            wait(
-                lambda count=count: all(cluster.ready(one) == count for one in WORKERS),
-                RESIZED_S,
-                f"{count} of each are not there",
-            )
-    assert cluster.active() == before
     _settled(record, cluster, load)
 
 
