@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import pytest
-from manifests.schemas import VERSIONS
 from operations.delivery import diagnosis, render
 from operations.ground import tools
 from operations.steps import duration, table
@@ -203,10 +202,6 @@ def test_names_that_hold_the_usual_namespace_lead_out_of_another(component: str)
     assert render.names_at_home(text, NAME) == []
     others = f"image: registry.lab/{NAME}:1\nkey: {NAME}/{NAME}\nhost: collector.logging.svc.cluster.local\n"
     assert render.names_at_home(others, "trial") == []
-
-
-def test_the_oldest_cluster_is_the_oldest_whose_schemas_are_checked() -> None:
-    assert VERSIONS[0] == "{}.{}".format(*tools.SERVER)
 
 
 def test_the_tables_of_status_fit_the_names_of_a_real_cluster() -> None:

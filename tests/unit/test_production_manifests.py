@@ -48,7 +48,7 @@ def test_development_is_not_fit_for_production() -> None:
     assert any("has no digest" in sentence for sentence in found)
 
 
-WORKERS, HEAD = ("rayClusterConfig", "workerGroupSpecs"), ("rayClusterConfig", "headGroupSpec")
+WORKER, HEAD = ("rayClusterConfig", "workerGroupSpecs", 1), ("rayClusterConfig", "headGroupSpec")
 IS_DEV = {"name": "ENVIRONMENT", "value": "dev"}
 
 
@@ -62,86 +62,87 @@ def container(*path: str | int, **values: Any) -> Change:
     return change
 
 
+def setting(**values: str) -> Change:
+    return lambda body: body["data"].update(values)
+
+
+def without(*path: str) -> Change:
+    return lambda body: reduce(getitem, path[:-1], body).pop(path[-1])
+
+
+def forgetting(line: str) -> Change:
+    return lambda body: setting(**{"redis.conf": body["data"]["redis.conf"].replace(line, f"# {line}")})(body)
+
+
+def at_host(body: dict[str, Any]) -> None:
+    body["spec"]["rules"][0]["host"] = "sem.example.com"
+
+
+def anywhere(body: dict[str, Any]) -> None:
+    body["spec"]["egress"][0]["to"][0]["ipBlock"]["cidr"] = "10.0.0.0/8"
+
+
+NAME = "sem-image-classifier"
 CHANGES: list[tuple[str, str, Change, str]] = [
-    ("Ingress", "sem-image-classifier", lambda body: body["spec"].pop("tls"), "in the clear"),
-    (
-        "Ingress",
-        "sem-image-classifier",
-        lambda body: body["spec"]["rules"][0].update(host="sem.example.com"),
-        "`sem.example.com` is a placeholder",
-    ),
-    (
-        "NetworkPolicy",
-        "head",
-        lambda body: body["spec"]["egress"][0]["to"][0]["ipBlock"].update(cidr="10.0.0.0/8"),
-        "wider than one place",
-    ),
+    ("Ingress", NAME, without("spec", "tls"), "in the clear"),
+    ("Ingress", NAME, at_host, "`sem.example.com` is a placeholder"),
+    ("NetworkPolicy", "head", anywhere, "wider than one place"),
     ("StatefulSet", "redis", container(image="valkey/valkey:9.1.2"), "has no digest"),
     ("CronJob", "redis-backup", container("jobTemplate", "spec", image="x:latest"), "`x:latest` has no digest"),
-    (
-        "RayService",
-        "sem-image-classifier",
-        container(*WORKERS, 1, image="service:0.1.0"),
-        "`service:0.1.0` has no digest",
-    ),
-    ("StatefulSet", "redis", lambda body: body["spec"].pop("volumeClaimTemplates"), "without a volume"),
-    *(
-        ("ConfigMap", "sem-image-classifier", lambda body, given=given: body["data"].update(given), said)
-        for given, said in (
-            ({"ENVIRONMENT": "dev"}, "Only with `prod`"),
-            ({"MODEL_SOURCE": "demo"}, "MODEL_SOURCE=demo is a stand-in"),
-            ({"MODEL_REVISION": "main"}, "MODEL_REVISION must be a commit"),
-            ({"OIDC_ISSUERS": "http://login.facility.org"}, "is not a public https issuer"),
-            ({"OIDC_AUDIENCE": ""}, "OIDC_AUDIENCE must be set"),
-            ({"OIDC_AUDIENCE": "change-me"}, "`change-me` is a placeholder"),
-            ({"WEBHOOK_PRIVATE_HOSTS": "db:80"}, "WEBHOOK_PRIVATE_HOSTS must be empty"),
-            ({"JOB_TTL": "soon"}, "The service refuses this"),
-            ({"REDIS_URL": "redis://:a-password-of-the-site@redis/0"}, "REDIS_URL is a secret"),
-        )
-    ),
-    ("ConfigMap", "sem-image-classifier", lambda body: body["data"].pop("ENVIRONMENT"), "Only with `prod`"),
-    ("RayService", "sem-image-classifier", container(*HEAD, env=[IS_DEV]), "wins over the settings"),
+    ("RayService", NAME, container(*WORKER, image="service:0.1.0"), "`service:0.1.0` has no digest"),
+    ("RayService", NAME, container(*HEAD, env=[IS_DEV]), "wins over the settings"),
+    ("StatefulSet", "redis", without("spec", "volumeClaimTemplates"), "without a volume"),
     ("ServiceAccount", "gateway", lambda body: body["metadata"].update(name="dev-issuer"), "signs for anybody"),
+    *(
+        ("ConfigMap", r"redis-[a-z0-9]{10}", forgetting(line), f"`{line}` is missing")
+        for line in ("appendonly yes", "appendfsync always", "maxmemory-policy noeviction")
+    ),
+    ("ConfigMap", NAME, without("data", "ENVIRONMENT"), "Only with `prod`"),
+    ("ConfigMap", NAME, setting(ENVIRONMENT="dev"), "Only with `prod`"),
+    ("ConfigMap", NAME, setting(MODEL_SOURCE="demo"), "MODEL_SOURCE=demo is a stand-in"),
+    ("ConfigMap", NAME, setting(MODEL_REVISION="main"), "MODEL_REVISION must be a commit"),
+    ("ConfigMap", NAME, setting(OIDC_ISSUERS="http://login.facility.org"), "is not a public https issuer"),
+    ("ConfigMap", NAME, setting(OIDC_AUDIENCE=""), "OIDC_AUDIENCE must be set"),
+    ("ConfigMap", NAME, setting(OIDC_AUDIENCE="change-me"), "`change-me` is a placeholder"),
+    ("ConfigMap", NAME, setting(WEBHOOK_PRIVATE_HOSTS="db:80"), "WEBHOOK_PRIVATE_HOSTS must be empty"),
+    ("ConfigMap", NAME, setting(JOB_TTL="soon"), "The service refuses this"),
+    ("ConfigMap", NAME, setting(REDIS_URL="redis://:a-password-of-the-site@redis/0"), "REDIS_URL is a secret"),
 ]
+
+
+def changed(whole: list[Document], kind: str, name: str, change: Change) -> list[Document]:
+    """The manifests with one resource changed."""
+    documents = [Document(one.file, copy.deepcopy(one.body)) for one in whole]
+    [wrong] = [one for one in documents if one.kind == kind and re.fullmatch(name, one.name)]
+    change(wrong.body)
+    return documents
 
 
 @pytest.mark.parametrize(("kind", "name", "change", "said"), CHANGES, ids=[f"{c[0]} {c[3]}" for c in CHANGES])
 def test_what_is_weak_is_refused_with_its_place(
     whole: list[Document], kind: str, name: str, change: Change, said: str
 ) -> None:
-    changed = [Document(one.file, copy.deepcopy(one.body)) for one in whole]
-    [wrong] = [one for one in changed if (one.kind, one.name) == (kind, name)]
-    change(wrong.body)
-    [finding] = production.refusals(changed)
+    [finding] = production.refusals(changed(whole, kind, name, change))
     assert said in finding.sentence
-    assert finding.resource == wrong.resource
-
-
-@pytest.mark.parametrize("line", ["appendonly yes", "appendfsync always", "maxmemory-policy noeviction"])
-def test_a_job_redis_that_could_lose_jobs_is_refused(whole: list[Document], line: str) -> None:
-    changed = [Document(one.file, copy.deepcopy(one.body)) for one in whole]
-    [files] = [one for one in changed if one.kind == "ConfigMap" and re.fullmatch(r"redis-[a-z0-9]{10}", one.name)]
-    files.body["data"]["redis.conf"] = files.body["data"]["redis.conf"].replace(line, f"# {line}")
-    [finding] = production.refusals(changed)
-    assert f"`{line}` is missing" in finding.sentence
+    assert finding.resource.startswith(f"{kind}/")
 
 
 def test_a_fault_of_the_settings_is_told_at_its_key_whatever_the_shell_says(
     whole: list[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def change(body: dict[str, Any]) -> None:
+        body["metadata"]["name"] += "-1361177da973"  # as scripts/cluster names it
+        del body["data"]["OIDC_AUDIENCE"], body["data"]["MODEL_SOURCE"]
+
     monkeypatch.setenv("OIDC_AUDIENCE", "of-the-shell")
-    changed = [Document(one.file, copy.deepcopy(one.body)) for one in whole]
-    [settings] = [one for one in changed if one.resource == "ConfigMap/sem-image-classifier"]
-    settings.body["metadata"]["name"] += "-1361177da973"  # as scripts/cluster names it
-    del settings.body["data"]["OIDC_AUDIENCE"], settings.body["data"]["MODEL_SOURCE"]
-    assert [finding.path for finding in production.refusals(changed)] == ["data.OIDC_AUDIENCE", "data.MODEL_SOURCE"]
+    found = production.refusals(changed(whole, "ConfigMap", NAME, change))
+    assert [finding.path for finding in found] == ["data.OIDC_AUDIENCE", "data.MODEL_SOURCE"]
 
 
-def test_without_an_edge_or_settings_it_is_refused(whole: list[Document]) -> None:
-    closed = [one for one in whole if one.kind != "Ingress"]
-    assert ["Nothing leads in" in finding.sentence for finding in production.refusals(closed)] == [True]
-    silent = [one for one in whole if (one.kind, one.name) != ("ConfigMap", "sem-image-classifier")]
-    assert ["settings are missing" in finding.sentence for finding in production.refusals(silent)] == [True]
+@pytest.mark.parametrize(("kind", "says"), [("Ingress", "Nothing leads in"), ("ConfigMap", "settings are missing")])
+def test_without_an_edge_or_settings_it_is_refused(whole: list[Document], kind: str, says: str) -> None:
+    less = [one for one in whole if one.kind != kind or one.name.startswith("redis-")]
+    assert [says in finding.sentence for finding in production.refusals(less)] == [True]
 
 
 def test_of_a_file_the_line_is_named() -> None:
