@@ -68,29 +68,17 @@ def faults(config: dict[str, Any]) -> Iterator[Fault]:
 
 def _faults(kind: type[BaseModel], value: Any, path: Path) -> Iterator[Fault]:
     try:
-        known = kind.model_validate_json(json.dumps(value), strict=True)
+        kind.model_validate_json(json.dumps(value), strict=True, extra="forbid")
     except ValidationError as error:
-        yield from _expected(error, path)
-    else:
-        yield from _dropped(value, known.model_dump(exclude_unset=True), path)
+        yield from _told(error, path)
 
 
-def _expected(error: ValidationError, path: Path) -> Iterator[Fault]:
+def _told(error: ValidationError, path: Path) -> Iterator[Fault]:
     for fault in error.errors():
-        yield (*path, *fault["loc"]), f"Something else is expected: {fault['msg']}."
-
-
-def _dropped(given: Any, known: Any, path: Path) -> Iterator[Fault]:
-    """Keys that a model did not take over."""
-    if isinstance(given, dict) and isinstance(known, dict):
-        for name, item in given.items():
-            if name in known:
-                yield from _dropped(item, known[name], (*path, name))
-            else:
-                yield (*path, name), f"Serve knows no key {name} here and would drop it without a word."
-    elif isinstance(given, list) and isinstance(known, list):
-        for place, (item, other) in enumerate(zip(given, known, strict=True)):
-            yield from _dropped(item, other, (*path, place))
+        sentence = f"Something else is expected: {fault['msg']}."
+        if fault["type"] == "extra_forbidden":
+            sentence = f"Serve knows no key {fault['loc'][-1]} here and would drop it without a word."
+        yield (*path, *fault["loc"]), sentence
 
 
 def _application_faults(application: dict[str, Any]) -> Iterator[Fault]:
@@ -98,7 +86,7 @@ def _application_faults(application: dict[str, Any]) -> Iterator[Fault]:
     try:
         known = {deployment.name for deployment in built(application)}
     except ValidationError as error:
-        yield from _expected(error, ("args",))
+        yield from _told(error, ("args",))
         return
     except Exception as error:  # whatever it is, it would be raised in the cluster
         first = str(error).partition("\n")[0]

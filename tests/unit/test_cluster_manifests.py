@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from operations.delivery import render
 from operations.target import BUILD, NAME, read_file
 
 from tests.cluster_world import IMAGE, ROOT, Machine, release
-from tests.overlays import PARAMETERS
+from tests.overlays import DIGEST, PARAMETERS, SITE
 
 KUBECTL = shutil.which("kubectl")
 APART = {"dev-issuer", "site", "external-postgres"}
@@ -30,9 +31,6 @@ MADE_FOR_DEVELOPMENT = {
     "postgres": {"password"},
 }
 COMPONENTS = sorted({path.parent.name for path in (ROOT / "k8s" / "components").glob("*/kustomization.yaml")} - APART)
-DIGEST = f"sha256:{'5a' * 32}"
-SITE = {"HOST": "sem.facility.org", "STORAGE_CLASS": "fast", "SECRET_STORE": "vault"}
-SITE |= {"KUBE_APISERVER": "172.18.0.2/32", "POSTGRES": "10.1.2.3/32", "POSTGRES_PORT": "5432"}
 
 
 @pytest.fixture
@@ -117,6 +115,8 @@ def test_a_component_demands_no_secret_that_nobody_knows_how_to_make(machine: Ma
     if component == "postgres-ca":
         needed["postgres-ca"] = {"ca.crt"}  # whoever has the server has its authority: k8s/secrets.yaml
     assert render.secret_keys(built(machine)) == needed
+    listed = yaml.safe_load((ROOT / "k8s" / "secrets.yaml").read_text())["secrets"]
+    assert {name: keys - set(listed[name]) for name, keys in needed.items()} == {name: set() for name in needed}
 
 
 def with_component(machine: Machine, component: str) -> None:
@@ -155,9 +155,8 @@ def test_prod_is_applied_when_a_site_has_filled_it_in_and_its_check_finds_nothin
         return done.stderr
 
     assert "the manifests of prod still hold REPLACE-ME" in refused()
-    site, settings, kustomization = (overlay / name for name in ("site.env", "settings.env", "kustomization.yaml"))
-    filled = re.sub(r"^(\w+)=.*$", lambda line: f"{line[1]}={SITE.get(line[1], 'lab')}", site.read_text(), flags=re.M)
-    site.write_text(filled)
+    settings, kustomization = overlay / "settings.env", overlay / "kustomization.yaml"
+    (overlay / "site.env").write_text(SITE)
     settings.write_text(settings.read_text().replace("REPLACE-ME.example.org", "login.facility.org"))
     kustomization.write_text(re.sub(r"sha256:REPLACE-ME[\w-]*", DIGEST, kustomization.read_text()))
     assert "checked before they are applied, and that needs: make setup" in refused()

@@ -77,7 +77,6 @@ HEAD = [{"name": "wait-gcs-ready", "state": {"running": {}}}]
     ("found", "says", "stuck"),
     [
         (pod(conditions=UNPLACED), "fits on no node: 0/1 nodes: Insufficient cpu", False),
-        (waiting("ErrImageNeverPull"), "has no image i: why", True),
         (waiting("ImagePullBackOff"), "has no image i: why", True),
         (waiting("CreateContainerConfigError"), "lacks a Secret or a ConfigMap, or a key of it: why", True),
         (waiting("RunContainerError"), "cannot start c: why", False),
@@ -86,8 +85,6 @@ HEAD = [{"name": "wait-gcs-ready", "state": {"running": {}}}]
         (pod(containerStatuses=[{"name": "c", "state": SAID}]), "c ended with 1: semapi: PostgreSQL is not", False),
         (pod(initContainerStatuses=HEAD), "waits for the head", False),
         (waiting("ContainerCreating"), "", False),
-        (waiting("PodInitializing"), "", False),
-        (pod(phase="Running"), "", False),
         (pod(), "", False),
         (running(restartCount=4, ready=False), "", True),
         (running(restartCount=4, ready=True), "", False),

@@ -74,7 +74,7 @@ IN_SERVICE = {
     "a misspelt key of Serve": ("keep_alive_timeout_s", "keep_alive_s", "http_options.keep_alive_s", "would drop"),
     "a key of Serve twice": ("      port: 8000\n", "      port: 8000\n      port: 80\n", "serveConfigV2", "twice"),
     "a text for a number": ("port: 8000", 'port: "8000"', "http_options.port", "integer"),
-    "a misspelt argument": ("gateway_cpus", "gateway_cpu", "args.gateway_cpu", "Extra inputs"),
+    "a misspelt argument": ("gateway_cpus", "gateway_cpu", "args.gateway_cpu", "knows no key"),
     "no such application": ("serve_app.app:build", "serve_app.app:built", "import_path", "cannot build"),
     "no such model": ("sem_classifier:SemClassifier", "sem_classifier:Classifier", "import_path", "not a subclass"),
     "an override of no deployment": (
