@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
+from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,6 +88,22 @@ def of_service(*components: str) -> dict[str, Any]:
     """The kustomization of a RayService with these components."""
     parts = [f"../components/{name}" for name in components]
     return {"resources": ["../../../rayservice.yaml"], "components": parts}
+
+
+def put(documents: list[Document], resource: str, path: str, value: Any = None) -> list[Document]:
+    """The documents with another value at a place of one of them, `spec.ports.0.name`; None takes it away.
+
+    The resource is `Kind/name`, without the mark of its content that kustomize adds to a name.
+    """
+    [old] = [one for one in documents if resource in (one.resource, re.sub(r"-[0-9a-z]{10}$", "", one.resource))]
+    *above, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    body = copy.deepcopy(old.body)
+    inner = reduce(getitem, above, body)
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    return [replace(one, body=body) if one is old else one for one in documents]
 
 
 def amount(text: str) -> float:

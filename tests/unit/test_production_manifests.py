@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Callable
-from functools import reduce
-from operator import getitem
 from typing import Any
 
 import pytest
 from manifests import production
 from manifests.documents import Document
 from manifests.render import environments
-from overlays import ROOT, prod_for_a_site
-
-Change = Callable[[dict[str, Any]], object]
+from overlays import ROOT, prod_for_a_site, put
 
 
 @pytest.fixture(scope="module")
@@ -48,94 +42,57 @@ def test_development_is_not_fit_for_production() -> None:
     assert any("has no digest" in sentence for sentence in found)
 
 
-WORKER, HEAD = ("rayClusterConfig", "workerGroupSpecs", 1), ("rayClusterConfig", "headGroupSpec")
-IS_DEV = {"name": "ENVIRONMENT", "value": "dev"}
-
-
-def container(*path: str | int, **values: Any) -> Change:
-    """Change the first container of the template at this place of the spec."""
-
-    def change(body: dict[str, Any]) -> None:
-        template = reduce(getitem, path, body["spec"])["template"]
-        template["spec"]["containers"][0].update(values)
-
-    return change
-
-
-def setting(**values: str) -> Change:
-    return lambda body: body["data"].update(values)
-
-
-def without(*path: str) -> Change:
-    return lambda body: reduce(getitem, path[:-1], body).pop(path[-1])
-
-
-def forgetting(line: str) -> Change:
-    return lambda body: setting(**{"redis.conf": body["data"]["redis.conf"].replace(line, f"# {line}")})(body)
-
-
-def at_host(body: dict[str, Any]) -> None:
-    body["spec"]["rules"][0]["host"] = "sem.example.com"
-
-
-def anywhere(body: dict[str, Any]) -> None:
-    body["spec"]["egress"][0]["to"][0]["ipBlock"]["cidr"] = "10.0.0.0/8"
-
-
-NAME = "sem-image-classifier"
-CHANGES: list[tuple[str, str, Change, str]] = [
-    ("Ingress", NAME, without("spec", "tls"), "in the clear"),
-    ("Ingress", NAME, at_host, "`sem.example.com` is a placeholder"),
-    ("NetworkPolicy", "head", anywhere, "wider than one place"),
-    ("StatefulSet", "redis", container(image="valkey/valkey:9.1.2"), "has no digest"),
-    ("CronJob", "redis-backup", container("jobTemplate", "spec", image="x:latest"), "`x:latest` has no digest"),
-    ("RayService", NAME, container(*WORKER, image="service:0.1.0"), "`service:0.1.0` has no digest"),
-    ("RayService", NAME, container(*HEAD, env=[IS_DEV]), "wins over the settings"),
-    ("StatefulSet", "redis", without("spec", "volumeClaimTemplates"), "without a volume"),
-    ("ServiceAccount", "gateway", lambda body: body["metadata"].update(name="dev-issuer"), "signs for anybody"),
-    *(
-        ("ConfigMap", r"redis-[a-z0-9]{10}", forgetting(line), f"`{line}` is missing")
-        for line in ("appendonly yes", "appendfsync always", "maxmemory-policy noeviction")
-    ),
-    ("ConfigMap", NAME, without("data", "ENVIRONMENT"), "Only with `prod`"),
-    ("ConfigMap", NAME, setting(ENVIRONMENT="dev"), "Only with `prod`"),
-    ("ConfigMap", NAME, setting(MODEL_SOURCE="demo"), "MODEL_SOURCE=demo is a stand-in"),
-    ("ConfigMap", NAME, setting(MODEL_REVISION="main"), "MODEL_REVISION must be a commit"),
-    ("ConfigMap", NAME, setting(OIDC_ISSUERS="http://login.facility.org"), "is not a public https issuer"),
-    ("ConfigMap", NAME, setting(OIDC_AUDIENCE=""), "OIDC_AUDIENCE must be set"),
-    ("ConfigMap", NAME, setting(OIDC_AUDIENCE="change-me"), "`change-me` is a placeholder"),
-    ("ConfigMap", NAME, setting(WEBHOOK_PRIVATE_HOSTS="db:80"), "WEBHOOK_PRIVATE_HOSTS must be empty"),
-    ("ConfigMap", NAME, setting(JOB_TTL="soon"), "The service refuses this"),
-    ("ConfigMap", NAME, setting(REDIS_URL="redis://:a-password-of-the-site@redis/0"), "REDIS_URL is a secret"),
+SERVICE, SETTINGS, INGRESS = (f"{kind}/sem-image-classifier" for kind in ("RayService", "ConfigMap", "Ingress"))
+BOX = "template.spec.containers.0"
+CHANGES: list[tuple[str, str, Any, str]] = [
+    # the resource, what is put where (None: taken away), and a word
+    (INGRESS, "spec.tls", None, "in the clear"),
+    (INGRESS, "spec.rules.0.host", "sem.example.com", "`sem.example.com` is a placeholder"),
+    ("NetworkPolicy/head", "spec.egress.0.to.0.ipBlock.cidr", "10.0.0.0/8", "wider than one place"),
+    ("StatefulSet/redis", f"spec.{BOX}.image", "valkey/valkey:9.1.2", "has no digest"),
+    ("StatefulSet/redis", "spec.volumeClaimTemplates", None, "without a volume"),
+    ("CronJob/redis-backup", f"spec.jobTemplate.spec.{BOX}.image", "x:latest", "`x:latest` has no digest"),
+    (SERVICE, f"spec.rayClusterConfig.workerGroupSpecs.1.{BOX}.image", "x:0.1.0", "`x:0.1.0` has no digest"),
+    (SERVICE, f"spec.rayClusterConfig.headGroupSpec.{BOX}.env.0", {"name": "ENVIRONMENT", "value": "dev"}, "wins over"),
+    ("ServiceAccount/gateway", "metadata.name", "dev-issuer", "signs for anybody"),
+    (SETTINGS, "data.ENVIRONMENT", None, "Only with `prod`"),
+    (SETTINGS, "data.ENVIRONMENT", "dev", "Only with `prod`"),
+    (SETTINGS, "data.MODEL_SOURCE", "demo", "MODEL_SOURCE=demo is a stand-in"),
+    (SETTINGS, "data.MODEL_REVISION", "main", "MODEL_REVISION must be a commit"),
+    (SETTINGS, "data.OIDC_ISSUERS", "http://login.facility.org", "is not a public https issuer"),
+    (SETTINGS, "data.OIDC_AUDIENCE", "", "OIDC_AUDIENCE must be set"),
+    (SETTINGS, "data.OIDC_AUDIENCE", "change-me", "`change-me` is a placeholder"),
+    (SETTINGS, "data.WEBHOOK_PRIVATE_HOSTS", "db:80", "WEBHOOK_PRIVATE_HOSTS must be empty"),
+    (SETTINGS, "data.JOB_TTL", "soon", "The service refuses this"),
+    (SETTINGS, "data.REDIS_URL", "redis://:a-password-of-the-site@redis/0", "REDIS_URL is a secret"),
 ]
 
 
-def changed(whole: list[Document], kind: str, name: str, change: Change) -> list[Document]:
-    """The manifests with one resource changed."""
-    documents = [Document(one.file, copy.deepcopy(one.body)) for one in whole]
-    [wrong] = [one for one in documents if one.kind == kind and re.fullmatch(name, one.name)]
-    change(wrong.body)
-    return documents
-
-
-@pytest.mark.parametrize(("kind", "name", "change", "said"), CHANGES, ids=[f"{c[0]} {c[3]}" for c in CHANGES])
+@pytest.mark.parametrize(("resource", "path", "value", "said"), CHANGES)
 def test_what_is_weak_is_refused_with_its_place(
-    whole: list[Document], kind: str, name: str, change: Change, said: str
+    whole: list[Document], resource: str, path: str, value: Any, said: str
 ) -> None:
-    [finding] = production.refusals(changed(whole, kind, name, change))
+    [finding] = production.refusals(put(whole, resource, path, value))
     assert said in finding.sentence
-    assert finding.resource.startswith(f"{kind}/")
+    assert finding.resource.startswith(resource.partition("/")[0])
+
+
+@pytest.mark.parametrize("line", ["appendonly yes", "appendfsync always", "maxmemory-policy noeviction"])
+def test_a_job_redis_that_could_lose_jobs_is_refused(whole: list[Document], line: str) -> None:
+    [files] = [one for one in whole if one.kind == "ConfigMap" and re.fullmatch(r"redis-[a-z0-9]{10}", one.name)]
+    text = files.mapping("data")["redis.conf"].replace(line, f"# {line}")
+    data = {**files.mapping("data"), "redis.conf": text}
+    [finding] = production.refusals(put(whole, files.resource, "data", data))
+    assert f"`{line}` is missing" in finding.sentence
 
 
 def test_a_fault_of_the_settings_is_told_at_its_key_whatever_the_shell_says(
     whole: list[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def change(body: dict[str, Any]) -> None:
-        body["metadata"]["name"] += "-1361177da973"  # as scripts/cluster names it
-        del body["data"]["OIDC_AUDIENCE"], body["data"]["MODEL_SOURCE"]
-
     monkeypatch.setenv("OIDC_AUDIENCE", "of-the-shell")
-    found = production.refusals(changed(whole, "ConfigMap", NAME, change))
+    as_named_by_the_program = "sem-image-classifier-1361177da973"
+    changed = put(put(whole, SETTINGS, "data.OIDC_AUDIENCE"), SETTINGS, "data.MODEL_SOURCE")
+    found = production.refusals(put(changed, SETTINGS, "metadata.name", as_named_by_the_program))
     assert [finding.path for finding in found] == ["data.OIDC_AUDIENCE", "data.MODEL_SOURCE"]
 
 
