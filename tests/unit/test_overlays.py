@@ -171,6 +171,12 @@ DRAIN: Final = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 GATEWAYS_ALONE: Final = {"DATABASE_URL", "METRICS_TOKEN"}
 ONLY_SOME: Final = {*GATEWAYS_ALONE, "REDIS_URL", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY", DRAIN}
 """Variables that some groups have and others must not, and the one that a head does not need."""
+OF_A_LOST_HEAD: Final = {
+    "RAY_SERVE_SLOW_STARTUP_WARNING_S",  # else Serve kills healthy replicas after 30 s
+    "RAY_grpc_client_keepalive_time_ms",  # else a node notices late that the head is gone
+    "RAY_grpc_client_keepalive_timeout_ms",
+    "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S",  # else a request to a lost node hangs for as long as its client
+}
 
 
 @pytest.fixture(scope="module")
@@ -224,9 +230,8 @@ def test_every_name_that_a_pod_needs_is_there(sets: list[list[Document]]) -> Non
         there = {(one.kind, one.name) for one in documents}
         there |= {("PersistentVolumeClaim", f"data-{one.name}-0") for one in of_kind(documents, "StatefulSet")}
         for pod in pods_of(documents):
-            names = {("ServiceAccount", pod.spec.get("serviceAccountName", "default"))} - {
-                ("ServiceAccount", "default")
-            }
+            account = pod.spec.get("serviceAccountName")
+            names = {("ServiceAccount", account)} if account else set()
             for volume in pod.spec.get("volumes", []):
                 names |= {("ConfigMap", volume["configMap"]["name"])} if "configMap" in volume else set()
                 claim = volume.get("persistentVolumeClaim", {}).get("claimName")
@@ -246,15 +251,17 @@ def test_every_selector_selects_a_pod_and_no_service_is_open_to_the_world(sets: 
             assert one.kind != "Service" or one.at("spec", "type") in (None, "ClusterIP"), one.resource
 
 
+def shared(pod: Pod) -> dict[str, str | None]:
+    return {name: value for name, value in pod.environment.items() if name not in ONLY_SOME}
+
+
 def test_every_node_runs_the_same_in_the_same_way(services: list[Document]) -> None:
     for service in services:
         head, *workers = pods_of([service])
+        assert set(head.environment) >= OF_A_LOST_HEAD
         for pod in workers:
             assert service.at(*pod.ray_path, "image") == service.at(*head.ray_path, "image")
-            names = {*pod.environment, *head.environment} - ONLY_SOME
-            assert {name: pod.environment.get(name, "") for name in names} == {
-                name: head.environment.get(name, "") for name in names
-            }
+            assert shared(pod) == shared(head)
             assert service.at(*pod.group_path, "replicas") is None, "the autoscaler owns this number"
             assert pod.spec["topologySpreadConstraints"], "one lost node could take all pods of a group"
             leaves_s = sum(leaving_s(service.at(*pod.ray_path)))
