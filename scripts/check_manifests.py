@@ -18,8 +18,8 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout (default: this one)")
     options = parser.parse_args()
     try:
-        from manifests.documents import report  # these take seconds; --help does not need them
-        from manifests.rules import check_repository
+        from manifests.check import check_repository  # this takes seconds; --help does not need it
+        from manifests.documents import report
     except ModuleNotFoundError as error:
         parser.exit(2, f"{error.name} is not installed: make setup\n")
 

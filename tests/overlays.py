@@ -1,11 +1,19 @@
-"""The overlays as a site has them: prod with every placeholder filled in."""
+"""The overlays as a site has them: prod with every placeholder filled in, and kustomizations of its own."""
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
+from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import yaml
+from manifests.documents import Document
+from manifests.render import rendered
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DIGEST: Final = "sha256:" + "5a" * 32
@@ -52,6 +60,50 @@ def prod_for_a_site(folder: Path) -> Path:
     service = root / "k8s" / "service" / "prod" / "kustomization.yaml"
     service.write_text(service.read_text() + "images:\n" + ours)
     return root
+
+
+def built(site: Path, folder: str, kustomization: dict[str, Any]) -> list[Document]:
+    """What a kustomization in this folder below k8s/ gives, with every parameter of a site in its `site.env`."""
+    path = site / "k8s" / folder
+    path.mkdir(parents=True, exist_ok=True)
+    given = dict(line.split("=", 1) for line in SITE.split())
+    (path / "site.env").write_text("".join(f"{name}={value}\n" for name, value in (PARAMETERS | given).items()))
+    (path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    documents, findings = rendered(site, f"k8s/{folder}")
+    assert findings == []
+    return documents
+
+
+def around(*components: str) -> dict[str, Any]:
+    """The kustomization of an overlay with these components."""
+    options = {"annotations": {"config.kubernetes.io/local-config": "true"}, "disableNameSuffixHash": True}
+    return {
+        "resources": ["../../base"],
+        "components": [f"../../components/{name}" for name in (*components, "site")],  # it fills in the others
+        "configMapGenerator": [{"name": "site", "envs": ["site.env"], "options": options}],
+    }
+
+
+def of_service(*components: str) -> dict[str, Any]:
+    """The kustomization of a RayService with these components."""
+    parts = [f"../components/{name}" for name in components]
+    return {"resources": ["../../../rayservice.yaml"], "components": parts}
+
+
+def put(documents: list[Document], resource: str, path: str, value: Any = None) -> list[Document]:
+    """The documents with another value at a place of one of them, `spec.ports.0.name`; None takes it away.
+
+    The resource is `Kind/name`, without the mark of its content that kustomize adds to a name.
+    """
+    [old] = [one for one in documents if resource in (one.resource, re.sub(r"-[0-9a-z]{10}$", "", one.resource))]
+    *above, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    body = copy.deepcopy(old.body)
+    inner = reduce(getitem, above, body)
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    return [replace(one, body=body) if one is old else one for one in documents]
 
 
 def amount(text: str) -> float:

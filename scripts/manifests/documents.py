@@ -1,9 +1,9 @@
-"""YAML documents, and what is found wrong in them."""
+"""What the manifests hold: YAML documents, the pods that they describe, and what is found wrong in them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +13,14 @@ Path = tuple[str | int, ...]
 """The way to a value: keys and list indexes."""
 NAMES_OF_SECRETS: Final = "SecretNames"
 """Not a kind of Kubernetes: the list of the secrets that are not in git, with their keys (k8s/secrets.yaml)."""
+CLUSTER: Final = ("spec", "rayClusterConfig")
+HEAD: Final = (*CLUSTER, "headGroupSpec")
+WORKERS: Final = (*CLUSTER, "workerGroupSpecs")
+TEMPLATES: Final[dict[str, Path]] = {
+    "Pod": (),
+    "CronJob": ("spec", "jobTemplate", "spec", "template"),
+    **dict.fromkeys(("Deployment", "StatefulSet", "DaemonSet", "Job"), ("spec", "template")),
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -51,11 +59,9 @@ class Document:
         """The value at that path, or None."""
         value: Any = self.body
         for step in path:
-            if isinstance(value, dict):
-                value = value.get(step)
-            elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            try:
                 value = value[step]
-            else:
+            except (KeyError, IndexError, TypeError):
                 return None
         return value
 
@@ -75,10 +81,100 @@ class Document:
         return Finding(self.file, self.resource, dotted.removeprefix("."), sentence)
 
 
+@dataclass(frozen=True)
+class Pod:
+    """One pod template, by the path to it."""
+
+    document: Document
+    path: Path
+    group: str = ""
+    """The group of a RayService, `head` for its head; empty for other pods."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Those of its pods, with what KubeRay adds."""
+        labels = {name: str(value) for name, value in self.document.mapping(*self.path, "metadata", "labels").items()}
+        if self.group:
+            labels |= {"ray.io/is-ray-node": "yes", "ray.io/cluster": self.document.name}
+            labels |= {"ray.io/node-type": "head" if self.group == "head" else "worker"}
+            labels |= {"ray.io/group": "headgroup" if self.group == "head" else self.group}
+            labels |= {"ray.io/serve": str(self.group != "head").lower()}
+        return labels
+
+    @property
+    def spec_path(self) -> Path:
+        return (*self.path, "spec")
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return self.document.mapping(*self.spec_path)
+
+    @property
+    def group_path(self) -> Path:
+        """Where the group of Ray nodes stands."""
+        return self.path[:-1]
+
+    @property
+    def ray_path(self) -> Path:
+        """The container in which Ray runs: KubeRay takes the first."""
+        return (*self.spec_path, "containers", 0)
+
+    @property
+    def environment(self) -> dict[str, str | None]:
+        """Ray's variables with a value written down; None for one that comes from elsewhere."""
+        return {str(one.get("name")): one.get("value") for one in self.document.items(*self.ray_path, "env")}
+
+    def count(self, key: str) -> int:
+        """`minReplicas` and the like of its group; 0 where it is not given."""
+        return int(self.document.at(*self.group_path, key) or 0)
+
+    def containers(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """All containers with their places, init containers too, and the autoscaler's that KubeRay adds to a head."""
+        for kind in ("initContainers", "containers"):
+            for number, container in enumerate(self.document.items(*self.spec_path, kind)):
+                yield (*self.spec_path, kind, number), container
+        if self.group == "head" and self.document.at(*CLUSTER, "enableInTreeAutoscaling"):
+            path, image = (*CLUSTER, "autoscalerOptions"), self.document.at(*self.ray_path, "image")
+            yield path, {"name": "autoscaler", "image": image, **self.document.mapping(*path)}
+
+
+def pods_of(documents: list[Document]) -> list[Pod]:
+    """All pod templates; of a RayService the head first."""
+    found = []
+    for document in documents:
+        if document.kind == "RayService":
+            found.append(Pod(document, (*HEAD, "template"), "head"))
+            for number, group in enumerate(document.items(*WORKERS)):
+                found.append(Pod(document, (*WORKERS, number, "template"), str(group.get("groupName"))))
+        elif document.kind in TEMPLATES:
+            found.append(Pod(document, TEMPLATES[document.kind]))
+    return found
+
+
+def matches(selector: dict[str, Any], labels: Mapping[str, str]) -> bool:
+    """Whether a label selector fits the labels. Of expressions it knows `In`, the only one here."""
+    wanted = {name: [value] for name, value in (selector.get("matchLabels") or {}).items()}
+    for rule in selector.get("matchExpressions") or []:
+        wanted[rule["key"]] = {"In": rule["values"]}[rule["operator"]]
+    return all(labels.get(name) in values for name, values in wanted.items())
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping; by itself PyYAML takes the last one without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(problem=f"the key {key} stands twice", problem_mark=node.start_mark)
+        return node
+
+
 def read(text: str, file: str) -> tuple[list[Document], list[Finding]]:
     """The documents of a YAML text, and what keeps it from being one."""
     try:
-        values = [value for value in yaml.safe_load_all(text) if value]
+        values = [value for value in yaml.load_all(text, UniqueKeys) if value]
     except yaml.YAMLError as error:
         return [], [Finding(file, "?", "", f"This is no YAML: {' '.join(str(error).split())}.")]
     documents = [Document(file, value) for value in values if isinstance(value, dict)]

@@ -1,4 +1,4 @@
-"""The table of who may reach whom, k8s/network.yaml, and what the policies open, for comparison with it."""
+"""Who may reach whom: the table k8s/network.yaml, what the policies open for comparison, and what none may open."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from manifests.documents import Document, of_kind
-from manifests.pods import matches
+from manifests.documents import Document, Finding, matches, of_kind
 
 NAMESPACE: Final = "sem-image-classifier"
 RAY: Final = ("head", "gateway", "models", "burst")
@@ -79,3 +78,23 @@ def names_port(rule: dict[str, Any], port: int) -> bool:
     """Whether a rule is about that port; one that names none is about all of them."""
     ports = rule.get("ports") or []
     return not ports or any(one["port"] <= port <= one.get("endPort", one["port"]) for one in ports)
+
+
+def check(documents: list[Document]) -> Iterator[Finding]:
+    """Rules that open a port to everybody or a way to everywhere, and rules that say nothing."""
+    for document in of_kind(documents, "NetworkPolicy"):
+        for direction, key in (("ingress", "from"), ("egress", "to")):
+            for number, rule in enumerate(document.items("spec", direction)):
+                if not rule.get(key) or any(_is_everybody(peer, direction) for peer in rule[key]):
+                    sentence = "This is about everybody; name a namespace or the networks."
+                    yield document.finding(("spec", direction, number), sentence)
+            if document.at("spec", direction) and direction.capitalize() not in document.items("spec", "policyTypes"):
+                sentence = f"{direction.capitalize()} is missing, so its rules say nothing."
+                yield document.finding(("spec", "policyTypes"), sentence)
+
+
+def _is_everybody(peer: dict[str, Any], direction: str) -> bool:
+    """Every pod of the cluster, or every address; the gateways' way out has exceptions."""
+    block = peer.get("ipBlock", {})
+    every_address = str(block.get("cidr")).endswith("/0") and (direction == "ingress" or not block.get("except"))
+    return every_address or (peer.get("namespaceSelector") == {} and not peer.get("podSelector"))

@@ -14,7 +14,7 @@ from operations.runner import Runner
 from operations.target import NAME, Model, Target, read_target
 from operations.work import Work
 
-from tests.cluster_world import Tools, rule
+from tests.cluster_world import Tools
 
 OTHER = Target("dev", Model("demo"), context="here-other")
 
@@ -44,19 +44,6 @@ def test_the_cluster_without_docker_is_meant_while_it_is_there(state: Path) -> N
     (state / NAME).mkdir(parents=True)
     assert read_target("dev", {}).context == f"here-{NAME}"
     assert read_target("dev", {"context": "lab"}).context == "lab"
-
-
-def test_kubectl_reaches_it_in_its_own_network_by_its_own_configuration(state: Path) -> None:
-    assert (OTHER.is_here, OTHER.is_local, OTHER.cluster) == (True, True, "other")
-    assert OTHER.kubectl("get", "pods") == [
-        "nsenter",
-        f"--net={state}/other/node1/network",
-        *f"kubectl --kubeconfig {state}/other/kubeconfig --context here-other --namespace {NAME} get pods".split(),
-    ]
-    kind = Target("dev", Model("demo"), context="kind-other")
-    assert (kind.is_here, kind.is_local, kind.cluster) == (False, True, "other")
-    assert kind.network_namespace == ""
-    assert kind.kubectl("get", "pods")[:3] == ["kubectl", "--context", "kind-other"]
 
 
 @pytest.mark.parametrize("command", ["up", "all"])
@@ -130,18 +117,12 @@ def test_a_node_is_no_process_of_another_that_took_its_number(state: Path) -> No
     assert one.first_process() is None
 
 
-@pytest.mark.parametrize("linked", [False, True])
 def test_two_nodes_are_joined_whole_after_a_call_that_ended_half_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, linked: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = Tools(tmp_path, "nsenter")
-    found.answer(rule("link show", status=0 if linked else 1))
-    monkeypatch.setenv("PATH", found.environment["PATH"])
-    monkeypatch.setenv("STANDIN", found.environment["STANDIN"])
-    node.join(Work(OTHER, Runner(dry=False), 1.0), node.Node(OTHER, 1), node.Node(OTHER, 2))
-    lines = [one["line"].partition("/network ")[2] for one in found.asked]
-    assert lines[1:] == [
-        *["ip link add node2 type veth peer name node1 netns PROCESS"] * (not linked),
+    found = Tools(tmp_path, "nsenter")  # which says of everything that it is there
+    node.join(found.work(monkeypatch), node.Node(OTHER, 1), node.Node(OTHER, 2))
+    assert [one["line"].partition("/network ")[2] for one in found.asked][1:] == [
         "ip route replace 10.244.2.0/24 via 172.30.0.3",
         "ip link set node2 master nodes up",
         "ip route replace 10.244.1.0/24 via 172.30.0.2",

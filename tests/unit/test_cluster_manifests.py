@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from operations.delivery import render
 from operations.target import BUILD, NAME, read_file
 
 from tests.cluster_world import IMAGE, ROOT, Machine, release
-from tests.overlays import PARAMETERS
+from tests.overlays import DIGEST, PARAMETERS, SITE
 
 KUBECTL = shutil.which("kubectl")
 APART = {"dev-issuer", "site", "external-postgres"}
@@ -30,9 +31,6 @@ MADE_FOR_DEVELOPMENT = {
     "postgres": {"password"},
 }
 COMPONENTS = sorted({path.parent.name for path in (ROOT / "k8s" / "components").glob("*/kustomization.yaml")} - APART)
-DIGEST = f"sha256:{'5a' * 32}"
-SITE = {"HOST": "sem.facility.org", "STORAGE_CLASS": "fast", "SECRET_STORE": "vault"}
-SITE |= {"KUBE_APISERVER": "172.18.0.2/32", "POSTGRES": "10.1.2.3/32", "POSTGRES_PORT": "5432"}
 
 
 @pytest.fixture
@@ -60,17 +58,6 @@ def rendered(machine: Machine, environment: str, image: str, *options: str) -> s
     return done.stdout.partition("---\n")[2]
 
 
-@kustomized
-def test_the_release_is_in_every_pod_of_ours(machine: Machine) -> None:
-    image = f"localhost/{NAME}:1234567e8901"  # which YAML may take for a number
-    text = rendered(machine, "dev", image)
-    images = re.findall(rf"image: (\S*{NAME}\S*)$", text, re.MULTILINE)
-    assert set(images) == {image}
-    assert len(images) >= 6  # head, three groups, migration, development issuer
-    [service] = render.documents(text, "RayService")
-    assert re.search(rf'^    {NAME}/release: "?[0-9a-f]{{12}}"?$', service, re.MULTILINE)
-
-
 def built(machine: Machine) -> str:
     """Dev as it is built by hand."""
     builds = [[str(KUBECTL), *render.KUSTOMIZE[1:], f"k8s/{folder}/dev"] for folder in ("overlays", "service")]
@@ -84,12 +71,15 @@ def settings_and_readers(text: str) -> tuple[str, list[str]]:
 
 
 @kustomized
-def test_every_pod_reads_the_settings_that_its_cluster_was_made_with(machine: Machine) -> None:
-    names = []
+def test_every_pod_has_the_image_and_reads_the_settings_of_its_release(machine: Machine) -> None:
+    image, names = f"localhost/{NAME}:1234567e8901", []  # which YAML may take for a number
     file = machine.tree / "k8s" / "overlays" / "dev" / "settings.env"
-    for image, added in ((IMAGE, ""), (f"localhost/{NAME}:other", ""), (IMAGE, "JOB_TTL=60\n")):
+    for chosen, added in ((IMAGE, ""), (image, ""), (image, "JOB_TTL=60\n")):
         file.write_text(file.read_text() + added)
-        settings, readers = settings_and_readers(rendered(machine, "dev", image))
+        text = rendered(machine, "dev", chosen)
+        assert set(re.findall(rf"image: (\S*{NAME}\S*)$", text, re.MULTILINE)) == {chosen}
+        assert re.search(rf'^    {NAME}/release: "?[0-9a-f]{{12}}"?$', text, re.MULTILINE)
+        settings, readers = settings_and_readers(text)
         assert "immutable: true" in settings.splitlines()
         assert readers == [render.name_of(settings)] * 4  # head and three groups
         names.append(render.name_of(settings))
@@ -117,6 +107,8 @@ def test_a_component_demands_no_secret_that_nobody_knows_how_to_make(machine: Ma
     if component == "postgres-ca":
         needed["postgres-ca"] = {"ca.crt"}  # whoever has the server has its authority: k8s/secrets.yaml
     assert render.secret_keys(built(machine)) == needed
+    listed = yaml.safe_load((ROOT / "k8s" / "secrets.yaml").read_text())["secrets"]
+    assert {name: keys - set(listed[name]) for name, keys in needed.items()} == {name: set() for name in needed}
 
 
 def with_component(machine: Machine, component: str) -> None:
@@ -155,9 +147,8 @@ def test_prod_is_applied_when_a_site_has_filled_it_in_and_its_check_finds_nothin
         return done.stderr
 
     assert "the manifests of prod still hold REPLACE-ME" in refused()
-    site, settings, kustomization = (overlay / name for name in ("site.env", "settings.env", "kustomization.yaml"))
-    filled = re.sub(r"^(\w+)=.*$", lambda line: f"{line[1]}={SITE.get(line[1], 'lab')}", site.read_text(), flags=re.M)
-    site.write_text(filled)
+    settings, kustomization = overlay / "settings.env", overlay / "kustomization.yaml"
+    (overlay / "site.env").write_text(SITE)
     settings.write_text(settings.read_text().replace("REPLACE-ME.example.org", "login.facility.org"))
     kustomization.write_text(re.sub(r"sha256:REPLACE-ME[\w-]*", DIGEST, kustomization.read_text()))
     assert "checked before they are applied, and that needs: make setup" in refused()

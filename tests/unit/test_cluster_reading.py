@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import pytest
-from manifests.schemas import VERSIONS
 from operations.delivery import diagnosis, render
 from operations.ground import tools
 from operations.steps import duration, table
@@ -78,7 +77,6 @@ HEAD = [{"name": "wait-gcs-ready", "state": {"running": {}}}]
     ("found", "says", "stuck"),
     [
         (pod(conditions=UNPLACED), "fits on no node: 0/1 nodes: Insufficient cpu", False),
-        (waiting("ErrImageNeverPull"), "has no image i: why", True),
         (waiting("ImagePullBackOff"), "has no image i: why", True),
         (waiting("CreateContainerConfigError"), "lacks a Secret or a ConfigMap, or a key of it: why", True),
         (waiting("RunContainerError"), "cannot start c: why", False),
@@ -87,8 +85,6 @@ HEAD = [{"name": "wait-gcs-ready", "state": {"running": {}}}]
         (pod(containerStatuses=[{"name": "c", "state": SAID}]), "c ended with 1: semapi: PostgreSQL is not", False),
         (pod(initContainerStatuses=HEAD), "waits for the head", False),
         (waiting("ContainerCreating"), "", False),
-        (waiting("PodInitializing"), "", False),
-        (pod(phase="Running"), "", False),
         (pod(), "", False),
         (running(restartCount=4, ready=False), "", True),
         (running(restartCount=4, ready=True), "", False),
@@ -203,10 +199,6 @@ def test_names_that_hold_the_usual_namespace_lead_out_of_another(component: str)
     assert render.names_at_home(text, NAME) == []
     others = f"image: registry.lab/{NAME}:1\nkey: {NAME}/{NAME}\nhost: collector.logging.svc.cluster.local\n"
     assert render.names_at_home(others, "trial") == []
-
-
-def test_the_oldest_cluster_is_the_oldest_whose_schemas_are_checked() -> None:
-    assert VERSIONS[0] == "{}.{}".format(*tools.SERVER)
 
 
 def test_the_tables_of_status_fit_the_names_of_a_real_cluster() -> None:

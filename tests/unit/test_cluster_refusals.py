@@ -84,9 +84,8 @@ ROWS = [
     ("dev", "MODEL_SOURCE=private\nMODEL_ID=lab/other\n", "", "deploy --release dev.json", "names private lab/other"),
     ("dev", "MODEL_SOURCE=demo\n", "", "image", "is not read: write it to k8s/overlays/dev/settings.env"),
     *(
-        ("dev", "", "", f"{command} --yes --namespace {name}", f"the namespace {name} is protected")
+        ("dev", "", "", f"{command} --yes --namespace sem-prod", "the namespace sem-prod is protected")
         for command in ("reset", "remove")
-        for name in ("default", "kube-system", "sem-prod")
     ),
 ]
 
@@ -202,12 +201,10 @@ def test_all_that_is_missing_or_too_old_is_named_at_once(
     assert [text for text in says if text not in str(error.value)] == []
 
 
-OVERLAY = """apiVersion: v1
-data:
+OVERLAY = """data:
   text: |
     apiVersion: nobody/v1
     kind: Nothing
-kind: ConfigMap
 ---
 apiVersion: external-secrets.io/v1
 kind: ExternalSecret
@@ -218,34 +215,27 @@ kind: PodMonitor
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 """
-KINDS = """configmaps        cm    v1                             true   ConfigMap
-externalsecrets   es    external-secrets.io/v2         true   ExternalSecret
-podmonitors       pmon  monitoring.coreos.com/v1       true   PodMonitor
+SECRETS = "externalsecrets   es    external-secrets.io/v2         true   ExternalSecret\n"
+KINDS = f"""{SECRETS}podmonitors       pmon  monitoring.coreos.com/v1       true   PodMonitor
 prometheusrules         monitoring.coreos.com/v1       true   PrometheusRule
 """
-GROUPS = "external-secrets.io/v1\nexternal-secrets.io/v2\nmonitoring.coreos.com/v1\nv1\n"
-NO_MONITORS = (
-    "the cluster knows no PodMonitor and no PrometheusRule of monitoring.coreos.com/v1: the Prometheus operator"
-)
-NO_SECRETS = "the cluster knows no ExternalSecret of external-secrets.io/v1: the External Secrets operator"
+GROUPS = "external-secrets.io/v2\nmonitoring.coreos.com/v1\nv1\n"
 
 
 @pytest.mark.parametrize(
     ("rules", "says"),
     [
-        ([], []),
-        ([rule("api-resources", KINDS, status=1, errors="metrics.k8s.io/v1beta1 is away\n")], []),
-        ([rule("api-resources", "".join(KINDS.splitlines(keepends=True)[:2]))], [NO_MONITORS]),
-        ([rule("api-versions", GROUPS.replace("external-secrets.io/v1\n", ""))], [NO_SECRETS]),
-        ([rule("api-resources", status=1, errors="Forbidden\n")], ["lab does not tell its kinds: Forbidden"]),
-        ([rule("kustomize", status=1, errors="no such file\n")], ["stage cannot be built: no such file"]),
+        ([rule("api-resources", KINDS, status=1, errors="metrics.k8s.io/v1beta1 is away\n")], ""),
+        ([rule("api-resources", SECRETS)], "no PodMonitor and no PrometheusRule of monitoring.coreos.com/v1: the Prom"),
+        ([rule("api-versions", GROUPS)], "no ExternalSecret of external-secrets.io/v1: the External Secrets operator"),
+        ([rule("api-resources", status=1, errors="Forbidden\n")], "lab does not tell its kinds: Forbidden"),
+        ([rule("kustomize", status=1, errors="no such file\n")], "stage cannot be built: no such file"),
     ],
 )
 def test_kinds_that_the_cluster_does_not_know_are_named_with_where_they_come_from(
-    found: Tools, monkeypatch: pytest.MonkeyPatch, rules: list[Rule], says: list[str]
+    found: Tools, monkeypatch: pytest.MonkeyPatch, rules: list[Rule], says: str
 ) -> None:
-    known = [rule("kustomize", OVERLAY), rule("api-resources", KINDS), rule("api-versions", GROUPS)]
-    found.answer(*rules, *known)
+    served = rule("api-versions", GROUPS + "external-secrets.io/v1\n")
+    found.answer(*rules, rule("kustomize", OVERLAY), rule("api-resources", KINDS), served)
     told = tools.unknown_kinds(found.work(monkeypatch, "stage"))
-    assert len(told) == len(says)
-    assert all(part in line for part, line in zip(says, told, strict=True))
+    assert [says in line for line in told] == [True] * bool(says)

@@ -6,8 +6,7 @@ import math
 import re
 
 import pytest
-from manifests.documents import Document, of_kind
-from manifests.pods import Pod, pods_of
+from manifests.documents import Document, Pod, of_kind, pods_of
 from manifests.render import environments
 from overlays import ROOT, amount, prod_for_a_site
 

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from manifests.rules import HEADERS_MIN
 from overlays import ROOT
 
 from serve_app.gateway.live.prefer import WAIT_MAX_S
@@ -62,6 +61,12 @@ def seconds(text: str) -> float:
     found = re.fullmatch(r"([\d.]+)(m?s)?", text)
     assert found, text
     return float(found[1]) / (1000 if found[2] == "ms" else 1)
+
+
+def test_every_ingress_leads_to_those_who_serve() -> None:
+    rules = [rule for one in load("base/edge/ingress.yaml") for rule in one["spec"]["rules"]]
+    services = {path["backend"]["service"]["name"] for rule in rules for path in rule["http"]["paths"]}
+    assert services == {"sem-image-classifier-serve-svc"}, "the head's dashboard runs code for whoever reaches it"
 
 
 def test_the_posts_that_are_repeated_are_the_two_reads() -> None:
@@ -144,7 +149,7 @@ def test_a_slow_upload_is_cut_off_by_no_edge() -> None:
 
 def test_every_proxy_on_the_way_lets_the_longest_token_through() -> None:
     """ingress-nginx and Envoy Gateway are told by their operator: docs/manifests.md."""
-    others = 16 * 1024
+    others = 32 * 1024
     """Bytes of the headers beside it, and what a proxy keeps free to change them."""
     resource = (ROOT / "rayservice.yaml").read_text()
     of_cluster = re.findall(r'RAY_SERVE_HAPROXY_TUNE_BUFSIZE, value: "(\d+)"', resource)
@@ -155,7 +160,6 @@ def test_every_proxy_on_the_way_lets_the_longest_token_through() -> None:
     limits += [patch["patch"]["value"]["typed_config"]["max_request_headers_kb"] * 1024]
     assert len(limits) == 3
     assert min(map(int, limits)) >= TOKEN_MAX_BYTES + others
-    assert min(map(int, limits)) >= HEADERS_MIN
 
 
 def test_every_edge_repeats_on_the_same_answers() -> None:

@@ -9,19 +9,18 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manifests.documents import Document
+from manifests.documents import Document, matches, of_kind, pods_of
 from manifests.network import Cell, names_port, read_table, rules
-from manifests.pods import matches, pods_of
 from manifests.render import environments
-from manifests.rules import NEVER_REACHED
 from overlays import ROOT, prod_for_a_site
 
 from serve_app.outbound.address import is_public
 
 TABLE = ROOT / "k8s" / "network.yaml"
+NO_INTERNET = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
+"""Private, shared, loopback and link-local addresses, clouds' metadata among them."""
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +42,15 @@ def names(peer: dict[str, Any], cell: Cell) -> bool:
     return "namespaceSelector" in peer and matches(peer["namespaceSelector"], namespace)
 
 
-@pytest.mark.parametrize("overlay", ["dev", "prod"])
-def test_who_is_let_in_is_who_stands_in_the_table(documents: dict[str, list[Document]], overlay: str) -> None:
-    cells = [cell for cell in read_table(TABLE, overlay) if cell.target.is_ours and not cell.source.address]
-    if overlay == "prod":  # its PostgreSQL is a server of the site
-        cells = [cell for cell in cells if cell.target.name != "postgres"]
+def test_who_is_let_in_is_who_stands_in_the_table(documents: dict[str, list[Document]]) -> None:
+    """In prod, whose PostgreSQL is a server of the site; dev's are the connections on a real network."""
+    cells = [cell for cell in read_table(TABLE, "prod") if cell.target.is_ours and not cell.source.address]
+    cells = [cell for cell in cells if cell.target.name != "postgres"]
     assert len(cells) > 400
     wrong = []
     for cell in cells:
         opened = [
-            rule for rule in rules(documents[overlay], "ingress", cell.target.labels) if names_port(rule, cell.port)
+            rule for rule in rules(documents["prod"], "ingress", cell.target.labels) if names_port(rule, cell.port)
         ]
         if cell.allowed != any(names(peer, cell) for rule in opened for peer in rule["from"]):
             wrong.append(str(cell))
@@ -78,20 +76,10 @@ def test_every_pod_is_a_party(documents: dict[str, list[Document]]) -> None:
     assert parties == pods | {"neighbour"}
 
 
-def test_the_labels_of_ray_are_those_that_its_pods_get(documents: dict[str, list[Document]]) -> None:
-    pods = {pod.labels["app.kubernetes.io/component"]: pod.labels for pod in pods_of(documents["dev"]) if pod.group}
-    parties = {cell.source.name: cell.source.labels for cell in read_table(TABLE, "dev")}
-    assert set(pods) == {"head", "gateway", "models", "burst"}
-    assert all(parties[name].items() <= labels.items() for name, labels in pods.items())
-
-
-def test_no_template_sets_a_label_that_kuberay_selects_by() -> None:
-    """KubeRay lets a template override these labels, but its Services go on selecting by its own values."""
-    service = yaml.safe_load((ROOT / "rayservice.yaml").read_text("utf-8"))["spec"]["rayClusterConfig"]
-    templates = [group["template"] for group in (service["headGroupSpec"], *service["workerGroupSpecs"])]
-    labels = {name for template in templates for name in template["metadata"]["labels"]}
-    selected = {"app.kubernetes.io/name", "app.kubernetes.io/created-by"}
-    assert [name for name in labels if name in selected or name.startswith("ray.io/")] == []
+@pytest.mark.parametrize("overlay", ["dev", "stage", "prod"])
+def test_what_no_policy_opens_is_closed(documents: dict[str, list[Document]], overlay: str) -> None:
+    closed = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert closed in [one.at("spec") for one in of_kind(documents[overlay], "NetworkPolicy")]
 
 
 def test_no_address_is_let_out_that_the_service_refuses(documents: dict[str, list[Document]]) -> None:
@@ -100,7 +88,7 @@ def test_no_address_is_let_out_that_the_service_refuses(documents: dict[str, lis
     blocks = [block for peer in peers if (block := peer.get("ipBlock")) and block.get("except")]
     assert {block["cidr"] for block in blocks} == {"0.0.0.0/0", "2000::/3"}
     without = [ip_network(text) for block in blocks for text in block["except"]]
-    private = [ip_network(text) for text in NEVER_REACHED]
+    private = [ip_network(text) for text in NO_INTERNET]
     edges = [IPv4Address(int(end) + step) for one in private for end, step in ((one[0], -1), (one[-1], 1))]
     edges += [end for one in private for end in (one[0], one[-1])]
 

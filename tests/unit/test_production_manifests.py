@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Callable
-from functools import reduce
-from operator import getitem
 from typing import Any
 
 import pytest
 from manifests import production
 from manifests.documents import Document
 from manifests.render import environments
-from overlays import ROOT, prod_for_a_site
-
-Change = Callable[[dict[str, Any]], object]
+from overlays import ROOT, prod_for_a_site, put
 
 
 @pytest.fixture(scope="module")
@@ -48,81 +42,47 @@ def test_development_is_not_fit_for_production() -> None:
     assert any("has no digest" in sentence for sentence in found)
 
 
-WORKERS, HEAD = ("rayClusterConfig", "workerGroupSpecs"), ("rayClusterConfig", "headGroupSpec")
-IS_DEV = {"name": "ENVIRONMENT", "value": "dev"}
-
-
-def container(*path: str | int, **values: Any) -> Change:
-    """Change the first container of the template at this place of the spec."""
-
-    def change(body: dict[str, Any]) -> None:
-        template = reduce(getitem, path, body["spec"])["template"]
-        template["spec"]["containers"][0].update(values)
-
-    return change
-
-
-CHANGES: list[tuple[str, str, Change, str]] = [
-    ("Ingress", "sem-image-classifier", lambda body: body["spec"].pop("tls"), "in the clear"),
-    (
-        "Ingress",
-        "sem-image-classifier",
-        lambda body: body["spec"]["rules"][0].update(host="sem.example.com"),
-        "`sem.example.com` is a placeholder",
-    ),
-    (
-        "NetworkPolicy",
-        "head",
-        lambda body: body["spec"]["egress"][0]["to"][0]["ipBlock"].update(cidr="10.0.0.0/8"),
-        "wider than one place",
-    ),
-    ("StatefulSet", "redis", container(image="valkey/valkey:9.1.2"), "has no digest"),
-    ("CronJob", "redis-backup", container("jobTemplate", "spec", image="x:latest"), "`x:latest` has no digest"),
-    (
-        "RayService",
-        "sem-image-classifier",
-        container(*WORKERS, 1, image="service:0.1.0"),
-        "`service:0.1.0` has no digest",
-    ),
-    ("StatefulSet", "redis", lambda body: body["spec"].pop("volumeClaimTemplates"), "without a volume"),
-    *(
-        ("ConfigMap", "sem-image-classifier", lambda body, given=given: body["data"].update(given), said)
-        for given, said in (
-            ({"ENVIRONMENT": "dev"}, "Only with `prod`"),
-            ({"MODEL_SOURCE": "demo"}, "MODEL_SOURCE=demo is a stand-in"),
-            ({"MODEL_REVISION": "main"}, "MODEL_REVISION must be a commit"),
-            ({"OIDC_ISSUERS": "http://login.facility.org"}, "is not a public https issuer"),
-            ({"OIDC_AUDIENCE": ""}, "OIDC_AUDIENCE must be set"),
-            ({"OIDC_AUDIENCE": "change-me"}, "`change-me` is a placeholder"),
-            ({"WEBHOOK_PRIVATE_HOSTS": "db:80"}, "WEBHOOK_PRIVATE_HOSTS must be empty"),
-            ({"JOB_TTL": "soon"}, "The service refuses this"),
-            ({"REDIS_URL": "redis://:a-password-of-the-site@redis/0"}, "REDIS_URL is a secret"),
-        )
-    ),
-    ("ConfigMap", "sem-image-classifier", lambda body: body["data"].pop("ENVIRONMENT"), "Only with `prod`"),
-    ("RayService", "sem-image-classifier", container(*HEAD, env=[IS_DEV]), "wins over the settings"),
-    ("ServiceAccount", "gateway", lambda body: body["metadata"].update(name="dev-issuer"), "signs for anybody"),
+SERVICE, SETTINGS, INGRESS = (f"{kind}/sem-image-classifier" for kind in ("RayService", "ConfigMap", "Ingress"))
+BOX = "template.spec.containers.0"
+CHANGES: list[tuple[str, str, Any, str]] = [
+    # the resource, what is put where (None: taken away), and a word
+    (INGRESS, "spec.tls", None, "in the clear"),
+    (INGRESS, "spec.rules.0.host", "sem.example.com", "`sem.example.com` is a placeholder"),
+    ("NetworkPolicy/head", "spec.egress.0.to.0.ipBlock.cidr", "10.0.0.0/8", "wider than one place"),
+    ("StatefulSet/redis", f"spec.{BOX}.image", "valkey/valkey:9.1.2", "has no digest"),
+    ("StatefulSet/redis", "spec.volumeClaimTemplates", None, "without a volume"),
+    ("CronJob/redis-backup", f"spec.jobTemplate.spec.{BOX}.image", "x:latest", "`x:latest` has no digest"),
+    (SERVICE, f"spec.rayClusterConfig.workerGroupSpecs.1.{BOX}.image", "x:0.1.0", "`x:0.1.0` has no digest"),
+    (SERVICE, f"spec.rayClusterConfig.headGroupSpec.{BOX}.env.0", {"name": "ENVIRONMENT", "value": "dev"}, "wins over"),
+    ("ServiceAccount/gateway", "metadata.name", "dev-issuer", "signs for anybody"),
+    (SETTINGS, "data.ENVIRONMENT", None, "Only with `prod`"),
+    (SETTINGS, "data.ENVIRONMENT", "dev", "Only with `prod`"),
+    (SETTINGS, "data.MODEL_SOURCE", "demo", "MODEL_SOURCE=demo is a stand-in"),
+    (SETTINGS, "data.MODEL_REVISION", "main", "MODEL_REVISION must be a commit"),
+    (SETTINGS, "data.OIDC_ISSUERS", "http://login.facility.org", "is not a public https issuer"),
+    (SETTINGS, "data.OIDC_AUDIENCE", "", "OIDC_AUDIENCE must be set"),
+    (SETTINGS, "data.OIDC_AUDIENCE", "change-me", "`change-me` is a placeholder"),
+    (SETTINGS, "data.WEBHOOK_PRIVATE_HOSTS", "db:80", "WEBHOOK_PRIVATE_HOSTS must be empty"),
+    (SETTINGS, "data.JOB_TTL", "soon", "The service refuses this"),
+    (SETTINGS, "data.REDIS_URL", "redis://:a-password-of-the-site@redis/0", "REDIS_URL is a secret"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "name", "change", "said"), CHANGES, ids=[f"{c[0]} {c[3]}" for c in CHANGES])
+@pytest.mark.parametrize(("resource", "path", "value", "said"), CHANGES)
 def test_what_is_weak_is_refused_with_its_place(
-    whole: list[Document], kind: str, name: str, change: Change, said: str
+    whole: list[Document], resource: str, path: str, value: Any, said: str
 ) -> None:
-    changed = [Document(one.file, copy.deepcopy(one.body)) for one in whole]
-    [wrong] = [one for one in changed if (one.kind, one.name) == (kind, name)]
-    change(wrong.body)
-    [finding] = production.refusals(changed)
+    [finding] = production.refusals(put(whole, resource, path, value))
     assert said in finding.sentence
-    assert finding.resource == wrong.resource
+    assert finding.resource.startswith(resource.partition("/")[0])
 
 
 @pytest.mark.parametrize("line", ["appendonly yes", "appendfsync always", "maxmemory-policy noeviction"])
 def test_a_job_redis_that_could_lose_jobs_is_refused(whole: list[Document], line: str) -> None:
-    changed = [Document(one.file, copy.deepcopy(one.body)) for one in whole]
-    [files] = [one for one in changed if one.kind == "ConfigMap" and re.fullmatch(r"redis-[a-z0-9]{10}", one.name)]
-    files.body["data"]["redis.conf"] = files.body["data"]["redis.conf"].replace(line, f"# {line}")
-    [finding] = production.refusals(changed)
+    [files] = [one for one in whole if one.kind == "ConfigMap" and re.fullmatch(r"redis-[a-z0-9]{10}", one.name)]
+    text = files.mapping("data")["redis.conf"].replace(line, f"# {line}")
+    data = {**files.mapping("data"), "redis.conf": text}
+    [finding] = production.refusals(put(whole, files.resource, "data", data))
     assert f"`{line}` is missing" in finding.sentence
 
 
@@ -130,18 +90,16 @@ def test_a_fault_of_the_settings_is_told_at_its_key_whatever_the_shell_says(
     whole: list[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OIDC_AUDIENCE", "of-the-shell")
-    changed = [Document(one.file, copy.deepcopy(one.body)) for one in whole]
-    [settings] = [one for one in changed if one.resource == "ConfigMap/sem-image-classifier"]
-    settings.body["metadata"]["name"] += "-1361177da973"  # as scripts/cluster names it
-    del settings.body["data"]["OIDC_AUDIENCE"], settings.body["data"]["MODEL_SOURCE"]
-    assert [finding.path for finding in production.refusals(changed)] == ["data.OIDC_AUDIENCE", "data.MODEL_SOURCE"]
+    as_named_by_the_program = "sem-image-classifier-1361177da973"
+    changed = put(put(whole, SETTINGS, "data.OIDC_AUDIENCE"), SETTINGS, "data.MODEL_SOURCE")
+    found = production.refusals(put(changed, SETTINGS, "metadata.name", as_named_by_the_program))
+    assert [finding.path for finding in found] == ["data.OIDC_AUDIENCE", "data.MODEL_SOURCE"]
 
 
-def test_without_an_edge_or_settings_it_is_refused(whole: list[Document]) -> None:
-    closed = [one for one in whole if one.kind != "Ingress"]
-    assert ["Nothing leads in" in finding.sentence for finding in production.refusals(closed)] == [True]
-    silent = [one for one in whole if (one.kind, one.name) != ("ConfigMap", "sem-image-classifier")]
-    assert ["settings are missing" in finding.sentence for finding in production.refusals(silent)] == [True]
+@pytest.mark.parametrize(("kind", "says"), [("Ingress", "Nothing leads in"), ("ConfigMap", "settings are missing")])
+def test_without_an_edge_or_settings_it_is_refused(whole: list[Document], kind: str, says: str) -> None:
+    less = [one for one in whole if one.kind != kind or one.name.startswith("redis-")]
+    assert [says in finding.sentence for finding in production.refusals(less)] == [True]
 
 
 def test_of_a_file_the_line_is_named() -> None:

@@ -6,12 +6,10 @@ from fnmatch import fnmatch
 from typing import Any, Final
 
 import pytest
-import yaml
-from manifests.documents import Document, of_kind
+from manifests.documents import Document, matches, of_kind, pods_of
 from manifests.network import NAMESPACE, read_table, rules
-from manifests.pods import matches, pods_of
-from manifests.render import rendered, service_of
-from overlays import ROOT, prod_for_a_site
+from manifests.render import service_of
+from overlays import ROOT, around, built, prod_for_a_site
 
 COMPONENT: Final = "app.kubernetes.io/component"
 HEADS_ACCOUNT: Final = f"{NAMESPACE}-x7k2p"
@@ -24,19 +22,7 @@ PROBES: Final = ("169.254.7.127/32", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff/12
 def meshed(tmp_path_factory: pytest.TempPathFactory) -> list[Document]:
     """An overlay with the mesh, and its RayService."""
     root = prod_for_a_site(tmp_path_factory.mktemp("mesh"))
-    trial = root / "k8s" / "overlays" / "trial"
-    trial.mkdir()
-    (trial / "site.env").write_text((root / "k8s" / "overlays" / "prod" / "site.env").read_text())
-    options = {"annotations": {"config.kubernetes.io/local-config": "true"}, "disableNameSuffixHash": True}
-    kustomization = {
-        "resources": ["../../base"],
-        "components": [f"../../components/{name}" for name in ("service-mesh", "site")],
-        "configMapGenerator": [{"name": "site", "envs": ["site.env"], "options": options}],
-    }
-    (trial / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    documents, findings = rendered(root, "k8s/overlays/trial")
-    assert findings == []
-    return documents + service_of(root, "stage")[0]
+    return built(root, "overlays/trial", around("service-mesh")) + service_of(root, "stage")[0]
 
 
 def lets_in(policy: Document, account: str, namespace: str, port: int) -> bool:
@@ -84,8 +70,9 @@ def test_what_no_policy_selects_is_closed(meshed: list[Document]) -> None:
 
 def test_the_kubelets_probes_come_in(meshed: list[Document]) -> None:
     for pod in pods_of(meshed):
-        labels = {**pod.labels, "ray.io/is-ray-node": "yes"}
-        peers = [peer for rule in rules(meshed, "ingress", labels) if not rule.get("ports") for peer in rule["from"]]
+        peers = [
+            peer for rule in rules(meshed, "ingress", pod.labels) if not rule.get("ports") for peer in rule["from"]
+        ]
         assert {peer["ipBlock"]["cidr"] for peer in peers if "ipBlock" in peer} == set(PROBES), pod.labels
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from manifests.documents import read
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_WEIGHTS_BYTES = 4_000_000
@@ -85,6 +86,13 @@ def test_a_path_of_a_machine_would_be_found(line: str) -> None:
 @pytest.mark.parametrize("line", ["https://host/work/x", "homework/root", "/api/v1/jobs", "/workspace", "~/work/x"])
 def test_other_paths_are_left_alone(line: str) -> None:
     assert not MACHINE_PATH.search(line)
+
+
+def test_no_yaml_file_holds_a_key_twice() -> None:
+    files = [path for path in FILES if path.suffix in {".yaml", ".yml"}]
+    assert len(files) > 50
+    found = [str(finding) for path in files for finding in read(path.read_text("utf-8"), name(path))[1]]
+    assert [line for line in found if "twice" in line] == []
 
 
 def test_weights_stay_small() -> None:

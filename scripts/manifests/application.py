@@ -1,0 +1,152 @@
+"""What the application itself would say of its configuration: Serve of its config, the service of its settings.
+
+Serve drops unknown keys without a word, and takes the text "8" for a number; the service ignores unknown settings.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, SecretStr, ValidationError
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+from ray.serve._private.build_app import build_app
+from ray.serve.config import AutoscalingConfig
+from ray.serve.deployment import Deployment
+from ray.serve.schema import ServeDeploySchema
+
+from manifests.documents import Document, Finding, Path, UniqueKeys, of_kind
+from serve_app.settings import Settings
+
+CONFIG: Final = ("spec", "serveConfigV2")
+COMPONENT: Final = "settings"
+"""By this label the ConfigMap is known; `scripts/cluster` adds a mark to its name."""
+FROM_ELSEWHERE: Final = {
+    "redis_url": "redis://:of-the-secret-not-known-here@redis:6379/0",
+    "model_cache_dir": "/models",
+}
+"""What a pod has from a Secret and from its image."""
+
+Fault = tuple[Path, str]
+
+
+def check(documents: list[Document]) -> Iterator[Finding]:
+    """What Serve would drop, refuse or fail to build, and what the service would do with its settings."""
+    for document in of_kind(documents, "RayService"):
+        if not (config := config_of(document)):
+            yield document.finding(CONFIG, "It must be one YAML mapping, with no key twice.")
+        for path, sentence in faults(config):
+            yield document.finding((*CONFIG, *path), sentence)
+        for number, application in enumerate(config.get("applications") or []):
+            for path, sentence in _application_faults(application):
+                yield document.finding((*CONFIG, "applications", number, *path), sentence)
+    yield from check_settings(documents)
+
+
+def config_of(document: Document) -> dict[str, Any]:
+    """The Serve config of a RayService; empty where its text is no mapping."""
+    try:
+        [value] = yaml.load_all(str(document.at(*CONFIG)), UniqueKeys)
+    except (yaml.YAMLError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def faults(config: dict[str, Any]) -> Iterator[Fault]:
+    """Unknown keys and values of a wrong type in a Serve config."""
+    yield from _faults(ServeDeploySchema, config, ())
+    for number, application in enumerate(config.get("applications") or []):
+        for place, deployment in enumerate(application.get("deployments") or []):
+            if isinstance(scaling := deployment.get("autoscaling_config"), dict):
+                path: Path = ("applications", number, "deployments", place, "autoscaling_config")
+                yield from _faults(AutoscalingConfig, scaling, path)
+
+
+def _faults(kind: type[BaseModel], value: Any, path: Path) -> Iterator[Fault]:
+    try:
+        kind.model_validate_json(json.dumps(value), strict=True, extra="forbid")
+    except ValidationError as error:
+        yield from _told(error, path)
+
+
+def _told(error: ValidationError, path: Path) -> Iterator[Fault]:
+    for fault in error.errors():
+        sentence = f"Something else is expected: {fault['msg']}."
+        if fault["type"] == "extra_forbidden":
+            sentence = f"Serve knows no key {fault['loc'][-1]} here and would drop it without a word."
+        yield (*path, *fault["loc"]), sentence
+
+
+def _application_faults(application: dict[str, Any]) -> Iterator[Fault]:
+    """What keeps an application from being built, and overrides of deployments that it does not have."""
+    try:
+        known = {deployment.name for deployment in built(application)}
+    except ValidationError as error:
+        yield from _told(error, ("args",))
+        return
+    except Exception as error:  # whatever it is, it would be raised in the cluster
+        first = str(error).partition("\n")[0]
+        yield ("import_path",), f"Serve cannot build this application: {type(error).__name__}: {first}"
+        return
+    for place, one in enumerate(application.get("deployments") or []):
+        if one.get("name") not in known:
+            sentence = f"The application has no deployment {one.get('name')}; it has {', '.join(sorted(known))}."
+            yield ("deployments", place, "name"), sentence
+
+
+def built(application: dict[str, Any]) -> list[Deployment]:
+    """The deployments that Serve makes of an application of the config, overrides not applied."""
+    module, _, name = str(application["import_path"]).replace(":", ".").rpartition(".")
+    builder = getattr(importlib.import_module(module), name)
+    bound = call_user_app_builder_with_args_if_necessary(builder, application.get("args") or {})
+    no_handle: Any = lambda *_: None  # noqa: E731  nothing is called here
+    finished = build_app(bound, name=application.get("name", "default"), make_deployment_handle=no_handle)
+    return list(finished.deployments)
+
+
+def settings_of(documents: list[Document]) -> list[Document]:
+    """The ConfigMap with the settings; a list, for it may be missing."""
+    label = ("metadata", "labels", "app.kubernetes.io/component")
+    return [document for document in of_kind(documents, "ConfigMap") if document.at(*label) == COMPONENT]
+
+
+def check_settings(documents: list[Document]) -> Iterator[Finding]:
+    """Unknown settings, values that the service refuses, and secrets."""
+    for document in settings_of(documents):
+        for name in map(str, document.mapping("data")):
+            field = Settings.model_fields.get(name.lower())
+            if field is None or name != name.upper():
+                yield document.finding(("data", name), f"The service has no setting {name}; see docs/settings.md.")
+            elif isinstance(field.default, SecretStr):
+                yield document.finding(("data", name), f"{name} is a secret, and a ConfigMap is none: use a Secret.")
+        try:
+            _tried(document)
+        except ValidationError as error:
+            for fault in error.errors():
+                path = ("data", *(str(step).upper() for step in fault["loc"][:1]))
+                yield document.finding(path, f"The service refuses this: {fault['msg']}.")
+
+
+def production_faults(document: Document) -> Iterator[Finding]:
+    """What the service refuses where it is told `prod`, and that it is told so: every other value lets all of it in."""
+    if document.at("data", "ENVIRONMENT") != "prod":
+        yield document.finding(("data", "ENVIRONMENT"), "Only with `prod` does the service refuse weak values.")
+    try:
+        refused = _tried(document).production_faults()
+    except ValidationError:
+        return  # `check_settings` tells them
+    for fault in refused:
+        name = re.match(r"\w+", fault)
+        yield document.finding(("data", name[0] if name else ""), f"prod refuses this: {fault}.")
+
+
+def _tried(document: Document) -> Settings:
+    """The settings as a pod would have them, whatever is set in the shell that checks them. ENVIRONMENT is left out:
+    with `prod` the service asks for values that are the site's, and not in git."""
+    given: dict[str, Any] = {str(name).lower(): str(value) for name, value in document.mapping("data").items()}
+    given.pop("environment", None)
+    return Settings(_env_prefix="NOT_FROM_THIS_SHELL_", **{**FROM_ELSEWHERE, **given})  # type: ignore[call-arg]

@@ -1,0 +1,57 @@
+"""All that can be found without a cluster in what one would get, and what Kubernetes' own schemas refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path as File
+from typing import Final
+
+import kubernetes_validate
+
+from manifests import application, capacity, network
+from manifests.documents import NAMES_OF_SECRETS, Document, Finding, Path
+from manifests.render import environments
+
+OLDEST: Final = "1.31"
+"""The oldest Kubernetes that the manifests are for. What a newer one says is asked of its API server: tests/cluster."""
+OWN_KINDS: Final = re.compile(r"^(?:[^./]+/)?v\d|^(?!gateway\.)[^/]+\.k8s\.io/")
+"""API versions of Kubernetes itself; those of operators have their schema in a cluster alone."""
+
+
+def check_repository(root: File) -> list[Finding]:
+    """All that is wrong in every overlay, by place. What they have in common is told once."""
+    found: dict[tuple[str, str, str], Finding] = {}
+    for documents, findings in environments(root).values():
+        for one in (*findings, *check_documents(documents)):
+            found.setdefault((one.resource, one.path, one.sentence), one)
+    return sorted(found.values())
+
+
+def check_documents(documents: list[Document]) -> list[Finding]:
+    """All that is wrong in the documents of one cluster, by place. What the schemas refuse is told alone: the other
+    checks rely on them."""
+    checks = (application.check, capacity.check, network.check)
+    return sorted(check_schemas(documents)) or sorted({finding for one in checks for finding in one(documents)})
+
+
+def check_schemas(documents: list[Document]) -> Iterator[Finding]:
+    """What the schemas of Kubernetes refuse, so that a typo is found without a cluster."""
+    for document in documents:
+        is_own = document.kind != NAMES_OF_SECRETS and OWN_KINDS.search(str(document.at("apiVersion")))
+        if is_own and (fault := _refused(json.dumps(document.body))):
+            yield document.finding(*fault)
+
+
+@cache
+def _refused(body: str) -> tuple[Path, str] | None:
+    """As text, so that what environments have in common is looked at once."""
+    try:
+        kubernetes_validate.validate(json.loads(body), OLDEST, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return tuple(error.absolute_path), f"Kubernetes {OLDEST}: {error.message[:200]}."
+    except kubernetes_validate.SchemaNotFoundError as error:
+        return (), f"{error.message}."
+    return None
