@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from benchmark.observed_service import POLL_S, frozen
+from loadtest.service import POLL_S, frozen
 from running_service import GATEWAYS, LEASE_S, MODEL, RunningService
 from service_client import CONNECTIONS, Client, until
 
