@@ -63,16 +63,18 @@ def main() -> int:
     parser.add_argument("--page", type=Path, help="also write the table between the marks of this page")
     options = parser.parse_args()
     plan = Plan(-(-options.jobs // len(options.faults)), options.seconds, options.seed)
-    started = time.time()
+    started, trials = time.time(), list[Json]()
     with temporary_folder() as folder:
         print("# drawing pictures", flush=True)
         paths = draw(folder / "pictures", PICTURES, SIZE, options.seed)
         answers = answers_one_at_a_time(folder / "pictures", WEIGHTS)
         with _service(folder) as service:
-            campaign = Campaign(service, MODEL, [*map(Picture, paths, answers)], plan)
+            pictures = [*map(Picture, paths, answers)]
             try:
-                for name in options.faults:
-                    _strike(campaign, name)
+                for fault in options.faults:
+                    print(f"# {fault}: {FAULTS[fault].title}", flush=True)
+                    trials.append(run_trial(service, MODEL, pictures, plan, fault))
+                    _show(trials[-1])
             finally:
                 record = write_record(
                     "chaos",
@@ -80,7 +82,7 @@ def main() -> int:
                     options=asdict(plan),
                     started_at=started,
                     seconds=time.time() - started,
-                    trials=campaign.trials,
+                    trials=trials,
                 )
     if options.page:
         verdict.write_page(options.page, record)
@@ -100,12 +102,10 @@ def _service(folder: Path) -> LocalService:
     return LocalService(folder, [model], environment)
 
 
-def _strike(campaign: Campaign, name: str) -> None:
-    print(f"# {name}: {FAULTS[name].title}", flush=True)
-    record = campaign.run(name)
-    for strike in record["strikes"]:
-        print(f"#   {strike['evidence']}; it held {len(strike['held'])} jobs", flush=True)
-    print(f"#   {verdict.summarise(record)}", flush=True)
+def _show(trial: Json) -> None:
+    for strike in trial["strikes"]:
+        print(f"#   {strike['evidence']}; it held {len(strike['held'])} jobs")
+    print(f"#   {verdict.summarise(trial)}", flush=True)
 
 
 @dataclass(frozen=True)
@@ -125,54 +125,44 @@ class Picture:
     reference: Json
 
 
-class Campaign:
-    """One trial per fault: a new user's load, the fault in the middle of it, and everything that was left behind.
+def run_trial(service: LocalService, model: str, pictures: Sequence[Picture], plan: Plan, fault: str) -> Json:
+    """A new user's load, the fault in the middle of it, and everything that was left behind, as plain JSON."""
+    name = f"chaos-{fault}-{uuid.uuid4().hex[:8]}"
+    replicas = {deployment: len(service.replicas(deployment)) for deployment in ("gateway", model)}
+    before = service.ledger(model)
+    with _watched(service, model) as samples, ServiceClient(service.cluster.url, service.token(name)) as client:
+        user = PersistentUser(client, model, [picture.path for picture in pictures])
+        environment = Environment(service, model, user, replicas)
+        with user.submitting(plan.jobs, plan.jobs / plan.seconds, plan.seed):
+            wait_until(lambda: len(user.accepted) >= plan.jobs // 3, SETTLED_S)
+            strikes = FAULTS[fault].strike(environment)
+        _settle(service, model)
+        ids = [job_id for job_id, _, _ in user.accepted]
+        jobs = user.read_all(ids)
+    sent = [pictures[picture] for _, picture, _ in user.accepted]
+    record = {
+        "fault": fault,
+        "user": name,
+        "strikes": [asdict(strike) for strike in strikes],
+        "accepted": user.accepted,
+        "failed": Counter(user.failures),
+        "hostile": environment.hostile,
+        "jobs": [_kept(job, picture) for job, picture in zip(jobs, sent, strict=True)],
+        "ledger_before": before,
+        "ledger_after": service.ledger(model),
+        "samples": samples,
+        "outcomes": service.rows(OUTCOMES, ids + environment.hostile),
+        "usage": [job_id for (job_id,) in service.rows(USAGE, name)],
+    }
+    trial: Json = json.loads(json.dumps(record))
+    return trial
 
-    Trials run on one service with one model, which must be whole; `trials` are their records, in plain JSON.
-    """
 
-    def __init__(self, service: LocalService, model: str, pictures: Sequence[Picture], plan: Plan) -> None:
-        self.trials: list[Json] = []
-        self._service, self._model, self._pictures, self._plan = service, model, pictures, plan
-        self._replicas = {deployment: len(service.replicas(deployment)) for deployment in ("gateway", model)}
-
-    def run(self, fault: str) -> Json:
-        """The record of one fault's trial, which is also kept."""
-        service, model, plan = self._service, self._model, self._plan
-        name = f"chaos-{fault}-{uuid.uuid4().hex[:8]}"
-        before = service.ledger(model)
-        with _watched(service, model) as samples, ServiceClient(service.cluster.url, service.token(name)) as client:
-            user = PersistentUser(client, model, [picture.path for picture in self._pictures])
-            environment = Environment(service, model, user, self._replicas)
-            with user.submitting(plan.jobs, plan.jobs / plan.seconds, plan.seed):
-                wait_until(lambda: len(user.accepted) >= plan.jobs // 3, SETTLED_S)
-                strikes = FAULTS[fault].strike(environment)
-            self._settle()
-            ids = [job_id for job_id, _, _ in user.accepted]
-            jobs = user.read_all(ids)
-        pictures = [self._pictures[picture] for _, picture, _ in user.accepted]
-        record = {
-            "fault": fault,
-            "user": name,
-            "strikes": [asdict(strike) for strike in strikes],
-            "accepted": user.accepted,
-            "failed": Counter(user.failures),
-            "hostile": environment.hostile,
-            "jobs": [_kept(job, picture) for job, picture in zip(jobs, pictures, strict=True)],
-            "ledger_before": before,
-            "ledger_after": service.ledger(model),
-            "samples": samples,
-            "outcomes": service.rows(OUTCOMES, ids + environment.hostile),
-            "usage": [job_id for (job_id,) in service.rows(USAGE, name)],
-        }
-        self.trials.append(json.loads(json.dumps(record)))
-        return self.trials[-1]
-
-    def _settle(self) -> None:
-        """Return when no job is in flight and every event is a row, or it took too long: the verdict will tell."""
-        with suppress(TimeoutError), self._service.redis() as redis:
-            wait_until(lambda: self._service.in_flight(self._model) == 0, SETTLED_S)
-            wait_until(lambda: redis.xlen(key("outbox")) == 0, SETTLED_S)
+def _settle(service: LocalService, model: str) -> None:
+    """Return when no job is in flight and every event is a row, or it took too long: the verdict will tell."""
+    with suppress(TimeoutError), service.redis() as redis:
+        wait_until(lambda: service.in_flight(model) == 0, SETTLED_S)
+        wait_until(lambda: redis.xlen(key("outbox")) == 0, SETTLED_S)
 
 
 def _kept(job: Json, picture: Picture) -> Json:

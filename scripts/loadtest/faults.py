@@ -24,8 +24,10 @@ STEADY_S = 3.0
 OUTAGE_S = 60.0
 EMPTY_MAX = 6
 REFUSED = "503"
+KILLED_REDIS = "SIGKILL and restart of the job Redis under `appendfsync {}`, with jobs waiting and claimed"
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., "list[Strike]"])
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,33 @@ class Environment:
             return [redis.hget(key("job", id=job_id), name) for job_id in ids]
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What the table of results calls it, and the function that strikes and returns when all is whole again."""
+
+    title: str
+    strike: Callable[[Environment], list[Strike]]
+
+
+FAULTS: Final[dict[str, Fault]] = {}
+"""By the name that the command line takes, in the order in which they strike."""
+
+
+def _fault(name: str, title: str, **options: str) -> Callable[[F], F]:
+    """Register a function as this fault, with these arguments beside the environment."""
+
+    def register(strike: F) -> F:
+        FAULTS[name] = Fault(title, partial(strike, **options))
+        return strike
+
+    return register
+
+
 def _wait_until(look: Callable[[], T | None]) -> T:
     return wait_until(look, PATIENCE_S)
 
 
+@_fault("model-replicas", "kill -9 of every model replica in turn, each while it holds claimed jobs")
 def _kill_model_replicas(environment: Environment) -> list[Strike]:
     strikes: list[Strike] = []
     empty = 0
@@ -157,6 +182,7 @@ def _kill_model_replica(environment: Environment, victim: int) -> Strike:
     return Strike(at, held, f"model replica {victim} is gone, another took its place")
 
 
+@_fault("gateway-replica", "kill -9 of a gateway replica whose dispatcher holds claimed jobs")
 def _kill_gateway_replica(environment: Environment) -> list[Strike]:
     # From the freeze on it is as good as dead: its leases run out.
     with environment.frozen_gateway() as (process, held, at):
@@ -166,14 +192,7 @@ def _kill_gateway_replica(environment: Environment) -> list[Strike]:
     return [Strike(at, held, f"gateway replica {process.pid} is gone, another took its place")]
 
 
-def _freeze_gateway(environment: Environment) -> list[Strike]:
-    with environment.frozen_gateway() as (process, held, at):
-        environment.wait_until_completed(held)
-        assert process.is_running(), "Serve ended the gateway before it could wake"
-    environment.wait_until_whole()
-    return [Strike(at, held, f"gateway replica {process.pid} slept until others had ended its jobs, then woke")]
-
-
+@_fault("controller", "kill -9 of the Serve controller")
 def _kill_controller(environment: Environment) -> list[Strike]:
     [victim, *_], held, at = _controllers(environment), environment.claimed(), time.time()
     victim.kill()
@@ -191,6 +210,7 @@ def _controllers(environment: Environment) -> list[psutil.Process]:
     return found
 
 
+@_fault("ray", "kill -9 of every process of the Ray node at once, then a start of the whole node")
 def _kill_ray(environment: Environment) -> list[Strike]:
     environment.pile_up()
     cluster = environment.service.cluster
@@ -208,6 +228,8 @@ def _kill_ray(environment: Environment) -> list[Strike]:
     return [Strike(at, held, f"all {len(family)} processes of the Ray node are gone, the node was started again")]
 
 
+@_fault("redis-everysec", KILLED_REDIS.format("everysec"), policy="everysec")
+@_fault("redis-always", KILLED_REDIS.format("always"), policy="always")
 def _kill_redis(environment: Environment, policy: str) -> list[Strike]:
     server = environment.service.stack.valkey
     environment.pile_up()
@@ -223,6 +245,7 @@ def _kill_redis(environment: Environment, policy: str) -> list[Strike]:
     return [Strike(at, held, f"Redis {victim} was killed under {policy}; {server.pid} read its file")]
 
 
+@_fault("redis-full", "No memory left in Redis: submits are refused, what is accepted runs to its end meanwhile")
 def _fill_redis(environment: Environment) -> list[Strike]:
     def refusals() -> int:
         return sum(reason.startswith(REFUSED) for reason in environment.user.failures)
@@ -243,6 +266,7 @@ def _fill_redis(environment: Environment) -> list[Strike]:
     return [Strike(at, held, f"{refusals() - before} submits refused; meanwhile all in flight ended")]
 
 
+@_fault("postgres", "PostgreSQL stopped for a minute, under load all the time")
 def _stop_postgres(environment: Environment) -> list[Strike]:
     server, user = environment.service.stack.postgres, environment.user
     held, at, accepted, failed = environment.claimed(), time.time(), len(user.accepted), len(user.failures)
@@ -253,6 +277,20 @@ def _stop_postgres(environment: Environment) -> list[Strike]:
     return [Strike(at, held, f"no PostgreSQL for {OUTAGE_S:g} s: {accepted} jobs accepted, {failed} submits failed")]
 
 
+@_fault(
+    "frozen-gateway",
+    "SIGSTOP of a gateway that holds claimed jobs, until others have ended them; then it wakes and goes on",
+)
+def _freeze_gateway(environment: Environment) -> list[Strike]:
+    with environment.frozen_gateway() as (process, held, at):
+        environment.wait_until_completed(held)
+        assert process.is_running(), "Serve ended the gateway before it could wake"
+    environment.wait_until_whole()
+    return [Strike(at, held, f"gateway replica {process.pid} slept until others had ended its jobs, then woke")]
+
+
+@_fault("poison", "A poison image: it kills the process that runs it, every time", act="die")
+@_fault("hang", "An image on which the forward pass never returns", act="hang")
 def _send_hostile(environment: Environment, act: str) -> list[Strike]:
     environment.pile_up()
     service, model = environment.service, environment.model
@@ -264,35 +302,3 @@ def _send_hostile(environment: Environment, act: str) -> list[Strike]:
     lost = before - service.replicas(model)
     assert lost, "no replica was lost"
     return [Strike(at, [], f"{len(lost)} of {len(before)} replicas replaced, the image's job ended FAILED")]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What the table of results calls it, and the function that strikes and returns when all is whole again."""
-
-    title: str
-    strike: Callable[[Environment], list[Strike]]
-
-
-_REDIS = "SIGKILL and restart of the job Redis under `appendfsync {}`, with jobs waiting and claimed"
-FAULTS: Final = {
-    "model-replicas": Fault(
-        "kill -9 of every model replica in turn, each while it holds claimed jobs", _kill_model_replicas
-    ),
-    "gateway-replica": Fault("kill -9 of a gateway replica whose dispatcher holds claimed jobs", _kill_gateway_replica),
-    "controller": Fault("kill -9 of the Serve controller", _kill_controller),
-    "ray": Fault("kill -9 of every process of the Ray node at once, then a start of the whole node", _kill_ray),
-    "redis-always": Fault(_REDIS.format("always"), partial(_kill_redis, policy="always")),
-    "redis-everysec": Fault(_REDIS.format("everysec"), partial(_kill_redis, policy="everysec")),
-    "redis-full": Fault(
-        "No memory left in Redis: submits are refused, what is accepted runs to its end meanwhile", _fill_redis
-    ),
-    "postgres": Fault("PostgreSQL stopped for a minute, under load all the time", _stop_postgres),
-    "frozen-gateway": Fault(
-        "SIGSTOP of a gateway that holds claimed jobs, until others have ended them; then it wakes and goes on",
-        _freeze_gateway,
-    ),
-    "hang": Fault("An image on which the forward pass never returns", partial(_send_hostile, act="hang")),
-    "poison": Fault("A poison image: it kills the process that runs it, every time", partial(_send_hostile, act="die")),
-}
-"""By the name that the command line takes, in the order in which they strike."""

@@ -74,7 +74,7 @@ def write_record(bench: str, **content: object) -> Json:
     """Write build/BENCH.json: command, revision, machine and `content`. Returns what the file holds."""
     described = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     revision = subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    command = " ".join(["make", bench, *sys.argv[1:]])
+    command = f"make {bench}" + (f" ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "")
     BUILD.mkdir(exist_ok=True)
     file = BUILD / f"{bench}.json"
     file.write_text(json.dumps({"command": command, "revision": revision, "machine": MACHINE, **content}, indent=1))
