@@ -31,6 +31,7 @@ from serve_app.settings import Settings
 from serve_app.usage.migrations import migrate
 
 SCRIPTS = Path(__file__).resolve().parents[1]
+LAPTOP = Path(serve_app.__file__).with_name("serve.yaml")
 POLL_S = 0.05
 EXPORT_DEADLINE_S = 40.0
 """Replicas push their metrics to Ray's node agent every few seconds."""
@@ -86,7 +87,7 @@ class LocalService:
 
     def _config(self) -> Path:
         """The config of `make run` with other arguments, and with Serve's own time limits of HTTP."""
-        config = yaml.safe_load(Path(serve_app.__file__).with_name("serve.yaml").read_text())
+        config = yaml.safe_load(LAPTOP.read_text())
         del config["http_options"]
         config["applications"][0]["args"] = self._args
         path = self.folder / "serve.yaml"
