@@ -1,4 +1,4 @@
-"""Clients that put load on a service: a lean one to measure rates with, and a user who never gives up."""
+"""Clients that put load on a service: a lean one to measure rates with, and a persistent user."""
 
 from __future__ import annotations
 
