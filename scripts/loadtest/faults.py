@@ -78,23 +78,6 @@ class Environment:
 
         return _wait_until(look)
 
-    def held_by_frozen_gateway(self) -> list[str]:
-        """Jobs under a valid lease that was not renewed for half of its time: living gateways do every third of it.
-
-        Empty when there is none after twice its time: then the frozen gateway holds no job.
-        """
-        lease, began = self.service.lease_seconds, time.monotonic()
-
-        def look() -> list[str]:
-            if time.monotonic() - began < lease / 2:
-                return []
-            return [job for job, left in self.service.leases(self.model).items() if 0 < left < lease / 2]
-
-        try:
-            return wait_until(look, 2 * lease)
-        except TimeoutError:
-            return []
-
     @contextmanager
     def frozen_gateway(self) -> Iterator[tuple[psutil.Process, list[str], float]]:
         """A frozen gateway whose dispatcher holds claimed jobs, those jobs, and when it was frozen."""
@@ -102,7 +85,7 @@ class Environment:
             self.pile_up()
             with frozen({victim}) as [process]:
                 at = time.time()
-                if held := self.held_by_frozen_gateway():
+                if held := self.service.held_by_frozen_gateway(self.model):
                     yield process, held, at
                     return
         raise AssertionError("no gateway held a claimed job")

@@ -135,6 +135,18 @@ class LocalService:
             claimed = redis.zrange(key("lease", model=model), 0, -1, withscores=True)
         return {job: (deadline - now) / 1000 for job, deadline in claimed}
 
+    def held_by_frozen_gateway(self, model: str) -> list[str]:
+        """Jobs under a valid lease that missed a renewal: living gateways renew theirs every third of its time.
+
+        Empty when there is none after twice its time: then the frozen gateway holds no job.
+        """
+        lease = self.lease_seconds
+        with suppress(TimeoutError):
+            return wait_until(
+                lambda: [job for job, left in self.leases(model).items() if 0 < left < lease / 3], 2 * lease
+            )
+        return []
+
     def ledger(self, model: str) -> dict[str, int]:
         """The model's counters; none is left out."""
         return asdict(self._ledger(model))

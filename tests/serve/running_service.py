@@ -22,12 +22,11 @@ PACED = "paced-words"
 HELD = "held-words"
 BATCH = 8
 GATEWAYS = 3
-LEASE_S = 6.0
 METRICS_TOKEN = "a-scraper-of-the-tests"
 ENVIRONMENT = {
     "OIDC_AUDIENCE": "sem-image-classifier",
     "METRICS_TOKEN": METRICS_TOKEN,
-    "LEASE_SECONDS": str(LEASE_S),
+    "LEASE_SECONDS": "6",
     "DECODE_TIMEOUT_S": "60",  # a decode worker that a test freezes must not be replaced meanwhile
     "RAY_metrics_report_interval_ms": "2000",
     "PYTHONPATH": script_path(TESTS, TESTS / "serve"),
