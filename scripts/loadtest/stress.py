@@ -108,19 +108,6 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
     """Defaults behind every option, and the text above as it is written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One request and, where it was polled, its job. `fault` is None for a success."""
-
-    endpoint: str
-    user: str
-    status: str
-    seconds: float
-    job_status: str = ""
-    job_seconds: float = 0.0
-    fault: str | None = None
-
-
 @dataclass
 class Tally:
     """Counts, and eight bytes for each latency, however long the run."""
@@ -135,19 +122,21 @@ class Tally:
     failures: list[str] = field(default_factory=list)
     """The first few."""
 
-    def add(self, attempt: Attempt) -> None:
-        """Count one attempt."""
-        self.counts["endpoint"][attempt.endpoint] += 1
-        self.counts["status"][attempt.status] += 1
-        self.counts["user"][attempt.user] += 1
-        self.latencies.append(attempt.seconds)
-        if attempt.job_status:
-            self.counts["job status"][attempt.job_status] += 1
-            self.job_latencies.append(attempt.job_seconds)
-        if attempt.fault is not None:
+    def add(self, endpoint: str, user: str, status: str, seconds: float, fault: str | None = None) -> None:
+        """Count one request; without a `fault` it is a success."""
+        self.counts["endpoint"][endpoint] += 1
+        self.counts["status"][status] += 1
+        self.counts["user"][user] += 1
+        self.latencies.append(seconds)
+        if fault is not None:
             self.failed += 1
             if len(self.failures) < FAILURES_SHOWN:
-                self.failures.append(f"{attempt.endpoint} by {attempt.user}: {attempt.fault}")
+                self.failures.append(f"{endpoint} by {user}: {fault}")
+
+    def add_job(self, status: str, seconds: float) -> None:
+        """Count how the job of a request ended, and after how long."""
+        self.counts["job status"][status] += 1
+        self.job_latencies.append(seconds)
 
     def report(self) -> str:
         """The whole summary."""
@@ -233,24 +222,23 @@ class Stress:
             body = {"json": {"job_id": str(uuid.uuid4())}}
             if endpoint == "inference":
                 body = self._plan.bodies[number % len(self._plan.bodies)]
-            self.tally.add(await self._attempt(http, endpoint, user, body))
+            await self._attempt(http, endpoint, user, body)
 
-    async def _attempt(self, http: httpx2.AsyncClient, endpoint: str, user: str, body: dict[str, Any]) -> Attempt:
-        began = time.perf_counter()
+    async def _attempt(self, http: httpx2.AsyncClient, endpoint: str, user: str, body: dict[str, Any]) -> None:
+        began, fault = time.perf_counter(), None
         try:
             answer = await self._send(http, endpoint, user, body)
             seconds = time.perf_counter() - began
             status = str(answer.status_code)
             if answer.status_code >= 400:
-                return Attempt(endpoint, user, status, seconds, fault=f"{status} {answer.text[:FAULT_SHOWN]}")
-            if endpoint != "inference" or not self._plan.poll:
-                return Attempt(endpoint, user, status, seconds)
-            job = await self._poll(http, user, str(answer.json()["job_id"]))
+                fault = f"{status} {answer.text[:FAULT_SHOWN]}"
+            elif endpoint == "inference" and self._plan.poll:
+                job = await self._poll(http, user, str(answer.json()["job_id"]))
+                self.tally.add_job(job, time.perf_counter() - began)
+                fault = None if job == "COMPLETED" else f"its job ended {job}"
         except (httpx2.HTTPError, TimeoutError, ValueError, KeyError) as error:
-            seconds = time.perf_counter() - began
-            return Attempt(endpoint, user, type(error).__name__, seconds, fault=_say(error))
-        fault = None if job == "COMPLETED" else f"its job ended {job}"
-        return Attempt(endpoint, user, status, seconds, job, time.perf_counter() - began, fault)
+            status, seconds, fault = type(error).__name__, time.perf_counter() - began, _say(error)
+        self.tally.add(endpoint, user, status, seconds, fault)
 
     async def _poll(self, http: httpx2.AsyncClient, user: str, job_id: str) -> str:
         """The status that the job ended with, or POLL_TIMEOUT."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from loadtest.figures import percentile
-from loadtest.stress import FAILURES_SHOWN, SAMPLES, Attempt, Tally, read_plan
+from loadtest.stress import FAILURES_SHOWN, SAMPLES, Tally, read_plan
 
 from serve_app.contracts import Json
 
@@ -21,8 +21,9 @@ def test_percentiles_are_by_nearest_rank() -> None:
 def test_the_summary_has_every_section() -> None:
     tally = Tally(seconds=2.0)
     for number in range(10):
-        tally.add(Attempt("inference", "alice", "200", (number + 1) / 1000, "COMPLETED", 1.5))
-    tally.add(Attempt("status", "bob", "503", 0.5, fault="503 queue-full"))
+        tally.add("inference", "alice", "200", (number + 1) / 1000)
+        tally.add_job("COMPLETED", 1.5)
+    tally.add("status", "bob", "503", 0.5, "503 queue-full")
     assert tally.report() == "\n".join(
         [
             "Stress test complete",
@@ -66,7 +67,7 @@ def test_the_summary_has_every_section() -> None:
 def test_only_the_first_failures_are_kept() -> None:
     tally = Tally(seconds=1.0)
     for number in range(100):
-        tally.add(Attempt("status", "bob", "500", 0.1, fault=str(number)))
+        tally.add("status", "bob", "500", 0.1, str(number))
     assert (tally.failed, len(tally.failures)) == (100, FAILURES_SHOWN)
     assert "Sample failures (8 of 100)" in tally.report()
 
