@@ -125,20 +125,24 @@ def check(arguments: List[str]) -> None:
 
 def bench(arguments: List[str]) -> None:
     """Measure the service against its targets."""
-    ensure(dev=True)
-    become("python", "scripts/bench.py", *arguments)
+    load_test("bench", arguments)
 
 
 def bench_usage(arguments: List[str]) -> None:
     """Measure the usage report over ten million generated rows (about 10 minutes, 6 GB of disk)."""
-    ensure(dev=True)
-    become("python", "scripts/usage_bench.py", *arguments)
+    load_test("bench_usage", arguments)
 
 
 def chaos(arguments: List[str]) -> None:
     """Kill, freeze, fill and stop one part after the other under load: is anything lost? (about 15 minutes)"""
+    load_test("chaos", arguments)
+
+
+def load_test(name: str, arguments: List[str]) -> NoReturn:
+    """Run a module of scripts/loadtest, on the code of this checkout."""
     ensure(dev=True)
-    become("python", "scripts/chaos.py", *arguments)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "scripts")])
+    become("python", "-m", "loadtest." + name, *arguments)
 
 
 def cluster(arguments: List[str]) -> None:

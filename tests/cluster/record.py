@@ -8,8 +8,8 @@ import sys
 import time
 import tomllib
 
-from benchmark.figures import TARGETS, Figure
 from load import Account, Load, as_record
+from loadtest.figures import TARGETS, Figure
 from real_cluster import ROOT, Json
 
 FILE = ROOT / "build" / "test-cluster.json"

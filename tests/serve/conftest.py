@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from benchmark.one_at_a_time import answers_one_at_a_time
 from collector import Collector, listening_collector
+from loadtest.bare import answers_one_at_a_time
 from pictures import encode, texture
 from redis import Redis
 from running_service import BATCH, HELD, MODEL, PACED, WORDS, RunningService
@@ -102,10 +102,17 @@ async def client(service: RunningService) -> AsyncIterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def references(servers_folder: Path, pictures: list[bytes]) -> list[Json]:
-    """What the model answers to each picture when it gets one at a time, without service, queue or batch."""
+def picture_files(servers_folder: Path, pictures: list[bytes]) -> list[Path]:
+    """The pictures as files, in a folder of their own."""
     folder = servers_folder / "pictures"
     folder.mkdir()
-    for number, picture in enumerate(pictures):
-        (folder / f"{number:03}.jpg").write_bytes(picture)
-    return answers_one_at_a_time(folder, WEIGHTS)
+    paths = [folder / f"{number:03}.jpg" for number in range(len(pictures))]
+    for path, picture in zip(paths, pictures, strict=True):
+        path.write_bytes(picture)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def references(picture_files: list[Path]) -> list[Json]:
+    """What the model answers to each picture when it gets one at a time, without service, queue or batch."""
+    return answers_one_at_a_time(picture_files[0].parent, WEIGHTS)

@@ -9,35 +9,31 @@ from typing import Any
 
 import httpx2
 import yaml
-from benchmark.local_service import UNHURRIED
-from benchmark.observed_service import ObservedService
 from leaks import log_files
+from loadtest.service import LocalService, script_path
 
-import serve_app
 from serve_app.contracts import Json
 from serve_app.local.state import password
 
 TESTS = Path(__file__).resolve().parents[1]
-LAPTOP = Path(serve_app.__file__).with_name("serve.yaml")
 MODEL = "sem-classifier"
 WORDS = "words"
 PACED = "paced-words"
 HELD = "held-words"
 BATCH = 8
 GATEWAYS = 3
-LEASE_S = 6.0
 METRICS_TOKEN = "a-scraper-of-the-tests"
 ENVIRONMENT = {
     "OIDC_AUDIENCE": "sem-image-classifier",
     "METRICS_TOKEN": METRICS_TOKEN,
-    "LEASE_SECONDS": str(LEASE_S),
+    "LEASE_SECONDS": "6",
     "DECODE_TIMEOUT_S": "60",  # a decode worker that a test freezes must not be replaced meanwhile
-    **UNHURRIED,
     "RAY_metrics_report_interval_ms": "2000",
+    "PYTHONPATH": script_path(TESTS, TESTS / "serve"),
 }
 
 
-class RunningService(ObservedService):
+class RunningService(LocalService):
     """A context manager; `models` are the blocks of its Serve config, `environment` what its replicas see beside."""
 
     def __init__(
@@ -49,14 +45,7 @@ class RunningService(ObservedService):
         gateways: int = GATEWAYS,
         haproxy: bool = False,
     ) -> None:
-        super().__init__(
-            folder,
-            {"gateway_replicas": gateways, "gateway_cpus": 0.1, "models": list(models)},
-            {**ENVIRONMENT, **environment},
-            options={"logging_config": yaml.safe_load(LAPTOP.read_text())["logging_config"]},
-            python_path=[TESTS, TESTS / "serve"],
-            haproxy=haproxy,
-        )
+        super().__init__(folder, models, {**ENVIRONMENT, **environment}, gateways=gateways, haproxy=haproxy)
         self.tokens: list[str] = []
         """Every token that was made for a test: no log may hold one."""
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
-from benchmark.observed_service import POLL_S
+from loadtest.service import POLL_S
 from running_service import RunningService
 
 from serve_app.contracts import Json

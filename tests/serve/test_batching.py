@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from benchmark.observed_service import frozen
-from benchmark.scrape import batches
+from loadtest.service import frozen
 from running_service import BATCH, MODEL, RunningService
 from service_client import Client, recorded_once
 
@@ -14,7 +13,7 @@ from serve_app.contracts import Json
 async def test_a_burst_runs_in_batches_and_every_score_is_that_of_the_image_alone(
     service: RunningService, client: Client, pictures: list[bytes], references: list[Json]
 ) -> None:
-    before = await batches(service.cluster, MODEL)
+    batches_before, items_before = service.batches(MODEL)
     with frozen(service.replicas(MODEL)):  # how full batches get must not depend on how fast this machine submits
         ids = await client.submit_all(pictures)
     jobs = await client.wait(ids)
@@ -26,6 +25,6 @@ async def test_a_burst_runs_in_batches_and_every_score_is_that_of_the_image_alon
         assert job["result"]["all_scores"] == pytest.approx(reference["all_scores"], abs=1e-4)
     await recorded_once(service, client, ids)
 
-    after = await batches(service.cluster, MODEL, at_least=before.items + len(ids))
-    mean = (after.items - before.items) / (after.count - before.count)
-    assert mean >= 0.5 * BATCH, f"{after.count - before.count} batches, {mean} images each"
+    batches, items = service.batches(MODEL, at_least=items_before + len(ids))
+    mean = (items - items_before) / (batches - batches_before)
+    assert mean >= 0.5 * BATCH, f"{batches - batches_before} batches, {mean} images each"

@@ -6,8 +6,7 @@ import asyncio
 import time
 
 import httpx2
-from benchmark.observed_service import POLL_S
-from benchmark.scrape import EXPORT_DEADLINE_S, exported
+from loadtest.service import EXPORT_DEADLINE_S, POLL_S
 from monitoring import METRIC, dashboard_expressions, rules
 from running_service import METRICS_TOKEN, RunningService
 from service_client import Client, connected
@@ -45,5 +44,5 @@ async def _shown(service: RunningService) -> set[str]:
     headers = {"Authorization": f"Bearer {METRICS_TOKEN}"}
     async with httpx2.AsyncClient(trust_env=False) as http:
         page = (await http.get(f"{service.cluster.url}/metrics", headers=headers)).raise_for_status().text
-    lines = [*page.splitlines(), *await exported(service.cluster)]
+    lines = [*page.splitlines(), *service.exported()]
     return {name for line in lines for name in METRIC.findall(line.partition("{")[0])}

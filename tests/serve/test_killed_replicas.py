@@ -7,8 +7,8 @@ import time
 
 import psutil
 import pytest
-from benchmark.observed_service import POLL_S, frozen
-from running_service import GATEWAYS, LEASE_S, MODEL, RunningService
+from loadtest.service import frozen
+from running_service import GATEWAYS, MODEL, RunningService
 from service_client import CONNECTIONS, Client, until
 
 from serve_app.contracts import Json
@@ -53,7 +53,7 @@ async def test_a_killed_gateway_replica_costs_no_job(
         for gateway in sorted(service.replicas("gateway")):  # one of them may have claimed all there was to claim
             with frozen({gateway}) as [victim]:
                 submitting.append(asyncio.create_task(client.submit_all(waiting.pop(0))))
-                if held := await _held_by_a_frozen_gateway(service):
+                if held := set(await asyncio.to_thread(service.held_by_frozen_gateway, MODEL)):
                     victim.kill()
                     break
         assert held
@@ -77,19 +77,6 @@ def _held_by_the_one_that_cannot_decode(service: RunningService) -> set[str]:
         return set()
     time.sleep(STEADY_S)
     return claimed if (service.ledger(MODEL), set(service.leases(MODEL))) == (ended, claimed) else set()
-
-
-async def _held_by_a_frozen_gateway(service: RunningService) -> set[str]:
-    """Jobs under a lease that is valid and missed a renewal: those of living gateways are renewed every third of it.
-
-    Empty when no such lease shows in twice its time: then the frozen gateway holds none.
-    """
-    deadline = time.monotonic() + 2 * LEASE_S
-    while time.monotonic() < deadline:
-        if held := {job for job, left in service.leases(MODEL).items() if 0 < left < LEASE_S / 3}:
-            return held
-        await asyncio.sleep(POLL_S)
-    return set()
 
 
 async def _ended_once(

@@ -6,8 +6,7 @@ import asyncio
 import re
 import time
 
-from benchmark.observed_service import frozen
-from benchmark.scrape import exported
+from loadtest.service import frozen
 from running_service import METRICS_TOKEN, MODEL, RunningService
 from service_client import Client, recorded_once, until
 
@@ -41,7 +40,7 @@ async def _measured(service: RunningService, client: Client, at_least: int) -> N
     assert float(waiting) >= at_least
     breaker = re.compile(rf'^ray_gateway_breaker_open\{{.*model="{MODEL}".*\}} ([0-9.]+)$', re.MULTILINE)
     deadline = time.monotonic() + METRICS_S
-    while not (breakers := breaker.findall("\n".join(await exported(service.cluster)))):
+    while not (breakers := breaker.findall("\n".join(service.exported()))):
         assert time.monotonic() < deadline, "no gateway has told of its breakers"
         await asyncio.sleep(0.5)
     assert set(map(float, breakers)) == {0.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from benchmark.observed_service import frozen
+from loadtest.service import frozen
 from running_service import GATEWAYS, HELD, RunningService
 from service_client import Client, connected, until
 

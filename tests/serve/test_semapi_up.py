@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx2
 import psutil
 import yaml
-from running_service import LAPTOP, TESTS, WORDS
+from loadtest.service import LAPTOP
+from running_service import TESTS, WORDS
 
 BACK_S = 60
 MODEL = {"name": WORDS, "implementation": "toy_model:WordStatistics", "num_cpus": 0.1}

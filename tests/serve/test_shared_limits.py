@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from typing import Final
 
-from benchmark.scrape import EXPORT_DEADLINE_S, exported
+from loadtest.service import EXPORT_DEADLINE_S
 from running_service import GATEWAYS, RunningService
 from service_client import CONNECTIONS, Client, connected, until
 
@@ -65,6 +65,6 @@ async def _counted(service: RunningService, refused: int) -> None:
     """Their counters together tell how many the limiter refused, and by which limit."""
     row = re.compile(r'^ray_gateway_limited_total\{(?=.*asked="read")(?=.*limit="user").*\} ([0-9.]+)$', re.MULTILINE)
     deadline = time.monotonic() + EXPORT_DEADLINE_S
-    while sum(map(float, row.findall("\n".join(await exported(service.cluster))))) != refused:
+    while sum(map(float, row.findall("\n".join(service.exported())))) != refused:
         assert time.monotonic() < deadline, "the refusals are not counted"
         await asyncio.sleep(0.5)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
-from benchmark.observed_service import frozen
+from loadtest.service import frozen
 from running_service import MODEL, WORDS, RunningService
 from service_client import Client, connected, until
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from load.tally import FAILURES_SHOWN, Attempt, Tally, percentile
-from stress_test_api import SAMPLES, read_plan
+from loadtest.figures import percentile
+from loadtest.stress import FAILURES_SHOWN, SAMPLES, Tally, read_plan
+
+from serve_app.contracts import Json
 
 
 def test_percentiles_are_by_nearest_rank() -> None:
@@ -17,8 +21,9 @@ def test_percentiles_are_by_nearest_rank() -> None:
 def test_the_summary_has_every_section() -> None:
     tally = Tally(seconds=2.0)
     for number in range(10):
-        tally.add(Attempt("inference", "alice", "200", (number + 1) / 1000, "COMPLETED", 1.5))
-    tally.add(Attempt("status", "bob", "503", 0.5, fault="503 queue-full"))
+        tally.add("inference", "alice", "200", (number + 1) / 1000)
+        tally.add_job("COMPLETED", 1.5)
+    tally.add("status", "bob", "503", 0.5, "503 queue-full")
     assert tally.report() == "\n".join(
         [
             "Stress test complete",
@@ -62,7 +67,7 @@ def test_the_summary_has_every_section() -> None:
 def test_only_the_first_failures_are_kept() -> None:
     tally = Tally(seconds=1.0)
     for number in range(100):
-        tally.add(Attempt("status", "bob", "500", 0.1, fault=str(number)))
+        tally.add("status", "bob", "500", 0.1, str(number))
     assert (tally.failed, len(tally.failures)) == (100, FAILURES_SHOWN)
     assert "Sample failures (8 of 100)" in tally.report()
 
@@ -71,25 +76,30 @@ def test_without_options_the_plan_is_the_source_systems() -> None:
     plan = read_plan([])
     assert (plan.base_url, plan.token_url) == ("http://localhost:8080", "http://localhost:18080/default/token")
     assert (plan.users, plan.requests, plan.concurrency) == (["alice", "bob", "charlie"], 30, 5)
-    assert (plan.mode, plan.poll, plan.timeout_s) == ("mixed", False, 30.0)
-    assert plan.pictures == sorted(SAMPLES.glob("*.jpg"))
+    assert (plan.mode, plan.poll, plan.timeout) == ("mixed", False, 30.0)
+    assert plan.bodies == [upload(path) for path in sorted(SAMPLES.glob("*.jpg"))]
 
 
 def test_files_and_addresses_are_used_in_turns() -> None:
     file = str(SAMPLES / "tips.jpg")
     plan = read_plan(["--image", file, "--image-url", "http://x/a", "--image", file, "--image-url", "http://x/b"])
-    assert plan.pictures == [SAMPLES / "tips.jpg"] * 2 + ["http://x/a", "http://x/b"]
+    urls = [{"json": {"image_url": url}} for url in ("http://x/a", "http://x/b")]
+    assert plan.bodies == [upload(SAMPLES / "tips.jpg")] * 2 + urls
+
+
+def upload(path: Path) -> Json:
+    return {"files": {"image": (path.name, path.read_bytes())}}
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (["--requests", "0"], "must be 1 to 1000000"),
-        (["--requests", "many"], "invalid number value: 'many'"),
+        (["--requests", "many"], "invalid int value: 'many'"),
         (["--concurrency", "1001"], "must be 1 to 1000"),
         (["--timeout", "nan"], "must be 0.001 to 600.0"),
         (["--users", " , "], "--users names nobody"),
-        (["--image", "nowhere.png"], "no such file: nowhere.png"),
+        (["--image", "nowhere.png"], "nowhere.png cannot be read: No such file"),
         (["--mode", "chaos"], "invalid choice"),
     ],
 )

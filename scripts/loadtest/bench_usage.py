@@ -13,25 +13,19 @@ import json
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
-from pathlib import Path
 from uuid import uuid4
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+import psycopg
 
-import psycopg  # noqa: E402  the checkout's own modules come first
-from benchmark import figures  # noqa: E402
-from benchmark.origin import origin  # noqa: E402
+from loadtest.figures import BUILD, figures, report, write_record
+from loadtest.service import SCRIPTS, temporary_folder
+from serve_app.local.postgres import Postgres
+from serve_app.usage.database import Database
+from serve_app.usage.entries import Row
+from serve_app.usage.migrations import migrate
 
-from serve_app.local.postgres import Postgres  # noqa: E402
-from serve_app.usage.database import Database  # noqa: E402
-from serve_app.usage.entries import Row  # noqa: E402
-from serve_app.usage.migrations import migrate  # noqa: E402
-
-BUILD = ROOT / "build"
 CHUNK = 250_000
 BATCH = 500
 BATCHES = 40
@@ -69,11 +63,9 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--repetitions", type=int, default=3)
     options = parser.parse_args()
-    BUILD.mkdir(exist_ok=True)
     raw: dict[str, list[float]] = defaultdict(list)
-    with tempfile.TemporaryDirectory(prefix="semapi-bench-") as folder:
-        Path(folder).chmod(0o711)
-        server = Postgres(Path(folder) / "postgres")
+    with temporary_folder() as folder:
+        server = Postgres(folder / "postgres")
         server.start()
         try:
             migrate(server.url)
@@ -85,11 +77,8 @@ def main() -> int:
         finally:
             server.stop()
     units = "as the name's end says; usage_batch_per_plain is a ratio"
-    document = {**origin("make bench-usage"), "options": vars(options), "units": units, "figures": raw}
-    (BUILD / "bench-usage.json").write_text(json.dumps(document, indent=1))
-    found = figures.figures(raw, bench="bench-usage")
-    print(*(figure.spread for figure in found), *(figure.line for figure in found), sep="\n")
-    return int(any(figure.is_short for figure in found))
+    record = write_record("bench-usage", options=vars(options), units=units, figures=raw)
+    return report(figures(record["figures"], "bench-usage"))
 
 
 def _fill(url: str, rows: int) -> float:
@@ -108,8 +97,9 @@ def _fill(url: str, rows: int) -> float:
 
 def _measure_report(url: str, raw: dict[str, list[float]]) -> None:
     """The HTML report of all rows by the script that people run, in a process of its own."""
+    BUILD.mkdir(exist_ok=True)
     page = BUILD / "bench-usage.html"
-    command = [sys.executable, str(ROOT / "scripts" / "usage_report.py"), "report", "--until", "2027-01-01"]
+    command = [sys.executable, str(SCRIPTS / "usage_report.py"), "report", "--until", "2027-01-01"]
     started = time.monotonic()
     subprocess.run([*command, "--dsn", url, "--output", str(page)], check=True, timeout=600)
     raw["usage_report_s"].append(time.monotonic() - started)

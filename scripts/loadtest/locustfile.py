@@ -2,8 +2,8 @@
 
 Two ways to put load on a service, chosen by name on the command line:
 
-    locust -f scripts/load/locustfile.py --headless -t 30s -u 4 Closed    so many scientists, each waits for its answer
-    locust -f scripts/load/locustfile.py --headless -t 30s -u 1 Open      so many pictures a second, whatever it takes
+    locust -f scripts/loadtest/locustfile.py --headless -t 30s -u 4 Closed    so many scientists who wait for answers
+    locust -f scripts/loadtest/locustfile.py --headless -t 30s -u 1 Open      so many pictures a second, come what may
 
 A closed load slows down with the service and hides how long people would wait; an open one keeps coming, as a
 microscope does. TOKEN is an access token; without it the development issuer at TOKEN_URL makes one for each user.
@@ -40,8 +40,8 @@ class Scientist(HttpUser):
 
     def on_start(self) -> None:
         """Sign in."""
-        user = f"locust-{next(numbers)}"
-        self.client.headers["Authorization"] = f"Bearer {os.environ.get('TOKEN') or development_token(user)}"
+        token = os.environ.get("TOKEN") or development_token(f"locust-{next(numbers)}")
+        self.client.headers["Authorization"] = f"Bearer {token}"
 
     def classify(self) -> None:
         """One picture, from its upload to the end of its job."""
@@ -50,8 +50,7 @@ class Scientist(HttpUser):
         if answer.status_code != 202:
             return  # Locust has counted it
         status = self.wait_for(f"/api/v1/jobs/{answer.json()['job_id']}")
-        fault = None if status == "COMPLETED" else RuntimeError(f"the job ended {status}")
-        tell("job", (time.monotonic() - began) * 1000, fault)
+        record("job", time.monotonic() - began, None if status == "COMPLETED" else f"the job ended {status}")
 
     def wait_for(self, path: str) -> str:
         """The status that the job ended with, or the last one seen."""
@@ -93,23 +92,17 @@ class Open(Scientist):
         if self.under_way.free_count() > 0:
             self.under_way.spawn(self.classify)
         else:
-            tell("arrival", 0, RuntimeError(f"{UNDER_WAY_MAX} pictures are under way"))
+            record("arrival", 0, f"{UNDER_WAY_MAX} pictures are under way")
 
     def on_stop(self) -> None:
         """What is under way is no figure any more."""
         self.under_way.kill()
 
 
-def tell(name: str, milliseconds: float, fault: Exception | None) -> None:
+def record(name: str, seconds: float, fault: str | None) -> None:
     """A figure of our own among Locust's."""
-    events.request.fire(
-        request_type="JOB",
-        name=name,
-        response_time=milliseconds,
-        response_length=0,
-        exception=fault,
-        context={},
-    )
+    figure = {"request_type": "JOB", "name": name, "response_time": seconds * 1000, "response_length": 0, "context": {}}
+    events.request.fire(**figure, exception=RuntimeError(fault) if fault else None)
 
 
 def development_token(user: str) -> str:

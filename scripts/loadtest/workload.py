@@ -1,0 +1,104 @@
+"""What the measurements send and serve: drawn micrographs, a classifier with random weights, and misbehaving ones."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from serve_app.models.contract import Prepared
+from serve_app.models.sem_classifier import ClassifierParams, Recipe, SemClassifier
+
+RANDOM_MODEL = "bench/vit-base-patch32-random"
+SEED = 20261120
+SMALL_QUALITY = 75
+"""Makes 64 kB of the small picture."""
+
+
+def draw(folder: Path, count: int, size: tuple[int, int], seed: int = SEED) -> list[Path]:
+    """So many JPEG files of all ten classes in turns; those that are there already stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:04}.jpg" for number in range(count)]
+    for number, path in enumerate(paths):
+        if not path.exists():
+            _picture(number, size, seed).save(path, quality=90)
+    return paths
+
+
+def small_jpeg() -> bytes:
+    """One picture of 64 kB."""
+    buffer = io.BytesIO()
+    _picture(0, (640, 480), SEED).save(buffer, "JPEG", quality=SMALL_QUALITY)
+    return buffer.getvalue()
+
+
+def _picture(number: int, size: tuple[int, int], seed: int) -> Image.Image:
+    # Gateways import this module for the models' parameters, and their memory is measured.
+    from sem_textures.dataset import LABELS, render
+    from sem_textures.microscope import HELD_OUT
+
+    return render(LABELS[number % len(LABELS)], np.random.default_rng((seed, number)), HELD_OUT, size)
+
+
+def random_snapshot(cache: Path) -> Path:
+    """A snapshot of RANDOM_MODEL, a ViT-B/32 with random weights, in the layout of the Hugging Face cache."""
+    organisation, name = RANDOM_MODEL.split("/")
+    folder = cache / f"models--{organisation}--{name}" / "snapshots" / "random"
+    if not (folder / "model.safetensors").exists():
+        import torch
+        from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+        torch.manual_seed(SEED)
+        labels = {number: f"class_{number}" for number in range(10)}
+        config = ViTConfig(patch_size=32, id2label=labels, label2id={label: n for n, label in labels.items()})
+        ViTForImageClassification(config).save_pretrained(folder)
+        ViTImageProcessorPil().save_pretrained(folder)
+    return folder
+
+
+class Act(ClassifierParams):
+    """What the forward pass does beside classifying."""
+
+    act: Literal["none", "die", "hang"] = "none"
+
+
+class ActingClassifier(SemClassifier):
+    """The served classifier, which on request does what no model should: kill its process, or never return."""
+
+    Params = Act
+
+    @staticmethod
+    def preprocess(data: bytes | None, params: Any, recipe: Recipe) -> Prepared:
+        prepared = SemClassifier.preprocess(data, params, recipe)
+        return Prepared((params.act, prepared.item), prepared.notes)
+
+    def forward(self, items: Sequence[Any]) -> list[NDArray[np.float64]]:
+        for act, _ in items:
+            if act == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if act == "hang":
+                threading.Event().wait()
+        return super().forward([pixels for _, pixels in items])
+
+    def warm_up_input(self) -> tuple[bytes, Any]:
+        return super().warm_up_input()[0], Act()
+
+
+class Hang(Act):
+    """Hangs unless it is told otherwise."""
+
+    act: Literal["none", "die", "hang"] = "hang"
+
+
+class Sleeper(ActingClassifier):
+    """Takes jobs and computes nothing, so that accepting can be measured beside an idle model."""
+
+    Params = Hang
