@@ -23,6 +23,7 @@ DEADLINE_S = 420.0
 MODULE = "github.com/ray-project/kuberay/ray-operator"
 """scripts/node/operator/go.mod has its version."""
 IMAGE = "localhost/kuberay-operator"
+METRICS = [{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--enable-metrics"}]
 
 
 def namespace(work: Work) -> str:
@@ -77,7 +78,9 @@ def _install_module(work: Work) -> str:
 
 
 def _write_kustomization(work: Work, folder: Path, version: str, space: str) -> None:
-    """The module's manifests with our namespace and image, and with the label of helm's pods: policies choose by it."""
+    """The module's manifests with our namespace and image, and what helm's have: the label that policies choose by, and
+    the metrics that alerts ask for.
+    """
     made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space}}
     work.run.write(folder / "namespace.yaml", json.dumps(made))
     kustomization = {
@@ -87,6 +90,7 @@ def _write_kustomization(work: Work, folder: Path, version: str, space: str) -> 
         "resources": ["namespace.yaml", "config/default"],
         "labels": [{"pairs": {"app.kubernetes.io/name": RELEASE}, "includeSelectors": True}],
         "images": [{"name": "quay.io/kuberay/operator", "newName": IMAGE, "newTag": f"v{version}"}],
+        "patches": [{"target": {"kind": "Deployment"}, "patch": json.dumps(METRICS)}],
     }
     work.run.write(folder / "kustomization.yaml", json.dumps(kustomization, indent=2) + "\n")
 
