@@ -159,8 +159,9 @@ class RealCluster:
         return self.inside_pod(self.object("pod", "edge", f"--namespace={EDGE_SPACE}"), *command)
 
     def inside_pod(self, pod: Json, *command: str) -> list[str]:
-        """The command in the network namespace of a pod."""
-        return ["nsenter", f"--net=/proc/{self.processes(pod)[0]}/ns/net", *command]
+        """The command in the network namespace of a pod, by its first process that is no zombie."""
+        networks = (Path(f"/proc/{process}/ns/net") for process in sorted(self.processes(pod)))
+        return ["nsenter", f"--net={next(path for path in networks if path.exists())}", *command]
 
     def service_url(self) -> str:
         """Where clients inside the node reach the service."""
