@@ -7,7 +7,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +15,12 @@ import traefik
 from load import PICTURES, Load
 from real_cluster import Json, RealCluster, wait
 from record import Record
+from test_burst import work_stopped
 from traefik import Edge
 
 from serve_app.gateway.live.stream import PING_S, RECONNECT_MS
 from serve_app.settings import Settings
 
-MODEL: Final = "sem-classification"
 STREAM_S: Final = 600.0
 VERSIONS: Final = ("--http1.1", "--http2")
 RATE: Final = "800k"
@@ -63,7 +62,7 @@ def edge(program: Path, service: RealCluster) -> Iterator[Edge]:
 def streams(edge: Edge) -> Iterator[list[Stream]]:
     """Streams of the events of one waiting job, by both versions of HTTP. They last while other tests run."""
     token = edge.token("follower")
-    with _work_stopped(edge):
+    with work_stopped(edge):
         job_id = _submit(edge, token)
         assert edge.in_redis(OUT_OF_TURN, job_id) == 1
     opened = [Stream(edge, version, job_id, token) for version in VERSIONS]
@@ -164,17 +163,6 @@ def test_streams_of_ten_minutes(edge: Edge, streams: list[Stream]) -> None:
         assert set(one.ends) == {0}
         assert len(one.ends) >= STREAM_S // Settings().stream_max_s
         assert one.silent_s < PING_S + EVENT_S
-
-
-@contextmanager
-def _work_stopped(edge: Edge) -> Iterator[None]:
-    """No model begins a job as long as the block lasts."""
-    token, stop = edge.token("edge-admin", "--admin"), {"message": "a test", "what": "work", "model": MODEL}
-    edge.curl(token, "/api/v1/admin/stops", "--json", json.dumps(stop))
-    try:
-        yield
-    finally:
-        edge.curl(token, f"/api/v1/admin/stops/work:{MODEL}", "--request", "DELETE")
 
 
 def _submit(edge: Edge, token: str) -> str:
