@@ -37,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="only the half hour of steady load, on two nodes")
     parser.addoption("--context", default=CONTEXT, help=f"name of the cluster, here-… ({CONTEXT})")
     parser.addoption("--keep", action="store_true", help="leave the cluster there, and go on with what is there")
+    parser.addoption("--edge", action="store_true", help="build the edge of other people's make, unless it is built")
 
 
 def pytest_configure(config: pytest.Config) -> None:
