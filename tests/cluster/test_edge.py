@@ -1,4 +1,4 @@
-"""Through an edge of other people's make: a large and slow upload, a stream of ten minutes, a release under load."""
+"""Through an edge of other people's make: a large and slow upload, and streams of ten minutes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Final
 
 import pytest
 import traefik
-from load import PICTURES, Load
+from load import PICTURES
 from real_cluster import Json, RealCluster, wait
-from record import Record
 from test_burst import work_stopped
 from traefik import Edge
 
@@ -60,7 +59,7 @@ def edge(program: Path, service: RealCluster) -> Iterator[Edge]:
 
 @pytest.fixture(scope="module")
 def streams(edge: Edge) -> Iterator[list[Stream]]:
-    """Streams of the events of one waiting job, by both versions of HTTP. They last while other tests run."""
+    """Streams of the events of one waiting job, by both versions of HTTP. They last while the upload runs."""
     token = edge.token("follower")
     with work_stopped(edge):
         job_id = _submit(edge, token)
@@ -140,17 +139,6 @@ def test_a_slow_upload_of_64_mib(edge: Edge) -> None:
         return dict(found["counts"])
 
     assert wait(ended, BATCH_S, "the batch has not ended")["completed"] == 2
-
-
-def test_restart(edge: Edge, cluster: RealCluster, streams: list[Stream], record: Record) -> None:
-    """Beside the streams, which go on at another gateway."""
-    before = cluster.active()
-    with Load(edge, "restart-behind-an-edge") as load:
-        cluster.run("restart", "service")
-        cluster.wait_until_alone()
-    assert cluster.active() != before
-    account = record.settled(load, slowest="cluster_slowest_release_s")
-    record.measured(cluster_broken_in_order=account.broken)
 
 
 def test_streams_of_ten_minutes(edge: Edge, streams: list[Stream]) -> None:
