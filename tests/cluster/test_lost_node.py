@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from load import Load
-from real_cluster import Json, RealCluster, is_ready, wait
+from real_cluster import WORKERS, Json, RealCluster, is_ready, wait
 from record import Record
 
 pytestmark = pytest.mark.pairs
@@ -20,8 +20,20 @@ def second(cluster: RealCluster) -> Json:
     stores = {pod["spec"]["nodeName"] for pod in map(cluster.server, ("redis", "ray-redis", "postgres"))}
     spare = [node for node in cluster.objects("nodes") if node["metadata"]["name"] not in stores]
     assert len(spare) == 1
+    if not _workers_on(cluster, spare[0]):
+        _move_half(cluster, *stores)
     assert _workers_on(cluster, spare[0])
     return spare[0]
+
+
+def _move_half(cluster: RealCluster, away_from: str) -> None:
+    """Make one of the gateways and one of the models anew on another node."""
+    cluster.kubectl("cordon", away_from)
+    for group in WORKERS:
+        victim = cluster.pods(group)[0]
+        cluster.delete(victim)
+        cluster.wait_until_healed(victim, group)
+    cluster.kubectl("uncordon", away_from)
 
 
 def test_drained(cluster: RealCluster, record: Record, second: Json) -> None:

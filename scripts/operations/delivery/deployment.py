@@ -147,11 +147,11 @@ def resized(work: Work) -> Iterator[None]:
     after = work.object("rayservice", NAME)
     if before is None or after is None or _sizeless(before) != _sizeless(after):
         return
-    wanted = {group["groupName"]: group for group in after["spec"]["rayClusterConfig"]["workerGroupSpecs"]}
+    wanted = {name: group for _, name, group in _groups(after["spec"]["rayClusterConfig"])}
     for cluster in work.objects("rayclusters", "--selector", f"ray.io/originated-from-cr-name={NAME}"):
         changes = [
             {"op": "replace", "path": f"/spec/workerGroupSpecs/{place}/{size}", "value": wanted[name][size]}
-            for place, name, group in _groups(cluster)
+            for place, name, group in _groups(cluster["spec"])
             for size in SIZES
             if group[size] != wanted[name][size]
         ]
@@ -160,9 +160,9 @@ def resized(work: Work) -> Iterator[None]:
             work.run.change(work.target.kubectl(*patch))
 
 
-def _groups(cluster: Json) -> list[tuple[int, str, Json]]:
-    groups = cluster["spec"]["workerGroupSpecs"]
-    return [(place, group["groupName"], group) for place, group in enumerate(groups)]
+def _groups(config: Json) -> list[tuple[int, str, Json]]:
+    """Place, name and content of each worker group of a cluster."""
+    return [(place, group["groupName"], group) for place, group in enumerate(config.get("workerGroupSpecs", []))]
 
 
 def _sizeless(service: Json) -> Json:
@@ -170,6 +170,6 @@ def _sizeless(service: Json) -> Json:
     config = service["spec"]["rayClusterConfig"]
     groups = [
         {name: value for name, value in group.items() if name not in (*SIZES, "replicas") and value != {}}
-        for group in config["workerGroupSpecs"]
+        for _, _, group in _groups(config)
     ]
     return {**config, "workerGroupSpecs": groups}
