@@ -19,7 +19,7 @@ SKIPPED = 75
 """Exit status where this machine cannot make a node."""
 ORDER = (
     *("node", "deploy", "network", "security", "manifests", "monitoring"),
-    *("releases", "stores", "backups", "pods", "burst", "lost_node"),
+    *("releases", "stores", "pods", "burst", "lost_node"),
 )
 """Files by the middle of their name, those that are not named last."""
 CHECK_S = 60.0
