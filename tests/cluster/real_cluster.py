@@ -6,6 +6,7 @@ The copy is there to be changed: a setting, a size, a broken release. What the c
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import os
 import re
@@ -127,6 +128,12 @@ class RealCluster:
     def kubectl_command(self, *arguments: str) -> list[str]:
         """A kubectl command for this cluster and namespace."""
         return self.target.kubectl(*arguments)
+
+    def in_namespace(self, namespace: str) -> RealCluster:
+        """The same cluster, for another namespace."""
+        other = copy.copy(self)
+        other.namespace = namespace
+        return other
 
     def objects(self, *arguments: str) -> list[Json]:
         """What `kubectl get` lists."""
