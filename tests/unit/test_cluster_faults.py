@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from operations.delivery import keys
 from operations.delivery import release as releases
-from operations.delivery.deployment import Return, enter
+from operations.delivery.deployment import Return, enter, resized
 from operations.failure import Failed, Interrupted
 from operations.ground import kuberay
 from operations.runner import Runner
@@ -105,6 +105,26 @@ def test_a_smoke_test_fails_for_what_is_wrong(status: str, label: str, says: str
     result = {"label": label, "model": {"demo": True}}
     with pytest.raises(Failed, match=says):
         smoke.check({"job_id": "7", "status": status, "result": result, "problem": {"detail": "it broke"}})
+
+
+def test_sizes_reach_the_cluster_that_serves_and_an_old_one_of_other_groups_is_left_alone(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cluster(name: str, group: str, most: int) -> dict[str, Any]:
+        groups = [{"groupName": group, "minReplicas": 1, "maxReplicas": most}]
+        return {"metadata": {"name": name}, "spec": {"workerGroupSpecs": groups}}
+
+    service = ray_service()
+    service["spec"]["rayClusterConfig"] |= cluster("", "models", 8)["spec"]
+    clusters = items(cluster("green", "models", 4), cluster("blue", "decoders", 4), cluster("new", "models", 8))
+    tools.answer(rule("get rayservice", service), rule("get rayclusters", clusters))
+    with resized(tools.work(monkeypatch)):
+        pass
+    [change] = tools.changes
+    assert "patch raycluster green --type=json" in change
+    assert json.loads(change.partition("--patch=")[2]) == [
+        {"op": "replace", "path": "/spec/workerGroupSpecs/0/maxReplicas", "value": 8}
+    ]
 
 
 def test_a_rollback_that_failed_is_repeated_to_the_same_release(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:

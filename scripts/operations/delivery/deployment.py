@@ -152,6 +152,7 @@ def resized(work: Work) -> Iterator[None]:
         changes = [
             {"op": "replace", "path": f"/spec/workerGroupSpecs/{place}/{size}", "value": wanted[name][size]}
             for place, name, group in _groups(cluster["spec"])
+            if name in wanted  # an old cluster on its way out may have other groups
             for size in SIZES
             if group[size] != wanted[name][size]
         ]
