@@ -31,6 +31,8 @@ PATHS: Final = {
     "results": "/api/v1/jobs/results",
 }
 BOUNDS: Final = {"requests": (1, 1_000_000), "concurrency": (1, 1000), "timeout": (0.001, 600.0)}
+IMAGES_MAX_BYTES: Final = 256 * 1024 * 1024
+"""All pictures together: they are read once and kept."""
 POLL_S: Final = 0.5
 POLL_TIMEOUT_S: Final = 60.0
 ENDED: Final = ("COMPLETED", "FAILED", "NOT_FOUND")
@@ -98,6 +100,8 @@ def read_plan(arguments: Sequence[str] | None = None) -> Plan:
     if not files and not urls:
         files = sorted(SAMPLES.glob("*.jpg"))
     try:
+        if sum(path.stat().st_size for path in files) > IMAGES_MAX_BYTES:
+            parser.error(f"the images have more than {IMAGES_MAX_BYTES} bytes together")
         bodies = [{"files": {"image": (path.name, path.read_bytes())}} for path in files]
     except OSError as error:
         parser.error(f"{error.filename} cannot be read: {error.strerror}")
