@@ -15,8 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = f"{NAME}-serve-svc"
 WORKERS = ("gateway", "models")
+MODEL = "sem-classifier"
 SETTINGS = "k8s/overlays/dev/settings.env"
 EDGE_SPACE = "ingress-nginx"
 EDGE: list[Json] = [
@@ -287,6 +288,18 @@ class RealCluster:
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"{method} {path}: {done.stdout} {done.stderr}"
         return done.stdout
+
+    @contextmanager
+    def work_stopped(self) -> Iterator[None]:
+        """No model begins a job as long as the block lasts."""
+        token = self.token("suite-admin", "--admin")
+        self.ask(
+            "POST", "/api/v1/admin/stops", token, json.dumps({"message": "a test", "what": "work", "model": MODEL})
+        )
+        try:
+            yield
+        finally:
+            self.ask("DELETE", f"/api/v1/admin/stops/work:{MODEL}", token)
 
     def resize(self, replicas: int) -> None:
         """Write into the copy how many gateways and models the development sizes have."""

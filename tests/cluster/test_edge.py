@@ -14,7 +14,6 @@ import pytest
 import traefik
 from load import PICTURES
 from real_cluster import Json, RealCluster, wait
-from test_burst import work_stopped
 from traefik import Edge
 
 from serve_app.gateway.live.stream import PING_S, RECONNECT_MS
@@ -61,7 +60,7 @@ def edge(program: Path, service: RealCluster) -> Iterator[Edge]:
 def streams(edge: Edge) -> Iterator[list[Stream]]:
     """Streams of the events of one waiting job, by both versions of HTTP. They last while the upload runs."""
     token = edge.token("follower")
-    with work_stopped(edge):
+    with edge.work_stopped():
         job_id = _submit(edge, token)
         assert edge.in_redis(OUT_OF_TURN, job_id) == 1
     opened = [Stream(edge, version, job_id, token) for version in VERSIONS]

@@ -26,11 +26,13 @@ def second(cluster: RealCluster) -> Json:
 def _move_half(cluster: RealCluster, away_from: str) -> None:
     """Make one of the gateways and one of the models anew on another node."""
     cluster.kubectl("cordon", away_from)
-    for group in WORKERS:
-        victim = cluster.pods(group)[0]
-        cluster.delete(victim)
-        cluster.wait_until_healed(victim, group)
-    cluster.kubectl("uncordon", away_from)
+    try:
+        for group in WORKERS:
+            victim = cluster.pods(group)[0]
+            cluster.delete(victim)
+            cluster.wait_until_healed(victim, group)
+    finally:
+        cluster.kubectl("uncordon", away_from)
 
 
 def test_drained(cluster: RealCluster, record: Record, second: Json) -> None:

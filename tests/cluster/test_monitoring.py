@@ -19,14 +19,13 @@ import pytest
 from load import Load
 from monitoring import METRIC, dashboard_expressions, rules
 from observed import Observed, observed
-from real_cluster import Json, RealCluster, wait
+from real_cluster import MODEL, Json, RealCluster, wait
 
 from serve_app.gateway.tokens import principal_of
 from serve_app.settings import Settings
 
 FIRES_S = 90.0
 SILENT_S = 10.0
-MODEL = "sem-classifier"
 OF_OTHERS = {
     "kubelet_volume_stats_available_bytes",
     "kubelet_volume_stats_capacity_bytes",

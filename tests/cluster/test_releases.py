@@ -13,8 +13,8 @@ from record import Record
 DEADLINE_S = 120.0
 """What a broken release is given. Its answer must come within this and what the command needs to apply it."""
 APPLY_S = 90.0
-
-
+RESIZED_S = 180.0
+SHOWN = "import serve_app.texts as texts; print(open(texts.__file__).read())"
 ACTIVE = """
 import json, os
 from redis import Redis
@@ -22,14 +22,6 @@ with Redis.from_url(os.environ["REDIS_URL"], socket_timeout=30) as redis:
     print(json.dumps(redis.hget("active", "cluster").decode()))
 """
 """The cluster whose models may claim jobs."""
-
-
-RESIZED_S = 180.0
-SHOWN = "import serve_app.texts as texts; print(open(texts.__file__).read())"
-
-
-def _workers(cluster: RealCluster) -> set[int]:
-    return {cluster.ready(group) for group in WORKERS}
 
 
 def _settled(record: Record, cluster: RealCluster, load: Load) -> None:
@@ -149,7 +141,7 @@ class TestBroken:
             cluster.sql(edited)
         assert "0001_api_usage.sql" in said
         assert "deploy --release" in said
-        wait(cluster.is_whole, DEADLINE_S, "the cluster is not whole")
+        cluster.wait_until_whole()
 
 
 def _release(cluster: RealCluster, **changes: str) -> str:
