@@ -21,8 +21,10 @@ SOURCES = [Path(str(module.__file__)) for module in (dev, environment, installat
 
 @pytest.fixture(autouse=True)
 def default_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No choice of torch made, and an environment that is there, wherever these tests run."""
+    """No choice of torch made, an environment that is there and disk enough, wherever these tests run."""
     monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
+    monkeypatch.setattr(environment, "NEEDED_BYTES", 0)
+    monkeypatch.setattr(installation, "PYPI_TORCH_BYTES", 0)
     for variable in installation.TORCH_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
 
