@@ -24,7 +24,7 @@ BODY_WANTED: Final = "sem_image_classifier.body_wanted"
 whose client waits for 100 Continue. It goes no further than to the proxy."""
 
 CONNECTION_MAX_AGE_S: Final = 10.0
-"""Half of what a pod goes on answering after it left its Service (`preStop` in rayservice.yaml)."""
+"""Less than a pod goes on answering after it left its Service (rayservice.yaml: `preStop`, then a proxy's drain)."""
 FORGET_S: Final = 90.0
 """More than `keep_alive_timeout_s`: a connection on which nothing came for so long is closed."""
 CONNECTIONS_MAX: Final = 50_000

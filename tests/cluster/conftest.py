@@ -19,7 +19,7 @@ SKIPPED = 75
 """Exit status where this machine cannot make a node."""
 ORDER = (
     *("node", "deploy", "network", "security", "manifests", "monitoring"),
-    *("releases", "stores", "pods", "burst", "lost_node"),
+    *("releases", "stores", "backups", "pods", "burst", "lost_node"),
 )
 """Files by the middle of their name, those that are not named last."""
 CHECK_S = 60.0
@@ -34,6 +34,7 @@ record_key = pytest.StashKey[Record]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--short", action="store_true", help="only the tests marked `short`: one node, one of everything")
+    parser.addoption("--soak", action="store_true", help="only the half hour of steady load")
     parser.addoption("--context", default=CONTEXT, help=f"name of the cluster, here-… ({CONTEXT})")
     parser.addoption("--keep", action="store_true", help="leave the cluster there, and go on with what is there")
     parser.addoption("--edge", action="store_true", help="build the edge of other people's make, unless it is built")
@@ -42,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "short: part of the run before every change")
     config.addinivalue_line("markers", "pairs: on two gateways and two models, on all nodes")
+    config.addinivalue_line("markers", "soak: half an hour of its own, left out of the other runs")
     config.stash[record_key] = Record(strict_times=not config.getoption("--short"))
     signal.signal(signal.SIGTERM, _interrupt)
 
@@ -52,11 +54,18 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    chosen = [item for item in items if not config.getoption("--short") or item.get_closest_marker("short")]
+    chosen = [item for item in items if _is_chosen(config, item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     for item in chosen:
         item.add_marker(pytest.mark.timeout(TEST_S))
     items[:] = sorted(chosen, key=_place)
+
+
+def _is_chosen(config: pytest.Config, item: pytest.Item) -> bool:
+    for marker in ("soak", "short"):
+        if config.getoption(f"--{marker}"):
+            return item.get_closest_marker(marker) is not None
+    return item.get_closest_marker("soak") is None
 
 
 def _place(item: pytest.Item) -> int:
@@ -107,8 +116,9 @@ def node(record: Record, request: pytest.FixtureRequest) -> Iterator[RealCluster
 
 
 def _is_whole_run(request: pytest.FixtureRequest) -> bool:
-    """Not when somebody chose a few tests by their names."""
-    return not request.config.option.keyword and not any(":" in word for word in request.config.args)
+    """Not when somebody chose a few tests by their names, or the soak."""
+    options = request.config.option
+    return not (options.soak or options.keyword or any(":" in word for word in request.config.args))
 
 
 @pytest.fixture(scope="session")

@@ -101,6 +101,10 @@ class RealCluster:
         """Make the cluster, or what is missing of it."""
         self.run("up", "--nodes", str(nodes), timeout_s=UP_S)
 
+    def kill_node(self, number: int) -> None:
+        """Kill everything on a node at once, its pods too; nothing is told to anybody."""
+        os.kill(self._first_process(number), signal.SIGKILL)
+
     def _first_process(self, number: int) -> int:
         first = Node(self.target, number).first_process()
         assert first is not None, f"node {number} does not run"
@@ -262,10 +266,10 @@ class RealCluster:
         lines = [line for line in path.read_text().splitlines() if line.partition("=")[0] not in settings]
         path.write_text("\n".join([*lines, *(f"{name}={value}" for name, value in settings.items())]) + "\n")
 
-    def sql(self, *statements: str) -> str:
+    def sql(self, *statements: str, database: str = "app") -> str:
         """Run SQL in the database's own pod; what it prints, one row a line."""
         psql = ["psql", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--tuples-only", "--no-align", "--username=postgres"]
-        psql += ["app", *(f"--command={statement}" for statement in statements)]
+        psql += [database, *(f"--command={statement}" for statement in statements)]
         return self.kubectl("exec", "postgresql-0", "--container", "postgres", "--", *psql).strip()
 
     def in_redis(self, program: str, *words: str) -> Any:

@@ -43,10 +43,13 @@ class Record:
         short = [figure.line for name, value in counted.items() if (figure := self._figure(name, [value])).is_short]
         assert not short, "; ".join(short)
 
-    def settled(self, load: Load, *, slowest: str, **values: float) -> Account:
-        """The account of a load: nothing failed, lost or left over, and the slowest job within the row `slowest`."""
+    def settled(self, load: Load, *, slowest: str, seen: Json | None = None, **values: float) -> Account:
+        """The account of a load: nothing failed, lost or left over, and the slowest job within the row `slowest`.
+
+        `seen` is written beside it for a reader of the file.
+        """
         account = load.account()
-        self.scenarios.append({"scenario": load.name, "at": time.time(), **as_record(account)})
+        self.scenarios.append({"scenario": load.name, "at": time.time(), **as_record(account), **(seen or {})})
         self.measured(
             cluster_failed=account.failed,
             cluster_lost=account.lost,

@@ -15,6 +15,7 @@ import asyncio
 import itertools
 import json
 import os
+import ssl
 import sys
 import time
 import uuid
@@ -49,6 +50,7 @@ class SteadyLoad:
             base_url=url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=httpx2.Timeout(REQUEST_S, pool=None),  # a wait for a connection of its own is no request yet
+            verify=ssl.create_default_context(),  # as SSL_CERT_FILE says, for an edge with a certificate of its own
             trust_env=False,
             limits=httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=None),
         )

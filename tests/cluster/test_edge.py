@@ -1,4 +1,4 @@
-"""Through an edge of other people's make: a large and slow upload, and streams of ten minutes."""
+"""Through an edge of other people's make: a large and slow upload, streams of ten minutes, a release under load."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Final
 
 import pytest
 import traefik
-from load import PICTURES
+from load import PICTURES, Load
 from real_cluster import Json, RealCluster, wait
+from record import Record
 from traefik import Edge
 
 from serve_app.gateway.live.stream import PING_S, RECONNECT_MS
@@ -58,7 +59,7 @@ def edge(program: Path, service: RealCluster) -> Iterator[Edge]:
 
 @pytest.fixture(scope="module")
 def streams(edge: Edge) -> Iterator[list[Stream]]:
-    """Streams of the events of one waiting job, by both versions of HTTP. They last while the upload runs."""
+    """Streams of the events of one waiting job, by both versions of HTTP. They last while other tests run."""
     token = edge.token("follower")
     with edge.work_stopped():
         job_id = _submit(edge, token)
@@ -138,6 +139,17 @@ def test_a_slow_upload_of_64_mib(edge: Edge) -> None:
         return dict(found["counts"])
 
     assert wait(ended, BATCH_S, "the batch has not ended")["completed"] == 2
+
+
+def test_release_under_load(edge: Edge, cluster: RealCluster, streams: list[Stream], record: Record) -> None:
+    """Beside the streams, which go on at another gateway."""
+    before = cluster.active()
+    with Load(edge, "release-behind-an-edge") as load:
+        cluster.run("restart", "service")
+        cluster.wait_until_alone()
+    assert cluster.active() != before
+    account = record.settled(load, slowest="cluster_slowest_release_s")
+    record.measured(cluster_broken_in_order=account.broken)
 
 
 def test_streams_of_ten_minutes(edge: Edge, streams: list[Stream]) -> None:

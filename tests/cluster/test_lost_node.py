@@ -1,14 +1,17 @@
-"""The node that holds no store is drained under steady load."""
+"""The node that holds no store is drained, and dies, under steady load."""
 
 from __future__ import annotations
 
 import pytest
 from load import Load
-from real_cluster import WORKERS, Json, RealCluster
+from real_cluster import WORKERS, Json, RealCluster, is_ready, wait
 from record import Record
 
 pytestmark = pytest.mark.pairs
 DRAIN_S = 300.0
+NOTICED_S = 120.0
+HEALED_S = 600.0
+"""A node that does not answer keeps its pods for five minutes."""
 
 
 @pytest.fixture
@@ -45,6 +48,19 @@ def test_drained(cluster: RealCluster, record: Record, second: Json) -> None:
     cluster.kubectl("uncordon", name)
     account = record.settled(load, slowest="cluster_slowest_pod_lost_s")
     record.measured(cluster_broken_in_order=account.broken)
+
+
+def test_dead(cluster: RealCluster, record: Record, second: Json) -> None:
+    name = second["metadata"]["name"]
+    try:
+        with Load(cluster, "node-dead") as load:
+            cluster.kill_node(2)
+            wait(lambda: not is_ready(cluster.object("node", name)), NOTICED_S, f"{name} is not missed")
+        record.settled(load, slowest="cluster_slowest_node_dead_s")
+    finally:
+        cluster.up(2)
+        wait(lambda: is_ready(cluster.object("node", name)), HEALED_S, f"{name} is not back")
+        cluster.wait_until_whole(HEALED_S)
 
 
 def _workers_on(cluster: RealCluster, node: Json) -> list[str]:

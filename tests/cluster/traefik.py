@@ -52,7 +52,8 @@ class Edge(RealCluster):
     def inside(self, *command: str) -> list[str]:
         """The command where the edge's name leads to it and its certificate is trusted."""
         told = 'mount --bind "$0" /etc/hosts && exec "$@"'
-        way = ["env", f"CURL_CA_BUNDLE={self.authority}", "unshare", "--mount", "sh", "-c", told, str(self._hosts)]
+        trusted = [f"{name}={self.authority}" for name in ("SSL_CERT_FILE", "CURL_CA_BUNDLE")]
+        way = ["env", *trusted, "unshare", "--mount", "sh", "-c", told, str(self._hosts)]
         return super().inside(*way, *command)
 
     def curl(self, token: str, path: str, *options: str) -> str:
