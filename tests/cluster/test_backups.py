@@ -56,21 +56,21 @@ def test_a_new_namespace_gets_the_same_jobs_and_rows_and_no_damaged_backup(
     restored.sql(*EMPTY, database="postgres")
     _same_keys(cluster, restored)
     for store in STORES:
-        assert "damaged" in _restored(restored, store, "Failed")
+        assert "damaged" in _restored(restored, store, files[store], "Failed")
         _shelved(restored, store, "tar --extract --no-same-owner --file=-", copies[store])
-        assert files[store] in _restored(restored, store, "Complete")
+        _restored(restored, store, files[store], "Complete")
     restored.wait_until_whole()
     assert restored.sql(ROWS) == rows
     assert _jobs(restored, token) == jobs != set()
 
 
-def _restored(cluster: RealCluster, store: str, end: str) -> str:
-    """What the restore logs that comes to this end; the volume of the job Redis must be free meanwhile."""
+def _restored(cluster: RealCluster, store: str, file: str, end: str) -> str:
+    """What the restore of a backup logs that comes to this end; the volume of the job Redis must be free meanwhile."""
     if store == "postgres":
-        return _job(cluster, "postgres-restore", end)
+        return _job(cluster, "postgres-restore", file, end)
     cluster.scale("redis", 0)
     try:
-        return _job(cluster, "redis-restore", end)
+        return _job(cluster, "redis-restore", file, end)
     finally:
         cluster.scale("redis", 1)
 
@@ -79,9 +79,14 @@ def _made_by_the_clock(cluster: RealCluster, store: str) -> str:
     """The file of a backup that the CronJob makes at the next full minute."""
     name = f"{store}-backup"
     schedule = cluster.object("cronjob", name)["spec"]["schedule"]
+    before = [job["metadata"]["name"] for job in _ended(cluster, name, "Complete")]
     _reschedule(cluster, name, EVERY_MINUTE)
+
+    def made() -> list[Json]:
+        return [job for job in _ended(cluster, name, "Complete") if job["metadata"]["name"] not in before]
+
     try:
-        job = wait(lambda: _ended(cluster, name, "Complete"), SCHEDULED_S, f"the clock made no {name}")
+        [job] = wait(made, SCHEDULED_S, f"the clock made no {name}")
     finally:
         _reschedule(cluster, name, schedule)
     return cluster.kubectl("logs", f"job/{job['metadata']['name']}").partition(":")[0].strip()
@@ -91,25 +96,26 @@ def _reschedule(cluster: RealCluster, name: str, schedule: str) -> None:
     cluster.kubectl("patch", "cronjob", name, "--patch", json.dumps({"spec": {"schedule": schedule}}))
 
 
-def _job(cluster: RealCluster, name: str, end: str) -> str:
-    """Run a CronJob's Job by hand to the end that is expected; what it logged."""
+def _job(cluster: RealCluster, name: str, file: str, end: str) -> str:
+    """Run a CronJob's Job by hand, on this file, to the end that is expected; what it logged."""
     now = f"{name}-now"
-    cluster.kubectl("create", "job", now, f"--from=cronjob/{name}")
+    create = ("create", "job", now, f"--from=cronjob/{name}", "--dry-run=client", "--output=json")
+    job = cluster.kubectl(*create).replace('"latest"', json.dumps(file))
+    cluster.kubectl("apply", "--filename", "-", input=job)
     wait(lambda: _ended(cluster, now, end), JOB_S, f"{now} is not {end}")
     said = cluster.kubectl("logs", f"job/{now}")
     cluster.kubectl("delete", "job", now)
     return said
 
 
-def _ended(cluster: RealCluster, name: str, end: str) -> Json | None:
-    """The newest Job whose name begins with this and that has come to this end."""
-    found = [
+def _ended(cluster: RealCluster, name: str, end: str) -> list[Json]:
+    """The Jobs whose name begins with this and that have come to this end."""
+    return [
         job
-        for job in cluster.objects("jobs", "--sort-by", "metadata.creationTimestamp")
+        for job in cluster.objects("jobs")
         if job["metadata"]["name"].startswith(name)
         and any(one["type"] == end and one["status"] == "True" for one in job["status"].get("conditions", []))
     ]
-    return found[-1] if found else None
 
 
 def _shelved(cluster: RealCluster, store: str, script: str, files: bytes = b"") -> bytes:
@@ -134,9 +140,9 @@ def _shelved(cluster: RealCluster, store: str, script: str, files: bytes = b"") 
 
 def _same_keys(cluster: RealCluster, restored: RealCluster) -> None:
     """Give the new namespace's issuer the keys of the old one, which it reads when it starts."""
-    inside = ("exec", "--stdin", "deployment/dev-issuer", "--", "tar", "--directory=/keys")
-    files = subprocess.check_output(cluster.kubectl_command(*inside, "--create", "."), timeout=JOB_S)
-    command = restored.kubectl_command(*inside, "--extract", "--no-same-owner", "--overwrite")
+    inside = ("exec", "--stdin", "deployment/dev-issuer", "--", "sh", "-c")
+    files = subprocess.check_output(cluster.kubectl_command(*inside, "cd /keys && tar --create *.pem"), timeout=JOB_S)
+    command = restored.kubectl_command(*inside, "cd /keys && tar --extract --no-same-owner --overwrite")
     subprocess.run(command, input=files, check=True, capture_output=True, timeout=JOB_S)
     restored.kubectl("rollout", "restart", "deployment/dev-issuer")
     restored.kubectl("rollout", "status", "deployment/dev-issuer", "--timeout=120s", timeout_s=150)
