@@ -7,6 +7,7 @@ copied too, so that the new namespace takes the tokens of before.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 
@@ -19,6 +20,7 @@ STORES = ("redis", "postgres")
 EVERY_MINUTE = "* * * * *"
 SCHEDULED_S = 150.0
 JOB_S = 180.0
+FILE = re.compile(r"^[a-z]+-\S+\.(?:rdb|dump)", re.MULTILINE)
 SHELF = str(ROOT / "k8s" / "shelf.yaml")
 ROWS = """
 SELECT (SELECT count(*) FROM job_outcomes),
@@ -89,7 +91,9 @@ def _made_by_the_clock(cluster: RealCluster, store: str) -> str:
         [job] = wait(made, SCHEDULED_S, f"the clock made no {name}")
     finally:
         _reschedule(cluster, name, schedule)
-    return cluster.kubectl("logs", f"job/{job['metadata']['name']}").partition(":")[0].strip()
+    made_file = FILE.search(cluster.kubectl("logs", f"job/{job['metadata']['name']}"))
+    assert made_file is not None
+    return made_file[0]
 
 
 def _reschedule(cluster: RealCluster, name: str, schedule: str) -> None:
