@@ -263,7 +263,8 @@ def test_every_node_runs_the_same_in_the_same_way(services: list[Document]) -> N
             assert service.at(*pod.ray_path, "image") == service.at(*head.ray_path, "image")
             assert shared(pod) == shared(head)
             assert service.at(*pod.group_path, "replicas") is None, "the autoscaler owns this number"
-            assert pod.spec["topologySpreadConstraints"], "one lost node could take all pods of a group"
+            # A second key would spread nothing over nodes without it, and one lost node could take all pods of a group.
+            assert [one["topologyKey"] for one in pod.spec["topologySpreadConstraints"]] == ["kubernetes.io/hostname"]
             leaves_s = sum(leaving_s(service.at(*pod.ray_path)))
             assert leaving_s(service.at(*head.ray_path))[0] >= leaves_s, "workers end with the head's help"
 
