@@ -139,7 +139,7 @@ def _shelved(cluster: RealCluster, store: str, script: str, files: bytes = b"") 
         command = cluster.kubectl_command("exec", "--stdin", f"job/{store}-shelf", "--", "sh", "-c", script)
         return subprocess.run(command, input=files, capture_output=True, check=True, timeout=JOB_S).stdout
     finally:
-        cluster.kubectl("delete", "--wait", *chosen)
+        cluster.kubectl("delete", "--cascade=foreground", "--wait", *chosen)
 
 
 def _same_keys(cluster: RealCluster, restored: RealCluster) -> None:
