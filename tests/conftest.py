@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from stray_keys import key_rows, strays
 
 from serve_app.connections import connect_redis
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.postgres import Postgres
 from serve_app.local.state import password
 from serve_app.local.valkey import Valkey
@@ -109,9 +109,9 @@ def in_bucket(object_store: SeaweedFS) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def authority(servers_folder: Path) -> Iterator[Authority]:
+def authority(servers_folder: Path) -> Iterator[DevIssuerServer]:
     """A running development issuer; `mint` also makes the tokens no issuer should."""
-    server = Authority(servers_folder / "issuer")
+    server = DevIssuerServer(servers_folder / "issuer")
     server.start()
     yield server
     server.stop()

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from serve_app.jobs.desk import Desk
 from serve_app.jobs.tracker import Tracker
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
 from serve_app.usage.migrations import migrate
@@ -22,7 +22,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-async def gateway(request: pytest.FixtureRequest, settings: Settings, authority: Authority) -> AsyncIterator[Running]:
+async def gateway(
+    request: pytest.FixtureRequest, settings: Settings, authority: DevIssuerServer
+) -> AsyncIterator[Running]:
     """A running gateway. Its settings are changed by the marks `gateway`: the module's, then the test's."""
     changes = {
         name: value for mark in [*request.node.iter_markers("gateway")][::-1] for name, value in mark.kwargs.items()
