@@ -1,4 +1,4 @@
-"""From one block of the Serve config (`args.models`) to a model class and its card."""
+"""Reads one block of the Serve config (`args.models`) and finds its model class and card."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serve_app.models.contract import Model, Schema
 
 
 class ModelConfig(BaseModel):
-    """One served model. An unknown key is an error, because a misspelt one would be a silent default."""
+    """One served model. Unknown keys are errors, because a misspelt key would silently become a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,28 +23,29 @@ class ModelConfig(BaseModel):
     max_batch_size: Annotated[int, Field(ge=1, le=256)] = 8
     """Items of one forward pass, and jobs of one chunk."""
     batch_wait_timeout_s: Annotated[float, Field(ge=0, le=1)] = 0.005
-    """How long a batch that is not full waits for more. A chunk arrives together, so a short wait fills batches."""
+    """How long a batch that is not full waits for more items. A chunk arrives at once, so a short wait fills
+    batches."""
     chunks_per_replica: Annotated[int, Field(ge=1, le=16)] = 3
-    """Chunks one replica holds at once: one computes, one is decoded, one is on its way."""
+    """Chunks that one replica holds at once: one computing, one decoding, one in transit."""
     min_replicas: Annotated[int, Field(ge=0)] = 1
-    """Replicas that always run; 0 lets the model sleep until a job comes."""
+    """Replicas that always run. 0: the model scales to zero until a job comes."""
     max_replicas: Annotated[int, Field(ge=1)] = 1
-    """Most replicas the backlog may call for."""
+    """Most replicas that the backlog can add."""
     jobs_per_replica: Annotated[int, Field(ge=1)] = 64
-    """Waiting and running jobs that call for one more replica."""
+    """Waiting and running jobs for each replica; beyond it another is added."""
     upscale_delay_s: Annotated[float, Field(ge=0)] = 3.0
-    """How long the backlog must call for more before a replica is added (waking from zero does not wait)."""
+    """How long the backlog must exceed the replicas before one is added (scaling up from zero does not wait)."""
     downscale_delay_s: Annotated[float, Field(ge=0)] = 60.0
-    """How long the backlog must call for fewer before a replica is taken away."""
+    """How long the backlog must need fewer replicas before one is removed."""
     num_cpus: Annotated[float, Field(gt=0)] = 1.0
     """Processors Ray reserves for a replica."""
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
     """Accelerators Ray reserves for a replica."""
     resources: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Custom resources of Ray that a replica takes: it runs only on nodes that were started with them."""
+    """Ray custom resources that a replica takes: it runs only on nodes started with them."""
 
     home_group: str = ""
-    """Worker group whose pods replicas go to first and leave last; where it is full they go to others."""
+    """Worker group that replicas are placed on first and removed from last; when it is full they go to others."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -54,7 +55,7 @@ class ModelConfig(BaseModel):
 
 
 def load(implementation: str) -> type[Model]:
-    """The class behind `module:Class`. Raises ValueError that names what is wrong; imports no torch."""
+    """The class named by `module:Class`. Raises ValueError with the reason; imports no torch."""
     module_name, _, class_name = implementation.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -71,7 +72,7 @@ def load(implementation: str) -> type[Model]:
 
 
 def card(config: ModelConfig) -> ModelCard:
-    """What the gateway needs to know of the model."""
+    """What the gateway needs to know about the model."""
     model = load(config.implementation)
     return ModelCard(
         name=config.name,
