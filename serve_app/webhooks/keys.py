@@ -12,7 +12,7 @@
 | webhook-delivery:{id} | hash: what it tells, its attempts | waiting ones, and LOG_MAX | LOG_TTL_S after its end |
 | webhook-totals | hash: delivered, failed, dropped since this Redis was new | 3 fields | never |
 
-WebhookStore have no TTL, because they are their owner's decisions; a user has at most ENDPOINTS_MAX.
+Webhooks have no TTL, because they are their owner's decisions; a user has at most ENDPOINTS_MAX.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ KEYS: Final = {
 
 
 def key(name: str, **parts: str) -> str:
-    """The key of that row of the table."""
+    """The key of a row of the table."""
     return KEYS[name].format(**parts)
 
 
 def script(name: str) -> str:
-    """The text of `lua/<name>.lua` behind what all of them share: keys, numbers, `lua/common.lua`.
+    """The text of `lua/<name>.lua` after the shared part: keys, limits, `lua/common.lua`.
 
-    Memory: every script but `register` may write into a full Redis. What they add is bounded, and deliveries end.
+    Every script except `register` may write to a full Redis: what they add is bounded, and deliveries end.
     """
     numbers = {name: value for name, value in vars(limits).items() if name.isupper() and isinstance(value, int)}
     head = [lua_keys(KEYS), *(f"local {name} = {value}" for name, value in sorted(numbers.items()))]
