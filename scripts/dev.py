@@ -101,6 +101,7 @@ def check(arguments: List[str]) -> None:
         "types": ("mypy",),
         "imports": ("lint-imports",),
         "shape": ("python", "-m", "pytest", "-q", "tests/unit/test_shape.py"),
+        "generated": ("python", "scripts/generate.py", "--check"),
         "image": ("hadolint", "k8s/image/Containerfile"),
         "shell": ("shellcheck", *sorted(str(path) for path in ROOT.glob("k8s/**/*.sh"))),
     }
@@ -117,10 +118,16 @@ def check(arguments: List[str]) -> None:
         began = time.monotonic()
         program = command if command == "env" else str(VENV / "bin" / command)
         wrong = subprocess.run([program, *rest], cwd=str(ROOT), check=False).returncode != 0
-        lines.append(f"{name:8} {'FAILED' if wrong else 'ok':6} {time.monotonic() - began:5.1f} s")
+        lines.append(f"{name:9} {'FAILED' if wrong else 'ok':6} {time.monotonic() - began:5.1f} s")
         failed |= wrong
     print("==", *lines, sep="\n")
     sys.exit(1 if failed else 0)
+
+
+def generate(arguments: List[str]) -> None:
+    """Write the tables, pages and manifests that follow from facts elsewhere (scripts/generate.py)."""
+    ensure(dev=True)
+    become("python", "scripts/generate.py", *arguments)
 
 
 def bench(arguments: List[str]) -> None:
@@ -195,6 +202,7 @@ TASKS: Dict[str, Callable[[List[str]], None]] = {
     "test": test,
     "fuzz": fuzz,
     "check": check,
+    "generate": generate,
     "bench": bench,
     "bench-usage": bench_usage,
     "chaos": chaos,
