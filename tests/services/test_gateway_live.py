@@ -289,7 +289,7 @@ async def test_a_job_that_was_lost_is_told_as_it_waits_and_runs_again(settings: 
         job = await service.jobs.submit(submission(id_of(gateway, "ada")))
         async with httpx2.AsyncClient(base_url=url) as client, events(gateway, client, job.id) as told:
             assert (await told.next())[0] == "1-0-PENDING"
-            await service.jobs.lose((await claimed(service.jobs)).tasks, "the replica was lost")
+            await service.jobs.release_as_lost((await claimed(service.jobs)).tasks, "the replica was lost")
             seen = [(await told.next())[0]]
             while seen[-1] != "1-1-PENDING":
                 seen.append((await told.next())[0])

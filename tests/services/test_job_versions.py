@@ -41,7 +41,7 @@ async def test_a_newer_release_works_the_jobs_of_an_older_one(older: JobStore, n
     assert [job.id for job in jobs] == [finished.job_id, failed.job_id, lost.job_id]
     assert await newer.complete([(finished, {"double": 0})]) == [True]
     assert await newer.fail([(failed, Failure("model-rejected", "no"))]) == [True]
-    assert await newer.lose([lost], "the replica was lost") == 1
+    assert await newer.release_as_lost([lost], "the replica was lost") == 1
     read = [await older.read(job.id, job.owner) for job in jobs]
     assert [job.status for job in read] == [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.PENDING]
 
@@ -56,7 +56,7 @@ async def test_an_older_release_leaves_a_newer_job_alone(older: JobStore, newer:
     assert await claim(older) is None
     assert await older.complete([(task, {"double": 2})]) == [False]
     assert await older.fail([(task, Failure("model-rejected", "no"))]) == [False]
-    assert await older.give_back([task]) == await older.lose([task], "lost") == 0
+    assert await older.give_back([task]) == await older.release_as_lost([task], "lost") == 0
     assert not await older.start_alone(Task(task.job_id, task.token, {}, None))
     with pytest.raises(TrackerUnavailable, match="newer release"):
         await older.read(job.id, job.owner)

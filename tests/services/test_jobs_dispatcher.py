@@ -28,7 +28,7 @@ from serve_app.settings import Settings
 
 
 @pytest.fixture
-def tracker(redis: Redis, settings: Settings) -> JobStore:
+def job_store(redis: Redis, settings: Settings) -> JobStore:
     return JobStore(redis, settings.model_copy(update={"lease_seconds": 1.0}))
 
 
