@@ -29,7 +29,7 @@ from loadtest.faults import FAULTS, Environment
 from loadtest.figures import report, write_record
 from loadtest.service import LocalService, temporary_folder, wait_until
 from loadtest.workload import draw
-from serve_app.client.http import ServiceClient
+from serve_app.client import ServiceClient
 from serve_app.connections import connect_redis
 from serve_app.contracts import Json
 from serve_app.errors import CapacityError

@@ -41,8 +41,7 @@ from serve_app.gateway.supervisor import Supervisor
 from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.usage.reports import Reports
 from serve_app.gateway.views import job_path
-from serve_app.images.bucket_store import BucketStore, open_store
-from serve_app.images.keeper import Keeper
+from serve_app.images.bucket_store import BucketStore, OrphanSweeper, open_store
 from serve_app.jobs.active import ActiveCluster
 from serve_app.jobs.batches import BatchStore
 from serve_app.jobs.dispatcher import Dispatcher
@@ -53,8 +52,8 @@ from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.outcomes import Outcomes
 from serve_app.usage.writer import Writer
-from serve_app.webhooks.endpoints import Endpoints
 from serve_app.webhooks.sender import Sender
+from serve_app.webhooks.store import WebhookStore
 
 SHUTDOWN_S: Final = 15.0
 """Most time for what was accepted and claimed; what is still claimed then is taken back by its lease."""
@@ -73,7 +72,7 @@ CORS_MAX_AGE_S: Final = 12 * 3600
 
 _log = logging.getLogger(__name__)
 
-Runner = Writer | Sender | Fetcher | BreakerMeter | Rates | Departure | Keeper | ActiveCluster
+Runner = Writer | Sender | Fetcher | BreakerMeter | Rates | Departure | OrphanSweeper | ActiveCluster
 
 
 def build_gateway(
@@ -100,7 +99,7 @@ def build_gateway(
         runners: list[Runner] = [service.writer, Sender(work, settings, job_path), Fetcher(service)]
         runners += [BreakerMeter(service.dispatchers), service.rates, service.departure]
         if isinstance(service.store, BucketStore):
-            runners.append(Keeper(service.store, work))
+            runners.append(OrphanSweeper(service.store, work))
         if cluster:
             runners.append(service.active)
         for runner in runners:
@@ -172,7 +171,7 @@ def _assemble(
         dispatchers={card.name: Dispatcher(dispatched, handles[card.name], card, version=version) for card in cards},
         writer=Writer(work, settings),
         reports=Reports(settings),
-        webhooks=Endpoints(requests, settings),
+        webhooks=WebhookStore(requests, settings),
         tracer=tracer,
         messages=dispatched.messages,
         rates=Rates(asked, [card.name for card in cards]),

@@ -39,7 +39,7 @@ from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.outcomes import Outcomes
 from serve_app.usage.writer import Writer
-from serve_app.webhooks.endpoints import Endpoints
+from serve_app.webhooks.store import WebhookStore
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class Service:
     dispatchers: Mapping[str, Dispatcher]
     writer: Writer
     reports: Reports
-    webhooks: Endpoints
+    webhooks: WebhookStore
     tracer: Tracer
     messages: Messages
     rates: Rates

@@ -32,7 +32,7 @@ from serve_app.gateway.service import Call, Service
 from serve_app.gateway.uploads import UploadShare
 from serve_app.images.fetch import fetch
 from serve_app.images.header import ImageHeader, inspect
-from serve_app.images.inputs import accepted_with, keep_input
+from serve_app.images.store import accepted_with, keep_input
 from serve_app.jobs.limits import PARAMS_MAX_BYTES
 from serve_app.jobs.records import Submission
 

@@ -10,7 +10,7 @@ from gateway_parts import Running, running_gateway
 from redis.asyncio import Redis
 
 from serve_app.jobs.store import JobStore
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
 
@@ -20,7 +20,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-async def gateway(request: pytest.FixtureRequest, settings: Settings, authority: Authority) -> AsyncIterator[Running]:
+async def gateway(
+    request: pytest.FixtureRequest, settings: Settings, authority: DevIssuerServer
+) -> AsyncIterator[Running]:
     """A running gateway. Its settings are changed by the marks `gateway`: the module's, then the test's."""
     changes = {
         name: value for mark in [*request.node.iter_markers("gateway")][::-1] for name, value in mark.kwargs.items()

@@ -22,7 +22,7 @@ from serve_app.gateway.operations.idempotency import digest_of, identify, read_k
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call, Service
 from serve_app.images.header import ImageHeader, inspect
-from serve_app.images.inputs import accepted_with, drop_inputs, keep_input
+from serve_app.images.store import accepted_with, drop_inputs, keep_input
 from serve_app.jobs.batches import BatchView, NewBatch, NewItem
 
 JSON_MAX_BYTES: Final = 1024 * 1024

@@ -14,7 +14,7 @@ from serve_app.errors import CapacityError, InternalError, RequestError, Service
 from serve_app.gateway.service import Service
 from serve_app.gateway.submit import fetched
 from serve_app.images.header import inspect
-from serve_app.images.inputs import accepted_with, keep_input
+from serve_app.images.store import accepted_with, keep_input
 from serve_app.jobs.batches import Fetch
 
 AT_ONCE: Final = 16

@@ -37,7 +37,7 @@ async def _older(call: Call, job_id: str) -> Response:
     service = call.service
     if not JOB_ID.fullmatch(job_id) or await service.jobs.removed([job_id]):
         raise no_such_job()
-    outbox = await service.outbox.figures()  # before the look: what leaves it in between is found there
+    outbox = await service.outbox.stats()  # before the look: what leaves it in between is found there
     outcome = await service.outcomes.find(job_id, call.caller.id)
     if outcome is None and outbox.lag_s >= service.settings.job_ttl:
         raise UsageUnavailable("Results of older jobs are on their way to where they are kept. Try again in a moment.")
