@@ -43,12 +43,9 @@ from serve_app.gateway.usage.reports import Reports
 from serve_app.gateway.views import job_path
 from serve_app.images.bucket_store import BucketStore, OrphanSweeper, open_store
 from serve_app.jobs.active import ActiveCluster
-from serve_app.jobs.batches.batches import Batches
-from serve_app.jobs.dead import DeadLetters
-from serve_app.jobs.desk import Desk
-from serve_app.jobs.dispatch.dispatcher import Dispatcher
-from serve_app.jobs.stops import Stops
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.batches import BatchStore
+from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.store import JobStore
 from serve_app.models.registry import load
 from serve_app.settings import Settings
 from serve_app.tracing import Tracer
@@ -152,8 +149,8 @@ def _assemble(
     cluster: str,
 ) -> Service:
     """Requests and background work have a client each: a burst of requests must not keep leases from being renewed."""
-    keys, stops, departure = KeyRing(settings), Stops(requests, settings), Departure()
-    tracker, asked = Tracker(work, settings, cluster=cluster), Tracker(requests, settings)
+    keys, departure = KeyRing(settings), Departure()
+    dispatched, asked = JobStore(work, settings, cluster=cluster), JobStore(requests, settings)
     return Service(
         settings=settings,
         version=version,
@@ -161,12 +158,9 @@ def _assemble(
         params={card.name: load(card.implementation).Params for card in cards},
         endpoints={f"{route.method:<4} {route.path}": route.summary for route in ROUTES},
         description=describe(ROUTES, EVERY_ROUTE, EVERY_AUTHENTICATED_ROUTE),
-        tracker=asked,
-        desk=Desk(requests, settings),
-        batches=Batches(requests, settings),
-        dead=DeadLetters(requests, settings),
-        stops=stops,
-        vitals=Vitals(asked, stops, [card.name for card in cards]),
+        jobs=asked,
+        batches=BatchStore(asked),
+        vitals=Vitals(asked, [card.name for card in cards]),
         store=open_store(requests, settings),
         outbox=Outbox(requests, settings),
         outcomes=Outcomes(settings),
@@ -174,15 +168,15 @@ def _assemble(
         verifier=TokenVerifier(settings, keys),
         limiter=Limiter(requests, settings),
         decisions=Decisions(requests),
-        dispatchers={card.name: Dispatcher(tracker, handles[card.name], card, version=version) for card in cards},
+        dispatchers={card.name: Dispatcher(dispatched, handles[card.name], card, version=version) for card in cards},
         writer=Writer(work, settings),
         reports=Reports(settings),
         webhooks=WebhookStore(requests, settings),
         tracer=tracer,
-        messages=tracker.messages,
+        messages=dispatched.messages,
         rates=Rates(asked, [card.name for card in cards]),
         departure=departure,
-        active=ActiveCluster(work, settings, cluster),
+        active=ActiveCluster(dispatched),
         supervisor=Supervisor(departure),
     )
 

@@ -1,4 +1,4 @@
-"""What most tests of this folder begin with: a gateway without Ray, the tables of usage, the tracker."""
+"""What most tests of this folder begin with: a gateway without Ray, the tables of usage, the job store."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from gateway_parts import Running, running_gateway
 from redis.asyncio import Redis
 
-from serve_app.jobs.desk import Desk
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
@@ -33,13 +32,8 @@ async def gateway(
 
 
 @pytest.fixture
-def tracker(redis: Redis, settings: Settings) -> Tracker:
-    return Tracker(redis, settings)
-
-
-@pytest.fixture
-def desk(redis: Redis, settings: Settings) -> Desk:
-    return Desk(redis, settings)
+def job_store(redis: Redis, settings: Settings) -> JobStore:
+    return JobStore(redis, settings)
 
 
 @pytest.fixture

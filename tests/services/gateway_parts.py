@@ -24,7 +24,7 @@ from serve_app.gateway.service import Service
 from serve_app.gateway.tokens import principal_of
 from serve_app.images.store import ImageStore
 from serve_app.jobs.limits import MAX_DELIVERIES
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 from serve_app.local.issuer import DevIssuerServer, Issuer, SigningKeys
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import Settings
@@ -143,8 +143,8 @@ class Running:
 
     async def beat(self, model: str = IMAGE_MODEL.name, **description: Any) -> None:
         """Say that a replica of the model runs."""
-        tracker = Tracker(self.redis, Settings())
-        await tracker.beat(ReplicaCard(model, "replica-1", VERSION, "cpu", description))
+        job_store = JobStore(self.redis, Settings())
+        await job_store.beat(ReplicaCard(model, "replica-1", VERSION, "cpu", description))
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.contracts import Json, Outcome, Task
 from serve_app.images import bucket_store
 from serve_app.images.bucket import PART_BYTES, Bucket
-from serve_app.jobs.registrar import TrackerRegistrar
+from serve_app.jobs.store import ReplicaHeartbeat
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.models.handle import ServeHandle
 from serve_app.models.registry import ModelConfig, card
@@ -75,7 +75,7 @@ def deployed(settings: Settings) -> Iterator[DeploymentHandle[Any]]:
             max_ongoing_requests=CONFIG.chunks_per_replica,
             ray_actor_options={"num_cpus": CONFIG.num_cpus},
         )
-        bound = deployment.bind(CONFIG, VERSION, TrackerRegistrar)
+        bound = deployment.bind(CONFIG, VERSION, ReplicaHeartbeat)
         yield serve.run(bound, name=CONFIG.name, route_prefix=None)
         serve.shutdown()
         ray.shutdown()

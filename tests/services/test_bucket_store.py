@@ -25,7 +25,7 @@ from serve_app.images.bucket import PART_BYTES
 from serve_app.images.bucket_store import BucketStore, OrphanSweeper, open_store
 from serve_app.images.store import UNCLAIMED_S, ImageStore
 from serve_app.jobs.records import Submission
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 
 JOB = "00000000-0000-4000-8000-000000000001"
@@ -75,12 +75,12 @@ async def test_the_sweep_deletes_only_what_nobody_keeps(
     store: BucketStore, keeper: OrphanSweeper, redis: Redis, settings: Settings
 ) -> None:
     """A waiting job keeps its input, an upload under way its own, a record its outputs; ended and lost ones do not."""
-    tracker = Tracker(redis, settings)
+    job_store = JobStore(redis, settings)
     waiting, lost, coming = (JOB[:-1] + str(number) for number in (2, 3, 4))
     for job_id in (waiting, lost, coming):
         await store.put(job_id, job_id.encode())
         await store_files(store, redis, job_id, {"mask.png": Output("image/png", b"mask")})
-    await submit(tracker, waiting)
+    await submit(job_store, waiting)
     await redis.delete(f"blob:{lost}", f"outputs:{lost}")
     await store.bucket.put("someone-elses", b"x", "text/plain")
     assert await keeper.sweep() == 2
@@ -99,16 +99,16 @@ async def test_a_redis_that_came_back_empty_costs_no_young_object(store: BucketS
 async def test_the_input_of_a_completed_job_leaves(
     store: BucketStore, keeper: OrphanSweeper, redis: Redis, settings: Settings
 ) -> None:
-    tracker = Tracker(redis, settings)
+    job_store = JobStore(redis, settings)
     await store.put(JOB, b"image")
-    await submit(tracker, JOB)
-    chunk = await tracker.claim("m", limit=1, max_bytes=100, max_pixels=100, chunks_per_replica=1)
+    await submit(job_store, JOB)
+    chunk = await job_store.claim("m", limit=1, max_bytes=100, max_pixels=100, chunks_per_replica=1)
     assert chunk is not None
     assert chunk.tasks[0].input is not None
     assert await store.get(chunk.tasks[0].input.reference) == b"image"
     assert await keeper.sweep() == 0
-    await tracker.complete([(chunk.tasks[0], {"label": "Tips"})])
-    assert (await tracker.read(JOB, "ada")).status is JobStatus.COMPLETED
+    await job_store.complete([(chunk.tasks[0], {"label": "Tips"})])
+    assert (await job_store.read(JOB, "ada")).status is JobStatus.COMPLETED
     assert await store.get(f"blob:{JOB}") is None
     assert await keeper.sweep() == 1
     assert await stored(store) == []
@@ -271,6 +271,6 @@ async def read_again(store: BucketStore, reference: str) -> bytes | None:
     return None
 
 
-async def submit(tracker: Tracker, job_id: str) -> None:
+async def submit(job_store: JobStore, job_id: str) -> None:
     held = JobInput(f"blob:{job_id}", 5, 1, "image/png")
-    await tracker.submit(Submission(id=job_id, owner="ada", model="m", params={}, input=held))
+    await job_store.submit(Submission(id=job_id, owner="ada", model="m", params={}, input=held))

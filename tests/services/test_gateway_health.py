@@ -22,9 +22,8 @@ from serve_app.gateway.live.departure import Departure
 from serve_app.gateway.live.rates import Rates
 from serve_app.gateway.monitoring.meters import BreakerMeter
 from serve_app.gateway.monitoring.vitals import FRESH_S, Vitals
-from serve_app.jobs.dispatch.dispatcher import Dispatcher
-from serve_app.jobs.stops import Stops
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.store import JobStore
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import Settings
@@ -135,7 +134,7 @@ async def test_many_probes_are_one_look_at_redis(gateway: Running) -> None:
 
 
 async def test_a_look_is_renewed_and_outlives_a_probe_that_gives_up(redis: Redis, settings: Settings) -> None:
-    vitals = Vitals(Tracker(redis, settings), Stops(redis, settings), [IMAGE_MODEL.name])
+    vitals = Vitals(JobStore(redis, settings), [IMAGE_MODEL.name])
     impatient = asyncio.create_task(vitals.latest())
     await asyncio.sleep(0)
     impatient.cancel()

@@ -288,16 +288,16 @@ async def test_a_job_that_was_lost_is_told_as_it_waits_and_runs_again(
 ) -> None:
     async with running_gateway(settings, authority, cards=[]) as gateway, listening(gateway.application) as url:
         service = service_of(gateway)
-        job = await service.tracker.submit(submission(id_of(gateway, "ada")))
+        job = await service.jobs.submit(submission(id_of(gateway, "ada")))
         async with httpx2.AsyncClient(base_url=url) as client, events(gateway, client, job.id) as told:
             assert (await told.next())[0] == "1-0-PENDING"
-            await service.tracker.lose((await claimed(service.tracker)).tasks, "the replica was lost")
+            await service.jobs.release_as_lost((await claimed(service.jobs)).tasks, "the replica was lost")
             seen = [(await told.next())[0]]
             while seen[-1] != "1-1-PENDING":
                 seen.append((await told.next())[0])
-            chunk = await claimed(service.tracker)
+            chunk = await claimed(service.jobs)
             assert (await told.next())[0] == "1-2-PROCESSING"
-            await service.tracker.complete([(task, {}) for task in chunk.tasks])
+            await service.jobs.complete([(task, {}) for task in chunk.tasks])
             assert await told.rest() == ["COMPLETED"]
 
 

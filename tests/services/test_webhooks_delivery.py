@@ -364,14 +364,14 @@ async def test_the_log_keeps_the_last_ones_and_every_record_leaves_in_the_end(to
 async def test_jobs_end_while_events_pile_up_and_redis_is_full(town: Town, receiver: Receiver) -> None:
     """Nothing of webhooks is ever a reason for a job not to end; and what ended is told even then."""
     endpoint = await town.register(receiver.url)
-    jobs = [await town.tracker.submit(submission(OWNER)) for _ in range(3)]
-    chunk = await claimed(town.tracker)
+    jobs = [await town.job_store.submit(submission(OWNER)) for _ in range(3)]
+    chunk = await claimed(town.job_store)
     async with town.redis.pipeline(transaction=False) as pipeline:
         for _ in range(9_998):
             pipeline.xadd("webhook-events", {"owner": "nobody"})
         await pipeline.execute()
     async with configured(town.redis, "maxmemory", 1):
-        assert all(await town.tracker.complete([(task, {"n": 1}) for task in chunk.tasks]))
+        assert all(await town.job_store.complete([(task, {"n": 1}) for task in chunk.tasks]))
         assert await town.redis.xlen("webhook-events") == 10_000
         assert await town.redis.hget("webhook-totals", "dropped") == b"1"
         async with sending(town.settings):

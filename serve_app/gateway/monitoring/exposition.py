@@ -19,8 +19,7 @@ from starlette.responses import Response
 from serve_app.errors import AdminRequired
 from serve_app.gateway.endpoint import bearer_token
 from serve_app.gateway.service import Call
-from serve_app.jobs.records import QueueState
-from serve_app.jobs.stops import Stopped
+from serve_app.jobs.records import QueueState, Stopped
 from serve_app.usage.outbox import OutboxStats
 from serve_app.webhooks.store import WebhookStats
 
@@ -34,8 +33,8 @@ async def metrics(call: Call) -> Response:
     service = call.service
     names = list(service.cards)
     states, stopped, outbox, webhooks = await asyncio.gather(
-        asyncio.gather(*(service.tracker.queue(name) for name in names)),
-        service.stops.of_models(names),
+        asyncio.gather(*(service.jobs.queue_state(name) for name in names)),
+        service.jobs.stopped(names),
         service.outbox.stats(),
         service.webhooks.stats(),
     )
