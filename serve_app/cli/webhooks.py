@@ -1,4 +1,4 @@
-"""`semapi webhooks`: who is told when your jobs end."""
+"""`semapi webhooks`: receivers that are notified when your jobs end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def remove(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER
 
 @commands.command()
 def rotate(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
-    """Make a new secret; the older one signs along for a day."""
+    """Make a new secret; the old one also signs for another day."""
     _print_secret(_ask(url, issuer, lambda client: client.rotate(webhook)))
 
 
@@ -56,7 +56,7 @@ def send_test(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISS
 
 @commands.command()
 def deliveries(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
-    """Show what waits and what ended."""
+    """Show waiting and ended deliveries."""
     for one in _ask(url, issuer, lambda client: client.deliveries(webhook)):
         line = f"{one['delivery_id']}  {one['timestamp']}  {one['type']:<13}  {one['status']:<9}"
         if one["attempts"]:
