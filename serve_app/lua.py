@@ -1,4 +1,4 @@
-"""What the rooms' Lua scripts share: how their texts are read, and their Redis keys told from a table of templates."""
+"""Shared by all Lua scripts: reading their texts, and functions for Redis keys made from a table of templates."""
 
 from __future__ import annotations
 
