@@ -84,6 +84,22 @@ def secrets(page: str, source: str) -> str:
     return section(page, "secrets", source, table(("Secret", "Key", "Opens", "For"), rows))
 
 
+def external_secrets(_: str, source: str) -> str:
+    """The Secrets that the component external-secrets fetches: all that no component and no operator makes."""
+    read = read_yaml(source)
+    documents = []
+    for name in (one for one in read["secrets"] if one not in read["made_elsewhere"]):
+        spec = {
+            "refreshInterval": "1h",
+            "secretStoreRef": {"kind": "ClusterSecretStore", "name": "site"},
+            "target": {"name": name, "creationPolicy": "Owner"},
+            "dataFrom": [{"extract": {"key": f"sem-image-classifier/{name}"}}],
+        }
+        metadata = {"name": name, "namespace": "sem-image-classifier"}
+        documents.append(resource("external-secrets.io/v1", "ExternalSecret", metadata, spec))
+    return manifests(source, documents)
+
+
 # Settings and the keys of the Serve config: the fields of a pydantic model, each described by the text below it.
 
 
@@ -112,7 +128,8 @@ def fields(source: str, kind: type[BaseModel], written: Callable[[str], str] = s
 def values(field: FieldInfo) -> str:
     """What may be written for a field: `whole number, 1 to 500`."""
     if get_origin(field.annotation) is Literal:
-        return " or ".join(f"`{choice}`" for choice in get_args(field.annotation))
+        *first, last = (f"`{choice}`" for choice in get_args(field.annotation))
+        return f"{', '.join(first)} or {last}"
     name = next((name for kind, name in VALUES.items() if kind in str(field.annotation)), "text")
     bounds = {type(bound).__name__: bound for bound in field.metadata}
     least, most = bounds.get("Ge"), bounds.get("Le")
@@ -438,6 +455,7 @@ OUTPUTS: Final = (
     Output("docs/problems.md", "serve_app/errors.py", problems),
     Output("docs/api.md", "serve_app/gateway/routes.py", routes),
     Output("docs/security.md", "k8s/secrets.yaml", secrets),
+    Output("k8s/components/external-secrets/secrets.yaml", "k8s/secrets.yaml", external_secrets),
     Output("docs/security.md", NETWORK, addresses),
     Output("k8s/base/network/policies.yaml", NETWORK, network_policies),
     Output("k8s/components/service-mesh/who-may.yaml", NETWORK, mesh_rules),

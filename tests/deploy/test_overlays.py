@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import yaml
 from manifests import capacity
 from manifests.check import check_documents
 from manifests.documents import CLUSTER, HEAD, Document, Pod, matches, of_kind, pods_of
@@ -112,16 +111,6 @@ def test_every_pod_has_the_registrys_secret(everything: list[Document]) -> None:
         if pod.spec.get("serviceAccountName") not in accounts and not pod.spec.get("imagePullSecrets")
     ]
     assert without == []
-
-
-def test_a_store_outside_gives_every_secret_of_the_list() -> None:
-    listed = yaml.safe_load((K8S / "secrets.yaml").read_text())["secrets"]
-    made = yaml.safe_load_all((K8S / "components" / "external-secrets" / "secrets.yaml").read_text())
-    assert {one["metadata"]["name"] for one in made} == set(listed) - {
-        "sem-image-classifier-tls",  # cert-manager's
-        "registry",  # of components that few need
-        "postgres-ca",
-    }
 
 
 def test_a_quota_binds_and_holds_two_clusters_with_what_is_around(given: dict[str, list[Document]]) -> None:
