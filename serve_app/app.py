@@ -46,13 +46,13 @@ class ApplicationArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
-    """Served models; `POST /api/v1/inference` uses the first."""
+    """One block for each model; the first answers `POST /api/v1/inference`."""
     gateway_replicas: Annotated[int, Field(ge=1)] = 2
-    """Two, so that the loss of one loses no submit."""
+    """Gateway replicas. With two, the loss of one costs no submit."""
     gateway_cpus: Annotated[float, Field(gt=0)] = 0.25
-    """Processors Ray reserves for a gateway replica."""
+    """Processors that Ray reserves for a gateway replica."""
     gateway_resources: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Ray custom resources that a gateway replica takes: it runs only on nodes started with them."""
+    """Custom resources of Ray that a gateway replica takes: it runs only on nodes that were started with them."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
