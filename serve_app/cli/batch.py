@@ -37,7 +37,7 @@ def submit(
     """
     files = [file for path in paths for file in _files(path)]
     if not files:
-        give_up("There is no file in these folders.")
+        give_up("These folders contain no files.")
     batches = _ask(url, issuer, lambda client: _send(client, files, model, timeout if wait else None))
     for batch in batches:
         _print(batch)

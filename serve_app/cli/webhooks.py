@@ -12,7 +12,9 @@ from serve_app.cli.console import output
 from serve_app.client import WebhookClient
 from serve_app.contracts import Json
 
-commands = typer.Typer(help="Who is told when your jobs end.", rich_markup_mode=None, no_args_is_help=True)
+commands = typer.Typer(
+    help="Receivers that are notified when your jobs end.", rich_markup_mode=None, no_args_is_help=True
+)
 
 Webhook = Annotated[str, typer.Argument(help="Id of the webhook.")]
 
@@ -27,12 +29,12 @@ def show(url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
 
 @commands.command()
 def add(
-    receiver: Annotated[str, typer.Argument(help="URL that shall be told.")],
+    receiver: Annotated[str, typer.Argument(help="URL of the receiver.")],
     event: Annotated[list[str] | None, typer.Option(help="job.completed, job.failed, job.cancelled; all.")] = None,
     url: Url = SERVICE,
     issuer: Issuer = DEFAULT_ISSUER,
 ) -> None:
-    """Register a receiver and print its secret, which is shown this once."""
+    """Register a receiver and print its secret, which is shown only once."""
     _print_secret(_ask(url, issuer, lambda client: client.register(receiver, event or ())))
 
 

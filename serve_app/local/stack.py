@@ -109,7 +109,7 @@ class LocalStack:
         except redis.RedisError as error:
             raise LocalError(f"The server of REDIS_URL cannot be used: {error}") from error
         except ValueError:  # its message would show a part of the password
-            raise LocalError("REDIS_URL is no Redis URL; percent-encode what is special in it.") from None
+            raise LocalError("REDIS_URL is not a Redis URL; percent-encode special characters.") from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

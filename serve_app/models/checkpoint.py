@@ -73,7 +73,7 @@ def is_multi_label(config: Any) -> bool:
     """Whether the labels are independent of each other. Raises `ModelUnready` if the head does not classify."""
     kind, count = config.problem_type, config.num_labels
     if kind == "regression":
-        raise ModelUnready("config.json says problem_type: regression. A number is no label; this service classifies.")
+        raise ModelUnready("config.json says problem_type: regression. This service serves only classifiers.")
     if kind == "multi_label_classification":
         return True
     if count < 2:

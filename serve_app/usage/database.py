@@ -39,7 +39,7 @@ class Database:
             if not conninfo_to_dict(self._url):
                 raise psycopg.InterfaceError("DATABASE_URL is not set")
         except psycopg.ProgrammingError:  # its text would show a part of the password
-            raise psycopg.InterfaceError("DATABASE_URL is no PostgreSQL URL") from None
+            raise psycopg.InterfaceError("DATABASE_URL is not a PostgreSQL URL") from None
         return await psycopg.AsyncConnection.connect(
             self._url,
             autocommit=True,

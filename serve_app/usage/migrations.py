@@ -70,7 +70,7 @@ def migrate(database_url: str, *, wait_s: float = 0.0, say: Callable[[str], None
         if not conninfo_to_dict(database_url):
             raise MigrationError("DATABASE_URL is not set.")
     except psycopg.ProgrammingError:  # its text would show a part of the password
-        raise MigrationError("DATABASE_URL is no PostgreSQL URL; percent-encode what is special in it.") from None
+        raise MigrationError("DATABASE_URL is not a PostgreSQL URL; percent-encode special characters.") from None
     _wait_for_server(database_url, wait_s, say)
     try:
         with psycopg.connect(database_url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:

@@ -65,7 +65,7 @@ class UrlSource:
 def _only_value(connection: psycopg.Connection, statement: str, deadline: float) -> Any:
     left_ms = int((deadline - time.monotonic()) * 1000)
     if left_ms <= 0:
-        raise TooSlow("the time for the report is up; take less time at once")
+        raise TooSlow("the report did not finish in time; choose a shorter window")
     timeout_ms = min(left_ms, STATEMENT_TIMEOUT_S * 1000)
     connection.execute("SELECT set_config('statement_timeout', %s, true)", [str(timeout_ms)])
     row = connection.execute(statement.encode()).fetchone()
@@ -77,7 +77,7 @@ class PodSource:
 
     def __init__(self, namespace: str) -> None:
         if not _NAMESPACE.fullmatch(namespace):
-            raise ReportError(f"{namespace!r} is no namespace's name")
+            raise ReportError(f"{namespace!r} is not a namespace name")
         self.command = ["kubectl", "exec", "-i", "-n", namespace, POD, "--", "bash", "-lc", PSQL]
 
     def read(self, statements: Sequence[str]) -> list[Any]:
@@ -98,14 +98,14 @@ class PodSource:
         try:
             values = [json.loads(line) for line in lines]
         except ValueError as error:
-            raise ReportError("psql in the pod answered something that is not JSON") from error
+            raise ReportError("psql in the pod did not answer with JSON") from error
         if len(values) != len(statements):
             raise ReportError(f"psql in the pod gave {len(values)} answers to {len(statements)} questions")
         return values
 
 
 CONNECT_TIMEOUT_S: Final = 10
-TABLES_MISSING: Final = "the database has not this version's tables; run `semapi migrate`"
+TABLES_MISSING: Final = "the database lacks tables of this version; run `semapi migrate`"
 
 
 class DatabaseAway(ReportError):
@@ -124,7 +124,7 @@ def connected(url: str, connect_timeout_s: int = CONNECT_TIMEOUT_S) -> Iterator[
             raise DatabaseAway("no database: set DATABASE_URL, give --dsn, or start `semapi up` here")
     except psycopg.ProgrammingError:  # its message would show a part of the password
         raise DatabaseAway(
-            "the database's address is no PostgreSQL URL; percent-encode what is special in it"
+            "the database's address is not a PostgreSQL URL; percent-encode special characters"
         ) from None
     try:
         with psycopg.connect(
@@ -135,7 +135,7 @@ def connected(url: str, connect_timeout_s: int = CONNECT_TIMEOUT_S) -> Iterator[
     except psycopg.errors.UndefinedTable:
         raise DatabaseAway(TABLES_MISSING) from None
     except psycopg.errors.QueryCanceled as error:
-        raise TooSlow("PostgreSQL needs more time for this than it was given; take less time at once") from error
+        raise TooSlow("PostgreSQL did not finish in time; choose a shorter window") from error
     except psycopg.OperationalError as error:
         raise DatabaseAway(f"PostgreSQL did not answer: {str(error).strip()}") from error
     except psycopg.DataError as error:  # invalid input that only PostgreSQL detects

@@ -61,7 +61,7 @@ def name_window(
     if month is None:
         return make_window(mode, since, until, timezone, bucket, now)
     if since is not None or until is not None:
-        raise ReportError("month is a window of its own, since and until name another; take one")
+        raise ReportError("month cannot be combined with since or until")
     return make_month(month, timezone, bucket)
 
 
@@ -87,7 +87,7 @@ def make_month(month: str, timezone: str, bucket: str) -> Window:
         end = following.astimezone(UTC) - _INSTANT
         return Window(start.astimezone(UTC), end, timezone, "day" if bucket == "auto" else _bucket(bucket))
     except (ValueError, OverflowError):
-        raise ReportError(f"month is a year and a month, as 2026-10, not {month!r}") from None
+        raise ReportError(f"month is a year and a month, such as 2026-10, not {month!r}") from None
 
 
 def default_since(mode: Mode) -> str | None:
@@ -125,7 +125,7 @@ def parse_time(text: str, now: datetime, name: str) -> datetime:
         return moment
     except (ValueError, OverflowError):
         raise ReportError(
-            f"{name}: {text!r} is no time; write 2026-10-01T08:00Z, 2026-10-01, 90m, 24h, 7d, 2w or now"
+            f"{name}: {text!r} is not a time; write 2026-10-01T08:00Z, 2026-10-01, 90m, 24h, 7d, 2w or now"
         ) from None
 
 
@@ -133,7 +133,7 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ReportError(f"timezone: none is called {name!r}; write one as Europe/Rome") from None
+        raise ReportError(f"timezone: {name!r} is unknown; write one such as Europe/Rome") from None
 
 
 def _bucket(word: str) -> Bucket:
