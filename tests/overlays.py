@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from manifests.documents import Document
-from manifests.render import rendered
+from manifests.documents import Document, rendered
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DIGEST: Final = "sha256:" + "5a" * 32

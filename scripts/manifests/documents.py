@@ -1,10 +1,15 @@
-"""What the manifests hold: YAML documents, the pods that they describe, and what is found wrong in them."""
+"""What the manifests hold, as a cluster gets them: every overlay rendered by kubectl, the pods that it describes, and
+what is found wrong in it."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path as File
 from typing import Any, Final
 
 import yaml
@@ -21,6 +26,12 @@ TEMPLATES: Final[dict[str, Path]] = {
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
     **dict.fromkeys(("Deployment", "StatefulSet", "DaemonSet", "Job"), ("spec", "template")),
 }
+
+
+OVERLAYS: Final = "k8s/overlays"
+SERVICES: Final = "k8s/service"
+SECRETS: Final = "k8s/secrets.yaml"
+DEADLINE_S: Final = 60.0
 
 
 @dataclass(frozen=True, order=True)
@@ -171,7 +182,51 @@ class UniqueKeys(yaml.SafeLoader):
         return node
 
 
-def read(text: str, file: str) -> tuple[list[Document], list[Finding]]:
+Read = tuple[list[Document], list[Finding]]
+
+
+def environments(root: File) -> dict[str, Read]:
+    """What each overlay gives a cluster, the RayService and the names of the secrets with it."""
+    secrets, faults = secrets_of(root)
+    found = {}
+    for name in sorted(path.parent.name for path in (root / OVERLAYS).glob("*/kustomization.yaml")):
+        around, service = rendered(root, f"{OVERLAYS}/{name}"), service_of(root, name)
+        found[name] = (around[0] + service[0] + secrets, around[1] + service[1] + faults)
+    return found
+
+
+def rendered(root: File, folder: str) -> Read:
+    """A kustomization, built."""
+    if (kubectl := find_kubectl()) is None:
+        return [], [Finding(folder, "?", "", "kubectl is needed to build this; `make setup` installs one.")]
+    command = [kubectl, "kustomize", "--load-restrictor", "LoadRestrictionsNone", str(root / folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    except subprocess.TimeoutExpired:
+        return [], [Finding(folder, "?", "", f"kubectl did not build this within {DEADLINE_S:.0f} s.")]
+    if done.returncode != 0:
+        return [], [Finding(folder, "?", "", f"kubectl cannot build this: {done.stderr.strip()[-400:]}")]
+    return read(done.stdout, folder)
+
+
+def find_kubectl() -> str | None:
+    """The one of this environment (its version is locked), else the machine's."""
+    own = File(sys.executable).with_name("kubectl")
+    return str(own) if os.access(own, os.X_OK) else shutil.which("kubectl")
+
+
+def service_of(root: File, name: str) -> Read:
+    """The RayService of an environment."""
+    return rendered(root, f"{SERVICES}/{name}")
+
+
+def secrets_of(root: File) -> Read:
+    """The list of secrets that are not in git, as if it were a resource."""
+    documents, findings = read((root / SECRETS).read_text("utf-8"), SECRETS)
+    return [replace(one, body={**one.body, "kind": NAMES_OF_SECRETS}) for one in documents], findings
+
+
+def read(text: str, file: str) -> Read:
     """The documents of a YAML text, and what keeps it from being one."""
     try:
         values = [value for value in yaml.load_all(text, UniqueKeys) if value]

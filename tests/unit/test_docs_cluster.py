@@ -6,11 +6,8 @@ import re
 from pathlib import Path
 
 import yaml
-from manifests.render import environments
-from operations import command_line, target
-from operations.delivery import restart
-from operations.ground import kuberay, tools
-from operations.use import look
+from manifests.documents import environments
+from operations import command_line, deploy, kuberay, look, target, tools
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
@@ -48,7 +45,7 @@ def test_every_setting_of_the_local_file_is_a_row() -> None:
 def test_every_component_is_told() -> None:
     told = {row.split("|")[1].strip(): row for row in rows("Command").splitlines()}
     assert [name for name in look.COMPONENTS if f"`{name}`" not in told["`logs`"]] == []
-    assert [name for name in restart.COMPONENTS if f"`{name}`" not in told["`restart`"]] == []
+    assert [name for name in deploy.COMPONENTS if f"`{name}`" not in told["`restart`"]] == []
 
 
 def test_the_versions_are_those_that_are_checked() -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from manifests.check import check_schemas
-from manifests.documents import Document, of_kind, pods_of, read
-from manifests.render import environments
+from check_manifests import check_schemas
+from manifests.documents import Document, environments, of_kind, pods_of, read
 from overlays import ROOT
 
 PAGE = (ROOT / "docs" / "disaster-recovery.md").read_text("utf-8")

@@ -6,8 +6,7 @@ import math
 import re
 
 import pytest
-from manifests.documents import Document, Pod, of_kind, pods_of
-from manifests.render import environments
+from manifests.documents import Document, Pod, environments, of_kind, pods_of
 from overlays import ROOT, amount, prod_for_a_site
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")

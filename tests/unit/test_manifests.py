@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests.check import OLDEST, check_documents
-from manifests.documents import Document, Finding, read
-from manifests.render import environments, find_kubectl, rendered
-from operations.ground import tools
+from check_manifests import OLDEST, check_documents
+from manifests.documents import Document, Finding, environments, find_kubectl, read, rendered
+from operations import tools
 from overlays import ROOT, put
 
 SERVICE_TEXT = (ROOT / "rayservice.yaml").read_text("utf-8")

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manifests.documents import Document, matches, of_kind, pods_of
+from manifests.documents import Document, environments, matches, of_kind, pods_of
 from manifests.network import Cell, names_port, read_table, rules
-from manifests.render import environments
 from overlays import ROOT, prod_for_a_site
 
 from serve_app.outbound.address import is_public

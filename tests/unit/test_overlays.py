@@ -10,12 +10,11 @@ from typing import Any, Final
 
 import pytest
 import yaml
+from check_manifests import check_documents
 from manifests import capacity
-from manifests.check import check_documents
-from manifests.documents import CLUSTER, HEAD, Document, Pod, matches, of_kind, pods_of
+from manifests.application import texts
+from manifests.documents import CLUSTER, HEAD, Document, Pod, environments, matches, of_kind, pods_of, secrets_of
 from manifests.network import rules
-from manifests.production import texts
-from manifests.render import environments, secrets_of
 from overlays import PARAMETERS, ROOT, SITE, amount, around, built, of_service, prod_for_a_site
 
 from serve_app.settings import Settings
