@@ -1,7 +1,7 @@
 """What Serve would say of its config, what the service would say of its settings, and what production refuses.
 
-Serve drops unknown keys silently, and accepts the text "8" as a number; the service ignores unknown settings. The values
-of secrets are checked by the service itself: docs/settings.md, Production.
+Serve drops unknown keys silently, and accepts the text "8" as a number; the service ignores unknown settings. The
+service itself checks the values of secrets: docs/settings.md, Production.
 """
 
 from __future__ import annotations
