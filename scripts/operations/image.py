@@ -38,6 +38,7 @@ MOVE_DEADLINE_S = 1800.0
 """For two gigabytes, to a registry or into kind's node."""
 IMPORT_DEADLINE_S = 1800.0
 """For seven gigabytes onto a slow disk: the image with the GPU build of torch."""
+LAYER_DEADLINE_S = 1800.0
 DEBIAN_DEADLINE_S = 1200.0
 COPY_DEADLINE_S = 600.0
 SHOWN_DIGEST = f"sha256:{'0' * 64}"
@@ -337,7 +338,7 @@ def _stored(layer: dict[str, Any]) -> Layer:
     def output() -> Iterator[IO[bytes]]:
         command = ["containers-storage", "diff", layer["id"]]
         with (
-            piped(command, IMPORT_DEADLINE_S, stdout=subprocess.PIPE) as process,
+            piped(command, LAYER_DEADLINE_S, stdout=subprocess.PIPE) as process,
             _binary(process.stdout) as pipe,
         ):
             yield pipe

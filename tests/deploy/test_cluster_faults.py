@@ -50,15 +50,15 @@ def test_a_failure_in_the_middle_says_what_was_done_and_how_to_go_on_as_it_can_b
 def test_an_answer_that_fails_once_is_asked_for_again_and_what_never_served_is_no_release(
     tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, serves = replace(tools.work(monkeypatch), timeout_s=60.0), replace(releases.SHOWN, image=IMAGE)
+    run, serves = tools.work(monkeypatch), replace(releases.SHOWN, image=IMAGE)
     tools.answer(rule("get rayservice", "no json"))
     with pytest.raises(StepFailed, match="returned something else than JSON: 'no json'"):
-        enter(work, serves, "manifests", "mark")
+        enter(run, serves, "manifests", "mark")
     assert tools.changes == []
     refused = rule("get rayservice", status=1, errors="connection refused\n", once=True)
     well = [rule("get rayservice", ray_service()), rule("get raycluster", ray_cluster()), rule("json", items())]
     tools.answer(refused, *well)
-    assert enter(work, serves, "manifests", "mark") == "4 endpoints serve"
+    assert enter(replace(run, timeout_s=60.0), serves, "manifests", "mark") == "4 endpoints serve"
     assert " apply " in tools.changes[0]
 
 

@@ -114,7 +114,7 @@ def test_a_layer_that_podman_does_not_give_is_not_waited_for(
     (tmp_path / "containers-storage").write_text(STORAGE.format(folder=tmp_path))
     (tmp_path / "containers-storage").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(images, "IMPORT_DEADLINE_S", 2.0)
+    monkeypatch.setattr(images, "LAYER_DEADLINE_S", 2.0)
     image_of_podman = images.built(RUN, made.name, digest(made.config).removeprefix("sha256:"))
     with pytest.raises(StepFailed, match="containers-storage diff top gave no answer within"):
         node.bring(image_of_podman)
