@@ -24,13 +24,13 @@ except ModuleNotFoundError as error:
 
 ROOT: Final = File(__file__).resolve().parents[1]
 OLDEST: Final = "1.31"
-"""The oldest Kubernetes that the manifests are for. What a newer one says is asked of its API server: tests/cluster."""
+"""The oldest supported Kubernetes. tests/cluster asks the API server of a newer one."""
 OWN_KINDS: Final = re.compile(r"^(?:[^./]+/)?v\d|^(?!gateway\.)[^/]+\.k8s\.io/")
-"""API versions of Kubernetes itself; those of operators have their schema in a cluster alone."""
+"""API versions of Kubernetes itself; the schemas of operators' kinds are only in a cluster."""
 
 
 def check_repository(root: File) -> list[Finding]:
-    """All that is wrong in every overlay, by place. What they have in common is told once."""
+    """All that is wrong in every overlay, by place. A finding that several overlays share is reported once."""
     found: dict[tuple[str, str, str], Finding] = {}
     for documents, findings in environments(root).values():
         for one in (*findings, *check_documents(documents)):
@@ -39,7 +39,7 @@ def check_repository(root: File) -> list[Finding]:
 
 
 def check_documents(documents: list[Document]) -> list[Finding]:
-    """All that is wrong in the documents of one cluster, by place. What the schemas refuse is told alone: the other
+    """All that is wrong in the documents of one cluster, by place. What the schemas refuse is reported alone: the other
     checks rely on them."""
     checks = (application.check, capacity.check, network.check)
     return sorted(check_schemas(documents)) or sorted({finding for one in checks for finding in one(documents)})

@@ -17,7 +17,7 @@ import yaml
 Path = tuple[str | int, ...]
 """The way to a value: keys and list indexes."""
 NAMES_OF_SECRETS: Final = "SecretNames"
-"""Not a kind of Kubernetes: the list of the secrets that are not in git, with their keys (k8s/secrets.yaml)."""
+"""Not a kind of Kubernetes: the list of the Secrets that are not in git, with their keys (k8s/secrets.yaml)."""
 CLUSTER: Final = ("spec", "rayClusterConfig")
 HEAD: Final = (*CLUSTER, "headGroupSpec")
 WORKERS: Final = (*CLUSTER, "workerGroupSpecs")
@@ -36,7 +36,7 @@ DEADLINE_S: Final = 60.0
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """Something wrong, its place, and what to do."""
+    """A fault, its place, and what to do."""
 
     file: str
     resource: str
@@ -132,7 +132,7 @@ class Pod:
 
     @property
     def environment(self) -> dict[str, str | None]:
-        """Ray's variables with a value written down; None for one that comes from elsewhere."""
+        """The environment variables of Ray's container; None for a value that comes from a Secret or ConfigMap."""
         return {str(one.get("name")): one.get("value") for one in self.document.items(*self.ray_path, "env")}
 
     def count(self, key: str) -> int:
@@ -171,7 +171,7 @@ def matches(selector: dict[str, Any], labels: Mapping[str, str]) -> bool:
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping; by itself PyYAML takes the last one without a word."""
+    """Refuses a duplicate key in a mapping; PyYAML by itself silently takes the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
