@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 from serve_app.app import ApplicationArgs
 from serve_app.cli import main
 from serve_app.errors import ServiceError
-from serve_app.gateway.routes import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
+from serve_app.gateway.routes.table import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
 from serve_app.models.registry import ModelConfig
 
 ROOT = Path(__file__).resolve().parents[2]
