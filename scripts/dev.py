@@ -17,6 +17,10 @@ from installation import REQUIREMENTS, ROOT, stop
 OLDEST, NEWEST = (3, 11), (3, 13)
 CANDIDATES = ("python3.12", "python3.11", "python3.13")
 UV = "uv==0.13.8"
+PYTEST = ("python", "-m", "pytest")
+PARALLEL = (*PYTEST, "--numprocesses=logical", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
+PARALLEL += ("--durations=15",)
+PRODUCT, DEPLOY = ("tests/serve", "tests/services", "tests/unit"), ("tests/deploy",)
 
 
 def fits(version: Tuple[int, ...]) -> bool:
@@ -78,16 +82,34 @@ def run(arguments: List[str]) -> None:
 
 
 def test(arguments: List[str]) -> None:
-    """Run the tests (ARGS=tests/unit: some of them)."""
+    """Run the tests of the product (ARGS=tests/unit: some of them)."""
     ensure(dev=True)
-    become("python", "-m", "pytest", *arguments)
+    become(*PARALLEL, *arguments)
+
+
+def test_deploy(arguments: List[str]) -> None:
+    """Run the tests of the manifests, the image, scripts/cluster and their pages."""
+    ensure(dev=True)
+    become(*PARALLEL, *DEPLOY, *arguments)
+
+
+def test_all(arguments: List[str]) -> None:
+    """Run both in one."""
+    ensure(dev=True)
+    become(*PARALLEL, *PRODUCT, *DEPLOY, *arguments)
+
+
+def coverage(arguments: List[str]) -> None:
+    """Run the tests of the product and say which lines of serve_app they run, in subprocesses and replicas too."""
+    ensure(dev=True)
+    become(*PARALLEL, "--cov", *arguments)
 
 
 def fuzz(arguments: List[str]) -> None:
     """Send 200 made-up requests to each route (FUZZ_EXAMPLES=1000: more), and hold the answers to the description."""
     ensure(dev=True)
     os.environ.setdefault("FUZZ_EXAMPLES", "200")
-    become("python", "-m", "pytest", "--timeout", "1800", "tests/services/test_description_fuzz.py", *arguments)
+    become(*PYTEST, "--timeout=1800", "tests/services/test_description_fuzz.py", *arguments)
 
 
 def check(arguments: List[str]) -> None:
@@ -100,7 +122,8 @@ def check(arguments: List[str]) -> None:
         "format": ("ruff", "format", "--check", "."),
         "types": ("mypy",),
         "imports": ("lint-imports",),
-        "shape": ("python", "-m", "pytest", "-q", "tests/unit/test_shape.py"),
+        "shape": (*PYTEST, "-q", "tests/unit/test_shape.py"),
+        "generated": ("python", "scripts/generate.py", "--check"),
         "image": ("hadolint", "k8s/image/Containerfile"),
         "shell": ("shellcheck", *sorted(str(path) for path in ROOT.glob("k8s/**/*.sh"))),
     }
@@ -117,10 +140,16 @@ def check(arguments: List[str]) -> None:
         began = time.monotonic()
         program = command if command == "env" else str(VENV / "bin" / command)
         wrong = subprocess.run([program, *rest], cwd=str(ROOT), check=False).returncode != 0
-        lines.append(f"{name:8} {'FAILED' if wrong else 'ok':6} {time.monotonic() - began:5.1f} s")
+        lines.append(f"{name:9} {'FAILED' if wrong else 'ok':6} {time.monotonic() - began:5.1f} s")
         failed |= wrong
     print("==", *lines, sep="\n")
     sys.exit(1 if failed else 0)
+
+
+def generate(arguments: List[str]) -> None:
+    """Write the tables, pages and manifests that follow from facts elsewhere (scripts/generate.py)."""
+    ensure(dev=True)
+    become("python", "scripts/generate.py", *arguments)
 
 
 def bench(arguments: List[str]) -> None:
@@ -153,7 +182,7 @@ def cluster(arguments: List[str]) -> None:
 def test_cluster(arguments: List[str]) -> None:
     """Run the tests on a real Kubernetes node made here (Linux, root, Go; about 25 minutes; ARGS=--short: 8)."""
     ensure(dev=True)
-    become("python", "-m", "pytest", "tests/cluster", *arguments)
+    become(*PYTEST, "tests/cluster", *arguments)
 
 
 def pictures(arguments: List[str]) -> None:
@@ -193,8 +222,12 @@ TASKS: Dict[str, Callable[[List[str]], None]] = {
     "help": show_help,
     "run": run,
     "test": test,
+    "test-deploy": test_deploy,
+    "test-all": test_all,
+    "coverage": coverage,
     "fuzz": fuzz,
     "check": check,
+    "generate": generate,
     "bench": bench,
     "bench-usage": bench_usage,
     "chaos": chaos,

@@ -43,24 +43,20 @@ from serve_app.gateway.routes.usage import Reports
 from serve_app.gateway.schemas.jobs import job_path
 from serve_app.gateway.supervisor import RequestTasks, ShutdownSignal, Supervisor
 from serve_app.gateway.uploads import SLOW_MAX, SLOW_MAX_PER_USER, ImageFetcher, UploadBudget
-from serve_app.images.bucket_store import BucketStore, open_store
-from serve_app.images.keeper import Keeper
+from serve_app.images.bucket_store import BucketStore, OrphanSweeper, open_store
 from serve_app.images.store import ImageStore
 from serve_app.jobs.active import ActiveCluster
-from serve_app.jobs.batches.batches import Batches
-from serve_app.jobs.dead import DeadLetters
-from serve_app.jobs.desk import Desk
-from serve_app.jobs.dispatch.dispatcher import Dispatcher
-from serve_app.jobs.stops import Stops
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.batches import BatchStore
+from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.store import JobStore
 from serve_app.models.registry import load
 from serve_app.settings import Settings
 from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.outcomes import Outcomes
 from serve_app.usage.writer import Writer
-from serve_app.webhooks.endpoints import Endpoints
 from serve_app.webhooks.sender import Sender
+from serve_app.webhooks.store import WebhookStore
 
 SHUTDOWN_S: Final = 15.0
 """Longest time for accepted and claimed work to end; what is still claimed then comes back when its lease runs out."""
@@ -88,7 +84,7 @@ class Gateway:
     settings: Settings
     models: Models
     store: ImageStore
-    tracker: Tracker
+    jobs: JobStore
     dispatchers: Mapping[str, Dispatcher]
     outbox: Outbox
     outcomes: Outcomes
@@ -185,28 +181,20 @@ def _assemble(
         {card.name: card for card in cards}, {card.name: load(card.implementation).Params for card in cards}
     )
     keys, shutdown, tasks = KeyRing(settings), ShutdownSignal(), RequestTasks()
-    tracker, claiming = Tracker(requests, settings), Tracker(work, settings, cluster=cluster)
-    desk, batches, stops = Desk(requests, settings), Batches(requests, settings), Stops(requests, settings)
-    store, outbox, outcomes, writer = (
-        open_store(requests, settings),
-        Outbox(requests, settings),
-        Outcomes(settings),
-        Writer(work, settings),
-    )
-    webhooks, active, supervisor = (
-        Endpoints(requests, settings),
-        ActiveCluster(work, settings, cluster),
-        Supervisor(shutdown),
-    )
+    jobs, claiming = JobStore(requests, settings), JobStore(work, settings, cluster=cluster)
+    batches = BatchStore(jobs)
+    store, webhooks = open_store(requests, settings), WebhookStore(requests, settings)
+    outbox, outcomes, writer = Outbox(requests, settings), Outcomes(settings), Writer(work, settings)
+    active, supervisor = ActiveCluster(claiming), Supervisor(shutdown)
     verifier, limiter = TokenVerifier(settings, keys), Limiter(requests, settings)
     budget = UploadBudget(settings.upload_bytes_in_flight, settings.upload_bytes_per_user)
     fetcher, reports = ImageFetcher(settings), Reports(settings)
     slow_uploads = ConcurrencyLimit(SLOW_MAX, SLOW_MAX_PER_USER)
     dispatchers = {card.name: Dispatcher(claiming, handles[card.name], card, version=version) for card in cards}
-    throughputs, status = Throughputs(tracker, models.names), StatusCache(tracker, stops, models.names)
-    presenter = JobPresenter(tracker, throughputs, models, settings.job_ttl)
-    watch = JobWatch(tracker, claiming.messages, presenter, shutdown, settings)
-    stored_results = StoredResults(batches, desk, outcomes)
+    throughputs, status = Throughputs(jobs, models.names), StatusCache(jobs, models.names)
+    presenter = JobPresenter(jobs, throughputs, models, settings.job_ttl)
+    watch = JobWatch(jobs, claiming.messages, presenter, shutdown, settings)
+    stored_results = StoredResults(batches, jobs, outcomes)
     background: dict[str, Callable[[], Awaitable[None]]] = {
         **{f"Dispatcher {name}": dispatcher.run for name, dispatcher in dispatchers.items()},
         "Writer": writer.run,
@@ -217,14 +205,14 @@ def _assemble(
         "Departure": shutdown.run,
     }
     if isinstance(store, BucketStore):
-        background["Keeper"] = Keeper(store, work).run
+        background["Keeper"] = OrphanSweeper(store, work).run
     if cluster:
         background["ActiveCluster"] = active.run
     return Gateway(
         settings=settings,
         models=models,
         store=store,
-        tracker=tracker,
+        jobs=jobs,
         dispatchers=dispatchers,
         outbox=outbox,
         outcomes=outcomes,
@@ -244,9 +232,9 @@ def _assemble(
         background=background,
         services=EndpointServices(settings, verifier, limiter, active, outbox, tracer, tasks, slow_uploads),
         parts=(
-            *(settings, models, tracker, desk, batches, stops, store, outbox, outcomes, webhooks, verifier, reports),
-            *(presenter, watch, stored_results, DeadLetters(requests, settings), Decisions(requests)),
-            Intake(tracker, store, models, budget, fetcher, tasks, settings),
+            *(settings, models, jobs, batches, store, outbox, outcomes, webhooks, verifier, reports),
+            *(presenter, watch, stored_results, Decisions(requests)),
+            Intake(jobs, store, models, budget, fetcher, tasks, settings),
             BatchIntake(batches, store, models, budget, tasks, settings),
             Health(status, store, dispatchers, supervisor, writer, models),
             Release(version, {f"{route.method:<4} {route.path}": route.summary for route in ROUTES}, description()),

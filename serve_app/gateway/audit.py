@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from serve_app.contracts import AuditEvent, Json, Principal
-from serve_app.usage.storable import storable, storable_name
+from serve_app.texts import sanitize_name, sanitize_text
 
 REFUSALS: Final = frozenset({401, 403, 429})
 """Statuses that say no to a caller; each has lines of its own to spend."""
@@ -43,11 +43,11 @@ class AuditContext:
             event_id=uuid.uuid4().hex,
             timestamp=int(time.time() * 1000),
             principal_id=self.principal.id,
-            username=storable_name(self.principal.name),
+            username=sanitize_name(self.principal.name),
             action=action,
             target=target,
             detail=json.dumps(detail) if detail else "",
-            address=storable(self.address, 200),
+            address=sanitize_text(self.address, 200),
             request_id=self.request_id,
         )
 
@@ -125,15 +125,15 @@ def _write(event: str, request: AuditedRequest, left_out: int) -> None:
     line = {
         "event": event,
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "who": storable(principal.name, SHOWN_MAX) if principal else "",
+        "who": sanitize_text(principal.name, SHOWN_MAX) if principal else "",
         "principal_id": principal.id if principal else "",
         "what": request.route,
-        "target": storable(request.target, SHOWN_MAX),
+        "target": sanitize_text(request.target, SHOWN_MAX),
         # Unknown where the client went away: if it was done, the audit table has it.
         "outcome": request.refusal or ("done" if request.status < 400 else "unknown"),
         "status": request.status,
         "from": request.address,
-        "forwarded_for": storable(request.forwarded_for, SHOWN_MAX),
+        "forwarded_for": sanitize_text(request.forwarded_for, SHOWN_MAX),
         "request_id": request.request_id,
         "left_out": left_out,
     }

@@ -49,7 +49,7 @@ Problems = tuple[type[ServiceError], ...]
 Method = Literal["GET", "POST", "DELETE"]
 Handler = Callable[..., Awaitable[Response]]
 """Takes a `Call`, and by name the parts of the gateway that its other parameters are annotated with."""
-Tag = Literal["Jobs", "Batches", "Webhooks", "Older routes", "Usage", "Admin", "Service"]
+Tag = Literal["Jobs", "Older routes", "Batches", "Webhooks", "Usage", "Admin", "Service"]
 """The groups of the page, in its order."""
 Content = type[Any] | str
 """A schema is JSON; a text is another media type."""

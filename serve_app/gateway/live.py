@@ -25,8 +25,8 @@ from serve_app.gateway.ratelimit import ConcurrencyLimit
 from serve_app.gateway.schemas import jobs as schemas
 from serve_app.gateway.supervisor import ShutdownSignal
 from serve_app.jobs.messages import Messages
-from serve_app.jobs.records import Place
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.records import QueuePosition
+from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 
 WAITS_MAX: Final = 96
@@ -61,7 +61,7 @@ _log = logging.getLogger(__name__)
 class JobPresenter:
     """The job object of GET, with its position in the queue and how long it may take, while it waits."""
 
-    tracker: Tracker
+    jobs: JobStore
     throughputs: Throughputs
     models: Models
     job_ttl: int
@@ -78,7 +78,7 @@ class JobPresenter:
 
     async def _queue(self, job: Job) -> schemas.Place | None:
         try:
-            place = await self.tracker.place(job.id)
+            place = await self.jobs.queue_position(job.id)
         except CapacityError:
             return None  # the job without its position is better than no answer
         if place is None:
@@ -88,7 +88,7 @@ class JobPresenter:
         return {"position": place.most + 1, "estimate_s": seconds}
 
 
-def estimate(place: Place, rate: Rate, batch: int) -> schemas.Estimate:
+def estimate(place: QueuePosition, rate: Rate, batch: int) -> schemas.Estimate:
     """Seconds until the job ends. Low: only its owner's older jobs go first. High: all jobs go first that may, and
     those that run. Jobs end in batches, so that one batch more or less may end in any time."""
     low = max(0, place.least + 1 - batch) / rate.fastest
@@ -100,7 +100,7 @@ def estimate(place: Place, rate: Rate, batch: int) -> schemas.Estimate:
 class JobWatch:
     """What holds a request open until its job changes, and for how many requests at once."""
 
-    tracker: Tracker
+    jobs: JobStore
     messages: Messages
     presenter: JobPresenter
     shutdown: ShutdownSignal
@@ -156,7 +156,7 @@ async def _end_of(call: Call, watch: JobWatch, seconds: int) -> Job | None:
     async with watch.messages.watch(call.job_id, ENDED) as changes:
         while True:
             try:
-                job = await watch.tracker.read(call.job_id, call.caller.id)
+                job = await watch.jobs.read(call.job_id, call.caller.id)
             except CapacityError:
                 job = None  # Redis is away; it may be back in time
             except JobUnknown:
@@ -248,7 +248,7 @@ class EventStream(StreamingBody):
     async def _next(self) -> tuple[str, bool]:
         """The event of the job's state, empty when it has been sent, and whether it is the last one."""
         try:
-            job = await self._watch.tracker.read(self._job_id, self._owner)
+            job = await self._watch.jobs.read(self._job_id, self._owner)
         except CapacityError:
             return "", False  # Redis is away; the stream outlives that
         if (name := event_id(job)) == self._seen:

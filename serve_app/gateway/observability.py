@@ -27,12 +27,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.gateway.context import Call
 from serve_app.gateway.http import CLIENT_GONE, header_of, request_id_of
 from serve_app.gateway.schemas.common import timestamp
-from serve_app.jobs.dispatch.dispatcher import Dispatcher
-from serve_app.jobs.records import QueueState
-from serve_app.jobs.stops import Stopped
-from serve_app.usage.outbox import OutboxFigures
-from serve_app.usage.storable import NAME_LIMIT, storable
-from serve_app.webhooks.figures import WebhookFigures
+from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.records import QueueState, Stopped
+from serve_app.texts import NAME_LIMIT, sanitize_text
+from serve_app.usage.outbox import OutboxStats
+from serve_app.webhooks.store import WebhookStats
 
 PERIOD_S: Final = 5.0
 MILLISECONDS: Final[list[float]] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000]
@@ -87,7 +86,7 @@ def request_line(scope: Scope, status: int, seconds: float) -> str:
         "time": timestamp(time.time_ns() // 1_000_000),
         "request_id": request_id_of(scope),
         "principal_id": principal.id if principal else None,
-        "tenant_id": storable(group, NAME_LIMIT) if group else None,
+        "tenant_id": sanitize_text(group, NAME_LIMIT) if group else None,
         "tenant_mismatch": principal is not None and asserted is not None and asserted != (group or ""),
         "method": scope["method"],
         "route": route.path if route else None,
@@ -148,8 +147,8 @@ class BreakerMeter:
 def write_metrics(
     queues: Mapping[str, QueueState],
     stopped: Mapping[str, list[Stopped]],
-    outbox: OutboxFigures,
-    webhooks: WebhookFigures,
+    outbox: OutboxStats,
+    webhooks: WebhookStats,
 ) -> bytes:
     """The metrics of all models, the outbox and the webhooks, as text."""
     registry = CollectorRegistry(auto_describe=False)
@@ -195,7 +194,7 @@ def _stop_families(stopped: Mapping[str, list[Stopped]]) -> list[Metric]:
     return [intake, work]
 
 
-def _outbox_families(outbox: OutboxFigures) -> list[Metric]:
+def _outbox_families(outbox: OutboxStats) -> list[Metric]:
     return [
         GaugeMetricFamily("semapi_outbox_entries", "Events on their way to PostgreSQL.", outbox.waiting),
         GaugeMetricFamily("semapi_outbox_lag_seconds", "Age of the oldest of them.", outbox.lag_s),
@@ -204,7 +203,7 @@ def _outbox_families(outbox: OutboxFigures) -> list[Metric]:
     ]
 
 
-def _webhook_families(webhooks: WebhookFigures) -> list[Metric]:
+def _webhook_families(webhooks: WebhookStats) -> list[Metric]:
     deliveries = CounterMetricFamily("semapi_webhook_deliveries", "Webhook deliveries that ended.", labels=["outcome"])
     for outcome, number in webhooks.ended.items():
         deliveries.add_metric([outcome], number)

@@ -16,8 +16,7 @@ from serve_app.gateway.routes.table import ROUTES
 from serve_app.gateway.schemas import jobs as views
 from serve_app.gateway.schemas.common import timestamp, timestamp_or_none, with_plus
 from serve_app.gateway.uploads import SILENCE_S, Pace, UploadBudget, UploadShare
-from serve_app.jobs.dispatch.attempt import GIVE_BACK_S
-from serve_app.jobs.dispatch.dispatcher import CLOSE_S
+from serve_app.jobs.dispatcher import CLOSE_S, GIVE_BACK_S
 from serve_app.settings import MIB, Settings
 
 SLOW = ConcurrencyLimit(1, 1)

@@ -10,9 +10,8 @@ from typing import Final
 
 from serve_app.contracts import ReplicaCard
 from serve_app.errors import TrackerUnavailable
-from serve_app.jobs.records import Backlog
-from serve_app.jobs.stops import Stopped, Stops
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.records import Backlog, Stopped
+from serve_app.jobs.store import JobStore
 
 FRESH_S: Final = 1.0
 """An answer may be so old, however many probes come."""
@@ -31,9 +30,8 @@ class ModelStatus:
 class StatusCache:
     """The latest state. Callers that come while it is being read wait for that one read."""
 
-    def __init__(self, tracker: Tracker, stops: Stops, models: Sequence[str]) -> None:
-        self._tracker = tracker
-        self._stops = stops
+    def __init__(self, jobs: JobStore, models: Sequence[str]) -> None:
+        self._jobs = jobs
         self._models = models
         self._read: asyncio.Task[dict[str, ModelStatus] | None] | None = None
         self._stale_at = 0.0
@@ -46,7 +44,7 @@ class StatusCache:
 
     async def _query(self) -> dict[str, ModelStatus] | None:
         try:
-            stopped = await self._stops.of_models(self._models)
+            stopped = await self._jobs.stopped(self._models)
             states = await asyncio.gather(*(self._read_model(name, stopped[name]) for name in self._models))
         except TrackerUnavailable:
             return None
@@ -55,5 +53,5 @@ class StatusCache:
         return dict(zip(self._models, states, strict=True))
 
     async def _read_model(self, name: str, stopped: list[Stopped]) -> ModelStatus:
-        replicas, backlog = await asyncio.gather(self._tracker.replicas(name), self._tracker.backlog(name))
+        replicas, backlog = await asyncio.gather(self._jobs.replicas(name), self._jobs.backlog(name))
         return ModelStatus(replicas, backlog, stopped)

@@ -14,10 +14,8 @@ from serve_app.errors import CapacityError, InternalError, RequestError, Service
 from serve_app.gateway.supervisor import ShutdownSignal
 from serve_app.gateway.uploads import ImageFetcher, UploadBudget
 from serve_app.images.header import inspect
-from serve_app.images.inputs import accepted_with, keep_input
-from serve_app.images.store import ImageStore
-from serve_app.jobs.batches.batches import Batches
-from serve_app.jobs.batches.records import Fetch
+from serve_app.images.store import ImageStore, accepted_with, keep_input
+from serve_app.jobs.batches import BatchStore, Fetch
 from serve_app.settings import Settings
 
 AT_ONCE: Final = 16
@@ -37,7 +35,7 @@ class UrlFetcher:
 
     def __init__(
         self,
-        batches: Batches,
+        batches: BatchStore,
         store: ImageStore,
         fetcher: ImageFetcher,
         budget: UploadBudget,
@@ -82,7 +80,7 @@ class UrlFetcher:
             await self._decide(fetch)
         except asyncio.CancelledError:
             async with asyncio.timeout(GIVE_BACK_S):
-                await self._batches.give_back(fetch)
+                await self._batches.release_item(fetch)
             raise
         except CapacityError as error:
             _log.info("a URL of a batch is fetched again later: %s", error)
@@ -93,12 +91,12 @@ class UrlFetcher:
         try:
             await self._admit(fetch)
         except RequestError as error:
-            await self._batches.refuse(fetch, Failure(error.slug, error.detail))
+            await self._batches.refuse_item(fetch, Failure(error.slug, error.detail))
         except ServiceError:
             raise
         except Exception:
             _log.exception("an item of a batch failed")
-            await self._batches.fault(fetch, Failure(InternalError.slug, "The service failed on this image."))
+            await self._batches.count_fault(fetch, Failure(InternalError.slug, "The service failed on this image."))
 
     async def _admit(self, fetch: Fetch) -> None:
         await self._store.check_intake()
@@ -106,4 +104,4 @@ class UrlFetcher:
             data = await self._fetcher.fetch(fetch.url, fetch.owner, share)
             header, job_id = inspect(data, self._settings), str(uuid.uuid4())
             stored = await keep_input(self._store, job_id, data, header)
-            await accepted_with(self._store, [stored], self._batches.admit(fetch, job_id, stored), has_them=bool)
+            await accepted_with(self._store, [stored], self._batches.accept_item(fetch, job_id, stored), has_them=bool)

@@ -25,10 +25,8 @@ from serve_app.gateway.schemas import admin as schemas
 from serve_app.gateway.schemas.common import PRINCIPAL_ID
 from serve_app.gateway.schemas.jobs import job_path
 from serve_app.images.store import ImageStore
-from serve_app.jobs.dead import DeadLetters
-from serve_app.jobs.records import PageEnd, QueueState
-from serve_app.jobs.stops import StopName, Stops
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.records import PageEnd, QueueState, StopName
+from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 
 _PATH: Final = "/api/v1/admin"
@@ -67,16 +65,16 @@ def _row(
 
 
 @ROUTES.add(_row("GET", "/queue", "Jobs by state, all and by model", {200: (schemas.Queue,)}))
-async def read_queue(call: Call, tracker: Tracker, models: Models) -> Response:
+async def read_queue(call: Call, jobs: JobStore, models: Models) -> Response:
     """Jobs by state since the beginning, for all models and for each."""
-    each = {name: schemas.states(state) for name, state in (await _queues(tracker, models)).items()}
+    each = {name: schemas.states(state) for name, state in (await _queues(jobs, models)).items()}
     return json_response(schemas.queue(each))
 
 
 @ROUTES.add(_row("GET", "/ledger", "Counters of each model's jobs", {200: (schemas.Ledgers,)}))
-async def read_ledger(call: Call, tracker: Tracker, models: Models) -> Response:
+async def read_ledger(call: Call, jobs: JobStore, models: Models) -> Response:
     """Each model's counters, the jobs in flight that follow from them, and those that are counted where they stand."""
-    queues = await _queues(tracker, models)
+    queues = await _queues(jobs, models)
     answer: schemas.Ledgers = {"models": {name: schemas.counters(state) for name, state in queues.items()}}
     return json_response(answer)
 
@@ -173,31 +171,31 @@ async def remove_override(call: Call, decisions: Decisions) -> Response:
         query=schemas.DeadJobsQuery,
     )
 )
-async def list_dead_jobs(call: Call, dead: DeadLetters, models: Models) -> Response:
+async def list_dead_jobs(call: Call, jobs: JobStore, models: Models) -> Response:
     """200 with dead jobs, the newest first, of one model or of all."""
     query = read_query(call.request, schemas.DeadJobsQuery)
     names = models.names if query.model is None else [models.card(query.model).name]
-    jobs, after = await dead.page(names, query.limit, _page_end(query.cursor))
+    found, after = await jobs.dead_page(names, query.limit, _page_end(query.cursor))
     answer: schemas.DeadJobs = {
-        "data": [schemas.dead_job(job) for job in jobs],
+        "data": [schemas.dead_job(job) for job in found],
         "next_cursor": f"{after.at}-{after.id}" if after else None,
     }
     return json_response(answer)
 
 
 @ROUTES.add(_row("GET", "/dead/{job_id}", "A dead job", {200: (schemas.DeadJobInFull,)}, (errors.JobUnknown,)))
-async def read_dead_job(call: Call, dead: DeadLetters) -> Response:
+async def read_dead_job(call: Call, jobs: JobStore) -> Response:
     """200 with all that is known of a dead job but the image itself."""
-    job, input_is_kept = await dead.read(_target(call, "job_id"))
+    job, input_is_kept = await jobs.read_dead(_target(call, "job_id"))
     call.job_id, call.model = job.id, job.model
     return json_response(schemas.dead_job_in_full(job, input_is_kept=input_is_kept))
 
 
 @ROUTES.add(_row("DELETE", "/dead/{job_id}", "Drop a dead job", {204: ()}, (errors.JobUnknown,)))
-async def drop_dead_job(call: Call, dead: DeadLetters) -> Response:
+async def drop_dead_job(call: Call, jobs: JobStore) -> Response:
     """204 once the job's record and image are removed."""
     job_id = _target(call, "job_id")
-    await dead.drop(job_id, call.audit.event("drop", job_id))
+    await jobs.drop_dead(job_id, call.audit.event("drop", job_id))
     call.job_id = job_id
     return Response(status_code=204)
 
@@ -211,20 +209,20 @@ async def drop_dead_job(call: Call, dead: DeadLetters) -> Response:
         (errors.JobUnknown, errors.InputGone, errors.IntakeStopped, errors.QueueFull, errors.StoreFull),
     )
 )
-async def requeue_dead_job(call: Call, dead: DeadLetters, store: ImageStore) -> Response:
+async def requeue_dead_job(call: Call, jobs: JobStore, store: ImageStore) -> Response:
     """202 once the job waits for its next run."""
     job_id = _target(call, "job_id")
     await store.check_intake()
-    run = await dead.requeue(job_id, call.audit.event("requeue", job_id))
+    run = await jobs.requeue_dead(job_id, call.audit.event("requeue", job_id))
     call.job_id = job_id
     answer: schemas.Requeued = {"job_id": job_id, "status": JobStatus.PENDING.value, "run": run}
     return json_response(answer, 202, {"Location": job_path(job_id)})
 
 
 @ROUTES.add(_row("GET", "/stops", "What admins have stopped", {200: (schemas.Stops,)}))
-async def list_stops(call: Call, stops: Stops) -> Response:
+async def list_stops(call: Call, jobs: JobStore) -> Response:
     """200 with the stops in force."""
-    found = await stops.listed()
+    found = await jobs.stops()
     answer: schemas.Stops = {"stops": [schemas.stop_object(name, kept) for name, kept in found.items()]}
     return json_response(answer)
 
@@ -240,7 +238,7 @@ async def list_stops(call: Call, stops: Stops) -> Response:
         {"message": "Beam line maintenance until noon.", "retry_after_s": 3600},
     )
 )
-async def stop(call: Call, stops: Stops, models: Models) -> Response:
+async def stop(call: Call, jobs: JobStore, models: Models) -> Response:
     """201 with the stop, which is in force."""
     try:
         given = schemas.Stop.model_validate(await read_json(call))
@@ -251,20 +249,20 @@ async def stop(call: Call, stops: Stops, models: Models) -> Response:
     context, decision = call.audit, given.model_dump(include={"message", "retry_after_s"})
     event = context.event("stop", str(name), decision)
     kept = context.with_author(decision, event)
-    await stops.stop(name, kept, event)
+    await jobs.add_stop(name, kept, event)
     return json_response(schemas.stop_object(str(name), kept), 201, {"Location": f"{_PATH}/stops/{name}"})
 
 
 @ROUTES.add(_row("DELETE", "/stops/{stop}", "Take a stop back", {204: ()}, (errors.StopUnknown,)))
-async def resume(call: Call, stops: Stops) -> Response:
+async def resume(call: Call, jobs: JobStore) -> Response:
     """204 once the stop is taken back."""
     name = _target(call, "stop")
-    await stops.resume(name, call.audit.event("remove-stop", name))
+    await jobs.remove_stop(name, call.audit.event("remove-stop", name))
     return Response(status_code=204)
 
 
-async def _queues(tracker: Tracker, models: Models) -> dict[str, QueueState]:
-    states = await asyncio.gather(*map(tracker.queue, models.names))
+async def _queues(jobs: JobStore, models: Models) -> dict[str, QueueState]:
+    states = await asyncio.gather(*map(jobs.queue_state, models.names))
     return dict(zip(models.names, states, strict=True))
 
 

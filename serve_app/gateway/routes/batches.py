@@ -41,11 +41,9 @@ from serve_app.gateway.submission import check_size, checked_params, wants_image
 from serve_app.gateway.supervisor import RequestTasks
 from serve_app.gateway.uploads import UploadBudget, UploadShare
 from serve_app.images.header import ImageHeader, inspect
-from serve_app.images.inputs import accepted_with, drop_inputs, keep_input
-from serve_app.images.store import ImageStore
-from serve_app.jobs.batches.batches import Batches
-from serve_app.jobs.batches.records import Batch, BatchView, Item, ItemStatus, NewBatch, NewItem
-from serve_app.jobs.desk import Desk
+from serve_app.images.store import ImageStore, accepted_with, drop_inputs, keep_input
+from serve_app.jobs.batches import Batch, BatchStore, BatchView, Item, ItemStatus, NewBatch, NewItem
+from serve_app.jobs.store import JobStore
 from serve_app.settings import MIB, Settings
 from serve_app.texts import BOM, BOM_WITHOUT_CSV, csv_row
 from serve_app.usage.outcomes import Outcomes
@@ -79,7 +77,7 @@ ROUTES: Final = RouteTable()
 class BatchIntake:
     """What a batch passes through until it is in Redis."""
 
-    batches: Batches
+    batches: BatchStore
     store: ImageStore
     models: Models
     budget: UploadBudget
@@ -91,8 +89,8 @@ class BatchIntake:
 class StoredResults:
     """Where the results of batches come from: their records, and PostgreSQL when those have expired."""
 
-    batches: Batches
-    desk: Desk
+    batches: BatchStore
+    jobs: JobStore
     outcomes: Outcomes
     budget: UploadBudget = field(
         default_factory=lambda: UploadBudget(OLDER_RESULTS_MAX_BYTES, OLDER_RESULTS_MAX_BYTES // 2)
@@ -179,7 +177,7 @@ async def submit_batch(call: Call, intake: BatchIntake) -> Response:
         answer_headers=("ETag", "Link"),
     )
 )
-async def list_batches(call: Call, batches: Batches, settings: Settings) -> Response:
+async def list_batches(call: Call, batches: BatchStore, settings: Settings) -> Response:
     """200 with a page of the caller's batches, newest first, and the way to the next."""
     query = read_query(call.request, schemas.BatchesQuery)
     page = await batches.page(call.caller.id, limit=query.limit, after=end_of(query.cursor))
@@ -205,7 +203,7 @@ async def list_batches(call: Call, batches: Batches, settings: Settings) -> Resp
         answer_headers=("ETag", "Link", "Retry-After"),
     )
 )
-async def read_batch(call: Call, batches: Batches, settings: Settings) -> Response:
+async def read_batch(call: Call, batches: BatchStore, settings: Settings) -> Response:
     """200 with the batch, its counts and a page of its items; unknown, foreign and malformed ids are the same 404."""
     query = read_query(call.request, schemas.ItemsQuery)
     first = index_of(query.cursor) or 0
@@ -229,7 +227,7 @@ async def read_batch(call: Call, batches: Batches, settings: Settings) -> Respon
         tracked="batch_delete",
     )
 )
-async def remove_batch(call: Call, batches: Batches) -> Response:
+async def remove_batch(call: Call, batches: BatchStore) -> Response:
     """204 once the batch is forgotten, with its jobs."""
     await batches.remove(call.request.path_params["batch_id"], call.caller.id)
     return Response(status_code=204)
@@ -278,7 +276,7 @@ async def read_results(call: Call, stored: StoredResults, models: Models) -> Res
         tracked="batch_cancel",
     )
 )
-async def cancel_batch(call: Call, batches: Batches, settings: Settings) -> Response:
+async def cancel_batch(call: Call, batches: BatchStore, settings: Settings) -> Response:
     """200 with the batch, whose items have all ended now: those that had not are CANCELLED. The same a second time."""
     batch_id = call.request.path_params["batch_id"]
     await batches.cancel(batch_id, call.caller.id)
@@ -358,7 +356,7 @@ async def _accept(call: Call, intake: BatchIntake, request: BatchRequest, key: s
     if key is not None:
         fingerprint = {"model": request.card.name, "items": [await _fingerprint(entry) for entry in request.entries]}
         batch = replace(batch, idempotency=await identify(call, key, fingerprint, None))
-    batch_id = await intake.batches.earlier(batch)
+    batch_id = await intake.batches.find_earlier(batch)
     if batch_id is None:
         await intake.store.check_intake()
         await call.charge(len(request.entries) - 1)
@@ -545,7 +543,7 @@ class _Older:
         stored = self._stored
         view = await stored.batches.read(self._batch.id, self._owner, limit=self._batch.size)
         new = [job_id for job_id in _expired(view.items) if job_id not in self._known]
-        removed = await stored.desk.removed(new)
+        removed = await stored.jobs.removed(new)
         found = await stored.outcomes.results([job_id for job_id in new if job_id not in removed], self._owner)
         try:
             self._share.reach(self._share.held + sum(map(len, found.values())))

@@ -64,11 +64,9 @@ from serve_app.gateway.submission import (
 from serve_app.gateway.supervisor import RequestTasks
 from serve_app.gateway.uploads import ImageFetcher, UploadBudget, UploadShare
 from serve_app.images.header import MEDIA_TYPES, ImageHeader, inspect
-from serve_app.images.inputs import accepted_with, keep_input
-from serve_app.images.store import ImageStore
-from serve_app.jobs.desk import Desk
+from serve_app.images.store import ImageStore, accepted_with, keep_input
 from serve_app.jobs.records import JOB_ID, Submission, no_such_job
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.outcomes import Outcomes
@@ -103,7 +101,7 @@ ROUTES: Final = RouteTable()
 class Intake:
     """What a submit passes through until its job is in Redis."""
 
-    tracker: Tracker
+    jobs: JobStore
     store: ImageStore
     models: Models
     budget: UploadBudget
@@ -156,11 +154,11 @@ async def submit_inference(call: Call, intake: Intake) -> Response:
         example=_BY_ID,
     )
 )
-async def read_status(call: Call, tracker: Tracker) -> Response:
+async def read_status(call: Call, jobs: JobStore) -> Response:
     """200 always; an unknown or foreign id has the status NOT_FOUND."""
     job_id = await _id_in_body(call)
     try:
-        return json_response(schemas.status_of(await _read(call, tracker, job_id.lower())))
+        return json_response(schemas.status_of(await _read(call, jobs, job_id.lower())))
     except JobUnknown:
         return json_response(schemas.status_not_found(job_id))
 
@@ -178,11 +176,11 @@ async def read_status(call: Call, tracker: Tracker) -> Response:
         example=_BY_ID,
     )
 )
-async def read_results(call: Call, tracker: Tracker) -> Response:
+async def read_results(call: Call, jobs: JobStore) -> Response:
     """200 always, as `read_status`."""
     job_id = await _id_in_body(call)
     try:
-        return json_response(schemas.results_of(await _read(call, tracker, job_id.lower())))
+        return json_response(schemas.results_of(await _read(call, jobs, job_id.lower())))
     except JobUnknown:
         return json_response(schemas.results_not_found(job_id))
 
@@ -224,10 +222,10 @@ async def submit_job(call: Call, intake: Intake) -> Response:
         answer_headers=("ETag", "Link"),
     )
 )
-async def list_jobs(call: Call, desk: Desk, settings: Settings) -> Response:
+async def list_jobs(call: Call, jobs: JobStore, settings: Settings) -> Response:
     """200 with a page of the caller's jobs, newest first, and the way to the next."""
     query = read_query(call.request, schemas.JobsQuery)
-    page = await desk.page(
+    page = await jobs.page(
         call.caller.id,
         limit=query.limit,
         after=end_of(query.cursor),
@@ -258,9 +256,9 @@ async def list_jobs(call: Call, desk: Desk, settings: Settings) -> Response:
         answer_headers=("ETag", "Retry-After", *_WAITED),
     )
 )
-async def read_job(call: Call, tracker: Tracker, presenter: JobPresenter) -> Response:
+async def read_job(call: Call, jobs: JobStore, presenter: JobPresenter) -> Response:
     """200 while the caller's job exists; unknown, foreign and malformed ids are all the same 404."""
-    return await presenter.respond(call.request, await _read(call, tracker))
+    return await presenter.respond(call.request, await _read(call, jobs))
 
 
 @ROUTES.add(
@@ -274,10 +272,10 @@ async def read_job(call: Call, tracker: Tracker, presenter: JobPresenter) -> Res
         tracked="job_delete",
     )
 )
-async def remove_job(call: Call, desk: Desk) -> Response:
+async def remove_job(call: Call, jobs: JobStore) -> Response:
     """204 once the ended job is forgotten."""
     job_id = call.request.path_params["job_id"]
-    await desk.remove(job_id, call.caller.id)
+    await jobs.remove(job_id, call.caller.id)
     call.job_id = job_id
     return Response(status_code=204)
 
@@ -294,9 +292,9 @@ async def remove_job(call: Call, desk: Desk) -> Response:
         headers=("Last-Event-ID",),
     )
 )
-async def read_events(call: Call, tracker: Tracker, watch: JobWatch) -> Response:
+async def read_events(call: Call, jobs: JobStore, watch: JobWatch) -> Response:
     """200 with the stream; 204 to who has seen the job's end, by which the specification means: stay away."""
-    job = await _read(call, tracker)
+    job = await _read(call, jobs)
     seen = header_of(call.request.scope, b"last-event-id")
     if job.ended and seen == event_id(job):
         return Response(status_code=204)
@@ -330,18 +328,16 @@ async def read_events(call: Call, tracker: Tracker, watch: JobWatch) -> Response
         answer_headers=("ETag",),
     )
 )
-async def read_result(
-    call: Call, tracker: Tracker, desk: Desk, outbox: Outbox, outcomes: Outcomes, settings: Settings
-) -> Response:
+async def read_result(call: Call, jobs: JobStore, outbox: Outbox, outcomes: Outcomes, settings: Settings) -> Response:
     """200 with the result of a COMPLETED job, 409 before or without one, 410 when it is no longer kept, else 404.
 
     503 while a job's record may have left before its outcome reached PostgreSQL.
     """
     job_id = call.request.path_params["job_id"]
     try:
-        job = await _read(call, tracker)
+        job = await _read(call, jobs)
     except JobUnknown:
-        if not JOB_ID.fullmatch(job_id) or await desk.removed([job_id]):
+        if not JOB_ID.fullmatch(job_id) or await jobs.removed([job_id]):
             raise no_such_job() from None
         return await _older_result(call, outbox, outcomes, settings)
     if not job.ended:
@@ -370,11 +366,11 @@ async def read_result(
         deadline="submit",
     )
 )
-async def retry_job(call: Call, desk: Desk, store: ImageStore, settings: Settings) -> Response:
+async def retry_job(call: Call, jobs: JobStore, store: ImageStore, settings: Settings) -> Response:
     """202 with the failed job, which runs once more."""
     await store.check_intake()
     call.accepting = True
-    job = await desk.retry(call.request.path_params["job_id"], call.caller.id)
+    job = await jobs.retry(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model, call.accepted = job.id, job.model, True
     return _begun(job, settings, {})
 
@@ -390,9 +386,9 @@ async def retry_job(call: Call, desk: Desk, store: ImageStore, settings: Setting
         tracked="job_cancel",
     )
 )
-async def cancel_job(call: Call, desk: Desk, settings: Settings) -> Response:
+async def cancel_job(call: Call, jobs: JobStore, settings: Settings) -> Response:
     """200 with the cancelled job, also the second time; 409 once it is COMPLETED or FAILED."""
-    job = await desk.cancel(call.request.path_params["job_id"], call.caller.id)
+    job = await jobs.cancel(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model = job.id, job.model
     return json_response(schemas.job_object(job, settings.job_ttl))
 
@@ -409,13 +405,13 @@ async def cancel_job(call: Call, desk: Desk, settings: Settings) -> Response:
         answer_headers=("Content-Disposition",),
     )
 )
-async def read_output(call: Call, tracker: Tracker, store: ImageStore) -> Response:
+async def read_output(call: Call, jobs: JobStore, store: ImageStore) -> Response:
     """The file, as a download; or 307 to a URL of the bucket that gives it for an hour.
 
     404 while the job has no result, and for a name that its result does not list.
     """
     name = call.request.path_params["name"]
-    job = await _read(call, tracker)
+    job = await _read(call, jobs)
     found = await store.get_output(job.id, name) if name in _output_names(job) else None
     if found is None:
         raise OutputUnknown("This job has no output of this name. Its result lists those it has.")
@@ -436,9 +432,9 @@ async def read_output(call: Call, tracker: Tracker, store: ImageStore) -> Respon
         answer_headers=("Content-Disposition",),
     )
 )
-async def read_image(call: Call, tracker: Tracker, store: ImageStore) -> Response:
+async def read_image(call: Call, jobs: JobStore, store: ImageStore) -> Response:
     """The image as it came, as a download; or 307 to a URL of the bucket that gives it for an hour."""
-    job = await _read(call, tracker)
+    job = await _read(call, jobs)
     if job.input is None or not job.keep:
         raise ImageNotKept("This job's image is not kept: its submit did not ask for that.")
     stored = job.input
@@ -451,9 +447,9 @@ async def read_image(call: Call, tracker: Tracker, store: ImageStore) -> Respons
     return StreamingBody(found.pieces, headers=download_headers(name), media_type=stored.media_type, size=stored.bytes)
 
 
-async def _read(call: Call, tracker: Tracker, job_id: str | None = None) -> Job:
+async def _read(call: Call, jobs: JobStore, job_id: str | None = None) -> Job:
     """The caller's job of this id, or of the id in the path. Raises `JobUnknown`."""
-    job = await tracker.read(call.request.path_params["job_id"] if job_id is None else job_id, call.caller.id)
+    job = await jobs.read(call.request.path_params["job_id"] if job_id is None else job_id, call.caller.id)
     call.job_id, call.model = job.id, job.model
     return job
 
@@ -510,7 +506,7 @@ async def _accept_request(
         fingerprint: Json = {"model": card.name, "params": params, "image_url": asked.image_url}
         fingerprint |= {"keep": asked.keep, "priority": asked.priority}
         submission = replace(submission, idempotency=await identify(call, key, fingerprint, data))
-        job = await intake.tracker.earlier(submission)
+        job = await intake.jobs.find_earlier(submission)
     if job is None:
         if takes_image and data is None:
             data = await intake.fetcher.fetch(asked.image_url or "", submission.owner, share)
@@ -524,13 +520,13 @@ async def _accept_request(
 async def _submit(intake: Intake, submission: Submission, data: bytes | None) -> Job:
     await intake.store.check_intake()
     if data is None:
-        return await intake.tracker.submit(submission)
+        return await intake.jobs.submit(submission)
     return await _submit_with_input(intake, submission, data, inspect(data, intake.settings))
 
 
 async def _submit_with_input(intake: Intake, submission: Submission, data: bytes, header: ImageHeader) -> Job:
     stored = await keep_input(intake.store, submission.id, data, header)
-    accepting = intake.tracker.submit(replace(submission, input=stored))
+    accepting = intake.jobs.submit(replace(submission, input=stored))
     # Another id: the same submit was accepted meanwhile, with inputs of its own.
     return await accepted_with(intake.store, [stored], accepting, has_them=lambda job: job.id == submission.id)
 
@@ -538,7 +534,7 @@ async def _submit_with_input(intake: Intake, submission: Submission, data: bytes
 async def _older_result(call: Call, outbox: Outbox, outcomes: Outcomes, settings: Settings) -> Response:
     """From PostgreSQL, when the record has expired."""
     job_id = call.request.path_params["job_id"]
-    waiting = await outbox.figures()  # read first: what leaves the outbox in between is found in PostgreSQL
+    waiting = await outbox.stats()  # read first: what leaves the outbox in between is found in PostgreSQL
     outcome = await outcomes.find(job_id, call.caller.id)
     if outcome is None and waiting.lag_s >= settings.job_ttl:
         raise UsageUnavailable("Results of older jobs are on their way to where they are kept. Try again in a moment.")

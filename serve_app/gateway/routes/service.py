@@ -22,13 +22,13 @@ from serve_app.gateway.openapi import API_VERSION, Description
 from serve_app.gateway.schemas import service as schemas
 from serve_app.gateway.supervisor import Supervisor
 from serve_app.images.store import ImageStore
-from serve_app.jobs.dispatch.dispatcher import Dispatcher
-from serve_app.jobs.stops import Stopped, Stops
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.records import Stopped
+from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.writer import Writer
-from serve_app.webhooks.endpoints import Endpoints
+from serve_app.webhooks.store import WebhookStore
 
 NOTHING_FROM_ELSEWHERE: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
 """A page of plain text and its own style sheet; nothing else may ever load or run in it."""
@@ -69,9 +69,9 @@ class Health:
         tracked="models",
     )
 )
-async def list_models(call: Call, tracker: Tracker, models: Models) -> Response:
+async def list_models(call: Call, jobs: JobStore, models: Models) -> Response:
     """The served models, the default first, with what their running replicas say of themselves."""
-    running = await asyncio.gather(*map(tracker.replicas, models.names))
+    running = await asyncio.gather(*map(jobs.replicas, models.names))
     cards = models.cards.values()
     answer: schemas.Models = {
         "default": models.names[0],
@@ -234,10 +234,9 @@ async def ready(call: Call, parts: Health, verifier: TokenVerifier) -> Response:
 )
 async def metrics(
     call: Call,
-    tracker: Tracker,
-    stops: Stops,
+    jobs: JobStore,
     outbox: Outbox,
-    webhooks: Endpoints,
+    webhooks: WebhookStore,
     models: Models,
     verifier: TokenVerifier,
     settings: Settings,
@@ -245,10 +244,10 @@ async def metrics(
     """The figures as text, for the holder of METRICS_TOKEN and for admins."""
     await _check_scraper(call, verifier, settings)
     states, stopped, waiting, deliveries = await asyncio.gather(
-        asyncio.gather(*map(tracker.queue, models.names)),
-        stops.of_models(models.names),
-        outbox.figures(),
-        webhooks.figures.now(),
+        asyncio.gather(*map(jobs.queue_state, models.names)),
+        jobs.stopped(models.names),
+        outbox.stats(),
+        webhooks.stats(),
     )
     queues = dict(zip(models.names, states, strict=True))
     return Response(write_metrics(queues, stopped, waiting, deliveries), media_type=METRICS_MEDIA_TYPE)

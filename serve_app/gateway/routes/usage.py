@@ -20,11 +20,10 @@ from serve_app.gateway.http import json_response, read_query, value_invalid
 from serve_app.gateway.schemas.usage import Format, UsageQuery, UsageReport
 from serve_app.settings import Settings
 from serve_app.texts import BOM, BOM_WITHOUT_CSV
-from serve_app.usage.report.connection import DatabaseAway, TooSlow
-from serve_app.usage.report.figures import make_report
-from serve_app.usage.report.sheet import write_csv
-from serve_app.usage.report.sources import Database
+from serve_app.usage.report.compute import make_report
+from serve_app.usage.report.source import DatabaseAway, TooSlow, UrlSource
 from serve_app.usage.report.statements import MOST_NAMES
+from serve_app.usage.report.text import write_csv
 from serve_app.usage.report.window import ReportError, Window, name_window
 
 SHARE: Final = 0.9
@@ -63,7 +62,7 @@ class Reports:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise TooSlow("the time was up before another report had ended")
-        source = Database(self._url, left_s)
+        source = UrlSource(self._url, left_s)
         if wanted == "csv":
             sheet = write_csv(make_report(source, window, principal_id=principal_id, most_names=MOST_NAMES))
             return Response((BOM if bom else "") + sheet, media_type="text/csv")

@@ -15,7 +15,7 @@ from serve_app.gateway.context import Call
 from serve_app.gateway.endpoint import Content, Method, Problems, RouteSpec, RouteTable
 from serve_app.gateway.http import json_response, pointers_of
 from serve_app.gateway.schemas import webhooks as schemas
-from serve_app.webhooks.endpoints import Endpoints
+from serve_app.webhooks.store import WebhookStore
 
 ROUTES: Final = RouteTable()
 
@@ -43,7 +43,7 @@ def _row(
 
 
 @ROUTES.add(_row("GET", "", "Your webhooks", {200: (schemas.Webhooks,)}))
-async def listed(call: Call, webhooks: Endpoints) -> Response:
+async def listed(call: Call, webhooks: WebhookStore) -> Response:
     """200 with all of the caller's, the newest first."""
     answer: schemas.Webhooks = {"webhooks": [schemas.webhook(one) for one in await webhooks.listed(call.caller.id)]}
     return json_response(answer)
@@ -68,7 +68,7 @@ async def listed(call: Call, webhooks: Endpoints) -> Response:
         {"url": "https://lab.example.org/hooks/sem", "events": ["job.completed"]},
     )
 )
-async def register(call: Call, webhooks: Endpoints) -> Response:
+async def register(call: Call, webhooks: WebhookStore) -> Response:
     """201 with the webhook and its secret, which is shown this once."""
     try:
         given = schemas.Registration.model_validate(await read_json(call))
@@ -79,13 +79,13 @@ async def register(call: Call, webhooks: Endpoints) -> Response:
 
 
 @ROUTES.add(_row("GET", "/{webhook_id}", "A webhook", {200: (schemas.Webhook,)}, (errors.WebhookUnknown,)))
-async def read(call: Call, webhooks: Endpoints) -> Response:
+async def read(call: Call, webhooks: WebhookStore) -> Response:
     """200 with one."""
     return json_response(schemas.webhook(await webhooks.read(call.caller.id, _webhook_id(call))))
 
 
 @ROUTES.add(_row("DELETE", "/{webhook_id}", "Delete a webhook", {204: ()}, (errors.WebhookUnknown,)))
-async def remove(call: Call, webhooks: Endpoints) -> Response:
+async def remove(call: Call, webhooks: WebhookStore) -> Response:
     """204 once it is forgotten; what waited for it is not sent."""
     await webhooks.remove(call.caller.id, _webhook_id(call))
     return Response(status_code=204)
@@ -100,7 +100,7 @@ async def remove(call: Call, webhooks: Endpoints) -> Response:
         (errors.WebhookUnknown,),
     )
 )
-async def rotate(call: Call, webhooks: Endpoints) -> Response:
+async def rotate(call: Call, webhooks: WebhookStore) -> Response:
     """200 with the webhook and its new secret, which is shown this once."""
     return json_response(schemas.webhook_with_secret(await webhooks.rotate(call.caller.id, _webhook_id(call))))
 
@@ -114,9 +114,9 @@ async def rotate(call: Call, webhooks: Endpoints) -> Response:
         (errors.WebhookUnknown, errors.QueueFull),
     )
 )
-async def send_test(call: Call, webhooks: Endpoints) -> Response:
+async def send_test(call: Call, webhooks: WebhookStore) -> Response:
     """202 with the delivery of a test event; once it is taken, a webhook that was switched off is on again."""
-    return _begun(await webhooks.try_out(call.caller.id, _webhook_id(call)))
+    return _begun(await webhooks.send_test(call.caller.id, _webhook_id(call)))
 
 
 @ROUTES.add(
@@ -128,7 +128,7 @@ async def send_test(call: Call, webhooks: Endpoints) -> Response:
         (errors.WebhookUnknown,),
     )
 )
-async def deliveries(call: Call, webhooks: Endpoints) -> Response:
+async def deliveries(call: Call, webhooks: WebhookStore) -> Response:
     """200 with what waits and what ended."""
     found = await webhooks.deliveries(call.caller.id, _webhook_id(call))
     answer: schemas.Deliveries = {"deliveries": [schemas.delivery_object(one) for one in found]}
@@ -144,7 +144,7 @@ async def deliveries(call: Call, webhooks: Endpoints) -> Response:
         (errors.WebhookUnknown, errors.DeliveryUnknown, errors.QueueFull),
     )
 )
-async def redeliver(call: Call, webhooks: Endpoints) -> Response:
+async def redeliver(call: Call, webhooks: WebhookStore) -> Response:
     """202: the delivery begins again, with the id it had."""
     delivery = call.request.path_params["delivery_id"]
     await webhooks.redeliver(call.caller.id, _webhook_id(call), delivery)

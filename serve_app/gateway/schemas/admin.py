@@ -19,8 +19,7 @@ from serve_app.gateway.schemas.common import (
     timestamp,
     timestamp_or_none,
 )
-from serve_app.jobs.records import QueueState
-from serve_app.jobs.stops import Stopped
+from serve_app.jobs.records import QueueState, Stopped
 from serve_app.settings import Rate
 
 LIMIT: Final = 50

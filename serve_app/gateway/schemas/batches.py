@@ -17,8 +17,8 @@ from serve_app.gateway.schemas.common import (
     timestamp,
     timestamp_or_none,
 )
-from serve_app.jobs.batches import records
-from serve_app.jobs.batches.records import BatchView, ItemStatus
+from serve_app.jobs import batches as records
+from serve_app.jobs.batches import BatchView, ItemStatus
 from serve_app.texts import BOM_HELP
 
 ITEMS_SHOWN: Final = 100

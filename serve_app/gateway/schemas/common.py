@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from serve_app.contracts import Json
 from serve_app.errors import JobError, RequestError
-from serve_app.usage.storable import storable
+from serve_app.texts import sanitize_text
 
 PRINCIPAL_ID: Final = "[0-9a-f]{32}"
 TEXT_MAX: Final = 500
@@ -36,7 +36,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 def _sanitized(text: object) -> object:
-    return storable(text, TEXT_MAX) if isinstance(text, str) else text
+    return sanitize_text(text, TEXT_MAX) if isinstance(text, str) else text
 
 
 Text = Annotated[str, BeforeValidator(_sanitized)]

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from serve_app.contracts import ModelCard, ReplicaCard
 from serve_app.gateway.schemas.common import Count
-from serve_app.jobs.stops import Stopped
+from serve_app.jobs.records import Stopped
 
 
 class Version(TypedDict):

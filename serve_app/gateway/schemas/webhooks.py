@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from serve_app.gateway.schemas.common import Count, Moment, timestamp, timestamp_or_none
-from serve_app.webhooks import records
-from serve_app.webhooks.events import EVENT_TYPES, TRIAL, EventType, JobEvent, TrialEvent
+from serve_app.webhooks import store
+from serve_app.webhooks.events import EVENT_TYPES, TEST_EVENT, EventType, JobEvent, TrialEvent
 
 PATH: Final = "/api/v1/webhooks"
 DeliveryStatus = Literal["waiting", "delivered", "failed"]
@@ -91,11 +91,11 @@ class Begun(TypedDict):
     delivery_id: str
 
 
-SENT: Final[Mapping[str, type[BaseModel]]] = {**dict.fromkeys(EVENT_TYPES, JobEvent), TRIAL: TrialEvent}
+SENT: Final[Mapping[str, type[BaseModel]]] = {**dict.fromkeys(EVENT_TYPES, JobEvent), TEST_EVENT: TrialEvent}
 """By event type: its body."""
 
 
-def webhook(endpoint: records.Endpoint) -> Webhook:
+def webhook(endpoint: store.Webhook) -> Webhook:
     """The webhook without its secret."""
     path = f"{PATH}/{endpoint.id}"
     return {
@@ -113,12 +113,12 @@ def webhook(endpoint: records.Endpoint) -> Webhook:
     }
 
 
-def webhook_with_secret(endpoint: records.Endpoint) -> WebhookWithSecret:
+def webhook_with_secret(endpoint: store.Webhook) -> WebhookWithSecret:
     """The webhook with its newest secret."""
     return {**webhook(endpoint), "secret": endpoint.secrets[0]}
 
 
-def delivery_object(delivery: records.Delivery) -> Delivery:
+def delivery_object(delivery: store.Delivery) -> Delivery:
     """The delivery with its attempts, oldest first."""
     return {
         "delivery_id": delivery.id,

@@ -1,0 +1,165 @@
+"""A cluster on this machine without Docker, as far as it goes without one: its names, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from operations import command_line, target
+from operations.failure import Failed, Refused
+from operations.ground import node, programs, tools
+from operations.runner import Runner
+from operations.target import NAME, Model, Target, read_target
+from operations.work import Work
+
+from tests.deploy.cluster_world import Tools
+
+OTHER = Target("dev", Model("demo"), context="here-other")
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where clusters have their folders; there is none yet."""
+    folder = tmp_path / "state"
+    monkeypatch.setattr(target, "STATE", folder)
+    monkeypatch.setattr(programs, "CACHE", tmp_path / "cache")
+    return folder
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of all programs of a machine that has none."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(programs, "GO_FOLDER", str(folder))
+    monkeypatch.setattr(programs, "PACKAGES", {name: Path(shows).name for name, shows in programs.PACKAGES.items()})
+    return folder
+
+
+def test_the_cluster_without_docker_is_meant_while_it_is_there(state: Path) -> None:
+    assert read_target("dev", {}).context == f"kind-{NAME}"
+    (state / NAME).mkdir(parents=True)
+    assert read_target("dev", {}).context == f"here-{NAME}"
+    assert read_target("dev", {"context": "lab"}).context == "lab"
+
+
+@pytest.mark.parametrize("command", ["up", "all"])
+def test_two_nodes_are_made_without_docker_alone(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main([command, "--nodes", "2"]) == 2
+    assert "kind makes a single node" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [name for name in command_line.COMMANDS if name not in {"logs", "restart"}])
+def test_without_root_every_command_is_refused_with_the_same_under_sudo(
+    bare: Path, state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    (state / NAME).mkdir(parents=True)
+    assert command_line.main([command, "--timeout", "5"]) == 2
+    assert f"needs root, for its namespaces: sudo scripts/cluster {command} --timeout 5\n" in capsys.readouterr().err
+
+
+def test_what_the_machine_lacks_is_said_at_once(
+    bare: Path, state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bare / "go.mod").write_text("module node\n\ngo 1.26.8\n")
+    monkeypatch.setattr(programs, "MODULE", bare)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert command_line.main(["up", "--here"]) == 2
+    said = capsys.readouterr().err
+    assert "Go 1.26.8 or newer is not installed: https://go.dev/doc/install" in said
+    assert f"apt-get install --no-install-recommends {' '.join(programs.PACKAGES)}" in said
+    assert not state.exists()
+    for version, fault in (
+        ("go1.26.7", ["Go is 1.26.7, 1.26.8 is needed: https://go.dev/doc/install"]),
+        ("go1.26", ["Go is 1.26, 1.26.8 is needed: https://go.dev/doc/install"]),
+        ("go1.26.10", []),
+        ("go1.27rc1", []),
+    ):
+        for name in ("env", "go"):
+            (bare / name).write_text(f"#!/bin/sh\necho {version}\n")
+            (bare / name).chmod(0o755)
+        assert [line for line in programs.needs() if line.startswith("Go")] == fault
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert programs.needs() == ["a cluster without Docker needs Linux, and this is Darwin: take kind"]
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_missing_podman_is_named_once() -> None:
+    with pytest.raises(Failed) as error:
+        tools.check(Work(OTHER, Runner(dry=False), 1.0))
+    [line] = [line.strip() for line in str(error.value).splitlines() if "podman" in line]
+    assert line.startswith("podman is not installed")
+
+
+def test_another_version_of_a_program_has_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "MODULE", tmp_path)
+    monkeypatch.setattr(programs, "OPERATOR", tmp_path / "operator")
+    (tmp_path / "go.mod").write_text("require a v1\n")
+    first = programs.programs()
+    (tmp_path / "node.sh").write_text("no program is built from it\n")
+    assert programs.programs() == first
+    (tmp_path / "go.mod").write_text("require a v2\n")
+    assert programs.programs() != first
+
+
+def test_a_node_is_no_process_of_another_that_took_its_number(state: Path) -> None:
+    one = node.Node(OTHER, 1)
+    assert one.first_process() is None
+    one.folder.mkdir(parents=True)
+    (one.folder / "network").symlink_to("/proc/self/ns/net")
+    assert one.first_process() is None
+    (one.folder / "network").unlink()
+    (one.folder / "network").symlink_to("/proc/1/ns/net")
+    assert one.first_process() is None
+
+
+def test_two_nodes_are_joined_whole_after_a_call_that_ended_half_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Tools(tmp_path, "nsenter")  # which says of everything that it is there
+    node.join(found.work(monkeypatch), node.Node(OTHER, 1), node.Node(OTHER, 2))
+    assert [one["line"].partition("/network ")[2] for one in found.asked][1:] == [
+        "ip route replace 10.244.2.0/24 via 172.30.0.3",
+        "ip link set node2 master nodes up",
+        "ip route replace 10.244.1.0/24 via 172.30.0.2",
+        "ip link set node1 master nodes up",
+    ]
+
+
+@pytest.fixture
+def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of the machine's cgroups."""
+    folder = tmp_path / "cgroup"
+    monkeypatch.setattr(node, "hierarchies", lambda: [folder])
+    return folder
+
+
+def test_a_cgroup_that_is_busy_for_a_moment_is_removed(hierarchy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (hierarchy / OTHER.context / "node1" / "system").mkdir(parents=True)
+    (hierarchy / "of-others").mkdir()
+    remove, refused = os.rmdir, []
+
+    def busy_at_first(path: Path, **options: int | None) -> None:
+        if path not in refused:
+            refused.append(path)
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        remove(path, **options)
+
+    monkeypatch.setattr("os.rmdir", busy_at_first)
+    node.Node(OTHER, 1).stop()
+    assert [path.name for path in refused] == ["system", "node1"]
+    assert sorted(path.name for path in hierarchy.iterdir()) == [OTHER.context, "of-others"]
+    monkeypatch.setattr(node, "KILL_DEADLINE_S", 0)
+    refused.clear()
+    with pytest.raises(Failed, match=f"cgroups cannot be removed: {hierarchy / OTHER.context}"):
+        node.remove_cgroup(OTHER.context)
+
+
+def test_cgroups_that_cannot_be_written_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "hierarchies", lambda: [Path("/sys")])  # where the kernel lets nobody make a folder
+    with pytest.raises(Refused, match=f"the cgroup /sys/{OTHER.context} cannot be made: .* that root can write"):
+        node.Node(OTHER, 1).make_room()
