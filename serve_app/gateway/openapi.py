@@ -331,7 +331,7 @@ class Schemas:
 
     def sent(self, model: type[Any]) -> Json:
         """A reference to the schema of an answer or of an event."""
-        return self._references[model, "serialization"]
+        return self._references[cast(Hashable, model), "serialization"]
 
     def query(self, model: type[BaseModel] | None) -> list[Json]:
         """The query parameters of a model. What may be None there may be left out here."""

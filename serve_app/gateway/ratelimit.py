@@ -3,18 +3,6 @@ admins, and how many requests may be open at once.
 
 The buckets are one script for all gateway replicas. It decides before a request costs anything else. Only for the reads
 whose row says `overlaps` it travels in the same group of commands as the read, and costs no round trip of its own.
-
-The keys in the job Redis. `owner`: principal id, or `house` for all users together.
-
-| key | what it is | bound | leaves |
-|---|---|---|---|
-| rate:submit:{owner} | string: when the bucket of submits is full; debt, µs | users lately | a minute after the last |
-| rate:read:{owner} | string: the same of all other requests | users lately | a minute after the last request |
-| quota:{owner} | integer: submits of the day | users with a quota who submitted today | at midnight UTC |
-| limits:blocks | hash: principal id → JSON: why, by whom, when | DECISIONS_MAX | when an admin takes it back |
-| limits:overrides | hash: principal id → JSON: rates, by whom, when | DECISIONS_MAX | when an admin takes it back |
-
-Buckets are neither in the append-only file nor on a replica of Redis: losing one fills it.
 """
 
 from __future__ import annotations
@@ -35,17 +23,12 @@ from serve_app.connections import GroupingRedis, redis_errors
 from serve_app.contracts import AuditEvent, Json, Principal
 from serve_app.errors import DecisionsFull, DecisionUnknown, RateLimited, ServiceError, UserBlocked
 from serve_app.gateway.audit import AuditContext
+from serve_app.gateway.keys import ALL_USERS, BLOCKS, DECISIONS_MAX, OVERRIDES, quota_key, rate_key
 from serve_app.lua import read_script
 from serve_app.settings import Settings
 from serve_app.texts import number
 from serve_app.usage.keys import OUTBOX
 
-BLOCKS: Final = "limits:blocks"
-OVERRIDES: Final = "limits:overrides"
-ALL_USERS: Final = "house"
-"""The owner of the buckets that all users share, as its keys in Redis have it."""
-DECISIONS_MAX: Final = 1000
-"""Blocks, and as many overrides: decisions that people make by hand, one by one."""
 TABLES: Final[Mapping[str, str]] = {"block": BLOCKS, "override": OVERRIDES}
 
 RateClass = Literal["submit", "read", "admin"]
@@ -226,16 +209,6 @@ def _interval(per_second: float) -> int:
 
 def _seconds(microseconds: int) -> int:
     return -(-microseconds // SECOND_US)
-
-
-def rate_key(kind: str, owner: str) -> str:
-    """The bucket of submits or reads of a user, or of `ALL_USERS`."""
-    return f"rate:{kind}:{owner}"
-
-
-def quota_key(owner: str) -> str:
-    """The day's count of a user's submits."""
-    return f"quota:{owner}"
 
 
 class Decisions:

@@ -113,7 +113,7 @@ async def test_the_pause_between_two_runs_grows_and_is_bounded(
 async def test_when_the_replica_goes_a_task_that_returns_has_done_its_part(
     supervisor: Supervisor, shutdown: ShutdownSignal
 ) -> None:
-    begun = Ending(shutdown.told, times=10**6)
+    begun = Ending(shutdown.wait, times=10**6)
     supervisor.start("Leaving", begun.run)
     await until(lambda: begun.runs == 1)
     shutdown.set()
