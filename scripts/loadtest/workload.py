@@ -42,8 +42,8 @@ def small_jpeg() -> bytes:
 
 def _picture(number: int, size: tuple[int, int], seed: int) -> Image.Image:
     # Gateways import this module for the models' parameters, and their memory is measured.
-    from sem_textures.dataset import LABELS, render
-    from sem_textures.microscope import HELD_OUT
+    from demo_model.pictures import HELD_OUT, render
+    from demo_model.scenes import LABELS
 
     return render(LABELS[number % len(LABELS)], np.random.default_rng((seed, number)), HELD_OUT, size)
 
