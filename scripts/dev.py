@@ -21,7 +21,7 @@ def show_help(arguments: List[str]) -> None:
     """List the targets."""
     print("make TARGET, or python3 scripts/dev.py TARGET. Arguments: make TARGET ARGS='...'\n")
     for name, target in TARGETS.items():
-        print(f"  {name:12} {target.help}")
+        print(f"  {name:13} {target.help}")
 
 
 def check(arguments: List[str]) -> None:
@@ -34,6 +34,7 @@ def check(arguments: List[str]) -> None:
         "types": ("mypy",),
         "imports": ("lint-imports",),
         "shape": ("python", "-m", "pytest", "-q", "tests/unit/test_shape.py"),
+        "generated": ("python", "scripts/generate.py", "--check"),
         "image": ("hadolint", "k8s/image/Containerfile"),
         "shell": ("shellcheck", *sorted(str(path) for path in ROOT.glob("k8s/**/*.sh"))),
     }
@@ -50,7 +51,7 @@ def check(arguments: List[str]) -> None:
         began = time.monotonic()
         program = command if command == "env" else str(VENV / "bin" / command)
         wrong = subprocess.run([program, *rest], cwd=str(ROOT), check=False).returncode != 0
-        lines.append(f"{name:8} {'FAILED' if wrong else 'ok':6} {time.monotonic() - began:5.1f} s")
+        lines.append(f"{name:9} {'FAILED' if wrong else 'ok':6} {time.monotonic() - began:5.1f} s")
         failed |= wrong
     print("==", *lines, sep="\n")
     sys.exit(1 if failed else 0)
@@ -100,14 +101,22 @@ TARGETS: Dict[str, Target] = {
         variables=(("FUZZ_EXAMPLES", os.environ.get("FUZZ_EXAMPLES", "200")),),
     ),
     "check": Target("Style, types, import direction, shape, the image's scripts, and Go where it is installed.", check),
+    "generate": Target(
+        "Write the tables, pages and manifests that follow from facts elsewhere.", ("python", "scripts/generate.py")
+    ),
     "bench": Target("Measure the service against its targets.", ("python", "-m", "loadtest.bench"), variables=MODULES),
     "bench-usage": Target(
         "Measure the usage report over ten million generated rows (about 10 minutes, 6 GB of disk).",
         ("python", "-m", "loadtest.bench_usage"),
         variables=MODULES,
     ),
+    "bench-engines": Target(
+        "Compare ENGINE=openvino with ENGINE=torch for the model of MODEL_SOURCE.",
+        ("python", "-m", "loadtest.bare"),
+        variables=MODULES,
+    ),
     "chaos": Target(
-        "Kill, freeze, fill and stop one part after the other under load: is anything lost? (about 15 minutes)",
+        "Kill, freeze, fill and stop one part after the other under load, and count losses (about 15 minutes).",
         ("python", "-m", "loadtest.chaos"),
         variables=MODULES,
     ),

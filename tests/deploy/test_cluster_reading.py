@@ -12,7 +12,7 @@ from operations.steps import duration, table
 from operations.target import NAME
 from operations.use import look
 
-from tests.cluster_world import ROOT, ray_service
+from tests.deploy.cluster_world import ROOT, ray_service
 
 VOLUME = "kind: Pod\nsecret:\n  defaultMode: 288\n  secretName: x\n"
 KEY = "kind: Pod\nsecretKeyRef:\n  key: a\n  name: x\n"

@@ -15,7 +15,7 @@ import yaml
 from operations.delivery import render
 from operations.target import BUILD, NAME, read_file
 
-from tests.cluster_world import IMAGE, ROOT, Machine, release
+from tests.deploy.cluster_world import IMAGE, ROOT, Machine, release
 from tests.overlays import DIGEST, PARAMETERS, SITE
 
 KUBECTL = shutil.which("kubectl")

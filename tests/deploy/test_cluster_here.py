@@ -14,7 +14,7 @@ from operations.runner import Runner
 from operations.target import NAME, Model, Target, read_target
 from operations.work import Work
 
-from tests.cluster_world import Tools
+from tests.deploy.cluster_world import Tools
 
 OTHER = Target("dev", Model("demo"), context="here-other")
 

@@ -14,7 +14,7 @@ from operations.failure import Failed
 from operations.ground import kind, tools
 from operations.target import HERE, KIND, NAME, PROTECTED
 
-from tests.cluster_world import ROOT, Machine, Rule, Tools, entry, items, namespace, ray_service, release, rule
+from tests.deploy.cluster_world import ROOT, Machine, Rule, Tools, entry, items, namespace, ray_service, release, rule
 
 PRODUCTION = "ENVIRONMENT=prod\nMODEL_SOURCE=hugging_face\nMODEL_ID=org/model\nMODEL_REVISION=" + "4d" * 20 + "\n"
 PLACE = f"CONTEXT=lab\nREGISTRY=registry.lab\nBUILD_BASE=registry.lab/ray@sha256:{'0' * 64}\n"

@@ -23,7 +23,7 @@ from operations.steps import Step, carry_out
 from operations.target import NAME, Model, Target
 from operations.use import smoke
 
-from tests.cluster_world import IMAGE, IMAGE_ID, Machine, Tools, entry, items, ray_cluster, ray_service, rule
+from tests.deploy.cluster_world import IMAGE, IMAGE_ID, Machine, Tools, entry, items, ray_cluster, ray_service, rule
 
 
 @pytest.fixture

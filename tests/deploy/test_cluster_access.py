@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster_world import Machine, rule
+from tests.deploy.cluster_world import Machine, rule
 
 KUBECTL = f"""#!{sys.executable} -IS
 import os, socket, sys

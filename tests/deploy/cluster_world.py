@@ -17,7 +17,7 @@ from operations.runner import Runner
 from operations.target import NAME, PART_OF, Model, Target
 from operations.work import Work
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 IMAGE_ID = "ab12" * 16
 IMAGE = f"localhost/{NAME}:{IMAGE_ID[:12]}"
 ASKING = (" get ", " version", "kustomize", "rev-parse", "status", "dry-run=server", "show crds", " api-")
