@@ -13,7 +13,10 @@ from environment import INSTALLATION, PYTHON, VENV, ensure, use_fitting_python
 from installation import REQUIREMENTS, ROOT, stop
 
 UV = "uv==0.13.8"
-TEST = ("python", "-m", "pytest")
+PYTEST = ("python", "-m", "pytest")
+PARALLEL = (*PYTEST, "--numprocesses=logical", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
+PARALLEL += ("--durations=15",)
+PRODUCT, DEPLOY = ("tests/serve", "tests/services", "tests/unit"), ("tests/deploy",)
 MODULES = (("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "scripts")])),)
 
 
@@ -94,10 +97,15 @@ class Target(NamedTuple):
 TARGETS: Dict[str, Target] = {
     "help": Target("This list.", show_help, None),
     "run": Target("Start the service, and classify a sample (ARGS=--once: then end).", ("semapi", "up"), "run"),
-    "test": Target("Run the tests (ARGS=tests/unit: some of them).", TEST),
+    "test": Target("Run the tests of the product (ARGS=tests/unit: some of them).", PARALLEL),
+    "test-deploy": Target(
+        "Run the tests of the manifests, the image, scripts/cluster and their pages.", (*PARALLEL, *DEPLOY)
+    ),
+    "test-all": Target("Run both in one.", (*PARALLEL, *PRODUCT, *DEPLOY)),
+    "coverage": Target("Run the tests of the product with coverage, subprocesses included.", (*PARALLEL, "--cov")),
     "fuzz": Target(
         "Send 200 made-up requests to each route (FUZZ_EXAMPLES=1000: more), and check the answers against OpenAPI.",
-        (*TEST, "--timeout", "1800", "tests/services/test_description_fuzz.py"),
+        (*PYTEST, "--timeout=1800", "tests/services/test_description_fuzz.py"),
         variables=(("FUZZ_EXAMPLES", os.environ.get("FUZZ_EXAMPLES", "200")),),
     ),
     "check": Target("Style, types, import direction, shape, the image's scripts, and Go where it is installed.", check),
@@ -123,7 +131,7 @@ TARGETS: Dict[str, Target] = {
     "cluster": Target("The service on Kubernetes: ARGS=all (ARGS=--help: what else it does).", cluster, None),
     "test-cluster": Target(
         "Test on a real Kubernetes node made here (Linux, root, Go; about 25 minutes; ARGS=--short: 8).",
-        (*TEST, "tests/cluster"),
+        (*PYTEST, "tests/cluster"),
     ),
     "pictures": Target(
         "Draw the usage report with headless Chromium: phone, tablet, desktop.", ("python", "scripts/usage_pictures.py")

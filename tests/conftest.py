@@ -8,8 +8,11 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import hypothesis.core
 import psycopg
 import pytest
 from leaks import LeakScan, leaks
@@ -17,6 +20,7 @@ from object_store import SECRET, SeaweedFS
 from pydantic import SecretStr
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
+from schedule import SLOW_S, ByFile, give_time, in_order, unmarked
 from stray_keys import key_rows, strays
 
 from serve_app.connections import connect_redis
@@ -25,11 +29,38 @@ from serve_app.local.postgres import Postgres
 from serve_app.local.state import password
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
+from serve_app.usage.migrations import migrate
+
+TEMPLATE = "migrated"
 
 # Tests mean the defaults: what the person at the terminal has set for a run of theirs must not bend them.
 OTHERS = {"secrets_dir", "semapi_token", "semapi_url", "semapi_state_dir"}
 for name in [name for name in os.environ if name.lower() in OTHERS.union(Settings.model_fields)]:
     del os.environ[name]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """One seed, printed at the head of a run, for the order of the tests and for what hypothesis makes up."""
+    config.addinivalue_line("markers", f"slow(reason): takes more than {SLOW_S:.0f} s")
+    if config.getoption("--hypothesis-seed") is None and config.pluginmanager.hasplugin("randomly"):
+        hypothesis.core.global_force_seed = config.getoption("randomly_seed")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        give_time(item)
+    items[:] = in_order(items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if found := unmarked(terminalreporter.stats.get("passed", [])):
+        terminalreporter.section(f"more than {SLOW_S:.0f} s without the mark `slow`")
+        terminalreporter.write("".join(f"{line}\n" for line in found))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,18 +104,28 @@ def _folder(scan: LeakScan) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def valkey(servers_folder: Path, leak_scan: LeakScan) -> Iterator[Valkey]:
-    """The job Redis of this test session; `kill()`, `start()` and `pid` are for tests that take it away."""
-    server = Valkey(servers_folder / "valkey")
+    """The job Redis of this test session; `kill()`, `start()` and `pid` are for tests that take it away.
+
+    It writes every change to its file before it answers, so that its data outlive its process, but not the machine.
+    """
+    server = Valkey(servers_folder / "valkey", appendfsync="no")
     server.start()
     leak_scan.words.add(password(server.folder / "password"))
     yield server
     server.stop()
 
 
+class QuickPostgres(Postgres):
+    """Its data outlive its process, but not the machine."""
+
+    def _command(self) -> list[str]:
+        return [*super()._command(), "-c", "fsync=off", "-c", "full_page_writes=off"]
+
+
 @pytest.fixture(scope="session")
 def postgres(servers_folder: Path, leak_scan: LeakScan) -> Iterator[Postgres]:
     """The PostgreSQL of this test session; `kill()`, `start()` and `pid` are for tests that take it away."""
-    server = Postgres(servers_folder / "postgres")
+    server = QuickPostgres(servers_folder / "postgres")
     server.start()
     leak_scan.words.add(password(server.folder / "password"))
     yield server
@@ -117,15 +158,38 @@ def authority(servers_folder: Path) -> Iterator[Authority]:
     server.stop()
 
 
-@pytest.fixture
-def database(postgres: Postgres) -> Iterator[str]:
-    """URL of a fresh, empty database."""
+@contextmanager
+def fresh_database(postgres: Postgres, template: str) -> Iterator[str]:
+    """URL of a copy of a database that nobody is connected to."""
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(postgres.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     yield postgres.url.rsplit("/", 1)[0] + "/" + name
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def template(postgres: Postgres) -> str:
+    """A database that has its tables, to be copied."""
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {TEMPLATE}")
+    migrate(postgres.url.rsplit("/", 1)[0] + "/" + TEMPLATE)
+    return TEMPLATE
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, postgres: Postgres) -> Iterator[str]:
+    """URL of a fresh database: an empty one, or one that has its tables for a test that asks for `tables`."""
+    wants_tables = "tables" in request.fixturenames
+    with fresh_database(postgres, request.getfixturevalue("template") if wants_tables else "template1") as url:
+        yield url
+
+
+@pytest.fixture
+def tables(database: str) -> str:
+    """URL of a fresh database that has its tables."""
+    return database
 
 
 @pytest.fixture

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import fcntl
+import hashlib
+import pickle
 import re
 import shutil
+import tempfile
 from dataclasses import replace
-from functools import reduce
+from functools import cache, reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 from manifests.documents import Document
-from manifests.render import rendered
+from manifests.render import Read, environments, rendered
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DIGEST: Final = "sha256:" + "5a" * 32
@@ -60,6 +64,39 @@ def prod_for_a_site(folder: Path) -> Path:
     service = root / "k8s" / "service" / "prod" / "kustomization.yaml"
     service.write_text(service.read_text() + "images:\n" + ours)
     return root
+
+
+@cache
+def as_shipped() -> dict[str, Read]:
+    """What each overlay gives a cluster, as it stands in git."""
+    return _rendered_once("shipped", ROOT)
+
+
+@cache
+def as_filled_in() -> dict[str, Read]:
+    """What each overlay gives a cluster, prod with the values of a site."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _rendered_once("filled-in", prod_for_a_site(Path(folder)))
+
+
+def _rendered_once(name: str, root: Path) -> dict[str, Read]:
+    """The overlays below `root`, rendered by the first worker that asks and again when a file of them has changed."""
+    files = sorted(path for path in [*root.glob("k8s/**/*"), root / "rayservice.yaml"] if path.is_file())
+    code = sorted((ROOT / "scripts" / "manifests").glob("*.py"))
+    contents = hashlib.sha256()
+    for path in [*files, *code]:
+        contents.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    kept = ROOT / "build" / f"overlays-{name}.pickle"
+    kept.parent.mkdir(exist_ok=True)
+    with kept.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if kept.exists():
+            digest, found = pickle.loads(kept.read_bytes())  # noqa: S301 - no file of a stranger
+            if digest == contents.hexdigest():
+                return found  # type: ignore[no-any-return]
+        found = environments(root)
+        kept.write_bytes(pickle.dumps((contents.hexdigest(), found)))
+    return found
 
 
 def built(site: Path, folder: str, kustomization: dict[str, Any]) -> list[Document]:

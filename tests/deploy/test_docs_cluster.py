@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import yaml
-from manifests.render import environments
 from operations import command_line, target
 from operations.delivery import restart
 from operations.ground import kuberay, tools
 from operations.use import look
+from overlays import as_shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
@@ -62,7 +62,7 @@ def test_the_versions_are_those_that_are_checked() -> None:
 def test_every_operator_that_an_overlay_needs_is_a_row_that_says_so() -> None:
     needed = {
         overlay: {str(one.at("apiVersion")).rpartition("/")[0] for one in documents} & set(tools.COMES_FROM)
-        for overlay, (documents, _) in environments(ROOT).items()
+        for overlay, (documents, _) in as_shipped().items()
     }
     told: dict[str, set[str]] = {"dev": set(), "stage": set(), "prod": set()}
     for row in rows("What").splitlines():

@@ -7,8 +7,7 @@ import re
 import pytest
 from manifests.check import check_schemas
 from manifests.documents import Document, of_kind, pods_of, read
-from manifests.render import environments
-from overlays import ROOT
+from overlays import ROOT, as_shipped
 
 PAGE = (ROOT / "docs" / "disaster-recovery.md").read_text("utf-8")
 STORES = ("redis", "postgres")
@@ -16,7 +15,7 @@ STORES = ("redis", "postgres")
 
 @pytest.fixture(scope="module")
 def stage() -> list[Document]:
-    return environments(ROOT)["stage"][0]
+    return as_shipped()["stage"][0]
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ import re
 
 import pytest
 from manifests.documents import Document, Pod, of_kind, pods_of
-from manifests.render import environments
-from overlays import ROOT, amount, prod_for_a_site
+from overlays import ROOT, amount, as_filled_in
 
 PAGE = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
 SMALL = (ROOT / "k8s" / "service" / "dev" / "small.yaml").read_text("utf-8")
@@ -22,9 +21,8 @@ Need = tuple[float, float]
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Document]]:
-    read = environments(prod_for_a_site(tmp_path_factory.mktemp("sizing")))
-    return {name: documents for name, (documents, _) in read.items()}
+def given() -> dict[str, list[Document]]:
+    return {name: documents for name, (documents, _) in as_filled_in().items()}
 
 
 def plus(*needs: Need) -> Need:

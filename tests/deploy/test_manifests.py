@@ -5,34 +5,28 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from manifests.check import OLDEST, check_documents
-from manifests.documents import Document, Finding, read
-from manifests.render import environments, find_kubectl, rendered
+from manifests.documents import Document, read
+from manifests.render import find_kubectl, rendered
 from operations.ground import tools
-from overlays import ROOT, put
+from overlays import ROOT, as_shipped, put
 
 SERVICE_TEXT = (ROOT / "rayservice.yaml").read_text("utf-8")
 
 
-@cache
-def all_environments() -> dict[str, tuple[list[Document], list[Finding]]]:
-    return environments(ROOT)
-
-
 def given() -> list[Document]:
     """The overlay with the most: prod takes PostgreSQL from elsewhere, dev leaves out what watches."""
-    return all_environments()["stage"][0]
+    return as_shipped()["stage"][0]
 
 
 @pytest.mark.parametrize("environment", ["dev", "stage", "prod"])
 def test_what_a_cluster_gets_has_no_fault(environment: str) -> None:
-    documents, findings = all_environments()[environment]
+    documents, findings = as_shipped()[environment]
     assert [str(finding) for finding in [*findings, *check_documents(documents)]] == []
     kinds = {one.kind for one in documents}
     assert {"RayService", "StatefulSet", "NetworkPolicy", "Ingress", "Job", "ResourceQuota", "SecretNames"} <= kinds

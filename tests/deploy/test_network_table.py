@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manifests.documents import Document, matches, of_kind, pods_of
 from manifests.network import Cell, names_port, read_table, rules
-from manifests.render import environments
-from overlays import ROOT, prod_for_a_site
+from overlays import ROOT, as_filled_in
 
 from serve_app.outbound.address import is_public
 
@@ -24,10 +23,9 @@ NO_INTERNET = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "
 
 
 @pytest.fixture(scope="module")
-def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Document]]:
+def documents() -> dict[str, list[Document]]:
     """What each overlay gives a cluster, prod with the values of a site."""
-    found = environments(prod_for_a_site(tmp_path_factory.mktemp("site")))
-    return {name: read for name, (read, _) in found.items()}
+    return {name: read for name, (read, _) in as_filled_in().items()}
 
 
 def names(peer: dict[str, Any], cell: Cell) -> bool:

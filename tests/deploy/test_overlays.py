@@ -15,8 +15,8 @@ from manifests.check import check_documents
 from manifests.documents import CLUSTER, HEAD, Document, Pod, matches, of_kind, pods_of
 from manifests.network import rules
 from manifests.production import texts
-from manifests.render import environments, secrets_of
-from overlays import PARAMETERS, ROOT, SITE, amount, around, built, of_service, prod_for_a_site
+from manifests.render import secrets_of
+from overlays import PARAMETERS, ROOT, SITE, amount, around, as_filled_in, built, of_service, prod_for_a_site
 
 from serve_app.settings import Settings
 
@@ -37,9 +37,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def given(site: Path) -> dict[str, list[Document]]:
+def given() -> dict[str, list[Document]]:
     """What each overlay gives a cluster, prod with the values of a site."""
-    return {name: documents for name, (documents, _) in environments(site).items()}
+    return {name: documents for name, (documents, _) in as_filled_in().items()}
 
 
 @pytest.fixture(scope="module")

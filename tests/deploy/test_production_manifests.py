@@ -8,18 +8,17 @@ from typing import Any
 import pytest
 from manifests import production
 from manifests.documents import Document
-from manifests.render import environments
-from overlays import ROOT, prod_for_a_site, put
+from overlays import ROOT, as_filled_in, as_shipped, put
 
 
 @pytest.fixture(scope="module")
 def shipped() -> list[Document]:
-    return environments(ROOT)["prod"][0]
+    return as_shipped()["prod"][0]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Document]:
-    return environments(prod_for_a_site(tmp_path_factory.mktemp("site")))["prod"][0]
+def whole() -> list[Document]:
+    return as_filled_in()["prod"][0]
 
 
 def test_a_site_that_filled_everything_in_is_let_through(whole: list[Document]) -> None:
@@ -37,7 +36,7 @@ def test_the_overlay_as_it_is_in_git_is_refused_for_every_placeholder(shipped: l
 
 
 def test_development_is_not_fit_for_production() -> None:
-    found = [finding.sentence for finding in production.refusals(environments(ROOT)["dev"][0])]
+    found = [finding.sentence for finding in production.refusals(as_shipped()["dev"][0])]
     assert any("signs for anybody" in sentence for sentence in found)
     assert any("has no digest" in sentence for sentence in found)
 

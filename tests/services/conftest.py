@@ -14,7 +14,6 @@ from serve_app.jobs.tracker import Tracker
 from serve_app.local.authority import Authority
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
-from serve_app.usage.migrations import migrate
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,13 +28,6 @@ async def gateway(request: pytest.FixtureRequest, settings: Settings, authority:
     }
     async with running_gateway(settings, authority, **changes) as running:
         yield running
-
-
-@pytest.fixture
-def tables(database: str) -> str:
-    """URL of a fresh database that has its tables."""
-    migrate(database)
-    return database
 
 
 @pytest.fixture

@@ -1,0 +1,53 @@
+"""Which tests run in one worker, which begin first, and which may take long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+TESTS: Final = Path(__file__).resolve().parent
+WHOLE: Final = ("tests/serve/",)
+"""Folders whose files share servers that take long to start: one worker runs them all."""
+SLOW_S: Final = 5.0
+"""A test that takes longer is marked `slow`, with the reason."""
+SLOW_TIMEOUT_S: Final = 300
+
+
+class ByFile(LoadScopeScheduling):
+    """Gives a worker a whole file, or a whole folder of `WHOLE`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((folder for folder in WHOLE if nodeid.startswith(folder)), nodeid.split("::", 1)[0])
+
+
+def in_order(items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """Long groups begin first, so that the workers end together; within a group the (random) order stays."""
+    found = list(items)
+    slow: dict[Path, int] = {}
+    for item in found:
+        slow[item.path] = slow.get(item.path, 0) + (item.get_closest_marker("slow") is not None)
+    return sorted(found, key=lambda item: (not _is_whole(item.path), -slow[item.path]))
+
+
+def give_time(item: pytest.Item) -> None:
+    """A slow test has more time than the others, unless it says itself how much."""
+    mark = item.get_closest_marker("slow")
+    if mark is None:
+        return
+    assert set(mark.kwargs) == {"reason"}, f"{item.nodeid}: slow(reason=…)"
+    if item.get_closest_marker("timeout") is None:
+        item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
+
+
+def unmarked(reports: Iterable[Any]) -> list[str]:
+    """The tests that took longer than SLOW_S and are not marked, a line each."""
+    called = [report for report in reports if report.when == "call" and "slow" not in report.keywords]
+    return [f"{report.duration:6.1f} s {report.nodeid}" for report in called if report.duration > SLOW_S]
+
+
+def _is_whole(path: Path) -> bool:
+    return path.is_relative_to(TESTS) and f"{path.relative_to(TESTS.parent)}".startswith(WHOLE)
