@@ -1,4 +1,4 @@
-"""The stress test by the name of the source system's script, with its flags: `scripts/loadtest/stress.py`."""
+"""scripts/loadtest/stress.py under the name of the source system's script, with its flags."""
 
 import sys
 
