@@ -14,8 +14,8 @@ from installation import REQUIREMENTS, ROOT, stop
 
 UV = "uv==0.13.8"
 PYTEST = ("python", "-m", "pytest")
-PARALLEL = (*PYTEST, "--numprocesses=logical", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
-PARALLEL += ("--durations=15",)
+XDIST = ("--numprocesses=logical", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
+PARALLEL = (*PYTEST, *XDIST, "--durations=15")
 PRODUCT, DEPLOY = ("tests/serve", "tests/services", "tests/unit"), ("tests/deploy",)
 MODULES = (("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "scripts")])),)
 

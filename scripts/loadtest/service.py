@@ -105,7 +105,7 @@ class LocalService:
 
     def token(self, user: str, **claims: Any) -> str:
         """A token of the development issuer, with additional claims."""
-        return self.stack.authority.mint(user, **claims)
+        return self.stack.issuer.mint(user, **claims)
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """The rows of a PostgreSQL query."""

@@ -30,7 +30,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import Settings
 from serve_app.usage.migrations import migrate
@@ -81,7 +81,7 @@ class Known:
 
 
 @asynccontextmanager
-async def known(settings: Settings, authority: Authority) -> AsyncIterator[Known]:
+async def known(settings: Settings, authority: DevIssuerServer) -> AsyncIterator[Known]:
     """A gateway on a socket, without limits that a flood would meet; and what passes there."""
     plenty = {"rate_reads_per_s": 1e5, "rate_submits_per_s": 1e5, "quota_submits_per_day": 0}
     house = {"rate_house_reads_per_s": 1e5, "rate_house_submits_per_s": 1e5}
@@ -96,7 +96,7 @@ async def known(settings: Settings, authority: Authority) -> AsyncIterator[Known
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 async def test_a_route_answers_as_described(
-    method: str, path: str, settings: Settings, database: str, authority: Authority
+    method: str, path: str, settings: Settings, database: str, authority: DevIssuerServer
 ) -> None:
     migrate(database)
     async with known(settings, authority) as there:
@@ -127,7 +127,9 @@ def _fuzz(there: Known, method: str, path: str) -> Counter[int]:
     return statuses
 
 
-async def test_links_lead_from_a_submit_to_its_job(settings: Settings, database: str, authority: Authority) -> None:
+async def test_links_lead_from_a_submit_to_its_job(
+    settings: Settings, database: str, authority: DevIssuerServer
+) -> None:
     migrate(database)
     followed: Counter[tuple[str, int]] = Counter()
     async with known(settings, authority) as there:
