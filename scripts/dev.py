@@ -29,7 +29,7 @@ def show_help(arguments: List[str]) -> None:
 
 def check(arguments: List[str]) -> None:
     """Run every check, then print one line for each."""
-    from operations.ground import programs
+    from operations import tools
 
     checks = {
         "style": ("ruff", "check", "."),
@@ -43,9 +43,9 @@ def check(arguments: List[str]) -> None:
     }
     if not (VENV / "bin" / "shellcheck").exists():
         del checks["shell"]  # it has no wheel for some machines
-    if not programs.needs_go():  # Go is only needed to make a node
+    if not tools.needs_go():  # Go is only needed to make a node
         checks["go"] = (
-            *("env", f"PATH={os.environ['PATH']}:{programs.GO_FOLDER}", "bash", "-euc"),
+            *("env", f"PATH={os.environ['PATH']}:{tools.GO_FOLDER}", "bash", "-euc"),
             'go -C scripts/node vet ./...; unformatted=$(gofmt -l scripts/node); test -z "$unformatted"',
         )
     lines, failed = [], False
