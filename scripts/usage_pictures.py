@@ -23,9 +23,9 @@ import psycopg  # noqa: E402  the checkout's own modules come first
 
 from serve_app.local.postgres import Postgres  # noqa: E402
 from serve_app.usage.migrations import migrate  # noqa: E402
-from serve_app.usage.report.figures import make_report  # noqa: E402
+from serve_app.usage.report.compute import make_report  # noqa: E402
 from serve_app.usage.report.page import write_page  # noqa: E402
-from serve_app.usage.report.sources import Database  # noqa: E402
+from serve_app.usage.report.source import UrlSource  # noqa: E402
 from serve_app.usage.report.window import Window  # noqa: E402
 
 PICTURES = ROOT / "build" / "pictures"
@@ -106,7 +106,7 @@ def _report() -> dict[str, object]:
             migrate(server.url)
             _fill(server.url, random.Random(7))
             window = Window(BEGIN, BEGIN + timedelta(days=DAYS), "UTC", "hour")
-            return make_report(Database(server.url), window, recent_limit=10)
+            return make_report(UrlSource(server.url), window, recent_limit=10)
         finally:
             server.stop()
 

@@ -21,8 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.contracts import ModelCard
 from serve_app.gateway.application import build_gateway
-from serve_app.jobs.registrar import TrackerRegistrar
 from serve_app.jobs.scaling import BacklogPolicy
+from serve_app.jobs.store import ReplicaHeartbeat
 from serve_app.library_internals import check_internals, keep_on_loopback
 from serve_app.models.handle import ServeHandle
 from serve_app.models.registry import ModelConfig, card
@@ -139,7 +139,7 @@ class Model(ModelServer):
         check_internals()
         keep_on_loopback()
         log_through_serve()
-        await super().__init__(config, version, TrackerRegistrar)
+        await super().__init__(config, version, ReplicaHeartbeat)
 
 
 def bind_model(config: ModelConfig, version: str) -> Application:

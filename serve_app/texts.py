@@ -22,6 +22,10 @@ BOM: Final = "\ufeff"
 BOM_HELP: Final = "Begin a CSV with a byte order mark, by which Excel knows UTF-8."
 BOM_WITHOUT_CSV: Final = "bom: only a CSV may begin with a byte order mark; ask for format=csv, or leave bom out."
 
+UNKNOWN: Final = "<unknown>"
+NAME_LIMIT: Final = 250
+"""Characters of the column `username`."""
+
 _REMOVED: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Control characters with NUL and line ends, lone surrogates, line and paragraph separators."""
 _OVERRIDES: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -81,3 +85,17 @@ def _cell(value: str | float | Json | None) -> str | float | None:
 def _json_cell(value: Json) -> str:
     """JSON that reads back as the same object: an apostrophe would change it, an escape of the character does not."""
     return _JSON_FORMULA.sub(lambda found: f"{found[1]}\\u{ord(found[2]):04x}", json.dumps(value))
+
+
+def sanitize_text(text: str, limit: int) -> str:
+    """`text` as PostgreSQL and a report line take it: without control characters and lone surrogates, trimmed, at most
+    `limit` characters; may be empty."""
+    return without_controls(text).strip()[:limit].rstrip()
+
+
+def sanitize_name(text: str) -> str:
+    """A user's or group's name as the usage tables take it; `<unknown>` where nothing is left of it.
+
+    Names are shown and never compared (the principal's id identifies a user), so removing characters is harmless.
+    """
+    return sanitize_text(text, NAME_LIMIT) or UNKNOWN

@@ -21,7 +21,7 @@ from schedule import SLOW_S, ByFile, give_time, in_order, unmarked
 from servers import QuickPostgres, copied_database, empty_redis, make_template
 
 from serve_app.connections import connect_redis
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.postgres import Postgres
 from serve_app.local.state import password
 from serve_app.local.valkey import Valkey
@@ -137,9 +137,9 @@ def in_bucket(object_store: SeaweedFS) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def authority(servers_folder: Path) -> Iterator[Authority]:
+def authority(servers_folder: Path) -> Iterator[DevIssuerServer]:
     """A running development issuer; `mint` also makes the tokens no issuer should."""
-    server = Authority(servers_folder / "issuer")
+    server = DevIssuerServer(servers_folder / "issuer")
     server.start()
     yield server
     server.stop()

@@ -19,7 +19,7 @@ from typing import Any
 
 from loadtest.service import get, script_path, wait_until
 from serve_app.contracts import Json
-from serve_app.local.guard import guarded
+from serve_app.local.process_supervisor import supervised
 from serve_app.local.server import free_port
 from serve_app.settings import Settings
 
@@ -135,7 +135,7 @@ def engines() -> None:
 def bare_routes() -> Iterator[int]:
     """The port where the bare routes answer."""
     port = free_port()
-    family = guarded(_command("routes", str(port)), _environment({}), None)
+    family = supervised(_command("routes", str(port)), _environment({}), None)
     try:
         wait_until(lambda: get(f"http://127.0.0.1:{port}/"), DEADLINE_S)
         yield port

@@ -22,8 +22,7 @@ import psycopg
 from loadtest.figures import BUILD, figures, report, write_record
 from loadtest.service import SCRIPTS, temporary_folder
 from serve_app.local.postgres import Postgres
-from serve_app.usage.database import Database
-from serve_app.usage.entries import Row
+from serve_app.usage.database import Database, Row
 from serve_app.usage.migrations import migrate
 
 CHUNK = 250_000

@@ -29,12 +29,12 @@ from loadtest.faults import FAULTS, Environment
 from loadtest.figures import report, write_record
 from loadtest.service import LocalService, temporary_folder, wait_until
 from loadtest.workload import draw
-from serve_app.client.http import ServiceClient
+from serve_app.client import ServiceClient
 from serve_app.connections import connect_redis
 from serve_app.contracts import Json
 from serve_app.errors import CapacityError
 from serve_app.jobs.keys import key
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 
 MODEL = "sem-classifier"
@@ -184,10 +184,10 @@ def _watched(service: LocalService, model: str) -> Iterator[list[Json]]:
 
     async def watch() -> None:
         async with connect_redis(settings) as redis:
-            tracker = Tracker(redis, settings)
+            store = JobStore(redis, settings)
             while not over.is_set():
                 began = time.monotonic()
-                samples.append(await _sample(tracker, model))
+                samples.append(await _sample(store, model))
                 await asyncio.sleep(began + LOOK_EVERY_S - time.monotonic())
 
     with ThreadPoolExecutor(1) as pool:
@@ -199,9 +199,9 @@ def _watched(service: LocalService, model: str) -> Iterator[list[Json]]:
     watching.result()
 
 
-async def _sample(tracker: Tracker, model: str) -> Json:
+async def _sample(store: JobStore, model: str) -> Json:
     try:
-        queue = await tracker.queue(model)
+        queue = await store.queue_state(model)
     except CapacityError as error:
         return {"at": time.time(), "away": type(error.__cause__ or error).__name__}
     return {"at": time.time(), "waiting": queue.waiting, "leased": queue.leased, "ledger": asdict(queue.ledger)}

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx2
 
-from serve_app.client.http import ServiceClient
+from serve_app.client import ServiceClient
 from serve_app.contracts import Json
 from serve_app.errors import CapacityError, JobUnknown, ServiceError
 

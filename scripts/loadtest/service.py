@@ -105,7 +105,7 @@ class LocalService:
 
     def token(self, user: str, **claims: Any) -> str:
         """A token of the development issuer, with these claims beside its own."""
-        return self.stack.authority.mint(user, **claims)
+        return self.stack.issuer.mint(user, **claims)
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """What PostgreSQL answers."""

@@ -22,7 +22,7 @@ from typing import Any, Final
 import httpx2
 
 from loadtest.figures import ROOT, percentile
-from serve_app.client.http import may_need_proxy
+from serve_app.client import may_need_proxy
 
 SAMPLES = ROOT / "serve_app" / "samples"
 PATHS: Final = {

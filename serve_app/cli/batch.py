@@ -9,18 +9,15 @@ from typing import Annotated, TypeVar
 import typer
 from rich.progress import Progress
 
+from serve_app.cli.access import DEFAULT_ISSUER, SERVICE, Issuer, Url, connected
 from serve_app.cli.console import Bom, bom_for, errors, give_up, output
-from serve_app.cli.token import DEFAULT_ISSUER, find_token
-from serve_app.client.batches import BatchClient, split
+from serve_app.client import BatchClient, split
 from serve_app.contracts import Json
 from serve_app.errors import ServiceError
 
 T = TypeVar("T")
 
-Url = Annotated[str, typer.Option(envvar="SEMAPI_URL", help="The service.")]
-Issuer = Annotated[str, typer.Option(help="Development issuer, used when SEMAPI_TOKEN is not set.")]
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Id of the batch.")]
-SERVICE = "http://localhost:8080"
 
 commands = typer.Typer(help="Many images at once: submit, status, results, cancel.", no_args_is_help=True)
 
@@ -121,8 +118,5 @@ def _print(batch: Json) -> None:
 
 
 def _ask(url: str, issuer: str, ask: Callable[[BatchClient], T]) -> T:
-    try:
-        with BatchClient(url, find_token(issuer)) as client:
-            return ask(client)
-    except (ServiceError, ValueError, OSError) as error:
-        give_up(str(error))
+    with connected(BatchClient, url, issuer) as client:
+        return ask(client)

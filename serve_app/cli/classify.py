@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
+from serve_app.cli.access import DEFAULT_ISSUER, SERVICE, Issuer, Url, find_token
 from serve_app.cli.console import errors, give_up, print_result
-from serve_app.cli.token import DEFAULT_ISSUER, find_token
-from serve_app.client.http import ServiceClient
+from serve_app.client import ServiceClient
 from serve_app.contracts import Json, Priority
 from serve_app.errors import ServiceError
 
@@ -24,10 +24,8 @@ AT_ONCE = 8
 
 def classify(
     files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Images.")],
-    url: Annotated[str, typer.Option(envvar="SEMAPI_URL", help="The service.")] = "http://localhost:8080",
-    issuer: Annotated[
-        str, typer.Option(help="Development issuer, used when SEMAPI_TOKEN is not set.")
-    ] = DEFAULT_ISSUER,
+    url: Url = SERVICE,
+    issuer: Issuer = DEFAULT_ISSUER,
     model: Annotated[str | None, typer.Option(help="Name of the model; default: the service's first.")] = None,
     params: Annotated[
         str, typer.Option(help="The model's parameters, as JSON; another page of a file: '{\"page\": 2}'.")

@@ -1,4 +1,4 @@
-"""`semapi config`: the settings as this environment resolves them."""
+"""`semapi config` and `semapi migrate`: the settings as this environment resolves them, and the database's tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsError
 from rich.table import Table
 
-from serve_app.cli.console import explain, give_up, output
+from serve_app.cli.console import errors, explain, give_up, output
 from serve_app.settings import Settings, read_settings
 
 
@@ -26,6 +26,25 @@ def config(as_json: Annotated[bool, typer.Option("--json", help="Machine-readabl
         value, default = values[name.upper()], _shown(field.default)
         table.add_row(name.upper(), str(value), "" if value == default else str(default))
     output.print(table)
+
+
+def migrate(
+    wait: Annotated[
+        float,
+        typer.Option(min=0, max=600, envvar="WAIT_S", help="Seconds to wait for a server that does not answer yet."),
+    ] = 0.0,
+) -> None:
+    """Apply the numbered SQL migrations to DATABASE_URL; safe to repeat and to run at once from several places."""
+    from serve_app.usage import migrations  # psycopg belongs to the extra [serve]
+
+    url = settings_or_give_up().database_url.get_secret_value()
+    if not url:
+        give_up("DATABASE_URL is not set; `semapi up` migrates its own database.")
+    try:
+        applied = migrations.migrate(url, wait_s=wait, say=lambda text: errors.print(text, markup=False))
+    except migrations.MigrationError as error:
+        give_up(str(error))
+    output.print(f"applied: {', '.join(applied)}" if applied else "up to date: nothing to apply")
 
 
 def settings_or_give_up() -> Settings:

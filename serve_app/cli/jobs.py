@@ -9,16 +9,12 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from serve_app.cli.access import DEFAULT_ISSUER, SERVICE, Issuer, Url, connected
 from serve_app.cli.console import give_up
-from serve_app.cli.token import DEFAULT_ISSUER, find_token
-from serve_app.client.http import ServiceClient
+from serve_app.client import ServiceClient
 from serve_app.contracts import JobStatus, Json
-from serve_app.errors import ServiceError
 
-Url = Annotated[str, typer.Option(envvar="SEMAPI_URL", help="The service.")]
-Issuer = Annotated[str, typer.Option(help="Development issuer, used when SEMAPI_TOKEN is not set.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
-SERVICE = "http://localhost:8080"
 
 T = TypeVar("T")
 
@@ -82,8 +78,5 @@ def _print(url: str, issuer: str, ask: Callable[[ServiceClient], Json | None]) -
 
 
 def _ask(url: str, issuer: str, ask: Callable[[ServiceClient], T]) -> T:
-    try:
-        with ServiceClient(url, find_token(issuer)) as client:
-            return ask(client)
-    except (ServiceError, ValueError) as error:
-        give_up(str(error))
+    with connected(ServiceClient, url, issuer) as client:
+        return ask(client)

@@ -1,4 +1,4 @@
-"""`semapi`: the command line of the service. Each command lives in the module of its name."""
+"""`semapi`: the command line of the service. Most commands live in the module of their name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli import batch, classify, config, jobs, migrate, predict, token, top, up, usage, webhooks
-from serve_app.cli.admin import dead, intake
+from serve_app.cli import admin, batch, classify, config, jobs, predict, token, top, up, usage, webhooks
 from serve_app.contracts import SERVICE_NAME
 
 
@@ -25,15 +24,15 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (up, classify, predict, top, config, migrate):
-    commands.command()(getattr(module, module.__name__.rpartition(".")[2]))
+for command in (up.up, classify.classify, predict.predict, top.top, config.config, config.migrate):
+    commands.command()(command)
 commands.add_typer(token.commands, name="token")
 commands.add_typer(batch.commands, name="batch")
 commands.add_typer(jobs.commands, name="jobs")
 commands.add_typer(usage.commands, name="usage")
 commands.add_typer(webhooks.commands, name="webhooks")
-commands.add_typer(dead.commands, name="dead")
-commands.add_typer(intake.commands, name="intake")
+commands.add_typer(admin.dead, name="dead")
+commands.add_typer(admin.intake, name="intake")
 
 
 @commands.callback()

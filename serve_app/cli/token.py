@@ -5,24 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Final
 
-import httpx2
 import typer
 from typer.core import TyperGroup
 
+from serve_app.cli.access import ADMIN_ROLE, DEFAULT_ISSUER, development_token
 from serve_app.cli.config import settings_or_give_up
 from serve_app.cli.console import give_up, output
 from serve_app.contracts import Json
-from serve_app.settings import Settings
 
-ADMIN_ROLE = Settings.model_fields["oidc_admin_role"].default
-"""What `semapi up` takes for an admin unless OIDC_ADMIN_ROLE says otherwise; scopes are roles there."""
-DEFAULT_ISSUER = "http://localhost:18080/default"
 READ_MAX = 1024 * 1024
 SHOWN_MAX = 300
 """Characters of what a token claims, on one line."""
@@ -128,26 +123,3 @@ def _show_what_keys_say() -> None:
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler())
     log.propagate = False
-
-
-def development_token(user: str, issuer: str = DEFAULT_ISSUER, *, scope: str = "openid") -> str:
-    """A token for `user`; gives up with a hint when the issuer does not run."""
-    form = {"grant_type": "client_credentials", "client_id": user, "client_secret": "development", "scope": scope}
-    try:
-        answer = httpx2.post(f"{issuer}/token", data=form, timeout=10, trust_env=False)
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        give_up(f"no token from the development issuer at {issuer} ({error}). Is `semapi up` running?")
-    try:
-        document = answer.json()
-        if answer.status_code == 200:
-            return str(document["access_token"])
-        reason = document["error_description"]
-    except (ValueError, KeyError, TypeError):
-        reason = f"it answered {answer.status_code}, not as a token issuer does"
-    give_up(f"no token from {issuer}: {reason}")
-
-
-def find_token(issuer: str = DEFAULT_ISSUER, *, scope: str = "openid") -> str:
-    """SEMAPI_TOKEN, else a development token for the account that runs us."""
-    user = os.environ.get("USER") or "developer"
-    return os.environ.get("SEMAPI_TOKEN") or development_token(user, issuer, scope=scope)

@@ -12,10 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.live import Live
 from rich.table import Table
 
-from serve_app.cli.console import errors, give_up, output
-from serve_app.cli.token import ADMIN_ROLE, DEFAULT_ISSUER, find_token
-from serve_app.client.http import ServiceClient
-from serve_app.errors import CapacityError, ServiceError
+from serve_app.cli.access import DEFAULT_ISSUER, SERVICE, Issuer, Url, connected
+from serve_app.cli.console import errors, output
+from serve_app.client import ServiceClient
+from serve_app.errors import CapacityError
 
 INTERVAL_MIN_S: Final = 0.5
 ENDS: Final = ("completed", "failed", "cancelled", "dead")
@@ -37,10 +37,8 @@ class Look:
 
 
 def top(
-    url: Annotated[str, typer.Option(envvar="SEMAPI_URL", help="The service.")] = "http://localhost:8080",
-    issuer: Annotated[
-        str, typer.Option(help="Development issuer, used when SEMAPI_TOKEN is not set.")
-    ] = DEFAULT_ISSUER,
+    url: Url = SERVICE,
+    issuer: Issuer = DEFAULT_ISSUER,
     interval: Annotated[float, typer.Option(min=INTERVAL_MIN_S, help="Seconds between two looks.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
 ) -> None:
@@ -49,7 +47,7 @@ def top(
     SEMAPI_TOKEN holds an admin's token or that of METRICS_TOKEN; without it the development issuer makes an admin's.
     """
     try:
-        with ServiceClient(url, find_token(issuer, scope=f"openid {ADMIN_ROLE}")) as client:
+        with connected(ServiceClient, url, issuer, as_admin=True) as client:
             before = now = look(client)
             if once:
                 output.print(table(now, now))
@@ -62,8 +60,6 @@ def top(
                     except CapacityError as error:  # away for a moment: the next look may see it again
                         errors.print(f"semapi: {error.detail}", style="red", markup=False)
                     live.update(table(before, now), refresh=True)
-    except (ServiceError, ValueError) as error:
-        give_up(error.detail if isinstance(error, ServiceError) else str(error))
     except KeyboardInterrupt:
         return
 

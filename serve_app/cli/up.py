@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 import serve_app
+from serve_app.cli.access import DEFAULT_ISSUER, development_token
 from serve_app.cli.classify import classify_files
 from serve_app.cli.config import settings_or_give_up
 from serve_app.cli.console import errors, give_up, output, print_result
-from serve_app.cli.token import DEFAULT_ISSUER, development_token
-from serve_app.client.http import ServiceClient
+from serve_app.client import ServiceClient
 from serve_app.contracts import Json
 from serve_app.errors import ServiceError
 from serve_app.settings import Settings

@@ -17,7 +17,7 @@ from serve_app.cli.console import Bom, bom_for, errors
 
 if TYPE_CHECKING:
     from serve_app.contracts import Json
-    from serve_app.usage.report.sources import Source
+    from serve_app.usage.report.source import Source
     from serve_app.usage.report.window import Window
 
 
@@ -72,7 +72,7 @@ def show(
 ) -> None:
     """Who used the service, for what, and how it went."""
     from serve_app.usage.report import statements  # psycopg belongs to the extra [serve]
-    from serve_app.usage.report.figures import make_report
+    from serve_app.usage.report.compute import make_report
     from serve_app.usage.report.window import ReportError
 
     try:
@@ -132,12 +132,12 @@ def _window(
 
 
 def _source(dsn: str, namespace: str) -> Source:
-    from serve_app.usage.report.sources import Database, Pod
+    from serve_app.usage.report.source import PodSource, UrlSource
     from serve_app.usage.report.window import ReportError
 
     if dsn and namespace:
         raise ReportError("--dsn and --namespace are two ways to one database; take one")
-    return Pod(namespace) if namespace else Database(dsn or _configured())
+    return PodSource(namespace) if namespace else UrlSource(dsn or _configured())
 
 
 def _configured() -> str:
@@ -154,8 +154,7 @@ def _configured() -> str:
 
 def _deliver(report: Json, mode: Mode, output: Path | None, as_csv: bool, bom: bool | None) -> None:
     from serve_app.usage.report.page import write_page
-    from serve_app.usage.report.sheet import write_csv
-    from serve_app.usage.report.summary import write_summary
+    from serve_app.usage.report.text import write_csv, write_summary
 
     if as_csv:
         text = bom_for(output, bom) + write_csv(report).removesuffix("\n")

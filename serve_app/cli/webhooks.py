@@ -7,18 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from serve_app.cli.console import give_up, output
-from serve_app.cli.token import DEFAULT_ISSUER, find_token
-from serve_app.client.webhooks import WebhookClient
+from serve_app.cli.access import DEFAULT_ISSUER, SERVICE, Issuer, Url, connected
+from serve_app.cli.console import output
+from serve_app.client import WebhookClient
 from serve_app.contracts import Json
-from serve_app.errors import ServiceError
 
 commands = typer.Typer(help="Who is told when your jobs end.", rich_markup_mode=None, no_args_is_help=True)
 
-Url = Annotated[str, typer.Option("--url", envvar="SEMAPI_URL", help="The service.")]
-Issuer = Annotated[str, typer.Option(help="Development issuer, used when SEMAPI_TOKEN is not set.")]
 Webhook = Annotated[str, typer.Argument(help="Id of the webhook.")]
-SERVICE = "http://localhost:8080"
 
 
 @commands.command("list")
@@ -53,9 +49,9 @@ def rotate(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER
 
 
 @commands.command("test")
-def try_out(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
+def send_test(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
     """Send a test event."""
-    output.print(_ask(url, issuer, lambda client: client.try_out(webhook)), markup=False)
+    output.print(_ask(url, issuer, lambda client: client.send_test(webhook)), markup=False)
 
 
 @commands.command()
@@ -85,9 +81,6 @@ def _print_secret(webhook: Json) -> None:
     output.print(f"{webhook['webhook_id']}  {webhook['secret']}", markup=False)
 
 
-def _ask(url: str, issuer: str, question: Callable[[WebhookClient], Any]) -> Any:
-    try:
-        with WebhookClient(url, find_token(issuer)) as client:
-            return question(client)
-    except (ServiceError, ValueError) as error:
-        give_up(error.detail if isinstance(error, ServiceError) else str(error))
+def _ask(url: str, issuer: str, ask: Callable[[WebhookClient], Any]) -> Any:
+    with connected(WebhookClient, url, issuer) as client:
+        return ask(client)

@@ -41,23 +41,19 @@ from serve_app.gateway.supervisor import Supervisor
 from serve_app.gateway.tokens import TokenVerifier
 from serve_app.gateway.usage.reports import Reports
 from serve_app.gateway.views import job_path
-from serve_app.images.bucket_store import BucketStore, open_store
-from serve_app.images.keeper import Keeper
+from serve_app.images.bucket_store import BucketStore, OrphanSweeper, open_store
 from serve_app.jobs.active import ActiveCluster
-from serve_app.jobs.batches.batches import Batches
-from serve_app.jobs.dead import DeadLetters
-from serve_app.jobs.desk import Desk
-from serve_app.jobs.dispatch.dispatcher import Dispatcher
-from serve_app.jobs.stops import Stops
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.batches import BatchStore
+from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.store import JobStore
 from serve_app.models.registry import load
 from serve_app.settings import Settings
 from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.outcomes import Outcomes
 from serve_app.usage.writer import Writer
-from serve_app.webhooks.endpoints import Endpoints
 from serve_app.webhooks.sender import Sender
+from serve_app.webhooks.store import WebhookStore
 
 SHUTDOWN_S: Final = 15.0
 """Most time for what was accepted and claimed; what is still claimed then is taken back by its lease."""
@@ -76,7 +72,7 @@ CORS_MAX_AGE_S: Final = 12 * 3600
 
 _log = logging.getLogger(__name__)
 
-Runner = Writer | Sender | Fetcher | BreakerMeter | Rates | Departure | Keeper | ActiveCluster
+Runner = Writer | Sender | Fetcher | BreakerMeter | Rates | Departure | OrphanSweeper | ActiveCluster
 
 
 def build_gateway(
@@ -103,7 +99,7 @@ def build_gateway(
         runners: list[Runner] = [service.writer, Sender(work, settings, job_path), Fetcher(service)]
         runners += [BreakerMeter(service.dispatchers), service.rates, service.departure]
         if isinstance(service.store, BucketStore):
-            runners.append(Keeper(service.store, work))
+            runners.append(OrphanSweeper(service.store, work))
         if cluster:
             runners.append(service.active)
         for runner in runners:
@@ -153,8 +149,8 @@ def _assemble(
     cluster: str,
 ) -> Service:
     """Requests and background work have a client each: a burst of requests must not keep leases from being renewed."""
-    keys, stops, departure = KeyRing(settings), Stops(requests, settings), Departure()
-    tracker, asked = Tracker(work, settings, cluster=cluster), Tracker(requests, settings)
+    keys, departure = KeyRing(settings), Departure()
+    dispatched, asked = JobStore(work, settings, cluster=cluster), JobStore(requests, settings)
     return Service(
         settings=settings,
         version=version,
@@ -162,12 +158,9 @@ def _assemble(
         params={card.name: load(card.implementation).Params for card in cards},
         endpoints={f"{route.method:<4} {route.path}": route.summary for route in ROUTES},
         description=describe(ROUTES, EVERY_ROUTE, EVERY_AUTHENTICATED_ROUTE),
-        tracker=asked,
-        desk=Desk(requests, settings),
-        batches=Batches(requests, settings),
-        dead=DeadLetters(requests, settings),
-        stops=stops,
-        vitals=Vitals(asked, stops, [card.name for card in cards]),
+        jobs=asked,
+        batches=BatchStore(asked),
+        vitals=Vitals(asked, [card.name for card in cards]),
         store=open_store(requests, settings),
         outbox=Outbox(requests, settings),
         outcomes=Outcomes(settings),
@@ -175,15 +168,15 @@ def _assemble(
         verifier=TokenVerifier(settings, keys),
         limiter=Limiter(requests, settings),
         decisions=Decisions(requests),
-        dispatchers={card.name: Dispatcher(tracker, handles[card.name], card, version=version) for card in cards},
+        dispatchers={card.name: Dispatcher(dispatched, handles[card.name], card, version=version) for card in cards},
         writer=Writer(work, settings),
         reports=Reports(settings),
-        webhooks=Endpoints(requests, settings),
+        webhooks=WebhookStore(requests, settings),
         tracer=tracer,
-        messages=tracker.messages,
+        messages=dispatched.messages,
         rates=Rates(asked, [card.name for card in cards]),
         departure=departure,
-        active=ActiveCluster(work, settings, cluster),
+        active=ActiveCluster(dispatched),
         supervisor=Supervisor(departure),
     )
 

@@ -45,7 +45,7 @@ async def read_results(call: Call) -> Response:
 
 
 async def _read(call: Call, job_id: str) -> Job:
-    job = await call.service.tracker.read(job_id.lower(), call.caller.id)
+    job = await call.service.jobs.read(job_id.lower(), call.caller.id)
     call.job_id, call.model = job.id, job.model
     return job
 

@@ -30,19 +30,16 @@ from serve_app.gateway.uploads import SLOW_MAX, SLOW_MAX_PER_USER, Pace, Turns, 
 from serve_app.gateway.usage.reports import Reports
 from serve_app.images.store import ImageStore
 from serve_app.jobs.active import ActiveCluster
-from serve_app.jobs.batches.batches import Batches
-from serve_app.jobs.dead import DeadLetters
-from serve_app.jobs.desk import Desk
-from serve_app.jobs.dispatch.dispatcher import Dispatcher
+from serve_app.jobs.batches import BatchStore
+from serve_app.jobs.dispatcher import Dispatcher
 from serve_app.jobs.messages import Messages
-from serve_app.jobs.stops import Stops
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 from serve_app.settings import MIB, Settings
 from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.outcomes import Outcomes
 from serve_app.usage.writer import Writer
-from serve_app.webhooks.endpoints import Endpoints
+from serve_app.webhooks.store import WebhookStore
 
 T = TypeVar("T")
 
@@ -64,11 +61,8 @@ class Service:
     endpoints: Mapping[str, str]
     """What GET /api/v1/version shows: `METHOD path` and a sentence."""
     description: Description
-    tracker: Tracker
-    desk: Desk
-    dead: DeadLetters
-    stops: Stops
-    batches: Batches
+    jobs: JobStore
+    batches: BatchStore
     vitals: Vitals
     store: ImageStore
     outbox: Outbox
@@ -80,7 +74,7 @@ class Service:
     dispatchers: Mapping[str, Dispatcher]
     writer: Writer
     reports: Reports
-    webhooks: Endpoints
+    webhooks: WebhookStore
     tracer: Tracer
     messages: Messages
     rates: Rates

@@ -32,7 +32,7 @@ from serve_app.gateway.service import Call, Service
 from serve_app.gateway.uploads import UploadShare
 from serve_app.images.fetch import fetch
 from serve_app.images.header import ImageHeader, inspect
-from serve_app.images.inputs import accepted_with, keep_input
+from serve_app.images.store import accepted_with, keep_input
 from serve_app.jobs.limits import PARAMS_MAX_BYTES
 from serve_app.jobs.records import Submission
 
@@ -119,7 +119,7 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask, key: str | None)
         asked: Json = {"model": card.name, "params": params, "image_url": ask.image_url}
         asked |= {"keep": ask.keep, "priority": ask.priority}
         submission = replace(submission, idempotency=await identify(call, key, asked, data))
-        job = await service.tracker.earlier(submission)
+        job = await service.jobs.find_earlier(submission)
     if job is None:
         if takes_image and data is None:
             data = await fetched(service, share, submission.owner, ask.image_url or "")
@@ -133,13 +133,13 @@ async def _accept_ask(call: Call, share: UploadShare, ask: Ask, key: str | None)
 async def _submit(service: Service, submission: Submission, data: bytes | None) -> Job:
     await service.store.check_intake()
     if data is None:
-        return await service.tracker.submit(submission)
+        return await service.jobs.submit(submission)
     return await _submit_with_input(service, submission, data, inspect(data, service.settings))
 
 
 async def _submit_with_input(service: Service, submission: Submission, data: bytes, header: ImageHeader) -> Job:
     stored = await keep_input(service.store, submission.id, data, header)
-    accepting = service.tracker.submit(replace(submission, input=stored))
+    accepting = service.jobs.submit(replace(submission, input=stored))
     # Another id: the same submit was accepted meanwhile, with inputs of its own.
     return await accepted_with(service.store, [stored], accepting, has_them=lambda job: job.id == submission.id)
 

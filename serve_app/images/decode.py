@@ -21,10 +21,9 @@ from serve_app.contracts import Json
 from serve_app.errors import ImageTooCostly, ImageUndecodable, RequestError, ServiceError
 from serve_app.images.header import ImageHeader, inspect
 from serve_app.images.jpeg import clean, completed
-from serve_app.images.measured import Bar
 from serve_app.images.png import deep_samples, read_png
 from serve_app.images.tiff import read_page
-from serve_app.images.window import to_eight_bits
+from serve_app.images.window import Bar, to_eight_bits
 from serve_app.settings import Settings
 
 # What it logs describes the sender's file; what matters of it comes out as the job's error.

@@ -14,7 +14,7 @@ from typing import Final
 import httpx2
 
 from serve_app.errors import ImageTooLarge, ImageUrlFailed, ImageUrlForbidden, ImageUrlInvalid
-from serve_app.outbound.connect import Ask, Broken, Resolver, Unreachable, exchange
+from serve_app.outbound.connect import Broken, OutboundRequest, Resolver, Unreachable, exchange
 from serve_app.outbound.url import Policy, read_url
 from serve_app.settings import MIB, Settings
 from serve_app.texts import number
@@ -22,7 +22,7 @@ from serve_app.texts import number
 DEADLINE_S: Final = 10.0
 MAX_REDIRECTS: Final = 3
 CONTENT_TYPES: Final = ("image/", "application/octet-stream", "binary/octet-stream")
-ASK: Final = Ask("GET", DEADLINE_S, {"Accept": "image/*", "Accept-Encoding": "identity"})
+ASK: Final = OutboundRequest("GET", DEADLINE_S, {"Accept": "image/*", "Accept-Encoding": "identity"})
 
 
 async def fetch(
@@ -56,7 +56,7 @@ async def fetch(
 
 
 async def _follow(
-    url: str, settings: Settings, ask: Ask, arrived: Callable[[int], None], resolver: Resolver | None
+    url: str, settings: Settings, ask: OutboundRequest, arrived: Callable[[int], None], resolver: Resolver | None
 ) -> bytes:
     policy = Policy("image URL", ImageUrlInvalid, ImageUrlForbidden, settings.image_url_private_hosts)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from serve_app.images.layouts import JPEG_BARE, JPEG_EOI, JPEG_FRAMES, JPEG_SOS, jpeg_segments
+from serve_app.images.header import JPEG_BARE, JPEG_EOI, JPEG_FRAMES, JPEG_SOS, jpeg_segments
 
 HUFFMAN: Final = (0xC0, 0xC1, 0xC2)
 PROGRESSIVE: Final = 0xC2

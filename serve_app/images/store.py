@@ -1,21 +1,22 @@
-"""Image bytes in the job Redis, beside the job that names them by reference; and what models give beyond a result."""
+"""Images in the job Redis, beside the jobs that name them by reference, and the files that models return."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from serve_app.connections import code_of, redis_errors
-from serve_app.contracts import Output
-from serve_app.errors import StoreFull
+from serve_app.contracts import JobInput, Output
+from serve_app.errors import ServiceError, StoreFull, TrackerUnavailable
+from serve_app.images.header import ImageHeader
 from serve_app.lua import read_script
 from serve_app.settings import Settings
 
@@ -205,3 +206,34 @@ def record_key(job_id: str) -> str:
 def outputs_key(job_id: str) -> str:
     """Where the outputs of a job are."""
     return f"outputs:{job_id}"
+
+
+T = TypeVar("T")
+
+
+async def keep_input(store: ImageStore, job_id: str, data: bytes, header: ImageHeader) -> JobInput:
+    """The input as a job's record names it, once it is stored. Raises as the store."""
+    return JobInput(await store.put(job_id, data), len(data), header.pixels, header.media_type)
+
+
+async def drop_inputs(store: ImageStore, inputs: Iterable[JobInput]) -> None:
+    """Remove stored inputs that no job has."""
+    for stored in inputs:
+        await store.delete(stored.reference)
+
+
+async def accepted_with(
+    store: ImageStore, inputs: Iterable[JobInput], accepting: Awaitable[T], *, has_them: Callable[[T], bool]
+) -> T:
+    """What `accepting` gives; the inputs are dropped where it refuses, or where what it gives has others."""
+    try:
+        accepted = await accepting
+    except TrackerUnavailable:
+        # It may have been accepted before the answer was lost; if not, the inputs' own 15 minutes end them.
+        raise
+    except ServiceError:
+        await drop_inputs(store, inputs)
+        raise
+    if not has_them(accepted):
+        await drop_inputs(store, inputs)
+    return accepted

@@ -20,8 +20,8 @@ from PIL import Image
 from tifffile import PHOTOMETRIC, TIFF, TiffFile, TiffPage
 
 from serve_app.images.header import ImageHeader
-from serve_app.images.measured import Bar
 from serve_app.images.tiff_samples import CCITT, JPEG, bits_of, check_size, compression_name, read_samples
+from serve_app.images.window import Bar
 
 # Its warnings describe the sender's file; what matters of them comes out as the job's error.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tifffile import COMPRESSION, TiffPage
 from tifffile.tifffile import jpeg_shape
 
-from serve_app.images.layouts import read_layout
+from serve_app.images.header import read_layout
 
 Numbers = NDArray[Any]
 

@@ -1,14 +1,17 @@
-"""Deep greyscale and colour to 8 bits: a percentile window, because microscopes rarely use a sample's whole range."""
+"""Deep greyscale and colour to 8 bits: a percentile window, because microscopes rarely use a sample's whole range.
+
+The window is measured without values that say nothing of the specimen: masks and fill values (GDAL_NODATA, -9999, the
+least number of the type), not-a-number and infinity, and the data bar that instruments draw under the picture in full
+black and white."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from serve_app.images.measured import Bar, Distribution, LeftOut, equal, find_bars, finite, left_out
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
 SAMPLE_PIXELS = 4_000_000
@@ -63,7 +66,7 @@ def to_eight_bits(
     The window goes from the 0.1th to the 99.9th percentile of what is measured, all channels together; where these are
     equal, from the least to the greatest. Measured are finite values outside the data bar (`bar`, or one found at an
     edge) that `alpha` (0 to 1) does not hide, without those in `no_data` and without masks
-    (`serve_app.images.measured`). A constant image becomes mid-grey, `no_data` becomes 0. A picture with
+    (`serve_app.images.window`). A constant image becomes mid-grey, `no_data` becomes 0. A picture with
     transparent parts is scaled from 0 to its own white instead, as its 8-bit kind is: white will stand beside it.
     Raises `ValueError` when nothing is left to measure.
     """
@@ -137,3 +140,224 @@ def _measured(values: Numbers, shown: NDArray[np.bool_] | None, no_data: tuple[f
     if low == high:
         low, high = float(sample.values[0]), float(sample.values[-1])
     return Window(low, high, (), tuple(apart), 1 - real.size / chosen.size)
+
+
+Edge = Literal["bottom", "top", "right", "left"]
+EDGES: tuple[Edge, ...] = ("bottom", "top", "right", "left")
+
+FAR, FAR_OF_FILL_VALUE = 2.0, 0.25
+"""A value is far from the others when the gap to them is this many times their own spread (0.1 to 99.9 %)."""
+SHARE = 0.001
+"""Fewer pixels than this share do not decide the window: its percentiles leave them out."""
+MOST_UNKNOWN, FEW_VALUES = 0.5, 16
+"""A value that no one has named is a mask only when it covers at most this share, else it is the ground; and beside so
+many others, else the picture is a drawing or a map of numbers."""
+BEYOND_SIGHT = 1000.0
+"""Any value that is so many spreads away is one: no scale shows both."""
+BETWEEN_SHARE, BETWEEN_OF_MASK = 0.0002, 0.01
+"""Masks are drawn over a picture: next to nothing lies in the outer three quarters of the gap. Real bright or dark
+parts have edges; dead and hot pixels are near the picture or on its other side."""
+MOST_MASKS = 4
+FILL_VALUES = (-9999.0, -99999.0, -999.0, -32767.0, -32768.0)
+HUGE = 1e30
+
+BAR_SHARE, BAR_LINES = 0.4, 4
+"""A data bar covers at most this share of the picture and has at least so many lines."""
+BAR_VALUES, BAR_PART, BAR_INK = 3, 0.45, 0.08
+"""In each line of a bar its three commonest values, grounds and ink, have at least this part. In all of it the second
+has at least this part of what is not the first: the edges of text are grey, its strokes and the scale are not."""
+REST_PIXELS = 100_000
+"""So many of the others are looked at."""
+FULL_SCALES = (255, 1023, 4095, 16383, 65535)
+"""White of 8, 10, 12, 14 and 16 bits: a bar may be drawn with fewer bits than the picture has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """The data bar: `lines` rows or columns at an edge of the picture as stored."""
+
+    edge: Edge
+    lines: int
+    named: bool = False
+    """By the instrument's metadata; else found by its looks."""
+
+    def outside(self, values: Numbers) -> Numbers:
+        """The picture without the bar, as a view. A line beside a bar that was found may be a mixture and goes too."""
+        lines = self.lines + (not self.named)
+        match self.edge:
+            case "bottom":
+                return values[:-lines]
+            case "top":
+                return values[lines:]
+            case "left":
+                return values[:, lines:]
+            case "right":
+                return values[:, :-lines]
+
+    def __str__(self) -> str:
+        lines = "rows" if self.edge in ("bottom", "top") else "columns"
+        source = "named by the instrument" if self.named else "found as a flat strip"
+        return f"data bar ({self.lines} {lines} at the {self.edge}, {source})"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A value that does not count. `drawn` is black or white; `share` of the measured pixels have it."""
+
+    value: float
+    share: float
+    drawn: Literal["black", "white"]
+    why: str
+    named: bool = False
+    """By the file; such a value is drawn black wherever it lies."""
+
+    def swapped(self) -> LeftOut:
+        """The same in a picture whose small numbers mean white."""
+        return replace(self, drawn="white" if self.drawn == "black" else "black")
+
+    def __str__(self) -> str:
+        return f"{self.value:g} ({self.share:.1%} of the pixels, {self.why}, drawn {self.drawn})"
+
+
+def find_bars(values: Numbers, named: tuple[float, ...]) -> tuple[Bar, ...]:
+    """Flat strips of text at the edges, in a black and white that are not the picture's.
+
+    `named` are values that the file says are none.
+    """
+    strips: list[tuple[Bar, Numbers]] = []
+    for edge in EDGES:
+        lines = values.swapaxes(0, 1) if edge in ("left", "right") else values
+        lines = lines[::-1] if edge in ("bottom", "right") else lines
+        most = int(lines.shape[0] * BAR_SHARE)
+        count = 0
+        while count <= most and _is_flat(lines[count]):
+            count += 1
+        if BAR_LINES <= count <= most:
+            strips.append((Bar(edge, count), finite(lines[:count])))
+            values = strips[-1][0].outside(values)
+    if not strips:
+        return ()
+    every = math.ceil(math.sqrt(max(1, values.size / REST_PIXELS)))
+    counted, _ = left_out(Distribution.of(finite(values[::every, ::every])), named)
+    if counted.size == 0:
+        return ()
+    low, high = counted.percentiles(0.1, 99.9)
+    return tuple(bar for bar, strip in strips if _is_of_another_scale(strip, low, high))
+
+
+def finite(values: Numbers) -> Numbers:
+    """The finite ones of `values`, flat."""
+    return values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
+
+
+def _is_of_another_scale(strip: Numbers, low: float, high: float) -> bool:
+    """Whether a strip holds text whose black and white lie outside a picture from `low` to `high`.
+
+    A dim or saturated part of the picture has few values too.
+    """
+    found, counts = np.unique(strip, return_counts=True)
+    order = np.argsort(counts)
+    if len(found) < 2 or counts[order[-2]] < BAR_INK * counts[order[:-1]].sum():
+        return False
+    common = found[order[-BAR_VALUES:]]
+    black, white = float(common.min()), float(common.max())
+    if low <= black and white <= high:
+        return False
+    return white - black >= high - low or (black == 0 and white in FULL_SCALES)
+
+
+def _is_flat(line: Numbers) -> bool:
+    counts = np.sort(np.unique(line, return_counts=True)[1])
+    return bool(counts[-BAR_VALUES:].sum() >= BAR_PART * line.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Distinct values in rising order, and how many pixels have each."""
+
+    values: Numbers
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sample: Numbers) -> Distribution:
+        if sample.dtype.kind in "iu" and sample.dtype.itemsize == 2:
+            least = int(sample.min()) if sample.size else 0
+            counts = np.bincount(sample.astype(np.int64) - least if least < 0 else sample, minlength=1)
+            found = np.flatnonzero(counts)
+            return cls((found + min(least, 0)).astype(sample.dtype), counts[found])
+        ordered = np.sort(sample)
+        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))) if ordered.size else np.arange(0)
+        return cls(ordered[starts], np.diff(starts, append=ordered.size))
+
+    @property
+    def size(self) -> int:
+        return int(self.counts.sum())
+
+    def percentiles(self, low: float, high: float) -> tuple[float, float]:
+        """The values nearest to two percentiles."""
+        ranks = np.rint(np.array((low, high)) / 100 * (self.size - 1))
+        found = self.values[np.searchsorted(np.cumsum(self.counts), ranks, side="right")]
+        return float(found[0]), float(found[1])
+
+    def without(self, chosen: NDArray[np.bool_]) -> Distribution:
+        return Distribution(self.values[~chosen], self.counts[~chosen])
+
+
+def left_out(sample: Distribution, named: tuple[float, ...]) -> tuple[Distribution, list[LeftOut]]:
+    """The values of `sample` that count, and those that do not.
+
+    Left out are values that the file itself names, and extreme values far from all others: a known fill value, or any
+    that covers no more than half and has no edges.
+    """
+    found: list[LeftOut] = []
+    size = sample.size
+    for value in named:
+        chosen = equal(sample.values, value)
+        if count := int(sample.counts[chosen].sum()):
+            found.append(LeftOut(value, count / size, "black", "named by the file", named=True))
+            sample = sample.without(chosen)
+    for _ in range(MOST_MASKS):
+        masks = (_mask(sample, end, size) for end in (0, -1))
+        one = next((mask for mask in masks if mask), None) if len(sample.values) > 2 else None
+        if one is None:
+            break
+        found.append(one)
+        sample = sample.without(sample.values == one.value)
+    return sample, found
+
+
+def equal(values: Numbers, value: float) -> NDArray[np.bool_]:
+    """Where `values` are `value`, which was read from text and may have lost digits."""
+    if values.dtype.kind == "f":
+        with np.errstate(all="ignore"):
+            return np.asarray(np.isclose(values.astype(np.float64), value, rtol=1e-5, atol=0))
+    return np.asarray(values == value)
+
+
+def _mask(sample: Distribution, end: Literal[0, -1], size: int) -> LeftOut | None:
+    """What is known of the least (0) or greatest (-1) value when it is a mask."""
+    value, count = sample.values[end], int(sample.counts[end])
+    if count <= SHARE * size:
+        return None
+    apart = sample.values == value
+    if sample.counts[-1 - end] > SHARE * size:  # it may be a mask too
+        apart |= sample.values == sample.values[-1 - end]
+    rest = sample.without(apart)
+    low, high = rest.percentiles(0.1, 99.9)
+    spread, number = high - low, float(value)
+    least_of_type = value.dtype.kind == "i" and value == np.iinfo(value.dtype).min
+    fill_value = number in FILL_VALUES and not least_of_type
+    gap = low - number if end == 0 else number - high
+    if not spread > 0 or gap < (FAR_OF_FILL_VALUE if fill_value else FAR) * spread:
+        return None
+    # float64 arithmetic: the bound may be beyond the picture's own type
+    others = rest.values.astype(np.float64)
+    between = int(rest.counts[others < low - gap / 4 if end == 0 else others > high + gap / 4].sum())
+    if between > BETWEEN_SHARE * size or between > BETWEEN_OF_MASK * count:
+        return None
+    known = fill_value or bool(least_of_type) or abs(number) >= HUGE
+    doubtful = count > MOST_UNKNOWN * size or len(rest.values) < FEW_VALUES
+    if not known and doubtful and gap < BEYOND_SIGHT * spread:
+        return None
+    drawn: Literal["black", "white"] = "black" if end == 0 else "white"
+    return LeftOut(number, count / size, drawn, "a fill value" if known else "far from all others")

@@ -14,12 +14,9 @@ import logging
 from contextlib import suppress
 from typing import Final
 
-from redis.asyncio import Redis
-
 from serve_app.connections import redis_errors
 from serve_app.errors import CapacityError
-from serve_app.jobs.scripts import Scripts
-from serve_app.settings import Settings
+from serve_app.jobs.store import JobStore
 
 LOOK_S: Final = 1.0
 
@@ -29,9 +26,9 @@ _log = logging.getLogger(__name__)
 class ActiveCluster:
     """One per gateway process. `cluster` is the name of its RayCluster; without one there is nothing to `run`."""
 
-    def __init__(self, redis: Redis, settings: Settings, cluster: str) -> None:
-        self._scripts = Scripts(redis, settings)
-        self._cluster = cluster
+    def __init__(self, jobs: JobStore) -> None:
+        self._scripts = jobs.scripts
+        self._cluster = jobs.cluster
         self._is_active: bool | None = None
         self._serves = False
         self._since = b""

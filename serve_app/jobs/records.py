@@ -1,4 +1,4 @@
-"""What the tracker takes and gives beyond `contracts`, and how a record in Redis is read."""
+"""What the job store takes and returns beyond `contracts`, and how records in Redis are read and written."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
-from typing import Any
+from typing import Any, Final, Literal
 
 from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, Priority, Task
-from serve_app.errors import JobUnknown, TrackerUnavailable
+from serve_app.errors import JobUnknown, ModelRejected, TrackerUnavailable
 from serve_app.jobs import limits
 
 JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+Stopped = Literal["intake", "work"]
+"""What a stop stops: no jobs are taken in, or none are begun."""
+
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+"""NUL and lone surrogates: PostgreSQL takes them in no text."""
+_UNSTORABLE_ESCAPE: Final = re.compile(r"\\u(0000|d[89a-f])")
+"""How a JSON text may show one of them; valid pairs of surrogates look alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,14 @@ class Idempotency:
     hash: str
     fingerprint: str
     """Of all that the submit asks for: a key that comes with another one is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAccepted:
+    """The id that an idempotency key's first request was answered with, and when it was accepted, in ms."""
+
+    id: str
+    at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +128,7 @@ class QueueState:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class QueuePosition:
     """Where a job waits at one moment: at least and at most so many jobs go before it, and so many run already.
 
     Owners take turns, so before a job with n older ones of its owner each other owner has n + 1 turns at most.
@@ -122,6 +137,17 @@ class Place:
     least: int
     most: int
     running: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopName:
+    """A stop of a model, or of all models (intake only)."""
+
+    what: Stopped
+    model: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.what}:{self.model}" if self.model else self.what
 
 
 def decode(fields: Mapping[Any, Any]) -> dict[str, str]:
@@ -139,15 +165,15 @@ def read_ledger(fields: Mapping[str, str]) -> Ledger:
     return Ledger(**{counter.name: int(fields.get(counter.name, 0)) for counter in dataclass_fields(Ledger)})
 
 
-def read_place(reply: Sequence[Any]) -> Place:
-    """A place as `place.lua` replies it."""
+def read_queue_position(reply: Sequence[Any]) -> QueuePosition:
+    """The position as `queue_position.lua` replies it."""
     older, owners, first_class, running, ledger = reply
     others = read_ledger(decode(dict(zip(ledger[::2], ledger[1::2], strict=True)))).in_flight - running - 1
-    return Place(older, min(others, older + (older + 1) * (owners - 1)) if first_class else others, running)
+    return QueuePosition(older, min(others, older + (older + 1) * (owners - 1)) if first_class else others, running)
 
 
-def place_after(end: PageEnd | None) -> tuple[str, str]:
-    """How the scripts of lists are told where a page begins."""
+def page_start(end: PageEnd | None) -> tuple[str, str]:
+    """Where a page begins, as the scripts of lists take it."""
     return (str(end.at), end.id) if end else ("+inf", "")
 
 
@@ -208,6 +234,38 @@ def read_task(token: str, reply: Sequence[bytes]) -> Task:
         alone=alone == "1",
         traceparent=traceparent or None,
     )
+
+
+def sentence(text: str) -> bytes:
+    """The part of a reason that Redis keeps. It may quote a library or a file: invalid Unicode is replaced."""
+    return text[: limits.REASON_MAX_CHARACTERS].encode(errors="replace")
+
+
+def result_text(result: Json) -> str | Failure:
+    """A result as JSON text, or the failure of a job whose result cannot be written or is too large."""
+    try:
+        text = _as_json(result)
+        if _UNSTORABLE_ESCAPE.search(text):
+            text = _as_json(_storable(result))
+    except (TypeError, ValueError, RecursionError):
+        return ModelRejected("The model's result cannot be written as JSON.").as_failure()
+    if len(text) > limits.RESULT_MAX_BYTES:  # ASCII: json.dumps escapes the rest
+        return ModelRejected(f"The model's result is larger than {limits.RESULT_MAX_BYTES} bytes.").as_failure()
+    return text
+
+
+def _as_json(result: Any) -> str:
+    return json.dumps(result, allow_nan=False, separators=(",", ":"))
+
+
+def _storable(value: Any) -> Any:
+    """The same value with U+FFFD for each character that PostgreSQL takes in no text. Replaced here, so that the record
+    and PostgreSQL show the same result."""
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_storable(name): _storable(part) for name, part in value.items()}
+    return [_storable(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _read_input(reference: str, size: str, pixels: str, media_type: str) -> JobInput | None:

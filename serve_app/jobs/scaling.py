@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from serve_app.connections import connect_redis
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 from serve_app.settings import read_settings
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class BacklogPolicy:
         try:
             settings = read_settings()
             async with asyncio.timeout(DEADLINE_S), connect_redis(settings, max_connections=2) as redis:
-                backlog = await Tracker(redis, settings).backlog(self._model)
+                backlog = await JobStore(redis, settings).backlog(self._model)
         except Exception:  # noqa: S110  said by the gateway's readiness already; here it would be said twice a second
             pass
         else:

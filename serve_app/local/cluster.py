@@ -1,9 +1,8 @@
-"""One Ray node on loopback with the application on it, as two guarded families of processes.
+"""One Ray node on loopback with the application on it, as two supervised families of processes.
 
 The node is started by `ray start`, because only there its address can be 127.0.0.1, which keeps Ray's ports on
-loopback; the application by `serve run`, as a person would, on a Serve that logs as its config says. Ray's token
-authentication is on, its statistics off.
-"""
+loopback; the application by `serve run`, on a Serve that logs as its config says. Ray's token authentication is on, its
+usage statistics are off."""
 
 from __future__ import annotations
 
@@ -16,15 +15,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import httpx2
 import yaml
 
 from serve_app.contracts import Json
-from serve_app.local.guard import guarded
-from serve_app.local.logs import keep
+from serve_app.local.process_supervisor import supervised
 from serve_app.local.server import free_ports, is_free
-from serve_app.local.state import LocalError, make_folder, password
+from serve_app.local.state import LocalError, keep, make_folder, password
 
 NODE_DEADLINE_S = 90.0
 APPLICATION_DEADLINE_S = 180.0
@@ -153,7 +152,7 @@ class Cluster:
         self, name: str, command: list[str], end_signal: signal.Signals = signal.SIGTERM
     ) -> subprocess.Popen[bytes]:
         self.log(name).unlink(missing_ok=True)
-        family = guarded(command, self.environment, self.log(name), end_signal=end_signal, grace_s=STOP_GRACE_S)
+        family = supervised(command, self.environment, self.log(name), end_signal=end_signal, grace_s=STOP_GRACE_S)
         self._families.append(family)
         return family
 
@@ -209,7 +208,7 @@ class Cluster:
         resolved = self.folder / "serve.yaml"
         resolved.write_text(yaml.safe_dump(config, sort_keys=False))
         address = f"127.0.0.1:{self.node_port}"
-        return [sys.executable, "-P", "-m", "serve_app.local.serving", address, str(resolved)]
+        return [sys.executable, "-P", "-m", "serve_app.local.cluster", address, str(resolved)]
 
     def _read_config(self) -> Json:
         try:
@@ -285,3 +284,27 @@ def _get(url: str, token: str = "") -> httpx2.Response | None:
 def _get_json(url: str, token: str) -> Json:
     answer = _get(url, token)
     return answer.json() if answer else {}
+
+
+STARTED_WITH: Final = ("proxy_location", "http_options", "logging_config")
+
+
+def run(address: str, config: str) -> None:
+    """Start Serve on the Ray node at `address`, then do as `serve run` does, until it is ended.
+
+    `serve run` (Ray 2.60) gives the config's `logging_config` to replicas only: its proxy would write text, and one
+    more line for each request. But it leaves a Serve that already runs as it is. `start` runs this
+    module as a program for it.
+    """
+    import ray
+    from ray import serve
+    from ray.serve.scripts import cli
+
+    options = yaml.safe_load(Path(config).read_text())
+    ray.init(address=address, namespace="serve")
+    serve.start(**{name: options[name] for name in STARTED_WITH if name in options})
+    cli(["run", f"--address={address}", config])
+
+
+if __name__ == "__main__":
+    run(*sys.argv[1:])

@@ -1,20 +1,31 @@
 """The development issuer: gives a token for any user name to anyone who can reach it, by default on loopback only.
 
 It signs its configured issuer whatever the request's Host header says, so that clients may reach it by any name.
-OpenID Connect Discovery 1.0, RFC 7517 key sets, RFC 6749 section 4.4 client credentials, RFC 9068 access tokens.
-"""
+OpenID Connect Discovery 1.0, RFC 7517 key sets, RFC 6749 section 4.4 client credentials, RFC 9068 access tokens."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import hashlib
+import json
+import os
+import sys
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
+import httpx2
 import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -22,7 +33,79 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
 from serve_app.contracts import SERVICE_NAME, Json
-from serve_app.local.keys import SigningKeys
+from serve_app.local.server import NotReady, Server
+from serve_app.local.state import LocalError, write_private
+
+Algorithm = Literal["RS256", "ES256"]
+PrivateKey = RSAPrivateKey | EllipticCurvePrivateKey
+
+THUMBPRINT_MEMBERS = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y")}  # RFC 7638 section 3.2
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key and how it is published."""
+
+    private: PrivateKey
+    algorithm: Algorithm
+    id: str
+    public: Json
+    """The JSON Web Key of RFC 7517 with `kid`, `alg` and `use`."""
+
+
+class SigningKeys:
+    """The current key and the one before it, in `folder`. Another process sees a rotation when it makes its own."""
+
+    def __init__(self, folder: Path, algorithm: Algorithm = "RS256") -> None:
+        self._current = folder / "current.pem"
+        self._previous = folder / "previous.pem"
+        self._algorithm = algorithm
+        if not self._current.exists():
+            write_private(self._current, _new_key(algorithm))
+        self.keys = self._load()
+
+    @property
+    def current(self) -> SigningKey:
+        return self.keys[0]
+
+    def rotate(self) -> None:
+        """Sign with a new key from now on; tokens of the old one stay valid until the next rotation."""
+        write_private(self._previous, self._current.read_text())
+        write_private(self._current, _new_key(self._algorithm))
+        self.keys = self._load()
+
+    def published(self) -> Json:
+        """The JSON Web Key Set that verifiers read."""
+        return {"keys": [key.public for key in self.keys]}
+
+    def _load(self) -> tuple[SigningKey, ...]:
+        found = {key.id: key for path in (self._current, self._previous) if path.exists() for key in (_read_key(path),)}
+        return tuple(found.values())
+
+
+def _new_key(algorithm: Algorithm) -> str:
+    private: PrivateKey
+    if algorithm == "RS256":
+        private = generate_rsa_key(public_exponent=65537, key_size=2048)
+    else:
+        private = generate_private_key(SECP256R1())
+    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def _read_key(path: Path) -> SigningKey:
+    private = load_pem_private_key(path.read_bytes(), password=None)
+    algorithm: Algorithm
+    if isinstance(private, RSAPrivateKey):
+        algorithm, public = "RS256", RSAAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    elif isinstance(private, EllipticCurvePrivateKey):
+        algorithm, public = "ES256", ECAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    else:
+        raise LocalError(f"{path} holds a key of another kind; remove the file and a new key is made.")
+    members = {name: public[name] for name in THUMBPRINT_MEMBERS[public["kty"]]}
+    digest = hashlib.sha256(json.dumps(members, sort_keys=True, separators=(",", ":")).encode()).digest()
+    key_id = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    return SigningKey(private, algorithm, key_id, {**public, "kid": key_id, "alg": algorithm, "use": "sig"})
+
 
 DESCRIPTION = "development issuer: gives a token to anyone who can reach it; never accept it in production"
 LIFETIME_S = 3600
@@ -152,3 +235,40 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+CHECK_TIMEOUT_S = 2.0
+
+
+class DevIssuerServer(Server):
+    """The development issuer in a process of its own, its keys kept in the data folder."""
+
+    title = "The development issuer"
+    process_names = ("python", "Python")
+    as_service = False  # `nobody` may be unable to read this interpreter
+
+    @property
+    def url(self) -> str:
+        """The issuer, as tokens name it."""
+        return f"http://localhost:{self.port}/default"
+
+    def mint(self, user: str, **claims: Any) -> str:
+        """A token signed with the current key, claims as `Issuer.mint` takes them. Works while the server is down."""
+        return Issuer(self.url, SigningKeys(self.data)).mint(user, **claims)
+
+    def _environment(self) -> dict[str, str]:
+        return dict(os.environ)  # our own code under our own account: what this interpreter needs, that one needs
+
+    def _prepare(self) -> None:
+        self._make_data_folder(self.data)
+
+    def _command(self) -> list[str]:
+        options = [f"--port={self.port}", f"--issuer={self.url}", f"--folder={self.data}"]
+        return [sys.executable, "-P", "-m", "serve_app.local.issuer", *options]
+
+    def _check(self) -> None:
+        address = f"http://127.0.0.1:{self.port}/default/.well-known/openid-configuration"
+        try:
+            httpx2.get(address, timeout=CHECK_TIMEOUT_S, trust_env=False).raise_for_status()
+        except httpx2.HTTPError as error:
+            raise NotReady from error

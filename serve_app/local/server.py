@@ -15,7 +15,7 @@ from typing import ClassVar, TextIO
 
 import psutil
 
-from serve_app.local.guard import guarded
+from serve_app.local.process_supervisor import supervised
 from serve_app.local.state import LocalError, give_to_service, hold, make_folder, refuse_unreachable, service_account
 
 START_DEADLINE_S = 120.0
@@ -129,7 +129,7 @@ class Server(ABC):
         if not is_free(self.port):
             raise LocalError(f"Port {self.port} is taken by another program; end it or take another: semapi up --help.")
         account = service_account() if self.as_service else None
-        guard = guarded(
+        guard = supervised(
             self._command(),
             self._environment(),
             self.log,

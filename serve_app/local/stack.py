@@ -12,11 +12,10 @@ from typing import Self
 
 import redis
 
-from serve_app.local.authority import Authority
-from serve_app.local.logs import new_run
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.postgres import Postgres
 from serve_app.local.server import Server
-from serve_app.local.state import LocalError, hold, make_folder
+from serve_app.local.state import LocalError, hold, make_folder, new_run
 from serve_app.local.valkey import Valkey, check_redis
 from serve_app.settings import Settings
 
@@ -45,7 +44,7 @@ class LocalStack:
         self.settings = settings
         self.valkey = Valkey(self.folder / "valkey", redis_port)
         self.postgres = Postgres(self.folder / "postgres", database_port)
-        self.authority = Authority(self.folder / "issuer", issuer_port)
+        self.issuer = DevIssuerServer(self.folder / "issuer", issuer_port)
         self.logs: Path | None = None
         """Where the logs of this run are, since it began."""
         self._restarts: deque[float] = deque(maxlen=RESTARTS_MAX)
@@ -60,7 +59,7 @@ class LocalStack:
         if not self.settings.database_url.get_secret_value():
             own.append(self.postgres)
         if "oidc_issuers" not in self.settings.model_fields_set:
-            own.append(self.authority)
+            own.append(self.issuer)
         return own
 
     @property
@@ -71,7 +70,7 @@ class LocalStack:
         return {
             "REDIS_URL": self.valkey.url if self.valkey in own else given.redis_url.get_secret_value(),
             "DATABASE_URL": self.postgres.url if self.postgres in own else given.database_url.get_secret_value(),
-            "OIDC_ISSUERS": self.authority.url if self.authority in own else ",".join(given.oidc_issuers),
+            "OIDC_ISSUERS": self.issuer.url if self.issuer in own else ",".join(given.oidc_issuers),
         }
 
     def __enter__(self) -> Self:

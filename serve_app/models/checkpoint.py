@@ -109,7 +109,7 @@ def read_channels(config: Any) -> int:
     return channels or 3
 
 
-def try_out(network: Any, preprocessing: Preprocessing, classes: int) -> tuple[int, ...] | None:
+def check_fit(network: Any, preprocessing: Preprocessing, classes: int) -> tuple[int, ...] | None:
     """Send two images of unlike shapes the whole way; (channels, height, width) of what the network gets, None where
     it varies.
 

@@ -1,15 +1,19 @@
-"""The one thread that computes, with a deadline on everything that runs in it."""
+"""What computes in a replica: one thread with deadlines, batches in which a failing item fails alone, and the gate that
+lets a suspect run with nothing beside it."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
-from serve_app.errors import ReplicaLost
+from serve_app.errors import ModelRejected, ModelTimedOut, ModelUnready, ReplicaLost
+from serve_app.models.contract import Model
 
 T = TypeVar("T")
 
@@ -72,3 +76,102 @@ def lower_thread_priority(steps: int) -> None:
         thread = threading.get_native_id()
         niceness = os.getpriority(os.PRIO_PROCESS, thread) + steps
         os.setpriority(os.PRIO_PROCESS, thread, min(niceness, 19))
+
+
+log = logging.getLogger(__name__)
+
+
+class BatchRunner:
+    """Runs batches of one loaded model in its forward thread."""
+
+    def __init__(self, model: Model, thread: ForwardThread, known_good: Any, deadline_s: float) -> None:
+        """`known_good` is the prepared warm-up item: where it fails too, the model is at fault and not the input."""
+        self._model = model
+        self._thread = thread
+        self._known_good = known_good
+        self._deadline_s = deadline_s
+
+    async def run(self, items: Sequence[Any]) -> list[Any]:
+        """One output, or `ModelRejected` or `ModelTimedOut`, per item, in order.
+
+        A single item whose forward pass hangs is the cause (`ModelTimedOut`). Raises `ReplicaLost` with `hung` when one
+        with several items hangs, without it when the thread hung before, `ModelUnready` when the model fails on the
+        warm-up item too.
+        """
+        try:
+            return await self._forward(items)
+        except ReplicaLost as error:
+            return self._blamed(items, error)
+        except Exception:
+            log.exception("a batch of %d failed; its items run one by one", len(items))
+        try:
+            answers = [await self._single(item) for item in items]
+        except ReplicaLost as error:
+            return self._blamed(items, error)
+        if any(isinstance(answer, ModelRejected) for answer in answers):
+            await self._check_model()
+        return answers
+
+    def _blamed(self, items: Sequence[Any], error: ReplicaLost) -> list[Any]:
+        """The failure of the only item of a pass that hangs; of several none is blamed, and the error is raised."""
+        if error.hung and len(items) == 1:
+            return [ModelTimedOut(f"The model did not finish this input within {self._deadline_s:g} s.")]
+        raise error
+
+    async def _single(self, item: Any) -> Any:
+        try:
+            return (await self._forward([item]))[0]
+        except ReplicaLost:
+            raise
+        except ModelRejected as error:
+            return error
+        except Exception as error:
+            return ModelRejected(f"The model failed on this input: {type(error).__name__}.")
+
+    async def _check_model(self) -> None:
+        try:
+            await self._forward([self._known_good])
+        except ReplicaLost:
+            raise
+        except Exception as error:
+            raise ModelUnready(f"The model fails on its own warm-up input: {type(error).__name__}: {error}") from error
+
+    async def _forward(self, items: Sequence[Any]) -> list[Any]:
+        outputs = list(await self._thread.run(self._model.forward, items, deadline_s=self._deadline_s))
+        if len(outputs) != len(items):
+            raise ValueError(f"forward gave {len(outputs)} outputs for {len(items)} items")
+        return outputs
+
+
+class ExclusiveGate:
+    """Many run together, or one alone, in order of arrival: one that wants to be alone waits for all before it, and
+    holds back all that come after it.
+
+    For suspects, jobs that were lost before: if the replica dies while one runs alone, that job is the cause.
+    """
+
+    def __init__(self) -> None:
+        self._entrance = asyncio.Lock()  # fair: waiters enter in order of arrival
+        self._inside = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[None]:
+        """Run beside others; waits while somebody runs alone or waits to."""
+        async with self._entrance:
+            self._inside += 1
+            self._empty.clear()
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._empty.set()
+
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[None]:
+        """Run with nothing else; waits until everything that came before has ended."""
+        async with self._entrance:
+            await self._empty.wait()
+            yield

@@ -17,9 +17,9 @@ from serve_app.contracts import Json
 from serve_app.errors import ModelRejected
 from serve_app.images.decode import read_pixels
 from serve_app.images.resize import Geometry
-from serve_app.models.checkpoint import is_multi_label, load_network, read_channels, read_labels, try_out
+from serve_app.models.checkpoint import check_fit, is_multi_label, load_network, read_channels, read_labels
 from serve_app.models.contract import Model, Prepared, Schema
-from serve_app.models.engine import Engine, Score, load_engine, sigmoid, softmax
+from serve_app.models.engines import Engine, Score, load_engine, sigmoid, softmax
 from serve_app.models.preprocessing import OwnProcessor, Preprocessing, choose
 from serve_app.models.snapshot import Snapshot, locate
 from serve_app.settings import Settings
@@ -100,7 +100,7 @@ class SemClassifier(Model):
         self._scores_listed = _how_many_fit(self.labels)
         self._preprocessing = choose(snapshot.folder, read_channels(network.config))
         self.recipe = Recipe(self._preprocessing.preparation, multi_label, settings)
-        shape = try_out(network, self._preprocessing, len(self.labels))
+        shape = check_fit(network, self._preprocessing, len(self.labels))
         self._engine = load_engine(network, shape, self._score, settings)
         self._description = _describe(snapshot, self._engine)
 

@@ -30,12 +30,10 @@ from serve_app.errors import (
 )
 from serve_app.images.bucket_store import open_store
 from serve_app.models import registry
-from serve_app.models.batch import Batch
 from serve_app.models.contract import Answer, Model, Prepared
-from serve_app.models.forward import ForwardThread
+from serve_app.models.forward import BatchRunner, ExclusiveGate, ForwardThread
 from serve_app.models.pool import DecodePool
 from serve_app.models.registry import ModelConfig
-from serve_app.models.solitude import Solitude
 from serve_app.settings import read_settings
 from serve_app.tracing import Kind, make_tracer
 
@@ -72,7 +70,7 @@ class ModelServer:
         self._registrar = make_registrar()
         self._images = open_store(connect_redis(settings, max_connections=8), settings)
         self._output_max_bytes = settings.output_max_bytes
-        self._solitude = Solitude()
+        self._gate = ExclusiveGate()
         self._decode_ms, self._forward_ms, self._batch_size = _histograms()
         # Ray exports a histogram's sum from the middles of its buckets; the mean batch needs a count that is exact.
         self._items = metrics.Counter("model_items", "Items that were in a batch.")
@@ -83,7 +81,7 @@ class ModelServer:
         self._pool = DecodePool(settings, type(self._model).__module__, prepare)
         await self._pool.start()
         known_good = (await self._prepare(*self._model.warm_up_input())).prepared.item
-        self._batch = Batch(self._model, self._thread, known_good, settings.forward_timeout_s)
+        self._batch = BatchRunner(self._model, self._thread, known_good, settings.forward_timeout_s)
         self._forward = serve.batch(
             max_batch_size=config.max_batch_size, batch_wait_timeout_s=config.batch_wait_timeout_s
         )(self._run_batch)
@@ -101,11 +99,11 @@ class ModelServer:
         """
         outcomes: dict[str, Outcome] = {}
         if together := [task for task in chunk if not task.alone]:
-            async with self._solitude.together():
+            async with self._gate.shared():
                 self._refuse_when_hung()
                 outcomes.update(await self._process(together))
         for suspect in (task for task in chunk if task.alone):
-            async with self._solitude.alone():
+            async with self._gate.exclusive():
                 self._refuse_when_hung()
                 outcomes.update(await self._process_suspect(suspect))
         return [outcomes[task.job_id] for task in chunk]
@@ -113,7 +111,7 @@ class ModelServer:
     async def warm_up(self) -> str:
         """Send the warm-up input the whole way, decode worker and batch; the version this replica was built for."""
         data, params = self._model.warm_up_input()
-        async with self._solitude.together():
+        async with self._gate.shared():
             ready = await self._prepare(data, params)
             output = await self._forward(ready.prepared.item)
         if isinstance(output, JobError):

@@ -21,8 +21,7 @@ from weakref import WeakValueDictionary
 import httpx2
 
 from serve_app.contracts import SERVICE_NAME
-from serve_app.outbound.address import is_public
-from serve_app.outbound.url import Target
+from serve_app.outbound.url import Target, is_public
 
 T = TypeVar("T")
 Resolver = Callable[[str, int], Awaitable[list[str]]]
@@ -47,7 +46,7 @@ class Broken(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class OutboundRequest:
     """What is sent. `silence_s`: most time between two signs of life of the server. `owner`: whose URL it is."""
 
     method: Literal["GET", "POST"]
@@ -58,7 +57,10 @@ class Ask:
 
 
 async def exchange(
-    target: Target, ask: Ask, read: Callable[[httpx2.Response], Awaitable[T]], resolver: Resolver | None = None
+    target: Target,
+    ask: OutboundRequest,
+    read: Callable[[httpx2.Response], Awaitable[T]],
+    resolver: Resolver | None = None,
 ) -> T:
     """What `read` makes of the answer, of which it has seen the head alone. The whole is for the caller to limit.
 
@@ -120,7 +122,7 @@ def _tls() -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def _connected(target: Target, address: str, ask: Ask) -> AsyncIterator[httpx2.Response]:
+async def _connected(target: Target, address: str, ask: OutboundRequest) -> AsyncIterator[httpx2.Response]:
     pinned = target.url.copy_with(host=address, fragment=None)
     headers = {"User-Agent": SERVICE_NAME, **ask.headers, "Host": target.url.netloc.decode("ascii")}
     # One client per connection: a pool would reuse a connection whose TLS name was checked for another host.

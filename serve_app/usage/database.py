@@ -1,15 +1,20 @@
-"""The writer's PostgreSQL connection: a deadline on everything, one transaction per batch, refused rows found alone."""
+"""The writer's PostgreSQL connection, and what each kind of outbox entry becomes in its tables.
+
+Values stay what they are in the stream. PostgreSQL converts them, so one judge says what can be stored, and an entry
+that can never be stored is found there like any other."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, LiteralString
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from serve_app.usage.entries import INSERTS, Row, as_parameter
+from serve_app.texts import sanitize_text
 
 CONNECT_TIMEOUT_S: Final = 5
 STATEMENT_TIMEOUT_MS: Final = 10_000
@@ -88,3 +93,122 @@ def _is_refusal(error: psycopg.Error) -> bool:
 
 def _reason(error: psycopg.Error) -> str:
     return f"{error.sqlstate or 'client'}: {error.diag.message_primary or error}"
+
+
+_DETAIL_LIMIT: Final = 4000
+_SHOWN_LIMIT: Final = 2000
+
+Fields = Mapping[bytes, bytes]
+
+INSERTS: Final[Mapping[str, LiteralString]] = {
+    "usage": """
+        INSERT INTO api_usage (event_id, timestamp, username, endpoint_type, status_code, url_path, latency_ms,
+            request_bytes, job_id, model, request_id, principal_id, group_name)
+        SELECT event_id, to_timestamp(timestamp / 1000.0), username, endpoint_type, status_code, url_path, latency_ms,
+            request_bytes, NULLIF(job_id, ''), NULLIF(model, ''), request_id, principal_id, NULLIF("group", '')
+        FROM json_to_recordset(%s::json) AS event (event_id text, timestamp bigint, username text, endpoint_type text,
+            status_code integer, url_path text, latency_ms double precision, request_bytes bigint, job_id text,
+            model text, request_id text, principal_id text, "group" text)
+        ON CONFLICT (event_id) DO NOTHING
+    """,
+    "outcome": """
+        INSERT INTO job_outcomes (job_id, run, owner, model, status, dead, slug, detail, result, deliveries,
+            submitted_at, started_at, completed_at)
+        SELECT job_id, run, owner, model, status, dead, NULLIF(slug, ''), NULLIF(detail, ''),
+            NULLIF(result, '')::jsonb, deliveries, to_timestamp(submitted_at / 1000.0),
+            to_timestamp(NULLIF(NULLIF(started_at, ''), '0')::bigint / 1000.0), to_timestamp(completed_at / 1000.0)
+        FROM json_to_recordset(%s::json) AS event (job_id text, run integer, owner text, model text, status text,
+            dead boolean, slug text, detail text, result text, deliveries integer, submitted_at bigint,
+            started_at text, completed_at bigint)
+        ON CONFLICT (job_id, run) DO NOTHING
+    """,
+    # It may come before the outcome, by another writer; then the outcome finds its row there and changes nothing.
+    "removal": """
+        WITH removed AS (
+            SELECT job_id, run, owner, model, status, dead, deliveries,
+                to_timestamp(submitted_at / 1000.0) AS submitted,
+                to_timestamp(NULLIF(NULLIF(started_at, ''), '0')::bigint / 1000.0) AS started,
+                to_timestamp(completed_at / 1000.0) AS completed, to_timestamp(removed_at / 1000.0) AS removed
+            FROM json_to_recordset(%s::json) AS event (job_id text, run integer, owner text, model text, status text,
+                dead boolean, deliveries integer, submitted_at bigint, started_at text, completed_at bigint,
+                removed_at bigint)
+        ), earlier_runs AS (
+            UPDATE job_outcomes AS outcome SET result = NULL, detail = NULL, removed_at = removed.removed FROM removed
+            WHERE outcome.job_id = removed.job_id AND outcome.run < removed.run
+        )
+        INSERT INTO job_outcomes (job_id, run, owner, model, status, dead, deliveries, submitted_at, started_at,
+            completed_at, removed_at)
+        SELECT * FROM removed
+        ON CONFLICT (job_id, run) DO UPDATE SET result = NULL, detail = NULL, removed_at = EXCLUDED.removed_at
+    """,
+    "audit": """
+        INSERT INTO admin_audit (event_id, timestamp, principal_id, username, action, target, detail, address,
+            request_id)
+        SELECT event_id, to_timestamp(timestamp / 1000.0), principal_id, username, action, target,
+            NULLIF(detail, '')::jsonb, address, request_id
+        FROM json_to_recordset(%s::json) AS event (event_id text, timestamp bigint, principal_id text, username text,
+            action text, target text, detail text, address text, request_id text)
+        ON CONFLICT (event_id) DO NOTHING
+    """,
+    "gap": """
+        INSERT INTO usage_gaps (event_id, since, until, missing)
+        SELECT event_id, to_timestamp(since / 1000.0), to_timestamp(until / 1000.0), missing
+        FROM json_to_recordset(%s::json) AS event (event_id text, since bigint, until bigint, missing bigint)
+        ON CONFLICT (event_id) DO NOTHING
+    """,
+}
+
+
+def is_foreign(fields: Fields) -> bool:
+    """Whether the entry is of a kind that this release does not know: a newer one may have written it."""
+    return bool(fields) and fields.get(b"kind", b"").decode(errors="replace") not in INSERTS
+
+
+class Malformed(ValueError):
+    """The entry is no event of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry on its way to a table."""
+
+    kind: str
+    values: str
+    """A JSON object, as PostgreSQL will read it."""
+
+
+def read_row(fields: Fields) -> Row:
+    """The row of one entry. Raises `Malformed` for text that is not UTF-8 and for an unknown kind."""
+    try:
+        kind = fields.get(b"kind", b"").decode()
+        if kind == "usage":  # the most by far: gateways write it in one piece, which goes on as it is
+            event = fields.get(b"event", b"").decode()
+            values = json.loads(event)
+        else:
+            values = {name.decode(): value.decode() for name, value in fields.items() if name != b"kind"}
+    except (ValueError, RecursionError) as error:
+        raise Malformed("the entry is not UTF-8 text, or not JSON") from error
+    if kind not in INSERTS:
+        raise Malformed(f"no table takes entries of the kind {kind!r}")
+    if kind in ("usage", "audit") and not (isinstance(values, dict) and values.get("event_id")):
+        raise Malformed("an event without its id could be counted twice")
+    if kind == "usage":
+        return Row(kind, event)
+    if detail := values.get("detail"):
+        values["detail"] = sanitize_text(detail, _DETAIL_LIMIT)
+    return Row(kind, json.dumps(values, ensure_ascii=False))
+
+
+def as_parameter(rows: Sequence[Row]) -> str:
+    """The one parameter of an insert of `INSERTS`."""
+    return f"[{','.join(row.values for row in rows)}]"
+
+
+def as_refused(entry_id: bytes, fields: Fields, reason: str) -> str:
+    """An entry set aside, as a person looks at it: JSON with the reason, every value cut to a readable length."""
+    shown = {_show(name): _show(value) for name, value in fields.items()}
+    return json.dumps({"entry": entry_id.decode(), "reason": sanitize_text(reason, _SHOWN_LIMIT), "fields": shown})
+
+
+def _show(raw: bytes) -> str:
+    return raw[:_SHOWN_LIMIT].decode(errors="backslashreplace")

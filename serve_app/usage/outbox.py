@@ -18,8 +18,8 @@ from serve_app.contracts import UsageEvent
 from serve_app.errors import TrackerUnavailable
 from serve_app.lua import read_script
 from serve_app.settings import Settings
+from serve_app.texts import sanitize_name, sanitize_text
 from serve_app.usage.keys import DROPPED, OUTBOX, TOTALS
-from serve_app.usage.storable import storable, storable_name
 
 GROUP_MAX: Final = 200
 """Events of one call of the script."""
@@ -42,7 +42,7 @@ _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).enc
 
 
 @dataclass(frozen=True, slots=True)
-class OutboxFigures:
+class OutboxStats:
     """The state of the outbox for metrics and health. `dropped` and `refused` count since this Redis was new."""
 
     waiting: int
@@ -155,7 +155,7 @@ class Outbox:
             spool.forget(len(group), gap)
         return True
 
-    async def figures(self) -> OutboxFigures:
+    async def stats(self) -> OutboxStats:
         """The outbox as it is now, in one round trip. Raises `TrackerUnavailable` when Redis is away."""
         with redis_errors():
             async with self._redis.pipeline(transaction=False) as pipeline:
@@ -168,7 +168,7 @@ class Outbox:
         if oldest:
             written_ms = int(oldest[0][0].split(b"-")[0])
             lag_s = max(0.0, seconds + microseconds / 1e6 - written_ms / 1000)
-        return OutboxFigures(waiting, lag_s, int(dropped or 0), int(refused or 0))
+        return OutboxStats(waiting, lag_s, int(dropped or 0), int(refused or 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,18 +233,18 @@ def _away() -> TrackerUnavailable:
 def _as_json(event: UsageEvent) -> str:
     """The names of `UsageEvent` are the entry's."""
     values = {
-        "event_id": storable(event.event_id, _ID_LIMIT),
+        "event_id": sanitize_text(event.event_id, _ID_LIMIT),
         "timestamp": event.timestamp,
-        "principal_id": storable(event.principal_id, _ID_LIMIT),
-        "username": storable_name(event.username),
-        "group": storable_name(event.group) if event.group else "",
-        "endpoint_type": storable(event.endpoint_type, _TYPE_LIMIT),
+        "principal_id": sanitize_text(event.principal_id, _ID_LIMIT),
+        "username": sanitize_name(event.username),
+        "group": sanitize_name(event.group) if event.group else "",
+        "endpoint_type": sanitize_text(event.endpoint_type, _TYPE_LIMIT),
         "status_code": event.status_code,
-        "url_path": storable(event.url_path, _PATH_LIMIT),
+        "url_path": sanitize_text(event.url_path, _PATH_LIMIT),
         "latency_ms": event.latency_ms,
         "request_bytes": event.request_bytes,
-        "job_id": storable(event.job_id, _ID_LIMIT),
-        "model": storable(event.model, _ID_LIMIT),
-        "request_id": storable(event.request_id, _ID_LIMIT),
+        "job_id": sanitize_text(event.job_id, _ID_LIMIT),
+        "model": sanitize_text(event.model, _ID_LIMIT),
+        "request_id": sanitize_text(event.request_id, _ID_LIMIT),
     }
     return _encode(values)

@@ -20,8 +20,7 @@ from redis.exceptions import RedisError
 
 from serve_app.lua import read_script
 from serve_app.settings import Settings
-from serve_app.usage.database import Database
-from serve_app.usage.entries import Fields, Malformed, Row, as_refused, is_foreign, read_row
+from serve_app.usage.database import Database, Fields, Malformed, Row, as_refused, is_foreign, read_row
 from serve_app.usage.keys import DROPPED, GROUP, OUTBOX, REFUSED, TOTALS
 
 BATCH: Final = 500

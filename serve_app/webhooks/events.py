@@ -1,15 +1,25 @@
-"""What a receiver is told: the event types, and the body of each. Thin: who wants the result asks for the job."""
+"""What a receiver gets: the event types, the body of each, and its signature.
+
+Bodies are thin: the receiver reads the result from the job. Signatures follow Standard Webhooks 1.0.0: HMAC-SHA256 over
+`id.timestamp.body`, base64, with `v1,` in front."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final, Literal
 
 from pydantic import BaseModel
 
+from serve_app.webhooks.limits import SECRET_BYTES
+
 EventType = Literal["job.completed", "job.failed", "job.cancelled"]
 EVENT_TYPES: Final[tuple[EventType, ...]] = ("job.completed", "job.failed", "job.cancelled")
-TRIAL: Final = "webhook.test"
+TEST_EVENT: Final = "webhook.test"
 
 
 class Links(BaseModel):
@@ -36,7 +46,7 @@ class JobEvent(BaseModel):
     data: JobEventData
 
 
-class TrialEventData(BaseModel):
+class WebhookTestData(BaseModel):
     """The webhook that is tried out."""
 
     webhook_id: str
@@ -47,9 +57,32 @@ class TrialEvent(BaseModel):
 
     type: Literal["webhook.test"]
     timestamp: datetime
-    data: TrialEventData
+    data: WebhookTestData
 
 
 def moment(milliseconds: int) -> datetime:
     """A time of Redis as a body tells it."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+PREFIX: Final = "whsec_"
+
+
+def new_secret() -> str:
+    """A secret as its owner keeps it: base64 behind `whsec_`."""
+    return PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode("ascii")
+
+
+def sign(keys: Iterable[str], message: str, timestamp: int, body: bytes) -> Mapping[str, str]:
+    """The three headers; one signature for each secret, so that a receiver that knows any of them can verify."""
+    signed = f"{message}.{timestamp}.".encode() + body
+    return {
+        "webhook-id": message,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": " ".join(_signature(secret, signed) for secret in keys),
+    }
+
+
+def _signature(secret: str, signed: bytes) -> str:
+    raw = base64.b64decode(secret.removeprefix(PREFIX))
+    return "v1," + base64.b64encode(hmac.digest(raw, signed, hashlib.sha256)).decode("ascii")

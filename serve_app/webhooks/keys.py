@@ -12,7 +12,7 @@
 | webhook-delivery:{id} | hash: what it tells, its attempts | waiting ones, and LOG_MAX | LOG_TTL_S after its end |
 | webhook-totals | hash: delivered, failed, dropped since this Redis was new | 3 fields | never |
 
-Endpoints have no TTL, because they are their owner's decisions; a user has at most ENDPOINTS_MAX.
+WebhookStore have no TTL, because they are their owner's decisions; a user has at most ENDPOINTS_MAX.
 """
 
 from __future__ import annotations

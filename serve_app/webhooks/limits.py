@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 ENDPOINTS_MAX: Final = 10
-"""Endpoints of one user: one for each program of theirs."""
+"""WebhookStore of one user: one for each program of theirs."""
 QUEUE_MAX: Final = 10_000
 """Deliveries that wait for one endpoint: a full queue of one user's jobs may end faster than a receiver takes them.
 A dead receiver of a busy user holds so many, and no more."""

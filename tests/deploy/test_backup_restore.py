@@ -25,7 +25,7 @@ from usage_rows import insert
 from serve_app.cli.main import commands
 from serve_app.connections import connect_redis
 from serve_app.contracts import JobInput
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 from serve_app.local.binaries import find_program
 from serve_app.local.postgres import ROLE, Postgres
 from serve_app.local.state import give_to_service, password
@@ -88,32 +88,32 @@ def everything(server: ManifestRedis) -> dict[bytes, bytes]:
 
 
 @asynccontextmanager
-async def connected(server: ManifestRedis) -> AsyncIterator[tuple[Redis, Tracker]]:
+async def connected(server: ManifestRedis) -> AsyncIterator[tuple[Redis, JobStore]]:
     settings = Settings(redis_url=SecretStr(server.url))
     redis = connect_redis(settings)
     try:
-        yield redis, Tracker(redis, settings)
+        yield redis, JobStore(redis, settings)
     finally:
         await redis.aclose()
 
 
-async def work(redis: Redis, tracker: Tracker) -> None:
+async def work(redis: Redis, job_store: JobStore) -> None:
     """A queue with something of everything: jobs that wait with their images, jobs that run, jobs that ended."""
     for number in range(JOBS):
         await redis.set(f"blob:{number}", os.urandom(2000), ex=900)
         image = JobInput(f"blob:{number}", 2000, 10, "image/png")
-        await tracker.submit(submission(f"owner-{number % 7}", stored=image, params={"n": number}))
-    ended = await claimed(tracker, JOBS // 3)
-    await tracker.complete([(task, {"label": "Tips"}) for task in ended.tasks])
-    await claimed(tracker, JOBS // 3)
+        await job_store.submit(submission(f"owner-{number % 7}", stored=image, params={"n": number}))
+    ended = await claimed(job_store, JOBS // 3)
+    await job_store.complete([(task, {"label": "Tips"}) for task in ended.tasks])
+    await claimed(job_store, JOBS // 3)
 
 
 async def test_every_job_of_the_backup_comes_back_and_runs(
     primary: ManifestRedis, replacement: ManifestRedis, backups: Path
 ) -> None:
-    async with connected(primary) as (redis, tracker):
-        await work(redis, tracker)
-        before, ledger = everything(primary), await tracker.ledger(MODEL)
+    async with connected(primary) as (redis, job_store):
+        await work(redis, job_store)
+        before, ledger = everything(primary), await job_store.ledger(MODEL)
     done = back_up_redis(primary, backups)
     assert done.returncode == 0, done.stderr
     primary.kill()
@@ -127,13 +127,13 @@ async def test_every_job_of_the_backup_comes_back_and_runs(
     assert after.keys() == before.keys()
     assert {name: after[name] for name in jobs} == {name: before[name] for name in jobs}
 
-    async with connected(replacement) as (redis, tracker):
-        assert await tracker.ledger(MODEL) == ledger
+    async with connected(replacement) as (redis, job_store):
+        assert await job_store.ledger(MODEL) == ledger
         await redis.zadd(f"lease:{MODEL}", dict.fromkeys(await redis.zrange(f"lease:{MODEL}", 0, -1), 1))  # all lost
-        chunk = await claimed(tracker, JOBS)
+        chunk = await claimed(job_store, JOBS)
         assert len(chunk.tasks) == JOBS - JOBS // 3
-        assert all(await tracker.complete([(task, {"label": "Tips"}) for task in chunk.tasks]))
-        counted = await tracker.ledger(MODEL)
+        assert all(await job_store.complete([(task, {"label": "Tips"}) for task in chunk.tasks]))
+        counted = await job_store.ledger(MODEL)
         assert (counted.accepted, counted.completed) == (JOBS, JOBS)
         assert {await redis.hget(name.decode(), "status") for name in jobs} == {b"COMPLETED"}
 
@@ -141,8 +141,8 @@ async def test_every_job_of_the_backup_comes_back_and_runs(
 async def test_what_was_restored_survives_the_next_crash(
     primary: ManifestRedis, replacement: ManifestRedis, backups: Path
 ) -> None:
-    async with connected(primary) as (redis, tracker):
-        await work(redis, tracker)
+    async with connected(primary) as (redis, job_store):
+        await work(redis, job_store)
     assert back_up_redis(primary, backups).returncode == 0
     assert restore_redis(backups, replacement.data).returncode == 0
     replacement.start()

@@ -15,7 +15,7 @@ from manifests.documents import Document, matches, of_kind, pods_of
 from manifests.network import Cell, names_port, read_table, rules
 from overlays import ROOT, as_filled_in
 
-from serve_app.outbound.address import is_public
+from serve_app.outbound.url import is_public
 
 TABLE = ROOT / "k8s" / "network.yaml"
 NO_INTERNET = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")

@@ -1,4 +1,4 @@
-"""What most tests of this folder begin with: a gateway without Ray, the tables of usage, the tracker."""
+"""What most tests of this folder begin with: a gateway without Ray, the tables of usage, the job store."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 from gateway_parts import Running, running_gateway
 from redis.asyncio import Redis
 
-from serve_app.jobs.desk import Desk
-from serve_app.jobs.tracker import Tracker
-from serve_app.local.authority import Authority
+from serve_app.jobs.store import JobStore
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
 
@@ -21,7 +20,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-async def gateway(request: pytest.FixtureRequest, settings: Settings, authority: Authority) -> AsyncIterator[Running]:
+async def gateway(
+    request: pytest.FixtureRequest, settings: Settings, authority: DevIssuerServer
+) -> AsyncIterator[Running]:
     """A running gateway. Its settings are changed by the marks `gateway`: the module's, then the test's."""
     changes = {
         name: value for mark in [*request.node.iter_markers("gateway")][::-1] for name, value in mark.kwargs.items()
@@ -31,13 +32,8 @@ async def gateway(request: pytest.FixtureRequest, settings: Settings, authority:
 
 
 @pytest.fixture
-def tracker(redis: Redis, settings: Settings) -> Tracker:
-    return Tracker(redis, settings)
-
-
-@pytest.fixture
-def desk(redis: Redis, settings: Settings) -> Desk:
-    return Desk(redis, settings)
+def job_store(redis: Redis, settings: Settings) -> JobStore:
+    return JobStore(redis, settings)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from job_help import VERSION, StubModel, card
 from pydantic import SecretStr
 
 from serve_app.connections import connect_redis
-from serve_app.jobs.dispatch.dispatcher import Dispatcher
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 
 
@@ -22,8 +22,8 @@ async def main(redis_url: str, mode: str) -> None:
     model = StubModel()
     if mode == "stuck":
         model.gate.clear()
-    tracker = Tracker(connect_redis(settings), settings)
-    await Dispatcher(tracker, model, card(), version=VERSION).run()
+    job_store = JobStore(connect_redis(settings), settings)
+    await Dispatcher(job_store, model, card(), version=VERSION).run()
 
 
 asyncio.run(main(*sys.argv[1:]))

@@ -24,10 +24,8 @@ from serve_app.gateway.service import Service
 from serve_app.gateway.tokens import principal_of
 from serve_app.images.store import ImageStore
 from serve_app.jobs.limits import MAX_DELIVERIES
-from serve_app.jobs.tracker import Tracker
-from serve_app.local.authority import Authority
-from serve_app.local.issuer import Issuer
-from serve_app.local.keys import SigningKeys
+from serve_app.jobs.store import JobStore
+from serve_app.local.issuer import DevIssuerServer, Issuer, SigningKeys
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import Settings
 from serve_app.tracing import Tracer
@@ -70,7 +68,12 @@ class Running:
     """A running gateway, a client of it, and what stands behind it."""
 
     def __init__(
-        self, application: Starlette, client: httpx2.AsyncClient, redis: Redis, model: Answering, authority: Authority
+        self,
+        application: Starlette,
+        client: httpx2.AsyncClient,
+        redis: Redis,
+        model: Answering,
+        authority: DevIssuerServer,
     ) -> None:
         self.application, self.client, self.redis, self.model = application, client, redis, model
         self.issuer = Issuer(authority.url, SigningKeys(authority.data))
@@ -140,14 +143,14 @@ class Running:
 
     async def beat(self, model: str = IMAGE_MODEL.name, **description: Any) -> None:
         """Say that a replica of the model runs."""
-        tracker = Tracker(self.redis, Settings())
-        await tracker.beat(ReplicaCard(model, "replica-1", VERSION, "cpu", description))
+        job_store = JobStore(self.redis, Settings())
+        await job_store.beat(ReplicaCard(model, "replica-1", VERSION, "cpu", description))
 
 
 @asynccontextmanager
 async def running_gateway(
     settings: Settings,
-    authority: Authority,
+    authority: DevIssuerServer,
     *,
     cards: Sequence[ModelCard] = (IMAGE_MODEL, TEXT_MODEL),
     model: Answering | None = None,

@@ -22,10 +22,10 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.contracts import Json, Outcome, Task
-from serve_app.images import keeper
+from serve_app.images import bucket_store
 from serve_app.images.bucket import PART_BYTES, Bucket
-from serve_app.jobs.registrar import TrackerRegistrar
-from serve_app.local.authority import Authority
+from serve_app.jobs.store import ReplicaHeartbeat
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.models.handle import ServeHandle
 from serve_app.models.registry import ModelConfig, card
 from serve_app.models.server import ModelServer
@@ -75,7 +75,7 @@ def deployed(settings: Settings) -> Iterator[DeploymentHandle[Any]]:
             max_ongoing_requests=CONFIG.chunks_per_replica,
             ray_actor_options={"num_cpus": CONFIG.num_cpus},
         )
-        bound = deployment.bind(CONFIG, VERSION, TrackerRegistrar)
+        bound = deployment.bind(CONFIG, VERSION, ReplicaHeartbeat)
         yield serve.run(bound, name=CONFIG.name, route_prefix=None)
         serve.shutdown()
         ray.shutdown()
@@ -84,7 +84,7 @@ def deployed(settings: Settings) -> Iterator[DeploymentHandle[Any]]:
 @pytest.fixture(autouse=True)
 def nothing_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody needs leaves with the next sweep."""
-    monkeypatch.setattr(keeper, "YOUNG_S", -60)
+    monkeypatch.setattr(bucket_store, "YOUNG_S", -60)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def handle(stored: Settings) -> Iterator[DeploymentHandle[Any]]:
 
 @pytest.fixture
 async def gateway(
-    settings: Settings, stored: Settings, database: str, handle: DeploymentHandle[Any], authority: Authority
+    settings: Settings, stored: Settings, database: str, handle: DeploymentHandle[Any], authority: DevIssuerServer
 ) -> AsyncIterator[Running]:
     whole = stored.model_copy(update={"database_url": SecretStr(database)})
     async with serving(whole, handle, authority) as running:
@@ -109,7 +109,7 @@ async def gateway(
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, handle: DeploymentHandle[Any], authority: Authority, **more: Any
+    settings: Settings, handle: DeploymentHandle[Any], authority: DevIssuerServer, **more: Any
 ) -> AsyncIterator[Running]:
     """A gateway with a way of its own to the replica, as one that leaves never uses its way again."""
     model = Replica(ServeHandle(handle))

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from serve_app.contracts import Failure, JobInput, ModelCard, Outcome, Output, Priority, ReplicaCard, Task
 from serve_app.images.store import ImageStore
 from serve_app.jobs.records import Chunk, Submission
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 
 MODEL = "stub"
 VERSION = "v1"
@@ -24,19 +24,25 @@ def submission(owner: str = "ann", *, stored: JobInput | None = None, **changes:
     return Submission(owner=owner, input=stored, **{**values, **changes})
 
 
-async def claim(tracker: Tracker, limit: int = 100, *, max_bytes: int = 10**9, max_pixels: int = 10**9) -> Chunk | None:
+async def claim(
+    job_store: JobStore, limit: int = 100, *, max_bytes: int = 10**9, max_pixels: int = 10**9
+) -> Chunk | None:
     """Claim as if a replica ran that takes any number of chunks."""
-    await tracker.beat(ReplicaCard(MODEL, "r0", VERSION, "cpu"))
-    return await tracker.claim(MODEL, limit=limit, max_bytes=max_bytes, max_pixels=max_pixels, chunks_per_replica=1000)
+    await job_store.beat(ReplicaCard(MODEL, "r0", VERSION, "cpu"))
+    return await job_store.claim(
+        MODEL, limit=limit, max_bytes=max_bytes, max_pixels=max_pixels, chunks_per_replica=1000
+    )
 
 
-async def claim_one(tracker: Tracker, chunks_per_replica: int) -> Chunk | None:
+async def claim_one(job_store: JobStore, chunks_per_replica: int) -> Chunk | None:
     """Claim a chunk of one job, within the window of the replicas that the test made beat."""
-    return await tracker.claim(MODEL, limit=1, max_bytes=10**9, max_pixels=10**9, chunks_per_replica=chunks_per_replica)
+    return await job_store.claim(
+        MODEL, limit=1, max_bytes=10**9, max_pixels=10**9, chunks_per_replica=chunks_per_replica
+    )
 
 
-async def claimed(tracker: Tracker, limit: int = 100, **caps: int) -> Chunk:
-    chunk = await claim(tracker, limit, **caps)
+async def claimed(job_store: JobStore, limit: int = 100, **caps: int) -> Chunk:
+    chunk = await claim(job_store, limit, **caps)
     assert chunk is not None
     return chunk
 

@@ -10,7 +10,7 @@ from gateway_parts import IMAGE_MODEL, Answering, Running, running_gateway, unti
 
 from serve_app.errors import ModelUnready
 from serve_app.jobs import limits
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
 JOBS = 20
@@ -40,7 +40,9 @@ def worked_on(gateway: Running) -> set[str]:
     return {task.job_id for task in gateway.model.tasks}
 
 
-async def test_the_old_cluster_takes_no_job_once_the_new_one_serves(settings: Settings, authority: Authority) -> None:
+async def test_the_old_cluster_takes_no_job_once_the_new_one_serves(
+    settings: Settings, authority: DevIssuerServer
+) -> None:
     async with running_gateway(settings, authority, cluster="old") as old:
         first = await completed(old)
         await active(old, "old")
@@ -56,7 +58,7 @@ async def test_the_old_cluster_takes_no_job_once_the_new_one_serves(settings: Se
             assert worked_on(new) == third | stray
 
 
-async def test_what_needs_no_user_makes_no_cluster_active(settings: Settings, authority: Authority) -> None:
+async def test_what_needs_no_user_makes_no_cluster_active(settings: Settings, authority: DevIssuerServer) -> None:
     async with (
         running_gateway(settings, authority, cluster="old") as old,
         running_gateway(settings, authority, cluster="new") as new,
@@ -70,7 +72,7 @@ async def test_what_needs_no_user_makes_no_cluster_active(settings: Settings, au
         assert ids <= worked_on(old)
 
 
-async def test_the_older_cluster_goes_on_when_the_newer_is_gone(settings: Settings, authority: Authority) -> None:
+async def test_the_older_cluster_goes_on_when_the_newer_is_gone(settings: Settings, authority: DevIssuerServer) -> None:
     async with running_gateway(settings, authority, cluster="old") as old:
         await completed(old)
         async with running_gateway(settings, authority, cluster="new") as new:
@@ -84,7 +86,7 @@ async def test_the_older_cluster_goes_on_when_the_newer_is_gone(settings: Settin
 
 
 async def test_a_redis_that_forgets_does_not_bring_the_old_cluster_back(
-    settings: Settings, authority: Authority
+    settings: Settings, authority: DevIssuerServer
 ) -> None:
     async with (
         running_gateway(settings, authority, cluster="old") as old,
@@ -101,7 +103,9 @@ async def test_a_redis_that_forgets_does_not_bring_the_old_cluster_back(
         assert stray <= worked_on(new)
 
 
-async def test_jobs_do_not_wait_for_a_cluster_whose_model_is_refused(settings: Settings, authority: Authority) -> None:
+async def test_jobs_do_not_wait_for_a_cluster_whose_model_is_refused(
+    settings: Settings, authority: DevIssuerServer
+) -> None:
     """Somebody looks at a new cluster that does not become ready; users stay with the old one."""
     refused = Answering()
 
@@ -120,7 +124,7 @@ async def test_jobs_do_not_wait_for_a_cluster_whose_model_is_refused(settings: S
         assert await completed(old) == worked_on(old)
 
 
-async def test_what_is_known_of_clusters_ends_with_them(settings: Settings, authority: Authority) -> None:
+async def test_what_is_known_of_clusters_ends_with_them(settings: Settings, authority: DevIssuerServer) -> None:
     async with running_gateway(settings, authority, cluster="one") as gateway:
         await gateway.get("/api/v1/models")
         await active(gateway, "one")
@@ -128,7 +132,7 @@ async def test_what_is_known_of_clusters_ends_with_them(settings: Settings, auth
             assert 0 < await gateway.redis.pttl(key) <= limits.ACTIVE_S * 1000
 
 
-async def test_outside_of_kuberay_there_is_no_mark(settings: Settings, authority: Authority) -> None:
+async def test_outside_of_kuberay_there_is_no_mark(settings: Settings, authority: DevIssuerServer) -> None:
     async with running_gateway(settings, authority) as gateway:
         await gateway.redis.hset("active", "cluster", "another")
         await completed(gateway)
@@ -137,7 +141,7 @@ async def test_outside_of_kuberay_there_is_no_mark(settings: Settings, authority
 
 @pytest.mark.parametrize("pause_s", [0.0, 1.2])
 async def test_a_gateway_that_starts_later_does_not_take_the_mark_back(
-    settings: Settings, authority: Authority, pause_s: float
+    settings: Settings, authority: DevIssuerServer, pause_s: float
 ) -> None:
     """A replica of the old cluster that was started again remembers nothing of its own."""
     async with (

@@ -17,7 +17,7 @@ from usage_events import rows, until_settled
 from serve_app.contracts import Json
 from serve_app.gateway.limits.keys import DECISIONS_MAX
 from serve_app.gateway.routes import ROUTES
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
 UNKNOWN = "/api/v1/jobs/2f0c1c1e-8a39-4d4e-9d0a-000000000000"
@@ -65,7 +65,7 @@ async def test_a_blocked_user_is_told_why_until_it_is_taken_back(gateway: Runnin
 
 
 async def test_an_override_counts_at_once_on_every_gateway_and_has_no_end(
-    settings: Settings, authority: Authority
+    settings: Settings, authority: DevIssuerServer
 ) -> None:
     async with running_gateway(settings, authority) as first, running_gateway(settings, authority) as second:
         ada = id_of(first, "ada")
@@ -198,7 +198,7 @@ async def test_actions_and_refusals_are_lines_of_the_audit_log(
 
 
 async def test_actions_are_rows_also_when_postgresql_was_away(
-    settings: Settings, authority: Authority, tables: str
+    settings: Settings, authority: DevIssuerServer, tables: str
 ) -> None:
     away = settings.model_copy(update={"database_url": SecretStr("postgresql://127.0.0.1:1/app")})
     async with running_gateway(away, authority) as gateway:

@@ -12,14 +12,16 @@ from gateway_parts import IMAGE_MODEL, Running, listening, running_gateway
 from typer.testing import CliRunner
 
 from serve_app.cli.main import commands
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
 MODEL = IMAGE_MODEL.name
 
 
 @pytest.fixture
-async def gateway(settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
+async def gateway(
+    settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Running]:
     async with running_gateway(settings, authority) as running, listening(running.application) as url:
         token = running.bearer("root", realm_access={"roles": ["sem-admin"]})["Authorization"].removeprefix("Bearer ")
         for name, value in (("SEMAPI_URL", url), ("SEMAPI_TOKEN", token), ("COLUMNS", "200")):

@@ -16,8 +16,7 @@ from forged import FAMILIES, Forge
 from gateway_parts import PICTURE, Running, running_gateway
 
 from serve_app.gateway.routes import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
-from serve_app.local.authority import Authority
-from serve_app.local.issuer import Issuer
+from serve_app.local.issuer import DevIssuerServer, Issuer
 from serve_app.settings import Settings
 from tests.unit.test_images_header import TOO_LARGE, UNREADABLE, UNSUPPORTED
 
@@ -279,7 +278,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 @pytest.fixture
-async def world(settings: Settings, authority: Authority) -> AsyncIterator[World]:
+async def world(settings: Settings, authority: DevIssuerServer) -> AsyncIterator[World]:
     server = await asyncio.start_server(_serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     changes: Parts = {"image_max_bytes": IMAGE_MAX_BYTES, "image_url_private_hosts": (f"127.0.0.1:{port}",)}

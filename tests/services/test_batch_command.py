@@ -15,7 +15,7 @@ from gateway_parts import PICTURE, RESULT, Running, listening
 from typer.testing import CliRunner
 
 from serve_app.cli.main import commands
-from serve_app.client.batches import ITEMS_MAX, split
+from serve_app.client import ITEMS_MAX, split
 
 pytestmark = pytest.mark.gateway(rate_submits_per_s=1000.0)
 

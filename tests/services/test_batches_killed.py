@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from serve_app.contracts import Json
 from serve_app.gateway.batches import fetcher
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
 ITEMS = 30
@@ -57,7 +57,7 @@ async def counts(gateway: Running, batch_id: str) -> Json:
 
 
 async def test_a_killed_gateway_leaves_its_items_to_others(
-    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web = Web()
     async with serving(web) as url:

@@ -20,13 +20,12 @@ from redis.asyncio import Redis
 from serve_app.contracts import JobInput, JobStatus, Output
 from serve_app.errors import StoreUnavailable
 from serve_app.images import bucket as bucket_module
-from serve_app.images import keeper as keeper_module
+from serve_app.images import bucket_store as store_module
 from serve_app.images.bucket import PART_BYTES
-from serve_app.images.bucket_store import BucketStore, open_store
-from serve_app.images.keeper import Keeper
+from serve_app.images.bucket_store import BucketStore, OrphanSweeper, open_store
 from serve_app.images.store import UNCLAIMED_S, ImageStore
 from serve_app.jobs.records import Submission
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 
 JOB = "00000000-0000-4000-8000-000000000001"
@@ -42,10 +41,10 @@ async def store(redis: Redis, settings: Settings, in_bucket: dict[str, object]) 
 
 
 @pytest.fixture
-def keeper(store: BucketStore, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Keeper:
+def keeper(store: BucketStore, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> OrphanSweeper:
     """One to whom every object is old enough."""
-    monkeypatch.setattr(keeper_module, "YOUNG_S", -60)
-    return Keeper(store, redis)
+    monkeypatch.setattr(store_module, "YOUNG_S", -60)
+    return OrphanSweeper(store, redis)
 
 
 async def stored(store: BucketStore) -> list[str]:
@@ -73,15 +72,15 @@ async def test_bytes_from_before_the_bucket_are_read(store: BucketStore, redis: 
 
 
 async def test_the_sweep_deletes_only_what_nobody_keeps(
-    store: BucketStore, keeper: Keeper, redis: Redis, settings: Settings
+    store: BucketStore, keeper: OrphanSweeper, redis: Redis, settings: Settings
 ) -> None:
     """A waiting job keeps its input, an upload under way its own, a record its outputs; ended and lost ones do not."""
-    tracker = Tracker(redis, settings)
+    job_store = JobStore(redis, settings)
     waiting, lost, coming = (JOB[:-1] + str(number) for number in (2, 3, 4))
     for job_id in (waiting, lost, coming):
         await store.put(job_id, job_id.encode())
         await store_files(store, redis, job_id, {"mask.png": Output("image/png", b"mask")})
-    await submit(tracker, waiting)
+    await submit(job_store, waiting)
     await redis.delete(f"blob:{lost}", f"outputs:{lost}")
     await store.bucket.put("someone-elses", b"x", "text/plain")
     assert await keeper.sweep() == 2
@@ -93,33 +92,33 @@ async def test_the_sweep_deletes_only_what_nobody_keeps(
 async def test_a_redis_that_came_back_empty_costs_no_young_object(store: BucketStore, redis: Redis) -> None:
     await store.put(JOB, b"image")
     await redis.flushdb()
-    assert await Keeper(store, redis).sweep() == 0
+    assert await OrphanSweeper(store, redis).sweep() == 0
     assert await stored(store) == [f"inputs/{JOB}"]
 
 
 async def test_the_input_of_a_completed_job_leaves(
-    store: BucketStore, keeper: Keeper, redis: Redis, settings: Settings
+    store: BucketStore, keeper: OrphanSweeper, redis: Redis, settings: Settings
 ) -> None:
-    tracker = Tracker(redis, settings)
+    job_store = JobStore(redis, settings)
     await store.put(JOB, b"image")
-    await submit(tracker, JOB)
-    chunk = await tracker.claim("m", limit=1, max_bytes=100, max_pixels=100, chunks_per_replica=1)
+    await submit(job_store, JOB)
+    chunk = await job_store.claim("m", limit=1, max_bytes=100, max_pixels=100, chunks_per_replica=1)
     assert chunk is not None
     assert chunk.tasks[0].input is not None
     assert await store.get(chunk.tasks[0].input.reference) == b"image"
     assert await keeper.sweep() == 0
-    await tracker.complete([(chunk.tasks[0], {"label": "Tips"})])
-    assert (await tracker.read(JOB, "ada")).status is JobStatus.COMPLETED
+    await job_store.complete([(chunk.tasks[0], {"label": "Tips"})])
+    assert (await job_store.read(JOB, "ada")).status is JobStatus.COMPLETED
     assert await store.get(f"blob:{JOB}") is None
     assert await keeper.sweep() == 1
     assert await stored(store) == []
 
 
 async def test_a_sweep_of_many_pages_sees_all(
-    store: BucketStore, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+    store: BucketStore, keeper: OrphanSweeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper_module, "PAGE_KEYS", 2)
-    monkeypatch.setattr(keeper_module, "PAGES_OF_A_PASS", 2)
+    monkeypatch.setattr(store_module, "PAGE_KEYS", 2)
+    monkeypatch.setattr(store_module, "PAGES_OF_A_PASS", 2)
     for number in range(7):
         await store.bucket.put(f"inputs/{number}", b"x", "text/plain")
     assert [await keeper.sweep(), await keeper.sweep()] == [4, 3]
@@ -127,10 +126,10 @@ async def test_a_sweep_of_many_pages_sees_all(
 
 
 async def test_of_several_gateways_one_sweeps(store: BucketStore, redis: Redis) -> None:
-    keepers = [Keeper(store, redis) for _ in range(5)]
+    keepers = [OrphanSweeper(store, redis) for _ in range(5)]
     turns = await asyncio.gather(*(one._is_my_turn() for one in keepers))
     assert sorted(turns) == [False] * 4 + [True]
-    assert 0 < await redis.ttl(keeper_module.TURN) <= keeper_module.SWEEP_EVERY_S
+    assert 0 < await redis.ttl(store_module.TURN) <= store_module.SWEEP_EVERY_S
 
 
 async def test_a_failed_upload_leaves_no_parts(store: BucketStore) -> None:
@@ -150,7 +149,9 @@ async def test_a_failed_upload_leaves_no_parts(store: BucketStore) -> None:
     assert await stored(store) == []
 
 
-async def test_parts_of_an_upload_whose_gateway_died_leave(store: BucketStore, keeper: Keeper, redis: Redis) -> None:
+async def test_parts_of_an_upload_whose_gateway_died_leave(
+    store: BucketStore, keeper: OrphanSweeper, redis: Redis
+) -> None:
     bucket = store.bucket
     await redis.set("blob:under-way", b"s3:inputs/under-way", ex=60)
     for name in ("dead", "under-way"):
@@ -187,7 +188,7 @@ async def test_outputs_are_given_by_a_url_that_ends(store: BucketStore, redis: R
 
 
 async def test_a_server_that_is_killed_is_said_so_and_used_again(
-    store: BucketStore, keeper: Keeper, redis: Redis, object_store: SeaweedFS
+    store: BucketStore, keeper: OrphanSweeper, redis: Redis, object_store: SeaweedFS
 ) -> None:
     reference = await store.put(JOB, b"safe")
     await keeper.look()
@@ -226,7 +227,7 @@ async def test_a_server_that_hangs_is_known_after_one_look_and_costs_no_submit_i
     monkeypatch.setattr(bucket_module, "READ_TIMEOUT_S", 0.5)
     store = open_store(redis, settings.model_copy(update=in_bucket))
     assert isinstance(store, BucketStore)
-    keeper = Keeper(store, redis)
+    keeper = OrphanSweeper(store, redis)
     os.kill(object_store.pid, signal.SIGSTOP)
     try:
         hanging = [asyncio.create_task(store.put(f"job-{number}", b"x")) for number in range(bucket_module.THREADS)]
@@ -270,6 +271,6 @@ async def read_again(store: BucketStore, reference: str) -> bytes | None:
     return None
 
 
-async def submit(tracker: Tracker, job_id: str) -> None:
+async def submit(job_store: JobStore, job_id: str) -> None:
     held = JobInput(f"blob:{job_id}", 5, 1, "image/png")
-    await tracker.submit(Submission(id=job_id, owner="ada", model="m", params={}, input=held))
+    await job_store.submit(Submission(id=job_id, owner="ada", model="m", params={}, input=held))

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from serve_app import errors
 from serve_app.cli.main import commands
-from serve_app.client.http import ServiceClient
+from serve_app.client import ServiceClient
 from serve_app.contracts import Priority
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
 
@@ -130,7 +130,9 @@ async def test_waiting_bears_a_service_that_is_away_for_a_moment(gateway: Runnin
     assert (ended["status"], away) == ("COMPLETED", 0)
 
 
-async def test_many_files_at_once_wait_their_turn(settings: Settings, authority: Authority, picture: Path) -> None:
+async def test_many_files_at_once_wait_their_turn(
+    settings: Settings, authority: DevIssuerServer, picture: Path
+) -> None:
     async with (
         running_gateway(settings, authority, rate_submits_per_s=1.0) as gateway,
         listening(gateway.application) as url,
@@ -140,7 +142,9 @@ async def test_many_files_at_once_wait_their_turn(settings: Settings, authority:
     assert len({job["job_id"] for job in jobs}) == 4
 
 
-async def test_a_quota_that_is_used_up_is_said_at_once(settings: Settings, authority: Authority, picture: Path) -> None:
+async def test_a_quota_that_is_used_up_is_said_at_once(
+    settings: Settings, authority: DevIssuerServer, picture: Path
+) -> None:
     async with (
         running_gateway(settings, authority, quota_submits_per_day=1) as gateway,
         listening(gateway.application) as url,

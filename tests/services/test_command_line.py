@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from serve_app.cli.main import commands
 from serve_app.cli.up import _try_sample
 from serve_app.gateway.tokens import principal_of
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.server import free_port
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings, read_settings
@@ -135,7 +135,7 @@ def test_the_sample_of_a_foreign_issuer_needs_its_token(monkeypatch: pytest.Monk
 
 
 async def test_a_refused_sample_ends_a_run_with_once_and_no_other(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, authority: Authority, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, authority: DevIssuerServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SEMAPI_TOKEN", "of-somebody-else")
     environment = {"OIDC_ISSUERS": authority.url, "DATABASE_URL": ""}
@@ -166,7 +166,7 @@ def test_a_server_that_is_no_issuer(not_an_issuer: str) -> None:
     assert "semapi up" in complaint("token", "ada", "--issuer", f"http://127.0.0.1:{free_port()}")
 
 
-def test_a_token_for_an_admin_names_the_role(authority: Authority) -> None:
+def test_a_token_for_an_admin_names_the_role(authority: DevIssuerServer) -> None:
     for options, admin in (([], False), (["--admin"], True)):
         done = CliRunner().invoke(commands, ["token", "ada", "--issuer", authority.url, *options])
         claims = jwt.decode(done.stdout.strip(), options={"verify_signature": False})
@@ -174,7 +174,7 @@ def test_a_token_for_an_admin_names_the_role(authority: Authority) -> None:
 
 
 @pytest.mark.parametrize("by_name", [["token", "ada"], ["token", "for", "ada"], ["token", "for", "check"]])
-def test_a_user_may_have_the_name_of_a_command(by_name: list[str], authority: Authority) -> None:
+def test_a_user_may_have_the_name_of_a_command(by_name: list[str], authority: DevIssuerServer) -> None:
     done = CliRunner().invoke(commands, [*by_name, "--issuer", authority.url])
     assert jwt.decode(done.stdout.strip(), options={"verify_signature": False})["sub"] == by_name[-1]
 
@@ -192,7 +192,9 @@ def examined(
     return done.exit_code, {line[:10].strip(": "): line[11:] for line in done.stdout.splitlines()}
 
 
-def test_an_accepted_token_is_explained_check_by_check(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_accepted_token_is_explained_check_by_check(
+    authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     token = authority.mint("ada", scope="openid sem-admin", groups=["em"], name="Ada Lovelace")
     rules = json.dumps({authority.url: {"audience": ["else", "sem-image-classifier"]}})
     where = {"OIDC_ISSUERS": authority.url, "OIDC_AUDIENCE": "api://ours", "OIDC_ISSUER_RULES": rules}
@@ -224,7 +226,11 @@ def test_an_accepted_token_is_explained_check_by_check(authority: Authority, mon
     ],
 )
 def test_a_refused_token_is_explained_up_to_the_check_that_refused_it(
-    claims: dict[str, Any], last_passed: str, reason: str | None, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    claims: dict[str, Any],
+    last_passed: str,
+    reason: str | None,
+    authority: DevIssuerServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     token = authority.mint("ada", **claims)
     where = {"OIDC_ISSUERS": authority.url, "OIDC_AUDIENCE": "sem-image-classifier"}
@@ -239,7 +245,7 @@ def test_a_refused_token_is_explained_up_to_the_check_that_refused_it(
     "before", [["token", "check", "Bearer"], ["token", "check", "authorization: bearer"], ["token", "chekc"]]
 )
 def test_a_token_is_not_printed_however_it_was_typed(
-    before: list[str], authority: Authority, monkeypatch: pytest.MonkeyPatch
+    before: list[str], authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OIDC_ISSUERS", authority.url)
     token = authority.mint("ada")
@@ -248,7 +254,9 @@ def test_a_token_is_not_printed_however_it_was_typed(
     assert (done.exit_code == 0) == ("check" in before)
 
 
-def test_an_issuer_that_is_away_is_not_the_token_s_fault(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_issuer_that_is_away_is_not_the_token_s_fault(
+    authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     away = f"http://127.0.0.1:{free_port()}/default"
     status, lines = examined(authority.mint("ada", iss=away), monkeypatch, OIDC_ISSUERS=away)
     assert status == 1

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from serve_app.contracts import Json
 from serve_app.jobs.limits import MAX_DELIVERIES
 from serve_app.jobs.records import Ledger
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 
 DEAD = "/api/v1/admin/dead"
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.gateway(queue_max_jobs=3)
 
 
 async def ledger(gateway: Running, settings: Settings) -> Ledger:
-    return await Tracker(gateway.redis, settings).ledger(MODEL)
+    return await JobStore(gateway.redis, settings).ledger(MODEL)
 
 
 async def audited(redis: Redis) -> list[tuple[str, str]]:
@@ -171,11 +171,11 @@ async def test_a_requeued_job_waits_since_its_requeue(gateway: Running, settings
     """A job that died days ago must not look as if it had waited for days."""
     job_id = await gateway.dead_job()
     await gateway.redis.hset(f"job:{job_id}", "submitted_at", 1)
-    tracker = Tracker(gateway.redis, settings)
+    job_store = JobStore(gateway.redis, settings)
     gateway.model.open.clear()
     others = [await gateway.submit() for _ in range(2)]
     assert (await as_admin(gateway, "POST", f"{DEAD}/{job_id}/requeue")).status_code == 202
-    assert (await tracker.queue(MODEL)).oldest_wait_s < 60
+    assert (await job_store.queue_state(MODEL)).oldest_wait_s < 60
     gateway.model.open.set()
     for one in (*others, job_id):
         assert (await gateway.ended(one))["status"] == "COMPLETED"

@@ -33,7 +33,7 @@ from schemathesis.specs.openapi.checks import (
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 from servers import copied_database, empty_redis
 
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.postgres import Postgres
 from serve_app.local.valkey import Valkey
 from serve_app.models.registry import ModelConfig, card
@@ -86,7 +86,7 @@ class Known:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def only(valkey: Valkey, postgres: Postgres, template: str, authority: Authority) -> AsyncIterator[Known]:
+async def only(valkey: Valkey, postgres: Postgres, template: str, authority: DevIssuerServer) -> AsyncIterator[Known]:
     """The gateway of all routes, on a socket, without limits that a flood would meet."""
     plenty = {"rate_reads_per_s": 1e5, "rate_submits_per_s": 1e5, "quota_submits_per_day": 0}
     house = {"rate_house_reads_per_s": 1e5, "rate_house_submits_per_s": 1e5}

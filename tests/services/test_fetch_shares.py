@@ -23,7 +23,7 @@ from serve_app.errors import ImageUrlForbidden, StoreFull
 from serve_app.gateway.batches.fetcher import AT_ONCE_PER_USER
 from serve_app.gateway.service import FETCHES_MAX_PER_USER
 from serve_app.images.fetch import fetch
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.outbound import connect
 from serve_app.settings import MIB, Settings
 
@@ -70,7 +70,7 @@ async def web() -> AsyncIterator[Web]:
             served.go_on.set()
 
 
-async def test_one_slow_server_holds_back_its_user_alone(settings: Settings, authority: Authority) -> None:
+async def test_one_slow_server_holds_back_its_user_alone(settings: Settings, authority: DevIssuerServer) -> None:
     async with (
         web() as server,
         running_gateway(settings, authority, image_url_private_hosts=(server.host,), **RATES) as gateway,
@@ -89,7 +89,7 @@ async def test_one_slow_server_holds_back_its_user_alone(settings: Settings, aut
         assert {answer.status_code for answer in await asyncio.gather(*asks)} == {202}
 
 
-async def test_a_batch_of_slow_urls_holds_back_its_user_alone(settings: Settings, authority: Authority) -> None:
+async def test_a_batch_of_slow_urls_holds_back_its_user_alone(settings: Settings, authority: DevIssuerServer) -> None:
     async with (
         web() as server,
         running_gateway(settings, authority, image_url_private_hosts=(server.host,), **RATES) as gateway,

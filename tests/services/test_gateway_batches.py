@@ -39,8 +39,8 @@ from serve_app.gateway import pieces, service
 from serve_app.gateway.batches import accept, fetcher, results
 from serve_app.gateway.batches.results import Table
 from serve_app.images.header import ImageHeader, inspect
-from serve_app.images.inputs import keep_input
-from serve_app.local.authority import Authority
+from serve_app.images.store import keep_input
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 from serve_app.usage.outcomes import Outcomes
 
@@ -144,7 +144,9 @@ async def pictures_on_the_web() -> AsyncIterator[str]:
         yield url
 
 
-async def test_of_200_urls_each_ends_once_and_the_bad_ones_alone(settings: Settings, authority: Authority) -> None:
+async def test_of_200_urls_each_ends_once_and_the_bad_ones_alone(
+    settings: Settings, authority: DevIssuerServer
+) -> None:
     async with pictures_on_the_web() as web:
         hosts = (web.removeprefix("http://"),)
         async with running_gateway(settings, authority, image_url_private_hosts=hosts, **RATES) as gateway:
@@ -169,7 +171,7 @@ async def test_of_200_urls_each_ends_once_and_the_bad_ones_alone(settings: Setti
 
 
 async def test_a_fault_of_the_service_refuses_no_url(
-    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults = [RuntimeError("a fault")]
 
@@ -189,7 +191,7 @@ async def test_a_fault_of_the_service_refuses_no_url(
 
 
 async def test_what_a_gateway_fetches_at_its_end_another_fetches_at_once(
-    settings: Settings, authority: Authority
+    settings: Settings, authority: DevIssuerServer
 ) -> None:
     asked, free = asyncio.Event(), asyncio.Event()
 
@@ -419,7 +421,7 @@ async def test_results_outlive_the_records_of_their_jobs(tables: str, gateway: R
 
 
 async def test_results_of_a_large_batch_that_have_expired_are_one_query(
-    settings: Settings, authority: Authority, tables: str, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: DevIssuerServer, tables: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """500 items: none is counted more than once, whatever the number of pieces."""
     queries: list[int] = []
@@ -450,7 +452,7 @@ async def test_results_of_a_large_batch_that_have_expired_are_one_query(
 
 
 async def test_results_that_expire_while_they_are_read_are_in_the_answer(
-    settings: Settings, authority: Authority, tables: str, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: DevIssuerServer, tables: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "PIECE_ITEMS", 1)
     async with running_gateway(settings, authority, **RATES) as gateway:
@@ -552,7 +554,9 @@ async def test_a_removed_batch_leaves_no_result_behind_whose_record_had_expired(
 
 
 @pytest.mark.parametrize("query", ["", "?format=csv"])
-async def test_results_that_cannot_be_read_are_a_problem(settings: Settings, authority: Authority, query: str) -> None:
+async def test_results_that_cannot_be_read_are_a_problem(
+    settings: Settings, authority: DevIssuerServer, query: str
+) -> None:
     nowhere = SecretStr("postgresql://nobody@127.0.0.1:1/none")
     async with running_gateway(settings.model_copy(update={"database_url": nowhere}), authority, **RATES) as gateway:
         batch = (await send(gateway, PICTURE)).json()

@@ -16,7 +16,7 @@ from serve_app.contracts import UsageEvent
 from serve_app.gateway.endpoint import Endpoint
 from serve_app.gateway.routes import ROUTES
 from serve_app.gateway.service import Call
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import Settings
 from serve_app.usage.outbox import Outbox
@@ -81,7 +81,7 @@ class Waiting(WordStatistics):
 
 
 async def test_a_timeout_of_something_else_is_not_the_requests_deadline(
-    settings: Settings, authority: Authority, caplog: pytest.LogCaptureFixture
+    settings: Settings, authority: DevIssuerServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     waiting = card(ModelConfig(name="waiting", implementation=f"{__name__}:Waiting"))
     async with running_gateway(settings, authority, cards=(waiting,)) as gateway:

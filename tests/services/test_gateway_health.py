@@ -22,10 +22,9 @@ from serve_app.gateway.live.departure import Departure
 from serve_app.gateway.live.rates import Rates
 from serve_app.gateway.monitoring.meters import BreakerMeter
 from serve_app.gateway.monitoring.vitals import FRESH_S, Vitals
-from serve_app.jobs.dispatch.dispatcher import Dispatcher
-from serve_app.jobs.stops import Stops
-from serve_app.jobs.tracker import Tracker
-from serve_app.local.authority import Authority
+from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.store import JobStore
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import Settings
 from serve_app.usage.writer import Writer
@@ -60,7 +59,7 @@ class Failing(Loading):
 
 
 async def test_healthz_waits_for_the_warm_up_of_every_model_that_does_not_sleep(
-    settings: Settings, authority: Authority
+    settings: Settings, authority: DevIssuerServer
 ) -> None:
     async with running_gateway(settings, authority, cards=(IMAGE_MODEL, SLEEPER), model=Loading()) as gateway:
         assert [await status(gateway, path) for path in ("/healthz", "/readyz", "/livez")] == [503, 503, 200]
@@ -76,7 +75,7 @@ async def test_healthz_waits_for_the_warm_up_of_every_model_that_does_not_sleep(
 
 
 async def test_a_stranger_is_told_that_a_model_fails_and_who_has_a_token_why(
-    settings: Settings, authority: Authority
+    settings: Settings, authority: DevIssuerServer
 ) -> None:
     async with running_gateway(settings, authority, cards=(IMAGE_MODEL,), model=Failing()) as gateway:
         for path in ("/healthz", "/readyz"):
@@ -102,7 +101,7 @@ async def test_a_stranger_is_told_that_a_model_fails_and_who_has_a_token_why(
 
 
 async def test_postgres_away_is_told_and_makes_nothing_unready(
-    settings: Settings, authority: Authority, folder: Path
+    settings: Settings, authority: DevIssuerServer, folder: Path
 ) -> None:
     nowhere = SecretStr(f"postgresql:///app?host={folder}")
     async with running_gateway(settings, authority, cards=(IMAGE_MODEL,), database_url=nowhere) as gateway:
@@ -135,7 +134,7 @@ async def test_many_probes_are_one_look_at_redis(gateway: Running) -> None:
 
 
 async def test_a_look_is_renewed_and_outlives_a_probe_that_gives_up(redis: Redis, settings: Settings) -> None:
-    vitals = Vitals(Tracker(redis, settings), Stops(redis, settings), [IMAGE_MODEL.name])
+    vitals = Vitals(JobStore(redis, settings), [IMAGE_MODEL.name])
     impatient = asyncio.create_task(vitals.latest())
     await asyncio.sleep(0)
     impatient.cancel()
@@ -152,7 +151,7 @@ BACKGROUND = {
 
 
 async def test_every_background_task_of_a_gateway_is_begun_again_when_it_ends(
-    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each fails once at its start: the gateway works, and its replicas leave as if nothing had been."""
     monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 0.001)
@@ -182,7 +181,7 @@ async def test_every_background_task_of_a_gateway_is_begun_again_when_it_ends(
 
 
 async def test_a_task_that_cannot_be_kept_up_is_named_by_readyz_and_fails_the_replica(
-    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(_: Rates) -> None:
         raise ValueError(SECRET)
@@ -204,7 +203,7 @@ async def test_a_task_that_cannot_be_kept_up_is_named_by_readyz_and_fails_the_re
             await check_health(gateway.application)
 
 
-async def test_a_gateway_whose_background_is_kept_up_is_healthy(settings: Settings, authority: Authority) -> None:
+async def test_a_gateway_whose_background_is_kept_up_is_healthy(settings: Settings, authority: DevIssuerServer) -> None:
     await check_health(None)  # Serve may ask before the application is made
     async with running_gateway(settings, authority) as gateway:
         await check_health(gateway.application)

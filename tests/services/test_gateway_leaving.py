@@ -8,14 +8,14 @@ import pytest
 from gateway_parts import running_gateway, service_of
 
 from serve_app.gateway import application
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
 JOBS = 20
 
 
 async def test_who_is_told_to_go_claims_no_more_before_its_requests_have_ended(
-    settings: Settings, authority: Authority
+    settings: Settings, authority: DevIssuerServer
 ) -> None:
     async with running_gateway(settings, authority) as leaving, running_gateway(settings, authority) as staying:
         service_of(leaving).departure.tell()
@@ -27,7 +27,7 @@ async def test_who_is_told_to_go_claims_no_more_before_its_requests_have_ended(
 
 
 async def test_what_hangs_at_the_end_holds_the_replica_up_for_a_bounded_time(
-    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A background task that takes no cancellation, a request's work and a close that never end: nobody waits for them
     longer than told, and what comes behind them is closed all the same."""

@@ -15,7 +15,7 @@ from pydantic import SecretStr, field_validator
 
 from serve_app.connections import COMMAND_TIMEOUT_S
 from serve_app.gateway.claims import LEEWAY_S
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.valkey import Valkey
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import MIB, Settings
@@ -127,7 +127,7 @@ class Defective(WordStatistics):
 
 
 async def test_a_defect_shows_nothing_of_the_inside(
-    settings: Settings, authority: Authority, caplog: pytest.LogCaptureFixture
+    settings: Settings, authority: DevIssuerServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     defective = card(ModelConfig(name="defective", implementation=f"{__name__}:Defective"))
     async with running_gateway(settings, authority, cards=(defective,)) as gateway:
@@ -139,7 +139,7 @@ async def test_a_defect_shows_nothing_of_the_inside(
         assert await gateway.keys() == set()
 
 
-async def test_an_issuer_that_was_never_reached_is_503(settings: Settings, authority: Authority) -> None:
+async def test_an_issuer_that_was_never_reached_is_503(settings: Settings, authority: DevIssuerServer) -> None:
     issuer = "http://127.0.0.1:9/default"
     async with running_gateway(settings, authority, oidc_issuers=(issuer,)) as gateway:
         answer = await gateway.client.get("/api/v1/models", headers=gateway.bearer(iss=issuer))
@@ -185,7 +185,7 @@ async def test_a_redis_that_takes_no_writes_is_503_and_costs_no_job(gateway: Run
 
 @pytest.mark.parametrize("hangs", [False, True])
 async def test_redis_away_is_503_at_once_and_comes_back_without_a_restart(
-    own_valkey: Valkey, settings: Settings, authority: Authority, hangs: bool
+    own_valkey: Valkey, settings: Settings, authority: DevIssuerServer, hangs: bool
 ) -> None:
     """A Redis that is gone refuses connections; one that stands still is known as away after its deadline."""
     settings = settings.model_copy(update={"redis_url": SecretStr(own_valkey.url)})

@@ -10,7 +10,7 @@ import pytest
 from gateway_parts import PICTURE, Running, failed, id_of, running_gateway
 
 from serve_app.contracts import Json
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
 
@@ -118,7 +118,7 @@ async def test_of_a_list_only_what_is_still_there_is_shown(gateway: Running) -> 
 
 
 async def test_a_page_looks_at_so_many_jobs_only(
-    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serve_app.jobs.limits.PAGE_LOOKS", 2)
     async with running_gateway(settings, authority) as gateway:

@@ -34,7 +34,7 @@ from serve_app.contracts import Json, Outcome, Task
 from serve_app.gateway import pieces
 from serve_app.gateway.live import places, stream
 from serve_app.gateway.live.prefer import WAIT_MAX_S
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
 
@@ -42,7 +42,7 @@ LONG_S = 15.0
 
 
 @pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
+async def gateway(settings: Settings, authority: DevIssuerServer) -> AsyncIterator[Running]:
     async with running_gateway(settings, authority) as running:
         yield running
 
@@ -125,7 +125,7 @@ async def test_a_look_ends_when_the_job_does(shut: Running) -> None:
     assert service_of(shut).waits.taken == {}
 
 
-async def test_a_wait_is_longer_than_the_deadline_of_a_read(settings: Settings, authority: Authority) -> None:
+async def test_a_wait_is_longer_than_the_deadline_of_a_read(settings: Settings, authority: DevIssuerServer) -> None:
     async with running_gateway(settings, authority, read_timeout_s=0.5) as gateway:
         gateway.model.open.clear()
         answer = await look(gateway, await gateway.submit(), "wait=1")
@@ -283,19 +283,21 @@ async def test_who_comes_back_is_not_told_again(shut: Running, socket: httpx2.As
     assert (await socket.get(f"/api/v1/jobs/{job_id}/events", headers=headers)).status_code == 204
 
 
-async def test_a_job_that_was_lost_is_told_as_it_waits_and_runs_again(settings: Settings, authority: Authority) -> None:
+async def test_a_job_that_was_lost_is_told_as_it_waits_and_runs_again(
+    settings: Settings, authority: DevIssuerServer
+) -> None:
     async with running_gateway(settings, authority, cards=[]) as gateway, listening(gateway.application) as url:
         service = service_of(gateway)
-        job = await service.tracker.submit(submission(id_of(gateway, "ada")))
+        job = await service.jobs.submit(submission(id_of(gateway, "ada")))
         async with httpx2.AsyncClient(base_url=url) as client, events(gateway, client, job.id) as told:
             assert (await told.next())[0] == "1-0-PENDING"
-            await service.tracker.lose((await claimed(service.tracker)).tasks, "the replica was lost")
+            await service.jobs.release_as_lost((await claimed(service.jobs)).tasks, "the replica was lost")
             seen = [(await told.next())[0]]
             while seen[-1] != "1-1-PENDING":
                 seen.append((await told.next())[0])
-            chunk = await claimed(service.tracker)
+            chunk = await claimed(service.jobs)
             assert (await told.next())[0] == "1-2-PROCESSING"
-            await service.tracker.complete([(task, {}) for task in chunk.tasks])
+            await service.jobs.complete([(task, {}) for task in chunk.tasks])
             assert await told.rest() == ["COMPLETED"]
 
 
@@ -334,7 +336,7 @@ async def test_head_has_no_stream(shut: Running, socket: httpx2.AsyncClient) -> 
 
 
 async def test_a_quiet_stream_pings_and_ends_before_it_would_be_cut(
-    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "PING_S", 0.2)
     monkeypatch.setattr(stream, "POLL_S", 0.1)
@@ -371,7 +373,7 @@ async def test_a_stream_outlives_the_job_redis(shut: Running, socket: httpx2.Asy
 
 
 async def test_a_caller_who_does_not_read_is_cut_off(
-    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pieces, "SEND_S", 0.2)
     async with running_gateway(settings, authority) as gateway:
@@ -423,7 +425,7 @@ class Steady(Answering):
 
 
 async def test_at_a_constant_rate_jobs_end_within_their_estimates(
-    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = replace(IMAGE_MODEL, max_batch_size=4)
     async with running_gateway(settings, authority, cards=[card], model=Steady(), rate_submits_per_s=1000) as gateway:

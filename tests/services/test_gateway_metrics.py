@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from serve_app.cli.main import commands
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
 TOKEN = "a-scraper-of-this-test"
@@ -22,7 +22,7 @@ Samples = dict[tuple[str, str, str], float]
 
 
 @pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
+async def gateway(settings: Settings, authority: DevIssuerServer) -> AsyncIterator[Running]:
     async with running_gateway(settings, authority, metrics_token=SecretStr(TOKEN)) as running:
         yield running
 
@@ -87,7 +87,7 @@ async def test_nobody_else_reads_them(gateway: Running, headers: dict[str, str],
     assert answer.json()["type"].endswith(slug)
 
 
-async def test_an_admin_reads_them_and_a_user_does_not(settings: Settings, authority: Authority) -> None:
+async def test_an_admin_reads_them_and_a_user_does_not(settings: Settings, authority: DevIssuerServer) -> None:
     async with running_gateway(settings, authority) as gateway:
         for headers, status in (({}, 200), ({"scope": "openid"}, 403)):
             claims = {"scope": "sem-admin"} | headers
@@ -110,7 +110,7 @@ async def test_refused_scrapes_are_in_the_audit_log(gateway: Running, caplog: py
     ]
 
 
-async def test_without_the_setting_an_empty_token_is_wrong(settings: Settings, authority: Authority) -> None:
+async def test_without_the_setting_an_empty_token_is_wrong(settings: Settings, authority: DevIssuerServer) -> None:
     async with running_gateway(settings, authority) as gateway:
         for token in ("x", "None"):
             answer = await gateway.client.get("/metrics", headers={"Authorization": f"Bearer {token}"})

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from serve_app.contracts import Outcome, Output
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.models.contract import Answer
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import Settings
@@ -20,7 +20,7 @@ FILES = {"mask.png": Output("image/png", b"a mask"), "page.html": Output("text/h
 
 
 @pytest.fixture
-async def gateway(settings: Settings, database: str, authority: Authority) -> AsyncIterator[Running]:
+async def gateway(settings: Settings, database: str, authority: DevIssuerServer) -> AsyncIterator[Running]:
     model = Answering()
     result = Answer(Bright(share=0.5), FILES).listed().model_dump(mode="json")
     model.answer = lambda task: Outcome(task.job_id, result=result)

@@ -12,7 +12,7 @@ import pytest
 from gateway_parts import RESULT, Running, failed, running_gateway, until
 
 from serve_app.contracts import Outcome
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.postgres import Postgres
 from serve_app.settings import Settings
 from serve_app.usage import outcomes
@@ -153,7 +153,7 @@ async def test_a_removed_job_is_forgotten_everywhere(gateway: Running, database:
 
 
 async def test_a_result_on_its_way_to_the_database_is_a_503_and_no_unknown_job(
-    settings: Settings, authority: Authority, tables: str
+    settings: Settings, authority: DevIssuerServer, tables: str
 ) -> None:
     """PostgreSQL can be read, and has not taken what came of the job when the job's record leaves."""
     async with running_gateway(settings, authority, job_ttl=2) as gateway:
@@ -169,7 +169,7 @@ async def test_a_result_on_its_way_to_the_database_is_a_503_and_no_unknown_job(
         await until(lambda: result(gateway, UNKNOWN_ID), fits=lambda found: told(found) == (404, "job-unknown"))
 
 
-async def test_a_result_that_cannot_be_looked_up_is_a_503(settings: Settings, authority: Authority) -> None:
+async def test_a_result_that_cannot_be_looked_up_is_a_503(settings: Settings, authority: DevIssuerServer) -> None:
     async with running_gateway(settings, authority) as gateway:
         answer = await result(gateway, UNKNOWN_ID)
         assert told(answer) == (503, "usage-unavailable")

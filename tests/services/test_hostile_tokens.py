@@ -13,9 +13,7 @@ from forged import FAMILIES
 from gateway_parts import Running, listening, running_gateway
 
 from serve_app.gateway.tokens import TOKEN_MAX_BYTES
-from serve_app.local.authority import Authority
-from serve_app.local.issuer import Issuer, issuer_app
-from serve_app.local.keys import SigningKeys
+from serve_app.local.issuer import DevIssuerServer, Issuer, SigningKeys, issuer_app
 from serve_app.settings import Settings
 
 PATH: Final = "/api/v1/models"
@@ -104,7 +102,7 @@ async def test_a_scheme_is_known_in_any_case(gateway: Running) -> None:
         assert (await gateway.client.get(PATH, headers={"Authorization": f"{scheme} {token}"})).status_code == 200
 
 
-async def test_a_second_issuer_may_sign_by_curve(settings: Settings, authority: Authority, folder: Path) -> None:
+async def test_a_second_issuer_may_sign_by_curve(settings: Settings, authority: DevIssuerServer, folder: Path) -> None:
     curve = Issuer("http://127.0.0.1/default", SigningKeys(folder, "ES256"))
     async with listening(issuer_app(curve)) as url:
         curve.url = f"{url}/default"

@@ -10,7 +10,7 @@ from gateway_parts import AUDIENCE, Running, running_gateway
 from issuer_families import ACCEPTED, REFUSED, House, houses, new_key, published
 from jwt.utils import base64url_decode, base64url_encode
 
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import TOKEN_ALGORITHMS, IssuerRule, Settings
 
 PATH = "/api/v1/models"
@@ -47,7 +47,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-async def field(settings: Settings, authority: Authority) -> AsyncIterator[tuple[Running, dict[str, House]]]:
+async def field(settings: Settings, authority: DevIssuerServer) -> AsyncIterator[tuple[Running, dict[str, House]]]:
     """One gateway that accepts an issuer of every family."""
     found = {name: House() for name in FAMILIES}
     async with houses(found):
@@ -100,7 +100,9 @@ def house_of(kind: dict[str, Any]) -> House:
     return house
 
 
-async def test_every_way_to_publish_and_to_use_a_key_is_accepted(settings: Settings, authority: Authority) -> None:
+async def test_every_way_to_publish_and_to_use_a_key_is_accepted(
+    settings: Settings, authority: DevIssuerServer
+) -> None:
     found = {name.replace(" ", "-"): house_of(kind) for name, kind in KINDS.items()}
     found |= {algorithm: House(algorithm=algorithm, key=new_key(algorithm)) for algorithm in TOKEN_ALGORITHMS}
     refused = {}
@@ -116,7 +118,7 @@ async def test_every_way_to_publish_and_to_use_a_key_is_accepted(settings: Setti
 
 
 async def test_a_signature_of_any_shape_but_the_right_one_is_refused_under_every_algorithm(
-    settings: Settings, authority: Authority
+    settings: Settings, authority: DevIssuerServer
 ) -> None:
     found = {algorithm: House(algorithm=algorithm, key=new_key(algorithm)) for algorithm in TOKEN_ALGORITHMS}
     let_in = []
@@ -147,7 +149,7 @@ UNSURE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 
 async def test_a_token_whose_key_is_unsure_is_refused_and_its_issuer_is_not_away(
-    settings: Settings, authority: Authority
+    settings: Settings, authority: DevIssuerServer
 ) -> None:
     found = {name.replace(" ", "-"): house_of(kind) for name, (kind, _, _) in UNSURE.items()}
     async with houses(found):
@@ -160,7 +162,7 @@ async def test_a_token_whose_key_is_unsure_is_refused_and_its_issuer_is_not_away
 
 
 async def test_a_key_replaced_under_its_old_id_works_at_once_and_the_old_one_no_more(
-    settings: Settings, authority: Authority
+    settings: Settings, authority: DevIssuerServer
 ) -> None:
     found = {"same": House(key=new_key("RS256")), "none": House(key=new_key("RS256"), kid=None, members={})}
     async with (
@@ -183,7 +185,7 @@ async def test_a_key_replaced_under_its_old_id_works_at_once_and_the_old_one_no_
             assert house.asked == 5
 
 
-async def test_tokens_with_wrong_signatures_ask_the_issuer_once(settings: Settings, authority: Authority) -> None:
+async def test_tokens_with_wrong_signatures_ask_the_issuer_once(settings: Settings, authority: DevIssuerServer) -> None:
     house, forger = House(), House(key=new_key("RS256"))
     async with houses({"lab": house}), running_gateway(settings, authority, oidc_issuers=(house.url,)) as running:
         forger.url = house.url

@@ -15,39 +15,38 @@ from waiting import until
 from serve_app.contracts import Failure, JobStatus, Task
 from serve_app.errors import TrackerUnavailable
 from serve_app.jobs import limits
-from serve_app.jobs.batches.batches import Batches
-from serve_app.jobs.batches.records import NewBatch, NewItem
-from serve_app.jobs.dispatch.dispatcher import Dispatcher
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.batches import BatchStore, NewBatch, NewItem
+from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 
 
 @pytest.fixture
-def older(redis: Redis, settings: Settings) -> Tracker:
-    return Tracker(redis, settings)
+def older(redis: Redis, settings: Settings) -> JobStore:
+    return JobStore(redis, settings)
 
 
 @pytest.fixture
-def newer(redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Tracker:
+def newer(redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> JobStore:
     """The tracker of a release whose records this one cannot read."""
     with monkeypatch.context() as release:
         release.setattr(limits, "RECORD_VERSION", limits.RECORD_VERSION + 1)
         release.setattr(limits, "PLAIN_VERSION", limits.RECORD_VERSION)
-        return Tracker(redis, settings)
+        return JobStore(redis, settings)
 
 
-async def test_a_newer_release_works_the_jobs_of_an_older_one(older: Tracker, newer: Tracker) -> None:
+async def test_a_newer_release_works_the_jobs_of_an_older_one(older: JobStore, newer: JobStore) -> None:
     jobs = [await older.submit(submission(params={"n": n})) for n in range(3)]
     finished, failed, lost = (await claimed(newer)).tasks
     assert [job.id for job in jobs] == [finished.job_id, failed.job_id, lost.job_id]
     assert await newer.complete([(finished, {"double": 0})]) == [True]
     assert await newer.fail([(failed, Failure("model-rejected", "no"))]) == [True]
-    assert await newer.lose([lost], "the replica was lost") == 1
+    assert await newer.release_as_lost([lost], "the replica was lost") == 1
     read = [await older.read(job.id, job.owner) for job in jobs]
     assert [job.status for job in read] == [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.PENDING]
 
 
-async def test_an_older_release_leaves_a_newer_job_alone(older: Tracker, newer: Tracker, redis: Redis) -> None:
+async def test_an_older_release_leaves_a_newer_job_alone(older: JobStore, newer: JobStore, redis: Redis) -> None:
     job = await newer.submit(submission())
     assert await claim(older) is None
     [task] = (await claimed(newer)).tasks
@@ -57,7 +56,7 @@ async def test_an_older_release_leaves_a_newer_job_alone(older: Tracker, newer: 
     assert await claim(older) is None
     assert await older.complete([(task, {"double": 2})]) == [False]
     assert await older.fail([(task, Failure("model-rejected", "no"))]) == [False]
-    assert await older.give_back([task]) == await older.lose([task], "lost") == 0
+    assert await older.give_back([task]) == await older.release_as_lost([task], "lost") == 0
     assert not await older.start_alone(Task(task.job_id, task.token, {}, None))
     with pytest.raises(TrackerUnavailable, match="newer release"):
         await older.read(job.id, job.owner)
@@ -68,14 +67,14 @@ async def test_an_older_release_leaves_a_newer_job_alone(older: Tracker, newer: 
 
 
 async def test_both_at_work_end_every_job_and_the_older_sees_no_newer_one(
-    older: Tracker, newer: Tracker, redis: Redis
+    older: JobStore, newer: JobStore, redis: Redis
 ) -> None:
-    jobs = [await tracker.submit(submission(params={"n": n})) for n in range(100) for tracker in (older, newer)]
+    jobs = [await job_store.submit(submission(params={"n": n})) for n in range(100) for job_store in (older, newer)]
     theirs = {job.id for job in jobs[1::2]}
     models = StubModel(), StubModel()
     dispatchers = [
-        Dispatcher(tracker, model, card(), version=VERSION)
-        for tracker, model in zip((older, newer), models, strict=True)
+        Dispatcher(job_store, model, card(), version=VERSION)
+        for job_store, model in zip((older, newer), models, strict=True)
     ]
     tasks = [asyncio.create_task(dispatcher.run()) for dispatcher in dispatchers]
     await until(lambda: older.ledger(MODEL), 30, fits=lambda found: found.in_flight == 0)
@@ -87,7 +86,7 @@ async def test_both_at_work_end_every_job_and_the_older_sees_no_newer_one(
     assert {task.job_id for model in models for chunk in model.calls for task in chunk} == {job.id for job in jobs}
 
 
-async def test_newer_jobs_in_front_do_not_hold_up_an_older_release(older: Tracker, newer: Tracker) -> None:
+async def test_newer_jobs_in_front_do_not_hold_up_an_older_release(older: JobStore, newer: JobStore) -> None:
     for _ in range(300):
         await newer.submit(submission())
     mine = await older.submit(submission())
@@ -105,8 +104,8 @@ async def test_a_release_without_batches_leaves_their_items_to_this_one(
     """It would end a job and not tell its batch, which would stay open for ever."""
     with monkeypatch.context() as release:
         release.setattr(limits, "RECORD_VERSION", 1)
-        before_batches = Tracker(redis, settings)
-    batches, now = Batches(redis, settings), Tracker(redis, settings)
+        before_batches = JobStore(redis, settings)
+    batches, now = BatchStore(JobStore(redis, settings)), JobStore(redis, settings)
     items = (NewItem("a", {"n": 1}, job_id=str(uuid.uuid4())),)
     batch_id = await batches.accept(NewBatch(str(uuid.uuid4()), "ann", MODEL, items))
     alone = await now.submit(submission())

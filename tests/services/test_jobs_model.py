@@ -22,10 +22,8 @@ from serve_app.connections import connect_redis
 from serve_app.contracts import AuditEvent, Failure, JobInput, Priority, Task
 from serve_app.errors import IdempotencyKeyReused, JobUnknown, QueueFull, ServiceError, StoreUnavailable
 from serve_app.jobs import limits
-from serve_app.jobs.dead import DeadLetters
-from serve_app.jobs.desk import Desk
 from serve_app.jobs.records import Chunk, Idempotency, Ledger, Submission
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 
 ACTIONS = ("complete", "complete_too_large", "fail", "give_back", "lose", "lose_chunk", "start_alone", "expire")
@@ -94,9 +92,7 @@ class TrackerMachine(RuleBasedStateMachine):
         )
         self.redis.flushall()
         self.client = connect_redis(self.service, max_connections=2)
-        self.tracker = Tracker(self.client, self.service)
-        self.desk = Desk(self.client, self.service)
-        self.letters = DeadLetters(self.client, self.service)
+        self.job_store = JobStore(self.client, self.service)
         self.audited = 0
         self.jobs: dict[str, Known] = {}
         self.handed: list[Task] = []
@@ -125,7 +121,7 @@ class TrackerMachine(RuleBasedStateMachine):
         try:
             once = Idempotency(job_id, "f")
             self.run(
-                self.tracker.submit(Submission(job_id, owner, MODEL, {"n": size}, stored, priority, idempotency=once))
+                self.job_store.submit(Submission(job_id, owner, MODEL, {"n": size}, stored, priority, idempotency=once))
             )
         except QueueFull:
             assert full
@@ -144,10 +140,10 @@ class TrackerMachine(RuleBasedStateMachine):
     def submit_again(self, first: str) -> None:
         """Whatever became of the first, a repeated submit is that one, also while the queue is full."""
         again = Submission(new_id(998), self.jobs[first].owner, MODEL, {}, idempotency=Idempotency(first, "f"))
-        assert self.run(self.tracker.submit(again)).id == first == self.run(self.tracker.earlier(again)).id
+        assert self.run(self.job_store.submit(again)).id == first == self.run(self.job_store.find_earlier(again)).id
         self.seen["repeated"] += 1
         other = replace(again, idempotency=Idempotency(first, "g"))
-        for call in (self.tracker.submit, self.tracker.earlier):
+        for call in (self.job_store.submit, self.job_store.find_earlier):
             with pytest.raises(IdempotencyKeyReused):
                 self.run(call(other))
 
@@ -155,11 +151,13 @@ class TrackerMachine(RuleBasedStateMachine):
     def submit_without_its_input(self) -> None:
         missing = JobInput("blob:gone", 1, 1, "image/png")
         with pytest.raises((StoreUnavailable, QueueFull)):
-            self.run(self.tracker.submit(Submission(new_id(999), "ann", MODEL, {}, missing)))
+            self.run(self.job_store.submit(Submission(new_id(999), "ann", MODEL, {}, missing)))
 
     @rule(limit=st.integers(1, 5), window=st.integers(1, 3))
     def claim(self, limit: int, window: int) -> None:
-        chunk = self.run(self.tracker.claim(MODEL, limit=limit, max_bytes=60, max_pixels=60, chunks_per_replica=window))
+        chunk = self.run(
+            self.job_store.claim(MODEL, limit=limit, max_bytes=60, max_pixels=60, chunks_per_replica=window)
+        )
         self.expect_expired(limit)
         waiting = {job_id: job for job_id, job in self.jobs.items() if job.status == "PENDING"}
         if chunk is None:
@@ -212,7 +210,7 @@ class TrackerMachine(RuleBasedStateMachine):
         job = self.jobs[job_id]
         refused = "job-ended" if job.kept else "job-unknown"
         may = job.in_flight or (job.status == "CANCELLED" and job.kept)
-        assert self.attempt(self.desk.cancel(job_id, job.owner)) == ("done" if may else refused)
+        assert self.attempt(self.job_store.cancel(job_id, job.owner)) == ("done" if may else refused)
         self.seen[f"cancelled while {job.status}"] += job.in_flight
         if job.in_flight:
             self.expect_ended(job, "CANCELLED")
@@ -227,7 +225,7 @@ class TrackerMachine(RuleBasedStateMachine):
             expected = "job-unknown"
         elif job.status == "FAILED" and not job.dead:
             expected = "queue-full" if self.is_full(job.weight) else "done"
-        assert self.attempt(self.desk.retry(job_id, job.owner)) == expected
+        assert self.attempt(self.job_store.retry(job_id, job.owner)) == expected
         if expected == "done":
             job.status, job.run, job.deliveries, job.strikes = "PENDING", job.run + 1, 0, 0
             self.ledger["reopened"] += 1
@@ -236,7 +234,7 @@ class TrackerMachine(RuleBasedStateMachine):
     def remove(self, job_id: str) -> None:
         job = self.jobs[job_id]
         expected = "job-not-finished" if job.in_flight else "done" if job.kept else "job-unknown"
-        assert self.attempt(self.desk.remove(job_id, job.owner)) == expected
+        assert self.attempt(self.job_store.remove(job_id, job.owner)) == expected
         if expected == "done":
             self.removals += 1
             self.seen["removed"] += 1
@@ -267,17 +265,17 @@ class TrackerMachine(RuleBasedStateMachine):
     def renew(self) -> None:
         chunk = next(iter(self.chunks.values()))
         ours = [task for task in chunk.tasks if self.holds(task)]
-        assert list(self.run(self.tracker.renew(chunk))) == ours
+        assert list(self.run(self.job_store.renew(chunk))) == ours
         for task in ours:
             self.jobs[task.job_id].expired = False
 
     @precondition(lambda self: self.chunks)
     @rule()
     def close_chunk(self) -> None:
-        self.run(self.tracker.close_chunk(self.chunks.popitem()[1]))
+        self.run(self.job_store.close_chunk(self.chunks.popitem()[1]))
 
     def give_back(self, task: Task) -> None:
-        assert self.run(self.tracker.give_back([task])) == self.holds(task)
+        assert self.run(self.job_store.give_back([task])) == self.holds(task)
         if self.holds(task):
             job = self.jobs[task.job_id]
             self.expect_waiting(job)
@@ -291,7 +289,7 @@ class TrackerMachine(RuleBasedStateMachine):
 
     def lose_all(self, tasks: Sequence[Task]) -> None:
         held = [self.jobs[one.job_id] for one in tasks if self.holds(one)]
-        assert self.run(self.tracker.lose(tasks, "the replica was lost")) == len(held)
+        assert self.run(self.job_store.release_as_lost(tasks, "the replica was lost")) == len(held)
         for job in held:
             self.expect_lost(job)
 
@@ -309,7 +307,7 @@ class TrackerMachine(RuleBasedStateMachine):
                 self.close_chunk()
 
     def start_alone(self, task: Task) -> None:
-        assert self.run(self.tracker.start_alone(task)) == self.holds(task)
+        assert self.run(self.job_store.start_alone(task)) == self.holds(task)
         if self.holds(task):
             self.jobs[task.job_id].alone = task.token
 
@@ -320,14 +318,14 @@ class TrackerMachine(RuleBasedStateMachine):
         job = self.jobs[task.job_id]
         takes = self.holds(task) if large else job.in_flight
         result = {"answer": "x" * 70_000 if large else "x"}
-        assert self.run(self.tracker.complete([(task, result)])) == [takes]
+        assert self.run(self.job_store.complete([(task, result)])) == [takes]
         if takes:
             self.seen["late"] += not self.holds(task)
             self.expect_ended(job, "FAILED" if large else "COMPLETED")
 
     def fail(self, task: Task) -> None:
         held = self.holds(task)
-        assert self.run(self.tracker.fail([(task, Failure("model-rejected", "no"))])) == [held]
+        assert self.run(self.job_store.fail([(task, Failure("model-rejected", "no"))])) == [held]
         if held:
             self.expect_ended(self.jobs[task.job_id], "FAILED")
 
@@ -339,7 +337,7 @@ class TrackerMachine(RuleBasedStateMachine):
         job = self.jobs[job_id]
         full = self.is_full(job.weight)
         try:
-            job.run = self.run(self.letters.requeue(job_id, EVENT))
+            job.run = self.run(self.job_store.requeue_dead(job_id, EVENT))
         except QueueFull:
             assert full
             return
@@ -354,7 +352,7 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(back=st.integers(0, MAX_DEAD - 1))
     def drop(self, back: int) -> None:
         job_id = self.dead.pop(-min(back + 1, len(self.dead)))
-        self.run(self.letters.drop(job_id, EVENT))
+        self.run(self.job_store.drop_dead(job_id, EVENT))
         self.removals += 1
         self.jobs[job_id].kept = False
         self.note("dropped")
@@ -362,7 +360,7 @@ class TrackerMachine(RuleBasedStateMachine):
     def expect_unknown(self) -> None:
         """What is not dead, or not any more, is neither requeued nor dropped."""
         others = [job_id for job_id in self.jobs if job_id not in self.dead]
-        for call in (self.letters.requeue, self.letters.drop):
+        for call in (self.job_store.requeue_dead, self.job_store.drop_dead):
             with pytest.raises(JobUnknown):
                 self.run(call(others[-1] if others else new_id(998), EVENT))
 
@@ -419,7 +417,7 @@ class TrackerMachine(RuleBasedStateMachine):
     @invariant()
     def the_ledger_balances(self) -> None:
         self.seen["steps"] += 1
-        ledger = self.run(self.tracker.ledger(MODEL))
+        ledger = self.run(self.job_store.ledger(MODEL))
         with self.redis.pipeline() as pipeline:
             pipeline.get("held-bytes").get(f"dead-bytes:{MODEL}").xlen("outbox").zcard(f"lease:{MODEL}")
             held, dead, events, leased = pipeline.execute()

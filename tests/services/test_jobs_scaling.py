@@ -13,7 +13,7 @@ from ray.serve.autoscaling_policy import _apply_autoscaling_config
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 from waiting import until
 
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 from serve_app.local.valkey import Valkey
 from serve_app.settings import read_settings
 
@@ -63,21 +63,21 @@ def decide(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     read_settings.cache_clear()
 
 
-async def test_replicas_follow_the_jobs_that_wait_and_run(tracker: Tracker, decide: Callable[[int], int]) -> None:
+async def test_replicas_follow_the_jobs_that_wait_and_run(job_store: JobStore, decide: Callable[[int], int]) -> None:
     async def decided(replicas: int, wanted: int) -> None:
         await until(lambda: decide(replicas) == wanted)
 
-    await tracker.submit(submission())
+    await job_store.submit(submission())
     await decided(0, 1)
     for _ in range(5):
-        await tracker.submit(submission())
+        await job_store.submit(submission())
     await decided(1, 2)
-    tasks = (await claimed(tracker)).tasks
+    tasks = (await claimed(job_store)).tasks
     assert decide(1) == 2
-    await tracker.complete([(task, {}) for task in tasks[1:]])
+    await job_store.complete([(task, {}) for task in tasks[1:]])
     await decided(2, 1)
     assert decide(1) == 1
-    await tracker.complete([(tasks[0], {})])
+    await job_store.complete([(tasks[0], {})])
     await decided(1, 0)
     assert decide(0) == 0
 

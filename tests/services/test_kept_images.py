@@ -11,7 +11,7 @@ from test_image_fetch import serving, whole
 
 from serve_app.contracts import Json
 from serve_app.images.store import PIECE_BYTES
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 from tests.pictures import encode
 
@@ -112,7 +112,7 @@ async def test_an_image_that_ends_early_is_no_whole_answer(gateway: Running) -> 
             await client.get(job["links"]["image"], headers=gateway.bearer())
 
 
-async def test_an_image_that_was_fetched_is_kept_too(settings: Settings, authority: Authority) -> None:
+async def test_an_image_that_was_fetched_is_kept_too(settings: Settings, authority: DevIssuerServer) -> None:
     async with (
         serving(whole(PICTURE)) as server,
         running_gateway(settings, authority, image_url_private_hosts=(server.here,)) as gateway,
@@ -181,7 +181,7 @@ async def test_kept_images_end_at_the_share_of_images(gateway: Running) -> None:
 
 
 async def test_a_bucket_gives_the_image_by_url(
-    settings: Settings, authority: Authority, object_store: SeaweedFS, in_bucket: dict[str, object]
+    settings: Settings, authority: DevIssuerServer, object_store: SeaweedFS, in_bucket: dict[str, object]
 ) -> None:
     async with running_gateway(settings, authority, **in_bucket) as gateway:
         job_id = (await kept(gateway))["job_id"]

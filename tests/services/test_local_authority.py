@@ -4,18 +4,18 @@ import httpx2
 import jwt
 import psutil
 
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 
 FORM = {"grant_type": "client_credentials", "scope": "openid", "client_id": "alice", "client_secret": "test-secret"}
 
 
-def ask(authority: Authority, path: str) -> dict[str, object]:
+def ask(authority: DevIssuerServer, path: str) -> dict[str, object]:
     answer = httpx2.get(authority.url + path, trust_env=False).raise_for_status()
     found: dict[str, object] = answer.json()
     return found
 
 
-def token(authority: Authority, **extra: str) -> str:
+def token(authority: DevIssuerServer, **extra: str) -> str:
     # The source system's clients name the issuer of its cluster here; the token must say ours all the same.
     headers = {"Host": "mock-oidc:8080"}
     answer = httpx2.post(authority.url + "/token", data=FORM | extra, headers=headers, trust_env=False)
@@ -25,7 +25,7 @@ def token(authority: Authority, **extra: str) -> str:
     return str(answer.json()["access_token"])
 
 
-def verified(authority: Authority, signed: str, audience: str = "sem-image-classifier") -> dict[str, object]:
+def verified(authority: DevIssuerServer, signed: str, audience: str = "sem-image-classifier") -> dict[str, object]:
     found = ask(authority, "/.well-known/openid-configuration")
     assert found["issuer"] == authority.url
     assert str(found["description"]).startswith("development issuer")
@@ -38,7 +38,7 @@ def verified(authority: Authority, signed: str, audience: str = "sem-image-class
     return claims
 
 
-def test_a_token_verifies_by_discovery(authority: Authority) -> None:
+def test_a_token_verifies_by_discovery(authority: DevIssuerServer) -> None:
     claims = verified(authority, token(authority))
     assert claims["sub"] == "alice"
     assert claims["scope"] == "openid"
@@ -46,7 +46,7 @@ def test_a_token_verifies_by_discovery(authority: Authority) -> None:
     assert verified(authority, authority.mint("bob"))["sub"] == "bob"
 
 
-def test_tokens_outlive_a_rotation_and_a_crash(authority: Authority) -> None:
+def test_tokens_outlive_a_rotation_and_a_crash(authority: DevIssuerServer) -> None:
     before = token(authority)
     rotated = httpx2.post(authority.url + "/rotate", trust_env=False).json()["kid"]
     after = token(authority)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serve_app.local.guard import guarded
+from serve_app.local.process_supervisor import supervised
 
 DEADLINE_S = 20
 
@@ -52,8 +52,8 @@ time.sleep(600)
 OWNER = """
 import os, sys, time
 from pathlib import Path
-from serve_app.local.guard import guarded
-guard = guarded([sys.executable, "-c", *sys.argv[1:]], os.environ, None)
+from serve_app.local.process_supervisor import supervised
+guard = supervised([sys.executable, "-c", *sys.argv[1:]], os.environ, None)
 time.sleep(600)
 """
 
@@ -86,7 +86,7 @@ def assert_gone(processes: list[psutil.Process]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_guard_ends_the_family(ids: Path, log: Path, number: signal.Signals) -> None:
-    guard = guarded([sys.executable, "-c", COMMAND, str(ids)], os.environ, log)
+    guard = supervised([sys.executable, "-c", COMMAND, str(ids)], os.environ, log)
     family = list(members(ids))
     guard.send_signal(number)
     guard.communicate(timeout=DEADLINE_S)
@@ -95,7 +95,7 @@ def test_a_signal_to_the_guard_ends_the_family(ids: Path, log: Path, number: sig
 
 
 def test_the_end_of_the_command_ends_what_it_left_and_gives_its_status(ids: Path, log: Path) -> None:
-    guard = guarded([sys.executable, "-c", COMMAND, str(ids), "7"], os.environ, log)
+    guard = supervised([sys.executable, "-c", COMMAND, str(ids), "7"], os.environ, log)
     assert guard.wait(DEADLINE_S) == 7
     guard.communicate()
     left = [int(line) for line in ids.read_text().split()]
@@ -112,7 +112,7 @@ def test_a_killed_parent_ends_the_family(ids: Path) -> None:
 
 def test_a_command_deaf_to_its_signal_is_killed_after_the_grace(tmp_path: Path, log: Path) -> None:
     ready = tmp_path / "ready"
-    guard = guarded([sys.executable, "-c", DEAF, str(ready)], os.environ, log, grace_s=0.1)
+    guard = supervised([sys.executable, "-c", DEAF, str(ready)], os.environ, log, grace_s=0.1)
     deadline = time.monotonic() + DEADLINE_S
     while not ready.exists():
         assert time.monotonic() < deadline
@@ -123,7 +123,7 @@ def test_a_command_deaf_to_its_signal_is_killed_after_the_grace(tmp_path: Path, 
 
 
 def test_a_missing_command_is_said_in_the_log(tmp_path: Path, log: Path) -> None:
-    guard = guarded([str(tmp_path / "missing")], os.environ, log)
+    guard = supervised([str(tmp_path / "missing")], os.environ, log)
     assert guard.wait(DEADLINE_S) == 127
     guard.communicate()
     assert "cannot start" in log.read_text()

@@ -20,14 +20,13 @@ import pytest
 from pydantic import SecretStr
 from redis import AuthenticationError, Redis
 
-from serve_app.local import logs
-from serve_app.local.authority import Authority
+from serve_app.local import state
 from serve_app.local.binaries import find_program
-from serve_app.local.logs import RUNS_KEPT, new_run
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.postgres import Postgres, running_url
 from serve_app.local.server import Server, free_port
 from serve_app.local.stack import LocalStack
-from serve_app.local.state import LocalError
+from serve_app.local.state import RUNS_KEPT, LocalError, new_run
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
 
@@ -213,7 +212,7 @@ def test_a_server_that_fails_shows_the_end_of_its_log(folder: Path) -> None:
 
 
 def test_only_loopback_listens_and_passwords_are_needed(
-    valkey: Valkey, postgres: Postgres, authority: Authority
+    valkey: Valkey, postgres: Postgres, authority: DevIssuerServer
 ) -> None:
     for server in (valkey, postgres, authority):
         listening = [
@@ -301,7 +300,7 @@ def test_a_stack_that_cannot_start_leaves_nothing_running(kept_folder: Path) -> 
     assert [server.pid for server in stack.servers] == [0, 0, 0]
     with LocalStack(kept_folder, Settings(), issuer_port=free_port()) as second:
         assert all(server.pid for server in second.servers)
-        assert second.environment["OIDC_ISSUERS"] == second.authority.url
+        assert second.environment["OIDC_ISSUERS"] == second.issuer.url
 
 
 def test_a_server_that_dies_is_started_again_on_its_data_and_said(kept_folder: Path) -> None:
@@ -363,7 +362,7 @@ def test_the_logs_of_the_last_runs_stay_when_they_have_ended(folder: Path) -> No
 
 
 def test_of_large_logs_the_newest_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "KEPT_MAX_BYTES", 250)
+    monkeypatch.setattr(state, "KEPT_MAX_BYTES", 250)
     source = folder / "session"
     (source / "serve").mkdir(parents=True)
     for number in range(5):
@@ -371,9 +370,9 @@ def test_of_large_logs_the_newest_are_kept(folder: Path, monkeypatch: pytest.Mon
         file.write_text("x" * 100)
         os.utime(file, (number, number))
     (source / "link").symlink_to("/etc/passwd")
-    logs.keep(source, folder / "kept")
+    state.keep(source, folder / "kept")
     assert sorted(path.name for path in (folder / "kept").rglob("*") if path.is_file()) == ["3.log", "4.log"]
-    logs.keep(folder / "nothing", folder / "none")
+    state.keep(folder / "nothing", folder / "none")
 
 
 def test_a_report_finds_the_database_that_runs_here(folder: Path) -> None:

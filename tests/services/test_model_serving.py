@@ -23,10 +23,10 @@ from serve_app.connections import connect_redis
 from serve_app.contracts import JobInput, JobStatus, Outcome, ReplicaCard, Task
 from serve_app.errors import ModelUnready, ReplicaLost
 from serve_app.images.store import ImageStore
-from serve_app.jobs.dispatch.attempt import attempt
-from serve_app.jobs.dispatch.breaker import Breaker
+from serve_app.jobs.breaker import Breaker
+from serve_app.jobs.dispatcher import attempt
 from serve_app.jobs.records import Backlog
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 from serve_app.local.valkey import Valkey
 from serve_app.models.handle import ServeHandle
 from serve_app.models.registry import ModelConfig, card
@@ -249,20 +249,20 @@ async def test_a_killed_replica_loses_its_chunk_and_comes_back(service: dict[str
 async def test_an_input_that_breaks_the_decode_workers_every_time_ends_dead_and_stops_nobody(
     service: dict[str, ServeHandle], redis: Redis
 ):
-    tracker, breaker = Tracker(redis, Settings()), Breaker()
+    job_store, breaker = JobStore(redis, Settings()), Breaker()
     texts = ("a b", "trap", "c")
-    jobs = [await tracker.submit(submission(model="words", params={"text": text})) for text in texts]
+    jobs = [await job_store.submit(submission(model="words", params={"text": text})) for text in texts]
 
     async def ended() -> bool:
-        while chunk := await tracker.claim("words", limit=8, max_bytes=10**9, max_pixels=10**9, chunks_per_replica=1):
+        while chunk := await job_store.claim("words", limit=8, max_bytes=10**9, max_pixels=10**9, chunks_per_replica=1):
             for task in chunk.tasks:
                 if task.alone:  # what the replica tells, and its registrar here writes down elsewhere
-                    await tracker.start_alone(task)
-            await attempt(tracker, service["words"], chunk, breaker, 60)
-        return (await tracker.backlog("words")).waiting == 0
+                    await job_store.start_alone(task)
+            await attempt(job_store, service["words"], chunk, breaker, 60)
+        return (await job_store.backlog("words")).waiting == 0
 
     await until(ended, 60)
-    found = [await tracker.read(job.id, job.owner) for job in jobs]
+    found = [await job_store.read(job.id, job.owner) for job in jobs]
     assert [job.status for job in found] == [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.COMPLETED]
     assert found[1].failure.slug == "job-dead"
     assert "The decode workers broke" in found[1].failure.detail
@@ -296,18 +296,18 @@ async def test_a_hung_replica_loses_its_chunk_blames_no_other_and_is_replaced(
 async def test_a_job_that_hangs_alone_ends_failed_after_its_deadline_and_those_beside_it_complete(
     service: dict[str, ServeHandle], redis: Redis
 ):
-    tracker, breaker = Tracker(redis, Settings()), Breaker()
+    job_store, breaker = JobStore(redis, Settings()), Breaker()
     texts = ("a b", "hang", "c")
-    jobs = [await tracker.submit(submission(model="words", params={"text": text})) for text in texts]
+    jobs = [await job_store.submit(submission(model="words", params={"text": text})) for text in texts]
 
     async def send() -> int:
-        chunk = await tracker.claim("words", limit=8, max_bytes=10**9, max_pixels=10**9, chunks_per_replica=1)
+        chunk = await job_store.claim("words", limit=8, max_bytes=10**9, max_pixels=10**9, chunks_per_replica=1)
         assert chunk
-        await attempt(tracker, service["words"], chunk, breaker, 60)
+        await attempt(job_store, service["words"], chunk, breaker, 60)
         return len(chunk.tasks)
 
     async def states() -> list[tuple[JobStatus, int]]:
-        found = [await tracker.read(job.id, job.owner) for job in jobs]
+        found = [await job_store.read(job.id, job.owner) for job in jobs]
         return [(job.status, job.deliveries) for job in found]
 
     before = set(await redis.hkeys("beats"))
@@ -320,7 +320,7 @@ async def test_a_job_that_hangs_alone_ends_failed_after_its_deadline_and_those_b
     began = time.monotonic()
     assert await send() == 1
     assert time.monotonic() - began < 2 * FORWARD_TIMEOUT_S
-    ended = await tracker.read(jobs[1].id, jobs[1].owner)
+    ended = await job_store.read(jobs[1].id, jobs[1].owner)
     assert (ended.status, ended.deliveries, ended.failure.slug) == (JobStatus.FAILED, 2, "model-timeout")
     await replaced(redis, before)
     assert await send() == 1
@@ -369,22 +369,22 @@ async def begins_only_after(gate: Path, service: dict[str, ServeHandle], redis: 
 async def test_a_gateway_that_is_stopped_gives_back_at_once_what_no_replica_has(
     stop_gateway: Callable[[], None], redis: Redis
 ):
-    tracker = Tracker(redis, Settings())
-    jobs = [await tracker.submit(submission(model="turnstile", params={"text": "x"})) for _ in range(2)]
+    job_store = JobStore(redis, Settings())
+    jobs = [await job_store.submit(submission(model="turnstile", params={"text": "x"})) for _ in range(2)]
 
     async def one_runs_and_one_waits_for_a_replica() -> bool:
-        await tracker.beat(ReplicaCard("turnstile", "r0", VERSION, "cpu"))
-        leased = (await tracker.backlog("turnstile")).leased
+        await job_store.beat(ReplicaCard("turnstile", "r0", VERSION, "cpu"))
+        leased = (await job_store.backlog("turnstile")).leased
         return leased == 2 and await redis.llen("turnstile") == 1
 
     async def one_was_given_back() -> bool:
-        return await tracker.backlog("turnstile") == Backlog(waiting=1, leased=1)
+        return await job_store.backlog("turnstile") == Backlog(waiting=1, leased=1)
 
     await until(one_runs_and_one_waits_for_a_replica, 30)
     stopping = asyncio.create_task(asyncio.to_thread(stop_gateway))
     await until(one_was_given_back, 30)
     await redis.set("turnstile-open", "1")
     await stopping
-    first, second = [await tracker.read(job.id, job.owner) for job in jobs]
+    first, second = [await job_store.read(job.id, job.owner) for job in jobs]
     assert (first.status, first.deliveries) == (JobStatus.COMPLETED, 1)
     assert (second.status, second.deliveries) == (JobStatus.PENDING, 0)

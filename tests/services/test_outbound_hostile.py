@@ -27,11 +27,10 @@ from serve_app.errors import (
     WebhookUrlInvalid,
 )
 from serve_app.images.fetch import fetch
-from serve_app.outbound.address import is_public
-from serve_app.outbound.url import read_url
+from serve_app.outbound.url import is_public, read_url
 from serve_app.settings import Settings
-from serve_app.webhooks.attempt import attempt, policy_of
-from serve_app.webhooks.records import Claimed, Delivery, Endpoint
+from serve_app.webhooks.sender import attempt, policy_of
+from serve_app.webhooks.store import Claimed, Delivery, Endpoint
 
 SETTINGS = Settings()
 REFUSALS = (ImageUrlForbidden, ImageUrlInvalid, WebhookUrlForbidden, WebhookUrlInvalid)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from talk import Talk, talking
 
 from serve_app import proxy
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.proxy import BodyWanted, BoundedConnections, middlewares
 from serve_app.settings import Settings
 
@@ -60,7 +60,7 @@ def submit_head(token: str) -> tuple[str, ...]:
 
 
 @pytest.fixture
-async def gateway(settings: Settings, authority: Authority) -> AsyncIterator[Running]:
+async def gateway(settings: Settings, authority: DevIssuerServer) -> AsyncIterator[Running]:
     async with running_gateway(settings, authority) as running:
         yield running
 
@@ -92,7 +92,7 @@ async def test_who_may_send_is_told_to_continue(gateway: Running) -> None:
         assert (status, fields.get("connection")) == (202, None)
 
 
-async def test_a_user_over_the_limit_is_not_told_to_continue(settings: Settings, authority: Authority) -> None:
+async def test_a_user_over_the_limit_is_not_told_to_continue(settings: Settings, authority: DevIssuerServer) -> None:
     async with (
         running_gateway(settings, authority, rate_submits_per_s=0.01) as gateway,
         proxied(gateway) as url,

@@ -19,7 +19,7 @@ from redis_address import Address
 
 from serve_app.connections import GroupingRedis, JobRedis, connect_redis, redis_errors
 from serve_app.errors import TrackerUnavailable
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.state import password
 from serve_app.local.valkey import Valkey, check_redis
 from serve_app.settings import Settings
@@ -83,7 +83,7 @@ async def is_well(gateway: Running) -> bool:
 
 @pytest.mark.parametrize("stale", ["no", "yes"], ids=["MASTERDOWN", "READONLY"])
 async def test_a_replica_in_the_place_of_the_primary_is_503_and_then_well(
-    server: Valkey, admin: BlockingRedis, authority: Authority, stale: str
+    server: Valkey, admin: BlockingRedis, authority: DevIssuerServer, stale: str
 ) -> None:
     async with running_gateway(settings_of(server.url), authority) as gateway:
         assert set(await statuses(gateway)) <= {200, 202, 404, 503}  # no model beats: /health is 503
@@ -101,7 +101,7 @@ async def test_a_replica_in_the_place_of_the_primary_is_503_and_then_well(
 
 @pytest.mark.parametrize("taken", ["-evalsha", "-hget", "~nothing:*", "-@write"])
 async def test_a_right_that_is_taken_away_is_503_and_comes_back(
-    server: Valkey, admin: BlockingRedis, authority: Authority, taken: str
+    server: Valkey, admin: BlockingRedis, authority: DevIssuerServer, taken: str
 ) -> None:
     admin.execute_command("ACL", "SETUSER", "limited", "on", ">a-password-of-tests", "~*", "&*", "+@all")
     url = f"redis://limited:a-password-of-tests@127.0.0.1:{server.port}/0"
@@ -117,7 +117,7 @@ async def test_a_right_that_is_taken_away_is_503_and_comes_back(
 
 
 async def test_another_password_is_503_and_the_old_one_again_is_well(
-    server: Valkey, admin: BlockingRedis, authority: Authority
+    server: Valkey, admin: BlockingRedis, authority: DevIssuerServer
 ) -> None:
     admin.execute_command("ACL", "SETUSER", "limited", "on", ">a-password-of-tests", "~*", "&*", "+@all")
     url = f"redis://limited:a-password-of-tests@127.0.0.1:{server.port}/0"
@@ -131,7 +131,7 @@ async def test_another_password_is_503_and_the_old_one_again_is_well(
 
 
 async def test_a_managed_redis_without_info_and_config_works_and_says_what_is_not_checked(
-    server: Valkey, admin: BlockingRedis, authority: Authority, caplog: pytest.LogCaptureFixture
+    server: Valkey, admin: BlockingRedis, authority: DevIssuerServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Managed servers forbid @dangerous and @admin: INFO, CONFIG, KEYS, CLIENT KILL, …; some also SCRIPT."""
     rules = ("-@dangerous", "-@admin", "-config", "-client", "-script", "-debug")

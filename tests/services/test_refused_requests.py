@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from serve_app.contracts import Json
 from serve_app.gateway.description.operations import OPERATIONS, name_of
 from serve_app.gateway.routes import ROUTES
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
 PLENTY: Final = {"rate_reads_per_s": 1000.0, "rate_submits_per_s": 1000.0}
@@ -116,7 +116,7 @@ async def used(gateway: Running, user: str = "ada") -> int:
     return int(await gateway.redis.get(f"quota:{id_of(gateway, user)}") or 0)
 
 
-async def test_a_refused_batch_costs_nothing_of_the_quota(settings: Settings, authority: Authority) -> None:
+async def test_a_refused_batch_costs_nothing_of_the_quota(settings: Settings, authority: DevIssuerServer) -> None:
     """A full queue is asked again and again, as its Retry-After says; that must not use a day up."""
     quota = {"quota_submits_per_day": 1000, "queue_max_jobs": 10, "rate_submits_per_s": 20.0}
     async with running_gateway(settings, authority, **quota) as gateway:
@@ -145,7 +145,7 @@ async def test_a_refused_batch_costs_nothing_of_the_quota(settings: Settings, au
     ],
 )
 async def test_a_submit_that_is_refused_costs_nothing_of_the_quota(
-    settings: Settings, authority: Authority, body: Json, status: int
+    settings: Settings, authority: DevIssuerServer, body: Json, status: int
 ) -> None:
     async with running_gateway(settings, authority, quota_submits_per_day=5, queue_max_jobs=1) as gateway:
         gateway.model.open.clear()
@@ -161,7 +161,7 @@ async def test_a_submit_that_is_refused_costs_nothing_of_the_quota(
 
 @pytest.mark.parametrize("path", ["/api/v1/jobs", "/api/v1/batches"])
 async def test_an_upload_that_does_not_arrive_costs_nothing_of_the_quota(
-    settings: Settings, authority: Authority, path: str
+    settings: Settings, authority: DevIssuerServer, path: str
 ) -> None:
     """Its client goes away, or it is too slow."""
     arriving = asyncio.Event()
@@ -183,7 +183,7 @@ async def test_an_upload_that_does_not_arrive_costs_nothing_of_the_quota(
         await until(lambda: used(gateway), fits=lambda found: found == 0)
 
 
-async def test_a_submit_that_is_sent_again_is_counted_once(settings: Settings, authority: Authority) -> None:
+async def test_a_submit_that_is_sent_again_is_counted_once(settings: Settings, authority: DevIssuerServer) -> None:
     async with running_gateway(settings, authority, quota_submits_per_day=5) as gateway:
         headers = {**gateway.bearer(), "Idempotency-Key": "again"}
         for _ in range(3):
@@ -195,7 +195,9 @@ async def test_a_submit_that_is_sent_again_is_counted_once(settings: Settings, a
         assert await used(gateway) == 4
 
 
-async def test_a_retry_that_is_refused_costs_nothing_of_the_quota(settings: Settings, authority: Authority) -> None:
+async def test_a_retry_that_is_refused_costs_nothing_of_the_quota(
+    settings: Settings, authority: DevIssuerServer
+) -> None:
     async with running_gateway(settings, authority, quota_submits_per_day=5) as gateway:
         gateway.model.answer = failed("model-rejected", "No.")
         job_id = await gateway.submit()
@@ -210,7 +212,7 @@ async def test_a_retry_that_is_refused_costs_nothing_of_the_quota(settings: Sett
         assert await used(gateway) == 3
 
 
-async def test_a_count_of_another_day_is_given_nothing_back(settings: Settings, authority: Authority) -> None:
+async def test_a_count_of_another_day_is_given_nothing_back(settings: Settings, authority: DevIssuerServer) -> None:
     async with running_gateway(settings, authority, quota_submits_per_day=5) as gateway:
         limiter = service_of(gateway).limiter
         name = f"quota:{id_of(gateway, 'ada')}"

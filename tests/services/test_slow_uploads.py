@@ -11,7 +11,7 @@ import pytest
 from gateway_parts import PICTURE, Running, running_gateway, service_of, until
 
 from serve_app.gateway import uploads
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import MIB, Settings
 
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -122,7 +122,7 @@ async def test_who_sends_much_and_stops_holds_their_share_alone(gateway: Running
 
 
 async def test_slow_bodies_of_one_user_leave_places_to_the_others(
-    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "SLOW_AFTER_S", 0.05)
     async with running_gateway(settings, authority) as gateway:
@@ -153,7 +153,7 @@ async def test_slow_bodies_of_one_user_leave_places_to_the_others(
 
 
 async def test_bodies_that_stop_coming_take_the_places_of_slow_ones(
-    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "SLOW_AFTER_S", 0.05)
     async with running_gateway(settings, authority) as gateway, stalled(gateway, "ada", 2, HEAD):
@@ -173,7 +173,7 @@ async def test_bodies_that_stop_coming_take_the_places_of_slow_ones(
 
 
 async def test_what_came_fast_at_first_buys_no_long_silence(
-    settings: Settings, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "SILENCE_S", 0.3)
     async with running_gateway(settings, authority) as gateway:

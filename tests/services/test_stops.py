@@ -9,7 +9,7 @@ from gateway_parts import IMAGE_MODEL, PICTURE, Running, as_admin, id_of, runnin
 from job_help import configured
 
 from serve_app.contracts import Json
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
 STOPS = "/api/v1/admin/stops"
@@ -51,7 +51,7 @@ async def refusals(gateway: Running) -> list[bool]:
 
 
 async def test_a_stopped_intake_refuses_with_the_admins_words_and_the_rest_goes_on(
-    gateway: Running, settings: Settings, authority: Authority
+    gateway: Running, settings: Settings, authority: DevIssuerServer
 ) -> None:
     async with running_gateway(settings, authority) as other:
         gateway.model.open.clear()

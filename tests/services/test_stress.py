@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from gateway_parts import IMAGE_MODEL, Running, failed, listening
 
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "stress_test_api.py"
 
 
-async def stress(base_url: str, authority: Authority, *options: str) -> tuple[int, str, str]:
+async def stress(base_url: str, authority: DevIssuerServer, *options: str) -> tuple[int, str, str]:
     """Exit status, output and errors of one run."""
     where = ("--base-url", base_url, "--mock-token-url", f"{authority.url}/token")
     run = await asyncio.create_subprocess_exec(sys.executable, SCRIPT, *where, *options, stdout=PIPE, stderr=PIPE)
@@ -35,7 +35,7 @@ async def usage_of(gateway: Running) -> list[tuple[str, str]]:
 
 
 @pytest.mark.gateway(cards=(IMAGE_MODEL,))
-async def test_a_mixed_run_succeeds_and_asks_as_each_user(gateway: Running, authority: Authority) -> None:
+async def test_a_mixed_run_succeeds_and_asks_as_each_user(gateway: Running, authority: DevIssuerServer) -> None:
     async with listening(gateway.application) as url:
         status, output, errors = await stress(url, authority, "--requests", "24", "--poll", "--users", "alice,bob")
     assert status == 0, output + errors
@@ -55,7 +55,7 @@ async def test_a_mixed_run_succeeds_and_asks_as_each_user(gateway: Running, auth
 
 
 @pytest.mark.gateway(cards=(IMAGE_MODEL,))
-async def test_a_job_that_failed_is_a_failure(gateway: Running, authority: Authority) -> None:
+async def test_a_job_that_failed_is_a_failure(gateway: Running, authority: DevIssuerServer) -> None:
     gateway.model.answer = failed("image-undecodable", "The file ends early.")
     async with listening(gateway.application) as url:
         only = ("--mode", "inference", "--requests", "4")
@@ -68,7 +68,7 @@ async def test_a_job_that_failed_is_a_failure(gateway: Running, authority: Autho
 
 
 @pytest.mark.gateway(cards=(IMAGE_MODEL,), queue_max_jobs=1)
-async def test_a_refusal_is_a_failure_with_its_reason(gateway: Running, authority: Authority) -> None:
+async def test_a_refusal_is_a_failure_with_its_reason(gateway: Running, authority: DevIssuerServer) -> None:
     gateway.model.open.clear()
     async with listening(gateway.application) as url:
         only = ("--mode", "inference", "--requests", "12", "--concurrency", "1")
@@ -79,7 +79,7 @@ async def test_a_refusal_is_a_failure_with_its_reason(gateway: Running, authorit
     assert "queue-full" in output
 
 
-async def test_a_service_that_is_away_is_a_failure_and_no_traceback(authority: Authority) -> None:
+async def test_a_service_that_is_away_is_a_failure_and_no_traceback(authority: DevIssuerServer) -> None:
     status, output, errors = await stress("http://127.0.0.1:9", authority, "--requests", "3")
     assert (status, count(output, "Failed"), count(output, "ConnectError")) == (1, 3, 3)
     assert "Traceback" not in errors
@@ -90,7 +90,7 @@ async def test_a_service_that_is_away_is_a_failure_and_no_traceback(authority: A
         assert "Traceback" not in errors
 
 
-async def test_without_a_token_nothing_begins(authority: Authority) -> None:
+async def test_without_a_token_nothing_begins(authority: DevIssuerServer) -> None:
     status, output, errors = await stress("http://127.0.0.1:9", authority, "--mock-token-url", "http://127.0.0.1:9/t")
     assert (status, output) == (1, "")
     assert errors.startswith("stress_test_api: no token for alice from http://127.0.0.1:9/t: ConnectError")

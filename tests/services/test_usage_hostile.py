@@ -12,11 +12,10 @@ from usage_events import end_job, rows, running, until_settled, usage_event
 from usage_rows import insert, report
 
 from serve_app.settings import Settings
+from serve_app.texts import sanitize_name
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.report.page import write_page
-from serve_app.usage.report.sheet import write_csv
-from serve_app.usage.report.summary import write_summary
-from serve_app.usage.storable import storable_name
+from serve_app.usage.report.text import write_csv, write_summary
 
 NAMES = {
     "html": "<img src=x onerror=alert(1)>",
@@ -107,8 +106,8 @@ async def test_names_in_tokens_get_through_the_outbox(redis: Redis, settings: Se
     async with running(redis, settings):
         await until_settled(redis)
     stored = dict(rows(tables, "SELECT event_id, username FROM api_usage"))
-    assert stored == {f"e{number}": storable_name(name) for number, name in enumerate(NAMES.values())}
-    assert (await outbox.figures()).refused == 0
+    assert stored == {f"e{number}": sanitize_name(name) for number, name in enumerate(NAMES.values())}
+    assert (await outbox.stats()).refused == 0
     found = report(tables, since=None, until=datetime(2030, 1, 1, tzinfo=UTC))
     assert (found["total"], found["all"]["completed"]) == (len(NAMES), len(NAMES))
     assert all(row["requests"] == row["completed"] == 1 for row in found["users"])

@@ -13,7 +13,7 @@ from usage_events import rows, running, until_settled, usage_event
 from waiting import until
 
 from serve_app.connections import GroupingRedis, connect_redis
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.postgres import Postgres
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
@@ -47,7 +47,7 @@ async def test_postgres_away_loses_and_delays_nothing(
         await until(lambda: writer.trouble is not None)
         assert writer.trouble == "PostgreSQL is away or refuses"
         await record(100)
-        assert (await outbox.figures()).waiting == 200
+        assert (await outbox.stats()).waiting == 200
         await asyncio.to_thread(postgres.start)
         await record(100)
         await until_settled(redis)
@@ -117,7 +117,7 @@ async def test_requests_of_a_redis_outage_are_rows_once_and_nobody_waits_for_the
 
 
 async def test_a_request_refused_while_redis_is_away_is_counted_once_it_is_back(
-    settings: Settings, authority: Authority, tables: str, valkey: Valkey, redis: Redis
+    settings: Settings, authority: DevIssuerServer, tables: str, valkey: Valkey, redis: Redis
 ) -> None:
     async with running_gateway(settings, authority) as gateway:
         assert (await gateway.get("/api/v1/jobs")).status_code == 200
@@ -136,7 +136,7 @@ async def test_a_request_refused_while_redis_is_away_is_counted_once_it_is_back(
 
 @pytest.mark.timeout(300)  # the minute, and a busy machine
 async def test_a_thousand_requests_while_postgresql_is_stopped_for_a_minute_are_a_thousand_rows(
-    settings: Settings, authority: Authority, tables: str, postgres: Postgres
+    settings: Settings, authority: DevIssuerServer, tables: str, postgres: Postgres
 ) -> None:
     """Of two users, answered and refused ones, spread over the minute."""
     slowest = 0.0
@@ -200,4 +200,4 @@ async def test_without_a_database_events_wait(redis: Redis, settings: Settings) 
     async with running(redis, settings) as writer:
         await Outbox(redis, settings).record(usage_event())
         await until(lambda: writer.trouble is not None)
-        assert (await Outbox(redis, settings).figures()).waiting == 1
+        assert (await Outbox(redis, settings).stats()).waiting == 1

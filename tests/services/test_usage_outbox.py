@@ -44,7 +44,7 @@ async def test_events_of_concurrent_callers_travel_together(redis: Redis, settin
 async def test_together_each_is_told_its_own_lot(redis: Redis, settings: Settings) -> None:
     outbox = Outbox(redis, settings.model_copy(update={"outbox_max": 3}))
     assert await asyncio.gather(*(outbox.record(usage_event()) for _ in range(5))) == [True] * 3 + [False] * 2
-    assert (await outbox.figures()).dropped == 2
+    assert (await outbox.stats()).dropped == 2
 
 
 async def test_who_is_cancelled_while_waiting_has_recorded(redis: Redis, settings: Settings) -> None:
@@ -59,12 +59,12 @@ async def test_who_is_cancelled_while_waiting_has_recorded(redis: Redis, setting
 
 async def test_figures_tell_what_waits_and_for_how_long(redis: Redis, settings: Settings) -> None:
     outbox = Outbox(redis, settings)
-    empty = await outbox.figures()
+    empty = await outbox.stats()
     assert (empty.waiting, empty.lag_s, empty.dropped, empty.refused) == (0, 0.0, 0, 0)
     seconds, _ = await redis.time()
     await redis.xadd(OUTBOX, {"kind": "usage"}, id=f"{(seconds - 60) * 1000}-0")
     await outbox.record(usage_event())
-    figures = await outbox.figures()
+    figures = await outbox.stats()
     assert figures.waiting == 2
     assert 59 < figures.lag_s < 90
 
@@ -72,7 +72,7 @@ async def test_figures_tell_what_waits_and_for_how_long(redis: Redis, settings: 
 async def test_a_redis_that_is_away_is_said_in_our_words(settings: Settings) -> None:
     away = connect_redis(settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")}))
     with pytest.raises(TrackerUnavailable):
-        await Outbox(away, settings).figures()
+        await Outbox(away, settings).stats()
     await away.aclose()
 
 
@@ -90,8 +90,8 @@ async def test_a_full_spool_counts_what_it_misses_and_the_count_becomes_a_gap(
             kept += await outbox.record(usage_event(event_id=f"e{number}"))
     assert 0 < outbox.spooled == kept < 25
     await redis.delete(OUTBOX)
-    await until(lambda: outbox.figures(), fits=lambda found: outbox.spooled == 0 and found.dropped > 0)
-    assert (await outbox.figures()).dropped == 25 - kept
+    await until(lambda: outbox.stats(), fits=lambda found: outbox.spooled == 0 and found.dropped > 0)
+    assert (await outbox.stats()).dropped == 25 - kept
     assert await outbox.record(usage_event(event_id="after"))
     async with running(redis, settings):
         await until(lambda: rows(tables, "SELECT 1 FROM usage_gaps"))
@@ -137,7 +137,7 @@ async def test_a_full_outbox_counts_usage_and_still_takes_outcomes(
     assert stored == [True] * 10 + [False] * 15
     await end_job(redis, "j1")
     assert await redis.xlen(OUTBOX) == 11
-    assert (await outbox.figures()).dropped == 15
+    assert (await outbox.stats()).dropped == 15
 
     async with running(redis, settings):
         await until(lambda: rows(tables, "SELECT 1 FROM usage_gaps"))
@@ -149,7 +149,7 @@ async def test_a_full_outbox_counts_usage_and_still_takes_outcomes(
     assert gaps == [(15, True, True)]
     assert rows(tables, "SELECT count(*) FROM api_usage") == [(11,)]
     assert rows(tables, "SELECT job_id FROM job_outcomes") == [("j1",)]
-    assert (await outbox.figures()).dropped == 15
+    assert (await outbox.stats()).dropped == 15
 
 
 async def test_every_field_reaches_its_column(redis: Redis, settings: Settings, tables: str) -> None:

@@ -15,8 +15,7 @@ from usage_rows import DAY, insert, report
 from serve_app.contracts import Json
 from serve_app.usage.report.page import write_page
 from serve_app.usage.report.prune import prune
-from serve_app.usage.report.sheet import write_csv
-from serve_app.usage.report.summary import write_summary
+from serve_app.usage.report.text import write_csv, write_summary
 from serve_app.usage.report.window import ReportError, make_month
 
 SOURCE_KEYS = {

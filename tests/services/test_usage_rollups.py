@@ -9,8 +9,7 @@ import psycopg
 import pytest
 from usage_events import NOW_MS, rows
 
-from serve_app.usage.database import Database
-from serve_app.usage.entries import read_row
+from serve_app.usage.database import Database, read_row
 from serve_app.usage.migrations import read_migrations
 
 HOUR_MS = 3_600_000

@@ -26,7 +26,7 @@ from usage_rows import insert
 from serve_app.cli.main import commands
 from serve_app.contracts import Json
 from serve_app.gateway.usage.reports import Reports
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.postgres import Postgres
 from serve_app.settings import Settings
 from serve_app.usage.migrations import migrate
@@ -46,7 +46,7 @@ async def gateway(tables: str, gateway: Running) -> Running:
 
 
 @pytest.fixture
-async def hasty(settings: Settings, authority: Authority, tables: str) -> AsyncIterator[Running]:
+async def hasty(settings: Settings, authority: DevIssuerServer, tables: str) -> AsyncIterator[Running]:
     """A gateway that gives up soon."""
     async with running_gateway(settings, authority, read_timeout_s=READ_S) as running:
         yield running
@@ -221,7 +221,7 @@ async def test_a_timeline_without_end_is_the_caller_s_to_mend_too(gateway: Runni
 
 @pytest.mark.parametrize("address", ["", "postgresql://u:s3cret%word@h/x", "postgresql://u:s3cret@127.0.0.1:1/x"])
 async def test_without_a_database_usage_alone_is_unavailable(
-    settings: Settings, authority: Authority, address: str
+    settings: Settings, authority: DevIssuerServer, address: str
 ) -> None:
     async with running_gateway(settings, authority, database_url=SecretStr(address)) as gateway:
         answer = await gateway.get(USAGE)
@@ -231,7 +231,7 @@ async def test_without_a_database_usage_alone_is_unavailable(
         assert (await gateway.get("/api/v1/models")).status_code == 200
 
 
-async def test_tables_that_come_later_are_found(settings: Settings, authority: Authority, database: str) -> None:
+async def test_tables_that_come_later_are_found(settings: Settings, authority: DevIssuerServer, database: str) -> None:
     async with running_gateway(settings, authority) as gateway:
         assert problem(await gateway.get(USAGE)) == (503, "usage-unavailable")
         migrate(database)

@@ -15,8 +15,7 @@ from waiting import until
 from serve_app.lua import read_script
 from serve_app.settings import Settings
 from serve_app.usage import writer as writer_module
-from serve_app.usage.database import Database
-from serve_app.usage.entries import INSERTS, read_row
+from serve_app.usage.database import INSERTS, Database, read_row
 from serve_app.usage.keys import GROUP, OUTBOX, REFUSED
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.writer import FOREIGN_KEPT_S
@@ -116,7 +115,7 @@ async def test_bad_entries_are_set_aside_and_499_good_neighbours_are_stored(
     names = {match[0] if (match := re.search(r"x\d", str(entry["fields"]))) else None for entry in refused}
     assert names == {"x1", "x2", "x3", "x4", None, "x5", "x6", "x7", "x8", "x9"}
     assert all(entry["reason"] for entry in refused)
-    assert (await outbox.figures()).refused == 10
+    assert (await outbox.stats()).refused == 10
 
 
 async def test_entries_of_a_newer_release_are_left_for_its_writer(
@@ -156,7 +155,7 @@ async def test_the_list_of_refused_entries_is_bounded(redis: Redis, settings: Se
     assert await redis.llen(REFUSED) == 1000
     newest = json.loads((await redis.lrange(REFUSED, 0, 0))[0])
     assert newest["fields"]["number"] == "1199"
-    assert (await Outbox(redis, settings).figures()).refused == 1200
+    assert (await Outbox(redis, settings).stats()).refused == 1200
 
 
 async def test_outcomes_keep_result_reason_and_every_run(redis: Redis, settings: Settings, tables: str) -> None:

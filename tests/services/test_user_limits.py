@@ -17,7 +17,7 @@ from job_help import configured
 from serve_app.connections import GroupingRedis, connect_redis
 from serve_app.contracts import Principal
 from serve_app.gateway.limits.limiter import Limiter
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import MIB, Settings
 
 UNKNOWN = "/api/v1/jobs/2f0c1c1e-8a39-4d4e-9d0a-000000000000"
@@ -203,7 +203,7 @@ async def test_buckets_are_bounded_in_time_and_never_on_disk(settings: Settings)
 
 
 async def test_a_client_that_goes_away_leaves_no_lost_answers(
-    settings: Settings, authority: Authority, caplog: pytest.LogCaptureFixture
+    settings: Settings, authority: DevIssuerServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running_gateway(settings, authority, rate_reads_per_s=1.0) as gateway:
         for turn in range(20):

@@ -14,16 +14,15 @@ from gateway_parts import until
 from job_help import claimed, configured, submission
 from receiver import Receiver, receiving
 from redis.asyncio import Redis
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
 from webhook_help import OWNER, Town, allowing, documented_verify, sending
 
 from serve_app.contracts import Failure
 from serve_app.errors import WebhookUrlInvalid
 from serve_app.settings import Settings
-from serve_app.webhooks.endpoints import Endpoints
 from serve_app.webhooks.limits import HOUSE_MAX, JITTER, LOG_MAX, QUEUE_MAX, SCHEDULE_S, SLOW_AT_ONCE
-from serve_app.webhooks.records import Endpoint
+from serve_app.webhooks.store import Webhook, WebhookStore
 
 BURST = 2_000
 
@@ -53,7 +52,7 @@ async def test_an_ended_job_is_told_and_independent_code_verifies_it(town: Town,
         await got(receiver, 2)
     for message, job, status in zip(receiver.got, (done, failed), ("COMPLETED", "FAILED"), strict=True):
         documented_verify()(endpoint.secrets[0], message.headers, message.body)
-        body = Webhook(endpoint.secrets[0]).verify(message.body, message.headers)
+        body = Verifier(endpoint.secrets[0]).verify(message.body, message.headers)
         links = {"self": f"/jobs/{job}"}
         assert body["data"] == {"job_id": job, "status": status, "model": "stub", "links": links}
         assert body["type"] == f"job.{status.lower()}"
@@ -62,7 +61,7 @@ async def test_an_ended_job_is_told_and_independent_code_verifies_it(town: Town,
         assert message.headers["content-type"] == "application/json"
         assert message.headers["host"] == receiver.here
         with pytest.raises(WebhookVerificationError):
-            Webhook(endpoint.secrets[0]).verify(message.body + b" ", message.headers)
+            Verifier(endpoint.secrets[0]).verify(message.body + b" ", message.headers)
         with pytest.raises(ValueError, match="not signed"):
             documented_verify()(endpoint.secrets[0], message.headers, message.body + b" ")
 
@@ -108,7 +107,7 @@ async def test_retries_follow_the_schedule_with_one_id_and_end_by_switching_off(
     assert "last attempt" in kept.disabled_why
 
 
-async def written(town: Town, endpoint: Endpoint, number: int) -> bool:
+async def written(town: Town, endpoint: Webhook, number: int) -> bool:
     """Whether the log tells of so many attempts in all; before that none may be hurried: one is under way."""
     return sum(len(one.attempts) for one in await town.deliveries(endpoint)) == number
 
@@ -139,7 +138,7 @@ async def test_gone_switches_off_at_once_and_a_taken_test_switches_on(town: Town
         assert gone.status == "failed"
         assert (await town.endpoints.read(OWNER, endpoint.id)).disabled_why == "The receiver answered 410 Gone."
         await town.end_job()  # nobody is told
-        await town.endpoints.try_out(OWNER, endpoint.id)
+        await town.endpoints.send_test(OWNER, endpoint.id)
 
         async def tried(number: int) -> bool:
             return len(receiver.got) == number and all(
@@ -148,7 +147,7 @@ async def test_gone_switches_off_at_once_and_a_taken_test_switches_on(town: Town
 
         await until(lambda: tried(2))
         assert (await town.endpoints.read(OWNER, endpoint.id)).disabled_at is not None
-        await town.endpoints.try_out(OWNER, endpoint.id)
+        await town.endpoints.send_test(OWNER, endpoint.id)
         await until(lambda: tried(3))
     assert (await town.endpoints.read(OWNER, endpoint.id)).disabled_at is None
     assert json.loads(receiver.got[2].body) | {"timestamp": ""} == {
@@ -198,11 +197,11 @@ async def test_both_secrets_sign_for_a_day_after_a_rotation(town: Town, receiver
         await town.end_job()
         await got(receiver, 2)
     for secret in rotated.secrets:
-        Webhook(secret).verify(receiver.got[0].body, receiver.got[0].headers)
+        Verifier(secret).verify(receiver.got[0].body, receiver.got[0].headers)
         if secret == rotated.secrets[0]:
-            Webhook(secret).verify(receiver.got[1].body, receiver.got[1].headers)
+            Verifier(secret).verify(receiver.got[1].body, receiver.got[1].headers)
     with pytest.raises(WebhookVerificationError):
-        Webhook(endpoint.secrets[0]).verify(receiver.got[1].body, receiver.got[1].headers)
+        Verifier(endpoint.secrets[0]).verify(receiver.got[1].body, receiver.got[1].headers)
 
 
 async def test_a_redelivery_has_the_same_id_and_begins_the_schedule_again(town: Town, receiver: Receiver) -> None:
@@ -350,7 +349,7 @@ async def test_the_log_keeps_the_last_ones_and_every_record_leaves_in_the_end(to
     endpoint = await town.register(receiver.url)
     async with sending(town.settings):
         for _ in range(LOG_MAX + 5):
-            await town.endpoints.try_out(OWNER, endpoint.id)
+            await town.endpoints.send_test(OWNER, endpoint.id)
         await got(receiver, LOG_MAX + 5)
         await until(lambda: town.redis.zcard("webhook-waiting"), fits=lambda found: found == 0)
     records = await town.redis.keys("webhook-delivery:*")
@@ -365,14 +364,14 @@ async def test_the_log_keeps_the_last_ones_and_every_record_leaves_in_the_end(to
 async def test_jobs_end_while_events_pile_up_and_redis_is_full(town: Town, receiver: Receiver) -> None:
     """Nothing of webhooks is ever a reason for a job not to end; and what ended is told even then."""
     endpoint = await town.register(receiver.url)
-    jobs = [await town.tracker.submit(submission(OWNER)) for _ in range(3)]
-    chunk = await claimed(town.tracker)
+    jobs = [await town.job_store.submit(submission(OWNER)) for _ in range(3)]
+    chunk = await claimed(town.job_store)
     async with town.redis.pipeline(transaction=False) as pipeline:
         for _ in range(9_998):
             pipeline.xadd("webhook-events", {"owner": "nobody"})
         await pipeline.execute()
     async with configured(town.redis, "maxmemory", 1):
-        assert all(await town.tracker.complete([(task, {"n": 1}) for task in chunk.tasks]))
+        assert all(await town.job_store.complete([(task, {"n": 1}) for task in chunk.tasks]))
         assert await town.redis.xlen("webhook-events") == 10_000
         assert await town.redis.hget("webhook-totals", "dropped") == b"1"
         async with sending(town.settings):
@@ -380,7 +379,7 @@ async def test_jobs_end_while_events_pile_up_and_redis_is_full(town: Town, recei
     assert {json.loads(message.body)["data"]["job_id"] for message in receiver.got} < {job.id for job in jobs}
 
 
-async def told(town: Town, endpoint: Endpoint, number: int) -> bool:
+async def told(town: Town, endpoint: Webhook, number: int) -> bool:
     found = await town.deliveries(endpoint)
     return [one.status for one in found] == ["delivered"] * number
 
@@ -420,7 +419,7 @@ async def test_a_full_house_still_has_room_for_who_holds_little(town: Town, rece
 
 
 async def test_production_wants_tls(town: Town) -> None:
-    endpoints = Endpoints(town.redis, town.settings.model_copy(update={"environment": "prod"}))
+    endpoints = WebhookStore(town.redis, town.settings.model_copy(update={"environment": "prod"}))
     with pytest.raises(WebhookUrlInvalid, match="must begin with https://"):
         await endpoints.register(OWNER, "http://example.org/", ["job.failed"])
     assert (await endpoints.register(OWNER, "https://example.org/", ["job.failed"])).url == "https://example.org/"

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from serve_app.cli.main import commands
 from serve_app.contracts import Json
-from serve_app.local.authority import Authority
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 from serve_app.webhooks.limits import ENDPOINTS_MAX
 
@@ -33,7 +33,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-async def gateway(settings: Settings, authority: Authority, receiver: Receiver) -> AsyncIterator[Running]:
+async def gateway(settings: Settings, authority: DevIssuerServer, receiver: Receiver) -> AsyncIterator[Running]:
     changes: Json = {"metrics_token": SecretStr(TOKEN), "webhook_private_hosts": (receiver.here,)}
     async with running_gateway(settings, authority, **changes) as running:
         yield running

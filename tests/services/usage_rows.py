@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 
 from serve_app.contracts import Json
-from serve_app.usage.report.figures import make_report
-from serve_app.usage.report.sources import Database
+from serve_app.usage.report.compute import make_report
+from serve_app.usage.report.source import UrlSource
 from serve_app.usage.report.window import Window
 
 DAY = datetime(2026, 10, 15, tzinfo=UTC)
@@ -60,4 +60,4 @@ def report(
     bucket: Any = "hour",
     **options: Any,
 ) -> Json:
-    return make_report(Database(database), Window(since, until, timezone, bucket), **options)
+    return make_report(UrlSource(database), Window(since, until, timezone, bucket), **options)

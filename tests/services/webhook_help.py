@@ -13,12 +13,11 @@ from redis.asyncio import Redis
 
 from serve_app.connections import connect_redis, end_tasks
 from serve_app.contracts import Failure
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 from serve_app.outbound.connect import Resolver
 from serve_app.settings import Settings
-from serve_app.webhooks.endpoints import Endpoints
-from serve_app.webhooks.records import Delivery, Endpoint
 from serve_app.webhooks.sender import Sender
+from serve_app.webhooks.store import Delivery, Webhook, WebhookStore
 
 ROOT = Path(__file__).resolve().parents[2]
 OWNER = "ann"
@@ -47,31 +46,31 @@ class Town:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.redis, self.settings = redis, settings
-        self.tracker, self.endpoints = Tracker(redis, settings), Endpoints(redis, settings)
+        self.job_store, self.endpoints = JobStore(redis, settings), WebhookStore(redis, settings)
 
-    async def register(self, url: str, *events: str, owner: str = OWNER) -> Endpoint:
+    async def register(self, url: str, *events: str, owner: str = OWNER) -> Webhook:
         return await self.endpoints.register(owner, url, events or ("job.completed", "job.failed"))
 
     async def end_job(self, owner: str = OWNER, failure: Failure | None = None) -> str:
-        job = await self.tracker.submit(submission(owner))
-        chunk = await claimed(self.tracker)
+        job = await self.job_store.submit(submission(owner))
+        chunk = await claimed(self.job_store)
         [task] = chunk.tasks
         if failure:
-            assert await self.tracker.fail([(task, failure)]) == [True]
+            assert await self.job_store.fail([(task, failure)]) == [True]
         else:
-            assert await self.tracker.complete([(task, {"n": 1})]) == [True]
-        await self.tracker.close_chunk(chunk)
+            assert await self.job_store.complete([(task, {"n": 1})]) == [True]
+        await self.job_store.close_chunk(chunk)
         return job.id
 
-    async def deliveries(self, endpoint: Endpoint) -> list[Delivery]:
+    async def deliveries(self, endpoint: Webhook) -> list[Delivery]:
         return await self.endpoints.deliveries(endpoint.owner, endpoint.id)
 
-    async def attempted(self, endpoint: Endpoint, number: int) -> Delivery | None:
+    async def attempted(self, endpoint: Webhook, number: int) -> Delivery | None:
         """The endpoint's only delivery, once so many attempts are written down."""
         found = await self.deliveries(endpoint)
         return found[0] if len(found) == 1 and len(found[0].attempts) == number else None
 
-    async def hurry(self, endpoint: Endpoint) -> None:
+    async def hurry(self, endpoint: Webhook) -> None:
         """Let the time come at which the endpoint's next attempt is due."""
         queue = f"webhook-queue:{endpoint.id}"
         for delivery in await self.redis.zrange(queue, 0, -1):

@@ -1,6 +1,6 @@
 """The breaker: closed only after a warm-up, slower with every failure, up to a bound."""
 
-from serve_app.jobs.dispatch.breaker import FIRST_DELAY_S, MAX_DELAY_S, Breaker
+from serve_app.jobs.breaker import FIRST_DELAY_S, MAX_DELAY_S, Breaker
 
 
 def failed(times: int) -> Breaker:

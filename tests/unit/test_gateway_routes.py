@@ -15,8 +15,7 @@ from serve_app.gateway.problems import problem_response
 from serve_app.gateway.query import with_plus
 from serve_app.gateway.routes import ROUTES
 from serve_app.gateway.uploads import SILENCE_S, Pace, UploadBudget, UploadShare
-from serve_app.jobs.dispatch.attempt import GIVE_BACK_S
-from serve_app.jobs.dispatch.dispatcher import CLOSE_S
+from serve_app.jobs.dispatcher import CLOSE_S, GIVE_BACK_S
 from serve_app.settings import MIB, Settings
 
 OPEN = {"/api/v1/version", "/health", "/__health", "/livez", "/readyz", "/healthz", "/metrics"}

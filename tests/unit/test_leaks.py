@@ -13,8 +13,7 @@ import pytest
 from leaks import LeakScan, leaks
 from pictures import encode, gradient
 
-from serve_app.local.issuer import Issuer
-from serve_app.local.keys import SigningKeys
+from serve_app.local.issuer import Issuer, SigningKeys
 
 TESTS = Path(__file__).resolve().parents[1]
 PICTURES = {name: encode(gradient(), name) for name in ("PNG", "JPEG", "TIFF", "GIF", "WEBP")}

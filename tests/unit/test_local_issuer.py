@@ -6,8 +6,7 @@ import jwt
 import pytest
 from starlette.testclient import TestClient
 
-from serve_app.local.issuer import Issuer, issuer_app
-from serve_app.local.keys import Algorithm, SigningKeys
+from serve_app.local.issuer import Algorithm, Issuer, SigningKeys, issuer_app
 
 URL = "http://localhost:18080/default"
 

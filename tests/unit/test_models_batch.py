@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from serve_app.errors import ModelRejected, ModelTimedOut, ModelUnready, ReplicaLost
-from serve_app.models.batch import Batch
-from serve_app.models.forward import ForwardThread
+from serve_app.models.forward import BatchRunner, ForwardThread
 from tests.toy_model import WordStatistics
 
 
@@ -53,7 +52,7 @@ def thread() -> Iterator[ForwardThread]:
 
 
 async def test_only_the_failing_items_are_rejected(thread: ForwardThread):
-    answers = await Batch(Halves(), thread, known_good=2, deadline_s=5).run([2, 3, 4, 5])
+    answers = await BatchRunner(Halves(), thread, known_good=2, deadline_s=5).run([2, 3, 4, 5])
     assert answers[0] == 1
     assert answers[2] == 2
     assert [type(answers[place]) for place in (1, 3)] == [ModelRejected, ModelRejected]
@@ -64,7 +63,7 @@ async def test_a_model_that_fails_on_its_own_input_rejects_nobody(thread: Forwar
     model = Halves()
     model.broken = True
     with pytest.raises(ModelUnready, match="warm-up"):
-        await Batch(model, thread, known_good=2, deadline_s=5).run([2, 4])
+        await BatchRunner(model, thread, known_good=2, deadline_s=5).run([2, 4])
 
 
 async def test_a_wrong_number_of_outputs_is_the_model_s_fault(thread: ForwardThread):
@@ -73,11 +72,11 @@ async def test_a_wrong_number_of_outputs_is_the_model_s_fault(thread: ForwardThr
             return []
 
     with pytest.raises(ModelUnready):
-        await Batch(Mute(), thread, known_good=2, deadline_s=5).run([2])
+        await BatchRunner(Mute(), thread, known_good=2, deadline_s=5).run([2])
 
 
 async def test_a_hung_forward_is_noticed_once_and_for_all(thread: ForwardThread, hung: Hung):
-    batch = Batch(hung, thread, known_good=2, deadline_s=0.05)
+    batch = BatchRunner(hung, thread, known_good=2, deadline_s=0.05)
     with pytest.raises(ReplicaLost, match="longer than") as caught:
         await batch.run([2, 6])
     assert caught.value.hung
@@ -87,7 +86,7 @@ async def test_a_hung_forward_is_noticed_once_and_for_all(thread: ForwardThread,
 
 
 async def test_a_single_item_that_hangs_ends_as_its_own_failure(thread: ForwardThread, hung: Hung):
-    [answer] = await Batch(hung, thread, known_good=2, deadline_s=0.05).run([2])
+    [answer] = await BatchRunner(hung, thread, known_good=2, deadline_s=0.05).run([2])
     assert type(answer) is ModelTimedOut
     assert "0.05 s" in answer.detail
     assert thread.hung
@@ -101,7 +100,7 @@ async def test_a_single_item_that_fails_and_then_hangs_ends_as_its_own_failure(
         raise ArithmeticError("once")
 
     monkeypatch.setattr(hung, "forward", fail_once)
-    [answer] = await Batch(hung, thread, known_good=2, deadline_s=0.05).run([2])
+    [answer] = await BatchRunner(hung, thread, known_good=2, deadline_s=0.05).run([2])
     assert type(answer) is ModelTimedOut
 
 
@@ -146,8 +145,8 @@ async def test_the_thread_is_one_and_of_low_priority(thread: ForwardThread):
 
 async def test_answer_i_belongs_to_item_i_in_ten_thousand_random_batches(thread: ForwardThread):
     chance = random.Random(20261121)
-    batch = Batch(Halves(), thread, known_good=2, deadline_s=30)
-    logging.getLogger("serve_app.models.batch").setLevel(logging.CRITICAL)
+    batch = BatchRunner(Halves(), thread, known_good=2, deadline_s=30)
+    logging.getLogger("serve_app.models.forward").setLevel(logging.CRITICAL)
     try:
         for _ in range(10_000):
             odd = chance.random() < 0.1  # in one of ten batches items fail, which then run one by one
@@ -157,4 +156,4 @@ async def test_answer_i_belongs_to_item_i_in_ten_thousand_random_batches(thread:
                 None if item % 2 else item // 2 for item in items
             ]
     finally:
-        logging.getLogger("serve_app.models.batch").setLevel(logging.NOTSET)
+        logging.getLogger("serve_app.models.forward").setLevel(logging.NOTSET)

@@ -15,7 +15,7 @@ from serve_app.images.fetch import ASK, fetch
 from serve_app.outbound.connect import LOOKUPS_AT_ONCE, exchange
 from serve_app.outbound.url import read_url
 from serve_app.settings import Settings
-from serve_app.webhooks.attempt import policy_of
+from serve_app.webhooks.sender import policy_of
 
 SETTINGS = Settings()
 

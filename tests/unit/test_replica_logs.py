@@ -63,7 +63,7 @@ def written(folder: Path, pattern: str) -> list[Json]:
 
 def test_a_warning_is_a_warning_and_is_written_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "print", redirected_print)  # as in a replica
-    logging.getLogger("serve_app.jobs.dispatch.dispatcher").warning("No jobs go to %s", "words")
+    logging.getLogger("serve_app.jobs.dispatcher").warning("No jobs go to %s", "words")
     try:
         raise ValueError("broken\ntwice")
     except ValueError:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from serve_app.usage.report import charts
-from serve_app.usage.report.clock import BUCKETS, Clock, floor
+from serve_app.usage.report.window import BUCKETS, Clock, floor
 
 CHANGES = [
     ("Europe/Rome", datetime(2026, 10, 25, 1, tzinfo=UTC)),

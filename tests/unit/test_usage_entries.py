@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from serve_app.contracts import AuditEvent, OutcomeEvent, UsageEvent
-from serve_app.usage.entries import INSERTS, Malformed, as_parameter, as_refused, read_row
+from serve_app.usage.database import INSERTS, Malformed, as_parameter, as_refused, read_row
 
 
 def test_every_field_of_the_events_has_its_column() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.usage.storable import NAME_LIMIT, UNKNOWN, storable, storable_name
+from serve_app.texts import NAME_LIMIT, UNKNOWN, sanitize_name, sanitize_text
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 """Lone surrogates and NUL included: JSON in a token can spell both."""
@@ -14,7 +14,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
 @given(ANY_TEXT)
 def test_a_name_is_short_clean_and_never_empty(text: str) -> None:
-    name = storable_name(text)
+    name = sanitize_name(text)
     assert 1 <= len(name) <= NAME_LIMIT
     assert name.encode("utf-8").decode("utf-8") == name
     assert not {unicodedata.category(char) for char in name} & {"Cc", "Cs", "Zl", "Zp"}
@@ -23,18 +23,18 @@ def test_a_name_is_short_clean_and_never_empty(text: str) -> None:
 
 @given(ANY_TEXT, st.integers(1, 300))
 def test_what_is_storable_stays_as_it_is(text: str, limit: int) -> None:
-    once = storable(text, limit)
-    assert storable(once, limit) == once
+    once = sanitize_text(text, limit)
+    assert sanitize_text(once, limit) == once
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=NAME_LIMIT))
 def test_an_ordinary_name_is_not_touched(text: str) -> None:
-    assert storable_name(text) == text
+    assert sanitize_name(text) == text
 
 
 @pytest.mark.parametrize("text", ["", " ", "\0", "\ud800", "\r\n\t", "\u202e", "\u2028 \u00a0"])
 def test_nothing_left_is_unknown(text: str) -> None:
-    assert storable_name(text) == UNKNOWN
+    assert sanitize_name(text) == UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def test_nothing_left_is_unknown(text: str) -> None:
     ],
 )
 def test_examples(text: str, name: str) -> None:
-    assert storable_name(text) == name
+    assert sanitize_name(text) == name

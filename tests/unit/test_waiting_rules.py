@@ -8,7 +8,7 @@ from serve_app.gateway.live.place import estimate
 from serve_app.gateway.live.places import Places
 from serve_app.gateway.live.prefer import WAIT_MAX_S, wait_of
 from serve_app.gateway.live.rates import FORGET_S, INTERVALS_MIN, PERIOD_S, Rate, Speed
-from serve_app.jobs.records import Backlog, Ledger, Place, read_place
+from serve_app.jobs.records import Backlog, Ledger, QueuePosition, read_queue_position
 
 
 @pytest.mark.parametrize(
@@ -82,20 +82,20 @@ def test_an_interval_goes_on_until_a_job_ends() -> None:
 @pytest.mark.parametrize(
     ("older", "owners", "first_class", "waiting", "place"),
     [
-        (0, 1, 1, 1, Place(0, 0, 4)),
-        (5, 1, 1, 9, Place(5, 5, 4)),
-        (0, 3, 1, 900, Place(0, 2, 4)),
-        (5, 3, 1, 900, Place(5, 17, 4)),
-        (5, 3, 1, 10, Place(5, 9, 4)),
-        (0, 1, 0, 900, Place(0, 899, 4)),
+        (0, 1, 1, 1, QueuePosition(0, 0, 4)),
+        (5, 1, 1, 9, QueuePosition(5, 5, 4)),
+        (0, 3, 1, 900, QueuePosition(0, 2, 4)),
+        (5, 3, 1, 900, QueuePosition(5, 17, 4)),
+        (5, 3, 1, 10, QueuePosition(5, 9, 4)),
+        (0, 1, 0, 900, QueuePosition(0, 899, 4)),
     ],
 )
 def test_a_place_is_bounded_by_turns_and_by_all_who_wait(
-    older: int, owners: int, first_class: int, waiting: int, place: Place
+    older: int, owners: int, first_class: int, waiting: int, place: QueuePosition
 ) -> None:
-    assert read_place([older, owners, first_class, 4, [b"accepted", str(waiting + 4).encode()]]) == place
+    assert read_queue_position([older, owners, first_class, 4, [b"accepted", str(waiting + 4).encode()]]) == place
 
 
 def test_an_estimate_goes_from_the_best_case_to_the_worst() -> None:
-    assert estimate(Place(19, 39, 8), Rate(2, 4), 8) == {"low": 3, "high": 28}
-    assert estimate(Place(0, 0, 0), Rate(2, 4), 8) == {"low": 0, "high": 4}
+    assert estimate(QueuePosition(19, 39, 8), Rate(2, 4), 8) == {"low": 3, "high": 28}
+    assert estimate(QueuePosition(0, 0, 0), Rate(2, 4), 8) == {"low": 0, "high": 4}

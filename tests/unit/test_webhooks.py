@@ -9,9 +9,9 @@ from standardwebhooks import Webhook
 
 from serve_app.jobs import keys as job_keys
 from serve_app.webhooks import keys, limits
-from serve_app.webhooks.attempt import body_of, retry_after_s
-from serve_app.webhooks.records import Delivery
-from serve_app.webhooks.signature import new_secret, sign
+from serve_app.webhooks.events import new_secret, sign
+from serve_app.webhooks.sender import body_of, retry_after_s
+from serve_app.webhooks.store import Delivery
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from serve_app.contracts import AuditEvent, Json, Principal
 from serve_app.gateway.admin.audit import client_address
-from serve_app.usage.storable import storable, storable_name
+from serve_app.texts import sanitize_name, sanitize_text
 
 if TYPE_CHECKING:
     from serve_app.gateway.service import Call
@@ -30,11 +30,11 @@ class Actor:
             event_id=uuid.uuid4().hex,
             timestamp=int(time.time() * 1000),
             principal_id=self.principal.id,
-            username=storable_name(self.principal.name),
+            username=sanitize_name(self.principal.name),
             action=action,
             target=target,
             detail=json.dumps(detail) if detail else "",
-            address=storable(self.address, 200),
+            address=sanitize_text(self.address, 200),
             request_id=self.request_id,
         )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
 
-from serve_app.usage.storable import storable
+from serve_app.texts import sanitize_text
 
 if TYPE_CHECKING:
     from serve_app.gateway.service import Call
@@ -87,16 +87,16 @@ def _write(event: str, call: Call, route: str, status: int, left_out: int) -> No
     line = {
         "event": event,
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "who": storable(principal.name, SHOWN_MAX) if principal else "",
+        "who": sanitize_text(principal.name, SHOWN_MAX) if principal else "",
         "principal_id": principal.id if principal else "",
         "what": route,
-        "target": storable(call.target, SHOWN_MAX),
+        "target": sanitize_text(call.target, SHOWN_MAX),
         # Unknown where the client went away: then the table has it if it was done.
         "outcome": call.refusal or ("done" if status < 400 else "unknown"),
         "status": status,
         "from": client_address(call.request),
         # What a proxy, or anybody, has written there.
-        "forwarded_for": storable(call.request.headers.get("x-forwarded-for", ""), SHOWN_MAX),
+        "forwarded_for": sanitize_text(call.request.headers.get("x-forwarded-for", ""), SHOWN_MAX),
         "request_id": call.request_id,
         "left_out": left_out,
     }

@@ -35,14 +35,14 @@ async def page(call: Call) -> Response:
     """200 with dead jobs, the newest first, of one model or of all."""
     asked, service = read_query(call, Page), call.service
     models = list(service.cards) if asked.model is None else [service.card(asked.model).name]
-    jobs, after = await service.dead.page(models, asked.limit, _place(asked.cursor))
+    jobs, after = await service.jobs.dead_page(models, asked.limit, _place(asked.cursor))
     cursor = f"{after.at}-{after.id}" if after else None
     return json_response({"data": [_row(job) for job in jobs], "next_cursor": cursor})
 
 
 async def show(call: Call) -> Response:
     """200 with all that is known of a dead job but the image itself."""
-    job, input_is_kept = await call.service.dead.read(_job_id(call))
+    job, input_is_kept = await call.service.jobs.read_dead(_job_id(call))
     call.job_id, call.model = job.id, job.model
     stored: Json | None = None
     if job.input is not None:
@@ -56,7 +56,7 @@ async def requeue(call: Call) -> Response:
     """202 once the job waits for its next run."""
     job_id = _job_id(call)
     await call.service.store.check_intake()
-    run = await call.service.dead.requeue(job_id, actor_of(call).event("requeue", job_id))
+    run = await call.service.jobs.requeue_dead(job_id, actor_of(call).event("requeue", job_id))
     call.job_id = job_id
     return json_response(
         {"job_id": job_id, "status": JobStatus.PENDING.value, "run": run}, 202, {"Location": job_path(job_id)}
@@ -66,7 +66,7 @@ async def requeue(call: Call) -> Response:
 async def drop(call: Call) -> Response:
     """204 once the job's record and image are removed."""
     job_id = _job_id(call)
-    await call.service.dead.drop(job_id, actor_of(call).event("drop", job_id))
+    await call.service.jobs.drop_dead(job_id, actor_of(call).event("drop", job_id))
     call.job_id = job_id
     return Response(status_code=204)
 

@@ -50,7 +50,7 @@ async def limits(call: Call) -> Response:
 
 async def _queues(call: Call) -> dict[str, QueueState]:
     service = call.service
-    states = await asyncio.gather(*(service.tracker.queue(name) for name in service.cards))
+    states = await asyncio.gather(*(service.jobs.queue_state(name) for name in service.cards))
     return dict(zip(service.cards, states, strict=True))
 
 

@@ -21,14 +21,14 @@ from serve_app.gateway.query import lower_case
 from serve_app.gateway.service import Call
 from serve_app.gateway.views import timestamp
 from serve_app.settings import Rate
-from serve_app.usage.storable import storable
+from serve_app.texts import sanitize_text
 
 PRINCIPAL_ID: Final = "[0-9a-f]{32}"
 TEXT_MAX: Final = 500
 
 
 def _shown(text: object) -> object:
-    return storable(text, TEXT_MAX) if isinstance(text, str) else text
+    return sanitize_text(text, TEXT_MAX) if isinstance(text, str) else text
 
 
 Text = Annotated[str, BeforeValidator(_shown)]

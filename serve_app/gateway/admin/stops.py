@@ -15,7 +15,7 @@ from serve_app.gateway.body import pointers_of, read_json
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call
 from serve_app.gateway.views import timestamp
-from serve_app.jobs.stops import StopName, Stopped
+from serve_app.jobs.records import StopName, Stopped
 
 RETRY_AFTER_S: Final = 300
 RETRY_AFTER_MAX_S: Final = 24 * 3600
@@ -49,20 +49,20 @@ async def stop(call: Call) -> Response:
     actor, said = actor_of(call), asked.model_dump(include={"message", "retry_after_s"})
     event = actor.event("stop", str(name), said)
     signed = actor.signed(said, event)
-    await call.service.stops.stop(name, signed, event)
+    await call.service.jobs.add_stop(name, signed, event)
     return json_response(_view(str(name), signed), 201, {"Location": f"/api/v1/admin/stops/{name}"})
 
 
 async def stops(call: Call) -> Response:
     """200 with the stops in force."""
-    found = await call.service.stops.listed()
+    found = await call.service.jobs.stops()
     return json_response({"stops": [_view(name, said) for name, said in found.items()]})
 
 
 async def resume(call: Call) -> Response:
     """204 once the stop is taken back."""
     call.target = call.request.path_params["stop"]
-    await call.service.stops.resume(call.target, actor_of(call).event("remove-stop", call.target))
+    await call.service.jobs.remove_stop(call.target, actor_of(call).event("remove-stop", call.target))
     return Response(status_code=204)
 
 

@@ -22,8 +22,8 @@ from serve_app.gateway.operations.idempotency import digest_of, identify, read_k
 from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call, Service
 from serve_app.images.header import ImageHeader, inspect
-from serve_app.images.inputs import accepted_with, drop_inputs, keep_input
-from serve_app.jobs.batches.records import BatchView, NewBatch, NewItem
+from serve_app.images.store import accepted_with, drop_inputs, keep_input
+from serve_app.jobs.batches import BatchView, NewBatch, NewItem
 
 JSON_MAX_BYTES: Final = 1024 * 1024
 """Five hundred URLs of two thousand characters."""
@@ -54,7 +54,7 @@ async def _accept(call: Call, ask: BatchAsk, key: str | None) -> Response:
     if key is not None:
         asked = {"model": ask.card.name, "items": [await _fingerprint(entry) for entry in ask.entries]}
         batch = replace(batch, idempotency=await identify(call, key, asked, None))
-    batch_id = await service.batches.earlier(batch)
+    batch_id = await service.batches.find_earlier(batch)
     if batch_id is None:
         await service.store.check_intake()
         await call.charged(len(ask.entries) - 1)

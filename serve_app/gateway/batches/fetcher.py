@@ -14,8 +14,8 @@ from serve_app.errors import CapacityError, InternalError, RequestError, Service
 from serve_app.gateway.service import Service
 from serve_app.gateway.submit import fetched
 from serve_app.images.header import inspect
-from serve_app.images.inputs import accepted_with, keep_input
-from serve_app.jobs.batches.records import Fetch
+from serve_app.images.store import accepted_with, keep_input
+from serve_app.jobs.batches import Fetch
 
 AT_ONCE: Final = 16
 """Fetches of one gateway replica at the same time; submits with a URL have the rest of the places."""
@@ -71,7 +71,7 @@ class Fetcher:
             await self._decide(fetch)
         except asyncio.CancelledError:
             async with asyncio.timeout(GIVE_BACK_S):
-                await self._service.batches.give_back(fetch)
+                await self._service.batches.release_item(fetch)
             raise
         except CapacityError as error:
             _log.info("a URL of a batch is fetched again later: %s", error)
@@ -82,12 +82,14 @@ class Fetcher:
         try:
             await self._admit(fetch)
         except RequestError as error:
-            await self._service.batches.refuse(fetch, Failure(error.slug, error.detail))
+            await self._service.batches.refuse_item(fetch, Failure(error.slug, error.detail))
         except ServiceError:
             raise
         except Exception:
             _log.exception("an item of a batch failed")
-            await self._service.batches.fault(fetch, Failure(InternalError.slug, "The service failed on this image."))
+            await self._service.batches.count_fault(
+                fetch, Failure(InternalError.slug, "The service failed on this image.")
+            )
 
     async def _admit(self, fetch: Fetch) -> None:
         service = self._service
@@ -96,4 +98,6 @@ class Fetcher:
             data = await fetched(service, share, fetch.owner, fetch.url)
             header, job_id = inspect(data, service.settings), str(uuid.uuid4())
             stored = await keep_input(service.store, job_id, data, header)
-            await accepted_with(service.store, [stored], service.batches.admit(fetch, job_id, stored), has_them=bool)
+            await accepted_with(
+                service.store, [stored], service.batches.accept_item(fetch, job_id, stored), has_them=bool
+            )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from serve_app.gateway.batches.views import ITEMS_SHOWN
-from serve_app.jobs.batches.records import Batch, BatchView, Item, ItemStatus, NewItem
+from serve_app.jobs.batches import Batch, BatchView, Item, ItemStatus, NewItem
 
 _OPEN = (ItemStatus.FETCHING, ItemStatus.PENDING)
 

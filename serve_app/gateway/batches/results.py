@@ -16,7 +16,7 @@ from serve_app.gateway.batches.views import item_object
 from serve_app.gateway.pieces import Pieces
 from serve_app.gateway.query import read_query
 from serve_app.gateway.service import Call
-from serve_app.jobs.batches.records import Batch, BatchView, Item, ItemStatus
+from serve_app.jobs.batches import Batch, BatchView, Item, ItemStatus
 from serve_app.texts import BOM, BOM_HELP, BOM_WITHOUT_CSV, csv_row
 
 PIECE_ITEMS: Final = 20
@@ -125,7 +125,7 @@ class _Older:
         service, owner = self._call.service, self._call.caller.id
         view = await service.batches.read(self._batch.id, owner, limit=self._batch.size)
         new = [job_id for job_id in _expired(view.items) if job_id not in self._known]
-        removed = await service.desk.removed(new)
+        removed = await service.jobs.removed(new)
         found = await service.outcomes.results([job_id for job_id in new if job_id not in removed], owner)
         try:
             self._share.reach(self._share.held + sum(map(len, found.values())))

@@ -9,7 +9,7 @@ from serve_app.gateway.operations.lists import next_page
 from serve_app.gateway.problems import job_problem
 from serve_app.gateway.service import Call
 from serve_app.gateway.views import expires_at, timestamp
-from serve_app.jobs.batches.records import Batch, BatchView, Item
+from serve_app.jobs.batches import Batch, BatchView, Item
 
 ITEMS_SHOWN: Final = 100
 """Items of an answer, unless asked for another number."""

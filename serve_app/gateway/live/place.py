@@ -9,7 +9,7 @@ from serve_app.errors import CapacityError
 from serve_app.gateway import views
 from serve_app.gateway.live.rates import Rate
 from serve_app.gateway.service import Service
-from serve_app.jobs.records import Place
+from serve_app.jobs.records import QueuePosition
 
 
 async def shown(service: Service, job: Job) -> Json:
@@ -20,7 +20,7 @@ async def shown(service: Service, job: Job) -> Json:
 
 async def _queue(service: Service, job: Job) -> Json | None:
     try:
-        place = await service.tracker.place(job.id)
+        place = await service.jobs.queue_position(job.id)
     except CapacityError:
         return None  # the job is more than its place
     if place is None:
@@ -30,7 +30,7 @@ async def _queue(service: Service, job: Job) -> Json | None:
     return {"position": place.most + 1, "estimate_s": seconds}
 
 
-def estimate(place: Place, rate: Rate, batch: int) -> Json:
+def estimate(place: QueuePosition, rate: Rate, batch: int) -> Json:
     """Seconds until the job ends. Least: only its owner's older jobs go first. Most: all that may, and those that run.
     Jobs end by batches, so a batch more or less may end in any time."""
     low = max(0, place.least + 1 - batch) / rate.fastest

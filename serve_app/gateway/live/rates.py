@@ -11,7 +11,7 @@ from typing import Final
 
 from serve_app.errors import ServiceError
 from serve_app.jobs.records import Backlog, Ledger
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 
 PERIOD_S: Final = 2.0
 """An interval is at least this long, and long enough for one job to end in it."""
@@ -56,8 +56,8 @@ class Speed:
 class Rates:
     """The rates of all models of one gateway replica."""
 
-    def __init__(self, tracker: Tracker, models: Sequence[str]) -> None:
-        self._tracker = tracker
+    def __init__(self, jobs: JobStore, models: Sequence[str]) -> None:
+        self._jobs = jobs
         self._speeds = {model: Speed() for model in models}
 
     def of(self, model: str) -> Rate | None:
@@ -70,7 +70,7 @@ class Rates:
         while True:
             for model, speed in self._speeds.items():
                 try:
-                    ledger, backlog = await asyncio.gather(self._tracker.ledger(model), self._tracker.backlog(model))
+                    ledger, backlog = await asyncio.gather(self._jobs.ledger(model), self._jobs.backlog(model))
                 except ServiceError:
                     continue
                 speed.see(time.monotonic(), ledger, backlog)

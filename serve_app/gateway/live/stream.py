@@ -34,7 +34,7 @@ MEDIA_TYPE: Final = "text/event-stream"
 
 async def read_events(call: Call) -> Response:
     """200 with the stream; 204 to who has seen the job's end, by which the specification means: stay away."""
-    job = await call.service.tracker.read(call.request.path_params["job_id"], call.caller.id)
+    job = await call.service.jobs.read(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model = job.id, job.model
     seen = header_of(call.request.scope, b"last-event-id")
     if job.ended and seen == event_id(job):
@@ -108,7 +108,7 @@ class EventStream(Pieces):
         """The event of the job's state, empty when it has been sent, and whether it is the last one."""
         service = self._call.service
         try:
-            job = await service.tracker.read(self._call.job_id, self._call.caller.id)
+            job = await service.jobs.read(self._call.job_id, self._call.caller.id)
         except CapacityError:
             return "", False  # Redis is away; the stream outlives that
         if (name := event_id(job)) == self._seen:

@@ -75,7 +75,7 @@ async def _end_of(call: Call, seconds: int) -> Job | None:
     async with service.messages.watch(call.job_id, ENDED) as watch:
         while True:
             try:
-                job = await service.tracker.read(call.job_id, call.caller.id)
+                job = await service.jobs.read(call.job_id, call.caller.id)
             except CapacityError:
                 job = None  # Redis is away; it may be back in time
             except JobUnknown:

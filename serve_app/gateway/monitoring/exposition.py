@@ -19,10 +19,9 @@ from starlette.responses import Response
 from serve_app.errors import AdminRequired
 from serve_app.gateway.endpoint import bearer_token
 from serve_app.gateway.service import Call
-from serve_app.jobs.records import QueueState
-from serve_app.jobs.stops import Stopped
-from serve_app.usage.outbox import OutboxFigures
-from serve_app.webhooks.figures import WebhookFigures
+from serve_app.jobs.records import QueueState, Stopped
+from serve_app.usage.outbox import OutboxStats
+from serve_app.webhooks.store import WebhookStats
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """The text format of Prometheus, which every scraper reads."""
@@ -34,10 +33,10 @@ async def metrics(call: Call) -> Response:
     service = call.service
     names = list(service.cards)
     states, stopped, outbox, webhooks = await asyncio.gather(
-        asyncio.gather(*(service.tracker.queue(name) for name in names)),
-        service.stops.of_models(names),
-        service.outbox.figures(),
-        service.webhooks.figures.now(),
+        asyncio.gather(*(service.jobs.queue_state(name) for name in names)),
+        service.jobs.stopped(names),
+        service.outbox.stats(),
+        service.webhooks.stats(),
     )
     families = _queue_families(dict(zip(names, states, strict=True))) + _stop_families(stopped)
     registry = CollectorRegistry(auto_describe=False)
@@ -91,7 +90,7 @@ def _stop_families(stopped: dict[str, list[Stopped]]) -> list[Metric]:
     return [intake, work]
 
 
-def _outbox_families(outbox: OutboxFigures) -> list[Metric]:
+def _outbox_families(outbox: OutboxStats) -> list[Metric]:
     return [
         GaugeMetricFamily("semapi_outbox_entries", "Events on their way to PostgreSQL.", outbox.waiting),
         GaugeMetricFamily("semapi_outbox_lag_seconds", "Age of the oldest of them.", outbox.lag_s),
@@ -100,7 +99,7 @@ def _outbox_families(outbox: OutboxFigures) -> list[Metric]:
     ]
 
 
-def _webhook_families(webhooks: WebhookFigures) -> list[Metric]:
+def _webhook_families(webhooks: WebhookStats) -> list[Metric]:
     deliveries = CounterMetricFamily("semapi_webhook_deliveries", "Webhook deliveries that ended.", labels=["outcome"])
     for outcome, number in webhooks.ended.items():
         deliveries.add_metric([outcome], number)

@@ -92,7 +92,7 @@ async def models(call: Call) -> Response:
     """The served models, the default first, with what their running replicas say of themselves."""
     service = call.service
     cards = list(service.cards.values())
-    running = await asyncio.gather(*(service.tracker.replicas(card.name) for card in cards))
+    running = await asyncio.gather(*(service.jobs.replicas(card.name) for card in cards))
     described = [_model(card, replicas) for card, replicas in zip(cards, running, strict=True)]
     return json_response({"default": cards[0].name, "models": described})
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from ray.serve import metrics
 
-from serve_app.jobs.dispatch.dispatcher import Dispatcher
+from serve_app.jobs.dispatcher import Dispatcher
 
 PERIOD_S: Final = 5.0
 MILLISECONDS: Final[list[float]] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000]

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.gateway.endpoint import CLIENT_GONE, header_of, request_id_of
 from serve_app.gateway.service import Call
 from serve_app.gateway.views import timestamp
-from serve_app.usage.storable import NAME_LIMIT, storable
+from serve_app.texts import NAME_LIMIT, sanitize_text
 
 _FAILED: Final = 500
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
@@ -67,7 +67,7 @@ def request_line(scope: Scope, status: int, seconds: float) -> str:
         "time": timestamp(time.time_ns() // 1_000_000),
         "request_id": request_id_of(scope),
         "principal_id": principal.id if principal else None,
-        "tenant_id": storable(group, NAME_LIMIT) if group else None,
+        "tenant_id": sanitize_text(group, NAME_LIMIT) if group else None,
         "tenant_mismatch": principal is not None and asserted is not None and asserted != (group or ""),
         "method": scope["method"],
         "route": route.path if route else None,

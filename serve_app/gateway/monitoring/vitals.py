@@ -10,9 +10,8 @@ from typing import Final
 
 from serve_app.contracts import ReplicaCard
 from serve_app.errors import TrackerUnavailable
-from serve_app.jobs.records import Backlog
-from serve_app.jobs.stops import Stopped, Stops
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.records import Backlog, Stopped
+from serve_app.jobs.store import JobStore
 
 FRESH_S: Final = 1.0
 """However many probes come, so old may an answer be."""
@@ -31,9 +30,8 @@ class ModelVitals:
 class Vitals:
     """The latest look. Who asks while one is under way waits for that one."""
 
-    def __init__(self, tracker: Tracker, stops: Stops, models: Sequence[str]) -> None:
-        self._tracker = tracker
-        self._stops = stops
+    def __init__(self, jobs: JobStore, models: Sequence[str]) -> None:
+        self._jobs = jobs
         self._models = models
         self._look: asyncio.Task[dict[str, ModelVitals] | None] | None = None
         self._stale_at = 0.0
@@ -46,7 +44,7 @@ class Vitals:
 
     async def _ask(self) -> dict[str, ModelVitals] | None:
         try:
-            stopped = await self._stops.of_models(self._models)
+            stopped = await self._jobs.stopped(self._models)
             looks = await asyncio.gather(*(self._ask_model(name, stopped[name]) for name in self._models))
         except TrackerUnavailable:
             return None
@@ -55,5 +53,5 @@ class Vitals:
         return dict(zip(self._models, looks, strict=True))
 
     async def _ask_model(self, name: str, stopped: list[Stopped]) -> ModelVitals:
-        replicas, backlog = await asyncio.gather(self._tracker.replicas(name), self._tracker.backlog(name))
+        replicas, backlog = await asyncio.gather(self._jobs.replicas(name), self._jobs.backlog(name))
         return ModelVitals(replicas, backlog, stopped)

@@ -11,7 +11,7 @@ from serve_app.gateway.service import Call
 
 async def cancel_job(call: Call) -> Response:
     """200 with the cancelled job, also the second time; 409 once it is COMPLETED or FAILED."""
-    job = await call.service.desk.cancel(call.request.path_params["job_id"], call.caller.id)
+    job = await call.service.jobs.cancel(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model = job.id, job.model
     return json_response(views.job_object(job, call.service.settings.job_ttl))
 
@@ -20,7 +20,7 @@ async def retry_job(call: Call) -> Response:
     """202 with the failed job, which runs once more."""
     await call.service.store.check_intake()
     call.accepting = True
-    job = await call.service.desk.retry(call.request.path_params["job_id"], call.caller.id)
+    job = await call.service.jobs.retry(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model, call.accepted = job.id, job.model, True
     headers = {"Location": views.job_path(job.id), "Retry-After": str(views.POLL_AFTER_S)}
     return json_response(views.job_object(job, call.service.settings.job_ttl), 202, headers)
@@ -29,6 +29,6 @@ async def retry_job(call: Call) -> Response:
 async def remove_job(call: Call) -> Response:
     """204 once the ended job is forgotten."""
     job_id = call.request.path_params["job_id"]
-    await call.service.desk.remove(job_id, call.caller.id)
+    await call.service.jobs.remove(job_id, call.caller.id)
     call.job_id = job_id
     return Response(status_code=204)

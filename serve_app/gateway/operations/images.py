@@ -12,7 +12,7 @@ from serve_app.gateway.service import Call
 
 async def read_image(call: Call) -> Response:
     """The image as it came, as a download; or 307 to a URL of the bucket that gives it for an hour."""
-    job = await call.service.tracker.read(call.request.path_params["job_id"], call.caller.id)
+    job = await call.service.jobs.read(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model = job.id, job.model
     if job.input is None or not job.keep:
         raise ImageNotKept("This job's image is not kept: its submit did not ask for that.")

@@ -40,7 +40,7 @@ class JobsQuery(BaseModel):
 async def list_jobs(call: Call) -> Response:
     """200 with a page of the caller's jobs, newest first, and the way to the next."""
     asked = read_query(call, JobsQuery)
-    page = await call.service.desk.page(
+    page = await call.service.jobs.page(
         call.caller.id,
         limit=asked.limit,
         after=end_of(asked.cursor),

@@ -16,7 +16,7 @@ async def read_output(call: Call) -> Response:
     404 while the job has no result, and for a name that its result does not list.
     """
     job_id, name = call.request.path_params["job_id"], call.request.path_params["name"]
-    job = await call.service.tracker.read(job_id, call.caller.id)
+    job = await call.service.jobs.read(job_id, call.caller.id)
     call.job_id, call.model = job.id, job.model
     found = await call.service.store.get_output(job.id, name) if name in _names(job) else None
     if found is None:

@@ -22,7 +22,7 @@ async def read_result(call: Call) -> Response:
     """
     job_id = call.request.path_params["job_id"]
     try:
-        job = await call.service.tracker.read(job_id, call.caller.id)
+        job = await call.service.jobs.read(job_id, call.caller.id)
     except JobUnknown:
         return await _older(call, job_id)
     call.job_id, call.model = job.id, job.model
@@ -35,9 +35,9 @@ async def read_result(call: Call) -> Response:
 
 async def _older(call: Call, job_id: str) -> Response:
     service = call.service
-    if not JOB_ID.fullmatch(job_id) or await service.desk.removed([job_id]):
+    if not JOB_ID.fullmatch(job_id) or await service.jobs.removed([job_id]):
         raise no_such_job()
-    outbox = await service.outbox.figures()  # before the look: what leaves it in between is found there
+    outbox = await service.outbox.stats()  # before the look: what leaves it in between is found there
     outcome = await service.outcomes.find(job_id, call.caller.id)
     if outcome is None and outbox.lag_s >= service.settings.job_ttl:
         raise UsageUnavailable("Results of older jobs are on their way to where they are kept. Try again in a moment.")

@@ -15,7 +15,7 @@ from serve_app.gateway.query import lower_case, read_query, value_invalid, with_
 from serve_app.gateway.service import Call
 from serve_app.gateway.usage.reports import Format
 from serve_app.texts import BOM_HELP, BOM_WITHOUT_CSV
-from serve_app.usage.report.connection import DatabaseAway, TooSlow
+from serve_app.usage.report.source import DatabaseAway, TooSlow
 from serve_app.usage.report.window import ReportError, name_window
 
 _log = logging.getLogger(__name__)

@@ -13,11 +13,10 @@ from starlette.responses import Response
 from serve_app.gateway.problems import json_response
 from serve_app.settings import Settings
 from serve_app.texts import BOM
-from serve_app.usage.report.connection import TooSlow
-from serve_app.usage.report.figures import make_report
-from serve_app.usage.report.sheet import write_csv
-from serve_app.usage.report.sources import Database
+from serve_app.usage.report.compute import make_report
+from serve_app.usage.report.source import TooSlow, UrlSource
 from serve_app.usage.report.statements import MOST_NAMES
+from serve_app.usage.report.text import write_csv
 from serve_app.usage.report.window import Window
 
 SHARE: Final = 0.9
@@ -55,7 +54,7 @@ class Reports:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise TooSlow("the time was up before another report had ended")
-        source = Database(self._url, left_s)
+        source = UrlSource(self._url, left_s)
         if wanted == "csv":
             sheet = write_csv(make_report(source, window, principal_id=principal_id, most_names=MOST_NAMES))
             return Response((BOM if bom else "") + sheet, media_type="text/csv")

@@ -14,7 +14,7 @@ from serve_app.gateway.problems import json_response
 from serve_app.gateway.service import Call
 from serve_app.gateway.views import timestamp
 from serve_app.webhooks.events import EVENT_TYPES, EventType
-from serve_app.webhooks.records import Delivery, Endpoint
+from serve_app.webhooks.store import Delivery, Webhook
 
 PATH: Final = "/api/v1/webhooks"
 
@@ -61,7 +61,7 @@ async def rotate(call: Call) -> Response:
 
 async def try_out(call: Call) -> Response:
     """202 with the delivery of a test event; once it is taken, a webhook that was switched off is on again."""
-    return _begun(await call.service.webhooks.try_out(call.caller.id, _webhook_id(call)))
+    return _begun(await call.service.webhooks.send_test(call.caller.id, _webhook_id(call)))
 
 
 async def deliveries(call: Call) -> Response:
@@ -85,11 +85,11 @@ def _begun(delivery: str) -> Response:
     return json_response({"delivery_id": delivery}, 202)
 
 
-def _with_secret(endpoint: Endpoint) -> Json:
+def _with_secret(endpoint: Webhook) -> Json:
     return {**_view(endpoint), "secret": endpoint.secrets[0]}
 
 
-def _view(endpoint: Endpoint) -> Json:
+def _view(endpoint: Webhook) -> Json:
     path = f"{PATH}/{endpoint.id}"
     return {
         "webhook_id": endpoint.id,

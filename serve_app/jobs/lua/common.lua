@@ -141,12 +141,12 @@ local function input_is_there(record)
 end
 
 -- FAILED -> PENDING. Start the next run of a failed job, at its old place: nil, or why not as `refusal` says, or
--- {'unfailed'} or {'input'}.
+-- {'unfailed'} or {'input-gone'}.
 local function reopen(record)
   if record.status ~= 'FAILED' or not may(record, 'PENDING') then return { 'unfailed' } end
   local reason = refusal(record.model, record.weight)
   if reason then return reason end
-  if not input_is_there(record) then return { 'input' } end
+  if not input_is_there(record) then return { 'input-gone' } end
   count(record.model, 'reopened')
   record.run = record.run + 1
   redis.call('HDEL', job_key(record.id), 'started_at', 'completed_at', 'result', 'slug', 'detail', 'suspect')

@@ -1,7 +1,7 @@
 -- Start the next run of a dead job (id, then the event for the audit): {'reopened', run}, or why not as `reopen` says,
--- or {'unknown'}.
+-- or nothing when there is no such dead job.
 local record = buried(ARGV[1])
-if not record then return { 'unknown' } end
+if not record then return {} end
 local reason = reopen(record)
 if reason then return reason end
 unbury(record)

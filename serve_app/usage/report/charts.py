@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from serve_app.contracts import Json
-from serve_app.usage.report.clock import BUCKETS, Clock, floor
+from serve_app.usage.report.window import BUCKETS, Clock, floor
 
 DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MERGED: Final = {

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from serve_app.contracts import Json
 from serve_app.usage.report import charts
 from serve_app.usage.report.statements import OTHERS
-from serve_app.usage.report.summary import LATENCIES, share
+from serve_app.usage.report.text import LATENCIES, share
 
 SHOWN: Final = 12
 """Lines of a chart before the rest is one line."""

@@ -11,7 +11,7 @@ from typing import Final, LiteralString
 
 import psycopg
 
-from serve_app.usage.report.connection import connected
+from serve_app.usage.report.source import connected
 from serve_app.usage.report.window import ReportError, floor_hour
 
 BATCH: Final = 10_000

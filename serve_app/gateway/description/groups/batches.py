@@ -10,7 +10,7 @@ from serve_app.gateway.batches.reads import BatchesQuery, ItemsQuery
 from serve_app.gateway.batches.results import ResultsQuery
 from serve_app.gateway.description.groups.jobs import JOB_ID, JobProblem
 from serve_app.gateway.description.groups.operation import Count, FormShape, Moment, Operation, Shape
-from serve_app.jobs.batches.records import ItemStatus
+from serve_app.jobs.batches import ItemStatus
 
 BATCH_ID: Final = "0d6f3f7e-6a1d-4a53-9d0f-8f1f0c1f6a55"
 _PATH: Final = f"/api/v1/batches/{BATCH_ID}"

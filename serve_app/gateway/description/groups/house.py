@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, Field, RootModel
 
 from serve_app.gateway.description.groups.operation import Count, Operation, Shape
-from serve_app.jobs.stops import Stopped
+from serve_app.jobs.records import Stopped
 
 
 class Version(Shape):

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from serve_app.gateway.admin.dead import Page
 from serve_app.gateway.admin.stops import Stop
 from serve_app.gateway.description.groups.operation import Count, Moment, Operation, Shape
-from serve_app.jobs.stops import Stopped
+from serve_app.jobs.records import Stopped
 
 
 class Loss(Shape):

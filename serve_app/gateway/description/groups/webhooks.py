@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.gateway.description.groups.operation import Count, Moment, Operation, Shape
 from serve_app.gateway.webhooks.manage import Registration
-from serve_app.webhooks.events import EVENT_TYPES, TRIAL, EventType, JobEvent, TrialEvent
+from serve_app.webhooks.events import EVENT_TYPES, TEST_EVENT, EventType, JobEvent, TrialEvent
 
 
 class Links(Shape):
@@ -93,5 +93,5 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /api/v1/webhooks/{webhook_id}/deliveries": Operation("Webhooks", {200: (Deliveries,)}),
     "POST /api/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": Operation("Webhooks", {202: (Begun,)}),
 }
-SENT: Final[Mapping[str, type[BaseModel]]] = {**dict.fromkeys(EVENT_TYPES, JobEvent), TRIAL: TrialEvent}
+SENT: Final[Mapping[str, type[BaseModel]]] = {**dict.fromkeys(EVENT_TYPES, JobEvent), TEST_EVENT: TrialEvent}
 """By event type: its body."""

@@ -28,7 +28,7 @@ KILL_DEADLINE_S = 10.0
 POLL_S = 0.02
 
 
-def guarded(
+def supervised(
     command: Sequence[str],
     env: Mapping[str, str],
     log: Path | None,

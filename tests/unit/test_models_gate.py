@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.models.solitude import Solitude
+from serve_app.models.forward import ExclusiveGate
 
 
 class Visitor(NamedTuple):
@@ -27,12 +27,12 @@ def test_a_suspect_is_alone_and_nobody_waits_for_ever(arrivals: list[Visitor], c
 
 
 async def scenario(arrivals: list[Visitor], cancelled_after: int) -> None:
-    lock = Solitude()
+    lock = ExclusiveGate()
     inside: list[bool] = []
 
     async def visit(visitor: Visitor) -> bool:
         await some_turns(visitor.arrives)
-        async with lock.alone() if visitor.alone else lock.together():
+        async with lock.exclusive() if visitor.alone else lock.shared():
             inside.append(visitor.alone)
             try:
                 for _ in range(visitor.stays + 1):
@@ -51,7 +51,7 @@ async def scenario(arrivals: list[Visitor], cancelled_after: int) -> None:
     assert all(task.done() for task in visits)
     for task, visitor in zip(visits, arrivals, strict=True):
         assert visitor.cancelled or task.result()
-    async with lock.alone():
+    async with lock.exclusive():
         assert not inside
 
 
@@ -61,20 +61,20 @@ async def some_turns(count: int) -> None:
 
 
 async def test_a_waiting_suspect_holds_later_ones_back():
-    lock, order = Solitude(), []
+    lock, order = ExclusiveGate(), []
     leave = asyncio.Event()
 
     async def first() -> None:
-        async with lock.together():
+        async with lock.shared():
             await leave.wait()
             order.append("first")
 
     async def suspect() -> None:
-        async with lock.alone():
+        async with lock.exclusive():
             order.append("suspect")
 
     async def later() -> None:
-        async with lock.together():
+        async with lock.shared():
             order.append("later")
 
     tasks = []
@@ -88,10 +88,10 @@ async def test_a_waiting_suspect_holds_later_ones_back():
 
 
 async def test_a_failure_inside_lets_the_next_one_in():
-    lock = Solitude()
-    for side in (lock.alone, lock.together):
+    lock = ExclusiveGate()
+    for side in (lock.exclusive, lock.shared):
         with pytest.raises(ValueError, match="inside"):
             async with side():
                 raise ValueError("inside")
-    async with asyncio.timeout(1), lock.alone():
+    async with asyncio.timeout(1), lock.exclusive():
         pass

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
-from urllib.parse import urlsplit
+from typing import Any, Final, Literal, Self
+from urllib.parse import quote, urlsplit
 
 import httpx2
 
@@ -200,3 +202,150 @@ def _kinds(base: type[ServiceError]) -> Iterator[type[ServiceError]]:
         if "slug" in vars(kind):
             yield kind
         yield from _kinds(kind)
+
+
+ITEMS_MAX: Final = 200
+BYTES_MAX: Final = 60 * 1024 * 1024
+"""Of one batch: what a service takes unless its facility set less."""
+POLL_S: Final = 1.0
+
+
+class BatchClient(ServiceClient):
+    """Sends batches and looks after them. Errors are those of `ServiceClient`."""
+
+    def send(self, files: Sequence[Path], *, model: str | None = None) -> Json:
+        """Send images as one batch; the accepted batch. A service that is too busy or away is asked again, safely."""
+        fields, key = {} if model is None else {"model": model}, str(uuid.uuid4())
+
+        def once() -> Json:
+            with ExitStack() as opened:
+                parts = [("image", (file.name, opened.enter_context(file.open("rb")))) for file in files]
+                return self._ask("POST", "/api/v1/batches", files=parts, data=fields, headers={"Idempotency-Key": key})
+
+        return self._patiently(once, CapacityError)
+
+    def batch(self, batch_id: str) -> Json:
+        """The batch as it is now, with its counts and its first items."""
+        return self._ask("GET", f"/api/v1/batches/{batch_id}")
+
+    def batch_results(self, batch_id: str, form: Literal["ndjson", "csv"] = "ndjson") -> str:
+        """A line for each item. Raises `CapacityError` where the answer broke off."""
+        return self._request("GET", f"/api/v1/batches/{batch_id}/results", params={"format": form}).text
+
+    def cancel_batch(self, batch_id: str) -> Json:
+        """The batch, whose items have all ended now."""
+        return self._ask("POST", f"/api/v1/batches/{batch_id}/cancel")
+
+    def wait_batch(self, batch_id: str, timeout_s: float, tell: Callable[[Json], None]) -> Json:
+        """The batch once all its items have ended; `tell` is told of each look. Raises `DeadlineExceeded`."""
+        seen = time.monotonic()
+        deadline = seen + timeout_s
+        while True:
+            try:
+                batch = self.batch(batch_id)
+                seen = time.monotonic()
+                tell(batch)
+                if batch["completed_at"]:
+                    return batch
+            except CapacityError:
+                if time.monotonic() - seen > AWAY_S:
+                    raise
+            if time.monotonic() + POLL_S > deadline:
+                raise DeadlineExceeded(f"Batch {batch_id} has items that have not ended after {timeout_s:g} seconds.")
+            time.sleep(POLL_S)
+
+
+def split(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """Files in their order, in as few batches as a service takes."""
+    batch: list[Path] = []
+    total = 0
+    for file in files:
+        size = file.stat().st_size
+        if batch and (len(batch) == ITEMS_MAX or total + size > BYTES_MAX):
+            yield batch
+            batch, total = [], 0
+        batch.append(file)
+        total += size
+    if batch:
+        yield batch
+
+
+PATH: Final = "/api/v1/webhooks"
+
+
+class WebhookClient(ServiceClient):
+    """Registers receivers and looks after them. Errors are those of `ServiceClient`."""
+
+    def webhooks(self) -> list[Json]:
+        """All, the newest first."""
+        found: list[Json] = self._ask("GET", PATH)["webhooks"]
+        return found
+
+    def register(self, url: str, events: Sequence[str] = ()) -> Json:
+        """A new webhook with its secret, which is shown this once; without `events` it is told of all."""
+        return self._ask("POST", PATH, json={"url": url, **({"events": list(events)} if events else {})})
+
+    def remove(self, webhook_id: str) -> None:
+        """Forget it."""
+        self._request("DELETE", _path(webhook_id))
+
+    def rotate(self, webhook_id: str) -> Json:
+        """The webhook with its new secret."""
+        return self._ask("POST", _path(webhook_id, "rotate"))
+
+    def send_test(self, webhook_id: str) -> str:
+        """Send a test event; the delivery's id."""
+        return str(self._ask("POST", _path(webhook_id, "test"))["delivery_id"])
+
+    def deliveries(self, webhook_id: str) -> list[Json]:
+        """What waits, and what ended."""
+        found: list[Json] = self._ask("GET", _path(webhook_id, "deliveries"))["deliveries"]
+        return found
+
+    def redeliver(self, webhook_id: str, delivery_id: str) -> None:
+        """Send it again, now."""
+        self._request("POST", _path(webhook_id, "deliveries", delivery_id, "redeliver"))
+
+
+def _path(*parts: str) -> str:
+    return "/".join((PATH, *(quote(part, safe="") for part in parts)))
+
+
+class AdminClient(ServiceClient):
+    """The service with an admin's token. What it refuses raises as in `ServiceClient`."""
+
+    def dead_jobs(self, model: str | None = None) -> Iterator[Json]:
+        """Dead jobs of one model or of all, the newest first, page by page."""
+        query = {} if model is None else {"model": model}
+        while True:
+            page = self._ask("GET", "/api/v1/admin/dead", params=query)
+            yield from page["data"]
+            if not page["next_cursor"]:
+                return
+            query["cursor"] = page["next_cursor"]
+
+    def dead_job(self, job_id: str) -> Json:
+        """All that is known of a dead job but its image."""
+        return self._ask("GET", f"/api/v1/admin/dead/{job_id}")
+
+    def requeue(self, job_id: str) -> None:
+        """Let a dead job run again."""
+        self._ask("POST", f"/api/v1/admin/dead/{job_id}/requeue")
+
+    def drop(self, job_id: str) -> None:
+        """Remove a dead job and its image."""
+        self._request("DELETE", f"/api/v1/admin/dead/{job_id}")
+
+    def stops(self) -> list[Json]:
+        """What admins have stopped."""
+        stops: list[Json] = self._ask("GET", "/api/v1/admin/stops")["stops"]
+        return stops
+
+    def stop(self, what: str, model: str | None, message: str, retry_after_s: int) -> Json:
+        """Stop `intake`, of one model or of all, or a model's `work`."""
+        said = {"what": what, "model": model, "message": message, "retry_after_s": retry_after_s}
+        return self._ask("POST", "/api/v1/admin/stops", json=said)
+
+    def resume(self, stop: str) -> None:
+        """Take a stop back, by its name."""
+        self._request("DELETE", f"/api/v1/admin/stops/{stop}")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from serve_app.contracts import ModelCard, ModelHandle
-from serve_app.errors import ServiceError
+from serve_app.connections import end_tasks
+from serve_app.contracts import ModelCard, ModelHandle, Outcome
+from serve_app.errors import CapacityError, ModelUnready, ReplicaLost, ServiceError
 from serve_app.jobs import limits
-from serve_app.jobs.dispatch.attempt import attempt
-from serve_app.jobs.dispatch.breaker import Breaker
+from serve_app.jobs.breaker import Breaker
 from serve_app.jobs.records import Chunk
-from serve_app.jobs.tracker import Tracker
+from serve_app.jobs.store import JobStore
 
 POLL_S = 1.0
 """A wake call may get lost, and a lease that runs out calls nobody: look this often."""
@@ -24,6 +25,11 @@ ATTEMPT_S = 600.0
 CLOSE_S = 10.0
 """What chunks that a replica has are given at the end. To give back the rest takes some more, all within the 40 s
 after which Serve kills a replica."""
+
+FINISH_S = 60.0
+"""How long finished work is kept while Redis is away. Then its leases end and the jobs run again."""
+RETRY_S = 0.3
+GIVE_BACK_S = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +43,14 @@ class Dispatcher:
 
     def __init__(
         self,
-        tracker: Tracker,
+        store: JobStore,
         handle: ModelHandle,
         card: ModelCard,
         *,
         version: str,
         attempt_s: float = ATTEMPT_S,
     ) -> None:
-        self._tracker = tracker
+        self._store = store
         self._handle = handle
         self._card = card
         self._version = version
@@ -66,7 +72,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Dispatch until closed or cancelled. No failure ends it."""
-        async with self._tracker.messages.wake(self._card.name) as woken:
+        async with self._store.messages.wake(self._card.name) as woken:
             while not self._closing.is_set():
                 try:
                     await (self._dispatch(woken) if self._breaker.closed else self._probe(woken))
@@ -97,14 +103,14 @@ class Dispatcher:
         while self._breaker.closed and await self._claim():
             pass
         await _rest(woken)
-        if self._card.wakes_from_zero and not await self._tracker.replicas(self._card.name):
+        if self._card.wakes_from_zero and not await self._store.replicas(self._card.name):
             self._breaker.doubt()
 
     async def _claim(self) -> bool:
         async with self._claiming:  # so that close() sees the chunk of a claim that was under way
             if self._closing.is_set():
                 return False
-            chunk = await self._tracker.claim(
+            chunk = await self._store.claim(
                 self._card.name,
                 limit=self._card.max_batch_size,
                 max_bytes=limits.MAX_CHUNK_BYTES,
@@ -120,7 +126,7 @@ class Dispatcher:
 
     async def _attempt(self, chunk: Chunk) -> None:
         try:
-            await attempt(self._tracker, self._handle, chunk, self._breaker, self._attempt_s)
+            await attempt(self._store, self._handle, chunk, self._breaker, self._attempt_s)
         except Exception as error:  # a defect of ours must not go unseen, nor claim more in a tight loop
             logger.exception("A chunk of %s was left to its lease.", self._card.name)
             self._breaker.open(repr(error))
@@ -147,7 +153,7 @@ class Dispatcher:
                 self._open(f"The model runs version {version}; this release waits for {self._version}.")
 
     async def _has_jobs(self) -> bool:
-        backlog = await self._tracker.backlog(self._card.name)
+        backlog = await self._store.backlog(self._card.name)
         return backlog.waiting + backlog.leased > 0
 
     def _open(self, reason: str) -> None:
@@ -164,3 +170,87 @@ class Dispatcher:
 async def _rest(woken: asyncio.Event) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(woken.wait(), POLL_S)
+
+
+async def attempt(store: JobStore, handle: ModelHandle, chunk: Chunk, breaker: Breaker, timeout_s: float) -> None:
+    """Send the chunk, settle its jobs and tell the breaker how it went. On cancellation the jobs are given back."""
+    renewing = asyncio.create_task(_renew(store, chunk))
+    try:
+        await _call(store, handle, chunk, breaker, timeout_s)
+    except asyncio.CancelledError:
+        async with asyncio.timeout(GIVE_BACK_S):
+            await store.give_back(chunk.tasks)
+        raise
+    finally:
+        await end_tasks([renewing])
+        await _insist(lambda: store.close_chunk(chunk), GIVE_BACK_S)
+
+
+async def _call(store: JobStore, handle: ModelHandle, chunk: Chunk, breaker: Breaker, timeout_s: float) -> None:
+    """The breaker hears of a failure before the jobs wait again, or they would go out to the same failure at once."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            outcomes = await handle.predict(chunk.tasks)
+        _check(chunk, outcomes)
+    except (ReplicaLost, TimeoutError) as error:
+        reason = str(error) or f"no answer within {timeout_s:g} s"
+        logger.warning("A chunk of %d jobs of %s was lost: %s", len(chunk.tasks), chunk.model, reason)
+        breaker.doubt()
+        suspects = isinstance(error, ReplicaLost) and error.hung
+        await _insist(lambda: store.release_as_lost(chunk.tasks, reason, suspects=suspects))
+    except Exception as error:  # whatever it was, it was not the jobs' fault
+        logger.warning("A chunk of %d jobs of %s goes back: %r", len(chunk.tasks), chunk.model, error)
+        breaker.open(str(error) or repr(error))
+        await _insist(lambda: store.give_back(chunk.tasks))
+    else:
+        breaker.succeed()
+        await _finish(store, chunk, outcomes)
+
+
+def _check(chunk: Chunk, outcomes: Sequence[Outcome]) -> None:
+    if [outcome.job_id for outcome in outcomes] != [task.job_id for task in chunk.tasks]:
+        raise ModelUnready("The model did not answer for the jobs that it was given.")
+    if any((outcome.result is None) == (outcome.failure is None) for outcome in outcomes):
+        raise ModelUnready("The model answered with neither a result nor a failure.")
+
+
+async def _finish(store: JobStore, chunk: Chunk, outcomes: Sequence[Outcome]) -> None:
+    pairs = list(zip(chunk.tasks, outcomes, strict=True))
+    results = [(task, outcome.result) for task, outcome in pairs if outcome.result is not None]
+    failures = [(task, outcome.failure) for task, outcome in pairs if outcome.failure is not None]
+    await _insist(lambda: store.complete(results))
+    await _insist(lambda: store.fail(failures))
+
+
+async def _insist(change: Callable[[], Awaitable[object]], seconds: float = FINISH_S) -> None:
+    """Try a change until Redis takes it, for a bounded time. Repeated after a lost answer, it does nothing."""
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                try:
+                    await change()
+                    return
+                except CapacityError:
+                    await asyncio.sleep(RETRY_S * random.uniform(0.5, 1.5))
+    except TimeoutError:
+        logger.error("The job tracker was away for %g s; the jobs' leases end and they run again.", seconds)
+
+
+async def _renew(store: JobStore, chunk: Chunk) -> None:
+    """Hold the lease while the call runs; end when no job of it is ours any more.
+
+    A renewal that gets no answer is repeated within the lease, on another connection: a command's own deadline may be
+    as long as the lease.
+    """
+    term = store.lease_seconds / 3
+    pause = term
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            async with asyncio.timeout(term):
+                if not await store.renew(chunk):
+                    return
+            pause = term
+        except (CapacityError, TimeoutError):
+            logger.debug("The lease of a chunk could not be renewed; trying again.")
+            pause = min(term, RETRY_S)

@@ -1,11 +1,12 @@
-"""The report as text for a terminal: the source system's sections, then outcomes and latency."""
+"""The report as text: a summary for a terminal, and CSV for a spreadsheet."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from serve_app.contracts import Json
-from serve_app.texts import one_line
+from serve_app.texts import csv_row, one_line
 from serve_app.usage.report.statements import OTHERS
 
 BAR_WIDTH = 28
@@ -87,3 +88,29 @@ def _table(rows: Sequence[Json]) -> Iterator[str]:
         )
     if len(rows) > SHOWN:
         yield f"  (first {SHOWN}; --csv has them all)"
+
+
+COLUMNS: Final = (
+    "name",
+    "id",
+    "requests",
+    "errors",
+    "completed",
+    "failed",
+    "cancelled",
+    "dead",
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "latency_p99_ms",
+    "bytes",
+    "compute_seconds",
+)
+
+
+def write_csv(report: Json) -> str:
+    """The tables by user, group and model below each other, told apart by the first column."""
+    start, end = report["requested_start_utc"] or "", report["requested_end_utc"]
+    lines = [csv_row(["window_start_utc", "window_end_utc", "by", *COLUMNS])]
+    for by, table in (("user", "users"), ("group", "groups"), ("model", "models")):
+        lines += [csv_row([start, end, by, *(row[name] for name in COLUMNS)]) for row in report[table]]
+    return "".join(lines)

@@ -1,25 +1,24 @@
-"""The two ways to the tables: a PostgreSQL URL, or `psql` in the database's pod through `kubectl exec`."""
+"""The two ways to the tables: a PostgreSQL URL, or `psql` in the database's pod through `kubectl exec`.
+
+Everything has a deadline, and faults become sentences for the person who asked for the report."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 import subprocess
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, Protocol
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
-from serve_app.usage.report.connection import (
-    CONNECT_TIMEOUT_S,
-    STATEMENT_TIMEOUT_S,
-    TABLES_MISSING,
-    TooSlow,
-    closed_within,
-    connected,
-)
-from serve_app.usage.report.statements import PREPARE
+from serve_app.usage.report.statements import PREPARE, STATEMENT_TIMEOUT_S
 from serve_app.usage.report.window import ReportError
 
 READ_TIMEOUT_S: Final = 600
@@ -42,7 +41,7 @@ class Source(Protocol):
         ...
 
 
-class Database:
+class UrlSource:
     """A PostgreSQL URL."""
 
     def __init__(self, url: str, within_s: float = READ_TIMEOUT_S) -> None:
@@ -73,7 +72,7 @@ def _only_value(connection: psycopg.Connection, statement: str, deadline: float)
     return row[0] if row else None
 
 
-class Pod:
+class PodSource:
     """The database's pod in a namespace; the account, the database and the password are the pod's own."""
 
     def __init__(self, namespace: str) -> None:
@@ -103,3 +102,71 @@ class Pod:
         if len(values) != len(statements):
             raise ReportError(f"psql in the pod gave {len(values)} answers to {len(statements)} questions")
         return values
+
+
+CONNECT_TIMEOUT_S: Final = 10
+TABLES_MISSING: Final = "the database has not this version's tables; run `semapi migrate`"
+
+
+class DatabaseAway(ReportError):
+    """The database cannot be read now. The text is for operators: it may name hosts and accounts."""
+
+
+class TooSlow(ReportError):
+    """The time was up before the report was ready."""
+
+
+@contextmanager
+def connected(url: str, connect_timeout_s: int = CONNECT_TIMEOUT_S) -> Iterator[psycopg.Connection]:
+    """A connection that commits each statement. Whatever PostgreSQL says inside becomes a `ReportError`."""
+    try:
+        if not conninfo_to_dict(url):
+            raise DatabaseAway("no database: set DATABASE_URL, give --dsn, or start `semapi up` here")
+    except psycopg.ProgrammingError:  # its text would show a part of the password
+        raise DatabaseAway(
+            "the database's address is no PostgreSQL URL; percent-encode what is special in it"
+        ) from None
+    try:
+        with psycopg.connect(
+            url, connect_timeout=connect_timeout_s, autocommit=True, tcp_user_timeout=STATEMENT_TIMEOUT_S * 1000
+        ) as connection:
+            connection.execute("SELECT set_config('statement_timeout', %s, false)", [f"{STATEMENT_TIMEOUT_S}s"])
+            yield connection
+    except psycopg.errors.UndefinedTable:
+        raise DatabaseAway(TABLES_MISSING) from None
+    except psycopg.errors.QueryCanceled as error:
+        raise TooSlow("PostgreSQL needs more time for this than it was given; take less time at once") from error
+    except psycopg.OperationalError as error:
+        raise DatabaseAway(f"PostgreSQL did not answer: {str(error).strip()}") from error
+    except psycopg.DataError as error:  # words of the person's that only PostgreSQL finds wrong
+        raise ReportError(_refusal(error)) from error
+    except psycopg.Error as error:
+        raise DatabaseAway(_refusal(error)) from error
+
+
+def _refusal(error: psycopg.Error) -> str:
+    return f"PostgreSQL refused: {error.diag.message_primary or error}"
+
+
+@contextmanager
+def closed_within(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
+    """Close the connection after the block, and cut it inside after `seconds`.
+
+    A server that stands still takes a question and never answers it; TCP sees no fault there, and PostgreSQL's own
+    timeouts stand still too.
+    """
+    line = socket.socket(fileno=os.dup(connection.fileno()))
+    timer = threading.Timer(seconds, _cut, (line,))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        connection.close()
+        line.close()
+
+
+def _cut(line: socket.socket) -> None:
+    with suppress(OSError):  # the server was faster
+        line.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,280 @@
+"""Webhooks and their deliveries as Redis keeps them, and what their owners do with them. Each change is one script.
+
+Every method raises `TrackerUnavailable` when Redis is away. Another owner's webhook is as unknown as a missing one."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+
+from serve_app.connections import redis_errors
+from serve_app.contracts import Json
+from serve_app.errors import (
+    DeliveryUnknown,
+    QueueFull,
+    WebhooksFull,
+    WebhookUnknown,
+    WebhookUrlForbidden,
+    WebhookUrlInvalid,
+)
+from serve_app.outbound.url import Policy, read_url
+from serve_app.settings import Settings
+from serve_app.webhooks.events import TEST_EVENT, new_secret
+from serve_app.webhooks.keys import key, script
+from serve_app.webhooks.limits import ENDPOINTS_MAX
+
+ENDPOINT_ID: Final = re.compile(r"[0-9a-f]{32}")
+DELIVERY_ID: Final = re.compile(r"msg_[0-9a-f]{32}")
+SCRIPTS: Final = ("register", "remove", "rotate", "send", "look")
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Which URLs receivers may have; in `prod` with TLS only."""
+    schemes = ("https",) if settings.environment == "prod" else ("http", "https")
+    return Policy("webhook URL", WebhookUrlInvalid, WebhookUrlForbidden, settings.webhook_private_hosts, schemes)
+
+
+class WebhookStore:
+    """The registered receivers."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._policy = policy_of(settings)
+        self._scripts: dict[str, AsyncScript] = {name: redis.register_script(script(name)) for name in SCRIPTS}
+
+    async def register(self, owner: str, url: str, events: Sequence[str]) -> Webhook:
+        """A new endpoint. Raises `WebhookUrlInvalid`, `WebhookUrlForbidden`, `WebhooksFull`, `StoreFull`."""
+        read_url(url, self._policy)
+        endpoint = uuid.uuid4().hex
+        if await self._run("register", owner, endpoint, url, ",".join(events), new_secret()) == b"full":
+            raise WebhooksFull(f"You have {ENDPOINTS_MAX} webhooks already. Delete one that is no longer needed.")
+        return await self.read(owner, endpoint)
+
+    async def read(self, owner: str, endpoint: str) -> Webhook:
+        """One of the owner's. Raises `WebhookUnknown`."""
+        if ENDPOINT_ID.fullmatch(endpoint):
+            with redis_errors():
+                found: Any = await self._redis.hgetall(key("endpoint", endpoint=endpoint))
+            if found and found[b"owner"].decode() == owner:
+                return read_endpoint(endpoint, texts(found))
+        raise _unknown()
+
+    async def listed(self, owner: str) -> list[Webhook]:
+        """All of the owner's, the newest first."""
+        with redis_errors():
+            names: Any = await self._redis.zrevrange(key("endpoints", owner=owner), 0, -1)
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for name in names:
+                    pipeline.hgetall(key("endpoint", endpoint=name.decode()))
+                found = await pipeline.execute()
+        return [
+            read_endpoint(name.decode(), texts(fields))
+            for name, fields in zip(names, found, strict=True)
+            if fields  # deleted between the two looks
+        ]
+
+    async def remove(self, owner: str, endpoint: str) -> None:
+        """Forget an endpoint and its deliveries. Raises `WebhookUnknown`."""
+        if not ENDPOINT_ID.fullmatch(endpoint) or not await self._run("remove", owner, endpoint):
+            raise _unknown()
+
+    async def rotate(self, owner: str, endpoint: str) -> Webhook:
+        """Give it a new secret; the older one signs along for a day. Raises `WebhookUnknown`."""
+        if not ENDPOINT_ID.fullmatch(endpoint) or not await self._run("rotate", owner, endpoint, new_secret()):
+            raise _unknown()
+        return await self.read(owner, endpoint)
+
+    async def send_test(self, owner: str, endpoint: str) -> str:
+        """Send a test event; the delivery's id. Raises `WebhookUnknown`, `QueueFull`."""
+        delivery = f"msg_{uuid.uuid4().hex}"
+        if not ENDPOINT_ID.fullmatch(endpoint) or not await self._send(owner, endpoint, delivery, "type", TEST_EVENT):
+            raise _unknown()
+        return delivery
+
+    async def redeliver(self, owner: str, endpoint: str, delivery: str) -> None:
+        """Begin a delivery's schedule again, now. Raises `WebhookUnknown`, `DeliveryUnknown`, `QueueFull`."""
+        await self.read(owner, endpoint)
+        if not DELIVERY_ID.fullmatch(delivery) or not await self._send(owner, endpoint, delivery):
+            raise DeliveryUnknown("There is no delivery of this id; the log keeps the last ones for some days.")
+
+    async def deliveries(self, owner: str, endpoint: str) -> list[Delivery]:
+        """Those that wait, soonest first, then those that ended, newest first: LOG_MAX of each.
+
+        Raises `WebhookUnknown`.
+        """
+        await self.read(owner, endpoint)
+        found = await self._run("look", endpoint)
+        return [read_delivery(name.decode(), pairs(fields), int(due) if due else None) for name, due, fields in found]
+
+    async def stats(self) -> WebhookStats:
+        """The statistics of all webhooks, in one round trip."""
+        with redis_errors():
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.time()
+                pipeline.hmget(key("totals"), OUTCOMES)
+                pipeline.zcard(key("waiting"))
+                pipeline.zrange(key("waiting"), 0, 0, withscores=True)
+                pipeline.zrange(key("due"), 0, 0, withscores=True)
+                pipeline.xrange(key("events"), count=1)
+                (seconds, microseconds), counted, waiting, oldest, due, events = await pipeline.execute()
+        now_s = seconds + microseconds / 1e6
+        written = [(entry, int(entry.split(b"-")[0])) for entry, _ in events]
+        return WebhookStats(
+            ended={name: int(number or 0) for name, number in zip(OUTCOMES, counted, strict=True)},
+            waiting=waiting,
+            oldest_s=_age_s(oldest, now_s),
+            late_s=max(_age_s(due, now_s), _age_s(written, now_s)),
+        )
+
+    async def _send(self, owner: str, endpoint: str, delivery: str, *fields: str) -> bool:
+        done = await self._run("send", owner, endpoint, delivery, *fields)
+        if done == b"full":
+            raise QueueFull("Too many deliveries wait already. Try again later.", retry_after=60)
+        return bool(done == b"queued")
+
+    async def _run(self, name: str, *arguments: str) -> Any:
+        with redis_errors():
+            return await self._scripts[name](args=arguments)
+
+
+def _unknown() -> WebhookUnknown:
+    return WebhookUnknown("You have no webhook with this id.")
+
+
+Fields = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """A receiver that a user has registered. Times in ms; the secrets are left out of its text."""
+
+    id: str
+    owner: str
+    url: str
+    events: tuple[str, ...]
+    secrets: tuple[str, ...]
+    """The newest first."""
+    created_at: int
+    older_secret_until: int | None
+    disabled_at: int | None
+    disabled_why: str
+    delivered_at: int | None
+    dropped: int
+    """Events that found its queue, or that of the house, full."""
+    slow: bool
+    """True when the last attempt took long."""
+
+    def __repr__(self) -> str:
+        return f"Webhook({self.id})"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event on its way to one endpoint, or there."""
+
+    id: str
+    endpoint: str
+    type: str
+    at: int
+    """When what it tells happened."""
+    status: str
+    """`waiting`, `delivered` or `failed`."""
+    tries: int
+    """Attempts since it was last begun: a redelivery starts the schedule again."""
+    job_id: str
+    job_status: str
+    model: str
+    attempts: tuple[Json, ...]
+    """The last ones, the newest last: when, status or error, and how long it took."""
+    next_attempt_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A delivery that is ours to attempt, and where to."""
+
+    token: str
+    endpoint: Webhook
+    delivery: Delivery
+
+
+def read_endpoint(endpoint: str, fields: Fields) -> Webhook:
+    """The endpoint that a hash tells, with the secrets that sign now."""
+    until = _number(fields.get("older_until"))
+    rotating = until is not None and time.time() * 1000 < until
+    return Webhook(
+        id=endpoint,
+        owner=fields["owner"],
+        url=fields["url"],
+        events=tuple(fields["events"].split(",")),
+        secrets=(fields["secret"], *([fields["older_secret"]] if rotating else [])),
+        created_at=int(fields["created_at"]),
+        older_secret_until=until if rotating else None,
+        disabled_at=_number(fields.get("disabled_at")),
+        disabled_why=fields.get("disabled_why", ""),
+        delivered_at=_number(fields.get("delivered_at")),
+        dropped=int(fields.get("dropped", 0)),
+        slow="slow" in fields,
+    )
+
+
+def read_delivery(delivery: str, fields: Fields, next_attempt_at: int | None = None) -> Delivery:
+    """The delivery that a hash tells."""
+    attempts = sorted((int(name.removeprefix("attempt:")), text) for name, text in fields.items() if ":" in name)
+    return Delivery(
+        id=delivery,
+        endpoint=fields["endpoint"],
+        type=fields["type"],
+        at=int(fields["at"]),
+        status=fields["status"],
+        tries=int(fields["tries"]),
+        job_id=fields.get("job_id", ""),
+        job_status=fields.get("job_status", ""),
+        model=fields.get("model", ""),
+        attempts=tuple(json.loads(text) for _, text in attempts),
+        next_attempt_at=next_attempt_at,
+    )
+
+
+def pairs(reply: Iterable[bytes]) -> dict[str, str]:
+    """A flat list of names and values, as scripts give hashes."""
+    words = [word.decode() for word in reply]
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def texts(fields: Mapping[Any, Any]) -> dict[str, str]:
+    """A hash as redis-py gives it."""
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None
+
+
+OUTCOMES: Final = ("delivered", "failed", "dropped")
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookStats:
+    """All webhooks together."""
+
+    ended: Mapping[str, int]
+    """By outcome, since this Redis was new. `dropped`: a queue was full, so that nothing was sent."""
+    waiting: int
+    oldest_s: float
+    """Age of the delivery that has waited longest; one to a dead receiver waits for days."""
+    late_s: float
+    """How long the next one, or the next event, has been due: above seconds no gateway sends."""
+
+
+def _age_s(first: Sequence[tuple[Any, float]], now_s: float) -> float:
+    """Since the milliseconds that the first entry stands for; 0 without one and for times to come."""
+    return max(0.0, now_s - first[0][1] / 1000) if first else 0.0
