@@ -285,6 +285,10 @@ def changed(value: Any, changes: Any) -> Any:
         return value | {name: changed(value.get(name), change) for name, change in changes.items()}
     if isinstance(value, list) and isinstance(changes, list):
         named = {change["name"]: change for change in changes}
+        if unknown := named.keys() - {one["name"] for one in value}:
+            sys.exit(
+                f"k8s/service/sizes.yaml has sizes of {', '.join(unknown)}, which serve_app/serve.yaml does not have."
+            )
         return [changed(one, named.get(one["name"], {})) for one in value]
     return changes
 
