@@ -1,10 +1,8 @@
-"""Train the demo model: a small vision transformer on drawn SEM textures.
+"""`make train-demo`: train the demo model, a small vision transformer, on drawn SEM textures.
 
 The demo model stands in for the real classifier where that cannot be downloaded. It has seen no micrograph, only the
-drawings of `sem_textures`. Everything is seeded; two runs on one machine give the same weights.
-
-    python scripts/train_demo_model.py            # writes serve_app/models/demo
-    python scripts/report_demo_model.py           # measures it and writes docs/demo-model.md
+drawings of `demo_model.pictures`. Everything is seeded: two runs on one machine give the same weights.
+`make report-demo` measures the model and writes docs/demo-model.md.
 """
 
 from __future__ import annotations
@@ -21,13 +19,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sem_textures.dataset import LABELS, TRAINING_PICTURES, squashed, training
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-FOLDER = Path(__file__).parent.parent / "serve_app" / "models" / "demo"
+from demo_model.pictures import TRAINING_PICTURES, squashed, training
+from demo_model.scenes import LABELS
+
+FOLDER = Path(__file__).resolve().parents[2] / "serve_app" / "models" / "demo"
 SIDE = 128
 STEPS = 800
 BATCH = 64
@@ -42,8 +42,8 @@ def main() -> None:
     """Draw, train, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the model")
-    parser.add_argument("--pictures", type=int, default=TRAINING_PICTURES, help="drawn pictures to learn from")
-    parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps (a number, not a time: repeatable)")
+    parser.add_argument("--pictures", type=int, default=TRAINING_PICTURES, help="drawn pictures to train on")
+    parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps")
     options = parser.parse_args()
     torch.set_num_threads(2)
     began = time.monotonic()
@@ -60,7 +60,7 @@ def core_minutes() -> float:
 
 
 def draw(count: int) -> tuple[Tensor, Tensor]:
-    """Training pictures (count, side, side), uint8, and their classes; class `len(LABELS)` is "none of them"."""
+    """Training pictures (count, side, side), uint8, and their classes; class `len(LABELS)` is none of them."""
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         drawn = pool.map(_one, range(count), chunksize=40)
     return torch.from_numpy(np.stack([pixels for pixels, _ in drawn])), torch.tensor([label for _, label in drawn])
@@ -89,7 +89,7 @@ def untrained() -> ViTForImageClassification:
 
 
 def train(pixels: Tensor, labels: Tensor, steps: int) -> ViTForImageClassification:
-    """Train from scratch for a fixed number of steps; the running average of the weights is what comes back."""
+    """Train from scratch for a fixed number of steps; returns the running average of the weights."""
     torch.manual_seed(SEED)
     model = untrained()
     whiten(model, pixels)
@@ -134,7 +134,7 @@ def whiten(model: ViTForImageClassification, pixels: Tensor) -> None:
 
 
 def optimisers_for(model: ViTForImageClassification) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, which needs half the steps of AdamW there; AdamW for the rest."""
+    """Muon for the matrices inside the layers, where it needs half the steps of AdamW; AdamW for the rest."""
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, weights in model.named_parameters():
@@ -146,7 +146,7 @@ def optimisers_for(model: ViTForImageClassification) -> list[torch.optim.Optimiz
 
 
 def soft_targets(labels: Tensor) -> Tensor:
-    """Probabilities to learn: a little less than certain for a class, all classes alike for what belongs to none."""
+    """Target probabilities: a little less than certain for a class, uniform for pictures of no class."""
     known = nn.functional.one_hot(labels, len(LABELS) + 1)[:, :-1] * (1 - SMOOTHING) + SMOOTHING / len(LABELS)
     return torch.where(labels[:, None] < len(LABELS), known, torch.tensor(1 / len(LABELS)))
 
@@ -182,7 +182,7 @@ def save(model: ViTForImageClassification, folder: Path) -> None:
     (folder / "model.safetensors").chmod(0o644)
     ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
-    config["dtype"] = "float32"  # what to compute in: half precision is only how the weights are stored
+    config["dtype"] = "float32"  # the precision to compute in; only the stored weights are half precision
     config |= {"demo": True, "description": "Demo model, trained on drawn textures only. Not for real micrographs."}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()

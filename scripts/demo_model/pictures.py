@@ -1,7 +1,8 @@
-"""From a scene to a micrograph: tilt, contrast, charging, focus, shot noise and the data bar.
+"""The drawn micrographs of the demo model: from a scene to a picture, and which picture has which number.
 
-The ranges for held-out images do not overlap those for training. They lie between them: what is learned must carry to
-conditions that were never seen. What happens outside all of them is measured too and said in docs/demo-model.md.
+A picture is a scene seen with tilt, contrast, charging, blur, shot noise and a data bar. The ranges for held-out
+pictures lie between those for training and do not overlap them, so that the score shows what carries over to unseen
+conditions. `OUTSIDE` lies beyond all of them; docs/demo-model.md reports both.
 """
 
 from __future__ import annotations
@@ -10,13 +11,22 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from sem_textures.sheet import Array, Rng, ramp
+from demo_model.drawing import Array, Rng, Size, ramp
+from demo_model.scenes import LABELS, SCENES, UNKNOWN
 
 Range = tuple[float, float]
 Ranges = tuple[Range, ...]
-"""One range or several; several are taken with equal chance."""
+"""One range or several, each equally likely."""
+
+HELD_OUT_SIZE = (1024, 768)
+TRAINING_PICTURES = 9020
+TRAINING_SIZES = ((384, 288), (384, 288), (448, 336), (344, 316), (512, 384))
+"""Smaller than real micrographs, because drawing costs by the pixel; the resize to the model's input evens it out."""
+TRAINING_SEED, HELD_OUT_SEED = 20_240_101, 770_002
+"""Two streams of seeds; numpy mixes them with the picture's number, so they share no picture."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,34 @@ OUTSIDE = Conditions(
 def draw_from(rng: Rng, ranges: Ranges) -> float:
     """A number from one of the ranges."""
     return float(rng.uniform(*ranges[rng.integers(len(ranges))]))
+
+
+def render(label: str, rng: Rng, conditions: Conditions, size: Size) -> Image.Image:
+    """One micrograph of a class, 8-bit grey."""
+    scene = SCENES[label](rng, size, draw_from(rng, conditions.magnification))
+    return photograph(scene, rng, conditions)
+
+
+def held_out(number: int, conditions: Conditions = HELD_OUT) -> tuple[Image.Image, int]:
+    """Held-out picture `number` and its class; classes take turns."""
+    label = number % len(LABELS)
+    return render(LABELS[label], np.random.default_rng((HELD_OUT_SEED, number)), conditions, HELD_OUT_SIZE), label
+
+
+def training(number: int) -> tuple[Image.Image, int]:
+    """Training picture `number` and its class; every eleventh has class `len(LABELS)`, which is none of them."""
+    rng = np.random.default_rng((TRAINING_SEED, number))
+    size = TRAINING_SIZES[rng.integers(len(TRAINING_SIZES))]
+    label = number % (len(LABELS) + 1)
+    if label == len(LABELS):
+        scene = UNKNOWN[rng.integers(len(UNKNOWN))](rng, size)
+        return photograph(scene, rng, TRAINING), label
+    return render(LABELS[label], rng, TRAINING, size), label
+
+
+def squashed(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    """The model's input as the service makes it: the grey picture resized to a square, bilinear."""
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
 def photograph(scene: Array, rng: Rng, conditions: Conditions) -> Image.Image:
