@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from serve_app.gateway.limits.keys import DECISIONS_MAX
+from serve_app.gateway.keys import DECISIONS_MAX
 from serve_app.jobs import limits as jobs
 from serve_app.settings import Settings
 from serve_app.usage.writer import REFUSED_KEPT

@@ -6,7 +6,7 @@ import pytest
 from stray_keys import key_rows
 from stray_rules import BOUNDS, OWNED, UNBOUNDED
 
-from serve_app.gateway.limits import keys as limits
+from serve_app.gateway import keys as limits
 from serve_app.jobs import keys as jobs
 from serve_app.usage import keys as usage
 
