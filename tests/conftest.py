@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from schedule import SLOW_S, ByFile, give_time, in_order, unmarked
-from stray_keys import key_rows, strays
+from stray_keys import strays
 
 from serve_app.connections import connect_redis
 from serve_app.local.issuer import DevIssuerServer
@@ -203,7 +203,7 @@ def settings(request: pytest.FixtureRequest, valkey: Valkey) -> Iterator[Setting
     database_url = request.getfixturevalue("database") if "database" in request.fixturenames else ""
     yield Settings(redis_url=SecretStr(valkey.url), database_url=SecretStr(database_url))
     with BlockingRedis.from_url(valkey.url) as client:
-        assert strays(client, key_rows()) == []
+        assert strays(client) == []
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from serve_app.contracts import AuditEvent, Json
 from serve_app.errors import DecisionsFull, DecisionUnknown
 from serve_app.gateway.admin.actor import Actor
 from serve_app.gateway.limits.keys import BLOCKS, DECISIONS_MAX, OVERRIDES
+from serve_app.keyspace import OUTBOX
 from serve_app.lua import read_script
-from serve_app.usage.keys import OUTBOX
 
 TABLES: Final[Mapping[str, str]] = {"block": BLOCKS, "override": OVERRIDES}
 
@@ -55,5 +55,5 @@ class Decisions:
     async def _change(self, sort: Sort, owner: str, decision: str, event: AuditEvent) -> bytes:
         args = (DECISIONS_MAX, owner, decision, *event.pairs())
         with redis_errors():
-            done: bytes = await self._decide(keys=(TABLES[sort], OUTBOX), args=args)
+            done: bytes = await self._decide(keys=(TABLES[sort], OUTBOX()), args=args)
         return done

@@ -1,32 +1,23 @@
-"""The limiter's keys in the job Redis, on one screen. `owner`: principal id, or `house` for all users together.
-
-| key | what it is | bound | leaves |
-|---|---|---|---|
-| rate:submit:{owner} | string: when the bucket of submits is full; debt, µs | users lately | a minute after the last |
-| rate:read:{owner} | string: the same of all other requests | users lately | a minute after the last request |
-| quota:{owner} | integer: submits of the day | users with a quota who submitted today | at midnight UTC |
-| limits:blocks | hash: principal id → JSON: why, by whom, when | DECISIONS_MAX | when an admin takes it back |
-| limits:overrides | hash: principal id → JSON: rates, by whom, when | DECISIONS_MAX | when an admin takes it back |
-
-What is taken from a bucket is neither in the append-only file nor on a replica of Redis: losing it fills the bucket.
-"""
+"""The limiter's keys in the job Redis: `keyspace.py` describes them. `house` stands for all users together."""
 
 from __future__ import annotations
 
 from typing import Final
 
-BLOCKS: Final = "limits:blocks"
-OVERRIDES: Final = "limits:overrides"
+from serve_app.keyspace import LIMITS_BLOCKS, LIMITS_OVERRIDES, QUOTA, RATE_READ, RATE_SUBMIT
+
+BLOCKS: Final = LIMITS_BLOCKS()
+OVERRIDES: Final = LIMITS_OVERRIDES()
 HOUSE: Final = "house"
 DECISIONS_MAX: Final = 1000
 """Blocks, and as many overrides: decisions that people make by hand, one by one."""
 
 
 def rate_key(kind: str, owner: str) -> str:
-    """The bucket of submits or reads of a user or of the house."""
-    return f"rate:{kind}:{owner}"
+    """The bucket of submits or reads of a user or of all users."""
+    return (RATE_SUBMIT if kind == "submit" else RATE_READ)(owner=owner)
 
 
 def quota_key(owner: str) -> str:
     """The day's count of a user's submits."""
-    return f"quota:{owner}"
+    return QUOTA(owner=owner)
