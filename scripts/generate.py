@@ -10,12 +10,25 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Final, NamedTuple
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, also where another one is installed
+
+from serve_app import keyspace
+
 ROOT: Final = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # this checkout's code, even where the environment has another one installed
+REDIS_KEYS: Final = """
+# Keys of the job Redis
+
+Each key belongs to one [room](architecture.md#the-rooms), which decides what is in it. Times are Redis' clock. Keys
+that grow have a bound, and the last column says when each leaves. In a name, `{owner}` is a principal's id and `{id}`
+that of a job or a delivery; `{hash}` is of an Idempotency-Key, its owner and its route.
+
+An older release uses the same keys during an upgrade, so their names, types and TTLs stay.
+"""
 
 
 class Output(NamedTuple):
@@ -66,7 +79,25 @@ def secrets(page: str, source: str) -> str:
     return section(page, "secrets", source, table(("Secret", "Key", "Opens", "For"), rows))
 
 
-OUTPUTS: Final = (Output("docs/security.md", "k8s/secrets.yaml", secrets),)
+def redis_keys(_: str, source: str) -> str:
+    """Every key of the job Redis, for docs/redis-keys.md."""
+    rows = [(f"`{key.template}`", key.room, key.kind, key.holds, _bound(key), key.leaves) for key in keyspace.KEYS]
+    heading = ("Key", "Room", "Type", "What it is", "Bound", "Leaves")
+    return "\n".join([f"<!-- {notice(source)} -->", REDIS_KEYS, *table(heading, rows), ""])
+
+
+def _bound(key: keyspace.Key) -> str:
+    """The bound in words, behind its number or the name of the setting that sets it."""
+    most = key.most
+    if isinstance(most, str) and "." in most:
+        most = int(resolve_name(f"serve_app.{most}"))
+    return f"{most:,} {key.bound}" if isinstance(most, int) else f"{most} {key.bound}".strip()
+
+
+OUTPUTS: Final = (
+    Output("docs/security.md", "k8s/secrets.yaml", secrets),
+    Output("docs/redis-keys.md", "serve_app/keyspace.py", redis_keys),
+)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ Room = Literal["jobs", "images", "usage", "webhooks", "gateway"]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A row. In `template`, the name, braces hold its parts: `owner` is a principal's id, `id` a job's or delivery's."""
+    """A row. Braces in `template`, the name, hold its parts: `owner` is a principal, `id` that of a job or delivery."""
 
     template: str
     room: Room
