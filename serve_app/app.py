@@ -46,11 +46,11 @@ class ApplicationArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
-    """Served models; the first answers `POST /api/v1/inference`."""
+    """One block for each model; the first answers `POST /api/v1/inference`."""
     gateway_replicas: Annotated[int, Field(ge=1)] = 2
-    """Two, so that a lost one costs no submit."""
+    """Gateway replicas. With two, the loss of one costs no submit."""
     gateway_cpus: Annotated[float, Field(gt=0)] = 0.25
-    """Processors Ray reserves for a gateway replica."""
+    """Processors that Ray reserves for a gateway replica."""
     gateway_resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Custom resources of Ray that a gateway replica takes: it runs only on nodes that were started with them."""
 

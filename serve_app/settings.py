@@ -1,6 +1,6 @@
 """Every setting, typed, frozen, read once from the environment (or `<NAME>` files under SECRETS_DIR).
 
-Each setting is one row of docs/settings.md; a test holds the two together.
+The tables of docs/settings.md are made from these fields and their descriptions: `make generate`.
 """
 
 from __future__ import annotations
@@ -90,75 +90,95 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", validate_default=True, hide_input_in_errors=True)
 
     environment: Literal["local", "dev", "stage", "prod"] = "local"
-    """Where it runs. `prod` refuses dev issuer, demo model, empty audience, http issuers and placeholders."""
-
+    """Where the service runs. `prod` refuses to start with values meant for development; see [below](#production)."""
     redis_url: SecretStr = SecretStr("")
-    """Job Redis, >= 7.0, `noeviction`. Empty: `semapi up` starts an embedded Valkey."""
+    """The job Redis, version 7.0 or later, with `maxmemory-policy noeviction` and its data on disk: `redis://` or
+    `rediss://` with user and password. Empty: `semapi up` starts a Valkey of its own."""
     database_url: SecretStr = SecretStr("")
-    """PostgreSQL, >= 15. Empty: `semapi up` starts an embedded one."""
+    """PostgreSQL 15 or later, for usage and outcomes: `postgresql://user:password@host/database`. Empty: `semapi up`
+    starts one of its own."""
 
     oidc_issuers: CommaList = ("http://localhost:18080/default",)
-    """Accepted token issuers, comma separated; keys come by OIDC discovery."""
+    """Accepted [token issuers](issuers/README.md), written exactly as in the `iss` of their tokens. Their keys are
+    found by OpenID Connect discovery."""
     oidc_audience: CommaList = ()
-    """Audiences of which an access token must name one. Empty accepts any (refused in prod)."""
+    """Accepted audiences, for example `sem-image-classifier,api://sem-image-classifier`: the `aud` of a token must
+    name one of them. Empty accepts any token of the issuer, whatever service it was made for, so set this wherever
+    others can reach the service."""
     oidc_algorithms: CommaList = TOKEN_ALGORITHMS
-    """Accepted signature algorithms of tokens; each is used only with a key of its type."""
+    """Accepted signature algorithms of tokens. Each is used only with a key of its type, and never with a key whose
+    own `alg` is another. Algorithms with a shared secret (`HS…`) and `none` cannot be named."""
     oidc_issuer_rules: Annotated[dict[str, IssuerRule], NoDecode] = {}
-    """What differs for single issuers: a JSON object, issuer to rule (`IssuerRule`)."""
+    """Exceptions for single issuers: a JSON object from issuer to [rule](issuers/README.md#a-rule-for-an-issuer). A
+    rule sets other audiences, the claim that holds the audience, how the issuer's access tokens are recognised, or
+    that its ID tokens are accepted."""
     oidc_group_claim: str = "groups"
-    """Claim that names a principal's group in usage records; of a list the first. Empty: no groups."""
+    """Claim that names the caller's group in usage records: a text, or a list of which the first counts. Dots as in
+    `OIDC_ROLES_CLAIMS`. Empty: no groups are stored."""
+    oidc_roles_claims: CommaList = ("realm_access.roles", "roles", "groups", "scope")
+    """Claims that hold the caller's roles: lists, or texts of words separated by spaces. All of them are read. A dot
+    leads inside an object, unless a claim has the whole name, dots included."""
+    oidc_admin_role: Annotated[str, Field(min_length=1)] = "sem-admin"
+    """The role that makes an [admin](limits.md#who-is-an-admin). Users must not be able to give themselves any of the
+    claims above."""
+    cors_allowed_origins: CommaList = ()
+    """Origins (`https://host`, no path) of web pages that may call the service with a token, or `*`. Empty: none."""
 
     metrics_token: SecretStr = SecretStr("")
-    """Bearer token of a scraper of GET /metrics. Empty: admins alone may read them."""
-
+    """Bearer token of the scraper of [`GET /metrics`](operations.md#metrics). Empty: only admins may read the
+    metrics."""
     traces_endpoint: str = ""
-    """OTLP/HTTP URL of a trace collector, with its path. Empty: no traces are made; a caller's are carried on."""
-
-    oidc_roles_claims: CommaList = ("realm_access.roles", "roles", "groups", "scope")
-    """Claims that hold a principal's roles, all of them read: lists, or texts of words; dots lead inside."""
-    oidc_admin_role: Annotated[str, Field(min_length=1)] = "sem-admin"
-    """The role that makes an admin."""
-    cors_allowed_origins: CommaList = ()
-    """Origins of web pages that may call the service, or `*`. Empty: none."""
+    """URL of a trace collector, OTLP over HTTP, with its path: `http://collector:4318/v1/traces`. Needs the extra
+    `traces`, and on Kubernetes the component [`traces`](manifests.md#components), which opens the way to it. Empty:
+    no [traces](operations.md#traces) are made, and those of callers are passed on."""
 
     rate_submits_per_s: Rate = 20.0
     """Submits of one user per second; twice as many at once."""
     rate_reads_per_s: Rate = 100.0
-    """Other requests of one user per second; twice as many at once."""
+    """All other requests of one user per second; twice as many at once."""
     rate_house_submits_per_s: Rate = 100.0
     """Submits of all users together per second; twice as many at once."""
     rate_house_reads_per_s: Rate = 200.0
-    """Other requests of all users together per second, admin routes left out; twice as many at once."""
+    """All other requests of all users together per second, except those to admin routes; twice as many at once."""
     quota_submits_per_day: Annotated[int, Field(ge=0)] = 0
     """Submits of one user per day (UTC). 0: no quota."""
     quota_submits_per_day_roles: CommaList = ()
-    """`role=number`, instead of that for users with the role; the largest of several counts, 0 is none."""
+    """`role=number`, for example `staff=5000,students=500`: the quota of users with that role, instead of the general
+    one. With several of these roles the largest number counts; 0 is no quota."""
 
     job_ttl: Annotated[int, Field(ge=1)] = 3600
-    """Seconds a job's record stays after it ended."""
+    """Seconds that a job's record and result stay after the job ended. A job that has not ended never disappears."""
     lease_seconds: Annotated[float, Field(ge=1)] = 3.0
-    """A claimed job not renewed for this long is taken back."""
+    """Seconds without a sign of life from a job's process until the job is given to another. Smaller recovers sooner;
+    larger tolerates longer pauses of a busy machine."""
     queue_max_jobs: Annotated[int, Field(ge=1)] = 10_000
-    """Jobs that may wait or run, per model; beyond it 503."""
+    """Jobs of one model that may wait or run; beyond it 503 [queue-full](problems.md#queue-full)."""
     queue_max_bytes: Annotated[int, Field(ge=1)] = 1024 * MIB
-    """Stored inputs and parameters of jobs not ended, in bytes, all models together; beyond it 503."""
+    """Bytes of the stored inputs and parameters of all jobs not ended (1 GiB); beyond it 503
+    [queue-full](problems.md#queue-full)."""
     dead_max_jobs: Annotated[int, Field(ge=1)] = 1000
     """Dead jobs kept per model for inspection; the oldest leave first."""
+    outbox_max: Annotated[int, Field(ge=1)] = 100_000
+    """Records that may wait for PostgreSQL. Beyond it usage records are counted instead of stored, and a report says
+    so; outcomes of jobs are always stored."""
 
     image_max_bytes: Annotated[int, Field(ge=1)] = 50 * MIB
-    """Largest image, uploaded or fetched."""
+    """Largest image in bytes (50 MiB), uploaded or fetched."""
     image_max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
-    """Largest image in pixels (width x height of one frame)."""
+    """Largest image in pixels: width × height of one frame."""
     image_max_frames: Annotated[int, Field(ge=1)] = 64
-    """Which frame of an animation can be chosen at most: the ones before it are decoded too. TIFF pages are free."""
+    """Highest frame of an animation (GIF, APNG, WebP) that `page` can choose: all frames before it are decoded too.
+    There is no limit on frames and pages that are not read."""
     image_store_share: Annotated[float, Field(gt=0, le=0.8)] = 0.6
-    """Share of Redis' `maxmemory` that stored images may take; beyond it 503."""
+    """Share of Redis' `maxmemory` that stored images may take together; beyond it 503
+    [store-full](problems.md#store-full)."""
     image_store_url: str = ""
-    """`s3://bucket/prefix`: images and outputs lie there, below a prefix of their own. Empty: in the job Redis."""
+    """`s3://bucket/prefix`: where images and outputs are stored, below a prefix that nothing else uses. Empty: in the
+    job Redis. [More](image-store.md)."""
     s3_endpoint_url: str = ""
-    """The S3-compatible server. Empty: AWS."""
+    """The S3-compatible server, `http(s)://host[:port]`. Empty: AWS."""
     s3_public_url: str = ""
-    """How clients reach it, for the URLs they are given. Empty: the same."""
+    """The address of that server as clients reach it, for the URLs they are given. Empty: the same."""
     s3_region: str = "us-east-1"
     """Region that requests to the bucket are signed for."""
     s3_access_key_id: SecretStr = SecretStr("")
@@ -166,53 +186,67 @@ class Settings(BaseSettings):
     s3_secret_access_key: SecretStr = SecretStr("")
     """Secret of that key."""
     output_max_bytes: Annotated[int, Field(ge=1)] = 16 * MIB
-    """Files that a model gives with one result, all together."""
+    """Bytes of the files that a model returns with one result, all together (16 MiB)."""
     image_url_private_hosts: CommaList = ()
-    """`host` or `host:port` that `image_url` may reach although private; for development."""
+    """Hosts, `host` or `host:port`, that `image_url` may reach although their address is private. For development;
+    every other private address is refused."""
     webhook_private_hosts: CommaList = ()
-    """`host` or `host:port` that webhooks may reach although private; for development."""
+    """Hosts, `host` or `host:port`, that [webhooks](webhooks.md) may reach although their address is private. For
+    development; every other private address is refused."""
     upload_bytes_in_flight: Annotated[int, Field(ge=1)] = 256 * MIB
-    """Request bodies and fetched images one gateway replica holds at once; beyond it 503."""
-    upload_min_bytes_per_s: Annotated[int, Field(ge=1)] = 32_000
-    """Least rate of a request body after its first 10 seconds; beyond it 504."""
-    upload_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """Most seconds of a whole request body; beyond it 504."""
-
+    """Bytes of request bodies and fetched images that one gateway replica holds at once (256 MiB), counted as they
+    arrive. One user may have half of it, and at least the room of the largest body. Beyond it 503
+    [store-full](problems.md#store-full)."""
     batch_max_items: Annotated[int, Field(ge=1, le=500)] = 200
     """Items of one batch."""
     batch_max_bytes: Annotated[int, Field(ge=1)] = 64 * MIB
-    """Files of one batch together, in bytes; beyond it 413."""
+    """Bytes of the files of one batch together (64 MiB); beyond it 413 [body-too-large](problems.md#body-too-large)."""
 
     model_source: Literal["demo", "hugging_face", "private"] = "demo"
-    """`demo`: the shipped stand-in. `hugging_face`: from the Hugging Face cache. `private`: from MODEL_CACHE_DIR."""
+    """`demo`: the model in this repository, trained on drawn textures. `hugging_face`: a snapshot in the machine's
+    Hugging Face cache. `private`: a snapshot under `MODEL_CACHE_DIR`, or the files in it. Nothing is downloaded while
+    the service runs."""
     model_id: str = ""
-    """`org/name` of the model, for example t0m-R/vit-sem-classification."""
+    """`organisation/name`, for example `t0m-R/vit-sem-classification`. Needed for `hugging_face` and `private`."""
     model_revision: str = ""
-    """Commit of the model; required for hugging_face, in prod 40 hex digits."""
+    """Commit of the model, or a branch or tag that the cache knows. `hugging_face` needs it; `private` takes
+    `refs/main` without it; production needs all 40 digits of a commit."""
     model_cache_dir: Annotated[Path, BeforeValidator(_expanded)] | None = None
-    """Absolute folder that holds `models--org--name/snapshots`, or one model's files, for `private`."""
+    """For `private`: absolute path of a cache (`models--organisation--name/snapshots`), or of the folder with one
+    model's files, as `hf download --local-dir` makes it. `~` and `$NAME` are expanded."""
     engine: Literal["torch", "openvino"] = "torch"
-    """What runs the forward pass. `openvino`: faster on a CPU, needs the extra of that name."""
+    """What runs the forward pass. `torch` is the reference; `openvino` is faster on a CPU and needs the extra of that
+    name."""
     inference_threads: Annotated[int, Field(ge=0)] = 0
-    """Threads of one forward pass; 0 takes the replica's processors."""
+    """Threads of one forward pass. 0: as many as the replica has processors."""
     forward_timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """Deadline of one forward pass; a hung one fails the replica's health check."""
+    """Seconds that a forward pass may take. A replica that takes longer is replaced; a job that was alone in the pass
+    ends FAILED, several go to another replica."""
     decode_workers: Annotated[int, Field(ge=1)] = 1
     """Processes that decode images, per model replica."""
     decode_timeout_s: Annotated[float, Field(gt=0)] = 20.0
-    """Deadline of decoding one image."""
+    """Seconds that decoding one image may take; then its job fails with
+    [image-too-costly](problems.md#image-too-costly)."""
     decode_memory_mib: Annotated[int, Field(ge=256)] = 2048
-    """Memory one decode worker may take above its start."""
-
-    outbox_max: Annotated[int, Field(ge=1)] = 100_000
-    """Entries in the outbox beyond which usage events are counted instead of stored; outcome events always go in."""
+    """MiB that one decoding process may take in addition to what it has at its start. It must be at least three times
+    `IMAGE_MAX_BYTES`: the file as it comes, a copy, and the decoded pixels."""
 
     submit_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    """Deadline of a submit request once its body is in; beyond it 504."""
+    """Seconds that a submit may take once its body is in, fetching an `image_url` included; then 504
+    [deadline-exceeded](problems.md#deadline-exceeded)."""
+    upload_min_bytes_per_s: Annotated[int, Field(ge=1)] = 32_000
+    """Least rate of a request body after its first 10 seconds (of a read: after `READ_TIMEOUT_S`, if that is less).
+    Below it, or after 60 seconds without a byte, 504. Bodies that take more than 2 s are limited to 48 at once in a
+    gateway replica, 16 of one user; beyond it 503."""
+    upload_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that a whole request body may take; then 504. Keep the sum of this, `SUBMIT_TIMEOUT_S` and 20 s of
+    `Prefer: wait` below `request_timeout_s` in the Serve config (700), at which Serve cuts a request off."""
     read_timeout_s: Annotated[float, Field(gt=0)] = 10.0
-    """Deadline of a read request; beyond it 504."""
+    """Seconds that a read may take; then 504."""
     stream_max_s: Annotated[float, Field(gt=0)] = 290.0
-    """A stream of events ends itself after this long: 10 s before Serve's `request_timeout_s` would cut it."""
+    """Seconds after which a [stream of events](api.md#get-apiv1jobsjob_idevents) ends itself, and its client comes
+    back. Keep it 10 s below `request_timeout_s` in the Serve config (700), and below what the edges give a stream
+    (310 s)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -257,7 +291,7 @@ class Settings(BaseSettings):
         if not self.oidc_issuers:
             raise ValueError("OIDC_ISSUERS must name at least one issuer")
         if wrong := [origin for origin in self.cors_allowed_origins if not ORIGIN.fullmatch(origin)]:
-            raise ValueError(f"CORS_ALLOWED_ORIGINS: {', '.join(wrong)} is no scheme://host[:port], and not *")
+            raise ValueError(f"CORS_ALLOWED_ORIGINS: {', '.join(wrong)} must be scheme://host[:port] or *")
         if any(not ROLE_QUOTA.fullmatch(pair) for pair in self.quota_submits_per_day_roles):
             raise ValueError("QUOTA_SUBMITS_PER_DAY_ROLES must be role=number, comma separated")
         self._check_tokens()

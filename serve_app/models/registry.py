@@ -17,34 +17,34 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    """Its name in the API, in Redis keys and as the deployment's name."""
+    """Name in the API, in Redis keys and of the deployment: lower case, digits, `-`."""
     implementation: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
-    """`module:Class`, a subclass of `serve_app.models.contract.Model`."""
+    """`module:Class`, a subclass of `serve_app.models.contract.Model`; see [swap the model](swap-the-model.md)."""
     max_batch_size: Annotated[int, Field(ge=1, le=256)] = 8
     """Items of one forward pass, and jobs of one chunk."""
     batch_wait_timeout_s: Annotated[float, Field(ge=0, le=1)] = 0.005
-    """How long a batch that is not full waits for more. A chunk arrives together, so a short wait fills batches."""
+    """Seconds that a batch that is not full waits for more. A chunk arrives together, so a short wait fills batches."""
     chunks_per_replica: Annotated[int, Field(ge=1, le=16)] = 3
-    """Chunks one replica holds at once: one computes, one is decoded, one is on its way."""
+    """Chunks that one replica holds at once: one computes, one is decoded, one is on its way."""
     min_replicas: Annotated[int, Field(ge=0)] = 1
     """Replicas that always run; 0 lets the model sleep until a job comes."""
     max_replicas: Annotated[int, Field(ge=1)] = 1
-    """Most replicas the backlog may call for."""
+    """Most replicas that the backlog may call for."""
     jobs_per_replica: Annotated[int, Field(ge=1)] = 64
     """Waiting and running jobs that call for one more replica."""
     upscale_delay_s: Annotated[float, Field(ge=0)] = 3.0
-    """How long the backlog must call for more before a replica is added (waking from zero does not wait)."""
+    """Seconds that the backlog must call for more before a replica is added; waking from zero does not wait."""
     downscale_delay_s: Annotated[float, Field(ge=0)] = 60.0
-    """How long the backlog must call for fewer before a replica is taken away."""
+    """Seconds that the backlog must call for fewer before a replica is removed."""
     num_cpus: Annotated[float, Field(gt=0)] = 1.0
-    """Processors Ray reserves for a replica."""
+    """Processors that Ray reserves for a replica."""
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
-    """Accelerators Ray reserves for a replica."""
+    """Accelerators that Ray reserves for a replica."""
     resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Custom resources of Ray that a replica takes: it runs only on nodes that were started with them."""
 
     home_group: str = ""
-    """Worker group whose pods replicas go to first and leave last; where it is full they go to others."""
+    """Worker group that replicas go to first and leave last. When it is full they go to others."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import yaml
 from manifests import capacity
 from manifests.check import check_documents
 from manifests.documents import CLUSTER, HEAD, Document, Pod, matches, of_kind, pods_of
@@ -25,7 +24,6 @@ AROUND: Final = sorted({path.parent.name for path in (K8S / "components").glob("
 SERVICE: Final = sorted(path.parent.name for path in (K8S / "service" / "components").glob("*/kustomization.yaml"))
 TOGETHER: Final = [one for one in AROUND if one not in ("service-mesh", "dev-issuer", "external-postgres")]
 """With the last of these, which takes things out of others and so stands after them."""
-SIZES: Final = {"gateway_cpus", "gateway_replicas", "min_replicas", "max_replicas", "num_cpus", "num_gpus"}
 COMPONENT: Final = "app.kubernetes.io/component"
 DATABASE: Final = {"ipBlock": {"cidr": re.findall(r"^POSTGRES=(.+)$", SITE, re.MULTILINE)[0]}}
 COLLECTOR: Final = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "traces"}}}
@@ -113,34 +111,6 @@ def test_every_pod_has_the_registrys_secret(everything: list[Document]) -> None:
         if pod.spec.get("serviceAccountName") not in accounts and not pod.spec.get("imagePullSecrets")
     ]
     assert without == []
-
-
-@pytest.mark.parametrize("variant", ["service/dev/serve.yaml", "service/components/gpu/serve.yaml"])
-def test_a_variant_is_the_same_application(variant: str) -> None:
-    def comparable(path: Path) -> Any:
-        config = yaml.safe_load(yaml.safe_load(path.read_text())["spec"]["serveConfigV2"])
-        arguments = config["applications"][0]["args"]
-        for sized in (arguments, *arguments["models"]):
-            for name in SIZES & set(sized):
-                del sized[name]
-        return config
-
-    assert comparable(K8S / variant) == comparable(ROOT / "rayservice.yaml")
-
-
-def test_the_operators_rules_are_the_alerts() -> None:
-    rules = yaml.safe_load((K8S / "monitoring" / "rules.yaml").read_text())["spec"]
-    assert rules == yaml.safe_load((K8S / "monitoring" / "alerts.yaml").read_text())
-
-
-def test_a_store_outside_gives_every_secret_of_the_list() -> None:
-    listed = yaml.safe_load((K8S / "secrets.yaml").read_text())["secrets"]
-    made = yaml.safe_load_all((K8S / "components" / "external-secrets" / "secrets.yaml").read_text())
-    assert {one["metadata"]["name"] for one in made} == set(listed) - {
-        "sem-image-classifier-tls",  # cert-manager's
-        "registry",  # of components that few need
-        "postgres-ca",
-    }
 
 
 def test_a_quota_binds_and_holds_two_clusters_with_what_is_around(given: dict[str, list[Document]]) -> None:
