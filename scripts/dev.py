@@ -115,7 +115,7 @@ def fuzz(arguments: List[str]) -> None:
 def check(arguments: List[str]) -> None:
     """Style, types, import direction, shape, the image's scripts, Go where it is: then one line for each."""
     ensure(dev=True)
-    from operations.ground import programs
+    from operations import tools
 
     checks = {
         "style": ("ruff", "check", "."),
@@ -129,9 +129,9 @@ def check(arguments: List[str]) -> None:
     }
     if not (VENV / "bin" / "shellcheck").exists():
         del checks["shell"]  # there is no wheel of it for every machine
-    if not programs.needs_go():  # only those who make a node need it
+    if not tools.needs_go():  # only those who make a node need it
         checks["go"] = (
-            *("env", f"PATH={os.environ['PATH']}:{programs.GO_FOLDER}", "bash", "-euc"),
+            *("env", f"PATH={os.environ['PATH']}:{tools.GO_FOLDER}", "bash", "-euc"),
             'go -C scripts/node vet ./...; unformatted=$(gofmt -l scripts/node); test -z "$unformatted"',
         )
     lines, failed = [], False

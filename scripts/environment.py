@@ -135,7 +135,9 @@ def install_checkout() -> None:
 
 
 def refuse_foreign_checkout() -> None:
-    """Two users cannot share one environment: say so instead of failing half-way."""
+    """Two users or checkouts cannot share one environment: say so instead of failing half-way."""
+    if VENV.is_symlink():
+        stop(f"{VENV} is a link, and set-up would empty what it leads to. Remove the link first.")
     for place in (ROOT, VENV, BUILD):
         if place.exists() and not os.access(place, os.W_OK | os.X_OK):
             stop(f"{place} belongs to another user. Each user works in a clone of their own.")

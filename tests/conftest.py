@@ -8,20 +8,17 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hypothesis.core
-import psycopg
 import pytest
 from leaks import LeakScan, leaks
 from object_store import SECRET, SeaweedFS
-from pydantic import SecretStr
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from schedule import SLOW_S, ByFile, give_time, in_order, unmarked
-from stray_keys import strays
+from servers import QuickPostgres, copied_database, empty_redis, make_template
 
 from serve_app.connections import connect_redis
 from serve_app.local.issuer import DevIssuerServer
@@ -29,9 +26,6 @@ from serve_app.local.postgres import Postgres
 from serve_app.local.state import password
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
-from serve_app.usage.migrations import migrate
-
-TEMPLATE = "migrated"
 
 # Tests mean the defaults: what the person at the terminal has set for a run of theirs must not bend them.
 OTHERS = {"secrets_dir", "semapi_token", "semapi_url", "semapi_state_dir"}
@@ -115,13 +109,6 @@ def valkey(servers_folder: Path, leak_scan: LeakScan) -> Iterator[Valkey]:
     server.stop()
 
 
-class QuickPostgres(Postgres):
-    """Its data outlive its process, but not the machine."""
-
-    def _command(self) -> list[str]:
-        return [*super()._command(), "-c", "fsync=off", "-c", "full_page_writes=off"]
-
-
 @pytest.fixture(scope="session")
 def postgres(servers_folder: Path, leak_scan: LeakScan) -> Iterator[Postgres]:
     """The PostgreSQL of this test session; `kill()`, `start()` and `pid` are for tests that take it away."""
@@ -158,31 +145,17 @@ def authority(servers_folder: Path) -> Iterator[DevIssuerServer]:
     server.stop()
 
 
-@contextmanager
-def fresh_database(postgres: Postgres, template: str) -> Iterator[str]:
-    """URL of a copy of a database that nobody is connected to."""
-    name = f"test_{uuid.uuid4().hex}"
-    with psycopg.connect(postgres.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
-    yield postgres.url.rsplit("/", 1)[0] + "/" + name
-    with psycopg.connect(postgres.url, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
 @pytest.fixture(scope="session")
 def template(postgres: Postgres) -> str:
     """A database that has its tables, to be copied."""
-    with psycopg.connect(postgres.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {TEMPLATE}")
-    migrate(postgres.url.rsplit("/", 1)[0] + "/" + TEMPLATE)
-    return TEMPLATE
+    return make_template(postgres)
 
 
 @pytest.fixture
 def database(request: pytest.FixtureRequest, postgres: Postgres) -> Iterator[str]:
     """URL of a fresh database: an empty one, or one that has its tables for a test that asks for `tables`."""
     wants_tables = "tables" in request.fixturenames
-    with fresh_database(postgres, request.getfixturevalue("template") if wants_tables else "template1") as url:
+    with copied_database(postgres, request.getfixturevalue("template") if wants_tables else "template1") as url:
         yield url
 
 
@@ -198,12 +171,9 @@ def settings(request: pytest.FixtureRequest, valkey: Valkey) -> Iterator[Setting
 
     Whatever a test proves, it may leave no key there that no table has, nor one that stays longer than its row says.
     """
-    with BlockingRedis.from_url(valkey.url) as client:
-        client.flushall()
     database_url = request.getfixturevalue("database") if "database" in request.fixturenames else ""
-    yield Settings(redis_url=SecretStr(valkey.url), database_url=SecretStr(database_url))
-    with BlockingRedis.from_url(valkey.url) as client:
-        assert strays(client) == []
+    with empty_redis(valkey, database_url) as found:
+        yield found
 
 
 @pytest.fixture

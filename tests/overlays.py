@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from manifests.documents import Document
-from manifests.render import Read, environments, rendered
+from manifests.documents import Document, Read, environments, rendered
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DIGEST: Final = "sha256:" + "5a" * 32

@@ -1,6 +1,7 @@
-"""What the application itself would say of its configuration: Serve of its config, the service of its settings.
+"""What Serve would say of its config, what the service would say of its settings, and what production refuses.
 
-Serve drops unknown keys without a word, and takes the text "8" for a number; the service ignores unknown settings.
+Serve drops unknown keys silently, and accepts the text "8" as a number; the service ignores unknown settings. The
+service itself checks the values of secrets: docs/settings.md, Production.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterator
+from ipaddress import ip_network
 from typing import Any, Final
 
 import yaml
@@ -19,17 +21,24 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.deployment import Deployment
 from ray.serve.schema import ServeDeploySchema
 
-from manifests.documents import Document, Finding, Path, UniqueKeys, of_kind
+from manifests.documents import Document, Finding, Path, UniqueKeys, of_kind, pods_of
 from serve_app.settings import Settings
 
 CONFIG: Final = ("spec", "serveConfigV2")
 COMPONENT: Final = "settings"
-"""By this label the ConfigMap is known; `scripts/cluster` adds a mark to its name."""
+"""The label of the ConfigMap; its name varies, because `scripts/cluster` adds a digest to it."""
 FROM_ELSEWHERE: Final = {
     "redis_url": "redis://:of-the-secret-not-known-here@redis:6379/0",
     "model_cache_dir": "/models",
 }
 """What a pod has from a Secret and from its image."""
+PLACEHOLDER: Final = re.compile(r"\b(?:REPLACE|CHANGE)[-_]?(?:ME|WITH)|\bexample\.(?:com|net|org)\b", re.IGNORECASE)
+DIGEST: Final = re.compile(r"@sha256:[0-9a-f]{64}$")
+DEVELOPMENT: Final = "dev-issuer"
+WIDEST: Final = 4096
+"""The largest network, in addresses, that a rule for egress to the API server or a store may name."""
+DURABLE: Final = ("appendonly yes", "appendfsync always", "maxmemory-policy noeviction")
+"""What the job Redis starts with, so that accepted jobs are on a disk."""
 
 Fault = tuple[Path, str]
 
@@ -70,10 +79,10 @@ def _faults(kind: type[BaseModel], value: Any, path: Path) -> Iterator[Fault]:
     try:
         kind.model_validate_json(json.dumps(value), strict=True, extra="forbid")
     except ValidationError as error:
-        yield from _told(error, path)
+        yield from _reported(error, path)
 
 
-def _told(error: ValidationError, path: Path) -> Iterator[Fault]:
+def _reported(error: ValidationError, path: Path) -> Iterator[Fault]:
     for fault in error.errors():
         sentence = f"Something else is expected: {fault['msg']}."
         if fault["type"] == "extra_forbidden":
@@ -82,11 +91,11 @@ def _told(error: ValidationError, path: Path) -> Iterator[Fault]:
 
 
 def _application_faults(application: dict[str, Any]) -> Iterator[Fault]:
-    """What keeps an application from being built, and overrides of deployments that it does not have."""
+    """Why an application cannot be built, and overrides of deployments that it does not have."""
     try:
         known = {deployment.name for deployment in built(application)}
     except ValidationError as error:
-        yield from _told(error, ("args",))
+        yield from _reported(error, ("args",))
         return
     except Exception as error:  # whatever it is, it would be raised in the cluster
         first = str(error).partition("\n")[0]
@@ -132,21 +141,93 @@ def check_settings(documents: list[Document]) -> Iterator[Finding]:
 
 
 def production_faults(document: Document) -> Iterator[Finding]:
-    """What the service refuses where it is told `prod`, and that it is told so: every other value lets all of it in."""
+    """What the service refuses in prod, and whether ENVIRONMENT is `prod`: otherwise it refuses none of it."""
     if document.at("data", "ENVIRONMENT") != "prod":
         yield document.finding(("data", "ENVIRONMENT"), "Only with `prod` does the service refuse weak values.")
     try:
         refused = _tried(document).production_faults()
     except ValidationError:
-        return  # `check_settings` tells them
+        return  # `check_settings` reports them
     for fault in refused:
         name = re.match(r"\w+", fault)
         yield document.finding(("data", name[0] if name else ""), f"prod refuses this: {fault}.")
 
 
 def _tried(document: Document) -> Settings:
-    """The settings as a pod would have them, whatever is set in the shell that checks them. ENVIRONMENT is left out:
-    with `prod` the service asks for values that are the site's, and not in git."""
+    """The settings as a pod would read them, without variables of this shell. ENVIRONMENT is left out: in prod the
+    service demands values of the site, which are not in git."""
     given: dict[str, Any] = {str(name).lower(): str(value) for name, value in document.mapping("data").items()}
     given.pop("environment", None)
     return Settings(_env_prefix="NOT_FROM_THIS_SHELL_", **{**FROM_ELSEWHERE, **given})  # type: ignore[call-arg]
+
+
+def refusals(documents: list[Document]) -> Iterator[Finding]:
+    """What production refuses of the manifests of one cluster, whatever environment they name."""
+    for document in documents:
+        for path, sentence in _production_faults(document):
+            yield document.finding(path, sentence)
+    yield from _pods(documents)
+    yield from _production_settings(documents)
+    for found, kind, sentence in (
+        (settings_of(documents), "ConfigMap", "The settings are missing; the overlay generates them."),
+        (of_kind(documents, "Ingress", "Gateway"), "Ingress", "Nothing leads in; take one of the edges of k8s/."),
+    ):
+        if not list(found):
+            yield Finding(documents[0].file if documents else "?", kind, "", sentence)
+
+
+def texts(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """Every text in a resource with its path; of longer ones, scripts and files, each line."""
+    if isinstance(value, dict | list):
+        for step, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from texts(item, (*path, step))
+    elif isinstance(value, str):
+        yield from ((path, line.strip()) for line in value.splitlines())
+
+
+def _production_faults(document: Document) -> Iterator[tuple[Path, str]]:
+    """What is wrong in one document by itself."""
+    for path, text in texts(document.body):
+        if PLACEHOLDER.search(text):
+            yield path, f"`{text}` is a placeholder; put the site's own value there."
+        elif document.kind == "NetworkPolicy" and path[:2] == ("spec", "egress") and path[-1] == "cidr":
+            is_wide = ip_network(text, strict=False).num_addresses > WIDEST
+            if is_wide and not document.at(*path[:-1], "except"):  # the gateways' rule for egress has exceptions
+                yield path, f"{text} is wider than one place; name the addresses that are meant."
+    if DEVELOPMENT in (document.name, document.at("metadata", "labels", "app.kubernetes.io/component")):
+        yield ("metadata", "name"), "The development issuer signs for anybody; leave it out."
+    if document.kind == "Ingress" and not document.items("spec", "tls"):
+        yield ("spec", "tls"), "Tokens would travel in the clear; name a certificate."
+    yield from _forgets(document)
+
+
+def _forgets(document: Document) -> Iterator[tuple[Path, str]]:
+    """Stores that could lose what was accepted."""
+    if document.kind == "StatefulSet" and not document.items("spec", "volumeClaimTemplates"):
+        yield ("spec",), "A store without a volume forgets everything; claim one."
+    if document.name.startswith("redis-") and "start.sh" in document.mapping("data"):
+        for line in DURABLE:
+            if line not in str(document.at("data", "redis.conf")).splitlines():
+                yield ("data", "redis.conf"), f"`{line}` is missing; accepted jobs could be lost."
+
+
+def _pods(documents: list[Document]) -> Iterator[Finding]:
+    """Images that can change, and variables that override the checked settings."""
+    for pod in pods_of(documents):
+        for path, container in pod.containers():
+            if not DIGEST.search(image := str(container.get("image", ""))):
+                sentence = f"`{image}` has no digest, so what runs can change; name it by @sha256:…"
+                yield pod.document.finding((*path, "image"), sentence)
+            for number, entry in enumerate(container.get("env") or []):
+                if "value" in entry and (name := str(entry.get("name"))).lower() in Settings.model_fields:
+                    sentence = f"{name} here wins over the settings; write it to settings.env."
+                    yield pod.document.finding((*path, "env", number), sentence)
+
+
+def _production_settings(documents: list[Document]) -> Iterator[Finding]:
+    """What the service itself would refuse, or would accept because ENVIRONMENT is not `prod`."""
+    yield from check_settings(documents)
+    for document in settings_of(documents):
+        for finding in production_faults(document):
+            if not PLACEHOLDER.search(str(document.at(*finding.path.split(".")))):  # reported already
+                yield finding

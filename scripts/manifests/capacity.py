@@ -1,4 +1,4 @@
-"""Whether what Serve may start finds room: each replica on some worker, all of them on all workers, all in the quota.
+"""Whether all that Serve may start fits: each replica on some worker, all of them on all workers, all in the quota.
 
 A replica without room is no error anywhere: Serve says DEPLOYING or UPSCALING for ever, and an upgrade never switches.
 """
@@ -36,13 +36,13 @@ class Replicas:
     per_node: int
 
     def fit_on(self, node: dict[str, float]) -> int:
-        """How many a node takes that has these resources left."""
+        """How many fit on a node with these free resources."""
         counts = [int(node.get(name, 0) / amount + 1e-9) for name, amount in self.needs.items()]
         return min([*counts, self.per_node])
 
 
 def check(documents: list[Document]) -> Iterator[Finding]:
-    """Findings of capacity. A Serve config that cannot be built gives none here: `application` says why."""
+    """Findings of capacity; none for a Serve config that cannot be built, which `application` reports."""
     for document in of_kind(documents, "RayService"):
         nodes, replicas = node_types(document), list(replicas_of(document))
         if replicas:
@@ -61,11 +61,11 @@ def node_types(document: Document) -> dict[str, dict[str, Any]]:
 
 
 def replicas_of(document: Document) -> Iterator[Replicas]:
-    """The deployments of a Serve config with what each replica needs; none of an application that cannot be built."""
+    """The deployments of a Serve config with what each replica needs; an application that cannot be built has none."""
     for number, application in enumerate(config_of(document).get("applications") or []):
         path: Path = (*CONFIG, "applications", number, "args")
         deployments: list[Deployment] = []
-        with suppress(Exception):  # whatever the builder raises; `application` tells it
+        with suppress(Exception):  # whatever the builder raises; `application` reports it
             deployments = built(application)
         names = [one.get("name") for one in (application.get("args") or {}).get("models") or []]
         overrides = {one.get("name"): one for one in application.get("deployments") or []}
@@ -89,7 +89,7 @@ def replicas_of(document: Document) -> Iterator[Replicas]:
 
 
 def _without_room(replicas: list[Replicas], types: dict[str, dict[str, Any]]) -> Iterator[tuple[Path, str]]:
-    """Replicas no worker fits, and those left over when every worker there may be is full: the largest go first."""
+    """Replicas that fit on no worker, and those left over when all workers are full: the largest are placed first."""
     nodes = [dict(node["resources"]) for node in types.values() for _ in range(node["max_workers"])]
     for one in sorted(replicas, key=lambda one: -one.needs.get("CPU", 0)):
         if not any(one.fit_on(node["resources"]) for node in types.values()):
@@ -108,7 +108,7 @@ def _without_room(replicas: list[Replicas], types: dict[str, dict[str, Any]]) ->
 
 
 def _idle_workers(document: Document, replicas: list[Replicas], types: dict[str, dict[str, Any]]) -> Iterator[Finding]:
-    """A worker without a replica is NotReady for ever: fewest replicas must be as many as fewest workers."""
+    """A worker without a replica is never Ready: there must be as many minimal replicas as minimal workers."""
     for pod in pods_of([document])[1:]:
         expected = sum(one.fewest for one in replicas if one.fit_on(types[pod.group]["resources"]))
         if pod.count("minReplicas") > expected:
@@ -117,7 +117,7 @@ def _idle_workers(document: Document, replicas: list[Replicas], types: dict[str,
 
 
 def _homes(document: Document) -> Iterator[tuple[Path, str]]:
-    """A home that is no group is no error anywhere: replicas go where there is room, and the burst group never ends."""
+    """An unknown home group causes no error: replicas go where there is room, and the burst group never ends."""
     groups = [pod.group for pod in pods_of([document])[1:]]
     for number, application in enumerate(config_of(document)["applications"]):
         for place, model in enumerate(application["args"].get("models") or []):
@@ -127,7 +127,7 @@ def _homes(document: Document) -> Iterator[tuple[Path, str]]:
 
 
 def _quota(documents: list[Document], service: Document) -> Iterator[Finding]:
-    """Two clusters, with all workers there may be, and everything else, must fit the namespace's quota."""
+    """Two clusters with all their workers, and everything else, must fit into the namespace's quota."""
     for quota in of_kind(documents, "ResourceQuota"):
         for name, bound in quota.mapping("spec", "hard").items():
             side, _, resource = name.partition(".")
@@ -138,8 +138,8 @@ def _quota(documents: list[Document], service: Document) -> Iterator[Finding]:
 
 
 def needed(documents: list[Document], service: Document, side: str, resource: str) -> Decimal:
-    """What an upgrade needs of the namespace: the cluster before and the one after, and all that is around them; pods
-    of Jobs too, for they may run meanwhile."""
+    """What an upgrade needs: the old and the new cluster and everything around them, including pods of Jobs, which may
+    run meanwhile."""
     total = Decimal(0)
     for pod in pods_of([one for one in documents if one.kind != "RayService"]):
         total += int(pod.document.at("spec", "replicas") or 1) * _of_pod(pod, side, resource)
@@ -150,7 +150,7 @@ def needed(documents: list[Document], service: Document, side: str, resource: st
 
 
 def _of_pod(pod: Pod, side: str, resource: str) -> Decimal:
-    """Containers add up; of init containers the largest counts where it is larger."""
+    """The sum of the containers, or the largest init container if that is larger."""
     together, one_by_one = Decimal(0), [Decimal(0)]
     for path, container in pod.containers():
         given = (container.get("resources") or {}).get(side) or {}

@@ -1,10 +1,15 @@
-"""What the manifests hold: YAML documents, the pods that they describe, and what is found wrong in them."""
+"""What the manifests hold, as a cluster gets them: every overlay rendered by kubectl, the pods that it describes, and
+what is found wrong in it."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path as File
 from typing import Any, Final
 
 import yaml
@@ -12,7 +17,7 @@ import yaml
 Path = tuple[str | int, ...]
 """The way to a value: keys and list indexes."""
 NAMES_OF_SECRETS: Final = "SecretNames"
-"""Not a kind of Kubernetes: the list of the secrets that are not in git, with their keys (k8s/secrets.yaml)."""
+"""Not a kind of Kubernetes: the list of the Secrets that are not in git, with their keys (k8s/secrets.yaml)."""
 CLUSTER: Final = ("spec", "rayClusterConfig")
 HEAD: Final = (*CLUSTER, "headGroupSpec")
 WORKERS: Final = (*CLUSTER, "workerGroupSpecs")
@@ -23,9 +28,15 @@ TEMPLATES: Final[dict[str, Path]] = {
 }
 
 
+OVERLAYS: Final = "k8s/overlays"
+SERVICES: Final = "k8s/service"
+SECRETS: Final = "k8s/secrets.yaml"
+DEADLINE_S: Final = 60.0
+
+
 @dataclass(frozen=True, order=True)
 class Finding:
-    """Something wrong, its place, and what to do."""
+    """A fault, its place, and what to do."""
 
     file: str
     resource: str
@@ -121,7 +132,7 @@ class Pod:
 
     @property
     def environment(self) -> dict[str, str | None]:
-        """Ray's variables with a value written down; None for one that comes from elsewhere."""
+        """The environment variables of Ray's container; None for a value that comes from a Secret or ConfigMap."""
         return {str(one.get("name")): one.get("value") for one in self.document.items(*self.ray_path, "env")}
 
     def count(self, key: str) -> int:
@@ -160,7 +171,7 @@ def matches(selector: dict[str, Any], labels: Mapping[str, str]) -> bool:
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping; by itself PyYAML takes the last one without a word."""
+    """Refuses a duplicate key in a mapping; PyYAML by itself silently takes the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -171,7 +182,51 @@ class UniqueKeys(yaml.SafeLoader):
         return node
 
 
-def read(text: str, file: str) -> tuple[list[Document], list[Finding]]:
+Read = tuple[list[Document], list[Finding]]
+
+
+def environments(root: File) -> dict[str, Read]:
+    """What each overlay gives a cluster, the RayService and the names of the secrets with it."""
+    secrets, faults = secrets_of(root)
+    found = {}
+    for name in sorted(path.parent.name for path in (root / OVERLAYS).glob("*/kustomization.yaml")):
+        around, service = rendered(root, f"{OVERLAYS}/{name}"), service_of(root, name)
+        found[name] = (around[0] + service[0] + secrets, around[1] + service[1] + faults)
+    return found
+
+
+def rendered(root: File, folder: str) -> Read:
+    """A kustomization, built."""
+    if (kubectl := find_kubectl()) is None:
+        return [], [Finding(folder, "?", "", "kubectl is needed to build this; `make setup` installs one.")]
+    command = [kubectl, "kustomize", "--load-restrictor", "LoadRestrictionsNone", str(root / folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    except subprocess.TimeoutExpired:
+        return [], [Finding(folder, "?", "", f"kubectl did not build this within {DEADLINE_S:.0f} s.")]
+    if done.returncode != 0:
+        return [], [Finding(folder, "?", "", f"kubectl cannot build this: {done.stderr.strip()[-400:]}")]
+    return read(done.stdout, folder)
+
+
+def find_kubectl() -> str | None:
+    """The one of this environment (its version is locked), else the machine's."""
+    own = File(sys.executable).with_name("kubectl")
+    return str(own) if os.access(own, os.X_OK) else shutil.which("kubectl")
+
+
+def service_of(root: File, name: str) -> Read:
+    """The RayService of an environment."""
+    return rendered(root, f"{SERVICES}/{name}")
+
+
+def secrets_of(root: File) -> Read:
+    """The list of secrets that are not in git, as if it were a resource."""
+    documents, findings = read((root / SECRETS).read_text("utf-8"), SECRETS)
+    return [replace(one, body={**one.body, "kind": NAMES_OF_SECRETS}) for one in documents], findings
+
+
+def read(text: str, file: str) -> Read:
     """The documents of a YAML text, and what keeps it from being one."""
     try:
         values = [value for value in yaml.load_all(text, UniqueKeys) if value]

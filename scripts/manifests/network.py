@@ -1,4 +1,4 @@
-"""Who may reach whom: the table k8s/network.yaml, what the policies open for comparison, and what none may open."""
+"""Who may reach whom: the table k8s/network.yaml, the rules of the policies, and what no policy may open."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RAY: Final = ("head", "gateway", "models", "burst")
 
 @dataclass(frozen=True)
 class Party:
-    """Somebody who connects or is connected to: a pod, or an address that is none."""
+    """One end of a connection: a pod, or an address that is not a pod."""
 
     name: str
     namespace: str = NAMESPACE
@@ -26,7 +26,7 @@ class Party:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the policies are about it."""
+        """Whether the policies apply to it."""
         return self.namespace == NAMESPACE and not self.address
 
 
@@ -45,7 +45,7 @@ class Cell:
 
 
 def read_table(path: Path, overlay: str) -> list[Cell]:
-    """Every cell that the policies decide, in that overlay: each party on each address but its own."""
+    """Every connection that the policies of an overlay decide: each party to each address but its own."""
     table = yaml.safe_load(path.read_text("utf-8"))
     here = {
         name: Party(name, row.get("namespace", NAMESPACE), row.get("labels", {}), row.get("address", ""))
@@ -63,7 +63,7 @@ def read_table(path: Path, overlay: str) -> list[Cell]:
 
 
 def let_in(row: dict[str, Any]) -> set[str]:
-    """The parties in `from`, `ray` spelled out."""
+    """The parties in `from`; `ray` stands for all of Ray's groups."""
     return {name for listed in row["from"] for name in (RAY if listed == "ray" else (listed,))}
 
 
@@ -75,13 +75,13 @@ def rules(documents: list[Document], direction: str, labels: dict[str, str]) -> 
 
 
 def names_port(rule: dict[str, Any], port: int) -> bool:
-    """Whether a rule is about that port; one that names none is about all of them."""
+    """Whether a rule applies to that port; a rule without ports applies to all."""
     ports = rule.get("ports") or []
     return not ports or any(one["port"] <= port <= one.get("endPort", one["port"]) for one in ports)
 
 
 def check(documents: list[Document]) -> Iterator[Finding]:
-    """Rules that open a port to everybody or a way to everywhere, and rules that say nothing."""
+    """Rules that open a port to everybody or a way to everywhere, and rules without effect."""
     for document in of_kind(documents, "NetworkPolicy"):
         for direction, key in (("ingress", "from"), ("egress", "to")):
             for number, rule in enumerate(document.items("spec", direction)):
@@ -94,7 +94,7 @@ def check(documents: list[Document]) -> Iterator[Finding]:
 
 
 def _is_everybody(peer: dict[str, Any], direction: str) -> bool:
-    """Every pod of the cluster, or every address; the gateways' way out has exceptions."""
+    """Every pod of the cluster, or every address; the gateways' rule for egress has exceptions."""
     block = peer.get("ipBlock", {})
     every_address = str(block.get("cidr")).endswith("/0") and (direction == "ingress" or not block.get("except"))
     return every_address or (peer.get("namespaceSelector") == {} and not peer.get("podSelector"))

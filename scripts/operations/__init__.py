@@ -1,1 +1,1 @@
-"""What `scripts/cluster` does, one module for each part. Standard library alone."""
+"""The commands of `scripts/cluster`, one module for each part. PyYAML is all that it needs besides Python."""

@@ -1,4 +1,4 @@
-"""The commands of `scripts/cluster`, each a row of steps."""
+"""The commands of `scripts/cluster`, each a list of steps."""
 
 from __future__ import annotations
 
@@ -11,49 +11,44 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from operations.delivery import image, restart, watch
-from operations.delivery.deployment import Deployment, Return
-from operations.delivery.namespace import Removal
-from operations.failure import Failed, Refused
-from operations.ground import here, kind, kuberay, programs, tools
+from operations import access, deploy, here, image, kind, kuberay, look, readiness, tools
+from operations.deploy import Deployment, Removal, Rollback
 from operations.runner import Runner
-from operations.steps import Step, carry_out
+from operations.steps import Aborted, Step, StepFailed, carry_out
 from operations.target import ENVIRONMENTS, HERE, NAME, ROOT, read_target
-from operations.use import forward, look, smoke
-from operations.work import Work
 
 FAULT_LOG = ROOT / "build" / "cluster" / "fault.log"
 TIMEOUT_S = 900.0
 DEFECT = 70
-"""What a fault of this program itself ends with."""
+"""The exit status after a fault of this program itself."""
 Options = argparse.Namespace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do one command. Whatever goes wrong ends in one message, never in a stack trace."""
+    """Run one command. Every error is one message, never a stack trace."""
     for number in (signal.SIGTERM, signal.SIGINT):  # a script's background job starts with SIGINT ignored
         signal.signal(number, _interrupt)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
         signal.signal(signal.SIGHUP, _interrupt)
     try:
         options = _parser().parse_args(arguments)
         target = read_target(options.env, {"namespace": options.namespace, "context": options.context})
-        if target.is_here and not options.dry_run and (fault := programs.needs_root()):
+        if target.is_here and not options.dry_run and (fault := tools.needs_root()):
             words = sys.argv[1:] if arguments is None else arguments
-            raise Refused(f"{fault}: {shlex.join(['sudo', 'scripts/cluster', *words])}")
-        work = Work(target, Runner(dry=options.dry_run, verbose=options.verbose), options.timeout, yes=options.yes)
-        carry_out(target, COMMANDS[options.command][1](work, options), dry=work.run.dry)
-    except Failed as error:
+            raise Aborted(f"{fault}: {shlex.join(['sudo', 'scripts/cluster', *words])}")
+        run = Runner(target, options.dry_run, options.verbose, options.timeout, options.yes)
+        carry_out(target.command, COMMANDS[options.command][1](run, options), dry=run.dry)
+    except StepFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # nobody reads what this says: nothing can be said about it
+    except BrokenPipeError:  # nobody reads the output, so no message would be read either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         os.dup2(sys.stdout.fileno(), sys.stderr.fileno())
         return 1
-    except Exception as error:  # a fault of ours is told like any other, and kept for whoever mends it
+    except Exception as error:  # a fault of this program: one line for the user, the trace for whoever fixes it
         FAULT_LOG.parent.mkdir(parents=True, exist_ok=True)
         FAULT_LOG.write_text(traceback.format_exc())
         shown = FAULT_LOG.relative_to(ROOT)
@@ -66,109 +61,102 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _one(work: Work, options: Options, name: str, do: Callable[[Work], str]) -> list[Step]:
-    return [Step(name, options.command, lambda: do(work))]
+def _changing(name: str, do: Callable[[Runner], str]) -> Callable[[Runner, Options], list[Step]]:
+    """A command of one step, which can be repeated."""
+    return lambda run, options: [Step(name, options.command, lambda: do(run))]
 
 
-def _looks(name: str, do: Callable[[Work, Options], str]) -> Callable[[Work, Options], list[Step]]:
-    """A command that changes nothing, so that nothing need be repeated where it fails."""
-    return lambda work, options: [Step(name, "", lambda: do(work, options))]
+def _reading(name: str, do: Callable[[Runner, Options], str]) -> Callable[[Runner, Options], list[Step]]:
+    """A command that changes nothing, so that an error suggests no command to repeat."""
+    return lambda run, options: [Step(name, "", lambda: do(run, options))]
 
 
-def _image(work: Work) -> Step:
-    return Step("image", "image", lambda: image.build(work))
+def _image(run: Runner) -> Step:
+    return Step("image", "image", lambda: image.build(run))
 
 
-def _smoke(work: Work) -> Step:
-    return Step("smoke test", "smoke", lambda: smoke.smoke(work))
+def _smoke(run: Runner) -> Step:
+    return Step("smoke test", "smoke", lambda: access.smoke(run))
 
 
-def _up(work: Work, options: Options) -> list[Step]:
-    if work.target.is_here:
-        return _one(work, options, "cluster", lambda work: here.up(work, options.nodes))
-    if options.nodes > 1:
-        raise Refused("kind makes a single node: --nodes 2 needs --here")
-    return _one(work, options, "cluster", kind.up)
+def _up(run: Runner, options: Options) -> list[Step]:
+    if not run.target.is_here and options.nodes > 1:
+        raise Aborted("kind makes a single node: --nodes 2 needs --here")
+    up = (lambda run: here.up(run, options.nodes)) if run.target.is_here else kind.up
+    return _changing("cluster", up)(run, options)
 
 
-def _down(work: Work, options: Options) -> list[Step]:
-    return _one(work, options, "cluster", here.down if work.target.is_here else kind.down)
+def _down(run: Runner, options: Options) -> list[Step]:
+    return _changing("cluster", here.down if run.target.is_here else kind.down)(run, options)
 
 
-def _all(work: Work, options: Options) -> list[Step]:
-    """From nothing to a passing smoke test."""
-    ground = [Step("tools", "check", lambda: tools.check(work))]
-    ground += _up(work, options) if work.target.is_local else []
-    ground.append(Step("KubeRay", "install", lambda: kuberay.install(work)))
-    return [*ground, _image(work), *Deployment(work).steps("deploy"), _smoke(work)]
+def _all(run: Runner, options: Options) -> list[Step]:
+    steps = [Step("tools", "check", lambda: tools.check(run))]
+    steps += _up(run, options) if run.target.is_local else []
+    steps.append(Step("KubeRay", "install", lambda: kuberay.install(run)))
+    return [*steps, _image(run), *Deployment(run).steps("deploy"), _smoke(run)]
 
 
-def _deploy(work: Work, options: Options) -> list[Step]:
-    built = [_image(work)] if options.rebuild else []
+def _deploy(run: Runner, options: Options) -> list[Step]:
+    built = [_image(run)] if options.rebuild else []
     command = shlex.join(["deploy", "--release", str(options.release)]) if options.release else "deploy"
-    return [*built, *Deployment(work, options.release).steps(command)]
+    return [*built, *Deployment(run, options.release).steps(command)]
 
 
-def _upgrade(work: Work, options: Options) -> list[Step]:
-    """A new image in place of one that serves: refused where nothing healthy would be left to go back to."""
+def _upgrade(run: Runner, options: Options) -> list[Step]:
+    """A new image beside the serving one. Refused if nothing healthy would be left to go back to."""
 
     def serving() -> str:
-        watch.healthy(work, f"there is no healthy service to upgrade; first {work.target.command('status')}")
+        readiness.healthy(run, f"there is no healthy service to upgrade; first {run.target.command('status')}")
         return "the release before serves until the new one is healthy; both need room"
 
     first = Step("what serves", "status", serving)
-    return [first, _image(work), *Deployment(work).steps("deploy"), _smoke(work)]
+    return [first, _image(run), *Deployment(run).steps("deploy"), _smoke(run)]
 
 
-def _reset(work: Work, options: Options) -> list[Step]:
-    """Everything anew. The image is built first: if that fails, what is there goes on."""
-    permission, *deleted = _remove(work, options)
-    return [permission, _image(work), *deleted, *Deployment(work).steps("deploy"), _smoke(work)]
+def _reset(run: Runner, options: Options) -> list[Step]:
+    """Everything anew. The image is built before anything is deleted: if the build fails, the old service goes on."""
+    permission, *deleted = _remove(run, options)
+    return [permission, _image(run), *deleted, *Deployment(run).steps("deploy"), _smoke(run)]
 
 
-def _remove(work: Work, options: Options) -> list[Step]:
-    removal = Removal(work)
-    return [
-        Step("permission", options.command, removal.permit),
-        Step("service deleted", options.command, removal.service),
-        Step("namespace deleted", options.command, removal.namespace),
-    ]
+def _remove(run: Runner, options: Options) -> list[Step]:
+    return Removal(run).steps(options.command)
 
 
-def _access(work: Work, options: Options) -> str:
-    ways = [(options.port, smoke.SERVICE, smoke.SERVICE_PORT)]
-    ways += [(smoke.ISSUER_PORT, smoke.ISSUER, smoke.ISSUER_PORT)] if work.target.environment == "dev" else []
-    ways += [(8265, f"{NAME}-head-svc", 8265)] if options.dashboard else []
-    return forward.keep_open(work, ways)
-
-
-def _restart(work: Work, options: Options) -> list[Step]:
+def _restart(run: Runner, options: Options) -> list[Step]:
     name = options.component
-    return [Step("restart", f"restart {name}", lambda: restart.restart(work, name))]
+    return [Step("restart", f"restart {name}", lambda: deploy.restart(run, name))]
 
 
-COMMANDS: dict[str, tuple[str, Callable[[Work, Options], list[Step]]]] = {
+COMMANDS: dict[str, tuple[str, Callable[[Runner, Options], list[Step]]]] = {
     "all": ("from nothing to a passing smoke test: check, up, install, image, deploy, smoke", _all),
-    "check": ("are the tools there, and new enough?", lambda w, o: _one(w, o, "tools", tools.check)),
+    "check": ("are the tools installed, and new enough?", _changing("tools", tools.check)),
     "up": ("make the cluster on this machine, with kind or without Docker", _up),
     "down": ("delete the cluster on this machine, with all that is in it", _down),
-    "install": (f"install KubeRay {kuberay.VERSION}", lambda w, o: _one(w, o, "KubeRay", kuberay.install)),
-    "image": ("build the image and bring it to the cluster", lambda w, o: [_image(w)]),
+    "install": (f"install KubeRay {kuberay.VERSION}", _changing("KubeRay", kuberay.install)),
+    "image": ("build the image and bring it to the cluster", lambda run, options: [_image(run)]),
     "deploy": ("bring the newest image into the cluster, and wait until it serves", _deploy),
-    "smoke": ("send a sample the whole way, and check what comes back", lambda w, o: [_smoke(w)]),
-    "status": ("what runs, and why it is not ready", _looks("status", lambda w, o: look.status(w))),
+    "smoke": ("send a sample through the whole service, and check the result", lambda run, options: [_smoke(run)]),
+    "status": ("what runs, and why it is not ready", _reading("status", lambda run, o: look.status(run))),
     "logs": (
         "the newest lines of a component",
-        _looks("logs", lambda w, o: look.logs(w, o.component, o.lines, o.follow)),
+        _reading("logs", lambda run, o: look.logs(run, o.component, o.lines, o.follow)),
     ),
-    "access": ("open the service on this machine's port 8080 until Ctrl-C", _looks("access", _access)),
-    "token": ("a token of the development issuer", _looks("token", lambda w, o: smoke.show_token(w, o.user, o.admin))),
+    "access": (
+        "open the service on this machine's port 8080 until Ctrl-C",
+        _reading("access", lambda run, o: access.access(run, o.port, dashboard=o.dashboard)),
+    ),
+    "token": (
+        "a token of the development issuer",
+        _reading("token", lambda run, o: access.show_token(run, o.user, o.admin)),
+    ),
     "restart": ("new processes of the same release", _restart),
     "upgrade": ("build and deploy a new image beside the one that serves", _upgrade),
-    "rollback": ("back to the release before, or to a named one", lambda w, o: [*Return(w, o.to).steps(), _smoke(w)]),
+    "rollback": ("back to the release before, or to a named one", lambda r, o: [*Rollback(r, o.to).steps(), _smoke(r)]),
     "reset": ("build, then delete everything and deploy anew; never in prod", _reset),
     "remove": ("delete the service and its namespace; never in prod", _remove),
-    "config": ("the settings as resolved", _looks("config", lambda w, o: look.config(w, manifests=o.manifests))),
+    "config": ("the settings as resolved", _reading("config", lambda r, o: look.config(r, manifests=o.manifests))),
 }
 
 
@@ -179,13 +167,13 @@ def common_options() -> argparse.ArgumentParser:
     common.add_argument(
         "--context",
         default="",
-        help="kubectl's name of the cluster (dev: the one that `up --here` made, while it is there, else that of kind)",
+        help="kubectl's name of the cluster (dev: the one that `up --here` made, if it exists, else that of kind)",
     )
     means = "the cluster on this Linux machine without Docker"
     common.add_argument("--here", action="store_const", dest="context", const=HERE + NAME, help=means)
     common.add_argument("--namespace", default="", help=f"({NAME})")
     common.add_argument("--dry-run", action="store_true", help="print the commands and run none")
-    common.add_argument("--verbose", action="store_true", help="show the commands as they run, and what they say")
+    common.add_argument("--verbose", action="store_true", help="show the commands as they run, and their output")
     common.add_argument("--yes", action="store_true", help="delete, and upgrade KubeRay, without asking")
     common.add_argument("--timeout", type=_seconds, default=TIMEOUT_S, help="seconds to become ready (900)")
     return common
@@ -196,8 +184,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/cluster", description="The service on Kubernetes.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     added = {
-        name: commands.add_parser(name, help=says, description=says, parents=[common])
-        for name, (says, _) in COMMANDS.items()
+        name: commands.add_parser(name, help=text, description=text, parents=[common])
+        for name, (text, _) in COMMANDS.items()
     }
     which = "release file, or mark of one in the cluster, as status shows it (the newest made on this machine)"
     for name in ("all", "up"):
@@ -212,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     added["access"].add_argument("--dashboard", action="store_true", help="Ray's dashboard too, on 8265")
     added["token"].add_argument("user", nargs="?", default="developer")
     added["token"].add_argument("--admin", action="store_true", help="an admin's token")
-    added["restart"].add_argument("component", choices=restart.COMPONENTS)
+    added["restart"].add_argument("component", choices=deploy.COMPONENTS)
     added["rollback"].add_argument("to", nargs="?", default="", help="mark of a release, as status shows it")
     added["config"].add_argument("--manifests", action="store_true", help="also all that would be applied")
     return parser

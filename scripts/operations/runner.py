@@ -1,9 +1,10 @@
-"""Runs outside commands, each with a deadline; in a dry run it prints them instead and runs none at all."""
+"""Runs outside programs, each with a deadline. A dry run prints the commands instead and starts none of them."""
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
+import json
 import os
 import re
 import shlex
@@ -17,22 +18,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from operations.failure import Failed
-from operations.target import ROOT
+from operations.steps import Aborted, StepFailed, say
+from operations.target import ROOT, Target
 
+Json = dict[str, Any]
 READ_DEADLINE_S = 60.0
-"""Questions are answered at once; a cluster that cannot be reached makes kubectl wait for about half of this."""
+"""kubectl gives up on a cluster that does not answer after about half of this."""
 CHANGE_DEADLINE_S = 120.0
 PASSWORD = re.compile(r"(?<=://)[^/\s@]+(?=@)")
-"""In an address, as a private index of packages has it."""
+"""Name and password in a URL, for instance of a private package index."""
 OUTPUT = ROOT / "build" / "cluster" / "output.log"
-"""What the last command that takes long said, where it was not shown."""
+"""The output of the last long command, unless it was shown."""
 HEARTBEAT_S = 30.0
 PR_SET_PDEATHSIG = 1
 LAST_LINES = 4
-"""How much of what a failed command said is repeated: tools put the reason at the end."""
-
+"""Lines of a failed command's output that the error repeats: tools put the reason at the end."""
 INSTALL = {
     "kubectl": "https://kubernetes.io/docs/tasks/tools/",
     "helm": "https://helm.sh/docs/intro/install/",
@@ -40,7 +42,7 @@ INSTALL = {
     "podman": "https://podman.io/docs/installation (Debian, Ubuntu: sudo apt-get install podman)",
     "docker": "https://docs.docker.com/engine/install/",
 }
-"""Where each tool comes from."""
+_libc = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -53,25 +55,30 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """The end of what it said, in one line."""
+        """The last lines of its errors, or else of its output, as one line."""
         lines = [line.strip() for line in (self.errors.strip() or self.output.strip()).splitlines() if line.strip()]
         return " / ".join(lines[-LAST_LINES:])
 
 
+@dataclass(frozen=True)
 class Runner:
-    """The only way from this program to others.
+    """One call of this program: its target, its options, and the only way to run outside commands.
 
-    `read` asks and changes nothing, `change` changes something. Both end with Failed where the command fails, is not
-    installed, or takes longer than its deadline. A verbose runner shows each command that changes something as it runs.
+    `read` and `ask` change nothing; `change`, `pipe` and `long` do. All but `ask` raise StepFailed when the command
+    fails, is not installed or exceeds its deadline. A verbose runner shows the commands that change something.
     """
 
-    def __init__(self, *, dry: bool, verbose: bool = False) -> None:
-        self.dry = dry
-        self._verbose = verbose
+    target: Target
+    dry: bool = False
+    verbose: bool = False
+    timeout_s: float = 900.0
+    """How long the service may take to become ready."""
+    yes: bool = False
+    """Do not ask for confirmation."""
 
-    def read(self, command: Sequence[str], *, assumed: str = "", deadline_s: float = READ_DEADLINE_S) -> str:
-        """What the command prints. A dry run takes `assumed` for it."""
-        return _output(command, self.ask(command, assumed=assumed, deadline_s=deadline_s))
+    def kubectl(self, *arguments: str, namespace: str = "") -> list[str]:
+        """A kubectl command for the target."""
+        return self.target.kubectl(*arguments, namespace=namespace)
 
     def ask(
         self,
@@ -81,57 +88,71 @@ class Runner:
         stdin: str | None = None,
         deadline_s: float = READ_DEADLINE_S,
     ) -> Answer:
-        """Like `read`, for commands whose failing is an answer."""
+        """Run a command whose failure is an answer too. A dry run returns `assumed`."""
         if self.dry:
-            self._show(shown(command) + _input(stdin))
+            self._show(shown(command) + _note(stdin))
             return Answer(0, assumed, "")
-        return _run(command, stdin, deadline_s)
+        return run(command, stdin, deadline_s)
+
+    def read(self, command: Sequence[str], *, assumed: str = "", deadline_s: float = READ_DEADLINE_S) -> str:
+        """What the command prints. A dry run returns `assumed`."""
+        return _output(command, self.ask(command, assumed=assumed, deadline_s=deadline_s))
 
     def change(self, command: Sequence[str], *, stdin: str | None = None, deadline_s: float = CHANGE_DEADLINE_S) -> str:
-        """Run what changes something. `stdin` is never shown: it may hold secrets."""
-        self._show(shown(command) + _input(stdin))
-        return "" if self.dry else _output(command, _run(command, stdin, deadline_s))
+        """Run a command that changes something. `stdin` is never shown: it may hold secrets."""
+        self._show(shown(command) + _note(stdin))
+        return "" if self.dry else _output(command, run(command, stdin, deadline_s))
 
     def pipe(self, source: Sequence[str], sink: Sequence[str], *, deadline_s: float = CHANGE_DEADLINE_S) -> None:
-        """`source | sink`, where nothing reaches the sink unless the source succeeded."""
+        """`source | sink`; the sink does not start unless the source succeeded."""
         self._show(f"{shown(source)} | {shown(sink)}")
         if not self.dry:
-            _output(sink, _run(sink, self.read(source), deadline_s))
+            _output(sink, run(sink, self.read(source), deadline_s))
 
-    def work(self, command: Sequence[str], *, deadline_s: float) -> None:
-        """Run what takes long and tells of itself, as a build: its words go to the terminal if that was asked for, else
-        to a file, and the last of them into the message where it fails."""
+    def long(self, command: Sequence[str], *, deadline_s: float) -> None:
+        """Run a long command, such as a build. Its output goes to the terminal if verbose, else to a file."""
         self._show(shown(command))
         if self.dry:
             return
-        if self._verbose:
-            self._let_talk(command, sys.stderr.fileno(), deadline_s)
+        if self.verbose:
+            self._print(command, sys.stderr.fileno(), deadline_s)
             return
         OUTPUT.parent.mkdir(parents=True, exist_ok=True)
         with OUTPUT.open("w") as file:
             process = started(command, stdin=subprocess.DEVNULL, stdout=file.fileno(), stderr=subprocess.STDOUT)
-            status = _wait(process, command, deadline_s, self._heartbeat)
+            status = _wait(process, command, deadline_s, _heartbeat)
         if status != 0:
             answer = Answer(status, OUTPUT.read_text("utf-8", "replace"), "")
-            raise Failed(f"{_ended(command, answer)}; all it said: {OUTPUT.relative_to(ROOT)}")
-
-    def _heartbeat(self, waited_s: float) -> None:
-        said = OUTPUT.read_text("utf-8", "replace").split("\n")
-        last = next((line.strip() for line in reversed(said) if line.strip()), "")
-        print(without_passwords(f"    {waited_s:.0f} s: {last[:80]}"), file=sys.stderr, flush=True)
+            raise StepFailed(f"{_ended(command, answer)}; all of its output: {OUTPUT.relative_to(ROOT)}")
 
     def show(self, command: Sequence[str], *, deadline_s: float = READ_DEADLINE_S) -> None:
-        """Run what prints a result of ours."""
+        """Run a command whose output is a result of ours."""
         if self.dry:
             self._show(shown(command))
-            return
-        sys.stdout.flush()
-        self._let_talk(command, sys.stdout.fileno(), deadline_s)
+        else:
+            sys.stdout.flush()
+            self._print(command, sys.stdout.fileno(), deadline_s)
 
-    def _let_talk(self, command: Sequence[str], to: int, deadline_s: float) -> None:
+    def _print(self, command: Sequence[str], to: int, deadline_s: float) -> None:
         with started(command, stdin=subprocess.DEVNULL, stdout=to) as process:
             if _wait(process, command, deadline_s) != 0:
-                raise Failed(f"{shown(command)} ended with {process.returncode}; its words are above")
+                raise StepFailed(f"{shown(command)} ended with {process.returncode}; its output is above")
+
+    def follow(self, *commands: Sequence[str]) -> None:
+        """Run commands side by side on this terminal until all end or the user presses Ctrl-C. No deadline."""
+        if self.dry:
+            self._show("\n".join(map(shown, commands)))
+            return
+        running: list[subprocess.Popen[str]] = []
+        try:
+            with suppress(KeyboardInterrupt):
+                for command in commands:
+                    running.append(started(command, stdin=subprocess.DEVNULL))
+                for process in running:
+                    process.wait()
+        finally:
+            for process in running:
+                end(process)
 
     def write(self, path: Path, text: str) -> None:
         """Write a small file that a later command reads."""
@@ -143,7 +164,7 @@ class Runner:
 
     @contextmanager
     def passing(self, path: Path) -> Iterator[Path]:
-        """A file or folder that is there for as long as the block lasts, and not before."""
+        """A file or folder that exists only within the block."""
 
         def remove() -> None:
             if path.is_dir():
@@ -163,8 +184,7 @@ class Runner:
 
     @contextmanager
     def alone(self, lock: Path, busy: str) -> Iterator[None]:
-        """Hold the lock of this file, or fail with `busy` where another process has it. The kernel drops the lock with
-        its holder."""
+        """Hold a lock file, or fail with `busy` if another process holds it. The kernel releases it with its holder."""
         if self.dry:
             yield
             return
@@ -173,55 +193,66 @@ class Runner:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Failed(busy) from None
+                raise StepFailed(busy) from None
             yield
 
-    def follow(self, *commands: Sequence[str]) -> None:
-        """Run commands beside each other on this terminal until all have ended or Ctrl-C ends them. No deadline."""
-        if self.dry:
-            self._show("\n".join(map(shown, commands)))
-            return
-        running: list[subprocess.Popen[str]] = []
-        try:
-            with suppress(KeyboardInterrupt):
-                for command in commands:
-                    running.append(started(command, stdin=subprocess.DEVNULL))
-                for process in running:
-                    process.wait()
-        finally:
-            for process in running:
-                end(process)
+    def say(self, text: str) -> None:
+        """Print a line of progress below the current step."""
+        say(f"    {text}")
 
     def _show(self, line: str) -> None:
-        """Commands of a dry run are its result and go to standard output."""
+        """The commands of a dry run are its result and go to standard output."""
         if self.dry:
             print(line, flush=True)
-        elif self._verbose:
-            print(f"    $ {line}", file=sys.stderr, flush=True)
+        elif self.verbose:
+            say(f"    $ {line}")
+
+    def objects(self, *arguments: str) -> list[Json]:
+        """What `kubectl get` lists; nothing in a dry run."""
+        answer = self.read(self.kubectl("get", *arguments, "--output", "json"), assumed='{"items": []}')
+        return list(parsed(answer, "kubectl get " + " ".join(arguments)).get("items", []))
+
+    def object(self, *arguments: str) -> Json | None:
+        """One object; None if it does not exist."""
+        answer = self.read(self.kubectl("get", *arguments, "--ignore-not-found", "--output", "json"))
+        return parsed(answer, "kubectl get " + " ".join(arguments)) if answer.strip() else None
+
+    def answers(self) -> bool:
+        """Whether the API server is ready."""
+        return self.ask(self.kubectl("get", "--raw", "/readyz")).status == 0
+
+    def confirm(self, question: str, word: str) -> None:
+        """Have the user type `word`, unless --yes was given. Aborted if the user does not, or without a terminal."""
+        if self.yes or self.dry:
+            return
+        if not sys.stdin.isatty():
+            raise Aborted(f"{question} There is no terminal to ask on: --yes does it without asking")
+        print(f"{question} Type {word} to go on: ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip() != word:
+            raise Aborted("nothing was changed")
 
 
-def _run(command: Sequence[str], stdin: str | None, deadline_s: float) -> Answer:
+def run(command: Sequence[str], stdin: str | None, deadline_s: float) -> Answer:
+    """Run a command to its end."""
     source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
     with started(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             output, errors = process.communicate(stdin, timeout=deadline_s)
         except subprocess.TimeoutExpired:
+            raise StepFailed(_too_long(command, deadline_s)) from None
+        finally:
             end(process)
-            raise Failed(_too_long(command, deadline_s)) from None
-        except BaseException:
-            end(process)
-            raise
         return Answer(process.returncode, output, errors)
 
 
 def started(command: Sequence[str], **streams: int) -> subprocess.Popen[str]:
-    """Begin it in a group of its own, so that what it starts ends with it. On Linux the kernel ends it with the thread
-    that began it, however that goes."""
+    """Start a command in a process group of its own, so that `end` ends its children too. On Linux the kernel ends it
+    with the thread that started it, even if that is killed."""
     parent = os.getpid()
 
     def end_with_parent() -> None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # gone before the kernel was told
+        if os.getppid() != parent:  # it ended before the call above
             os._exit(1)
 
     before = end_with_parent if sys.platform == "linux" else None
@@ -230,11 +261,8 @@ def started(command: Sequence[str], **streams: int) -> subprocess.Popen[str]:
         return subprocess.Popen(command, **options, **streams)  # type: ignore[call-overload, no-any-return]
     except OSError as error:
         if isinstance(error, FileNotFoundError) and command[0] in INSTALL:
-            raise Failed(f"{command[0]} is not installed: {INSTALL[command[0]]}") from None
-        raise Failed(f"{command[0]} cannot be run: {error.strerror}") from None
-
-
-_libc = ctypes.CDLL(None)
+            raise StepFailed(f"{command[0]} is not installed: {INSTALL[command[0]]}") from None
+        raise StepFailed(f"{command[0]} cannot be run: {error.strerror}") from None
 
 
 def _wait(
@@ -249,15 +277,21 @@ def _wait(
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(min(HEARTBEAT_S, deadline_s - waited_s))
             heartbeat(time.monotonic() - began)
-        raise Failed(_too_long(command, deadline_s))
+        raise StepFailed(_too_long(command, deadline_s))
     finally:
         end(process)
 
 
+def _heartbeat(waited_s: float) -> None:
+    """Show the last line of a long command's output."""
+    lines = [line.strip() for line in OUTPUT.read_text("utf-8", "replace").splitlines() if line.strip()]
+    say(without_passwords(f"    {waited_s:.0f} s: {lines[-1][:80] if lines else ''}"))
+
+
 @contextmanager
 def piped(command: Sequence[str], deadline_s: float, **streams: int) -> Iterator[subprocess.Popen[str]]:
-    """A command that the block feeds or reads. It is waited for after the block, and ended where the block fails or the
-    deadline passes, which raises Failed."""
+    """A command that the block feeds or reads, then waited for. It is ended if the block fails; StepFailed is raised if
+    the deadline passes."""
     late = threading.Event()
 
     def give_up() -> None:
@@ -274,11 +308,11 @@ def piped(command: Sequence[str], deadline_s: float, **streams: int) -> Iterator
             guard.cancel()
             end(process)
             if late.is_set():
-                raise Failed(_too_long(command, deadline_s)) from None
+                raise StepFailed(_too_long(command, deadline_s)) from None
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """End a command with all it started; nothing happens when it has ended."""
+    """End a command and its children, unless it has ended."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -291,29 +325,45 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def shown(command: Sequence[str]) -> str:
-    """A command as it is printed: without the passwords in its addresses."""
+    """A command as it is printed: without passwords."""
     return without_passwords(shlex.join(command))
 
 
 def without_passwords(text: str) -> str:
-    """A text with name and password of every address in it hidden."""
+    """A text with the name and password of every URL in it hidden."""
     return PASSWORD.sub("********", text)
 
 
-def _input(stdin: str | None) -> str:
+def _note(stdin: str | None) -> str:
     return "" if stdin is None else "   # its input is made here, not shown"
 
 
 def _output(command: Sequence[str], answer: Answer) -> str:
     if answer.status != 0:
-        raise Failed(_ended(command, answer))
+        raise StepFailed(_ended(command, answer))
     return answer.output
 
 
 def _ended(command: Sequence[str], answer: Answer) -> str:
-    said = f": {answer.reason}" if answer.reason else " and said nothing"
-    return f"{shown(command)} ended with {answer.status}{without_passwords(said)}"
+    output = f": {answer.reason}" if answer.reason else " without output"
+    return f"{shown(command)} ended with {answer.status}{without_passwords(output)}"
 
 
 def _too_long(command: Sequence[str], deadline_s: float) -> str:
     return f"{shown(command)} gave no answer within {deadline_s:g} s and was ended"
+
+
+def name_of(thing: Json) -> str:
+    """The name of an object."""
+    return str(thing["metadata"]["name"])
+
+
+def parsed(text: str | bytes, source: str) -> Json:
+    """The JSON object that a tool or a server returned."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise StepFailed(f"{source} returned something else than JSON: {text.strip()[:200]!r}")
+    return document

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from operations.ground import images
-from operations.ground.node import Node
+from operations import image
+from operations.here import Node
 from operations.target import NAME, Model, Target
 
 Json = dict[str, Any]
@@ -43,7 +43,7 @@ EDGE: list[Json] = [
         "spec": {
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": 0,
-            "containers": [{"name": "pause", "image": images.SANDBOX, "imagePullPolicy": "Never"}],
+            "containers": [{"name": "pause", "image": image.SANDBOX, "imagePullPolicy": "Never"}],
         },
     },
 ]

@@ -19,8 +19,7 @@ from typing import Final
 
 import pytest
 import yaml
-from manifests.documents import Document
-from manifests.render import rendered, service_of
+from manifests.documents import Document, rendered, service_of
 from overlays import PARAMETERS, ROOT, prod_for_a_site
 from real_cluster import NAME, Json, RealCluster
 

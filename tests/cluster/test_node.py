@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from operations.ground.node import Node, hierarchies, wait
+from operations.here import Node, hierarchies, wait
 from operations.target import Model, Target
 from record import Record
 

@@ -15,11 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from manifests.render import rendered
-from operations.ground import here, images, programs
+from manifests.documents import rendered
+from operations import image, tools
 from operations.runner import Runner
 from operations.target import NAME
-from operations.work import Work
 from real_cluster import EDGE_SPACE, RealCluster, wait
 
 MODULE = Path(__file__).with_name("edge")
@@ -83,10 +82,9 @@ class Edge(RealCluster):
             self.kubectl("delete", "--ignore-not-found", *wanted)
 
     def _bring(self, program: Path) -> None:
-        work = Work(self.target, Runner(dry=False), READY_S)
-        image = images.program("localhost/traefik:1", program)
-        for node in images.nodes(work, programs.programs(), here.sockets(self.target)):
-            node.bring(image)
+        made = image.program("localhost/traefik:1", program)
+        for node in image.nodes(Runner(self.target)):
+            node.bring(made)
 
     def _certificate(self) -> str:
         """The Secret that the Gateway names: a certificate that signs itself."""
@@ -140,9 +138,9 @@ def build() -> Path:
 
 def built() -> Path:
     """Where the program is once it is built. Its folder's name follows from what it is built from."""
-    files = sorted(file for file in MODULE.rglob("*.*") if file.suffix in programs.SOURCES)
+    files = sorted(file for file in MODULE.rglob("*.*") if file.suffix in tools.SOURCES)
     content = b"".join(file.read_bytes() for file in files)
-    return programs.CACHE / "edge" / hashlib.sha256(content).hexdigest()[:12] / "traefik"
+    return tools.CACHE / "edge" / hashlib.sha256(content).hexdigest()[:12] / "traefik"
 
 
 def _module(name: str) -> Path:
@@ -153,6 +151,6 @@ def _module(name: str) -> Path:
 
 
 def _go(*arguments: str, deadline_s: float) -> str:
-    done = subprocess.run(programs.go(*arguments), cwd="/", capture_output=True, text=True, timeout=deadline_s)
+    done = subprocess.run(tools.go(*arguments), cwd="/", capture_output=True, text=True, timeout=deadline_s)
     assert done.returncode == 0, f"go {' '.join(arguments)}: {(done.stderr or done.stdout)[-2000:]}"
     return done.stdout

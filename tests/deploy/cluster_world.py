@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operations.delivery.release import Release
+import yaml
+from operations.release import Release
 from operations.runner import Runner
 from operations.target import NAME, PART_OF, Model, Target
-from operations.work import Work
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE_ID = "ab12" * 16
@@ -87,12 +87,12 @@ class Tools:
         """What they answer, by the first rule that matches; nothing where none does."""
         (self.standin / "script.json").write_text(json.dumps(rules))
 
-    def work(self, monkeypatch: pytest.MonkeyPatch, environment: str = "dev", *, yes: bool = True) -> Work:
+    def work(self, monkeypatch: pytest.MonkeyPatch, environment: str = "dev", *, yes: bool = True) -> Runner:
         """A call of the program in this process that finds these tools."""
         for name, value in self.environment.items():
             monkeypatch.setenv(name, value)
         context = "kind-lab" if environment == "dev" else "lab"
-        return Work(Target(environment, Model("demo"), context=context), Runner(dry=False), 1.0, yes)
+        return Runner(Target(environment, Model("demo"), context=context), timeout_s=1.0, yes=yes)
 
     @property
     def asked(self) -> list[dict[str, str]]:
@@ -116,6 +116,9 @@ class Machine(Tools):
         shutil.copytree(ROOT / "scripts" / "operations", self.tree / "scripts" / "operations")
         shutil.copy(ROOT / "scripts" / "cluster", self.tree / "scripts")
         shutil.copy(ROOT / "pyproject.toml", self.tree)
+        (folder / "packages").mkdir()
+        (folder / "packages" / "yaml").symlink_to(Path(yaml.__file__).parent)
+        self.environment["PYTHONPATH"] = str(folder / "packages")
         self.write("k8s/overlays/dev/settings.env", "ENVIRONMENT=dev\nMODEL_SOURCE=demo\n")
 
     def write(self, name: str, text: str) -> Path:
@@ -126,7 +129,7 @@ class Machine(Tools):
         return path
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        # -S: no installed packages, as on a machine that only deploys.
+        # -S: no installed packages but PyYAML, as on a machine that only deploys.
         command = [sys.executable, "-S", str(self.tree / "scripts" / "cluster"), *arguments]
         pipe, none = subprocess.PIPE, subprocess.DEVNULL
         return subprocess.Popen(command, env=self.environment, stdin=none, stdout=pipe, stderr=pipe, text=True)

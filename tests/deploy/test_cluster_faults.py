@@ -13,15 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operations.delivery import keys
-from operations.delivery import release as releases
-from operations.delivery.deployment import Return, enter, resized
-from operations.failure import Failed, Interrupted
-from operations.ground import kuberay
-from operations.runner import Runner
-from operations.steps import Step, carry_out
+from operations import access, kuberay
+from operations import release as releases
+from operations.deploy import Rollback, ensure_secrets, enter, resized
+from operations.steps import Interrupted, Step, StepFailed, carry_out
 from operations.target import NAME, Model, Target
-from operations.use import smoke
 
 from tests.deploy.cluster_world import IMAGE, IMAGE_ID, Machine, Tools, entry, items, ray_cluster, ray_service, rule
 
@@ -31,7 +27,7 @@ def tools(tmp_path: Path) -> Tools:
     return Tools(tmp_path, "kubectl", "helm")
 
 
-@pytest.mark.parametrize("fault", [Failed("the reason"), KeyboardInterrupt()])
+@pytest.mark.parametrize("fault", [StepFailed("the reason"), KeyboardInterrupt()])
 def test_a_failure_in_the_middle_says_what_was_done_and_how_to_go_on_as_it_can_be_typed(fault: BaseException) -> None:
     def breaks() -> str:
         raise fault
@@ -40,8 +36,8 @@ def test_a_failure_in_the_middle_says_what_was_done_and_how_to_go_on_as_it_can_b
     command = shlex.join(["deploy", "--release", file])
     steps = [Step("first", "one", str), Step("second", command, breaks), Step("third", command, str)]
     target = Target("stage", Model("demo"), options=("--context", "lab", "--namespace", "trial"))
-    with pytest.raises(Failed) as error:
-        carry_out(target, [*steps, Step("fourth", "smoke", str)], dry=False)
+    with pytest.raises(StepFailed) as error:
+        carry_out(target.command, [*steps, Step("fourth", "smoke", str)], dry=False)
     reason, done, left, after = str(error.value).splitlines()
     assert reason in ("second: the reason", "second: interrupted")
     assert (done, left) == ("done:     first", "not done: second, third, fourth")
@@ -54,24 +50,24 @@ def test_a_failure_in_the_middle_says_what_was_done_and_how_to_go_on_as_it_can_b
 def test_an_answer_that_fails_once_is_asked_for_again_and_what_never_served_is_no_release(
     tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, serves = replace(tools.work(monkeypatch), timeout_s=60.0), replace(releases.SHOWN, image=IMAGE)
+    run, serves = tools.work(monkeypatch), replace(releases.SHOWN, image=IMAGE)
     tools.answer(rule("get rayservice", "no json"))
-    with pytest.raises(Failed, match="gave something else than JSON: 'no json'"):
-        enter(work, serves, "manifests", "mark")
+    with pytest.raises(StepFailed, match="returned something else than JSON: 'no json'"):
+        enter(run, serves, "manifests", "mark")
     assert tools.changes == []
     refused = rule("get rayservice", status=1, errors="connection refused\n", once=True)
     well = [rule("get rayservice", ray_service()), rule("get raycluster", ray_cluster()), rule("json", items())]
     tools.answer(refused, *well)
-    assert enter(work, serves, "manifests", "mark") == "4 endpoints serve"
+    assert enter(replace(run, timeout_s=60.0), serves, "manifests", "mark") == "4 endpoints serve"
     assert " apply " in tools.changes[0]
 
 
 def test_a_command_without_end_is_ended_at_its_deadline(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
     tools.answer(rule("get nodes", stays_s=60))
-    tools.work(monkeypatch)
+    run = tools.work(monkeypatch)
     began = time.monotonic()
-    with pytest.raises(Failed, match=r"kubectl get nodes gave no answer within 0.5 s and was ended"):
-        Runner(dry=False).read(["kubectl", "get", "nodes"], deadline_s=0.5)
+    with pytest.raises(StepFailed, match=r"kubectl get nodes gave no answer within 0.5 s and was ended"):
+        run.read(["kubectl", "get", "nodes"], deadline_s=0.5)
     assert time.monotonic() - began < 30
 
 
@@ -103,8 +99,8 @@ def test_a_fault_of_the_program_itself_is_one_line_too(tmp_path: Path) -> None:
 )
 def test_a_smoke_test_fails_for_what_is_wrong(status: str, label: str, says: str) -> None:
     result = {"label": label, "model": {"demo": True}}
-    with pytest.raises(Failed, match=says):
-        smoke.check({"job_id": "7", "status": status, "result": result, "problem": {"detail": "it broke"}})
+    with pytest.raises(StepFailed, match=says):
+        access.check({"job_id": "7", "status": status, "result": result, "problem": {"detail": "it broke"}})
 
 
 def test_sizes_reach_the_cluster_that_serves_and_an_old_one_of_other_groups_is_left_alone(
@@ -129,7 +125,7 @@ def test_sizes_reach_the_cluster_that_serves_and_an_old_one_of_other_groups_is_l
 
 def test_a_rollback_that_failed_is_repeated_to_the_same_release(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = items(entry("bbb", "2"), entry("aaa", "1"))
-    back = Return(tools.work(monkeypatch), "")
+    back = Rollback(tools.work(monkeypatch), "")
     assert back.command() == "rollback"
     serving = rule("get rayservice", ray_service(mark="bbb"))
     tools.answer(rule("get configmaps", entries), serving, rule("get rayclusters", items()))
@@ -169,16 +165,16 @@ def test_an_operator_that_is_there_is_kept_upgraded_with_its_definitions_or_left
     tools.answer(rule("get deployments --all-namespaces", items(*found)), rule("show crds", "kind: X\n"))
     try:
         said = kuberay.install(tools.work(monkeypatch, environment, yes=False))
-    except Failed as error:
+    except StepFailed as error:
         said = str(error)
     assert says in said
     assert [word in line for word, line in zip(does, tools.changes, strict=True)] == [True] * len(does)
 
 
 NEEDED = f"""kind: RayService
-  authOptions:
-    mode: token
-    secretName: {NAME}-ray
+authOptions:
+  mode: token
+  secretName: {NAME}-ray
 env:
 - valueFrom:
     secretKeyRef:
@@ -210,8 +206,8 @@ def test_secrets_of_development_are_random_kept_and_never_shown(
 ) -> None:
     kept = {"data": {"password": base64.b64encode(b"secret-of-before").decode()}}
     tools.answer(rule("get secrets", there), rule("get secret redis", kept))
-    work = replace(tools.work(monkeypatch), run=Runner(dry=False, verbose=True))
-    said = keys.ensure(work, NEEDED + more)
+    work = replace(tools.work(monkeypatch), verbose=True)
+    said = ensure_secrets(work, NEEDED + more)
     values = {one["metadata"]["name"]: one["stringData"] for one in json.loads(tools.asked[-1]["stdin"])["items"]}
     assert set(values) == {NAME, f"{NAME}-ray"} | ({"redis"} if not there else set())
     password = re.fullmatch(url, values[NAME]["redis-url"])[1]  # type: ignore[index]
@@ -223,8 +219,8 @@ def test_secrets_of_development_are_random_kept_and_never_shown(
 def test_secrets_of_prod_are_demanded_and_never_made(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = "volumes:\n- name: x\n  secret:\n    secretName: whole\n"
     tools.answer(rule("get secrets", "redis password\n"))
-    with pytest.raises(Failed) as error:
-        keys.ensure(tools.work(monkeypatch, "prod"), NEEDED + whole)
+    with pytest.raises(StepFailed) as error:
+        ensure_secrets(tools.work(monkeypatch, "prod"), NEEDED + whole)
     made = re.findall(r"create secret generic (.*)", str(error.value))
     ours = f"{NAME} --from-file=redis-url=FILE", f"{NAME}-ray --from-file=auth_token=FILE"
     assert made == [*ours, "whole --from-file=FOLDER"]

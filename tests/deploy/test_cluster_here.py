@@ -7,12 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-from operations import command_line, target
-from operations.failure import Failed, Refused
-from operations.ground import node, programs, tools
+from operations import command_line, here, target, tools
 from operations.runner import Runner
+from operations.steps import Aborted, StepFailed
 from operations.target import NAME, Model, Target, read_target
-from operations.work import Work
 
 from tests.deploy.cluster_world import Tools
 
@@ -24,7 +22,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where clusters have their folders; there is none yet."""
     folder = tmp_path / "state"
     monkeypatch.setattr(target, "STATE", folder)
-    monkeypatch.setattr(programs, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(tools, "CACHE", tmp_path / "cache")
     return folder
 
 
@@ -34,8 +32,8 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr(programs, "GO_FOLDER", str(folder))
-    monkeypatch.setattr(programs, "PACKAGES", {name: Path(shows).name for name, shows in programs.PACKAGES.items()})
+    monkeypatch.setattr(tools, "GO_FOLDER", str(folder))
+    monkeypatch.setattr(tools, "PACKAGES", {name: Path(shows).name for name, shows in tools.PACKAGES.items()})
     return folder
 
 
@@ -66,12 +64,12 @@ def test_what_the_machine_lacks_is_said_at_once(
     bare: Path, state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (bare / "go.mod").write_text("module node\n\ngo 1.26.8\n")
-    monkeypatch.setattr(programs, "MODULE", bare)
+    monkeypatch.setattr(tools, "MODULE", bare)
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert command_line.main(["up", "--here"]) == 2
     said = capsys.readouterr().err
     assert "Go 1.26.8 or newer is not installed: https://go.dev/doc/install" in said
-    assert f"apt-get install --no-install-recommends {' '.join(programs.PACKAGES)}" in said
+    assert f"apt-get install --no-install-recommends {' '.join(tools.PACKAGES)}" in said
     assert not state.exists()
     for version, fault in (
         ("go1.26.7", ["Go is 1.26.7, 1.26.8 is needed: https://go.dev/doc/install"]),
@@ -82,32 +80,32 @@ def test_what_the_machine_lacks_is_said_at_once(
         for name in ("env", "go"):
             (bare / name).write_text(f"#!/bin/sh\necho {version}\n")
             (bare / name).chmod(0o755)
-        assert [line for line in programs.needs() if line.startswith("Go")] == fault
+        assert [line for line in tools.missing_for_node() if line.startswith("Go")] == fault
     monkeypatch.setattr("platform.system", lambda: "Darwin")
-    assert programs.needs() == ["a cluster without Docker needs Linux, and this is Darwin: take kind"]
+    assert tools.missing_for_node() == ["a cluster without Docker needs Linux, and this is Darwin: take kind"]
 
 
 @pytest.mark.usefixtures("bare")
 def test_a_missing_podman_is_named_once() -> None:
-    with pytest.raises(Failed) as error:
-        tools.check(Work(OTHER, Runner(dry=False), 1.0))
+    with pytest.raises(StepFailed) as error:
+        tools.check(Runner(OTHER))
     [line] = [line.strip() for line in str(error.value).splitlines() if "podman" in line]
     assert line.startswith("podman is not installed")
 
 
 def test_another_version_of_a_program_has_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "MODULE", tmp_path)
-    monkeypatch.setattr(programs, "OPERATOR", tmp_path / "operator")
+    monkeypatch.setattr(tools, "MODULE", tmp_path)
+    monkeypatch.setattr(tools, "OPERATOR", tmp_path / "operator")
     (tmp_path / "go.mod").write_text("require a v1\n")
-    first = programs.programs()
+    first = tools.programs()
     (tmp_path / "node.sh").write_text("no program is built from it\n")
-    assert programs.programs() == first
+    assert tools.programs() == first
     (tmp_path / "go.mod").write_text("require a v2\n")
-    assert programs.programs() != first
+    assert tools.programs() != first
 
 
 def test_a_node_is_no_process_of_another_that_took_its_number(state: Path) -> None:
-    one = node.Node(OTHER, 1)
+    one = here.Node(OTHER, 1)
     assert one.first_process() is None
     one.folder.mkdir(parents=True)
     (one.folder / "network").symlink_to("/proc/self/ns/net")
@@ -121,7 +119,7 @@ def test_two_nodes_are_joined_whole_after_a_call_that_ended_half_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = Tools(tmp_path, "nsenter")  # which says of everything that it is there
-    node.join(found.work(monkeypatch), node.Node(OTHER, 1), node.Node(OTHER, 2))
+    here.join(found.work(monkeypatch), here.Node(OTHER, 1), here.Node(OTHER, 2))
     assert [one["line"].partition("/network ")[2] for one in found.asked][1:] == [
         "ip route replace 10.244.2.0/24 via 172.30.0.3",
         "ip link set node2 master nodes up",
@@ -134,7 +132,7 @@ def test_two_nodes_are_joined_whole_after_a_call_that_ended_half_way(
 def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in the place of the machine's cgroups."""
     folder = tmp_path / "cgroup"
-    monkeypatch.setattr(node, "hierarchies", lambda: [folder])
+    monkeypatch.setattr(here, "hierarchies", lambda: [folder])
     return folder
 
 
@@ -150,16 +148,16 @@ def test_a_cgroup_that_is_busy_for_a_moment_is_removed(hierarchy: Path, monkeypa
         remove(path, **options)
 
     monkeypatch.setattr("os.rmdir", busy_at_first)
-    node.Node(OTHER, 1).stop()
+    here.Node(OTHER, 1).stop()
     assert [path.name for path in refused] == ["system", "node1"]
     assert sorted(path.name for path in hierarchy.iterdir()) == [OTHER.context, "of-others"]
-    monkeypatch.setattr(node, "KILL_DEADLINE_S", 0)
+    monkeypatch.setattr(here, "KILL_DEADLINE_S", 0)
     refused.clear()
-    with pytest.raises(Failed, match=f"cgroups cannot be removed: {hierarchy / OTHER.context}"):
-        node.remove_cgroup(OTHER.context)
+    with pytest.raises(StepFailed, match=f"cgroups cannot be removed: {hierarchy / OTHER.context}"):
+        here.remove_cgroup(OTHER.context)
 
 
 def test_cgroups_that_cannot_be_written_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node, "hierarchies", lambda: [Path("/sys")])  # where the kernel lets nobody make a folder
-    with pytest.raises(Refused, match=f"the cgroup /sys/{OTHER.context} cannot be made: .* that root can write"):
-        node.Node(OTHER, 1).make_room()
+    monkeypatch.setattr(here, "hierarchies", lambda: [Path("/sys")])  # where the kernel lets nobody make a folder
+    with pytest.raises(Aborted, match=f"the cgroup /sys/{OTHER.context} cannot be made: .* that root can write"):
+        here.Node(OTHER, 1).make_room()

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from operations.failure import Failed
-from operations.ground import containerd, images
-from operations.ground.containerd import Containerd, Image, Layer, configured, digest
+from operations import image as images
+from operations.image import Containerd, Image, Layer, configured, digest
 from operations.runner import Runner
+from operations.steps import StepFailed
 from operations.target import Model, Target
-from operations.work import Work
 
-WORK = Work(Target("dev", Model("demo"), context="here-other"), Runner(dry=False), 1.0)
+RUN = Runner(Target("dev", Model("demo"), context="here-other"))
 CTR = """#!/bin/sh
 # Stands for containerd's client: it tells what {folder} says it holds, and keeps what it is sent.
 case "$*" in
@@ -61,7 +60,7 @@ def node(tmp_path: Path) -> Containerd:
     ctr.chmod(0o755)
     for name in ("images", "blobs"):
         (tmp_path / name).touch()
-    return Containerd(Runner(dry=False), ctr, tmp_path / "containerd.sock")
+    return Containerd(RUN, ctr, tmp_path / "containerd.sock")
 
 
 def test_what_the_node_holds_is_not_sent(node: Containerd, tmp_path: Path) -> None:
@@ -79,17 +78,17 @@ def test_what_the_node_holds_is_not_sent(node: Containerd, tmp_path: Path) -> No
 
 
 def test_a_node_that_takes_no_image_gives_its_reason(node: Containerd, tmp_path: Path) -> None:
-    with pytest.raises(Failed, match="unexpected end of data"):
+    with pytest.raises(StepFailed, match="unexpected end of data"):
         node.bring(image(layer(b"half", size=len(b"half") * 2)))
     (tmp_path / "full").touch()
-    with pytest.raises(Failed, match="did not take localhost/some:1: no space left on device"):
+    with pytest.raises(StepFailed, match="did not take localhost/some:1: no space left on device"):
         node.bring(image(layer(b"x" * 2_000_000)))
 
 
 def test_a_node_that_warns_a_lot_before_it_reads_takes_the_image(
     node: Containerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containerd, "IMPORT_DEADLINE_S", 10.0)
+    monkeypatch.setattr(images, "IMPORT_DEADLINE_S", 10.0)
     (tmp_path / "warnings").write_text("level=warning\n" * 100_000)
     assert node.bring(image(layer(b"x" * 2_000_000))) == 2_000_000
     assert (tmp_path / "sent.tar").stat().st_size > 2_000_000
@@ -98,9 +97,9 @@ def test_a_node_that_warns_a_lot_before_it_reads_takes_the_image(
 def test_an_import_that_takes_too_long_is_ended(
     node: Containerd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containerd, "IMPORT_DEADLINE_S", 0.5)
+    monkeypatch.setattr(images, "IMPORT_DEADLINE_S", 0.5)
     os.mkfifo(tmp_path / "warnings")  # nobody writes there
-    with pytest.raises(Failed, match="images import - gave no answer within"):
+    with pytest.raises(StepFailed, match="images import - gave no answer within"):
         node.bring(image(layer(b"x" * 2_000_000)))
 
 
@@ -115,9 +114,9 @@ def test_a_layer_that_podman_does_not_give_is_not_waited_for(
     (tmp_path / "containers-storage").write_text(STORAGE.format(folder=tmp_path))
     (tmp_path / "containers-storage").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(images, "IMPORT_DEADLINE_S", 2.0)
-    image_of_podman = images.built(WORK, made.name, digest(made.config).removeprefix("sha256:"))
-    with pytest.raises(Failed, match="containers-storage diff top gave no answer within"):
+    monkeypatch.setattr(images, "LAYER_DEADLINE_S", 2.0)
+    image_of_podman = images.built(RUN, made.name, digest(made.config).removeprefix("sha256:"))
+    with pytest.raises(StepFailed, match="containers-storage diff top gave no answer within"):
         node.bring(image_of_podman)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
@@ -125,5 +124,5 @@ def test_a_layer_that_podman_does_not_give_is_not_waited_for(
 
 def test_the_image_of_the_stores_is_not_made_twice_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with WORK.run.alone(tmp_path / "stores.lock", ""), pytest.raises(Failed, match="another scripts/cluster makes"):
-        images.bring_stores(WORK, tmp_path, [])
+    with RUN.alone(tmp_path / "stores.lock", ""), pytest.raises(StepFailed, match="another scripts/cluster makes"):
+        images.bring_stores(RUN, tmp_path, [])

@@ -9,10 +9,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from operations.delivery import render
+from operations import render
 from operations.target import BUILD, NAME, read_file
 
 from tests.deploy.cluster_world import IMAGE, ROOT, Machine, release
@@ -64,9 +65,9 @@ def built(machine: Machine) -> str:
     return "---\n".join(subprocess.check_output(build, cwd=machine.tree, text=True) for build in builds)
 
 
-def settings_and_readers(text: str) -> tuple[str, list[str]]:
+def settings_and_readers(text: str) -> tuple[dict[str, Any], list[str]]:
     """The settings of a rendered stream, and the names of settings that its pods ask for."""
-    [settings] = [one for one in render.documents(text, "ConfigMap") if "  ENVIRONMENT: " in one]
+    [settings] = [one for one in render.documents(text, "ConfigMap") if "ENVIRONMENT" in one["data"]]
     return settings, re.findall(r"configMapRef:\n +name: (\S+)$", text, re.MULTILINE)
 
 
@@ -80,9 +81,9 @@ def test_every_pod_has_the_image_and_reads_the_settings_of_its_release(machine: 
         assert set(re.findall(rf"image: (\S*{NAME}\S*)$", text, re.MULTILINE)) == {chosen}
         assert re.search(rf'^    {NAME}/release: "?[0-9a-f]{{12}}"?$', text, re.MULTILINE)
         settings, readers = settings_and_readers(text)
-        assert "immutable: true" in settings.splitlines()
-        assert readers == [render.name_of(settings)] * 4  # head and three groups
-        names.append(render.name_of(settings))
+        assert settings["immutable"] is True
+        assert readers == [settings["metadata"]["name"]] * 4  # head and three groups
+        names.append(settings["metadata"]["name"])
     assert names[0] == names[1], "with the same settings an image alone changes no name"
     assert names[0] != names[2], "others do not take the place of those that are read"
 
@@ -90,7 +91,7 @@ def test_every_pod_has_the_image_and_reads_the_settings_of_its_release(machine: 
 @kustomized
 def test_by_hand_the_settings_have_the_name_that_the_service_asks_for(machine: Machine) -> None:
     settings, readers = settings_and_readers(built(machine))
-    assert {render.name_of(settings), *readers} == {NAME}
+    assert {settings["metadata"]["name"], *readers} == {NAME}
 
 
 @kustomized
@@ -106,7 +107,7 @@ def test_a_component_demands_no_secret_that_nobody_knows_how_to_make(machine: Ma
     needed = {} if component == "external-secrets" else dict(MADE_FOR_DEVELOPMENT)
     if component == "postgres-ca":
         needed["postgres-ca"] = {"ca.crt"}  # whoever has the server has its authority: k8s/secrets.yaml
-    assert render.secret_keys(built(machine)) == needed
+    assert render.secret_keys(render.documents(built(machine))) == needed
     listed = yaml.safe_load((ROOT / "k8s" / "secrets.yaml").read_text())["secrets"]
     assert {name: keys - set(listed[name]) for name, keys in needed.items()} == {name: set() for name in needed}
 
@@ -120,12 +121,10 @@ def with_component(machine: Machine, component: str) -> None:
 def test_what_belongs_to_the_edge_is_not_drawn_into_the_namespace(machine: Machine) -> None:
     with_component(machine, "service-mesh")
     text = rendered(machine, "dev", IMAGE)
-    where = {
-        render.kind_of(one): re.findall(r"^  namespace: (\S+)$", one, re.MULTILINE) for one in render.documents(text)
-    }
-    assert where.pop("EnvoyFilter") == ["ingress-nginx"]
-    assert where.pop("Namespace") == []
-    assert {name for found in where.values() for name in found or ["none"]} == {NAME}
+    where = {one["kind"]: one["metadata"].get("namespace", "none") for one in render.documents(text)}
+    assert where.pop("EnvoyFilter") == "ingress-nginx"
+    assert where.pop("Namespace") == "none"
+    assert set(where.values()) == {NAME}
 
 
 @kustomized
@@ -156,7 +155,7 @@ def test_prod_is_applied_when_a_site_has_filled_it_in_and_its_check_finds_nothin
     python.chmod(0o755)
     assert "prod refuses these manifests:\nredis claims no volume\n" in refused()
     python.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT}{os.pathsep}{ROOT}/scripts exec {sys.executable} "$@"\n')
-    shutil.copy(ROOT / "scripts" / "check_production.py", machine.tree / "scripts")
+    shutil.copy(ROOT / "scripts" / "check_manifests.py", machine.tree / "scripts")
     text = rendered(machine, "prod", image)
     assert set(re.findall(r"^ +image: (\S+)$", text, re.MULTILINE)) == {image, f"valkey/valkey@{DIGEST}"}
 

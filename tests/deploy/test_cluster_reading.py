@@ -6,11 +6,9 @@ import re
 from typing import Any
 
 import pytest
-from operations.delivery import diagnosis, render
-from operations.ground import tools
+from operations import look, readiness, render, tools
 from operations.steps import duration, table
 from operations.target import NAME
-from operations.use import look
 
 from tests.deploy.cluster_world import ROOT, ray_service
 
@@ -27,8 +25,8 @@ EXTERNAL = "---\nkind: ExternalSecret\nmetadata:\n  name: "
         (VOLUME, {"x": set()}),
         (VOLUME.replace("  secretName", "  items:\n  - key: a\n    path: b\n  secretName"), {"x": {"a"}}),
         (VOLUME.replace("  secretName", "  optional: true\n  secretName"), {}),
-        ("kind: RayService\n  authOptions:\n    mode: token\n    secretName: x\n", {"x": {"auth_token"}}),
-        ("kind: Ingress\n  tls:\n  - secretName: x\n", {}),
+        ("kind: RayService\nauthOptions:\n  mode: token\n  secretName: x\n", {"x": {"auth_token"}}),
+        ("kind: Ingress\ntls:\n- secretName: x\n", {}),
         (f"{KEY}---\nkind: ConfigMap\nmetadata:\n  name: x\n", {"x": {"a"}}),
         (f"{KEY}---\nkind: Secret\nmetadata:\n  name: x\n", {}),
         (f"{KEY}---\nkind: Certificate\nmetadata:\n  name: other\nspec:\n  secretName: x\n", {}),
@@ -38,15 +36,17 @@ EXTERNAL = "---\nkind: ExternalSecret\nmetadata:\n  name: "
 )
 def test_the_secrets_that_pods_need_from_elsewhere(text: str, needed: dict[str, set[str]]) -> None:
     """What an operator makes is not demanded before it can be there."""
-    assert render.secret_keys(text) == needed
+    assert render.secret_keys(render.documents(text)) == needed
 
 
 def test_no_value_of_a_secret_is_left_when_masked() -> None:
     secret = "data:\n  long: |\n    c2VjcmV0\n    c2VjcmV0\n  password: c2VjcmV0\nkind: Secret\nmetadata:\n  name: a\n"
     shown = render.masked(f"{secret}---\ndata:\n  ENVIRONMENT: dev\nkind: ConfigMap\n")
     hidden, other = render.documents(shown)
-    assert hidden.startswith("data:\n  long: '********'\n  password: '********'\nkind: Secret")
-    assert "  ENVIRONMENT: dev" in other
+    assert hidden["data"] == {"long": "********", "password": "********"}
+    assert other["data"] == {"ENVIRONMENT": "dev"}
+    inline = "items: [{kind: Secret, stringData: {password: c2VjcmV0}}]\nkind: List\n"
+    assert "c2VjcmV0" not in render.masked(inline)
 
 
 def test_placeholders() -> None:
@@ -94,9 +94,9 @@ HEAD = [{"name": "wait-gcs-ready", "state": {"running": {}}}]
 def test_a_pod_that_does_not_run_is_explained_and_one_that_does_not_mend_itself_known(
     found: dict[str, Any], says: str, stuck: bool
 ) -> None:
-    reasons = list(diagnosis.pod_reasons(found))
+    reasons = list(readiness.pod_reasons(found))
     assert [says in reason for reason in reasons] == ([True] if says else [])
-    assert diagnosis.is_stuck(found) is stuck
+    assert readiness.is_stuck(found) is stuck
 
 
 def event(reason: str, at: str, message: str) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def event(reason: str, at: str, message: str) -> dict[str, Any]:
 
 def test_of_each_refusal_the_newest_is_told() -> None:
     refused = [event("FailedCreate", "2", "exceeded quota: pods"), event("FailedCreate", "1", "older")]
-    told = list(diagnosis.event_reasons([*refused, event("Unhealthy", "3", "")]))
+    told = list(readiness.event_reasons([*refused, event("Unhealthy", "3", "")]))
     assert told == ["RayCluster green: FailedCreate: exceeded quota: pods"]
 
 
@@ -114,9 +114,9 @@ def test_a_volume_without_a_disk_is_told_if_a_pod_waits_for_it() -> None:
     volumes = [{"metadata": {"name": name}, "status": {"phase": "Pending"}} for name in ("data-redis-0", "backups")]
     mounts = [{"persistentVolumeClaim": {"claimName": "data-redis-0"}}, {"emptyDir": {}}]
     waits = pod(phase="Pending") | {"spec": {"volumes": mounts}}
-    assert diagnosis.storage_reasons([waits], volumes, []) == ["the volume data-redis-0 is Pending"]
-    assert diagnosis.storage_reasons([waits | pod(phase="Running")], volumes, []) == []
-    assert diagnosis.reasons([], volumes, []) == []
+    assert readiness.storage_reasons([waits], volumes, []) == ["the volume data-redis-0 is Pending"]
+    assert readiness.storage_reasons([waits | pod(phase="Running")], volumes, []) == []
+    assert readiness.reasons_of([], volumes, []) == []
 
 
 def application(status: str, message: str = "", deployments: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -145,7 +145,7 @@ LONG = "Deploying app failed. Traceback " + "frame " * 200 + "ValueError: JOB_TT
     ],
 )
 def test_what_kuberay_and_serve_say_is_told(service: dict[str, Any] | None, says: list[str]) -> None:
-    assert list(diagnosis.service_reasons(service)) == says
+    assert list(readiness.service_reasons(service)) == says
 
 
 UPGRADING = [{"type": "Ready", "status": "True"}, {"type": "UpgradeInProgress", "status": "True"}]
@@ -167,7 +167,7 @@ FAILED, COMING = application("DEPLOY_FAILED"), application("DEPLOYING")
     ],
 )
 def test_ready_and_given_up_is_the_newest_alone(service: dict[str, Any], current: bool, given_up: bool) -> None:
-    assert (diagnosis.is_current(service), diagnosis.is_given_up(service)) == (current, given_up)
+    assert (readiness.is_current(service), readiness.is_given_up(service)) == (current, given_up)
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ def test_a_server_is_rolled_out_when_all_of_it_is_new_and_ready(
 ) -> None:
     status = dict(zip(("replicas", "updatedReplicas", "readyReplicas"), counts, strict=True))
     server = {"metadata": {"generation": generation}, "spec": {"replicas": 1}}
-    assert diagnosis.is_rolled_out(server | {"status": {"observedGeneration": 1, **status}}) is done
-    assert not diagnosis.is_rolled_out(None)
+    assert readiness.is_rolled_out(server | {"status": {"observedGeneration": 1, **status}}) is done
+    assert not readiness.is_rolled_out(None)
 
 
 def test_every_foreign_group_of_the_manifests_is_known_with_where_it_comes_from() -> None:

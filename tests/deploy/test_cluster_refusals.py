@@ -8,10 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from operations import command_line
-from operations.delivery.namespace import Removal, ensure
-from operations.failure import Failed
-from operations.ground import kind, tools
+from operations import command_line, kind, tools
+from operations.deploy import Removal, ensure_namespace
+from operations.steps import StepFailed
 from operations.target import HERE, KIND, NAME, PROTECTED
 
 from tests.deploy.cluster_world import ROOT, Machine, Rule, Tools, entry, items, namespace, ray_service, release, rule
@@ -66,8 +65,8 @@ STAGE = [
     ("CONTEXT=lab\n", "smoke", "stage has no development issuer: set SEMAPI_TOKEN to a token of your own"),
     ("CONTEXT=lab\n", "deploy", "there is no release of stage on this machine yet: scripts/cluster"),
     ("CONTEXT=lab\n", "deploy --release dev.json", "dev.json is a release of dev, not of stage"),
-    ("CONTEXT=lab\n", "up", "lab is not on this machine: it is made and deleted by those who run it"),
-    ("CONTEXT=lab\n", "down --yes", "lab is not on this machine: it is made and deleted by those who run it"),
+    ("CONTEXT=lab\n", "up", "lab is not on this machine: this program neither makes nor deletes it"),
+    ("CONTEXT=lab\n", "down --yes", "lab is not on this machine: this program neither makes nor deletes it"),
 ]
 PROD = [
     ("MODEL_SOURCE=demo\n", PLACE, "image", "prod does not serve the demo model"),
@@ -153,11 +152,11 @@ def test_a_namespace_that_came_in_the_place_of_the_permitted_one_is_not_deleted_
     removal.permit()
     found.answer(rule("get namespace", namespace("second")))
     for step in (removal.service, removal.namespace):
-        with pytest.raises(Failed, match="was made anew since it was asked for: nothing in it is deleted"):
+        with pytest.raises(StepFailed, match="was made anew since it was confirmed: nothing in it is deleted"):
             step()
     found.answer(*FOREIGN)
-    with pytest.raises(Failed, match="was not made for this service"):
-        ensure(found.work(monkeypatch))
+    with pytest.raises(StepFailed, match="was not made for this service"):
+        ensure_namespace(found.work(monkeypatch))
     assert found.changes == []
 
 
@@ -171,7 +170,7 @@ def test_a_kind_cluster_of_another_name_is_deleted_if_it_was_made_here(
     if nodes:
         kind.down(found.work(monkeypatch))
     else:
-        with pytest.raises(Failed, match="was not made by this program"):
+        with pytest.raises(StepFailed, match="was not made by this program"):
             kind.down(found.work(monkeypatch))
     assert found.changes == ["kind delete cluster --name lab"] * len(nodes)
 
@@ -196,7 +195,7 @@ def test_all_that_is_missing_or_too_old_is_named_at_once(
 ) -> None:
     found = Tools(tmp_path, "kubectl", "helm", "podman")
     found.answer(*VERSIONS)
-    with pytest.raises(Failed) as error:
+    with pytest.raises(StepFailed) as error:
         tools.check(found.work(monkeypatch, environment))
     assert [text for text in says if text not in str(error.value)] == []
 
@@ -228,7 +227,7 @@ GROUPS = "external-secrets.io/v2\nmonitoring.coreos.com/v1\nv1\n"
         ([rule("api-resources", KINDS, status=1, errors="metrics.k8s.io/v1beta1 is away\n")], ""),
         ([rule("api-resources", SECRETS)], "no PodMonitor and no PrometheusRule of monitoring.coreos.com/v1: the Prom"),
         ([rule("api-versions", GROUPS)], "no ExternalSecret of external-secrets.io/v1: the External Secrets operator"),
-        ([rule("api-resources", status=1, errors="Forbidden\n")], "lab does not tell its kinds: Forbidden"),
+        ([rule("api-resources", status=1, errors="Forbidden\n")], "lab does not list its kinds: Forbidden"),
         ([rule("kustomize", status=1, errors="no such file\n")], "stage cannot be built: no such file"),
     ],
 )

@@ -6,10 +6,7 @@ import re
 from pathlib import Path
 
 import yaml
-from operations import command_line, target
-from operations.delivery import restart
-from operations.ground import kuberay, tools
-from operations.use import look
+from operations import command_line, deploy, kuberay, look, target, tools
 from overlays import as_shipped
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +45,7 @@ def test_every_setting_of_the_local_file_is_a_row() -> None:
 def test_every_component_is_told() -> None:
     told = {row.split("|")[1].strip(): row for row in rows("Command").splitlines()}
     assert [name for name in look.COMPONENTS if f"`{name}`" not in told["`logs`"]] == []
-    assert [name for name in restart.COMPONENTS if f"`{name}`" not in told["`restart`"]] == []
+    assert [name for name in deploy.COMPONENTS if f"`{name}`" not in told["`restart`"]] == []
 
 
 def test_the_versions_are_those_that_are_checked() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from manifests.check import check_schemas
+from check_manifests import check_schemas
 from manifests.documents import Document, of_kind, pods_of, read
 from overlays import ROOT, as_shipped
 

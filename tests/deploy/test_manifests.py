@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests.check import OLDEST, check_documents
-from manifests.documents import Document, read
-from manifests.render import find_kubectl, rendered
-from operations.ground import tools
+from check_manifests import OLDEST, check_documents
+from manifests.documents import Document, find_kubectl, read, rendered
+from operations import tools
 from overlays import ROOT, as_shipped, put
 
 SERVICE_TEXT = (ROOT / "rayservice.yaml").read_text("utf-8")

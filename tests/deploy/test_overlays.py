@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from check_manifests import check_documents
 from manifests import capacity
-from manifests.check import check_documents
-from manifests.documents import CLUSTER, HEAD, Document, Pod, matches, of_kind, pods_of
+from manifests.application import texts
+from manifests.documents import CLUSTER, HEAD, Document, Pod, matches, of_kind, pods_of, secrets_of
 from manifests.network import rules
-from manifests.production import texts
-from manifests.render import secrets_of
 from overlays import PARAMETERS, ROOT, SITE, amount, around, as_filled_in, built, of_service, prod_for_a_site
 
 from serve_app.settings import Settings

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from manifests import production
+from manifests import application
 from manifests.documents import Document
 from overlays import ROOT, as_filled_in, as_shipped, put
 
@@ -22,11 +22,11 @@ def whole() -> list[Document]:
 
 
 def test_a_site_that_filled_everything_in_is_let_through(whole: list[Document]) -> None:
-    assert [str(finding) for finding in production.refusals(whole)] == []
+    assert [str(finding) for finding in application.refusals(whole)] == []
 
 
 def test_the_overlay_as_it_is_in_git_is_refused_for_every_placeholder(shipped: list[Document]) -> None:
-    found = [str(finding) for finding in production.refusals(shipped)]
+    found = [str(finding) for finding in application.refusals(shipped)]
     for name in ("ConfigMap/sem-image-classifier data.OIDC_ISSUERS", "NetworkPolicy/head", "ExternalSecret/redis"):
         assert any(name in line for line in found), name
     written = sorted((ROOT / "k8s" / "overlays" / "prod").glob("*.*"))
@@ -36,7 +36,7 @@ def test_the_overlay_as_it_is_in_git_is_refused_for_every_placeholder(shipped: l
 
 
 def test_development_is_not_fit_for_production() -> None:
-    found = [finding.sentence for finding in production.refusals(as_shipped()["dev"][0])]
+    found = [finding.sentence for finding in application.refusals(as_shipped()["dev"][0])]
     assert any("signs for anybody" in sentence for sentence in found)
     assert any("has no digest" in sentence for sentence in found)
 
@@ -71,7 +71,7 @@ CHANGES: list[tuple[str, str, Any, str]] = [
 def test_what_is_weak_is_refused_with_its_place(
     whole: list[Document], resource: str, path: str, value: Any, said: str
 ) -> None:
-    [finding] = production.refusals(put(whole, resource, path, value))
+    [finding] = application.refusals(put(whole, resource, path, value))
     assert said in finding.sentence
     assert finding.resource.startswith(resource.partition("/")[0])
 
@@ -81,7 +81,7 @@ def test_a_job_redis_that_could_lose_jobs_is_refused(whole: list[Document], line
     [files] = [one for one in whole if one.kind == "ConfigMap" and re.fullmatch(r"redis-[a-z0-9]{10}", one.name)]
     text = files.mapping("data")["redis.conf"].replace(line, f"# {line}")
     data = {**files.mapping("data"), "redis.conf": text}
-    [finding] = production.refusals(put(whole, files.resource, "data", data))
+    [finding] = application.refusals(put(whole, files.resource, "data", data))
     assert f"`{line}` is missing" in finding.sentence
 
 
@@ -91,17 +91,17 @@ def test_a_fault_of_the_settings_is_told_at_its_key_whatever_the_shell_says(
     monkeypatch.setenv("OIDC_AUDIENCE", "of-the-shell")
     as_named_by_the_program = "sem-image-classifier-1361177da973"
     changed = put(put(whole, SETTINGS, "data.OIDC_AUDIENCE"), SETTINGS, "data.MODEL_SOURCE")
-    found = production.refusals(put(changed, SETTINGS, "metadata.name", as_named_by_the_program))
+    found = application.refusals(put(changed, SETTINGS, "metadata.name", as_named_by_the_program))
     assert [finding.path for finding in found] == ["data.OIDC_AUDIENCE", "data.MODEL_SOURCE"]
 
 
 @pytest.mark.parametrize(("kind", "says"), [("Ingress", "Nothing leads in"), ("ConfigMap", "settings are missing")])
 def test_without_an_edge_or_settings_it_is_refused(whole: list[Document], kind: str, says: str) -> None:
     less = [one for one in whole if one.kind != kind or one.name.startswith("redis-")]
-    assert [says in finding.sentence for finding in production.refusals(less)] == [True]
+    assert [says in finding.sentence for finding in application.refusals(less)] == [True]
 
 
 def test_of_a_file_the_line_is_named() -> None:
     document = Document("x", {"kind": "Thing", "metadata": {"name": "y"}, "spec": {"text": "one\nREPLACE-ME\n"}})
-    [finding] = [one for one in production.refusals([document]) if "placeholder" in one.sentence]
+    [finding] = [one for one in application.refusals([document]) if "placeholder" in one.sentence]
     assert (finding.path, finding.sentence.split("`")[1]) == ("spec.text", "REPLACE-ME")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from manifests import production
-from operations import target
-from operations.delivery import render
+from manifests import application
+from operations import render, target
 
 from serve_app import settings
 
@@ -25,7 +24,7 @@ PLACEHOLDERS = [
 
 @pytest.mark.parametrize("text", PLACEHOLDERS)
 def test_a_placeholder_is_one_everywhere(text: str) -> None:
-    for pattern in (settings.PLACEHOLDER, production.PLACEHOLDER, render.PLACEHOLDER):
+    for pattern in (settings.PLACEHOLDER, application.PLACEHOLDER, render.PLACEHOLDER):
         assert pattern.search(text), pattern.pattern
 
 
@@ -33,7 +32,7 @@ def test_a_placeholder_is_one_everywhere(text: str) -> None:
     "text", ["https://login.facility.org/realms/lab", "sem-image-classifier", "notanexample.community"]
 )
 def test_a_real_value_is_one_nowhere(text: str) -> None:
-    for pattern in (settings.PLACEHOLDER, production.PLACEHOLDER, render.PLACEHOLDER):
+    for pattern in (settings.PLACEHOLDER, application.PLACEHOLDER, render.PLACEHOLDER):
         assert not pattern.search(text), pattern.pattern
 
 

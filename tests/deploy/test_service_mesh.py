@@ -6,9 +6,8 @@ from fnmatch import fnmatch
 from typing import Any, Final
 
 import pytest
-from manifests.documents import Document, matches, of_kind, pods_of
+from manifests.documents import Document, matches, of_kind, pods_of, service_of
 from manifests.network import NAMESPACE, read_table, rules
-from manifests.render import service_of
 from overlays import ROOT, around, built, prod_for_a_site
 
 COMPONENT: Final = "app.kubernetes.io/component"

@@ -9,15 +9,16 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, Final
 
 import hypothesis
 import pytest
+import pytest_asyncio
 import requests
 import schemathesis
 from described import DOCUMENT
-from gateway_parts import Running, listening, running_gateway
+from gateway_parts import Running, as_admin, listening, running_gateway
 from good_requests import USER, GoodRequests
 from hypothesis import strategies
 from hypothesis.stateful import run_state_machine_as_test
@@ -29,14 +30,16 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from schemathesis.specs.openapi.schemas import OpenApiSchema
+from servers import copied_database, empty_redis
 
 from serve_app.local.issuer import DevIssuerServer
+from serve_app.local.postgres import Postgres
+from serve_app.local.valkey import Valkey
 from serve_app.models.registry import ModelConfig, card
-from serve_app.settings import Settings
-from serve_app.usage.migrations import migrate
 
 SEM_CLASSIFIER: Final = "serve_app.models.sem_classifier:SemClassifier"
-EXAMPLES: Final = int(os.environ.get("FUZZ_EXAMPLES", "20"))
+EXAMPLES: Final = int(os.environ.get("FUZZ_EXAMPLES", "5"))
 GOOD_SHARE: Final = 0.3
 CARDS: Final = [
     card(ModelConfig(name=name, implementation=implementation, min_replicas=0))
@@ -55,19 +58,25 @@ QUICK: Final = hypothesis.settings(
     max_examples=EXAMPLES,
     deadline=None,
     database=None,
-    derandomize=True,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 
+WALKS: Final = hypothesis.settings(
+    QUICK, max_examples=max(EXAMPLES, 20), stateful_step_count=8, derandomize=True
+)  # fewer do not come to every link, nor do those of every seed
+
 # The gateway under test draws jitter in the loop beside, which the fuzzer takes for a draw of its own.
-pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Do not use the `random` module"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 
 class Known:
     """A gateway, and requests to it that pass."""
 
     def __init__(self, gateway: Running, url: str) -> None:
-        self.url, self.good = url, GoodRequests(gateway)
+        self.url, self.gateway, self.good = url, gateway, GoodRequests(gateway)
         self.session = requests.Session()
         self.headers = gateway.bearer(USER, realm_access={"roles": ["sem-admin"]})
 
@@ -80,27 +89,40 @@ class Known:
         return answer
 
 
-@asynccontextmanager
-async def known(settings: Settings, authority: DevIssuerServer) -> AsyncIterator[Known]:
-    """A gateway on a socket, without limits that a flood would meet; and what passes there."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def only(valkey: Valkey, postgres: Postgres, template: str, authority: DevIssuerServer) -> AsyncIterator[Known]:
+    """The gateway of all routes, on a socket, without limits that a flood would meet."""
     plenty = {"rate_reads_per_s": 1e5, "rate_submits_per_s": 1e5, "quota_submits_per_day": 0}
     house = {"rate_house_reads_per_s": 1e5, "rate_house_submits_per_s": 1e5}
-    async with (
-        running_gateway(settings, authority, cards=CARDS, **plenty, **house) as gateway,
-        listening(gateway.application) as url,
-    ):
-        there = Known(gateway, url)
-        with there.session:
-            yield there
+    with copied_database(postgres, template) as database_url, empty_redis(valkey, database_url) as settings:
+        async with (
+            running_gateway(settings, authority, cards=CARDS, **plenty, **house) as gateway,
+            listening(gateway.application) as url,
+        ):
+            there = Known(gateway, url)
+            with there.session:
+                yield there
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def there(only: Known) -> AsyncIterator[Known]:
+    """The gateway before a route: nothing made up so far stops, blocks or limits what comes."""
+    only.good = GoodRequests(only.gateway)
+    yield only
+    for name, key in (("stops", "stop"), ("blocks", "principal_id"), ("overrides", "principal_id")):
+        path = f"/api/v1/admin/{name}"
+        for found in (await as_admin(only.gateway, "GET", path)).json()[name]:
+            assert (await as_admin(only.gateway, "DELETE", f"{path}/{found[key]}")).is_success
+
+
+@cache
+def schema() -> OpenApiSchema:
+    return schemathesis.openapi.from_dict(DOCUMENT)
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-async def test_a_route_answers_as_described(
-    method: str, path: str, settings: Settings, database: str, authority: DevIssuerServer
-) -> None:
-    migrate(database)
-    async with known(settings, authority) as there:
-        statuses = await asyncio.to_thread(_fuzz, there, method, path)
+async def test_a_route_answers_as_described(method: str, path: str, there: Known) -> None:
+    statuses = await asyncio.to_thread(_fuzz, there, method, path)
     # 2xx; 3xx counts only where the description knows nothing better.
     best = min(int(status[0]) for status in DOCUMENT["paths"][path][method.lower()]["responses"])
     good = sum(count for status, count in statuses.items() if status // 100 == best)
@@ -109,7 +131,7 @@ async def test_a_route_answers_as_described(
 
 
 def _fuzz(there: Known, method: str, path: str) -> Counter[int]:
-    operation = schemathesis.openapi.from_dict(DOCUMENT)[path][method]
+    operation = schema()[path][method]
     made_up = [operation.as_strategy(GenerationMode.POSITIVE)]
     if operation.body or operation.path_parameters or operation.query:
         made_up.append(operation.as_strategy(GenerationMode.NEGATIVE))
@@ -127,19 +149,15 @@ def _fuzz(there: Known, method: str, path: str) -> Counter[int]:
     return statuses
 
 
-async def test_links_lead_from_a_submit_to_its_job(
-    settings: Settings, database: str, authority: DevIssuerServer
-) -> None:
-    migrate(database)
+async def test_links_lead_from_a_submit_to_its_job(there: Known) -> None:
     followed: Counter[tuple[str, int]] = Counter()
-    async with known(settings, authority) as there:
-        await asyncio.to_thread(_follow, there, followed)
+    await asyncio.to_thread(_follow, there, followed)
     reads = {name for name, status in followed if status == 200}
     assert {"GET /api/v1/jobs/{job_id}", "POST /api/v1/jobs/status", "POST /api/v1/jobs/results"} <= reads, followed
 
 
 def _follow(there: Known, followed: Counter[tuple[str, int]]) -> None:
-    jobs = schemathesis.openapi.from_dict(DOCUMENT).include(path_regex="^/api/v1/(jobs|inference)")
+    jobs = schema().include(path_regex="^/api/v1/(jobs|inference)")
 
     class Links(jobs.as_state_machine()):  # type: ignore[misc]
         def before_call(self, case: Case) -> None:
@@ -153,4 +171,4 @@ def _follow(there: Known, followed: Counter[tuple[str, int]]) -> None:
             case.validate_response(response, checks=HELD)
             followed[f"{case.method} {case.path}", response.status_code] += 1
 
-    run_state_machine_as_test(Links, settings=hypothesis.settings(QUICK, stateful_step_count=8))
+    run_state_machine_as_test(Links, settings=WALKS)

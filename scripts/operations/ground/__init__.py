@@ -1,1 +1,0 @@
-"""What must be there before anything is deployed: tools, a cluster, the operator."""
