@@ -1,8 +1,8 @@
-"""Builds `.venv`: the Python environment that every task of `scripts/dev.py` runs in.
+"""Builds `.venv`, the Python environment of every task in `scripts/dev.py`, and finds the Python that it is made from.
 
-A stamp in `.venv` tells what it was made from; while that is unchanged, nothing is done. The stamp goes away before the
-first change and comes back after the last one, so a set-up that failed or was killed is made anew the next time.
-Standard library alone, and syntax that older interpreters read, so that they can say what to install.
+A stamp in `.venv` records the inputs; while they are unchanged, nothing is done. The stamp is deleted before the first
+change and written after the last one, so a set-up that failed or was killed starts afresh the next time. Standard
+library only, in syntax that older interpreters can parse: they run this far to print what to install.
 """
 
 import fcntl
@@ -11,10 +11,11 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from installation import REQUIREMENTS, ROOT, Installation, Torch, choose_torch, chosen_in, stop
 
@@ -26,10 +27,53 @@ INSTALLATION = Installation(VENV, LOG)
 PYTHON = INSTALLATION.python
 
 NEEDED_BYTES = 4 * 10**9
+OLDEST, NEWEST = (3, 11), (3, 13)
+CANDIDATES = ("python3.12", "python3.11", "python3.13")
+
+
+def fits(version: Tuple[int, ...]) -> bool:
+    """True for the Python versions that the locked wheels exist for."""
+    return OLDEST <= version <= NEWEST
+
+
+def use_fitting_python() -> None:
+    """Continue under a Python that fits: this one, else one from PATH; without one, stop with what to install."""
+    if not fits(sys.version_info[:2]):
+        for command in CANDIDATES:
+            path = working(command)
+            if path:
+                os.execv(path, [path, *sys.argv])
+        stop(f"Python 3.11, 3.12 or 3.13 is needed; this is {platform.python_version()}. {how_to_install()}")
+    if platform.system() not in ("Linux", "Darwin") or sys.maxsize < 2**32:
+        stop("64-bit Linux or macOS is needed (on Windows: WSL 2).")
+
+
+def working(command: str) -> Optional[str]:
+    """The path of an interpreter that starts and fits. A version manager's shim may exist and start nothing."""
+    path = shutil.which(command)
+    if path is None:
+        return None
+    probe = [path, "-c", "import sys; print(*sys.version_info[:2])"]
+    try:
+        answer = subprocess.check_output(probe, stderr=subprocess.DEVNULL, universal_newlines=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return path if fits(tuple(int(part) for part in answer.split())) else None
+
+
+def how_to_install() -> str:
+    """The command that installs a Python that fits on this kind of machine."""
+    if platform.system() == "Darwin":
+        return "Install one: brew install python@3.12"
+    if shutil.which("apt-get"):
+        return "Install one: sudo apt-get install python3.12 python3.12-venv (or 3.11, or 3.13)"
+    if shutil.which("dnf"):
+        return "Install one: sudo dnf install python3.12"
+    return "Install one: https://www.python.org/downloads/"
 
 
 class Step(NamedTuple):
-    """One part of the environment, redone when the digest of what it was made from changes."""
+    """One part of the environment, redone when the digest of its inputs changes."""
 
     name: str
     says: str
@@ -38,7 +82,7 @@ class Step(NamedTuple):
 
 
 def ensure(*, dev: bool) -> None:
-    """Make `.venv` what this checkout asks for, with the tools for tests when `dev`; at once when it is already."""
+    """Bring `.venv` up to date, with the tools for tests when `dev`; returns at once when it is already."""
     if not outdated(dev=dev, stamp=read_stamp()):
         return
     refuse_foreign_checkout()
@@ -66,7 +110,7 @@ def ensure(*, dev: bool) -> None:
 
 
 def finished(stamp: Dict[str, Any], todo: List[Step], chosen: Dict[str, str], *, dev: bool) -> Dict[str, str]:
-    """The digest of every step that is done, as the build of torch that was installed makes them."""
+    """The digests to record: of the steps done now and before, for the build of torch that was installed."""
     done = {} if todo[0].name == "venv" else dict(stamp.get("steps", {}))
     names = {"venv"} | {step.name for step in todo}
     done.update({step.name: step.digest for step in steps(choose_torch(chosen), dev=dev) if step.name in names})
@@ -74,7 +118,7 @@ def finished(stamp: Dict[str, Any], todo: List[Step], chosen: Dict[str, str], *,
 
 
 def outdated(*, dev: bool, stamp: Dict[str, Any]) -> List[Step]:
-    """The steps to do. Without the right base everything is to do; the checkout is looked at again after any other."""
+    """The steps to do: all of them without the right base; after any other step, the last one as well."""
     every = steps(choose_torch(chosen_variables(stamp)), dev=dev)
     done = stamp.get("steps", {})
     if done.get("venv") != every[0].digest or not os.access(PYTHON, os.X_OK):
@@ -84,7 +128,7 @@ def outdated(*, dev: bool, stamp: Dict[str, Any]) -> List[Step]:
 
 
 def steps(torch: Torch, *, dev: bool) -> List[Step]:
-    """What the environment is made of, in order. It cannot be moved, hence its path in the first digest."""
+    """All steps in order. An environment cannot be moved, hence its path in the first digest."""
     version = "{}.{}".format(*sys.version_info[:2])
     place = (str(VENV), version, platform.system(), platform.machine(), torch.spec, torch.source or "")
     build = (*place, (REQUIREMENTS / torch.lock).read_text()) if torch.lock else place
@@ -113,15 +157,15 @@ def digest(*parts: str) -> str:
 
 
 def project_table() -> str:
-    """What an installation reads of pyproject.toml; the settings of the tools are not among it."""
-    import tomllib  # not in the older interpreters that only come here to be told so
+    """The parts of pyproject.toml that an installation depends on; the settings of tools are left out."""
+    import tomllib  # older interpreters lack it, and never get here
 
     table = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     return json.dumps([table["build-system"], table["project"], table["tool"].get("setuptools")], sort_keys=True)
 
 
 def read_stamp() -> Dict[str, Any]:
-    """What the environment was made from; empty when it was never finished."""
+    """The recorded inputs; empty when the environment was never finished."""
     try:
         stamp = json.loads(STAMP.read_text())
     except (OSError, ValueError):
@@ -130,12 +174,12 @@ def read_stamp() -> Dict[str, Any]:
 
 
 def install_checkout() -> None:
-    """Editable: the environment runs what lies here."""
+    """Install this checkout as editable."""
     INSTALLATION.install_project(editable=True)
 
 
 def refuse_foreign_checkout() -> None:
-    """Two users or checkouts cannot share one environment: say so instead of failing half-way."""
+    """Stop with a clear message where two users or checkouts would share one environment."""
     if VENV.is_symlink():
         stop(f"{VENV} is a link, and set-up would empty what it leads to. Remove the link first.")
     for place in (ROOT, VENV, BUILD):
@@ -145,7 +189,7 @@ def refuse_foreign_checkout() -> None:
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Hold the set-up lock, so that two tasks started at once do not build the same environment twice."""
+    """Hold the set-up lock, so that two tasks that start together do not both build the environment."""
     with (BUILD / "setup.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -156,5 +200,5 @@ def one_at_a_time() -> Iterator[None]:
 
 
 def chosen_variables(stamp: Dict[str, Any]) -> Dict[str, str]:
-    """The choice of torch from the environment, else the one made last time, so that it has to be made once."""
+    """The choice of torch from the environment variables, else the remembered one."""
     return chosen_in(dict(os.environ)) or dict(stamp.get("torch", {}))

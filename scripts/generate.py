@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, a
 
 from serve_app import errors, keyspace
 from serve_app.app import ApplicationArgs
-from serve_app.gateway.routes import ROUTES
+from serve_app.gateway.routes.table import ROUTES
 from serve_app.models.registry import ModelConfig
 from serve_app.settings import Settings
 
@@ -325,7 +325,7 @@ def changed(value: Any, changes: Any) -> Any:
 
 def cluster_config(manifest: str, source: str) -> str:
     """`serveConfigV2` of rayservice.yaml."""
-    lines = ["serveConfigV2: |", *indent(dumped(serve_config("cluster")), "  ").splitlines()]
+    lines = ["serveConfigV2: |", *indent(dumped(serve_config("cluster"), flow=False), "  ").splitlines()]
     return section(manifest, "serveConfigV2", source, lines, yaml_indent="  ")
 
 
@@ -334,7 +334,7 @@ def variant_config(variant: str) -> Callable[[str, str], str]:
 
     def renew(_: str, source: str) -> str:
         patch = {"apiVersion": "ray.io/v1", "kind": "RayService", "metadata": {"name": "sem-image-classifier"}}
-        config = indent(dumped(serve_config(variant)), "    ")
+        config = indent(dumped(serve_config(variant), flow=False), "    ")
         return manifests(source, [patch]) + f"spec:\n  serveConfigV2: |\n{config}"
 
     return renew
@@ -345,18 +345,19 @@ def manifests(source: str, documents: list[dict[str, Any]]) -> str:
     return f"# {notice(source)}\n" + "---\n".join(map(dumped, documents))
 
 
-class WithoutAliases(yaml.SafeDumper):
-    """Writes a value that stands in two places twice."""
+class Dumper(yaml.SafeDumper):
+    """Indents lists, and writes a value that stands in two places twice."""
 
     def ignore_aliases(self, _: Any) -> bool:
         return True
 
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:
+        return super().increase_indent(flow, False)
 
-def dumped(value: Any) -> str:
-    """As YAML, the innermost mappings and lists on one line."""
-    return str(
-        yaml.dump(value, Dumper=WithoutAliases, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
-    )
+
+def dumped(value: Any, *, flow: bool | None = None) -> str:
+    """As YAML, the innermost mappings and lists on one line each unless `flow` is False."""
+    return str(yaml.dump(value, Dumper=Dumper, sort_keys=False, default_flow_style=flow, width=120, allow_unicode=True))
 
 
 # Who may reach whom
@@ -487,7 +488,7 @@ OUTPUTS: Final = (
     Output("docs/operations.md", "serve_app/app.py", application_keys),
     Output("docs/operations.md", "serve_app/models/registry.py", model_keys),
     Output("docs/problems.md", "serve_app/errors.py", problems),
-    Output("docs/api.md", "serve_app/gateway/routes.py", routes),
+    Output("docs/api.md", "the rows in serve_app/gateway/routes/", routes),
     Output("docs/redis-keys.md", "serve_app/keyspace.py", redis_keys),
     Output("docs/security.md", "k8s/secrets.yaml", secrets),
     Output("k8s/components/external-secrets/secrets.yaml", "k8s/secrets.yaml", external_secrets),

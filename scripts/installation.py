@@ -1,7 +1,7 @@
-"""Installs the locked packages, torch and this project into one environment, wherever that is.
+"""Installs the locked packages, torch and this project into an environment.
 
-`scripts/environment.py` does so into `.venv`, the image's build by `python3 scripts/installation.py FOLDER PART`.
-Standard library alone, and syntax that older interpreters read, so that they can say what to install.
+`scripts/environment.py` uses it for `.venv`; the image's build runs `python3 scripts/installation.py FOLDER PART`.
+Standard library only, in syntax that older interpreters can parse.
 """
 
 import os
@@ -22,10 +22,10 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 TORCH_VARIABLES = ("TORCH", "TORCH_INDEX_URL", "TORCH_SPEC")
 HEARTBEAT_S = 15
 PYPI_TORCH_BYTES = 7 * 10**9
-"""Free disk that PyPI's build needs: 2.7 GB of wheels in pip's cache, and what they unpack to."""
+"""Free disk space for PyPI's build: 2.7 GB of wheels in pip's cache, and their unpacked files."""
 
 WRONG_HASH = "DO NOT MATCH THE HASHES"
-"""What pip says of a file that is not the locked one: a reason to stop, not to look elsewhere."""
+"""pip's message for a file with another hash than the lock's: a reason to stop, not to try another source."""
 OTHER_TORCHES = """Other sources:
   TORCH=pypi make run               the build on PyPI; on Linux the GPU build, several GB
   TORCH_INDEX_URL=URL make run      an index of yours, or https://download.pytorch.org/whl/cu130
@@ -35,15 +35,15 @@ Command = Tuple[Union[str, Path], ...]
 
 
 class Torch(NamedTuple):
-    """Which build of torch, and from where."""
+    """A build of torch and its source."""
 
     says: str
     spec: str
     source: Optional[str] = None
     alone: bool = True
-    """The CPU builds need nothing that the lock does not hold, so nothing else may come from a second index."""
+    """The lock holds all that a CPU build needs, so nothing else may come from a second index."""
     lock: str = ""
-    """The lock with the hashes of this build; empty where the user named another one, whose files nobody here knows."""
+    """The lock with the hashes of this build; empty for a build that the user named, whose hashes are unknown."""
 
 
 def stop(message: str) -> NoReturn:
@@ -52,7 +52,7 @@ def stop(message: str) -> NoReturn:
 
 
 def chosen_in(variables: Dict[str, str]) -> Dict[str, str]:
-    """What an environment says of torch."""
+    """The variables that choose a build of torch."""
     return {name: variables[name] for name in TORCH_VARIABLES if variables.get(name)}
 
 
@@ -76,19 +76,19 @@ def choose_torch(variables: Dict[str, str]) -> Torch:
 
 
 def locked(lock: Path) -> List[str]:
-    """pip's arguments for the files of a lock and no others."""
+    """pip's arguments to install exactly the files of a lock."""
     return ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(lock)]
 
 
 class Installation:
-    """One environment in `folder`. What installs it writes to `log`; a failure shows the end of that and stops."""
+    """One environment in `folder`. Output goes to `log`; after a failure its end is printed and this program stops."""
 
     def __init__(self, folder: Path, log: Path) -> None:
         self.python = folder / "bin" / "python"
         self._folder, self._log = folder, log
 
     def make(self) -> None:
-        """A new, empty environment. Debian and Ubuntu ship Python without the part that makes one."""
+        """Make a new, empty environment, or say which package is missing: Debian and Ubuntu ship Python without it."""
         base = os.path.realpath(sys.executable)  # the interpreter itself, also inside a virtual environment
         probe = subprocess.run([base, "-c", "import ensurepip, venv"], capture_output=True, check=False)
         if probe.returncode != 0:
@@ -97,19 +97,19 @@ class Installation:
         self._must(base, "-I", "-m", "venv", "--clear", self._folder)
 
     def install_torch(self, variables: Dict[str, str]) -> Dict[str, str]:
-        """First and alone; returns the variables that name the build which was installed.
+        """Install torch alone, before the rest; returns the variables that name the installed build.
 
-        Where nobody chose a build and the CPU build is neither in a local folder nor to be had from its index, PyPI's
-        build is installed instead, and the answer is `{"TORCH": "pypi"}`.
+        When no build was chosen and the CPU build is neither in a local folder nor on its index, PyPI's build is
+        installed instead; `{"TORCH": "pypi"}` is then returned.
         """
         torch = choose_torch(variables)
         if not torch.source:
             self._must(*self._torch(torch))
             return variables
-        # pip waits long for an index that cannot be reached, although the wheel may be at hand without it.
+        # The wheel may be in a local folder: pip would wait long for an index that cannot be reached.
         if self._execute(*self._torch(torch, "--retries", "0", "--timeout", "15")):
             return variables
-        print("      not there at once; trying again with more patience", flush=True)
+        print("      not found at once; trying again with longer timeouts", flush=True)
         if self._execute(*self._torch(torch, "--retries", "2", "--timeout", "30")):
             return variables
         if variables or WRONG_HASH in self._log.read_text(errors="replace"):
@@ -117,12 +117,12 @@ class Installation:
         return self._fall_back(torch)
 
     def _fall_back(self, torch: Torch) -> Dict[str, str]:
-        """PyPI's build in place of the CPU build, for networks that mirror PyPI and nothing else."""
+        """Install PyPI's build instead of the CPU build, for networks that mirror PyPI and nothing else."""
         instead = {"TORCH": "pypi"}
         print(
-            f"      {torch.spec} is not to be had: no local wheel, and {torch.source} cannot be reached.\n"
-            f"      Instead: {choose_torch(instead).says}. It runs on the CPU all the same; it costs 2.7 GB more to\n"
-            "      download and 5 GB more of disk. This is remembered; TORCH=cpu make run asks for the CPU build again",
+            f"      {torch.spec} is not available: no local wheel, and {torch.source} cannot be reached.\n"
+            f"      Instead: {choose_torch(instead).says}. It runs on the CPU as well; it costs 2.7 GB more to\n"
+            "      download and 5 GB more of disk. This is remembered; TORCH=cpu make run tries the CPU build again",
             flush=True,
         )
         if shutil.disk_usage(self.python.parent.parent).free < PYPI_TORCH_BYTES:
@@ -132,34 +132,34 @@ class Installation:
         return instead
 
     def _torch(self, torch: Torch, *patience: str) -> Command:
-        """pip's command for one build. The index of a CPU build is never asked for any other package."""
+        """pip's command for one build. No other package is taken from the index of a CPU build."""
         index = ["--extra-index-url", torch.source] if torch.source else []
         named = ["--no-deps", torch.spec] if torch.alone else [torch.spec]
         wanted = locked(REQUIREMENTS / torch.lock) if torch.lock else named
         return self.pip("install", *index, *patience, *wanted)
 
     def install_lock(self, lock: Path) -> None:
-        """Exactly the files whose hashes the repository holds; nothing is built, so no build script runs either."""
+        """Install exactly the files of a lock. They are wheels, so no build script runs."""
         self._must(*self.pip("install", *locked(lock)))
 
     def install_project(self, *, editable: bool) -> None:
-        """This checkout, or a copy of it; then pip compares what every package asks for with what is there."""
+        """Install this checkout, or a copy of it; then `pip check` verifies every package's requirements."""
         project = ["--editable", str(ROOT)] if editable else [str(ROOT)]
         self._must(*self.pip("install", "--no-deps", "--no-build-isolation", *project))
         self._must(*self.pip("check"))
 
     def pip(self, *arguments: str) -> Command:
-        """A pip command of the environment. `-I` keeps PYTHONPATH and packages of the user's own out of it."""
+        """A pip command of the environment. `-I` ignores PYTHONPATH and the user's own site-packages."""
         return (self.python, "-I", "-m", "pip", "--disable-pip-version-check", *arguments)
 
     def _must(self, *command: Union[str, Path]) -> None:
         if not self._execute(*command):
             for line in self._log.read_text(errors="replace").splitlines()[-20:]:
                 print("      " + line, flush=True)
-            stop(f"set-up failed; the whole output is in {self._log}. The next try starts afresh.")
+            stop(f"set-up failed; the whole output is in {self._log}. The next run starts afresh.")
 
     def _execute(self, *command: Union[str, Path]) -> bool:
-        """Run one installing command into the log, with a sign of life while it takes long. True when it succeeded."""
+        """Run a command with its output in the log; prints a line every HEARTBEAT_S. True when it succeeded."""
         began = time.monotonic()
         with self._log.open("ab") as log:
             log.write(("\n$ " + " ".join(map(str, command)) + "\n").encode())
@@ -169,11 +169,11 @@ class Installation:
                     try:
                         return process.wait(HEARTBEAT_S) == 0
                     except subprocess.TimeoutExpired:
-                        print(f"      still at it after {time.monotonic() - began:.0f} s", flush=True)
+                        print(f"      still running after {time.monotonic() - began:.0f} s", flush=True)
 
 
 def install_packages(installation: Installation) -> None:
-    """Everything that a change of this project leaves as it is."""
+    """Install everything but the project: a layer that a change of the project does not invalidate."""
     chosen = chosen_in(dict(os.environ))
     print(choose_torch(chosen).says, flush=True)
     installation.make()
@@ -183,7 +183,7 @@ def install_packages(installation: Installation) -> None:
 
 
 def main() -> None:
-    """Install into a folder: `packages`, then the `project` itself, as a copy."""
+    """Install `packages` into a folder, or the `project` itself as a copy."""
     folder, part = Path(sys.argv[1]), sys.argv[2]
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as logs:
@@ -193,7 +193,7 @@ def main() -> None:
         elif part == "project":
             installation.install_project(editable=False)
         else:
-            stop(f"there are packages and project to install, not {part!r}.")
+            stop(f"PART is packages or project, not {part!r}.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""`make pictures`: the usage report of a made-up facility, drawn by headless Chromium at three widths.
+"""`make pictures`: the usage report of an invented facility, drawn by headless Chromium at three widths.
 
-Writes build/pictures/usage-report-WIDTH.png, the last width in the dark. Needs Chromium or Chrome on the PATH, or its
-path in CHROMIUM.
+Writes build/pictures/usage-report-WIDTH.png, the last width also in dark mode. Needs Chromium or Chrome on the PATH, or
+its path in CHROMIUM.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 HEIGHTS = {390: 4600, 820: 3600, 1440: 3000}
 DEADLINE_S = 120
 BEGIN, DAYS = datetime(2026, 10, 1, tzinfo=UTC), 21
-PEOPLE = (
+USERS = [
     "ada",
     "bob",
     "chiara",
@@ -48,7 +48,7 @@ PEOPLE = (
     "lee",
     "mia",
     "nils",
-)
+]
 GROUPS = ("microscopy", "materials", "biology", "")
 REQUESTS = """
     INSERT INTO api_usage (timestamp, username, principal_id, group_name, endpoint_type, url_path, status_code,
@@ -63,7 +63,7 @@ OUTCOMES = """
 
 
 def main() -> int:
-    """Make the page, then have it drawn."""
+    """Make the page, then draw it."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     browser = find_browser()
     if browser is None:
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def find_browser() -> str | None:
-    """CHROMIUM, else the first on the PATH."""
+    """The browser that CHROMIUM names, else the first on the PATH."""
     named = os.environ.get("CHROMIUM")
     return shutil.which(named) if named else next(filter(None, map(shutil.which, COMMANDS)), None)
 
@@ -93,7 +93,7 @@ def _draw(browser: str, page: Path, picture: Path, width: int, height: int, *, d
         picture.unlink(missing_ok=True)
         done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=DEADLINE_S)
     if not picture.exists():
-        sys.exit(f"make pictures: {browser} drew nothing:\n{done.stderr[-2000:]}")
+        sys.exit(f"make pictures: {browser} wrote no picture:\n{done.stderr[-2000:]}")
     print(picture)
 
 
@@ -112,7 +112,7 @@ def _report() -> dict[str, object]:
 
 
 def _fill(url: str, chance: random.Random) -> None:
-    """Working hours, busy people and quiet ones, a bad afternoon."""
+    """Insert requests in working hours, by frequent and rare users, with many failures on one afternoon."""
     requests: list[tuple[object, ...]] = []
     outcomes: list[tuple[object, ...]] = []
     for number in range(9000):
@@ -120,8 +120,8 @@ def _fill(url: str, chance: random.Random) -> None:
         at = BEGIN + timedelta(days=day, hours=hour, seconds=chance.randrange(3600))
         if at.isoweekday() > 5 and chance.random() < 0.85:
             continue
-        person = min(int(chance.expovariate(0.28)), len(PEOPLE) - 1)
-        name, owner, group = PEOPLE[person], f"{person:02d}7c3a9e51b2d4f6", GROUPS[person % len(GROUPS)]
+        user = min(int(chance.expovariate(0.28)), len(USERS) - 1)
+        name, owner, group = USERS[user], f"{user:02d}7c3a9e51b2d4f6", GROUPS[user % len(GROUPS)]
         model = "circles" if chance.random() < 0.2 else "sem-classifier"
         bad = day == 13 and 14 <= hour <= 16
         kind, path, answer, size = chance.choice(

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`semapi usage` by the name and the flags of the source system's report: `[summary|report|json]` and options."""
+"""`semapi usage` under the name of the source system's report, with its flags: `[summary|report|json]` and options."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.contracts import ModelCard
-from serve_app.gateway.application import build_gateway
+from serve_app.gateway.app import build_gateway
 from serve_app.jobs.scaling import BacklogPolicy
 from serve_app.jobs.store import ReplicaHeartbeat
 from serve_app.library_internals import check_internals, keep_on_loopback

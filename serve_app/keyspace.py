@@ -441,7 +441,7 @@ LIMITS_BLOCKS: Final = Key(
     "a blocked principal's id → JSON: why, by whom, when",
     "users",
     "when an admin takes it back; no TTL: they are decisions",
-    most="gateway.limits.keys.DECISIONS_MAX",
+    most="gateway.ratelimit.DECISIONS_MAX",
 )
 LIMITS_OVERRIDES: Final = Key(
     "limits:overrides",
@@ -450,7 +450,7 @@ LIMITS_OVERRIDES: Final = Key(
     "a principal's id → JSON: own rates, by whom, when",
     "users",
     "when an admin takes it back; no TTL: they are decisions",
-    most="gateway.limits.keys.DECISIONS_MAX",
+    most="gateway.ratelimit.DECISIONS_MAX",
 )
 
 KEYS: Final = tuple(value for value in list(globals().values()) if isinstance(value, Key))

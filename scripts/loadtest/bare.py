@@ -1,25 +1,21 @@
-"""What the service is compared with: bare routes, a bare pipeline, each picture alone, one engine beside the other.
+"""The baselines: bare routes, a bare pipeline, each picture alone. Each runs in a process of its own.
 
-Each runs in a process of its own, `python -m loadtest.bare COMMAND`, and prints JSON on its last line; `engines` is for
-people. The functions at the end start the others.
+As a program (`make bench-engines`) it compares ENGINE=openvino with ENGINE=torch for the model of MODEL_SOURCE.
 """
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeVar
 
-from loadtest.service import get, script_path, wait_until
+from loadtest.service import get, wait_until
 from serve_app.contracts import Json
-from serve_app.local.process_supervisor import supervised
 from serve_app.local.server import free_port
 from serve_app.settings import Settings
 
@@ -29,9 +25,44 @@ ENGINE_RUNS = 7
 ENGINE_RUN_S = 2.0
 ENGINE_WARM_UP = 5
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-def routes(port: str) -> None:
-    """Serve a no-op route, and one that parses the same upload as the service and answers 202."""
+
+@contextmanager
+def bare_routes() -> Iterator[int]:
+    """The port of a server with a no-op route and one that parses the same upload as the service."""
+    port = free_port()
+    server = multiprocessing.get_context("spawn").Process(target=_serve, args=(port,), daemon=True)
+    server.start()
+    try:
+        wait_until(lambda: get(f"http://127.0.0.1:{port}/"), DEADLINE_S)
+        yield port
+    finally:
+        server.terminate()
+        server.join()
+
+
+def bare_pipeline(snapshot: Path, folder: Path, batch: int) -> dict[str, float]:
+    """Images per second of decode, resize and forward pass (`pipeline`), and of the forward pass alone (`forward`)."""
+    return _in_process(_pipeline, snapshot, folder, batch)
+
+
+def answers_one_at_a_time(folder: Path, settings: Mapping[str, str]) -> list[Json]:
+    """The model's result for each file of the folder, sorted by name, without service, queue or batch.
+
+    `settings` are environment variables that name the model.
+    """
+    # With more threads than free processors, the threads wait for each other and take a hundred times as long.
+    return _in_process(_alone, folder, {**settings, "INFERENCE_THREADS": "1"})
+
+
+def _in_process(work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply_async(work, arguments, options).get(DEADLINE_S)
+
+
+def _serve(port: int) -> None:
     import uvicorn
     from starlette.applications import Starlette
     from starlette.requests import Request
@@ -47,11 +78,10 @@ def routes(port: str) -> None:
         return JSONResponse({"bytes": len(data)}, status_code=202)
 
     app = Starlette(routes=[Route("/nothing", nothing, methods=["POST"]), Route("/upload", accept, methods=["POST"])])
-    uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning", access_log=False, loop="uvloop")
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False, loop="uvloop")
 
 
-def pipeline(snapshot: str, folder: str, batch: str) -> None:
-    """Images per second of decode, resize and forward in one process, and of the forward pass alone."""
+def _pipeline(snapshot: Path, folder: Path, batch: int) -> dict[str, float]:
     import torch
     from transformers import AutoModelForImageClassification
 
@@ -60,9 +90,8 @@ def pipeline(snapshot: str, folder: str, batch: str) -> None:
 
     torch.set_num_threads(os.cpu_count() or 1)
     model = AutoModelForImageClassification.from_pretrained(snapshot, local_files_only=True).eval()
-    files = [path.read_bytes() for path in sorted(Path(folder).glob("*.jpg"))]
-    settings, size = Settings(), int(batch)
-    geometry = Geometry((int(model.config.image_size),) * 2)
+    files = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
+    settings, geometry = Settings(), Geometry((int(model.config.image_size),) * 2)
 
     def forward(images: list[object]) -> None:
         grey = torch.stack([torch.tensor(image) for image in images])
@@ -73,37 +102,38 @@ def pipeline(snapshot: str, folder: str, batch: str) -> None:
     def prepare(data: bytes) -> object:
         return geometry.item(read_pixels(data, settings).array)
 
-    ready = [prepare(data) for data in files[:size]]
+    def rate(work: Callable[[int], object]) -> float:
+        start = time.perf_counter()
+        for at in range(0, len(files), batch):
+            work(at)
+        return len(files) / (time.perf_counter() - start)
+
+    ready = [prepare(data) for data in files[:batch]]
     forward(ready)
-    start = time.perf_counter()
-    for at in range(0, len(files), size):
-        forward([prepare(data) for data in files[at : at + size]])
-    whole = len(files) / (time.perf_counter() - start)
-    start = time.perf_counter()
-    for _ in range(0, len(files), size):
-        forward(ready)
-    print(json.dumps({"pipeline": whole, "forward": len(files) / (time.perf_counter() - start)}))
+    return {
+        "pipeline": rate(lambda at: forward([prepare(data) for data in files[at : at + batch]])),
+        "forward": rate(lambda _: forward(ready)),
+    }
 
 
-def alone(folder: str) -> None:
-    """What the classifier answers to each file of the folder, one at a time: no service, queue or batch."""
+def _alone(folder: Path, settings: Mapping[str, str]) -> list[Json]:
     from serve_app.models.sem_classifier import ClassifierParams, SemClassifier
 
+    os.environ.update(settings)
     model = SemClassifier()
     model.load(Settings())
     answers = []
-    for path in sorted(Path(folder).iterdir()):
+    for path in sorted(folder.iterdir()):
         prepared = model.preprocess(path.read_bytes(), ClassifierParams(), model.recipe)
         [output] = model.forward([prepared.item])
         answers.append(model.postprocess(output, ClassifierParams(), prepared.notes).model_dump(mode="json"))
-    print(json.dumps(answers))
+    return answers
 
 
-def engines() -> None:
-    """ENGINE=openvino beside ENGINE=torch: images per second of the forward pass alone, for the model of MODEL_SOURCE.
+def compare_engines() -> None:
+    """Print images per second of the forward pass with each engine, and the ratio, as medians of alternating runs.
 
-    Prints the medians of alternating runs and the ratios of neighbours. One thread each, and seconds of processor time,
-    so that other work on the machine counts little.
+    One thread each, and seconds of processor time, so that other work on the machine matters little.
     """
     from serve_app.models.sem_classifier import SemClassifier
 
@@ -113,10 +143,10 @@ def engines() -> None:
         for _ in range(ENGINE_WARM_UP):
             model.forward(items)
         passes, started = 0, time.process_time()
-        while (taken := time.process_time() - started) < ENGINE_RUN_S:
+        while (seconds := time.process_time() - started) < ENGINE_RUN_S:
             model.forward(items)
             passes += 1
-        return passes * batch / taken
+        return passes * batch / seconds
 
     models = [SemClassifier() for _ in ENGINES]
     for engine, model in zip(ENGINES, models, strict=True):
@@ -131,46 +161,5 @@ def engines() -> None:
         )
 
 
-@contextmanager
-def bare_routes() -> Iterator[int]:
-    """The port where the bare routes answer."""
-    port = free_port()
-    family = supervised(_command("routes", str(port)), _environment({}), None)
-    try:
-        wait_until(lambda: get(f"http://127.0.0.1:{port}/"), DEADLINE_S)
-        yield port
-    finally:
-        family.terminate()
-        family.communicate(timeout=30)
-
-
-def bare_pipeline(snapshot: Path, folder: Path, batch: int) -> dict[str, float]:
-    """Images per second of the `pipeline`, and of its `forward` pass alone."""
-    return dict(_run({}, "pipeline", str(snapshot), str(folder), str(batch)))
-
-
-def answers_one_at_a_time(folder: Path, settings: Mapping[str, str]) -> list[Json]:
-    """The results for the files of the folder in the order of their names, from the model that these settings name."""
-    # One thread: several that wait for each other on processors that others use take a hundred times as long.
-    return list(_run({**settings, "INFERENCE_THREADS": "1"}, "alone", str(folder)))
-
-
-def _run(settings: Mapping[str, str], *arguments: str) -> Any:
-    done = subprocess.run(
-        _command(*arguments), env=_environment(settings), stdout=subprocess.PIPE, timeout=DEADLINE_S, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "loadtest.bare", *arguments]
-
-
-def _environment(settings: Mapping[str, str]) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": script_path(), **settings}
-
-
-COMMANDS = {"routes": routes, "pipeline": pipeline, "alone": alone, "engines": engines}
-
 if __name__ == "__main__":
-    COMMANDS[sys.argv[1]](*sys.argv[2:])  # type: ignore[operator]
+    compare_engines()

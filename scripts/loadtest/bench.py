@@ -1,8 +1,8 @@
-"""`make bench`: what the service costs beside bare parts, as ratios taken in one run.
+"""`make bench`: the cost of the service compared with bare parts, as ratios measured in one run.
 
-Starts an instance of its own (HAProxy mode on Linux), measures each figure in alternating repetitions, writes every
-repetition to build/bench.json and prints one line per figure: `name value target ok|short`. Ends with 1 when one is
-short.
+Starts a service of its own (HAProxy mode on Linux), measures everything in alternating repetitions, writes every
+repetition to build/bench.json and prints one line for each result: `name value target ok|short`. The exit status is 1
+when one is short.
 """
 
 from __future__ import annotations
@@ -20,21 +20,19 @@ import psycopg
 
 from loadtest.bare import bare_pipeline, bare_routes
 from loadtest.client import prepared, send_all
-from loadtest.figures import BUILD, MACHINE, figures, report, write_record
+from loadtest.results import BUILD, MACHINE, report, results, write_record
 from loadtest.service import HAS_HAPROXY, LocalService, temporary_folder, wait_until
 from loadtest.workload import RANDOM_MODEL, draw, random_snapshot, small_jpeg
 
 MODE = "HAProxy and throughput switches" if HAS_HAPROXY else "plain proxy (HAProxy needs Linux)"
-CACHE = BUILD / "bench"
-PICTURES = CACHE / "micrographs"
-MODELS = CACHE / "models"
+PICTURES, MODELS = BUILD / "bench" / "micrographs", BUILD / "bench" / "models"
 SIZE = (1024, 768)
 MODEL, BATCH = "vit-b32", 8
 SLEEPER = "sleeper"
 UPLOADS = 1000
-"""Uploads of one run; three runs stay inside the image store."""
+"""Uploads of one run; the image store holds those of three."""
 CALM_READS = 80
-"""Reads from two connections that pause: their latency is that of a person who polls."""
+"""Reads over two connections with pauses: the latency that a polling user sees."""
 PAUSE_S = 0.05
 DEADLINE_S = 300.0
 COMPLETED = "SELECT count(*) FROM job_outcomes WHERE job_id = ANY(%s) AND status = 'COMPLETED'"
@@ -63,30 +61,30 @@ def main() -> int:
         seconds=time.time() - started,
         options=vars(options),
         units="ratios, unless the name ends in a unit",
-        figures=bench.raw,
+        results=bench.raw,
         details=bench.details,
     )
-    return report(figures(record["figures"], "bench"))
+    return report(results(record["results"], "bench"))
 
 
 def _service(folder: Path) -> LocalService:
-    """The service with the random model, and one that takes jobs and never ends them."""
+    """The service with a model of random weights, and with one that takes jobs and never ends them."""
     implementation = "serve_app.models.sem_classifier:SemClassifier"
     model = {"name": MODEL, "implementation": implementation, "max_batch_size": BATCH, "num_cpus": 1}
     sleeper = {"name": SLEEPER, "implementation": "loadtest.workload:Sleeper", "num_cpus": 0.1}
     environment = {
-        "ENGINE": "torch",  # what the bare pipeline runs, whatever the caller has set
+        "ENGINE": "torch",  # as in the bare pipeline, whatever the caller's environment says
         "MODEL_SOURCE": "private",
         "MODEL_ID": RANDOM_MODEL,
         "MODEL_CACHE_DIR": str(MODELS),
         "QUEUE_MAX_JOBS": "100000",
-        "FORWARD_TIMEOUT_S": "86400",  # nobody misses the sleeper's answers
+        "FORWARD_TIMEOUT_S": "86400",  # the sleeper's forward pass never returns
     }
     return LocalService(folder, [model, sleeper], environment)
 
 
 class Bench:
-    """The measurements. `raw` holds each figure's repetitions, `details` what they were computed from."""
+    """The measurements. `raw` holds the repetitions of each result, `details` the numbers behind them."""
 
     def __init__(self, service: LocalService, bare_port: int, files: list[bytes], requests: int) -> None:
         self.raw: dict[str, list[float]] = defaultdict(list)
@@ -95,60 +93,60 @@ class Bench:
         self._port, self._token = service.cluster.api_port, service.token("bench")
 
     def measure(self) -> None:
-        """One repetition of everything, service and bare part in turns."""
+        """One repetition of everything; service and bare part take turns."""
         [job_id] = self._submit(self._files[:1])
         self._wait_for_rows([job_id])
-        self._reads(job_id)
-        self._accepting()
-        self._burst(job_id)
+        read = prepared("/api/v1/jobs/status", self._token, json={"job_id": job_id})
+        self._reads(job_id, read)
+        self._uploads()
+        self._burst(read)
         replicas = self._service.replicas("gateway")
-        sizes = [psutil.Process(pid).memory_full_info().pss / 1e6 for pid in replicas]  # MB of 10^6 bytes
-        self._note("gateway_pss_mb", max(sizes), {"replicas_mb": sizes})
+        sizes = [psutil.Process(pid).memory_full_info().pss / 1e6 for pid in replicas]
+        self._add("gateway_pss_mb", max(sizes), replicas_mb=sizes)
 
-    def _note(self, figure: str, value: float, detail: object) -> None:
-        self.raw[figure].append(value)
-        self.details[figure].append(detail)
+    def _add(self, name: str, value: float, **details: object) -> None:
+        self.raw[name].append(value)
+        self.details[name].append(details)
 
-    def _status_read(self, job_id: str) -> bytes:
-        return prepared("/api/v1/jobs/status", self._token, json={"job_id": job_id})
-
-    def _reads(self, job_id: str) -> None:
+    def _reads(self, job_id: str, read: bytes) -> None:
         bare = send_all(self._bare_port, [prepared("/nothing", json={"job_id": job_id})] * (4 * self._requests), 200)
-        ours = send_all(self._port, [self._status_read(job_id)] * self._requests, 200)
-        detail = {"service_per_s": ours.per_second, "bare_per_s": bare.per_second}
-        detail["client_cpu_share"] = ours.client_cpu_share
-        self._note("status_per_bare_route", ours.per_second / bare.per_second, detail)
-        self._note("client_cpu_share", ours.client_cpu_share, {"bare": bare.client_cpu_share})
+        ours = send_all(self._port, [read] * self._requests, 200)
+        rates = {"service_per_s": ours.per_second, "bare_per_s": bare.per_second}
+        self._add("status_per_bare_route", ours.per_second / bare.per_second, **rates)
+        self._add("client_cpu_share", ours.client_cpu_share, bare=bare.client_cpu_share)
 
-    def _accepting(self) -> None:
+    def _uploads(self) -> None:
         image = small_jpeg()
         files = {"image": ("image.jpg", image)}
         bare = send_all(self._bare_port, [prepared("/upload", files=files)] * UPLOADS, 202)
         message = prepared("/api/v1/jobs", self._token, files=files, data={"model": SLEEPER})
         ours = send_all(self._port, [message] * UPLOADS, 202)
-        detail = {"service_per_s": ours.per_second, "bare_per_s": bare.per_second, "image_bytes": len(image)}
-        detail["client_cpu_share"] = ours.client_cpu_share
-        self._note("accepted_per_bare_upload", ours.per_second / bare.per_second, detail)
+        rates = {"service_per_s": ours.per_second, "bare_per_s": bare.per_second}
+        details = {**rates, "image_bytes": len(image), "client_cpu_share": ours.client_cpu_share}
+        self._add("accepted_per_bare_upload", ours.per_second / bare.per_second, **details)
 
-    def _burst(self, job_id: str) -> None:
+    def _burst(self, read: bytes) -> None:
         bare = bare_pipeline(random_snapshot(MODELS), PICTURES, BATCH)
-        calm = [self._status_read(job_id)] * CALM_READS
-        idle = send_all(self._port, calm, 200, connections=2, pause_s=PAUSE_S)
+        idle_s = self._calm_latency(read)
         batches_before, items_before = self._service.batches(MODEL)
         start = time.monotonic()
         ids = self._submit(self._files)
-        busy = send_all(self._port, calm, 200, connections=2, pause_s=PAUSE_S)
+        saturated_s = self._calm_latency(read)
         self._wait_for_rows(ids)
         rate = len(ids) / (time.monotonic() - start)
-        detail = {"service_per_s": rate, **bare}
-        self._note("burst_per_pipeline", rate / bare["pipeline"], detail)
-        self._note("burst_per_forward", rate / bare["forward"], detail)
-        saturated, calm_s = statistics.median(busy.latencies), statistics.median(idle.latencies)
-        detail = {"saturated_ms": saturated * 1e3, "idle_ms": calm_s * 1e3}
-        self._note("status_saturated_per_idle", saturated / calm_s, detail)
+        self._add("burst_per_pipeline", rate / bare["pipeline"], service_per_s=rate, **bare)
+        self._add("burst_per_forward", rate / bare["forward"], service_per_s=rate, **bare)
+        latencies = {"saturated_ms": saturated_s * 1e3, "idle_ms": idle_s * 1e3}
+        self._add("status_saturated_per_idle", saturated_s / idle_s, **latencies)
         batches, items = self._service.batches(MODEL, at_least=items_before + len(ids))
         mean = (items - items_before) / (batches - batches_before)
-        self._note("mean_batch_per_max", mean / BATCH, {"batches": batches - batches_before, "mean": mean})
+        self._add("mean_batch_per_max", mean / BATCH, batches=batches - batches_before, mean=mean)
+
+    def _calm_latency(self, read: bytes) -> float:
+        """Median latency of reads with pauses, in seconds."""
+        return statistics.median(
+            send_all(self._port, [read] * CALM_READS, 200, connections=2, pause_s=PAUSE_S).latencies
+        )
 
     def _submit(self, files: list[bytes]) -> list[str]:
         messages = [

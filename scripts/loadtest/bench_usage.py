@@ -1,8 +1,8 @@
-"""`make bench-usage`: the usage report over millions of generated rows, and what the hourly sums cost the writer.
+"""`make bench-usage`: the usage report over millions of generated rows, and the cost of the hourly sums in the writer.
 
-Fills a PostgreSQL of its own with a year of requests, makes the report in a process of its own, and stores batches with
-and without the triggers in turns. Every repetition goes to build/bench-usage.json; one line per figure is printed:
-`name value target ok|short`. Ends with 1 when one is short.
+Fills a PostgreSQL of its own with a year of requests, makes the report in a process of its own, and stores batches
+alternately with and without the triggers. Every repetition goes to build/bench-usage.json; one line is printed for each
+result: `name value target ok|short`. The exit status is 1 when one is short.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import psycopg
 
-from loadtest.figures import BUILD, figures, report, write_record
+from loadtest.results import BUILD, report, results, write_record
 from loadtest.service import SCRIPTS, temporary_folder
 from serve_app.local.postgres import Postgres
 from serve_app.usage.database import Database, Row
@@ -28,7 +28,7 @@ from serve_app.usage.migrations import migrate
 CHUNK = 250_000
 BATCH = 500
 BATCHES = 40
-# Twelve users are at work in an hour, most hours the same busy ones of 300; every tenth request is a submit.
+# Twelve of 300 users are active in an hour, some of them far more often than others; every tenth request is a submit.
 REQUESTS = """
     INSERT INTO api_usage (event_id, timestamp, username, endpoint_type, status_code, url_path, latency_ms,
         request_bytes, job_id, model, request_id, principal_id, group_name)
@@ -76,12 +76,12 @@ def main() -> int:
         finally:
             server.stop()
     units = "as the name's end says; usage_batch_per_plain is a ratio"
-    record = write_record("bench-usage", options=vars(options), units=units, figures=raw)
-    return report(figures(record["figures"], "bench-usage"))
+    record = write_record("bench-usage", options=vars(options), units=units, results=raw)
+    return report(results(record["results"], "bench-usage"))
 
 
 def _fill(url: str, rows: int) -> float:
-    """Insert as the writer does, with the sums kept in the same transactions; the seconds it took."""
+    """Seconds to insert the rows as the writer does, with the sums in the same transactions."""
     started = time.monotonic()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET synchronous_commit = off")
@@ -95,7 +95,7 @@ def _fill(url: str, rows: int) -> float:
 
 
 def _measure_report(url: str, raw: dict[str, list[float]]) -> None:
-    """The HTML report of all rows by the script that people run, in a process of its own."""
+    """The HTML report of all rows, by the script that users run."""
     BUILD.mkdir(exist_ok=True)
     page = BUILD / "bench-usage.html"
     command = [sys.executable, str(SCRIPTS / "usage_report.py"), "report", "--until", "2027-01-01"]
@@ -106,7 +106,7 @@ def _measure_report(url: str, raw: dict[str, list[float]]) -> None:
 
 
 async def _batch_ratio(url: str) -> float:
-    """Seconds for batches of the writer with the sums, by the same without; in turns, so that both meet the same."""
+    """Seconds for the writer's batches with the sums divided by those without; alternating, under equal conditions."""
     seconds = {"ENABLE": 0.0, "DISABLE": 0.0}
     database = Database(url)
     try:

@@ -1,7 +1,7 @@
-"""`make chaos`: kills, freezes, fills and stops one part after the other under load, and checks that nothing was lost.
+"""`make chaos`: kills, freezes, fills and stops one part after the other under load, and checks that nothing is lost.
 
-Starts a service of its own. Every answer, row and look at the queue goes to build/chaos.json; from that one line per
-figure is computed and printed: `name value target ok|short`. Ends with 1 when one is short.
+Starts a service of its own. Every answer, row and sample of the queue goes to build/chaos.json; from that record one
+line is printed for each result: `name value target ok|short`. The exit status is 1 when one is short.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from loadtest import verdict
 from loadtest.bare import answers_one_at_a_time
 from loadtest.client import PersistentUser
 from loadtest.faults import FAULTS, Environment
-from loadtest.figures import report, write_record
+from loadtest.results import report, write_record
 from loadtest.service import LocalService, temporary_folder, wait_until
 from loadtest.workload import draw
 from serve_app.client import ServiceClient
@@ -42,7 +42,7 @@ WEIGHTS = {"MODEL_SOURCE": "demo", "ENGINE": "torch"}
 PICTURES = 60
 SIZE = (384, 288)
 SETTLED_S = 900.0
-LOOK_EVERY_S = 1.0
+SAMPLE_EVERY_S = 1.0
 OUTCOMES = """
     SELECT job_id, run, status, dead, deliveries, extract(epoch FROM submitted_at)::float8,
         extract(epoch FROM started_at)::float8, extract(epoch FROM completed_at)::float8
@@ -90,14 +90,13 @@ def main() -> int:
 
 
 def _service(folder: Path) -> LocalService:
-    """Two gateways, two model replicas, the demo weights, nearly all else by default."""
+    """Two gateways, two model replicas, the demo weights, and nearly everything else by default."""
     implementation = "loadtest.workload:ActingClassifier"
     model = {"name": MODEL, "implementation": implementation, "min_replicas": 2, "max_replicas": 2, "num_cpus": 0.1}
     environment = {
         **WEIGHTS,
         "INFERENCE_THREADS": "1",  # two replicas share the processors
-        # Only how long a hung forward pass is waited for, twice at most, hangs on this.
-        "FORWARD_TIMEOUT_S": "20",
+        "FORWARD_TIMEOUT_S": "20",  # shortens only the fault `hang`
     }
     return LocalService(folder, [model], environment)
 
@@ -110,7 +109,7 @@ def _show(trial: Json) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much load each fault gets: at least so many jobs, at a rate that spreads them over so many seconds."""
+    """The load of each fault: at least `jobs` jobs, spread over `seconds`."""
 
     jobs: int
     seconds: float
@@ -119,14 +118,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Picture:
-    """One file, and the result that every job with it must have."""
+    """A file, and the result that each of its jobs must have."""
 
     path: Path
     reference: Json
 
 
 def run_trial(service: LocalService, model: str, pictures: Sequence[Picture], plan: Plan, fault: str) -> Json:
-    """A new user's load, the fault in the middle of it, and everything that was left behind, as plain JSON."""
+    """Load by a new user, with the fault in the middle; returns the record of all that it left, as JSON."""
     name = f"chaos-{fault}-{uuid.uuid4().hex[:8]}"
     replicas = {deployment: len(service.replicas(deployment)) for deployment in ("gateway", model)}
     before = service.ledger(model)
@@ -159,14 +158,14 @@ def run_trial(service: LocalService, model: str, pictures: Sequence[Picture], pl
 
 
 def _settle(service: LocalService, model: str) -> None:
-    """Return when no job is in flight and every event is a row, or it took too long: the verdict will tell."""
+    """Return when no job is in flight and every event is a row; after SETTLED_S the verdict shows what is missing."""
     with suppress(TimeoutError), service.redis() as redis:
         wait_until(lambda: service.in_flight(model) == 0, SETTLED_S)
         wait_until(lambda: redis.xlen(OUTBOX()) == 0, SETTLED_S)
 
 
 def _kept(job: Json, picture: Picture) -> Json:
-    """What the verdict needs of a job, and how far its scores are from those of its picture alone."""
+    """The part of a job that the verdict needs, with the difference of its scores from those of its picture alone."""
     kept = {name: job.get(name) for name in ("job_id", "status", "deliveries")}
     if result := job.get("result"):
         expected = picture.reference["all_scores"]
@@ -177,7 +176,7 @@ def _kept(job: Json, picture: Picture) -> Json:
 
 @contextmanager
 def _watched(service: LocalService, model: str) -> Iterator[list[Json]]:
-    """The model's queue as it is seen once a second, each time at one moment; also that Redis did not answer."""
+    """Samples of the model's queue, each atomic, one a second; `unavailable` where Redis did not answer."""
     samples: list[Json] = []
     over = threading.Event()
     settings = Settings.model_construct(redis_url=SecretStr(service.stack.environment["REDIS_URL"]))
@@ -188,7 +187,7 @@ def _watched(service: LocalService, model: str) -> Iterator[list[Json]]:
             while not over.is_set():
                 began = time.monotonic()
                 samples.append(await _sample(store, model))
-                await asyncio.sleep(began + LOOK_EVERY_S - time.monotonic())
+                await asyncio.sleep(began + SAMPLE_EVERY_S - time.monotonic())
 
     with ThreadPoolExecutor(1) as pool:
         watching = pool.submit(asyncio.run, watch())
@@ -203,7 +202,7 @@ async def _sample(store: JobStore, model: str) -> Json:
     try:
         queue = await store.queue_state(model)
     except CapacityError as error:
-        return {"at": time.time(), "away": type(error.__cause__ or error).__name__}
+        return {"at": time.time(), "unavailable": type(error.__cause__ or error).__name__}
     return {"at": time.time(), "waiting": queue.waiting, "leased": queue.leased, "ledger": asdict(queue.ledger)}
 
 

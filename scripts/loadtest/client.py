@@ -1,4 +1,4 @@
-"""Clients that put load on a service: a lean one to measure rates with, and a persistent user."""
+"""Clients that put load on a service: a lean one that measures rates, and a user who retries until accepted."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from serve_app.errors import CapacityError, JobUnknown, ServiceError
 
 DEADLINE_S = 120.0
 CONNECTIONS = 32
-"""At once in a rate's measurement, of the service and of the bare part beside it: enough that commands of concurrent
-requests share writes and syncs, as they do under any load worth measuring, few enough for a client of one processor."""
+"""Concurrent connections when a rate is measured: enough that concurrent requests share writes and syncs in Redis, few
+enough for a client of one processor."""
 USER_CONNECTIONS = 8
 AGAIN_S = 0.5
 LONGEST_S = 900.0
-"""A user who was not served for so long gives up."""
+"""After this time without success a user gives up."""
 
 
 @dataclass
 class Answers:
-    """What one run of requests showed. Latencies in seconds, in the order in which the answers came."""
+    """The answers of one run. Latencies in seconds, in order of arrival."""
 
     seconds: float = 0.0
     client_cpu_seconds: float = 0.0
@@ -50,7 +50,7 @@ class Answers:
 
 
 def prepared(path: str, token: str = "", **parts: Any) -> bytes:
-    """The bytes of one POST; `parts` are json, files and data as httpx2 takes them."""
+    """The bytes of one POST request; `parts` are json, files and data of httpx2."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     request = httpx2.Request("POST", f"http://localhost{path}", headers=headers, **parts)
     lines = [f"POST {path} HTTP/1.1".encode(), *(name + b": " + value for name, value in request.headers.raw)]
@@ -60,7 +60,7 @@ def prepared(path: str, token: str = "", **parts: Any) -> bytes:
 def send_all(
     port: int, requests: Sequence[bytes], status: int, *, connections: int = CONNECTIONS, pause_s: float = 0.0
 ) -> Answers:
-    """Send every request once over `connections` connections, each of which rests for `pause_s` between two.
+    """Send every request once over `connections` connections, with a pause of `pause_s` after each answer.
 
     Raises RuntimeError when an answer has another status.
     """
@@ -105,10 +105,9 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 class PersistentUser:
-    """One user who submits pictures at a steady rate, each again and again until it is accepted.
+    """One user who submits pictures at a steady rate and repeats each submit until it is accepted.
 
-    `accepted` holds [job id, picture, time] of every 202, `failures` the reason of every other answer. Safe to use from
-    several threads.
+    `accepted` holds (job id, picture, time) of every 202, `failures` the reason of every other answer. Thread-safe.
     """
 
     def __init__(self, client: ServiceClient, model: str, pictures: Sequence[Path]) -> None:
@@ -119,7 +118,7 @@ class PersistentUser:
 
     @contextmanager
     def submitting(self, jobs: int, per_second: float, first: int) -> Iterator[None]:
-        """Submit at this rate meanwhile, and then until `jobs` are accepted. Raises TimeoutError after LONGEST_S."""
+        """Submit at this rate until the block ends and `jobs` are accepted. Raises TimeoutError after LONGEST_S."""
         places, over, started = itertools.count(), threading.Event(), time.monotonic()
         self._deadline = started + LONGEST_S
 
@@ -144,7 +143,7 @@ class PersistentUser:
             one.result()
 
     def submit(self, picture: int, params: Json | None = None) -> str:
-        """Submit one picture until it is accepted; the job's id."""
+        """Submit one picture until it is accepted; returns the job's id."""
         while time.monotonic() < self._deadline:
             try:
                 return str(self._client.submit(self._pictures[picture], model=self._model, params=params)["job_id"])
@@ -154,7 +153,7 @@ class PersistentUser:
         raise TimeoutError(f"the service accepted no job for too long: {Counter(self.failures)}")
 
     def read(self, job_id: str) -> Json:
-        """What the service says of the job; of one that it does not know the status is NOT_FOUND."""
+        """The job as the service shows it; an unknown one has status NOT_FOUND."""
         deadline = time.monotonic() + LONGEST_S
         while True:
             try:
@@ -167,13 +166,13 @@ class PersistentUser:
             time.sleep(AGAIN_S)
 
     def read_all(self, ids: Sequence[str]) -> list[Json]:
-        """The same of each job, in order."""
+        """Read each job, in order."""
         with ThreadPoolExecutor(USER_CONNECTIONS) as pool:
             return list(pool.map(self.read, ids))
 
 
 def _reason(error: ServiceError) -> str:
-    """The status and the problem type, or why there was none of the service."""
+    """Status and problem type, or the error when there was no answer."""
     if type(error) is CapacityError:
         return type(error.__cause__ or error).__name__
     return f"{error.status} {error.slug}"

@@ -1,4 +1,4 @@
-"""The faults of `make chaos`: what is killed, frozen, filled or stopped, and how each is known to have struck."""
+"""The faults of `make chaos`: each kills, freezes, fills or stops one part, proves it, and waits for recovery."""
 
 from __future__ import annotations
 
@@ -16,23 +16,20 @@ from loadtest.service import LocalService, frozen, wait_until
 from serve_app.keyspace import JOB
 
 CONTROLLER = "ServeController"
-PILE = 96
-"""Jobs that wait before a fault: enough that both replicas then get full chunks."""
-PATIENCE_S = 300.0
-"""Deadline of a condition. Nothing is measured by it: times come from the records."""
+BACKLOG = 96
+"""Jobs that wait before a fault: enough for full chunks on both replicas."""
+DEADLINE_S = 300.0
+"""For each condition that a fault waits for. No result depends on it: times come from the records."""
 STEADY_S = 3.0
 OUTAGE_S = 60.0
-EMPTY_MAX = 6
-REFUSED = "503"
-KILLED_REDIS = "SIGKILL and restart of the job Redis under `appendfsync {}`, with jobs waiting and claimed"
+MISSES_MAX = 6
 
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., "list[Strike]"])
 
 
 @dataclass(frozen=True)
 class Strike:
-    """One blow: when, the jobs that were claimed by its victim, and how it is known to have struck."""
+    """One stroke of a fault: its time, the jobs that its victim held, and the evidence of its effect."""
 
     at: float
     held: list[str]
@@ -41,13 +38,13 @@ class Strike:
 
 @dataclass(frozen=True)
 class Environment:
-    """What a fault works on: the running service and the user who loads it meanwhile, in threads of its own."""
+    """The running service, and the user whose threads load it during the fault."""
 
     service: LocalService
     model: str
     user: PersistentUser
     replicas: Mapping[str, int]
-    """Of each deployment while nothing is broken."""
+    """Of each deployment before the fault."""
     hostile: list[str] = field(default_factory=list)
     """Ids of the jobs that must end dead, or FAILED after a hang."""
 
@@ -56,18 +53,18 @@ class Environment:
         return sorted(self.service.leases(self.model))
 
     def frozen_models(self) -> AbstractContextManager[list[psutil.Process]]:
-        """All model replicas frozen: what is claimed stays claimed."""
+        """Freeze all model replicas: claimed jobs stay claimed."""
         return frozen(self.service.replicas(self.model))
 
     def pile_up(self) -> None:
-        """Return when full chunks go out: behind a pile of jobs the replicas have just begun to work again."""
+        """Return when the replicas have just begun to work through a backlog of BACKLOG jobs, in full chunks."""
         with self.frozen_models():
-            _wait_until(lambda: self.service.in_flight(self.model) >= PILE)
-            ended = self.service.ledger(self.model)["completed"]
-        _wait_until(lambda: self.service.ledger(self.model)["completed"] > ended)
+            _wait_until(lambda: self.service.in_flight(self.model) >= BACKLOG)
+            completed = self.service.ledger(self.model)["completed"]
+        _wait_until(lambda: self.service.ledger(self.model)["completed"] > completed)
 
     def held_by_frozen_replica(self) -> list[str]:
-        """Claimed jobs that have not ended for STEADY_S, although another replica works."""
+        """Jobs that stay claimed for STEADY_S although another replica works."""
         since: dict[str, float] = {}
 
         def look() -> list[str]:
@@ -80,7 +77,7 @@ class Environment:
 
     @contextmanager
     def frozen_gateway(self) -> Iterator[tuple[psutil.Process, list[str], float]]:
-        """A frozen gateway whose dispatcher holds claimed jobs, those jobs, and when it was frozen."""
+        """A frozen gateway whose dispatcher holds claimed jobs, those jobs, and the time of the freeze."""
         for victim in sorted(self.service.replicas("gateway")):
             self.pile_up()
             with frozen({victim}) as [process]:
@@ -90,14 +87,15 @@ class Environment:
                     return
         raise AssertionError("no gateway held a claimed job")
 
-    def wait_until_gone(self, replica: int, deployment: str) -> None:
-        """Return when Serve does not count on that process any more."""
+    def wait_until_replaced(self, replica: int, deployment: str) -> None:
+        """Return when Serve no longer counts that process as running, and all replicas run."""
         _wait_until(lambda: replica not in self.service.replicas(deployment))
+        self.wait_until_whole()
 
     def wait_until_whole(self) -> None:
-        """Return when all deployments have all their replicas and the service calls itself ready."""
+        """Return when all deployments have all their replicas and the service is ready."""
         for deployment, count in self.replicas.items():
-            self.service.wait_until_whole(deployment, count, PATIENCE_S)
+            self.service.wait_until_whole(deployment, count, DEADLINE_S)
 
     def wait_until_completed(self, ids: Sequence[str]) -> None:
         """Return when these jobs have completed, by their records."""
@@ -112,45 +110,23 @@ class Environment:
             return [redis.hget(JOB(id=job_id), name) for job_id in ids]
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What the table of results calls it, and the function that strikes and returns when all is whole again."""
-
-    title: str
-    strike: Callable[[Environment], list[Strike]]
-
-
-FAULTS: Final[dict[str, Fault]] = {}
-"""By the name that the command line takes, in the order in which they strike."""
-
-
-def _fault(name: str, title: str, **options: str) -> Callable[[F], F]:
-    """Register a function as this fault, with these arguments beside the environment."""
-
-    def register(strike: F) -> F:
-        FAULTS[name] = Fault(title, partial(strike, **options))
-        return strike
-
-    return register
-
-
 def _wait_until(look: Callable[[], T | None]) -> T:
-    return wait_until(look, PATIENCE_S)
+    return wait_until(look, DEADLINE_S)
 
 
-@_fault("model-replicas", "kill -9 of every model replica in turn, each while it holds claimed jobs")
-def _kill_model_replicas(environment: Environment) -> list[Strike]:
+def kill_model_replicas(environment: Environment) -> list[Strike]:
+    """Kill as many model replicas as there are, one after the other, each while it holds claimed jobs."""
     strikes: list[Strike] = []
-    empty = 0
+    misses = 0
     while len(strikes) < environment.replicas[environment.model]:
         strike = _kill_model_replica(environment, min(environment.service.replicas(environment.model)))
         if environment.started_again(strike.held):
             strikes.append(strike)
-        else:  # what it seemed to hold still waited in Serve's router, and went to the other replica: one more kill
-            empty += 1
-            assert empty < EMPTY_MAX, "no kill hits a replica that holds jobs"
-    if empty:
-        strikes[-1] = replace(strikes[-1], evidence=f"{strikes[-1].evidence}; {empty} more killed that held none")
+        else:  # the jobs still waited in Serve's router, which sent them to the other replica: kill one more
+            misses += 1
+            assert misses < MISSES_MAX, "no killed replica held jobs"
+    if misses:
+        strikes[-1] = replace(strikes[-1], evidence=f"{strikes[-1].evidence}; {misses} more killed that held none")
     return strikes
 
 
@@ -159,29 +135,35 @@ def _kill_model_replica(environment: Environment, victim: int) -> Strike:
     with frozen({victim}) as [process]:
         held, at = environment.held_by_frozen_replica(), time.time()
         process.kill()
-    environment.wait_until_gone(victim, environment.model)
-    environment.wait_until_whole()
+    environment.wait_until_replaced(victim, environment.model)
     environment.wait_until_completed(held)
-    return Strike(at, held, f"model replica {victim} is gone, another took its place")
+    return Strike(at, held, f"model replica {victim} was replaced")
 
 
-@_fault("gateway-replica", "kill -9 of a gateway replica whose dispatcher holds claimed jobs")
-def _kill_gateway_replica(environment: Environment) -> list[Strike]:
-    # From the freeze on it is as good as dead: its leases run out.
+def kill_gateway_replica(environment: Environment) -> list[Strike]:
+    """Kill a gateway whose dispatcher holds claimed jobs. Its leases run out from the freeze on."""
     with environment.frozen_gateway() as (process, held, at):
         process.kill()
-    environment.wait_until_gone(process.pid, "gateway")
+    environment.wait_until_replaced(process.pid, "gateway")
+    return [Strike(at, held, f"gateway replica {process.pid} was replaced")]
+
+
+def freeze_gateway(environment: Environment) -> list[Strike]:
+    """Freeze a gateway that holds claimed jobs until other gateways have completed them, then let it continue."""
+    with environment.frozen_gateway() as (process, held, at):
+        environment.wait_until_completed(held)
+        assert process.is_running(), "Serve ended the gateway before it could continue"
     environment.wait_until_whole()
-    return [Strike(at, held, f"gateway replica {process.pid} is gone, another took its place")]
+    return [Strike(at, held, f"gateway replica {process.pid} was frozen until others had completed its jobs")]
 
 
-@_fault("controller", "kill -9 of the Serve controller")
-def _kill_controller(environment: Environment) -> list[Strike]:
+def kill_controller(environment: Environment) -> list[Strike]:
+    """Kill the Serve controller."""
     [victim, *_], held, at = _controllers(environment), environment.claimed(), time.time()
     victim.kill()
     _wait_until(lambda: [one for one in _controllers(environment) if one.pid != victim.pid])
     environment.wait_until_whole()
-    return [Strike(at, held, f"controller {victim.pid} is gone, another took its place")]
+    return [Strike(at, held, f"controller {victim.pid} was replaced")]
 
 
 def _controllers(environment: Environment) -> list[psutil.Process]:
@@ -193,8 +175,8 @@ def _controllers(environment: Environment) -> list[psutil.Process]:
     return found
 
 
-@_fault("ray", "kill -9 of every process of the Ray node at once, then a start of the whole node")
-def _kill_ray(environment: Environment) -> list[Strike]:
+def kill_ray(environment: Environment) -> list[Strike]:
+    """Kill all processes of the Ray node at once, then start the node again."""
     environment.pile_up()
     cluster = environment.service.cluster
     with environment.frozen_models():
@@ -205,15 +187,14 @@ def _kill_ray(environment: Environment) -> list[Strike]:
                 process.kill()
     cluster.stop()
     left = [process.pid for process in family if process.is_running()]
-    assert not left, f"these processes of the Ray node live on: {left}"
+    assert not left, f"these processes of the Ray node still run: {left}"
     cluster.start()
     environment.wait_until_whole()
-    return [Strike(at, held, f"all {len(family)} processes of the Ray node are gone, the node was started again")]
+    return [Strike(at, held, f"all {len(family)} processes of the Ray node ended, and the node was started again")]
 
 
-@_fault("redis-everysec", KILLED_REDIS.format("everysec"), policy="everysec")
-@_fault("redis-always", KILLED_REDIS.format("always"), policy="always")
-def _kill_redis(environment: Environment, policy: str) -> list[Strike]:
+def kill_redis(environment: Environment, policy: str) -> list[Strike]:
+    """Kill the job Redis under this `appendfsync`, with jobs waiting and claimed, and start it again."""
     server = environment.service.stack.valkey
     environment.pile_up()
     with environment.service.redis() as redis:
@@ -222,16 +203,17 @@ def _kill_redis(environment: Environment, policy: str) -> list[Strike]:
         held, at, victim = _wait_until(environment.claimed), time.time(), server.pid
         server.kill()
         server.start()
-    with environment.service.redis() as redis:  # its file says always: the next fault finds it so
+    with environment.service.redis() as redis:  # the next fault needs the policy of the configuration file
         assert redis.config_get("appendfsync") == {"appendfsync": "always"}
     environment.wait_until_whole()
     return [Strike(at, held, f"Redis {victim} was killed under {policy}; {server.pid} read its file")]
 
 
-@_fault("redis-full", "No memory left in Redis: submits are refused, what is accepted runs to its end meanwhile")
-def _fill_redis(environment: Environment) -> list[Strike]:
+def fill_redis(environment: Environment) -> list[Strike]:
+    """Leave Redis no memory until all accepted jobs have ended; new ones are refused meanwhile."""
+
     def refusals() -> int:
-        return sum(reason.startswith(REFUSED) for reason in environment.user.failures)
+        return sum(reason.startswith("503") for reason in environment.user.failures)
 
     environment.pile_up()
     with environment.service.redis() as redis:
@@ -249,32 +231,19 @@ def _fill_redis(environment: Environment) -> list[Strike]:
     return [Strike(at, held, f"{refusals() - before} submits refused; meanwhile all in flight ended")]
 
 
-@_fault("postgres", "PostgreSQL stopped for a minute, under load all the time")
-def _stop_postgres(environment: Environment) -> list[Strike]:
+def stop_postgres(environment: Environment) -> list[Strike]:
+    """Stop PostgreSQL for OUTAGE_S."""
     server, user = environment.service.stack.postgres, environment.user
     held, at, accepted, failed = environment.claimed(), time.time(), len(user.accepted), len(user.failures)
     server.stop()
-    time.sleep(OUTAGE_S)  # the fault itself lasts so long; nothing is waited for
+    time.sleep(OUTAGE_S)  # the fault itself
     accepted, failed = len(user.accepted) - accepted, len(user.failures) - failed
     server.start()
     return [Strike(at, held, f"no PostgreSQL for {OUTAGE_S:g} s: {accepted} jobs accepted, {failed} submits failed")]
 
 
-@_fault(
-    "frozen-gateway",
-    "SIGSTOP of a gateway that holds claimed jobs, until others have ended them; then it wakes and goes on",
-)
-def _freeze_gateway(environment: Environment) -> list[Strike]:
-    with environment.frozen_gateway() as (process, held, at):
-        environment.wait_until_completed(held)
-        assert process.is_running(), "Serve ended the gateway before it could wake"
-    environment.wait_until_whole()
-    return [Strike(at, held, f"gateway replica {process.pid} slept until others had ended its jobs, then woke")]
-
-
-@_fault("poison", "A poison image: it kills the process that runs it, every time", act="die")
-@_fault("hang", "An image on which the forward pass never returns", act="hang")
-def _send_hostile(environment: Environment, act: str) -> list[Strike]:
+def submit_hostile(environment: Environment, act: str) -> list[Strike]:
+    """Submit an image on which the forward pass kills its process, or never returns."""
     environment.pile_up()
     service, model = environment.service, environment.model
     before, at = service.replicas(model), time.time()
@@ -285,3 +254,34 @@ def _send_hostile(environment: Environment, act: str) -> list[Strike]:
     lost = before - service.replicas(model)
     assert lost, "no replica was lost"
     return [Strike(at, [], f"{len(lost)} of {len(before)} replicas replaced, the image's job ended FAILED")]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Its title in the table of results, and the function that strikes and returns after the recovery."""
+
+    title: str
+    strike: Callable[[Environment], list[Strike]]
+
+
+REDIS_KILL = "SIGKILL and restart of the job Redis under `appendfsync {}`, with jobs waiting and claimed"
+FAULTS: Final = {
+    "model-replicas": Fault(
+        "kill -9 of every model replica in turn, each while it holds claimed jobs", kill_model_replicas
+    ),
+    "gateway-replica": Fault("kill -9 of a gateway replica whose dispatcher holds claimed jobs", kill_gateway_replica),
+    "controller": Fault("kill -9 of the Serve controller", kill_controller),
+    "ray": Fault("kill -9 of every process of the Ray node at once, then a start of the whole node", kill_ray),
+    "redis-always": Fault(REDIS_KILL.format("always"), partial(kill_redis, policy="always")),
+    "redis-everysec": Fault(REDIS_KILL.format("everysec"), partial(kill_redis, policy="everysec")),
+    "redis-full": Fault("No memory left in Redis: submits are refused, accepted jobs run to their end", fill_redis),
+    "postgres": Fault("PostgreSQL stopped for a minute, under load all the time", stop_postgres),
+    "frozen-gateway": Fault(
+        "SIGSTOP of a gateway that holds claimed jobs, until others have completed them", freeze_gateway
+    ),
+    "poison": Fault(
+        "A poison image: it kills the process that runs it, every time", partial(submit_hostile, act="die")
+    ),
+    "hang": Fault("An image on which the forward pass never returns", partial(submit_hostile, act="hang")),
+}
+"""By the names that the command line takes, in the order in which they strike."""

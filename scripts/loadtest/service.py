@@ -1,4 +1,4 @@
-"""A whole service on this machine, started for a measurement or a test, and what can be observed from beside it."""
+"""A whole service on this machine for a load test or a test, and readings of its processes, stores and metrics."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 LAPTOP = Path(serve_app.__file__).with_name("serve.yaml")
 POLL_S = 0.05
 EXPORT_DEADLINE_S = 40.0
-"""Replicas push their metrics to Ray's node agent every few seconds."""
+"""For metrics, which replicas push to Ray's node agent every few seconds."""
 HAS_HAPROXY = sys.platform == "linux"
-UNHURRIED = {
+RATES = {
     "RATE_SUBMITS_PER_S": "10000",
     "RATE_READS_PER_S": "10000",
     "RATE_HOUSE_SUBMITS_PER_S": "10000",
     "RATE_HOUSE_READS_PER_S": "10000",
 }
-"""Limits for one user who is a load client. The limiter works as ever; it only never has to refuse."""
+"""Limits that the load of one user never reaches. The limiter still counts every request."""
 
 T = TypeVar("T")
 
 
 class LocalService:
-    """Own servers, own Ray node, one application; it starts as `semapi up` starts it. A context manager.
+    """Servers, a Ray node and one application of its own, started as `semapi up` starts them. A context manager.
 
-    `models` are those of the Serve config, `environment` is what replicas get beside the addresses of the servers.
+    `models` are the models of the Serve config, `environment` adds variables to the replicas' environment.
     """
 
     cluster: Cluster
@@ -64,11 +64,11 @@ class LocalService:
         gateways: int = 2,
         haproxy: bool = HAS_HAPROXY,
     ) -> None:
-        # Not read from the environment, where the caller may have named servers of their own.
+        # Settings are not read from the environment, which may name servers of the caller.
         self.folder, self.stack = folder, LocalStack(folder / "state", Settings.model_construct(), issuer_port=0)
         self._args = {"gateway_replicas": gateways, "gateway_cpus": 0.1, "models": list(models)}
         self._haproxy = haproxy
-        self._environment = {"ENVIRONMENT": "local", "PYTHONPATH": script_path(), **UNHURRIED, **environment}
+        self._environment = {"ENVIRONMENT": "local", "PYTHONPATH": script_path(), **RATES, **environment}
         self._running = ExitStack()
 
     def __enter__(self) -> Self:
@@ -86,7 +86,7 @@ class LocalService:
         self._running.close()
 
     def _config(self) -> Path:
-        """The config of `make run` with other arguments, and with Serve's own time limits of HTTP."""
+        """The config of `make run` with other arguments, and with Serve's default HTTP timeouts."""
         config = yaml.safe_load(LAPTOP.read_text())
         del config["http_options"]
         config["applications"][0]["args"] = self._args
@@ -100,15 +100,15 @@ class LocalService:
 
     @property
     def lease_seconds(self) -> float:
-        """How long a claimed job stays claimed without a renewal."""
+        """Time until a claimed job without renewals is claimable again."""
         return float(self._environment.get("LEASE_SECONDS", self.stack.settings.lease_seconds))
 
     def token(self, user: str, **claims: Any) -> str:
-        """A token of the development issuer, with these claims beside its own."""
+        """A token of the development issuer, with additional claims."""
         return self.stack.issuer.mint(user, **claims)
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """What PostgreSQL answers."""
+        """The rows of a PostgreSQL query."""
         with psycopg.connect(self.database_url, autocommit=True) as connection:
             return connection.execute(query, values).fetchall()
 
@@ -117,18 +117,18 @@ class LocalService:
         return Redis.from_url(self.stack.environment["REDIS_URL"], decode_responses=True)
 
     def replicas(self, deployment: str) -> set[int]:
-        """Process ids of the living replicas that Serve calls running; none while Serve does not answer."""
+        """Process ids of the replicas that Serve lists as running and that exist; none while Serve does not answer."""
         found = self._deployments().get(deployment, {"replicas": []})["replicas"]
         return {one["pid"] for one in found if one["state"] == "RUNNING" and psutil.pid_exists(one["pid"])}
 
     def processes(self) -> list[psutil.Process]:
-        """Every process of ours: servers, Ray, replicas, and the guards around them."""
+        """All processes of the service: servers, Ray, replicas, and the guards around them."""
         guards = [psutil.Process(pid) for pid in self.cluster.pids()]
         ours = [child for child in psutil.Process().children() if child not in guards]
         return [process for one in [*guards, *ours] for process in [one, *one.children(recursive=True)]]
 
     def leases(self, model: str) -> dict[str, float]:
-        """Claimed jobs, and the seconds until their lease ends if nobody renews it."""
+        """Claimed jobs, and the seconds until their lease ends without a renewal."""
         with self.redis() as redis:
             seconds, microseconds = redis.time()
             now = seconds * 1000 + microseconds / 1000
@@ -136,9 +136,9 @@ class LocalService:
         return {job: (deadline - now) / 1000 for job, deadline in claimed}
 
     def held_by_frozen_gateway(self, model: str) -> list[str]:
-        """Jobs under a valid lease that missed a renewal: living gateways renew theirs every third of its time.
+        """Jobs under a valid lease that missed a renewal: working gateways renew after a third of the lease.
 
-        Empty when there is none after twice its time: then the frozen gateway holds no job.
+        Empty when there is none after two leases: then the frozen gateway holds no job.
         """
         lease = self.lease_seconds
         with suppress(TimeoutError):
@@ -148,7 +148,7 @@ class LocalService:
         return []
 
     def ledger(self, model: str) -> dict[str, int]:
-        """The model's counters; none is left out."""
+        """All counters of the model."""
         return asdict(self._ledger(model))
 
     def in_flight(self, model: str) -> int:
@@ -164,7 +164,7 @@ class LocalService:
         wait_until(lambda: len(self.replicas(deployment)) == replicas and self._answers_well(), seconds)
 
     def exported(self) -> list[str]:
-        """Every line that the metrics endpoints of the cluster show now."""
+        """All lines of the cluster's metrics endpoints."""
         discovery = json.loads((self.cluster.ray_folder / "prom_metrics_service_discovery.json").read_text())
         targets = {target for group in discovery for target in group["targets"]}
         pages = [httpx2.get(f"http://{target}/metrics", timeout=5, trust_env=False).text for target in targets]
@@ -172,7 +172,7 @@ class LocalService:
 
     def batches(self, model: str, at_least: float = 0) -> tuple[float, float]:
         """Exported counts of the model's batches and of their items, once these are `at_least`. Raises TimeoutError."""
-        # Ray makes up the histogram's sum from the middles of its buckets; its count and a counter are exact.
+        # Ray estimates the histogram's sum from its buckets; its count and the counter of items are exact.
         sample = re.compile(rf'^\w*model_(items|batch_size_count)(?:_total)?{{.*deployment="{model}".*}} (\S+)$')
 
         def look() -> tuple[float, float] | None:
@@ -198,31 +198,31 @@ class LocalService:
 
 
 def script_path(*folders: Path) -> str:
-    """PYTHONPATH for processes that import from these folders and scripts/ beside what this process was given."""
+    """PYTHONPATH for processes that import from these folders and scripts/: both, then the value of this process."""
     return os.pathsep.join([*map(str, folders), str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that the servers' account can reach, removed afterwards."""
+    """A folder that the servers' account can enter, removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="semapi-loadtest-") as name:
         Path(name).chmod(0o711)
         yield Path(name)
 
 
 def wait_until(look: Callable[[], T | None], seconds: float) -> T:
-    """What `look` returns, once it is true. Raises TimeoutError."""
+    """Call `look` until its result is true, and return that. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"the awaited condition did not come within {seconds:g} s")
+            raise TimeoutError(f"the condition was not met within {seconds:g} s")
         time.sleep(POLL_S)
     return found
 
 
 @contextmanager
 def frozen(pids: set[int]) -> Iterator[list[psutil.Process]]:
-    """Stop these processes meanwhile, so that they keep what they hold; those killed inside stay dead."""
+    """Suspend these processes inside the block, so that they keep what they hold; killed ones stay dead."""
     processes = [psutil.Process(pid) for pid in pids]
     for process in processes:
         process.suspend()
@@ -235,7 +235,7 @@ def frozen(pids: set[int]) -> Iterator[list[psutil.Process]]:
 
 
 def get(url: str, **options: Any) -> httpx2.Response | None:
-    """The answer; None when nobody answers, as while a process is replaced."""
+    """The answer; None without one, as while a process is replaced."""
     try:
         return httpx2.get(url, timeout=15, trust_env=False, **options)
     except httpx2.HTTPError:

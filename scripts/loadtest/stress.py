@@ -1,7 +1,8 @@
-"""Stress test of a running service: many requests by several users at once, and what became of them.
+"""Stress test of a running service: many requests by several users at once, and a summary of the answers.
 
-Without --image and --image-url the sample pictures of this repository are uploaded. Ends with 0 when every request
-succeeded, with 1 when one failed: no answer in time, HTTP 400 or above, or, with --poll, a job that did not complete.
+Without --image and --image-url it uploads the sample pictures of this repository. The exit status is 0 when every
+request succeeded and 1 when one failed: no answer in time, HTTP 400 or above, or, with --poll, a job that did not
+complete.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Final
 
 import httpx2
 
-from loadtest.figures import ROOT, percentile
+from loadtest.results import ROOT, percentile
 from serve_app.client import may_need_proxy
 
 SAMPLES = ROOT / "serve_app" / "samples"
@@ -32,14 +33,14 @@ PATHS: Final = {
 }
 BOUNDS: Final = {"requests": (1, 1_000_000), "concurrency": (1, 1000), "timeout": (0.001, 600.0)}
 IMAGES_MAX_BYTES: Final = 256 * 1024 * 1024
-"""All pictures together: they are read once and kept."""
+"""All pictures together: they are kept in memory."""
 POLL_S: Final = 0.5
 POLL_TIMEOUT_S: Final = 60.0
 ENDED: Final = ("COMPLETED", "FAILED", "NOT_FOUND")
 ISSUER_NAME: Final = "mock-oidc:8080"
-"""The name by which clients in a cluster reach the development issuer; tokens name it whatever the address."""
+"""The development issuer's name inside a cluster; tokens carry it whatever address the issuer was asked at."""
 PROGRESS_S: Final = 2.0
-FAULT_SHOWN: Final = 200
+REASON_MAX: Final = 200
 FAILURES_SHOWN: Final = 8
 WIDTH: Final = 18
 INTERRUPTED: Final = 130
@@ -60,8 +61,12 @@ class Plan:
     bodies: Sequence[dict[str, Any]]
 
 
+class StressError(Exception):
+    """The run cannot begin; the message says why."""
+
+
 def main() -> int:
-    """Run, report, and say by the status whether all went well."""
+    """Run, print the summary, and return the exit status."""
     plan = read_plan()
     try:
         tally = asyncio.run(Stress(plan).run())
@@ -75,18 +80,22 @@ def main() -> int:
     return 1 if tally.failed else 0
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the defaults, and the description as it is."""
+
+
 def read_plan(arguments: Sequence[str] | None = None) -> Plan:
-    """The plan that a command line asks for; ends with 2 and a reason for one that cannot be."""
+    """The plan of a command line; exits with status 2 and a reason for an invalid one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Help)
-    parser.add_argument("--base-url", default="http://localhost:8080", help="where the service answers")
+    parser.add_argument("--base-url", default="http://localhost:8080", help="address of the service")
     token_url = "http://localhost:18080/default/token"  # noqa: S105  no secret
     parser.add_argument("--mock-token-url", dest="token_url", default=token_url, help="development issuer")
-    parser.add_argument("--users", default="alice,bob,charlie", help="who asks, in turns")
-    parser.add_argument("--requests", type=int, default=30, help="how many in all")
-    parser.add_argument("--concurrency", type=int, default=5, help="how many at once")
-    parser.add_argument("--mode", choices=[*PATHS, "mixed"], default="mixed", help="mixed: by chance one of the others")
+    parser.add_argument("--users", default="alice,bob,charlie", help="names of the users, who take turns")
+    parser.add_argument("--requests", type=int, default=30, help="number of requests")
+    parser.add_argument("--concurrency", type=int, default=5, help="requests at once")
+    parser.add_argument("--mode", choices=[*PATHS, "mixed"], default="mixed", help="mixed: a random one of the others")
     parser.add_argument("--poll", action="store_true", help="wait for the end of every submitted job")
-    parser.add_argument("--timeout", type=float, default=30.0, help="s, of one request")
+    parser.add_argument("--timeout", type=float, default=30.0, help="of one request, in seconds")
     parser.add_argument("--image", action="append", default=[], type=Path, help="file to upload; may be repeated")
     parser.add_argument("--image-url", action="append", default=[], help="picture the service fetches; may be repeated")
     given = vars(parser.parse_args(arguments))
@@ -108,13 +117,9 @@ def read_plan(arguments: Sequence[str] | None = None) -> Plan:
     return Plan(**given, users=users, bodies=bodies + [{"json": {"image_url": url}} for url in urls])
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults behind every option, and the text above as it is written."""
-
-
 @dataclass
 class Tally:
-    """Counts, and eight bytes for each latency, however long the run."""
+    """The counts of a run, and eight bytes for each latency."""
 
     seconds: float = 0.0
     counts: dict[str, Counter[str]] = field(
@@ -126,24 +131,23 @@ class Tally:
     failures: list[str] = field(default_factory=list)
     """The first few."""
 
-    def add(self, endpoint: str, user: str, status: str, seconds: float, fault: str | None = None) -> None:
-        """Count one request; without a `fault` it is a success."""
-        self.counts["endpoint"][endpoint] += 1
-        self.counts["status"][status] += 1
-        self.counts["user"][user] += 1
+    def add(self, endpoint: str, user: str, status: str, seconds: float, failure: str | None = None) -> None:
+        """Count one request; without a `failure` it is a success."""
+        for name, value in (("endpoint", endpoint), ("status", status), ("user", user)):
+            self.counts[name][value] += 1
         self.latencies.append(seconds)
-        if fault is not None:
+        if failure is not None:
             self.failed += 1
             if len(self.failures) < FAILURES_SHOWN:
-                self.failures.append(f"{endpoint} by {user}: {fault}")
+                self.failures.append(f"{endpoint} by {user}: {failure}")
 
     def add_job(self, status: str, seconds: float) -> None:
-        """Count how the job of a request ended, and after how long."""
+        """Count a job by its last status, with the time from its submit to its end."""
         self.counts["job status"][status] += 1
         self.job_latencies.append(seconds)
 
     def report(self) -> str:
-        """The whole summary."""
+        """The summary."""
         total = len(self.latencies)
         rows = {
             "Total requests": f"{total}",
@@ -151,9 +155,11 @@ class Tally:
             "Failed": f"{self.failed}",
             "Elapsed/s": f"{self.seconds:.3f}",
             "Throughput req/s": f"{total / self.seconds:.1f}",
-            **_latencies("Latency", self.latencies),
-            **_latencies("Job", self.job_latencies),
         }
+        for name, latencies in (("Latency", self.latencies), ("Job", self.job_latencies)):
+            if ordered := sorted(latencies):
+                for column, rank in {"min": 0, "p50": 50, "p95": 95, "p99": 99, "max": 100}.items():
+                    rows[f"{name} {column}/s"] = f"{percentile(ordered, rank):.3f}"
         lines = ["Stress test complete", *(f"{name:<{WIDTH}}{value:>8}" for name, value in rows.items())]
         for name, counts in self.counts.items():
             if counts:
@@ -165,28 +171,17 @@ class Tally:
         return "\n".join(lines)
 
 
-def _latencies(name: str, values: Sequence[float]) -> dict[str, str]:
-    columns = {"min": 0, "p50": 50, "p95": 95, "p99": 99, "max": 100}
-    ordered = sorted(values)
-    return {f"{name} {column}/s": f"{percentile(ordered, rank):.3f}" for column, rank in columns.items() if ordered}
-
-
-class StressError(Exception):
-    """The run cannot begin; the message says why."""
-
-
 class Stress:
-    """One run of a plan. The same plan asks the same things in the same order."""
+    """One run of a plan. The same plan sends the same requests in the same order."""
 
     def __init__(self, plan: Plan) -> None:
         self.tally = Tally()
         self._plan = plan
-        # The same choices every time: two runs can be compared.
         self._choices = random.Random(1)
         self._tokens: dict[str, str] = {}
 
     async def run(self) -> Tally:
-        """Send everything. Raises `StressError` when that cannot begin: no token, no such address."""
+        """Send everything. Raises `StressError` when the address is no URL or a user gets no token."""
         async with self._client() as http:
             for user in self._plan.users:
                 self._tokens[user] = await self._token(http, user)
@@ -216,7 +211,7 @@ class Stress:
             answer.raise_for_status()
             return str(answer.json()["access_token"])
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, KeyError, TypeError) as error:
-            raise StressError(f"no token for {user} from {self._plan.token_url}: {_say(error)}") from error
+            raise StressError(f"no token for {user} from {self._plan.token_url}: {_reason(error)}") from error
 
     async def _work(self, http: httpx2.AsyncClient, numbers: Iterable[int]) -> None:
         for number in numbers:
@@ -229,23 +224,23 @@ class Stress:
             await self._attempt(http, endpoint, user, body)
 
     async def _attempt(self, http: httpx2.AsyncClient, endpoint: str, user: str, body: dict[str, Any]) -> None:
-        began, fault = time.perf_counter(), None
+        began, failure = time.perf_counter(), None
         try:
             answer = await self._send(http, endpoint, user, body)
             seconds = time.perf_counter() - began
             status = str(answer.status_code)
             if answer.status_code >= 400:
-                fault = f"{status} {answer.text[:FAULT_SHOWN]}"
+                failure = f"{status} {answer.text[:REASON_MAX]}"
             elif endpoint == "inference" and self._plan.poll:
                 job = await self._poll(http, user, str(answer.json()["job_id"]))
                 self.tally.add_job(job, time.perf_counter() - began)
-                fault = None if job == "COMPLETED" else f"its job ended {job}"
+                failure = None if job == "COMPLETED" else f"its job ended {job}"
         except (httpx2.HTTPError, TimeoutError, ValueError, KeyError) as error:
-            status, seconds, fault = type(error).__name__, time.perf_counter() - began, _say(error)
-        self.tally.add(endpoint, user, status, seconds, fault)
+            status, seconds, failure = type(error).__name__, time.perf_counter() - began, _reason(error)
+        self.tally.add(endpoint, user, status, seconds, failure)
 
     async def _poll(self, http: httpx2.AsyncClient, user: str, job_id: str) -> str:
-        """The status that the job ended with, or POLL_TIMEOUT."""
+        """The last status of the job, or POLL_TIMEOUT."""
         deadline = time.monotonic() + POLL_TIMEOUT_S
         while time.monotonic() < deadline:
             answer = await self._send(http, "status", user, {"json": {"job_id": job_id}})
@@ -257,7 +252,7 @@ class Stress:
 
     async def _send(self, http: httpx2.AsyncClient, endpoint: str, user: str, body: dict[str, Any]) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {self._tokens[user]}"}
-        async with asyncio.timeout(self._plan.timeout):  # the client's own is for each read
+        async with asyncio.timeout(self._plan.timeout):  # the client's own timeout is for each read
             return await http.post(PATHS[endpoint], headers=headers, **body)
 
     async def _show_progress(self) -> None:
@@ -270,5 +265,5 @@ class Stress:
         print(f"{done} of {self._plan.requests} requests, {self.tally.failed} failed", file=sys.stderr, flush=True)
 
 
-def _say(error: Exception) -> str:
-    return f"{type(error).__name__} {error}".strip()[:FAULT_SHOWN]
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__} {error}".strip()[:REASON_MAX]

@@ -1,4 +1,4 @@
-"""What the record of a chaos run says: the numbers of each trial, the figures of all, the page that shows them."""
+"""The verdict of a chaos run, from its record alone: numbers of each trial, results of all, the table in the docs."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loadtest.faults import FAULTS
-from loadtest.figures import Figure, figures, percentile
+from loadtest.results import Result, percentile, results
 from serve_app.contracts import Json
 from serve_app.jobs.records import Ledger
 
 STRANDING = ("model-replicas", "gateway-replica")
-"""Faults after which a job's second start is measured: the victim has claimed jobs, and the rest works on."""
+"""Faults whose victim holds claimed jobs while the rest works on: the time to their second start is measured."""
 LOSSY = "redis-everysec"
-"""The fault that may lose jobs: those accepted in the last two seconds."""
+"""The one fault that may lose jobs: those accepted in the two seconds before."""
 HANGING = "hang"
-"""The fault whose hostile job ends FAILED by itself; those of all others end dead."""
+"""The fault whose hostile job ends FAILED; the hostile jobs of other faults end dead."""
 UNRECORDED = ("redis-always", "redis-everysec")
-"""Redis may die between accepting a job and taking the usage event of the request; the answer goes out all the same."""
+"""Faults that may kill Redis after it accepted a job and before it took the usage event; the submit is answered 202."""
 EXTREMES = ("most_deliveries", "recovered_s")
-"""Numbers of which the largest counts; all others are added up."""
+"""Numbers whose maximum counts; all others are added up."""
 SAME = 1e-3
-"""Scores of a picture alone and in a batch differ by less."""
+"""Largest difference between a picture's scores alone and in a batch."""
 LOSS_WINDOW_S = 2.0
 BEGIN, END = "<!-- make chaos: begin -->", "<!-- make chaos: end -->"
 COLUMNS = {
@@ -36,30 +36,29 @@ COLUMNS = {
 }
 
 
-def measured(trials: Sequence[Json]) -> list[Figure]:
-    """Every figure that these trials can give, held against the table of targets."""
+def measured(trials: Sequence[Json]) -> list[Result]:
+    """Every result that these trials can give."""
     totals: dict[str, float] = {}
     for numbers in map(summarise, trials):
         for name, number in numbers.items():
             so_far = totals.get(name, 0)
             totals[name] = max(so_far, number) if name in EXTREMES else so_far + number
-    # A run is one repetition.
-    raw = {name: [float(number)] for name, number in totals.items()}
-    found = figures(raw, "chaos")
+    raw = {name: [float(number)] for name, number in totals.items()}  # a run is one repetition
+    found = results(raw, "chaos")
     if starts := sorted(start for trial in trials if trial["fault"] in STRANDING for start in second_starts(trial)):
         raw |= {"second_start_p99_s": [percentile(starts, 99)], "second_starts": [float(len(starts))]}
-        found += figures(raw, "chaos-starts")
-    return found + (figures(raw, "chaos-everysec") if "lost_everysec" in raw else [])
+        found += results(raw, "chaos-starts")
+    return found + (results(raw, "chaos-everysec") if "lost_everysec" in raw else [])
 
 
 def summarise(trial: Json) -> dict[str, float]:
-    """The numbers of one trial, from its record alone, by the names of the figures and of COLUMNS."""
+    """The numbers of one trial, by the names of targets.toml and of COLUMNS."""
     fault, hostile = trial["fault"], len(trial["hostile"])
     ids = [job_id for job_id, _, _ in trial["accepted"]]
     lost = {job["job_id"] for job in trial["jobs"] if job["status"] not in ("COMPLETED", "FAILED", "CANCELLED")}
     change = {name: count - trial["ledger_before"][name] for name, count in trial["ledger_after"].items()}
     failed_submits = sum(trial["failed"].values())
-    # Accepted, but the client holds no id: the answer was lost.
+    # Accepted jobs whose answer was lost: the client has no id of them.
     unseen = change["accepted"] - len(ids) - hostile + (len(lost) if fault == LOSSY else 0)
     used: Counter[str] = Counter(trial["usage"])
     unrecorded = sum(job_id not in used for job_id in ids)
@@ -76,7 +75,7 @@ def summarise(trial: Json) -> dict[str, float]:
         "lost": 0 if fault == LOSSY else len(lost),
         "wrong_labels": sum(_is_wrong(job) for job in trial["jobs"]),
         "healthy_failed": sum(job["status"] in ("FAILED", "CANCELLED") for job in trial["jobs"]),
-        "healthy_dead": _dead_off(change, hostile, hung=fault == HANGING),
+        "healthy_dead": _hostile_off(change, hostile, hung=fault == HANGING),
         "outcomes_not_once": _outcomes_off(
             trial, [job_id for job_id in ids if job_id not in lost], None if fault == LOSSY else unseen
         ),
@@ -84,7 +83,7 @@ def summarise(trial: Json) -> dict[str, float]:
         "usage_missing": 0 if fault in UNRECORDED else unrecorded,
         "usage_missing_redis": unrecorded if fault in UNRECORDED else 0,
         "ledger_breaks": sum(not _holds(sample) for sample in trial["samples"]),
-        "ledger_looks": sum("away" not in sample for sample in trial["samples"]),
+        "ledger_looks": sum("unavailable" not in sample for sample in trial["samples"]),
         "unseen_off": 0 if fault == LOSSY else max(0, unseen - failed_submits, -unseen),
     }
     if fault == LOSSY:
@@ -96,17 +95,17 @@ def summarise(trial: Json) -> dict[str, float]:
 
 
 def second_starts(trial: Json) -> list[float]:
-    """Seconds from a blow to the last start of each job that its victim held."""
+    """Seconds from a strike to the last start of each job that its victim held."""
     return [seconds for starts in _restarted(trial) for seconds in starts]
 
 
 def write_page(page: Path, record: Json) -> None:
-    """Put the table of this run between the marks of the page."""
+    """Replace the text between the marks of the page by the table of this run."""
     before, rest = page.read_text().split(BEGIN)
     _, after = rest.split(END)
     day = datetime.fromtimestamp(record["started_at"], UTC).strftime("%d %B %Y")
     found = measured(record["trials"])
-    jobs = {figure.name: figure.median for figure in found}["chaos_jobs"]
+    [jobs] = [result.median for result in found if result.name == "chaos_jobs"]
     section = [
         f"{jobs:,.0f} jobs in {record['seconds'] / 60:.0f} minutes on {day}, {record['machine']}, revision "
         f"`{record['revision']}`, `{record['command']}`.",
@@ -116,7 +115,7 @@ def write_page(page: Path, record: Json) -> None:
         *map(_row, record["trials"]),
         "",
         "```",
-        *(figure.line for figure in found),
+        *(result.line for result in found),
         "```",
     ]
     page.write_text("\n".join([before + BEGIN, "", *section, "", END]) + after)
@@ -133,19 +132,19 @@ def _is_wrong(job: Json) -> bool:
 
 
 def _holds(sample: Json) -> bool:
-    """Accepted and reopened are ended, waiting or claimed. True too for a look at which Redis did not answer."""
-    return "away" in sample or bool(Ledger(**sample["ledger"]).in_flight == sample["waiting"] + sample["leased"])
+    """Whether jobs in flight by the ledger are those waiting or claimed. True too when Redis did not answer."""
+    return "unavailable" in sample or bool(Ledger(**sample["ledger"]).in_flight == sample["waiting"] + sample["leased"])
 
 
-def _dead_off(change: Json, hostile: int, *, hung: bool) -> int:
-    """Dead jobs more or fewer than the hostile ones; after a hang, failed ones, and every dead one."""
+def _hostile_off(change: Json, hostile: int, *, hung: bool) -> int:
+    """Difference between dead and hostile jobs; after a hang, between failed and hostile ones, plus all dead ones."""
     if hung:
         return int(abs(change["failed"] - hostile) + change["dead"])
     return int(abs(change["dead"] - hostile))
 
 
 def _outcomes_off(trial: Json, ids: Sequence[str], unseen: int | None) -> int:
-    """Jobs without their one row, rows that say something else, and rows of jobs nobody sent."""
+    """Jobs without exactly one right row, and rows of jobs that were not submitted. `unseen` is None when unknown."""
     rows = Counter(job_id for job_id, *_ in trial["outcomes"])
     right = {
         job_id for job_id, run, status, dead, *_ in trial["outcomes"] if (run, status, dead) == (1, "COMPLETED", False)
@@ -157,7 +156,7 @@ def _outcomes_off(trial: Json, ids: Sequence[str], unseen: int | None) -> int:
 
 
 def _restarted(trial: Json) -> list[list[float]]:
-    """For each blow: seconds until the last start of every job that the victim held and that had to start again."""
+    """For each strike: seconds until the last start of every job that the victim held and that was started again."""
     rows = {job_id: (deliveries, started) for job_id, _, _, _, deliveries, _, started, _ in trial["outcomes"]}
     return [
         [rows[job_id][1] - strike["at"] for job_id in strike["held"] if job_id in rows and rows[job_id][0] > 1]
@@ -166,7 +165,7 @@ def _restarted(trial: Json) -> list[list[float]]:
 
 
 def _recovered(trial: Json) -> float:
-    """Seconds from a blow to the end of the last job accepted before it."""
-    blows = [strike["at"] for strike in trial["strikes"]]
+    """Longest time from a strike to the end of a job accepted before it."""
+    strikes = [strike["at"] for strike in trial["strikes"]]
     times = [(submitted, ended) for *_, submitted, _, ended in trial["outcomes"]]
-    return max((ended - at for at in blows for submitted, ended in times if submitted < at < ended), default=0.0)
+    return max((ended - at for at in strikes for submitted, ended in times if submitted < at < ended), default=0.0)

@@ -1,4 +1,4 @@
-"""What the measurements send and serve: drawn micrographs, a classifier with random weights, and misbehaving ones."""
+"""Pictures and models of the load tests: drawn micrographs, random weights, and models that crash or hang."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL_QUALITY = 75
 
 
 def draw(folder: Path, count: int, size: tuple[int, int], seed: int = SEED) -> list[Path]:
-    """So many JPEG files of all ten classes in turns; those that are there already stay."""
+    """Draw `count` JPEG files, the ten classes in turns; existing files are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:04}.jpg" for number in range(count)]
     for number, path in enumerate(paths):
@@ -41,9 +41,9 @@ def small_jpeg() -> bytes:
 
 
 def _picture(number: int, size: tuple[int, int], seed: int) -> Image.Image:
-    # Gateways import this module for the models' parameters, and their memory is measured.
-    from sem_textures.dataset import LABELS, render
-    from sem_textures.microscope import HELD_OUT
+    # Imported here because gateways import this module for the parameters, and their memory is measured.
+    from demo_model.pictures import HELD_OUT, render
+    from demo_model.scenes import LABELS
 
     return render(LABELS[number % len(LABELS)], np.random.default_rng((seed, number)), HELD_OUT, size)
 
@@ -65,13 +65,13 @@ def random_snapshot(cache: Path) -> Path:
 
 
 class Act(ClassifierParams):
-    """What the forward pass does beside classifying."""
+    """The forward pass classifies, or does this instead."""
 
     act: Literal["none", "die", "hang"] = "none"
 
 
 class ActingClassifier(SemClassifier):
-    """The served classifier, which on request does what no model should: kill its process, or never return."""
+    """The served classifier; on request its forward pass kills the process or never returns."""
 
     Params = Act
 
@@ -93,12 +93,12 @@ class ActingClassifier(SemClassifier):
 
 
 class Hang(Act):
-    """Hangs unless it is told otherwise."""
+    """Hangs by default."""
 
     act: Literal["none", "die", "hang"] = "hang"
 
 
 class Sleeper(ActingClassifier):
-    """Takes jobs and computes nothing, so that accepting can be measured beside an idle model."""
+    """Takes jobs and never ends them: measures submits without the load of a model."""
 
     Params = Hang

@@ -71,8 +71,8 @@ def check(
     The issuer's keys are fetched. Neither the token nor its signature is printed.
     """
     from serve_app.errors import KeysUnavailable, TokenInvalid
-    from serve_app.gateway.keys import KeyRing  # the extra [serve]
-    from serve_app.gateway.tokens import TokenVerifier, read_unproven
+    from serve_app.gateway.auth import TokenVerifier, read_unproven
+    from serve_app.gateway.jwks import KeyRing  # the extra [serve]
 
     settings = settings_or_give_up()
     text = sys.stdin.read(READ_MAX) if words == ["-"] else " ".join(words)
@@ -119,7 +119,7 @@ def _show(name: str, found: str) -> None:
 
 def _show_what_keys_say() -> None:
     """Why an issuer cannot be read and which of its keys are left out: a log line in the service, here stderr."""
-    log = logging.getLogger("serve_app.gateway.keys")
+    log = logging.getLogger("serve_app.gateway.jwks")
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler())
     log.propagate = False

@@ -1,4 +1,5 @@
-"""One wrapper around every endpoint: request id, deadline, caller, errors as problems, usage, headers.
+"""The route table's rows, and one wrapper around every handler: request id, deadline, caller, limits, errors as
+problems, usage, audit, headers.
 
 The usage event is in the outbox before the answer starts, also for an answer that is an error.
 """
@@ -9,47 +10,68 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeVar, get_type_hints
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.contracts import Principal, UsageEvent, usable_request_id
+from serve_app.contracts import Principal, UsageEvent
 from serve_app.errors import (
     AdminRequired,
     DeadlineExceeded,
     InternalError,
     MethodNotAllowed,
     ServiceError,
-    TokenInvalid,
-    TokenMissing,
     TrackerUnavailable,
 )
-from serve_app.gateway.admin.audit import REFUSALS
-from serve_app.gateway.limits.limiter import Admission, Asked
-from serve_app.gateway.problems import SECURITY_HEADERS, problem_response
-from serve_app.gateway.service import Call, Service
+from serve_app.gateway.audit import REFUSALS, AuditedRequest, AuditLog
+from serve_app.gateway.auth import TokenVerifier, bearer_token
+from serve_app.gateway.context import Call
+from serve_app.gateway.http import CLIENT_GONE, problem_response, request_id_of, send_response
+from serve_app.gateway.observability import RequestMeter
+from serve_app.gateway.ratelimit import Admission, ConcurrencyLimit, Limiter, RateClass
+from serve_app.gateway.supervisor import RequestTasks
 from serve_app.gateway.uploads import Pace
-from serve_app.tracing import Kind, Step
+from serve_app.jobs.active import ActiveCluster
+from serve_app.settings import Settings
+from serve_app.tracing import Kind, Step, Tracer
+from serve_app.usage.outbox import Outbox
 
-CLIENT_GONE: Final = 499
-"""Status in the usage event of a request whose client went away before the answer."""
 _log = logging.getLogger(__name__)
 
 Problems = tuple[type[ServiceError], ...]
+Method = Literal["GET", "POST", "DELETE"]
+Handler = Callable[..., Awaitable[Response]]
+"""Takes a `Call`, and by name the parts of the gateway that its other parameters are annotated with."""
+Tag = Literal["Jobs", "Older routes", "Batches", "Webhooks", "Usage", "Admin", "Service"]
+"""The groups of the page, in its order."""
+Content = type[Any] | str
+"""A schema is JSON; a text is another media type."""
+
+_NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
+H = TypeVar("H", bound=Handler)
 
 
-@dataclass(frozen=True, slots=True)
+async def _no_handler(call: Call) -> Response:
+    raise NotImplementedError("a row gets its handler from RouteTable.add")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RouteSpec:
-    """One row of the route table."""
+    """One row of the route table. It stands above its handler, whose docstring is the long text of the description."""
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Method
     path: str
-    handler: Callable[[Call], Awaitable[Response]]
     summary: str
+    tag: Tag
+    answers: Mapping[int, tuple[Content, ...]]
+    """The good answers by status; no content is no body."""
     problems: Problems = ()
     """Problems of its own, beside those of every route and of every authenticated route."""
     tracked: str | None = None
@@ -57,31 +79,94 @@ class RouteSpec:
     deadline: Literal["submit", "read"] = "read"
     overlaps: bool = False
     """True: the handler runs while the limiter is asked, which saves a round trip; what it found goes out only if the
-    request may pass. For reads of one record alone: whatever loops, takes a body, changes something or asks another
-    server begins when the limiter has let the request pass, so that a refused one costs nothing else."""
+    request may pass. For reads of one record alone: a handler that loops, takes a body, changes something or asks
+    another server begins when the limiter has let the request pass, so that a refused one costs nothing else."""
     admin: bool = False
     """True: for admins alone, and what is no GET goes into the audit log."""
-    after: Callable[[Call, Response], Awaitable[Response]] | None = None
-    """What may hold the answer back beyond the deadline because the caller asks for it; it never fails."""
+    after: Handler | None = None
+    """May hold the answer back beyond the deadline because the caller asks for it; it never fails."""
+    bodies: Mapping[str, type[BaseModel]] = field(default_factory=lambda: _NONE)
+    """By media type."""
+    example: Any = None
+    """A JSON body that passes."""
+    query: type[BaseModel] | None = None
+    headers: tuple[str, ...] = ()
+    """Request headers it obeys, beside `Authorization` and `X-Request-ID`; `openapi.HEADERS` describes each."""
+    answer_headers: tuple[str, ...] = ()
+    """Headers of its good answers, beside those that a status or every answer brings."""
+    handler: Handler = _no_handler
 
     @property
-    def asked(self) -> Asked:
+    def name(self) -> str:
+        """`METHOD path`."""
+        return f"{self.method} {self.path}"
+
+    @property
+    def rate_class(self) -> RateClass:
         """What the limiter counts it as."""
         return "admin" if self.admin else self.deadline
+
+
+class RouteTable(list[RouteSpec]):
+    """The rows of a module, in the order of their handlers."""
+
+    def add(self, row: RouteSpec) -> Callable[[H], H]:
+        """Decorate the handler of the row."""
+
+        def with_handler(handler: H) -> H:
+            self.append(replace(row, handler=handler))
+            return handler
+
+        return with_handler
+
+
+def bind(handler: Handler, parts: Sequence[object]) -> Handler:
+    """The handler with the parts that its signature names by their classes. Raises `LookupError` unless there is just
+    one part of each class, so that a gateway whose handler lacks one does not start."""
+    kinds = get_type_hints(handler)
+    kinds.pop("return", None)
+    needed = {name: kind for name, kind in kinds.items() if not issubclass(kind, Call | Response)}
+    return partial(handler, **{name: _part(kind, parts) for name, kind in needed.items()})
+
+
+def _part(kind: type[Any], parts: Sequence[object]) -> object:
+    found = [part for part in parts if isinstance(part, kind)]
+    if len(found) != 1:
+        raise LookupError(f"there are {len(found)} parts of the class {kind.__name__}, and a handler needs one")
+    return found[0]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointServices:
+    """What the wrapper itself uses, for every route alike."""
+
+    settings: Settings
+    verifier: TokenVerifier
+    limiter: Limiter
+    active: ActiveCluster
+    outbox: Outbox
+    tracer: Tracer
+    tasks: RequestTasks
+    slow_uploads: ConcurrencyLimit
+    """Requests whose body takes its time."""
+    audit: AuditLog = field(default_factory=AuditLog)
+    meter: RequestMeter = field(default_factory=RequestMeter)
 
 
 class Endpoint:
     """The ASGI application of one route."""
 
-    def __init__(self, route: RouteSpec, service: Service) -> None:
+    def __init__(self, route: RouteSpec, services: EndpointServices, parts: Sequence[object]) -> None:
         self._route = route
-        self._service = service
-        settings = service.settings
+        self._services = services
+        self._handler = bind(route.handler, parts)
+        self._after = bind(route.after, parts) if route.after else None
+        settings = services.settings
         self._deadline_s = settings.submit_timeout_s if route.deadline == "submit" else settings.read_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(self._service, Request(scope, receive), request_id_of(scope))
-        scope["call"] = call  # the request's log line tells of it
+        call = Call(Request(scope, receive), request_id_of(scope))
+        scope["call"] = call  # for the request's log line
         with call.holds:
             await self._serve(call, scope, receive, send)
 
@@ -92,10 +177,10 @@ class Endpoint:
             response = await self._held_back(call, await self._answer(call))
         except asyncio.CancelledError:
             self._finish(call, step, CLIENT_GONE, started)
-            self._service.spawn(self._record(call, CLIENT_GONE, started, now))
+            self._services.tasks.spawn(self._record(call, CLIENT_GONE, started, now))
             raise
         self._finish(call, step, response.status_code, started)
-        # A client that goes away now was still served, and is still counted once: what is begun here is recorded.
+        # A client that goes away now was still served, and is still counted once.
         await self._record(call, response.status_code, started, now)
         if call.admission is not None:
             for name, value in call.admission.headers:
@@ -107,11 +192,11 @@ class Endpoint:
         deadline = asyncio.timeout(self._deadline_s)
         try:
             async with deadline:
-                call.pace = Pace(deadline, self._deadline_s, self._service.settings)
+                call.pace = Pace(deadline, self._deadline_s, self._services.settings, self._services.slow_uploads)
                 if self._route.tracked is None:
-                    return await self._route.handler(call)
-                call.principal = await self._service.verifier.verify(bearer_token(call.request.scope))
-                self._service.active.serve()
+                    return await self._handler(call)
+                call.principal = await self._services.verifier.verify(bearer_token(call.request.scope))
+                self._services.active.serve()
                 return await self._limited(call, call.principal)
         except ServiceError as met:
             error = met
@@ -128,21 +213,21 @@ class Endpoint:
         return InternalError("The service failed. The request id helps to find out why.")
 
     async def _held_back(self, call: Call, response: Response) -> Response:
-        """The answer once the caller need not wait for it any more. A fault meanwhile takes no answer that is there."""
-        if self._route.after is None:
+        """The answer once the caller need not wait any longer. A fault while it waits does not take the answer away."""
+        if self._after is None:
             return response
         try:
-            return await self._route.after(call, response)
+            return await self._after(call, response)
         except Exception:
             _log.exception("request %s could not wait", call.request_id)
             return response
 
     def _begin(self, call: Call) -> Step | None:
-        """The request's step in a trace. Probes and scrapes have none: they would be most of all traces."""
+        """The request's step in a trace. Probes and scrapes have none: they would fill the traces."""
         if self._route.tracked is None:
             return None
         parent = call.request.headers.get("traceparent")
-        step = self._service.tracer.step(f"{self._route.method} {self._route.path}", parent, Kind.SERVER)
+        step = self._services.tracer.step(self._route.name, parent, Kind.SERVER)
         call.traceparent = step.traceparent
         return step
 
@@ -156,9 +241,9 @@ class Endpoint:
 
     def _end(self, call: Call, step: Step | None, status: int, started: float) -> None:
         latency_ms = (time.perf_counter() - started - call.waited_s) * 1000
-        self._service.requests.observe(self._route.path, self._route.method, status, latency_ms, call.refusal)
+        self._services.meter.observe(self._route.path, self._route.method, status, latency_ms, call.refusal)
         if call.refusal and call.admission is not None and call.admission.refused_by:
-            self._service.requests.limited(call.admission.refused_by, self._route.asked)
+            self._services.meter.limited(call.admission.refused_by, self._route.rate_class)
         if step is not None:
             facts = {"http.route": self._route.path, "request.id": call.request_id, "job.id": call.job_id}
             facts["model"] = call.model
@@ -166,14 +251,14 @@ class Endpoint:
 
     async def _limited(self, call: Call, principal: Principal) -> Response:
         """A refusal of the limiter comes before any other problem."""
-        admission = call.admission = self._service.limiter.ask(principal, self._route.asked)
+        admission = call.admission = self._services.limiter.ask(principal, self._route.rate_class)
         if not self._route.overlaps:
             await admission.granted()
             if self._route.admin and not principal.is_admin:
                 raise AdminRequired("Your token names no role that makes you an admin here.")
             return await self._handled(call, admission)
         try:
-            response = await self._route.handler(call)
+            response = await self._handler(call)
         except Exception:
             await admission.granted()
             raise
@@ -184,12 +269,12 @@ class Endpoint:
         return response
 
     async def _handled(self, call: Call, admission: Admission) -> Response:
-        """What the handler answers. A submit that made nothing costs nothing of the day's quota, unless nobody can tell
-        whether it did: accepting had begun, and its reply was lost or not waited for."""
-        if self._route.asked != "submit":
-            return await self._route.handler(call)
+        """The handler's answer. A submit that made nothing does not count in the day's quota, unless it is unknown
+        whether it made something: accepting had begun, and its reply was lost or not awaited."""
+        if self._route.rate_class != "submit":
+            return await self._handler(call)
         try:
-            response = await self._route.handler(call)
+            response = await self._handler(call)
         except ServiceError as error:
             is_unknown = call.accepting and isinstance(error, TrackerUnavailable)
             if not call.accepted and not is_unknown:
@@ -197,7 +282,7 @@ class Endpoint:
             raise
         except BaseException:
             if not call.accepting:
-                self._service.spawn(admission.refund())
+                self._services.tasks.spawn(admission.refund())
             raise
         if not call.accepted:
             await admission.refund()
@@ -205,21 +290,31 @@ class Endpoint:
 
     def _audit(self, call: Call, status: int) -> None:
         route = self._route
-        if status in REFUSALS:  # of the routes without usage only the one for scrapers refuses anybody
-            scrape = route.tracked is None
-            self._service.audit.refused(call, f"{route.method} {route.path}", status, scrape=scrape)
-            return
         decides = route.admin and route.method != "GET" and call.principal is not None and call.principal.is_admin
-        if decides or call.acts_as_admin:
-            self._service.audit.acted(call, f"{route.method} {route.path}", status)
+        if status not in REFUSALS and not decides and not call.acts_as_admin:
+            return
+        request = AuditedRequest(
+            route=route.name,
+            status=status,
+            principal=call.principal,
+            address=call.address,
+            request_id=call.request_id,
+            target=call.target,
+            refusal=call.refusal,
+            forwarded_for=call.request.headers.get("x-forwarded-for", ""),
+        )
+        if status in REFUSALS:  # of the open routes only /metrics refuses anybody
+            self._services.audit.refused(request, scrape=route.tracked is None)
+        else:
+            self._services.audit.acted(request)
 
     async def _record(self, call: Call, status: int, started: float, now: float) -> None:
-        """Tell the outbox. Whatever fails, the answer still goes out, for what it tells of has happened; the loss is
-        logged."""
+        """Put the usage event into the outbox. Should that fail, the answer still goes out, because the work was done,
+        and the loss is logged."""
         if self._route.tracked is None or call.principal is None:
             return
         try:
-            await self._service.outbox.record(self._event(call, call.principal, status, started, now))
+            await self._services.outbox.record(self._event(call, call.principal, status, started, now))
         except Exception as error:
             _log.error("usage event of request %s is lost: %r", call.request_id, error)
 
@@ -274,39 +369,3 @@ class OneSpelling:
         if scope["type"] == "http" and len(path := scope["path"]) > 1 and path.endswith("/"):
             scope = {**scope, "path": path[:-1]}
         await self._application(scope, receive, send)
-
-
-async def send_response(response: Response, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send with the headers that every answer has."""
-    response.headers["X-Request-ID"] = request_id
-    for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
-    await response(scope, receive, send)
-
-
-def request_id_of(scope: Scope) -> str:
-    """The caller's X-Request-ID when it is safe to log and echo, else a new one; one request keeps one."""
-    if "request_id" not in scope:
-        scope["request_id"] = usable_request_id(header_of(scope, b"x-request-id"))
-    return str(scope["request_id"])
-
-
-def header_of(scope: Scope, name: bytes) -> str | None:
-    """The first header of this name, in lower case; None without one."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return str(value.decode("latin-1"))
-    return None
-
-
-def bearer_token(scope: Scope) -> str:
-    """The token of the Authorization header (RFC 6750). Raises `TokenMissing`, `TokenInvalid`."""
-    values = [value for name, value in scope["headers"] if name == b"authorization"]
-    if not values:
-        raise TokenMissing("Send the header Authorization: Bearer with an access token.")
-    if len(values) > 1:
-        raise TokenInvalid("Send one Authorization header.")
-    scheme, _, token = values[0].decode("latin-1").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise TokenMissing("Send the header Authorization: Bearer with an access token.")
-    return str(token.strip())

@@ -1,33 +1,94 @@
-"""Keeps the background tasks of a gateway replica running: one that ends is begun again after a pause, and a replica
-that cannot keep one up says so, because it would go on as half a gateway."""
+"""The tasks of a gateway replica: those that run as long as it does, those that outlive a request, and the signal that
+ends them.
+
+A background task that ends is started again after a pause. A replica that cannot keep one running fails its health
+check, because it would go on as half a gateway.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from ray.serve import metrics
 
 from serve_app.connections import end_tasks
 from serve_app.errors import ReplicaLost
-from serve_app.gateway.live.departure import Departure
+from serve_app.library_internals import replica_is_leaving
 
+LOOK_S: Final = 0.25
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
 ENDS_MAX: Final = 5
-"""Ends in a row after which a task is failing: the pauses between them are eight seconds, more than a blip."""
+"""Ends in a row after which a task is failing: the pauses between them add up to eight seconds, more than a blip."""
 STEADY_S: Final = 60.0
-"""A task that has run for so long is well: what ends it then is a new fault. More than the longest pause."""
+"""After so long without an end, the next one counts as the first. More than the longest pause."""
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class ShutdownSignal:
+    """Set once, when this replica is asked to stop. A request that is held open for its caller ends then; the caller
+    comes back to another replica.
+
+    Serve lets open requests end before it calls anything of ours, so the replica has to look for itself.
+    """
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            if replica_is_leaving():
+                self.set()
+            await asyncio.sleep(LOOK_S)
+
+    def set(self) -> None:
+        """The replica stops."""
+        self._event.set()
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the replica stops."""
+        return self._event.is_set()
+
+    async def wait(self) -> None:
+        """Return when the replica stops."""
+        await self._event.wait()
+
+
+class RequestTasks:
+    """Work that runs to its end even when the request that started it is cancelled."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    async def finish(self) -> None:
+        """Return when all have ended."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved, so that asyncio does not report it as lost when the caller has gone
 
 
 @dataclass(slots=True)
 class _Kept:
-    """What is known of one task."""
+    """The state of one task."""
 
     begun: float
     ends: int = 0
@@ -38,10 +99,10 @@ class _Kept:
 
 class Supervisor:
     """One per gateway replica. Each task is a function that runs until it is cancelled; one that returns has ended too,
-    unless the replica goes."""
+    unless the replica stops."""
 
-    def __init__(self, departure: Departure) -> None:
-        self._departure = departure
+    def __init__(self, shutdown: ShutdownSignal) -> None:
+        self._shutdown = shutdown
         self._kept: dict[str, _Kept] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._restarts = metrics.Counter(
@@ -76,7 +137,7 @@ class Supervisor:
                 await run()
             except (Exception, asyncio.CancelledError) as met:
                 error = met
-            if me is None or me.cancelling() or (error is None and self._departure.is_told):
+            if me is None or me.cancelling() or (error is None and self._shutdown.is_set):
                 return
             kept.ends = 1 if _now() - kept.begun >= STEADY_S else kept.ends + 1
             kept.reason = repr(error) if error else "it returned"

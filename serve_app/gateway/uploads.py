@@ -1,34 +1,39 @@
-"""How many request bytes one gateway replica holds at once, of all and of one user, and how slowly they may come."""
+"""How many bytes of images one gateway replica holds at once, of all users and of one, and how slowly they may come."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Final
 
 from serve_app.errors import DeadlineExceeded, ServiceError, StoreFull
+from serve_app.gateway.ratelimit import ConcurrencyLimit
+from serve_app.images.fetch import fetch
 from serve_app.settings import Settings
 
 RETRY_AFTER_S: Final = 2
 GRACE_S: Final = 10.0
-"""A body's time before its rate counts: connections begin slowly, and links stall."""
+"""A body's rate counts after this time: connections begin slowly, and links stall."""
 SILENCE_S: Final = 60.0
-"""Most time without a byte of a body: what came fast at first buys no long silence."""
+"""Longest pause within a body, however fast it came before."""
 SLOW_AFTER_S: Final = 2.0
-"""A body that is not in by then is a slow one: of those only so many are open at once."""
+"""A body that takes longer is a slow one, of which only so many may be open at once."""
 SLOW_MAX: Final = 48
-"""Of one replica, which takes 256 requests: with those who wait (`live.places`) a fifth is left to the others."""
+"""Of one replica, which takes 256 requests: beside the waits and streams (`live.py`) a fifth is left to the others."""
 SLOW_MAX_PER_USER: Final = 16
 SLOW_RETRY_AFTER_S: Final = 10
+FETCHES_MAX: Final = 64
+"""Of one replica at once. Their bytes count with the uploads."""
+FETCHES_MAX_PER_USER: Final = 8
 
 
 class UploadBudget:
     """A bound on the bytes of all requests in flight, so that many large uploads cannot take the replica's memory.
 
-    Bytes count as they arrive, never as they are declared, and those of one user up to `per_user`: who declares much
-    and sends little holds little.
+    Bytes count as they arrive, never as they are declared: a client that declares much and sends little holds little.
+    One user may hold up to `per_user` of them.
     """
 
     def __init__(self, limit: int, per_user: int) -> None:
@@ -82,20 +87,20 @@ class UploadShare:
 
 
 class Pace:
-    """The time of a request: of its body a least rate and a total, and from the body's end on the deadline of the work.
+    """The time of a request: the body has a minimum rate and a total, and from its end on the work has a deadline.
 
-    Moves the deadline of the block that the request runs in. Before a body begins to arrive it is that of the work.
+    Moves the deadline of the block that the request runs in. Until a body begins to arrive, that is the work's.
     """
 
-    def __init__(self, deadline: asyncio.Timeout, work_s: float, settings: Settings) -> None:
-        self._deadline, self._work_s = deadline, work_s
+    def __init__(self, deadline: asyncio.Timeout, work_s: float, settings: Settings, slow: ConcurrencyLimit) -> None:
+        self._deadline, self._work_s, self._slow = deadline, work_s, slow
         self._rate, self._total_s = settings.upload_min_bytes_per_s, settings.upload_timeout_s
         self._grace_s = min(GRACE_S, work_s)
         self._begun: float | None = None
         self._is_given_up = False
 
     def arrived(self, total: int) -> None:
-        """So many bytes of the body are here; 0 when it begins."""
+        """`total` bytes of the body have arrived; 0 when it begins."""
         now = asyncio.get_running_loop().time()
         if self._begun is None:
             self._begun = now
@@ -103,7 +108,7 @@ class Pace:
         self._move(min(by_rate, now + SILENCE_S))
 
     def ended(self) -> None:
-        """The body is in."""
+        """The whole body has arrived."""
         self._begun = None
         self._move(asyncio.get_running_loop().time() + self._work_s)
 
@@ -116,14 +121,17 @@ class Pace:
         """Call back once the body has taken longer than a usual one."""
         return asyncio.get_running_loop().call_later(SLOW_AFTER_S, callback)
 
-    def give_up(self) -> None:
-        """End the request: there is no place for a slow body."""
+    def take_slow_place(self, owner: str, holds: ExitStack) -> None:
+        """Count the body as a slow one until `holds` is closed. Without a free place the request ends now: nothing may
+        arrive any more that would give it another chance to end."""
+        if holds.enter_context(self._slow.take(owner)):
+            return
         self._move(asyncio.get_running_loop().time())
         self._is_given_up = True
 
     @property
     def problem(self) -> ServiceError:
-        """What was too late, once the deadline has passed."""
+        """The problem to answer once the deadline has passed."""
         if self._is_given_up:
             return StoreFull(
                 f"You have {SLOW_MAX_PER_USER} slow uploads under way here, or all users {SLOW_MAX}. Send some later.",
@@ -138,7 +146,7 @@ class Pace:
 
 
 class Turns:
-    """A bound on what runs at once, all and of one user. Who finds no place waits for one."""
+    """A bound on what runs at once, all and of one user. When it is reached, the next one waits for its turn."""
 
     def __init__(self, limit: int, per_user: int) -> None:
         self._all = asyncio.Semaphore(limit)
@@ -157,3 +165,19 @@ class Turns:
             users[0] -= 1
             if not users[0]:
                 del self._lines[owner]
+
+
+class ImageFetcher:
+    """Fetches images from the URLs of users: a slow server holds turns of its user alone."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._turns = Turns(FETCHES_MAX, FETCHES_MAX_PER_USER)
+
+    async def fetch(self, url: str, owner: str, share: UploadShare) -> bytes:
+        """The image behind the URL, once it is the user's turn. Its bytes count while they arrive.
+
+        Raises as `images.fetch.fetch`, and `StoreFull`.
+        """
+        async with self._turns.take(owner):
+            return await fetch(url, self._settings, owner=owner, arrived=share.reach)

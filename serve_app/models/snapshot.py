@@ -83,7 +83,7 @@ def locate(settings: Settings, cache: Path | None = None) -> Snapshot:
     `cache` takes the place of huggingface_hub's own for `hugging_face`.
     """
     if settings.model_source == "demo":
-        return _complete(Snapshot(DEMO_FOLDER, DEMO_ID, "", demo=True), "run scripts/train_demo_model.py")
+        return _complete(Snapshot(DEMO_FOLDER, DEMO_ID, "", demo=True), "run make train-demo")
     fetch = f"hf download {settings.model_id}"
     if settings.model_revision:
         fetch += f" --revision {settings.model_revision}"

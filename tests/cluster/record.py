@@ -9,7 +9,7 @@ import time
 import tomllib
 
 from load import Account, Load, as_record
-from loadtest.figures import TARGETS, Figure
+from loadtest.results import TARGETS, Result
 from real_cluster import ROOT, Json
 
 FILE = ROOT / "build" / "test-cluster.json"
@@ -88,9 +88,9 @@ class Record:
         FILE.parent.mkdir(parents=True, exist_ok=True)
         FILE.write_text(json.dumps(document, indent=2) + "\n")
 
-    def _figure(self, name: str, values: list[float]) -> Figure:
+    def _figure(self, name: str, values: list[float]) -> Result:
         row = self._rows[name]
-        return Figure(name, values, row.get("at_least"), row.get("at_most"))
+        return Result(name, values, row.get("at_least"), row.get("at_most"))
 
 
 def _unit(name: str) -> str:

@@ -17,7 +17,7 @@ from real_cluster import Json, RealCluster, wait
 from record import Record
 from traefik import Edge
 
-from serve_app.gateway.live.stream import PING_S, RECONNECT_MS
+from serve_app.gateway.live import PING_S, RECONNECT_MS
 from serve_app.settings import Settings
 
 STREAM_S: Final = 600.0

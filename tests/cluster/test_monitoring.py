@@ -21,7 +21,7 @@ from monitoring import METRIC, dashboard_expressions, rules
 from observed import Observed, observed
 from real_cluster import MODEL, Json, RealCluster, wait
 
-from serve_app.gateway.tokens import principal_of
+from serve_app.gateway.auth import principal_of
 from serve_app.settings import Settings
 
 FIRES_S = 90.0

@@ -10,10 +10,9 @@ import pytest
 import yaml
 from overlays import ROOT
 
-from serve_app.gateway.live.prefer import WAIT_MAX_S
-from serve_app.gateway.live.stream import PING_S
-from serve_app.gateway.routes import ROUTES
-from serve_app.gateway.tokens import TOKEN_MAX_BYTES
+from serve_app.gateway.auth import TOKEN_MAX_BYTES
+from serve_app.gateway.live import PING_S, WAIT_MAX_S
+from serve_app.gateway.routes.table import ROUTES
 from serve_app.gateway.uploads import GRACE_S
 from serve_app.local.cluster import Cluster
 from serve_app.settings import Settings

@@ -13,8 +13,7 @@ import yaml
 from manifests.application import built, faults
 
 from serve_app.app import LEAVING_S, Gateway
-from serve_app.gateway.live.places import STREAMS_MAX, WAITS_MAX
-from serve_app.gateway.live.prefer import WAIT_MAX_S
+from serve_app.gateway.live import STREAMS_MAX, WAIT_MAX_S, WAITS_MAX
 from serve_app.gateway.uploads import SLOW_MAX
 from serve_app.proxy import CONNECTION_MAX_AGE_S
 from serve_app.settings import Settings

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import httpx2
 
-from serve_app.gateway.tokens import TOKEN_MAX_BYTES
+from serve_app.gateway.auth import TOKEN_MAX_BYTES
 
 PATH = "/api/v1/models"
 

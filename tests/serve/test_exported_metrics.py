@@ -11,7 +11,7 @@ from monitoring import METRIC, dashboard_expressions, rules
 from running_service import METRICS_TOKEN, RunningService
 from service_client import Client, connected
 
-from serve_app.gateway.tokens import principal_of
+from serve_app.gateway.auth import principal_of
 from serve_app.settings import Settings
 
 

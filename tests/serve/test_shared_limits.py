@@ -12,8 +12,8 @@ from loadtest.service import EXPORT_DEADLINE_S
 from running_service import GATEWAYS, RunningService
 from service_client import CONNECTIONS, Client, connected, until
 
-from serve_app.gateway.limits.limiter import BURST_S
-from serve_app.gateway.tokens import principal_of
+from serve_app.gateway.auth import principal_of
+from serve_app.gateway.ratelimit import BURST_S
 from serve_app.settings import Settings
 
 PER_SECOND: Final = 40.0

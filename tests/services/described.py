@@ -11,10 +11,9 @@ from jsonschema_rs import Draft202012Validator
 from starlette.routing import compile_path
 
 from serve_app.contracts import Json
-from serve_app.gateway.description.publish import describe
-from serve_app.gateway.routes import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
+from serve_app.gateway.routes.table import description
 
-DOCUMENT: Final[Json] = json.loads(describe(ROUTES, EVERY_ROUTE, EVERY_AUTHENTICATED_ROUTE).document)
+DOCUMENT: Final[Json] = json.loads(description().document)
 PATHS: Final = [(compile_path(path)[0], methods) for path, methods in DOCUMENT["paths"].items()]
 
 

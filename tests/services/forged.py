@@ -16,8 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 from jwt.utils import base64url_decode, base64url_encode
 
-from serve_app.gateway.claims import LEEWAY_S
-from serve_app.gateway.tokens import SUBJECT_MAX_CHARACTERS, TOKEN_MAX_BYTES
+from serve_app.gateway.auth import LEEWAY_S, SUBJECT_MAX_CHARACTERS, TOKEN_MAX_BYTES
 from serve_app.local.issuer import Issuer
 
 Forge = Callable[[Issuer], bytes]

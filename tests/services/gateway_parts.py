@@ -19,9 +19,8 @@ from waiting import until
 from serve_app.connections import connect_redis
 from serve_app.contracts import Failure, Json, ModelCard, Outcome, Output, ReplicaCard, Task
 from serve_app.errors import ReplicaLost
-from serve_app.gateway.application import build_gateway
-from serve_app.gateway.service import Service
-from serve_app.gateway.tokens import principal_of
+from serve_app.gateway.app import Gateway, build_gateway
+from serve_app.gateway.auth import principal_of
 from serve_app.images.store import ImageStore
 from serve_app.jobs.limits import MAX_DELIVERIES
 from serve_app.jobs.store import JobStore
@@ -210,17 +209,16 @@ def audit_lines(caplog: pytest.LogCaptureFixture) -> list[Json]:
     return [json.loads(record.message) for record in caplog.records if record.name == "serve_app.audit"]
 
 
-def service_of(gateway: Running) -> Service:
+def service_of(gateway: Running) -> Gateway:
     """The parts of the gateway, to see what it holds."""
-    [endpoint] = {route.endpoint for route in gateway.application.routes if route.path == "/livez"}  # type: ignore[attr-defined]
-    service: Service = endpoint._methods["GET"]._service
-    return service
+    parts: Gateway = gateway.application.state.gateway
+    return parts
 
 
 async def held_back(gateway: Running, count: int = 1) -> None:
     """Return when so many requests wait."""
     service = service_of(gateway)
-    await until(lambda: service.waits.taken.total() == count)
+    await until(lambda: service.watch.waits.taken.total() == count)
 
 
 def failed(slug: str, detail: str) -> Callable[[Task], Outcome]:

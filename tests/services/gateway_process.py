@@ -11,7 +11,7 @@ import sys
 from gateway_parts import IMAGE_MODEL, NO_TRACES, VERSION, Answering
 from pydantic import SecretStr
 
-from serve_app.gateway.application import build_gateway
+from serve_app.gateway.app import build_gateway
 from serve_app.jobs import limits
 from serve_app.settings import Settings
 

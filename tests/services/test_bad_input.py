@@ -15,7 +15,7 @@ import pytest
 from forged import FAMILIES, Forge
 from gateway_parts import PICTURE, Running, running_gateway
 
-from serve_app.gateway.routes import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
+from serve_app.gateway.routes.table import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
 from serve_app.local.issuer import DevIssuerServer, Issuer
 from serve_app.settings import Settings
 from tests.unit.test_images_header import TOO_LARGE, UNREADABLE, UNSUPPORTED

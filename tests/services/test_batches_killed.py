@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.contracts import Json
-from serve_app.gateway.batches import fetcher
+from serve_app.gateway.background import url_fetcher
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
@@ -62,7 +62,7 @@ async def test_a_killed_gateway_leaves_its_items_to_others(
     web = Web()
     async with serving(web) as url:
         host = url.removeprefix("http://")
-        monkeypatch.setattr(fetcher, "AT_ONCE", 0)  # this one accepts only
+        monkeypatch.setattr(url_fetcher, "AT_ONCE", 0)  # this one accepts only
         async with running_gateway(settings, authority, image_url_private_hosts=(host,), **RATES) as first:
             items = [{"image_url": f"{url}/{place}"} for place in range(ITEMS)]
             batch_id = (await first.post("/api/v1/batches", json={"items": items})).json()["batch_id"]
@@ -82,7 +82,7 @@ async def test_a_killed_gateway_leaves_its_items_to_others(
             left = await counts(first, batch_id)
             assert 4 <= left["fetching"] < ITEMS
         web.open.set()
-        monkeypatch.setattr(fetcher, "AT_ONCE", 4)
+        monkeypatch.setattr(url_fetcher, "AT_ONCE", 4)
         async with running_gateway(settings, authority, image_url_private_hosts=(host,), **RATES) as second:
             await until(lambda: counts(second, batch_id), 60, fits=lambda found: found["completed"] == ITEMS)
             ledger = await second.redis.hgetall(f"ledger:{IMAGE_MODEL.name}")

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from serve_app.cli.main import commands
 from serve_app.cli.up import _try_sample
-from serve_app.gateway.tokens import principal_of
+from serve_app.gateway.auth import principal_of
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.server import free_port
 from serve_app.local.valkey import Valkey

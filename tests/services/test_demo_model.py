@@ -6,10 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from demo_model.pictures import HELD_OUT, HELD_OUT_SIZE, OUTSIDE, TRAINING, Conditions, held_out, training
+from demo_model.scenes import LABELS, cat
 from PIL import Image
-from sem_textures.cat import cat
-from sem_textures.dataset import HELD_OUT_SIZE, LABELS, held_out, training
-from sem_textures.microscope import HELD_OUT, OUTSIDE, TRAINING, Conditions
 
 from serve_app.models.sem_classifier import Classification, ClassifierParams, SemClassifier
 from serve_app.models.snapshot import DEMO_FOLDER

@@ -20,8 +20,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from serve_app.errors import ImageUrlForbidden, StoreFull
-from serve_app.gateway.batches.fetcher import AT_ONCE_PER_USER
-from serve_app.gateway.service import FETCHES_MAX_PER_USER
+from serve_app.gateway.background.url_fetcher import AT_ONCE_PER_USER
+from serve_app.gateway.uploads import FETCHES_MAX_PER_USER
 from serve_app.images.fetch import fetch
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.outbound import connect
@@ -84,7 +84,7 @@ async def test_one_slow_server_holds_back_its_user_alone(settings: Settings, aut
             assert answer.status_code == 202, answer.text
         assert time.monotonic() - begun < 3
         assert server.hanging["ada"] == FETCHES_MAX_PER_USER
-        assert service_of(gateway).uploads.held == 0  # nothing has come, so nothing is held
+        assert service_of(gateway).budget.held == 0  # nothing has come, so nothing is held
         server.go_on.set()
         assert {answer.status_code for answer in await asyncio.gather(*asks)} == {202}
 

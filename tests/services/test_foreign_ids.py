@@ -10,9 +10,9 @@ import pytest
 from gateway_parts import Running, id_of
 
 from serve_app.contracts import Json
-from serve_app.gateway.description.operations import OPERATIONS, name_of, parameters_of
 from serve_app.gateway.endpoint import RouteSpec
-from serve_app.gateway.routes import ROUTES
+from serve_app.gateway.openapi import parameters_of
+from serve_app.gateway.routes.table import ROUTES
 
 OURS: Final = {"slug"}
 """Names in paths that are nobody's."""
@@ -47,7 +47,7 @@ async def ids_of_ada(gateway: Running) -> dict[str, str]:
 
 async def ask(gateway: Running, route: RouteSpec, ids: dict[str, str], user: str) -> httpx2.Response:
     """A request of the user with a body that passes, where the route takes one."""
-    example = OPERATIONS[name_of(route)].example
+    example = route.example
     body: Any = {"json": example} if example is not None else {}
     path = route.path.format_map({**ids, "slug": "job-unknown", "stop": "intake"})
     return await gateway.client.request(route.method, path, headers=gateway.bearer(user), **body)
@@ -58,7 +58,7 @@ def same_for_all(answer: httpx2.Response) -> Json:
     return {name: value for name, value in answer.json().items() if name not in ("instance", "request_id")}
 
 
-@pytest.mark.parametrize("route", OF_USERS, ids=name_of)
+@pytest.mark.parametrize("route", OF_USERS, ids=lambda route: route.name)
 async def test_a_foreign_one_is_as_one_that_never_was(gateway: Running, route: RouteSpec) -> None:
     ids = await ids_of_ada(gateway)
     names = parameters_of(route.path)
@@ -89,5 +89,5 @@ async def test_users_are_told_nothing_on_the_routes_of_admins(gateway: Running) 
     for route in OF_ADMINS:
         there = await ask(gateway, route, ids, "eve")
         nowhere = await ask(gateway, route, {name: "0" * 32 for name in parameters_of(route.path)}, "eve")
-        assert (there.status_code, nowhere.status_code) == (403, 403), name_of(route)
-        assert same_for_all(there) == same_for_all(nowhere), name_of(route)
+        assert (there.status_code, nowhere.status_code) == (403, 403), route.name
+        assert same_for_all(there) == same_for_all(nowhere), route.name

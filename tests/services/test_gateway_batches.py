@@ -35,9 +35,9 @@ from starlette.routing import Route
 
 from serve_app.contracts import JobInput, Json, Outcome, Task
 from serve_app.errors import StoreFull
-from serve_app.gateway import pieces, service
-from serve_app.gateway.batches import accept, fetcher, results
-from serve_app.gateway.batches.results import Table
+from serve_app.gateway import http
+from serve_app.gateway.background import url_fetcher
+from serve_app.gateway.routes import batches
 from serve_app.images.header import ImageHeader, inspect
 from serve_app.images.store import keep_input
 from serve_app.local.issuer import DevIssuerServer
@@ -180,7 +180,7 @@ async def test_a_fault_of_the_service_refuses_no_url(
             raise faults.pop()
         return inspect(data, asked)
 
-    monkeypatch.setattr(fetcher, "inspect", faulty)
+    monkeypatch.setattr(url_fetcher, "inspect", faulty)
     async with pictures_on_the_web() as web:
         hosts = (web.removeprefix("http://"),)
         async with running_gateway(settings, authority, image_url_private_hosts=hosts, **RATES) as gateway:
@@ -276,15 +276,15 @@ async def test_a_queue_without_room_for_all_refuses_the_batch_and_keeps_nothing(
 
 
 async def test_images_of_a_batch_are_stored_some_at_a_time(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    together = asyncio.Barrier(accept.STORED_AT_ONCE)
+    together = asyncio.Barrier(batches.STORED_AT_ONCE)
 
     async def keep_together(*of: Any) -> JobInput:
         async with asyncio.timeout(10):
             await together.wait()  # only so many at once come by
         return await keep_input(*of)
 
-    monkeypatch.setattr(accept, "keep_input", keep_together)
-    batch = await send(gateway, *[PICTURE] * (2 * accept.STORED_AT_ONCE))
+    monkeypatch.setattr(batches, "keep_input", keep_together)
+    batch = await send(gateway, *[PICTURE] * (2 * batches.STORED_AT_ONCE))
     assert batch.status_code == 202
     done = await ended(gateway, batch.json()["batch_id"])
     assert (done["size"], done["counts"]["completed"]) == (16, 16)
@@ -302,7 +302,7 @@ async def test_without_room_for_one_image_none_of_the_batch_stays(
         left.pop()
         return await keep_input(*of)
 
-    monkeypatch.setattr(accept, "keep_input", keep_ten)
+    monkeypatch.setattr(batches, "keep_input", keep_ten)
     refused = await send(gateway, *[PICTURE] * 20)
     assert (refused.status_code, refused.json()["type"]) == (503, "/problems/store-full")
     await until(lambda: gateway.redis.keys("blob:*"), fits=lambda found: found == [])
@@ -405,8 +405,8 @@ async def test_names_of_files_are_whole_in_csv_and_begin_no_formula_behind_a_sep
 
 def test_a_result_of_an_unknown_form_is_one_column() -> None:
     item = {"index": 0, "name": "a", "job_id": "j", "status": "COMPLETED", "problem": None, "result": {"a": 1}}
-    assert Table({}).head() == "index,name,job_id,status,problem,detail,result\r\n"
-    assert Table({}).row(item) == '0,a,j,COMPLETED,,,"{""a"": 1}"\r\n'
+    assert batches.ResultTable({}).head() == "index,name,job_id,status,problem,detail,result\r\n"
+    assert batches.ResultTable({}).row(item) == '0,a,j,COMPLETED,,,"{""a"": 1}"\r\n'
 
 
 async def test_results_outlive_the_records_of_their_jobs(tables: str, gateway: Running) -> None:
@@ -448,13 +448,13 @@ async def test_results_of_a_large_batch_that_have_expired_are_one_query(
         assert again == found
         assert cost == 5 * len(items)  # counted, and looked at for what has expired
         assert queries == [len(items) - 1]
-        assert service_of(gateway).older_results.held == 0
+        assert service_of(gateway).stored_results.budget.held == 0
 
 
 async def test_results_that_expire_while_they_are_read_are_in_the_answer(
     settings: Settings, authority: DevIssuerServer, tables: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "PIECE_ITEMS", 1)
+    monkeypatch.setattr(batches, "PIECE_ITEMS", 1)
     async with running_gateway(settings, authority, **RATES) as gateway:
         batch = (await send(gateway, PICTURE, PICTURE, PICTURE)).json()
         await ended(gateway, batch["batch_id"])
@@ -478,9 +478,9 @@ async def test_results_that_have_expired_are_held_by_a_user_up_to_a_share(tables
     ids = [item["job_id"] for item in batch["items"]]
     await until(partial(stored_outcomes, tables, ids))
     await gateway.redis.delete(*(f"job:{one}" for one in ids))
-    held = service_of(gateway).older_results
+    held = service_of(gateway).stored_results.budget
     with held.share(id_of(gateway, "ada")) as share:
-        share.reach(service.OLDER_RESULTS_MAX_BYTES // 2)
+        share.reach(batches.OLDER_RESULTS_MAX_BYTES // 2)
         refused = await gateway.get(batch["links"]["results"])
         assert (refused.status_code, refused.json()["type"]) == (503, "/problems/usage-unavailable")
     assert [one["result"] for one in await lines(gateway, batch["batch_id"])] == [RESULT]
@@ -509,8 +509,8 @@ async def cost_of_results(gateway: Running, batch_id: str) -> tuple[int, list[Js
 async def test_results_that_are_not_taken_in_time_break_off(
     gateway: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(results, "PIECE_ITEMS", 1)
-    monkeypatch.setattr(results, "WITHIN_S", 0.0)
+    monkeypatch.setattr(batches, "PIECE_ITEMS", 1)
+    monkeypatch.setattr(batches, "WITHIN_S", 0.0)
     batch = (await send(gateway, PICTURE, PICTURE)).json()
     await ended(gateway, batch["batch_id"])
     came: list[bytes] = []
@@ -577,7 +577,7 @@ async def test_a_job_removed_from_its_batch_has_no_result_there(gateway: Running
 
 async def test_results_that_break_off_are_no_whole_answer(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that takes nothing is cut off: the connection ends without the end of the answer."""
-    monkeypatch.setattr(pieces, "SEND_S", 0.2)
+    monkeypatch.setattr(http, "SEND_S", 0.2)
     batch = (await send(gateway, PICTURE)).json()
     sent: list[Json] = []
 

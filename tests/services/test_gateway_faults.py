@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.contracts import UsageEvent
+from serve_app.gateway.context import Call
 from serve_app.gateway.endpoint import Endpoint
-from serve_app.gateway.routes import ROUTES
-from serve_app.gateway.service import Call
+from serve_app.gateway.routes.table import ROUTES
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import Settings
@@ -95,7 +95,8 @@ async def test_an_answer_that_is_there_is_sent_also_where_waiting_for_more_fails
         raise ValueError("a defect")
 
     [submit] = [route for route in ROUTES if (route.method, route.path) == ("POST", "/api/v1/jobs")]
-    endpoint = Endpoint(replace(submit, after=breaks), service_of(gateway))
+    parts = service_of(gateway)
+    endpoint = Endpoint(replace(submit, after=breaks), parts.services, parts.parts)
     transport = httpx2.ASGITransport(Starlette(routes=[Route("/api/v1/jobs", endpoint)]))
     async with httpx2.AsyncClient(transport=transport, base_url="http://gateway") as client:
         answer = await client.post("/api/v1/jobs", headers=gateway.bearer(), json=WORDS)

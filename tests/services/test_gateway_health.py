@@ -16,12 +16,13 @@ from starlette.applications import Starlette
 
 from serve_app.app import Gateway
 from serve_app.errors import ReplicaLost
-from serve_app.gateway import application, supervisor
-from serve_app.gateway.batches.fetcher import Fetcher
-from serve_app.gateway.live.departure import Departure
-from serve_app.gateway.live.rates import Rates
-from serve_app.gateway.monitoring.meters import BreakerMeter
-from serve_app.gateway.monitoring.vitals import FRESH_S, Vitals
+from serve_app.gateway import app as application
+from serve_app.gateway import supervisor
+from serve_app.gateway.background.status_cache import FRESH_S, StatusCache
+from serve_app.gateway.background.throughput import Throughputs
+from serve_app.gateway.background.url_fetcher import UrlFetcher
+from serve_app.gateway.observability import BreakerMeter
+from serve_app.gateway.supervisor import ShutdownSignal
 from serve_app.jobs.dispatcher import Dispatcher
 from serve_app.jobs.store import JobStore
 from serve_app.local.issuer import DevIssuerServer
@@ -134,7 +135,7 @@ async def test_many_probes_are_one_look_at_redis(gateway: Running) -> None:
 
 
 async def test_a_look_is_renewed_and_outlives_a_probe_that_gives_up(redis: Redis, settings: Settings) -> None:
-    vitals = Vitals(JobStore(redis, settings), [IMAGE_MODEL.name])
+    vitals = StatusCache(JobStore(redis, settings), [IMAGE_MODEL.name])
     impatient = asyncio.create_task(vitals.latest())
     await asyncio.sleep(0)
     impatient.cancel()
@@ -166,7 +167,7 @@ async def test_every_background_task_of_a_gateway_is_begun_again_when_it_ends(
 
         return run_later
 
-    for kind in (Dispatcher, Writer, Sender, BreakerMeter, Rates, Departure, Fetcher):
+    for kind in (Dispatcher, Writer, Sender, BreakerMeter, Throughputs, ShutdownSignal, UrlFetcher):
         monkeypatch.setattr(kind, "run", fails_once(kind.run))
     monkeypatch.setattr(application, "_stop_claiming", fails_once(application._stop_claiming))
     async with running_gateway(settings, authority) as gateway:
@@ -174,7 +175,7 @@ async def test_every_background_task_of_a_gateway_is_begun_again_when_it_ends(
         assert len(failed) == len(BACKGROUND)
         document = (await gateway.client.get("/readyz?verbose")).json()
         assert document["background"] == dict.fromkeys(BACKGROUND, "ready")
-        service_of(gateway).departure.tell()
+        service_of(gateway).shutdown.set()
         await until(
             lambda: all(dispatcher._closing.is_set() for dispatcher in service_of(gateway).dispatchers.values())
         )
@@ -183,11 +184,11 @@ async def test_every_background_task_of_a_gateway_is_begun_again_when_it_ends(
 async def test_a_task_that_cannot_be_kept_up_is_named_by_readyz_and_fails_the_replica(
     settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(_: Rates) -> None:
+    async def broken(_: Throughputs) -> None:
         raise ValueError(SECRET)
 
     monkeypatch.setattr(supervisor, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(Rates, "run", broken)
+    monkeypatch.setattr(Throughputs, "run", broken)
     async with running_gateway(settings, authority) as gateway:
 
         async def failing() -> bool:

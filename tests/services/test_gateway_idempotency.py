@@ -82,7 +82,7 @@ async def test_a_url_is_not_fetched_again(gateway: Running, monkeypatch: pytest.
         asked.append(url)
         return PICTURE
 
-    monkeypatch.setattr("serve_app.gateway.submit.fetch", host)
+    monkeypatch.setattr("serve_app.gateway.uploads.fetch", host)
     answers = [await send(gateway, json={"image_url": "https://example.org/a.png"}) for _ in range(2)]
     assert answers[0].json() == answers[1].json()
     assert asked == ["https://example.org/a.png"]

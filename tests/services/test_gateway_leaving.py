@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from gateway_parts import running_gateway, service_of
 
-from serve_app.gateway import application
+from serve_app.gateway import app as application
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
@@ -18,7 +18,7 @@ async def test_who_is_told_to_go_claims_no_more_before_its_requests_have_ended(
     settings: Settings, authority: DevIssuerServer
 ) -> None:
     async with running_gateway(settings, authority) as leaving, running_gateway(settings, authority) as staying:
-        service_of(leaving).departure.tell()
+        service_of(leaving).shutdown.set()
         ids = await asyncio.gather(*(leaving.submit() for _ in range(JOBS)))
         jobs = await asyncio.gather(*map(leaving.ended, ids))
         assert {job["status"] for job in jobs} == {"COMPLETED"}
@@ -52,7 +52,7 @@ async def test_what_hangs_at_the_end_holds_the_replica_up_for_a_bounded_time(
         async with running_gateway(settings, authority) as gateway:
             service = service_of(gateway)
             service.supervisor.start("Stubborn", takes_no_cancellation)
-            service.spawn(never_closes())
+            service.tasks.spawn(never_closes())
             monkeypatch.setattr(service.writer, "close", never_closes)
             monkeypatch.setattr(service.outcomes, "close", closes)
             await asyncio.sleep(0)  # both have begun

@@ -14,7 +14,7 @@ from job_help import configured
 from pydantic import SecretStr, field_validator
 
 from serve_app.connections import COMMAND_TIMEOUT_S
-from serve_app.gateway.claims import LEEWAY_S
+from serve_app.gateway.auth import LEEWAY_S
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.valkey import Valkey
 from serve_app.models.registry import ModelConfig, card

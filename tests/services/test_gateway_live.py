@@ -31,9 +31,8 @@ from gateway_parts import (
 from job_help import claimed, submission
 
 from serve_app.contracts import Json, Outcome, Task
-from serve_app.gateway import pieces
-from serve_app.gateway.live import places, stream
-from serve_app.gateway.live.prefer import WAIT_MAX_S
+from serve_app.gateway import http, live
+from serve_app.gateway.live import WAIT_MAX_S
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
@@ -122,7 +121,7 @@ async def test_a_look_ends_when_the_job_does(shut: Running) -> None:
     answer = await asyncio.wait_for(looking, LONG_S)
     assert answer.json()["status"] == "COMPLETED"
     assert answer.headers["Preference-Applied"] == f"wait={WAIT_MAX_S}"
-    assert service_of(shut).waits.taken == {}
+    assert service_of(shut).watch.waits.taken == {}
 
 
 async def test_a_wait_is_longer_than_the_deadline_of_a_read(settings: Settings, authority: DevIssuerServer) -> None:
@@ -157,8 +156,8 @@ async def test_the_older_door_does_not_wait(shut: Running) -> None:
 
 async def test_more_than_may_wait_are_answered_at_once(shut: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = await shut.submit()
-    many = [asyncio.create_task(look(shut, job_id, "wait=20")) for _ in range(places.WAITS_MAX_PER_USER)]
-    await held_back(shut, places.WAITS_MAX_PER_USER)
+    many = [asyncio.create_task(look(shut, job_id, "wait=20")) for _ in range(live.WAITS_MAX_PER_USER)]
+    await held_back(shut, live.WAITS_MAX_PER_USER)
     answer = await asyncio.wait_for(look(shut, job_id, "wait=20"), LONG_S)
     assert "Preference-Applied" not in answer.headers
     assert not any(task.done() for task in many)
@@ -196,7 +195,7 @@ async def test_a_cancelled_job_is_told_to_who_waits(shut: Running, socket: httpx
 async def test_a_replica_that_goes_answers_who_waits(shut: Running) -> None:
     asking = asyncio.create_task(submit_and_wait(shut, "wait=20"))
     await held_back(shut)
-    service_of(shut).departure.tell()
+    service_of(shut).shutdown.set()
     assert (await asyncio.wait_for(asking, LONG_S)).status_code == 202
 
 
@@ -266,7 +265,7 @@ async def test_a_stream_tells_the_present_state_and_each_change(shut: Running, s
         assert await told.rest() == []
     usage = [event for event in await shut.usage() if event["endpoint_type"] == "job_events"]
     assert [(event["status_code"], event["job_id"]) for event in usage] == [(200, job_id)]
-    assert service_of(shut).streams.taken == {}
+    assert service_of(shut).watch.streams.taken == {}
 
 
 async def test_who_comes_back_is_not_told_again(shut: Running, socket: httpx2.AsyncClient) -> None:
@@ -313,7 +312,7 @@ async def test_streams_are_bounded_per_user(shut: Running, socket: httpx2.AsyncC
     headers, path = shut.bearer(), f"/api/v1/jobs/{job_id}/events"
     opened = [
         await socket.send(socket.build_request("GET", path, headers=headers), stream=True)
-        for _ in range(places.STREAMS_MAX_PER_USER)
+        for _ in range(live.STREAMS_MAX_PER_USER)
     ]
     assert {answer.status_code for answer in opened} == {200}
     refused = await socket.get(path, headers=headers)
@@ -324,7 +323,7 @@ async def test_streams_are_bounded_per_user(shut: Running, socket: httpx2.AsyncC
         await answer.aclose()
 
     async def free() -> bool:
-        return not service_of(shut).streams.taken
+        return not service_of(shut).watch.streams.taken
 
     await until(free)
 
@@ -332,14 +331,14 @@ async def test_streams_are_bounded_per_user(shut: Running, socket: httpx2.AsyncC
 async def test_head_has_no_stream(shut: Running, socket: httpx2.AsyncClient) -> None:
     answer = await socket.head(f"/api/v1/jobs/{await shut.submit()}/events", headers=shut.bearer())
     assert (answer.status_code, answer.content) == (200, b"")
-    assert service_of(shut).streams.taken == {}
+    assert service_of(shut).watch.streams.taken == {}
 
 
 async def test_a_quiet_stream_pings_and_ends_before_it_would_be_cut(
     settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "PING_S", 0.2)
-    monkeypatch.setattr(stream, "POLL_S", 0.1)
+    monkeypatch.setattr(live, "PING_S", 0.2)
+    monkeypatch.setattr(live, "POLL_S", 0.1)
     async with (
         running_gateway(settings, authority, stream_max_s=1.5) as gateway,
         listening(gateway.application) as url,
@@ -357,7 +356,7 @@ async def test_a_quiet_stream_pings_and_ends_before_it_would_be_cut(
 async def test_a_replica_that_goes_ends_its_streams(shut: Running, socket: httpx2.AsyncClient) -> None:
     async with events(shut, socket, await shut.submit()) as told:
         await told.next()
-        service_of(shut).departure.tell()
+        service_of(shut).shutdown.set()
         assert "COMPLETED" not in await asyncio.wait_for(told.rest(), LONG_S)
 
 
@@ -375,7 +374,7 @@ async def test_a_stream_outlives_the_job_redis(shut: Running, socket: httpx2.Asy
 async def test_a_caller_who_does_not_read_is_cut_off(
     settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "SEND_S", 0.2)
+    monkeypatch.setattr(http, "SEND_S", 0.2)
     async with running_gateway(settings, authority) as gateway:
         gateway.model.open.clear()
         path = f"/api/v1/jobs/{await gateway.submit()}/events"
@@ -395,7 +394,7 @@ async def test_a_caller_who_does_not_read_is_cut_off(
         scope = {"type": "http", "method": "GET", "path": path, "headers": headers, "query_string": b""}
         await asyncio.wait_for(gateway.application({**scope, "root_path": ""}, receive, send), LONG_S)
         assert started.is_set()
-        assert service_of(gateway).streams.taken == {}
+        assert service_of(gateway).watch.streams.taken == {}
 
 
 async def test_a_job_that_waits_knows_its_place(shut: Running) -> None:

@@ -12,7 +12,7 @@ import pytest
 from forged import FAMILIES
 from gateway_parts import Running, listening, running_gateway
 
-from serve_app.gateway.tokens import TOKEN_MAX_BYTES
+from serve_app.gateway.auth import TOKEN_MAX_BYTES
 from serve_app.local.issuer import DevIssuerServer, Issuer, SigningKeys, issuer_app
 from serve_app.settings import Settings
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serve_app.errors import KeysUnavailable, TokenInvalid
-from serve_app.gateway.keys import COOL_DOWN_S, DOCUMENT_MAX_BYTES, FAILURE_COOL_DOWN_S, FRESH_S, IssuerKeys
+from serve_app.gateway.jwks import COOL_DOWN_S, DOCUMENT_MAX_BYTES, FAILURE_COOL_DOWN_S, FRESH_S, IssuerKeys
 from serve_app.local.issuer import SigningKeys
 
 

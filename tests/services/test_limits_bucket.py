@@ -43,7 +43,7 @@ def client(valkey: Valkey) -> Iterator[Redis]:
 
 def ask(client: Redis, interval: int, times: list[int]) -> list[tuple[int, int]]:
     """(wait, missing) of a request at each time, in microseconds."""
-    reply = client.eval(read_script("serve_app.gateway.limits", "bucket") + DRIVER, 0, interval, json.dumps(times))
+    reply = client.eval(read_script("serve_app.gateway", "bucket") + DRIVER, 0, interval, json.dumps(times))
     return [(int(wait), int(missing)) for wait, missing in json.loads(reply)]
 
 
@@ -130,7 +130,7 @@ def test_a_bucket_that_owes_is_paid_by_time_whatever_the_clock_does(client: Redi
     room, missing = max(BURST_US, interval), more * interval
     owed = max(0, missing + interval - room)
     moments_later = [0, owed, max(0, owed - 1), -3_600_000_000]
-    script = read_script("serve_app.gateway.limits", "bucket") + DEBTOR
+    script = read_script("serve_app.gateway", "bucket") + DEBTOR
     reply = client.eval(script, 1, "rate:submit:debtor", interval, START_US, missing, json.dumps(moments_later))
     now, paid, almost, clock_back = json.loads(reply)
     assert (now, paid, almost) == (owed, 0, min(1, owed))

@@ -14,8 +14,7 @@ from gateway_parts import PICTURE, Running, failed, id_of, running_gateway, serv
 from redis.asyncio import Redis
 
 from serve_app.contracts import Json
-from serve_app.gateway.description.operations import OPERATIONS, name_of
-from serve_app.gateway.routes import ROUTES
+from serve_app.gateway.routes.table import ROUTES
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
@@ -67,7 +66,7 @@ async def test_a_blocked_user_costs_no_route_that_is_decided_first_anything(gate
     ids = await of_ada(gateway)
     await block(gateway, "ada")
     for route in DECIDED_FIRST:
-        example = {"job_id": ids["job_id"]} if "/jobs/" in route.path else OPERATIONS[name_of(route)].example
+        example = {"job_id": ids["job_id"]} if "/jobs/" in route.path else route.example
         path = route.path.format_map(ids)
 
         async with gateway.redis.monitor() as monitor:

@@ -46,7 +46,7 @@ async def test_one_that_comes_too_slowly_is_told_the_rate(gateway: Running) -> N
     assert (answer.status_code, answer.json()["type"]) == (504, "/problems/deadline-exceeded")
     assert "20,000 bytes a second" in answer.json()["detail"]
     assert time.monotonic() - begun < 3
-    assert service_of(gateway).uploads.held == 0
+    assert service_of(gateway).budget.held == 0
     assert await gateway.keys() == set()
 
 
@@ -105,7 +105,7 @@ async def stalled(
 
 async def test_who_declares_much_and_sends_little_keeps_nobody_out(gateway: Running) -> None:
     async with stalled(gateway, "ada", 8, HEAD):
-        uploading = service_of(gateway).uploads
+        uploading = service_of(gateway).budget
         assert uploading.held_by.total() == uploading.held < MIB
         await gateway.submit("bob", PICTURE + bytes(40 * MIB))
         await gateway.submit("ada")
@@ -187,4 +187,4 @@ async def test_what_came_fast_at_first_buys_no_long_silence(
         assert (answer.status_code, answer.json()["type"]) == (504, "/problems/deadline-exceeded")
         assert "without a pause of 0.3" in answer.json()["detail"]
         assert time.monotonic() - begun < 5
-        assert service_of(gateway).uploads.held == 0
+        assert service_of(gateway).budget.held == 0

@@ -25,7 +25,7 @@ from usage_rows import insert
 
 from serve_app.cli.main import commands
 from serve_app.contracts import Json
-from serve_app.gateway.usage.reports import Reports
+from serve_app.gateway.routes.usage import Reports
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.postgres import Postgres
 from serve_app.settings import Settings

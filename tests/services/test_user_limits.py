@@ -16,7 +16,7 @@ from job_help import configured
 
 from serve_app.connections import GroupingRedis, connect_redis
 from serve_app.contracts import Principal
-from serve_app.gateway.limits.limiter import Limiter
+from serve_app.gateway.ratelimit import Limiter
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import MIB, Settings
 

@@ -43,7 +43,7 @@ def good(fault: str = "model-replicas") -> Json:
         "ledger_after": {**LEDGER, "accepted": 5, "completed": 4, "dead": 1},
         "samples": [
             {"at": KILL, "waiting": 1, "leased": 2, "ledger": {**LEDGER, "accepted": 3}},
-            {"at": KILL, "away": "gone"},
+            {"at": KILL, "unavailable": "gone"},
         ],
         "outcomes": rows,
         "usage": [*ids, "hostile", "unseen"],

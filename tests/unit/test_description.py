@@ -13,43 +13,35 @@ from pydantic import BaseModel
 
 from serve_app.contracts import Json
 from serve_app.errors import JobError
-from serve_app.gateway.description.document import make_document
-from serve_app.gateway.description.examples import DETAILS, problems_shown
-from serve_app.gateway.description.headers import HEADERS
-from serve_app.gateway.description.operations import OPERATIONS, PATH_PARAMETERS, name_of, parameters_of
-from serve_app.gateway.description.publish import describe
 from serve_app.gateway.endpoint import RouteSpec
-from serve_app.gateway.routes import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
+from serve_app.gateway.openapi import HEADERS, PATH_PARAMETERS, make_document, parameters_of, problems_shown
+from serve_app.gateway.routes.table import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES, description
 
-PUBLISHED = describe(ROUTES, EVERY_ROUTE, EVERY_AUTHENTICATED_ROUTE)
+PUBLISHED = description()
 DOCUMENT: Json = json.loads(PUBLISHED.document)
 PAGE = PUBLISHED.page.decode()
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=name_of)
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
 def test_a_route_is_described(route: RouteSpec) -> None:
-    assert name_of(route) in OPERATIONS, (
-        f"{name_of(route)} has no description: give it an Operation in the module of its group in "
-        "serve_app/gateway/description/groups/"
-    )
     for name in parameters_of(route.path):
-        assert name in PATH_PARAMETERS, f"say in description/operations.py what {{{name}}} of {route.path} is"
-    operation = OPERATIONS[name_of(route)]
-    assert operation.example is not None or "application/json" not in operation.bodies, "its JSON body needs an example"
-    assert {*operation.headers, *operation.answer_headers} <= set(HEADERS), "describe its headers in headers.py"
+        assert name in PATH_PARAMETERS, f"say in openapi.py what {{{name}}} of {route.path} is"
+    assert route.example is not None or "application/json" not in route.bodies, "its JSON body needs an example"
+    assert {*route.headers, *route.answer_headers} <= set(HEADERS), "describe its headers in openapi.py"
     assert route.handler.__doc__, "its handler's docstring is what the page tells"
     assert route.path in DOCUMENT["paths"]
 
 
 def test_nothing_is_described_that_is_no_route() -> None:
-    assert set(OPERATIONS) == {name_of(route) for route in ROUTES}
     assert set(PATH_PARAMETERS) == {name for route in ROUTES for name in parameters_of(route.path)}
 
 
-def test_every_problem_has_an_example_of_its_own() -> None:
-    assert {one.slug for one in problems_shown()} == set(DETAILS), "give each problem a line in description/examples.py"
-    details = [detail for _, detail in DETAILS.values()]
-    assert len(set(details)) == len(details)
+def test_an_answer_has_no_field_that_its_schema_does_not_name() -> None:
+    shape = DOCUMENT["components"]["schemas"]["Job"]
+    assert shape["additionalProperties"] is False
+    assert "additionalProperties" not in DOCUMENT["components"]["schemas"]["UsageReport"] or (
+        DOCUMENT["components"]["schemas"]["UsageReport"]["additionalProperties"] is True
+    )
 
 
 def test_the_document_is_valid_openapi() -> None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm, get_default_algorithms, requires_cryptography
 from jwt.utils import base64url_encode
 
-from serve_app.gateway.keys import ALGORITHMS_OF_KEY, KEYS_MAX, RSA_ALGORITHMS, Key, usable_keys
+from serve_app.gateway.jwks import ALGORITHMS_OF_KEY, KEYS_MAX, RSA_ALGORITHMS, Key, usable_keys
 from serve_app.settings import TOKEN_ALGORITHMS, Settings
 
 RSA = rsa.generate_private_key(65537, 2048)

@@ -9,15 +9,17 @@ import pytest
 
 from serve_app.contracts import Failure, Job, JobStatus
 from serve_app.errors import InternalError, QueueFull, StoreFull, TokenInvalid, TokenMissing
-from serve_app.gateway import views
-from serve_app.gateway.application import SHUTDOWN_S
-from serve_app.gateway.problems import problem_response
-from serve_app.gateway.query import with_plus
-from serve_app.gateway.routes import ROUTES
+from serve_app.gateway.app import SHUTDOWN_S
+from serve_app.gateway.http import problem_response
+from serve_app.gateway.ratelimit import ConcurrencyLimit
+from serve_app.gateway.routes.table import ROUTES
+from serve_app.gateway.schemas import jobs as views
+from serve_app.gateway.schemas.common import timestamp, timestamp_or_none, with_plus
 from serve_app.gateway.uploads import SILENCE_S, Pace, UploadBudget, UploadShare
 from serve_app.jobs.dispatcher import CLOSE_S, GIVE_BACK_S
 from serve_app.settings import MIB, Settings
 
+SLOW = ConcurrencyLimit(1, 1)
 OPEN = {"/api/v1/version", "/health", "/__health", "/livez", "/readyz", "/healthz", "/metrics"}
 OPEN |= {"/openapi.json", "/docs", "/problems/{slug}"}
 
@@ -59,9 +61,9 @@ def test_an_ended_job_tells_until_when_its_record_is_there_unless_it_is_dead() -
 
 
 def test_times_are_utc_to_the_millisecond() -> None:
-    assert views.timestamp(1_767_225_600_123) == "2026-01-01T00:00:00.123Z"
-    assert views.timestamp(1_767_225_600_000) == "2026-01-01T00:00:00.000Z"
-    assert views.timestamp(None) is None
+    assert timestamp(1_767_225_600_123) == "2026-01-01T00:00:00.123Z"
+    assert timestamp(1_767_225_600_000) == "2026-01-01T00:00:00.000Z"
+    assert timestamp_or_none(None) is None
 
 
 def test_a_problem_has_the_headers_its_status_asks_for() -> None:
@@ -138,11 +140,11 @@ def test_a_space_where_the_plus_of_an_offset_was_is_read_as_it(sent: object, mea
 async def test_a_body_has_its_rate_its_longest_pause_and_its_total_and_a_deadline_that_has_passed_stays() -> None:
     async with asyncio.timeout(None) as deadline:
         await asyncio.sleep(0)
-        short = Pace(deadline, 30, Settings(upload_timeout_s=50))
+        short = Pace(deadline, 30, Settings(upload_timeout_s=50), SLOW)
         short.arrived(0)
         short.arrived(10**12)
         assert deadline.when() == pytest.approx(asyncio.get_running_loop().time() + 50, abs=0.5)
-        pace = Pace(deadline, 30, Settings())
+        pace = Pace(deadline, 30, Settings(), SLOW)
         pace.arrived(0)
         pace.arrived(64_000)
         assert deadline.when() == pytest.approx(asyncio.get_running_loop().time() + 12, abs=0.5)
@@ -156,7 +158,7 @@ async def test_a_body_has_its_rate_its_longest_pause_and_its_total_and_a_deadlin
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                Pace(deadline, 30, Settings()).arrived(1)
+                Pace(deadline, 30, Settings(), SLOW).arrived(1)
                 raise
 
     with pytest.raises(TimeoutError):

@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.contracts import Principal
 from serve_app.errors import TokenInvalid
-from serve_app.gateway.tokens import SUBJECT_MAX_CHARACTERS, principal_of
+from serve_app.gateway.auth import SUBJECT_MAX_CHARACTERS, principal_of
 from serve_app.settings import Settings
 
 

@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import Request
 
 from serve_app.errors import IdempotencyKeyInvalid
-from serve_app.gateway.operations.idempotency import identify, read_key
+from serve_app.gateway.idempotency import identify, read_key
 
 UUID = "8e03978e-40d5-43e8-bc93-6894a57f9324"
 
@@ -34,7 +34,7 @@ def call(*values: str, user: str = "ada", path: str = "/api/v1/jobs") -> Any:
     ],
 )
 def test_a_text_in_quotes_and_a_bare_word_are_keys(value: str, key: str) -> None:
-    assert read_key(call(value)) == key
+    assert read_key(call(value).request) == key
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,13 @@ def test_a_text_in_quotes_and_a_bare_word_are_keys(value: str, key: str) -> None
 )
 def test_nothing_else_is(value: str) -> None:
     with pytest.raises(IdempotencyKeyInvalid):
-        read_key(call(value))
+        read_key(call(value).request)
 
 
 def test_one_key_or_none() -> None:
-    assert read_key(call()) is None
+    assert read_key(call().request) is None
     with pytest.raises(IdempotencyKeyInvalid):
-        read_key(call("a", "a"))
+        read_key(call("a", "a").request)
 
 
 async def test_a_key_is_its_users_and_its_routes_and_the_fingerprint_is_of_all_that_is_asked() -> None:

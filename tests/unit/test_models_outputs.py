@@ -6,7 +6,7 @@ import pytest
 
 from serve_app.contracts import Job, JobStatus, Output
 from serve_app.errors import ModelRejected
-from serve_app.gateway.operations.outputs import _names
+from serve_app.gateway.routes.jobs import _output_names
 from serve_app.models.contract import OUTPUTS_MAX, Answer, ResultWithOutputs
 from tests.toy_files import Bright
 
@@ -64,4 +64,4 @@ def test_the_list_is_part_of_the_schema() -> None:
 def test_only_listed_files_of_a_completed_job_are_given(
     status: JobStatus, result: dict[str, object] | None, names: set[str]
 ) -> None:
-    assert _names(Job("id", "o", "m", status, {}, None, 0, result=result)) == names
+    assert _output_names(Job("id", "o", "m", status, {}, None, 0, result=result)) == names

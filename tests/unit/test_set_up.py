@@ -41,7 +41,7 @@ def test_an_older_python_can_read_it_and_needs_nothing_else(source: Path) -> Non
 
 @pytest.mark.parametrize(("version", "fits"), [((3, 10), False), ((3, 11), True), ((3, 13), True), ((3, 14), False)])
 def test_the_pythons_with_wheels_fit(version: tuple[int, int], fits: bool) -> None:
-    assert dev.fits(version) is fits
+    assert environment.fits(version) is fits
 
 
 def command_in(folder: Path, name: str, script: str) -> None:
@@ -55,15 +55,15 @@ def test_a_shim_that_starts_nothing_is_passed_over(tmp_path: Path, monkeypatch: 
     command_in(tmp_path, "python3.12", "exit 127\n")
     command_in(tmp_path, "python3.11", "echo 3 11\n")
     command_in(tmp_path, "python3.13", "echo 3 14\n")
-    assert [dev.working(name) for name in ("python3.12", "python3.13", "python3.9")] == [None, None, None]
-    assert dev.working("python3.11") == str(tmp_path / "python3.11")
+    assert [environment.working(name) for name in ("python3.12", "python3.13", "python3.9")] == [None, None, None]
+    assert environment.working("python3.11") == str(tmp_path / "python3.11")
 
 
 def test_without_a_fitting_python_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(dev, "NEWEST", (3, 10))
+    monkeypatch.setattr(environment, "NEWEST", (3, 10))
     with pytest.raises(SystemExit, match=r"Python 3\.11, 3\.12 or 3\.13 is needed; this is .+ Install one: "):
-        dev.use_fitting_python()
+        environment.use_fitting_python()
 
 
 def names(stamp: dict[str, object], *, dev: bool = True) -> list[str]:
@@ -150,7 +150,7 @@ def hashes(text: str) -> set[str]:
 
 def test_the_lock_of_the_cpu_build_has_a_file_for_every_python_and_machine() -> None:
     linux, macos = (installation.REQUIREMENTS / "torch-cpu.txt").read_text().split("sys_platform == 'darwin'")
-    pythons = range(dev.OLDEST[1], dev.NEWEST[1] + 1)
+    pythons = range(environment.OLDEST[1], environment.NEWEST[1] + 1)
     assert len(hashes(linux)) == len(pythons) * len(("x86_64", "aarch64"))
     assert len(hashes(macos)) == len(pythons), "there are no wheels for the old Macs"
     assert hashes(macos) <= hashes((installation.REQUIREMENTS / "torch-gpu.txt").read_text()), "as PyPI has them"
@@ -273,4 +273,4 @@ def test_help_lists_every_task() -> None:
     ).stdout
     listed = {line.split()[0] for line in shown.splitlines() if line.startswith("  ")}
     targets = (dev.ROOT / "Makefile").read_text().split("TARGETS := ")[1].splitlines()[0].split()
-    assert listed == set(targets) == set(dev.TASKS)
+    assert listed == set(targets) == set(dev.TARGETS)

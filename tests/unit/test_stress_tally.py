@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from loadtest.figures import percentile
+from loadtest.results import percentile
 from loadtest.stress import FAILURES_SHOWN, SAMPLES, Tally, read_plan
 
 from serve_app.contracts import Json

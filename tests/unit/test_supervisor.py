@@ -9,19 +9,18 @@ import pytest
 
 from serve_app.errors import ReplicaLost
 from serve_app.gateway import supervisor as module
-from serve_app.gateway.live.departure import Departure
-from serve_app.gateway.supervisor import ENDS_MAX, Supervisor
+from serve_app.gateway.supervisor import ENDS_MAX, ShutdownSignal, Supervisor
 
 
 @pytest.fixture
-def departure() -> Departure:
-    return Departure()
+def shutdown() -> ShutdownSignal:
+    return ShutdownSignal()
 
 
 @pytest.fixture
-async def supervisor(departure: Departure, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervisor]:
+async def supervisor(shutdown: ShutdownSignal, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervisor]:
     monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.001)
-    supervisor = Supervisor(departure)
+    supervisor = Supervisor(shutdown)
     yield supervisor
     await supervisor.end()
 
@@ -112,11 +111,11 @@ async def test_the_pause_between_two_runs_grows_and_is_bounded(
 
 
 async def test_when_the_replica_goes_a_task_that_returns_has_done_its_part(
-    supervisor: Supervisor, departure: Departure
+    supervisor: Supervisor, shutdown: ShutdownSignal
 ) -> None:
-    begun = Ending(departure.told, times=10**6)
+    begun = Ending(shutdown.wait, times=10**6)
     supervisor.start("Leaving", begun.run)
     await until(lambda: begun.runs == 1)
-    departure.tell()
+    shutdown.set()
     await until(lambda: all(task.done() for task in supervisor._tasks))
     assert begun.runs == 1

@@ -1,10 +1,10 @@
-"""The tools around the report: what they say when something is missing, and which figures belong to which bench."""
+"""The tools around the report: what they say when something is missing, and which results belong to which bench."""
 
 from pathlib import Path
 
 import pytest
 import usage_pictures
-from loadtest.figures import figures
+from loadtest.results import results
 
 
 def test_pictures_fail_clearly_without_chromium(
@@ -31,7 +31,7 @@ def test_a_browser_is_found_by_its_name_or_its_path(tmp_path: Path, monkeypatch:
 
 def test_each_bench_has_the_figures_that_name_it() -> None:
     usage = ("usage_fill_s", "usage_report_s", "usage_report_mb", "usage_batch_per_plain")
-    found = figures({name: [1.0] for name in usage}, "bench-usage")
-    assert [figure.name for figure in found] == list(usage)
+    found = results({name: [1.0] for name in usage}, "bench-usage")
+    assert [result.name for result in found] == list(usage)
     with pytest.raises(KeyError):
-        figures({}, "bench")
+        results({}, "bench")

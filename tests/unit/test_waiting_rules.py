@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.gateway.live.place import estimate
-from serve_app.gateway.live.places import Places
-from serve_app.gateway.live.prefer import WAIT_MAX_S, wait_of
-from serve_app.gateway.live.rates import FORGET_S, INTERVALS_MIN, PERIOD_S, Rate, Speed
+from serve_app.gateway.background.throughput import FORGET_S, INTERVALS_MIN, PERIOD_S, Rate, Throughput
+from serve_app.gateway.live import WAIT_MAX_S, estimate, wait_of
+from serve_app.gateway.ratelimit import ConcurrencyLimit
 from serve_app.jobs.records import Backlog, Ledger, QueuePosition, read_queue_position
 
 
@@ -44,7 +43,7 @@ def test_wait_is_read_by_the_rules_of_the_header(values: list[str], seconds: int
 
 
 def test_places_are_bounded_and_given_back() -> None:
-    places = Places(3, 2)
+    places = ConcurrencyLimit(3, 2)
     with places.take("ada") as first, places.take("ada") as second, places.take("ada") as third:
         assert (first, second, third) == (True, True, False)
         with places.take("bob") as fourth, places.take("eve") as fifth:
@@ -54,10 +53,10 @@ def test_places_are_bounded_and_given_back() -> None:
     assert places.taken == {}
 
 
-def seen(*looks: tuple[float, int, int]) -> Speed:
-    speed = Speed()
+def seen(*looks: tuple[float, int, int]) -> Throughput:
+    speed = Throughput()
     for now, ended, waiting in looks:
-        speed.see(now, Ledger(completed=ended), Backlog(waiting=waiting, leased=1))
+        speed.observe(now, Ledger(completed=ended), Backlog(waiting=waiting, leased=1))
     return speed
 
 

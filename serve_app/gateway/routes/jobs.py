@@ -1,0 +1,573 @@
+"""The routes of jobs: submit in two forms, read, list, follow, cancel, retry, remove, and the files of a job."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from starlette.responses import RedirectResponse, Response
+
+from serve_app import errors
+from serve_app.contracts import Job, JobStatus, Json
+from serve_app.errors import (
+    BodyInvalid,
+    BodyTypeUnsupported,
+    ImageNotKept,
+    JobHasNoResult,
+    JobNotFinished,
+    JobUnknown,
+    OutputUnknown,
+    ResultExpired,
+    TooManyStreams,
+    UsageUnavailable,
+)
+from serve_app.gateway.bodies import close_files, media_type, read_form, read_json
+from serve_app.gateway.context import Call, Models
+from serve_app.gateway.endpoint import Problems, RouteSpec, RouteTable
+from serve_app.gateway.http import (
+    StreamingBody,
+    download_headers,
+    header_of,
+    is_http_1_0,
+    json_response,
+    read_query,
+    tagged,
+)
+from serve_app.gateway.idempotency import identify, read_key
+from serve_app.gateway.live import (
+    RETRY_AFTER_S,
+    STREAMS_MAX,
+    STREAMS_MAX_PER_USER,
+    EventStream,
+    JobPresenter,
+    JobWatch,
+    event_id,
+    state_now,
+    wait_for_end,
+)
+from serve_app.gateway.pagination import end_of, next_page
+from serve_app.gateway.schemas import jobs as schemas
+from serve_app.gateway.submission import (
+    FIELDS,
+    OLDER_FIELDS,
+    SubmitRequest,
+    checked_params,
+    request_of_form,
+    request_of_json,
+    wants_image,
+)
+from serve_app.gateway.supervisor import RequestTasks
+from serve_app.gateway.uploads import ImageFetcher, UploadBudget, UploadShare
+from serve_app.images.header import MEDIA_TYPES, ImageHeader, inspect
+from serve_app.images.store import ImageStore, accepted_with, keep_input
+from serve_app.jobs.records import JOB_ID, Submission, no_such_job
+from serve_app.jobs.store import JobStore
+from serve_app.settings import Settings
+from serve_app.usage.outbox import Outbox
+from serve_app.usage.outcomes import Outcomes
+
+_BODY: Final[Problems] = (errors.BodyInvalid, errors.BodyTooLarge, errors.BodyTypeUnsupported)
+_SUBMIT: Final[Problems] = (
+    *_BODY,
+    errors.IdempotencyKeyInvalid,
+    errors.IdempotencyKeyReused,
+    errors.ParamsInvalid,
+    errors.ModelUnknown,
+    errors.ImageMissing,
+    errors.ImageTypeUnsupported,
+    errors.ImageTooLarge,
+    errors.ImageUnreadable,
+    errors.ImageUrlInvalid,
+    errors.ImageUrlForbidden,
+    errors.ImageUrlFailed,
+    errors.IntakeStopped,
+    errors.QueueFull,
+    errors.StoreFull,
+    errors.StoreUnavailable,
+)
+_BY_URL: Final = {"image_url": "https://images.example.org/nanowires.tif", "model": "sem-classifier", "params": {}}
+_BY_ID: Final = {"job_id": "6f0a1f0e-5f0c-4f5e-9d8e-3c1f2b7a9d10"}
+_WAITED: Final = ("Preference-Applied", "Vary")
+
+ROUTES: Final = RouteTable()
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a submit passes through until its job is in Redis."""
+
+    jobs: JobStore
+    store: ImageStore
+    models: Models
+    budget: UploadBudget
+    fetcher: ImageFetcher
+    tasks: RequestTasks
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The job of a submit, and the headers that its answer gets."""
+
+    job: Job
+    headers: dict[str, str]
+
+
+# Both submits count as `inference`: usage tells what was asked for, not by which route.
+@ROUTES.add(
+    RouteSpec(
+        "POST",
+        "/api/v1/inference",
+        "Submit an image to the default model",
+        "Older routes",
+        {200: (schemas.Submitted,)},
+        _SUBMIT,
+        tracked="inference",
+        deadline="submit",
+        bodies={"multipart/form-data": schemas.OlderSubmitForm, "application/json": schemas.OlderSubmitBody},
+        example=_BY_URL,
+        headers=("Idempotency-Key", "traceparent"),
+        answer_headers=("Idempotent-Replayed",),
+    )
+)
+async def submit_inference(call: Call, intake: Intake) -> Response:
+    """200 with id and status, as the first public version of this route answered."""
+    accepted = await _accept(call, intake, OLDER_FIELDS)
+    return json_response(schemas.submitted(accepted.job), headers=accepted.headers)
+
+
+@ROUTES.add(
+    RouteSpec(
+        "POST",
+        "/api/v1/jobs/status",
+        "Status of a job, by id in the body",
+        "Older routes",
+        {200: (schemas.OlderJobStatus,)},
+        _BODY,
+        tracked="job_status",
+        bodies={"application/json": schemas.JobId},
+        example=_BY_ID,
+    )
+)
+async def read_status(call: Call, jobs: JobStore) -> Response:
+    """200 always; an unknown or foreign id has the status NOT_FOUND."""
+    job_id = await _id_in_body(call)
+    try:
+        return json_response(schemas.status_of(await _read(call, jobs, job_id.lower())))
+    except JobUnknown:
+        return json_response(schemas.status_not_found(job_id))
+
+
+@ROUTES.add(
+    RouteSpec(
+        "POST",
+        "/api/v1/jobs/results",
+        "Result of a job, by id in the body",
+        "Older routes",
+        {200: (schemas.OlderJobResults,)},
+        _BODY,
+        tracked="job_results",
+        bodies={"application/json": schemas.JobId},
+        example=_BY_ID,
+    )
+)
+async def read_results(call: Call, jobs: JobStore) -> Response:
+    """200 always, as `read_status`."""
+    job_id = await _id_in_body(call)
+    try:
+        return json_response(schemas.results_of(await _read(call, jobs, job_id.lower())))
+    except JobUnknown:
+        return json_response(schemas.results_not_found(job_id))
+
+
+@ROUTES.add(
+    RouteSpec(
+        "POST",
+        "/api/v1/jobs",
+        "Submit a job to any model",
+        "Jobs",
+        {200: (schemas.Job,), 202: (schemas.Job,)},
+        _SUBMIT,
+        tracked="inference",
+        deadline="submit",
+        after=wait_for_end,
+        bodies={"multipart/form-data": schemas.SubmitForm, "application/json": schemas.SubmitBody},
+        example={**_BY_URL, "keep": True, "priority": "bulk"},
+        headers=("Idempotency-Key", "traceparent", "Prefer"),
+        answer_headers=("Idempotent-Replayed", *_WAITED, "ETag"),
+    )
+)
+async def submit_job(call: Call, intake: Intake) -> Response:
+    """202 with the job object, once the job is in Redis."""
+    accepted = await _accept(call, intake, FIELDS)
+    return _begun(accepted.job, intake.settings, accepted.headers)
+
+
+@ROUTES.add(
+    RouteSpec(
+        "GET",
+        "/api/v1/jobs",
+        "Your jobs, newest first",
+        "Jobs",
+        {200: (schemas.JobPage,), 304: ()},
+        (errors.QueryInvalid,),
+        tracked="job_list",
+        query=schemas.JobsQuery,
+        headers=("If-None-Match",),
+        answer_headers=("ETag", "Link"),
+    )
+)
+async def list_jobs(call: Call, jobs: JobStore, settings: Settings) -> Response:
+    """200 with a page of the caller's jobs, newest first, and the way to the next."""
+    query = read_query(call.request, schemas.JobsQuery)
+    page = await jobs.page(
+        call.caller.id,
+        limit=query.limit,
+        after=end_of(query.cursor),
+        since=_microseconds(query.since) if query.since else None,
+        status=query.status,
+        model=query.model,
+    )
+    cursor, headers = next_page(call.request, page.end)
+    answer: schemas.JobPage = {
+        "data": [schemas.job_row(job, settings.job_ttl) for job in page.jobs],
+        "next_cursor": cursor,
+    }
+    return tagged(call.request, json_response(answer, headers=headers))
+
+
+@ROUTES.add(
+    RouteSpec(
+        "GET",
+        "/api/v1/jobs/{job_id}",
+        "A job with its result or problem",
+        "Jobs",
+        {200: (schemas.Job,), 304: ()},
+        (errors.JobUnknown,),
+        tracked="job_status",
+        overlaps=True,
+        after=wait_for_end,
+        headers=("If-None-Match", "Prefer"),
+        answer_headers=("ETag", "Retry-After", *_WAITED),
+    )
+)
+async def read_job(call: Call, jobs: JobStore, presenter: JobPresenter) -> Response:
+    """200 while the caller's job exists; unknown, foreign and malformed ids are all the same 404."""
+    return await presenter.respond(call.request, await _read(call, jobs))
+
+
+@ROUTES.add(
+    RouteSpec(
+        "DELETE",
+        "/api/v1/jobs/{job_id}",
+        "Forget a job that has ended",
+        "Jobs",
+        {204: ()},
+        (errors.JobUnknown, errors.JobNotFinished),
+        tracked="job_delete",
+    )
+)
+async def remove_job(call: Call, jobs: JobStore) -> Response:
+    """204 once the ended job is forgotten."""
+    job_id = call.request.path_params["job_id"]
+    await jobs.remove(job_id, call.caller.id)
+    call.job_id = job_id
+    return Response(status_code=204)
+
+
+@ROUTES.add(
+    RouteSpec(
+        "GET",
+        "/api/v1/jobs/{job_id}/events",
+        "A job's changes as they happen (server-sent events)",
+        "Jobs",
+        {200: ("text/event-stream",), 204: ()},
+        (errors.JobUnknown, errors.TooManyStreams),
+        tracked="job_events",
+        headers=("Last-Event-ID",),
+    )
+)
+async def read_events(call: Call, jobs: JobStore, watch: JobWatch) -> Response:
+    """200 with the stream; 204 to who has seen the job's end, by which the specification means: stay away."""
+    job = await _read(call, jobs)
+    seen = header_of(call.request.scope, b"last-event-id")
+    if job.ended and seen == event_id(job):
+        return Response(status_code=204)
+    if is_http_1_0(call.request.scope):
+        return await state_now(watch.presenter, job, seen)
+    if not call.holds.enter_context(watch.streams.take(call.caller.id)):
+        raise TooManyStreams(
+            f"You have {STREAMS_MAX_PER_USER} streams open here, or all users {STREAMS_MAX}. Close some, or ask again "
+            "by Prefer: wait.",
+            retry_after=RETRY_AFTER_S,
+        )
+    return EventStream(call, watch, seen)
+
+
+@ROUTES.add(
+    RouteSpec(
+        "GET",
+        "/api/v1/jobs/{job_id}/result",
+        "The result of a completed job, also of an older one",
+        "Jobs",
+        {200: (schemas.JobResult,), 304: ()},
+        (
+            errors.JobUnknown,
+            errors.JobNotFinished,
+            errors.JobHasNoResult,
+            errors.ResultExpired,
+            errors.UsageUnavailable,
+        ),
+        tracked="job_results",
+        headers=("If-None-Match",),
+        answer_headers=("ETag",),
+    )
+)
+async def read_result(call: Call, jobs: JobStore, outbox: Outbox, outcomes: Outcomes, settings: Settings) -> Response:
+    """200 with the result of a COMPLETED job, 409 before or without one, 410 when it is no longer kept, else 404.
+
+    503 while a job's record may have left before its outcome reached PostgreSQL.
+    """
+    job_id = call.request.path_params["job_id"]
+    try:
+        job = await _read(call, jobs)
+    except JobUnknown:
+        if not JOB_ID.fullmatch(job_id) or await jobs.removed([job_id]):
+            raise no_such_job() from None
+        return await _older_result(call, outbox, outcomes, settings)
+    if not job.ended:
+        raise JobNotFinished(f"The job is {job.status.value}. Ask again in a moment.", retry_after=schemas.POLL_AFTER_S)
+    if job.status is not JobStatus.COMPLETED:
+        raise _no_result(job.status, *((job.failure.slug, job.failure.detail) if job.failure else (None, None)))
+    return _result(call, job.id, job.model, job.completed_at, job.result)
+
+
+@ROUTES.add(
+    RouteSpec(
+        "POST",
+        "/api/v1/jobs/{job_id}/retry",
+        "Run a failed job once more",
+        "Jobs",
+        {202: (schemas.Job,)},
+        (
+            errors.RetryRefused,
+            errors.JobUnknown,
+            errors.InputGone,
+            errors.IntakeStopped,
+            errors.QueueFull,
+            errors.StoreFull,
+        ),
+        tracked="job_retry",
+        deadline="submit",
+    )
+)
+async def retry_job(call: Call, jobs: JobStore, store: ImageStore, settings: Settings) -> Response:
+    """202 with the failed job, which runs once more."""
+    await store.check_intake()
+    call.accepting = True
+    job = await jobs.retry(call.request.path_params["job_id"], call.caller.id)
+    call.job_id, call.model, call.accepted = job.id, job.model, True
+    return _begun(job, settings, {})
+
+
+@ROUTES.add(
+    RouteSpec(
+        "POST",
+        "/api/v1/jobs/{job_id}/cancel",
+        "Cancel a job that waits or runs",
+        "Jobs",
+        {200: (schemas.Job,)},
+        (errors.JobUnknown, errors.JobEnded),
+        tracked="job_cancel",
+    )
+)
+async def cancel_job(call: Call, jobs: JobStore, settings: Settings) -> Response:
+    """200 with the cancelled job, also the second time; 409 once it is COMPLETED or FAILED."""
+    job = await jobs.cancel(call.request.path_params["job_id"], call.caller.id)
+    call.job_id, call.model = job.id, job.model
+    return json_response(schemas.job_object(job, settings.job_ttl))
+
+
+@ROUTES.add(
+    RouteSpec(
+        "GET",
+        "/api/v1/jobs/{job_id}/outputs/{name}",
+        "A file that the model gave with the result",
+        "Jobs",
+        {200: ("*/*",), 307: ()},
+        (errors.JobUnknown, errors.OutputUnknown, errors.StoreUnavailable),
+        tracked="job_results",
+        answer_headers=("Content-Disposition",),
+    )
+)
+async def read_output(call: Call, jobs: JobStore, store: ImageStore) -> Response:
+    """The file, as a download; or 307 to a URL of the bucket that gives it for an hour.
+
+    404 while the job has no result, and for a name that its result does not list.
+    """
+    name = call.request.path_params["name"]
+    job = await _read(call, jobs)
+    found = await store.get_output(job.id, name) if name in _output_names(job) else None
+    if found is None:
+        raise OutputUnknown("This job has no output of this name. Its result lists those it has.")
+    if found.data is None:
+        return RedirectResponse(found.url, 307)
+    return Response(found.data, 200, download_headers(name), media_type=found.media_type)
+
+
+@ROUTES.add(
+    RouteSpec(
+        "GET",
+        "/api/v1/jobs/{job_id}/image",
+        "The image of a job, if it was to be kept",
+        "Jobs",
+        {200: tuple(MEDIA_TYPES.values()), 307: ()},
+        (errors.JobUnknown, errors.ImageNotKept, errors.StoreUnavailable),
+        tracked="job_image",
+        answer_headers=("Content-Disposition",),
+    )
+)
+async def read_image(call: Call, jobs: JobStore, store: ImageStore) -> Response:
+    """The image as it came, as a download; or 307 to a URL of the bucket that gives it for an hour."""
+    job = await _read(call, jobs)
+    if job.input is None or not job.keep:
+        raise ImageNotKept("This job's image is not kept: its submit did not ask for that.")
+    stored = job.input
+    name = f"{job.id}.{stored.media_type.partition('/')[2]}"
+    found = await store.find(stored.reference, name, stored.media_type)
+    if found is None:
+        raise ImageNotKept("This job's image is gone.")
+    if found.pieces is None:
+        return RedirectResponse(found.url, 307)
+    return StreamingBody(found.pieces, headers=download_headers(name), media_type=stored.media_type, size=stored.bytes)
+
+
+async def _read(call: Call, jobs: JobStore, job_id: str | None = None) -> Job:
+    """The caller's job of this id, or of the id in the path. Raises `JobUnknown`."""
+    job = await jobs.read(call.request.path_params["job_id"] if job_id is None else job_id, call.caller.id)
+    call.job_id, call.model = job.id, job.model
+    return job
+
+
+async def _id_in_body(call: Call) -> str:
+    job_id = (await read_json(call)).get("job_id")
+    if not isinstance(job_id, str):
+        raise BodyInvalid("The body needs the field job_id, a text.", pointers={"/job_id": "must be a text"})
+    return job_id
+
+
+def _begun(job: Job, settings: Settings, headers: dict[str, str]) -> Response:
+    """202 with a job that waits."""
+    headers = {"Location": schemas.job_path(job.id), "Retry-After": str(schemas.POLL_AFTER_S), **headers}
+    return json_response(schemas.job_object(job, settings.job_ttl), 202, headers)
+
+
+async def _accept(call: Call, intake: Intake, fields: Sequence[str]) -> Accepted:
+    key = read_key(call.request)
+    with intake.budget.share(call.caller.id) as share:
+        kind = media_type(call)
+        if kind == "multipart/form-data":
+            form = await read_form(call, share, intake.settings)
+            try:
+                return await _accept_request(call, intake, share, request_of_form(form, fields), key)
+            finally:
+                close_files(form.values())
+        if kind == "application/json":
+            return await _accept_request(call, intake, share, request_of_json(await read_json(call), fields), key)
+        raise BodyTypeUnsupported("Send multipart/form-data with the file field image, or application/json.")
+
+
+async def _accept_request(
+    call: Call, intake: Intake, share: UploadShare, asked: SubmitRequest, key: str | None
+) -> Accepted:
+    card = intake.models.card(asked.model)
+    call.model = card.name
+    takes_image = wants_image(card, sources=(asked.image is not None) + (asked.image_url is not None))
+    if asked.keep and not takes_image:
+        raise BodyInvalid(f"The model {card.name} takes no image, so there is none to keep.")
+    params = checked_params(intake.models, card, asked.params)
+    data = await asked.image.read() if asked.image is not None else None
+    submission = Submission(
+        id=str(uuid.uuid4()),
+        owner=call.caller.id,
+        model=card.name,
+        params=params,
+        priority=asked.priority,
+        keep=asked.keep,
+        traceparent=call.traceparent,
+    )
+    job = None
+    if key is not None:
+        fingerprint: Json = {"model": card.name, "params": params, "image_url": asked.image_url}
+        fingerprint |= {"keep": asked.keep, "priority": asked.priority}
+        submission = replace(submission, idempotency=await identify(call, key, fingerprint, data))
+        job = await intake.jobs.find_earlier(submission)
+    if job is None:
+        if takes_image and data is None:
+            data = await intake.fetcher.fetch(asked.image_url or "", submission.owner, share)
+        # From here accepting runs to its end: a client that goes away leaves a whole job or none.
+        call.accepting = True
+        job = await asyncio.shield(intake.tasks.spawn(_submit(intake, submission, data)))
+    call.job_id, call.accepted = job.id, job.id == submission.id
+    return Accepted(job, {"Idempotent-Replayed": "true"} if job.id != submission.id else {})
+
+
+async def _submit(intake: Intake, submission: Submission, data: bytes | None) -> Job:
+    await intake.store.check_intake()
+    if data is None:
+        return await intake.jobs.submit(submission)
+    return await _submit_with_input(intake, submission, data, inspect(data, intake.settings))
+
+
+async def _submit_with_input(intake: Intake, submission: Submission, data: bytes, header: ImageHeader) -> Job:
+    stored = await keep_input(intake.store, submission.id, data, header)
+    accepting = intake.jobs.submit(replace(submission, input=stored))
+    # Another id: the same submit was accepted meanwhile, with inputs of its own.
+    return await accepted_with(intake.store, [stored], accepting, has_them=lambda job: job.id == submission.id)
+
+
+async def _older_result(call: Call, outbox: Outbox, outcomes: Outcomes, settings: Settings) -> Response:
+    """From PostgreSQL, when the record has expired."""
+    job_id = call.request.path_params["job_id"]
+    waiting = await outbox.stats()  # read first: what leaves the outbox in between is found in PostgreSQL
+    outcome = await outcomes.find(job_id, call.caller.id)
+    if outcome is None and waiting.lag_s >= settings.job_ttl:
+        raise UsageUnavailable("Results of older jobs are on their way to where they are kept. Try again in a moment.")
+    if outcome is None:
+        raise no_such_job()
+    call.job_id, call.model = job_id, outcome.model
+    if outcome.status is not JobStatus.COMPLETED:
+        raise _no_result(outcome.status, outcome.slug, outcome.detail)
+    if outcome.result is None:
+        raise ResultExpired("The job was completed; its result is no longer kept. Submit the image again.")
+    return _result(call, job_id, outcome.model, outcome.completed_at, outcome.result)
+
+
+def _no_result(status: JobStatus, slug: str | None, detail: str | None) -> JobHasNoResult:
+    reason = f" {slug}: {detail}" if slug and detail else ""
+    return JobHasNoResult(f"The job is {status.value}.{reason}")
+
+
+def _result(call: Call, job_id: str, model: str, completed_at: int | None, result: Any) -> Response:
+    """The same bytes from Redis and from PostgreSQL, which keeps no order of names."""
+    shown = schemas.job_result(job_id, model, completed_at, result)
+    body = json.dumps(shown, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return tagged(
+        call.request, Response(body, headers={"Cache-Control": schemas.CHECKED}, media_type="application/json")
+    )
+
+
+def _output_names(job: Job) -> set[object]:
+    entries = (job.result or {}).get("outputs") if job.status is JobStatus.COMPLETED else None
+    # A model may have a field of this name that means something else.
+    return {one.get("name") for one in entries if isinstance(one, dict)} if isinstance(entries, list) else set()
+
+
+def _microseconds(moment: datetime) -> int:
+    """A time without an offset is UTC."""
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000)

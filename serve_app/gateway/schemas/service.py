@@ -1,0 +1,113 @@
+"""The service about itself: its health, version and models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import BaseModel, Field, RootModel
+from typing_extensions import TypedDict
+
+from serve_app.contracts import ModelCard, ReplicaCard
+from serve_app.gateway.schemas.common import Count
+from serve_app.jobs.records import Stopped
+
+
+class Version(TypedDict):
+    """What is deployed."""
+
+    api_version: str
+    gateway: str
+    service: str
+    release: str
+    endpoints: Annotated[dict[str, str], Field(description="`METHOD path` and a sentence.")]
+
+
+class QueueLength(TypedDict):
+    """Jobs that have not ended."""
+
+    pending: Count
+    processing: Count
+
+
+class Health(TypedDict):
+    """For people and the older clients."""
+
+    status: Literal["healthy", "degraded"]
+    model_loaded: bool
+    device: str
+    redis_connected: bool
+    queue: QueueLength
+    stopped: NotRequired[dict[str, list[Stopped]]]
+    """By model: what admins have stopped."""
+
+
+class Alive(TypedDict):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class ReadinessQuery(BaseModel):
+    """How much is told."""
+
+    verbose: Annotated[str, Field(description="Name the parts; with a good token also why one is not ready.")] = ""
+
+
+class Readiness(TypedDict):
+    """Whether jobs are worked on; with `?verbose` the parts too."""
+
+    status: Literal["ready", "not ready"]
+    tracker: NotRequired[Literal["ready", "away"]]
+    store: NotRequired[str]
+    background: NotRequired[dict[str, str]]
+    """What runs in the background of the gateway that answers, by name: `ready`, or `failing`."""
+    models: NotRequired[dict[str, str]]
+    usage: NotRequired[str]
+    memory: NotRequired[str]
+    """Only where Redis' memory is not measured: why."""
+    stopped: NotRequired[dict[str, list[Stopped]]]
+
+
+class Document(RootModel[dict[str, Any]]):
+    """An OpenAPI 3.1 document."""
+
+
+class Replica(TypedDict):
+    """A running replica, and what it says of its model."""
+
+    replica: str
+    version: str
+    device: str
+    description: dict[str, Any]
+
+
+class Model(TypedDict):
+    """A served model."""
+
+    name: str
+    input: Literal["image", "none"]
+    params_schema: dict[str, Any]
+    result_schema: dict[str, Any]
+    replicas: list[Replica]
+
+
+class Models(TypedDict):
+    """All served models, the default first."""
+
+    default: str
+    models: list[Model]
+
+
+def model_object(card: ModelCard, replicas: Sequence[ReplicaCard]) -> Model:
+    """The model with what its running replicas say of themselves."""
+    return {
+        "name": card.name,
+        "input": card.input_layer,
+        "params_schema": card.params_schema,
+        "result_schema": card.result_schema,
+        "replicas": [
+            {"replica": one.replica, "version": one.version, "device": one.device, "description": one.description}
+            for one in replicas
+        ],
+    }
