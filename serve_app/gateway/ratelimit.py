@@ -19,11 +19,12 @@ from typing import Any, Final, Literal, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
+from serve_app import keyspace
 from serve_app.connections import GroupingRedis, redis_errors
 from serve_app.contracts import AuditEvent, Json, Principal
 from serve_app.errors import DecisionsFull, DecisionUnknown, RateLimited, ServiceError, UserBlocked
 from serve_app.gateway.audit import AuditContext
-from serve_app.keyspace import LIMITS_BLOCKS, LIMITS_OVERRIDES, OUTBOX, QUOTA, RATE_READ, RATE_SUBMIT
+from serve_app.keyspace import LIMITS_BLOCKS, LIMITS_OVERRIDES, OUTBOX, RATE_READ, RATE_SUBMIT
 from serve_app.lua import read_script
 from serve_app.settings import Settings
 from serve_app.texts import number
@@ -82,7 +83,7 @@ class Limiter:
         """Ask for one request of the principal's; the answer comes with the next replies of Redis."""
         bucket = "submit" if rate_class == "submit" else "read"
         own, shared = self._intervals[bucket]
-        keys = [*TABLES.values(), BUCKETS[bucket](owner=principal.id), QUOTA(owner=principal.id)]
+        keys = [*TABLES.values(), BUCKETS[bucket](owner=principal.id), keyspace.QUOTA(owner=principal.id)]
         if rate_class != "admin":
             keys.append(BUCKETS[bucket](owner=ALL_USERS))
         quota = self._quota_of(principal) if rate_class == "submit" else 0
