@@ -40,6 +40,17 @@ def test_a_dry_run_starts_no_program_and_writes_no_file(tmp_path: Path, command:
     assert [line for line in named if f"--context {context} " not in line and "--client" not in line] == []
 
 
+def test_without_pyyaml_it_runs_in_the_environment_of_the_checkout_or_says_what_to_install(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    del machine.environment["PYTHONPATH"]
+    done = machine.run("status", "--dry-run")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: PyYAML is needed: make setup, or install")
+    machine.write(".venv/bin/python", '#!/bin/sh\necho "in .venv: $*"\n').chmod(0o755)
+    script = machine.tree / "scripts" / "cluster"
+    assert machine.run("status", "--dry-run").stdout == f"in .venv: {script} status --dry-run\n"
+
+
 def test_a_reset_deletes_nothing_before_the_image_is_there(tmp_path: Path) -> None:
     said = Machine(tmp_path).run("reset", "--dry-run").stdout
     assert said.index("podman build") < said.index("kind load") < said.index("delete rayservice")
