@@ -36,8 +36,8 @@ GROUP_LABEL = "ray.io/node-group"
 """Ray gives it to a node from the name of the worker group that KubeRay starts it for."""
 
 LEAVING_S = 40
-"""How long a replica that is told to end may go on with its work. As long as RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S in
-rayservice.yaml: Serve tells a node's replicas so this long before the node must end, thus at once."""
+"""How long a stopping replica may continue its work. Equal to RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S in rayservice.yaml:
+Serve stops a node's replicas this long before the node must end, so the drain starts at once."""
 
 
 class ApplicationArgs(BaseModel):
@@ -65,7 +65,7 @@ class ApplicationArgs(BaseModel):
 @serve.deployment(
     name="gateway",
     max_ongoing_requests=256,
-    max_queued_requests=1024,  # of one replica or proxy; what comes beyond is 503 at once
+    max_queued_requests=1024,  # of one replica or proxy; more requests get 503 at once
     health_check_period_s=5,
     health_check_timeout_s=10,
     graceful_shutdown_timeout_s=LEAVING_S,
@@ -103,22 +103,22 @@ class Gateway:
         return application
 
     async def check_health(self) -> None:
-        """Raises while a part of the gateway's background cannot be kept up; Serve then replaces this replica."""
+        """Raises while a background task of the gateway keeps failing; Serve then replaces this replica."""
         if self._application is not None:
             self._application.state.check_health()
 
 
 def _collect_seldom() -> None:
-    """Requests leave no cycles worth looking for every 700 objects, and what was imported stays: a twentieth less
-    processor time for each request."""
+    """Run the garbage collector rarely: requests leave few cycles, and imported objects stay. Saves a twentieth of the
+    processor time of each request."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
 
 
 class OneRequestId:
-    """Serve appends X-Request-ID to every answer, the gateway has set the same (`proxy.UsableRequestId`): this leaves
-    Serve's."""
+    """Removes the gateway's X-Request-ID, because Serve appends the same id to every response
+    (`proxy.UsableRequestId`)."""
 
     def __init__(self, application: ASGIApp) -> None:
         self.application = application
@@ -174,8 +174,8 @@ def bind_model(config: ModelConfig, version: str) -> Application:
 
 
 def _home(config: ModelConfig) -> dict[str, Any]:
-    """Serve stops those replicas first that are not where the selector wants them. Without one it would, of pods with a
-    replica each, empty the oldest: never those that came for a backlog."""
+    """Actor options that prefer the home group. Serve first stops replicas outside the selector; without one it would
+    stop those on the oldest pods, and never those on pods added for a backlog."""
     if not config.home_group:
         return {}
     return {"label_selector": {GROUP_LABEL: config.home_group}, "fallback_strategy": [{"label_selector": {}}]}

@@ -21,26 +21,25 @@ from serve_app.errors import CapacityError, DeadlineExceeded, RateLimited, Servi
 TIMEOUT_S: Final = 60.0
 """Deadline of one request; above the service's own 30 s for a submit."""
 HOLD_MAX_S: Final = 20
-"""The service holds an answer back for so long at most, and sends it as soon as the job has ended."""
+"""Longest wait that the service grants in one request; it answers as soon as the job has ended."""
 POLL_MIN_S: Final = 0.1
 POLL_MAX_S: Final = 5.0
-"""Between answers that were not held back: the service could not, or was away. Quick at first, then rarely."""
+"""Pauses between requests if the service did not wait or was down: short at first, then longer."""
 AWAY_S: Final = 30.0
-"""How long `wait` bears that the service cannot be reached or answers 503: a restart, a lost gateway."""
+"""How long `wait` tolerates an unreachable service or 503: a restart or a lost gateway."""
 TOO_FAST_S: Final = 60.0
-"""How long `submit` waits where the service tells it to slow down; a quota that is used up takes longer."""
+"""How long `submit` waits while it is rate limited; a used-up quota lasts longer."""
 TOKEN: Final = re.compile(r"[!-~]+")
 
 
 class ServiceClient:
     """Submits files and waits for their jobs. Use it as a context manager.
 
-    What the service refuses raises the class of `serve_app.errors` that its problem type names; a service that cannot
-    be reached raises `CapacityError`.
+    A refusal raises the class of `serve_app.errors` of its problem type; an unreachable service raises `CapacityError`.
     """
 
     def __init__(self, base_url: str, token: str) -> None:
-        """Raises ValueError for a URL or a token that cannot be one."""
+        """Raises ValueError for an invalid URL or token."""
         if not TOKEN.fullmatch(token):
             raise ValueError("The token is not a token: it is empty or holds spaces, line breaks or foreign letters.")
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
@@ -65,10 +64,10 @@ class ServiceClient:
         keep: bool = False,
         priority: Priority = Priority.NORMAL,
     ) -> Json:
-        """Send one image; the accepted job. Waits where the service says that this user is too fast.
+        """Submit one image; returns the accepted job. Waits if this user is rate limited.
 
         `params` are the model's parameters, for example `{"page": 2}`.
-        `keep`: `image` gives the image back as long as the job's record is there.
+        `keep`: `image` returns the image for as long as the job's record exists.
         """
         fields = {"keep": "true"} if keep else {}
         fields |= {"priority": priority.value} if priority is not Priority.NORMAL else {}
@@ -86,15 +85,15 @@ class ServiceClient:
         return self._ask("GET", "/api/v1/models")
 
     def metrics(self) -> str:
-        """The figures of `GET /metrics`, for an admin or the holder of METRICS_TOKEN."""
+        """The text of `GET /metrics`, for admins and METRICS_TOKEN."""
         return self._request("GET", "/metrics").text
 
     def job(self, job_id: str) -> Json:
-        """The job as it is now."""
+        """The job's current state."""
         return self._ask("GET", f"/api/v1/jobs/{job_id}")
 
     def jobs(self, *, status: str | None = None, limit: int = 50, cursor: str | None = None) -> Json:
-        """A page of one's own jobs, newest first; `next_cursor` leads to the next."""
+        """A page of the caller's jobs, newest first; `next_cursor` leads to the next page."""
         asked = {"status": status, "limit": limit, "cursor": cursor}
         return self._ask("GET", "/api/v1/jobs", params={name: value for name, value in asked.items() if value})
 
@@ -103,25 +102,25 @@ class ServiceClient:
         return self._ask("GET", f"/api/v1/jobs/{job_id}/result")
 
     def image(self, job_id: str) -> bytes:
-        """The image of a job that was to keep it, as it came. Raises `ImageNotKept`."""
+        """The image of a job submitted with `keep`, unchanged. Raises `ImageNotKept`."""
         return self._request("GET", f"/api/v1/jobs/{job_id}/image", follow_redirects=True).content
 
     def cancel(self, job_id: str) -> Json:
-        """The job, cancelled. Raises `JobEnded`."""
+        """Cancel a job and return it. Raises `JobEnded`."""
         return self._ask("POST", f"/api/v1/jobs/{job_id}/cancel")
 
     def retry(self, job_id: str) -> Json:
-        """The failed job, waiting to run again."""
+        """Retry a failed job and return it."""
         return self._ask("POST", f"/api/v1/jobs/{job_id}/retry")
 
     def remove(self, job_id: str) -> None:
-        """Forget an ended job with all that came of it."""
+        """Delete an ended job with its image and results."""
         self._request("DELETE", f"/api/v1/jobs/{job_id}")
 
     def wait(self, job_id: str, timeout_s: float) -> Json:
-        """The job once it has ended. Raises `DeadlineExceeded` when it has not after `timeout_s` seconds.
+        """Wait until the job has ended and return it. Raises `DeadlineExceeded` after `timeout_s` seconds.
 
-        An accepted job outlives a service that is away for a moment, so that is waited out: `AWAY_S` at most.
+        An accepted job survives a short outage of the service, so outages of up to `AWAY_S` are tolerated.
         """
         now = time.monotonic()
         deadline, seen, pause = now + timeout_s, now, POLL_MIN_S
@@ -145,7 +144,7 @@ class ServiceClient:
             time.sleep(rest)
 
     def _patiently(self, ask: Callable[[], Json], refusal: type[CapacityError]) -> Json:
-        """What is answered once the service refuses in this way no longer; asked for `TOO_FAST_S` at most."""
+        """Repeat `ask` while the service refuses in this way, for `TOO_FAST_S` at most."""
         deadline = time.monotonic() + TOO_FAST_S
         while True:
             try:
@@ -178,7 +177,7 @@ class ServiceClient:
 
 
 def may_need_proxy(url: str) -> bool:
-    """A proxy from the environment may stand between us and a remote service, never before one on this machine."""
+    """Whether the proxy of the environment may be used: for remote services, never for one on this machine."""
     return urlsplit(url).hostname not in ("localhost", "127.0.0.1", "::1")
 
 
@@ -206,15 +205,16 @@ def _kinds(base: type[ServiceError]) -> Iterator[type[ServiceError]]:
 
 ITEMS_MAX: Final = 200
 BYTES_MAX: Final = 60 * 1024 * 1024
-"""Of one batch: what a service takes unless its facility set less."""
+"""Most bytes of one batch: the default limit of a service."""
 POLL_S: Final = 1.0
 
 
 class BatchClient(ServiceClient):
-    """Sends batches and looks after them. Errors are those of `ServiceClient`."""
+    """Sends batches and follows them. Errors are those of `ServiceClient`."""
 
     def send(self, files: Sequence[Path], *, model: str | None = None) -> Json:
-        """Send images as one batch; the accepted batch. A service that is too busy or away is asked again, safely."""
+        """Send images as one batch; returns the accepted batch. Safely repeats the request while the service is busy or
+        down."""
         fields, key = {} if model is None else {"model": model}, str(uuid.uuid4())
 
         def once() -> Json:
@@ -225,19 +225,19 @@ class BatchClient(ServiceClient):
         return self._patiently(once, CapacityError)
 
     def batch(self, batch_id: str) -> Json:
-        """The batch as it is now, with its counts and its first items."""
+        """The batch's current state, with its counts and first items."""
         return self._ask("GET", f"/api/v1/batches/{batch_id}")
 
     def batch_results(self, batch_id: str, form: Literal["ndjson", "csv"] = "ndjson") -> str:
-        """A line for each item. Raises `CapacityError` where the answer broke off."""
+        """A line for each item. Raises `CapacityError` if the answer is incomplete."""
         return self._request("GET", f"/api/v1/batches/{batch_id}/results", params={"format": form}).text
 
     def cancel_batch(self, batch_id: str) -> Json:
-        """The batch, whose items have all ended now."""
+        """Cancel all items that have not ended, and return the batch."""
         return self._ask("POST", f"/api/v1/batches/{batch_id}/cancel")
 
     def wait_batch(self, batch_id: str, timeout_s: float, tell: Callable[[Json], None]) -> Json:
-        """The batch once all its items have ended; `tell` is told of each look. Raises `DeadlineExceeded`."""
+        """Wait until all items have ended; `tell` gets the batch after each request. Raises `DeadlineExceeded`."""
         seen = time.monotonic()
         deadline = seen + timeout_s
         while True:
@@ -256,7 +256,7 @@ class BatchClient(ServiceClient):
 
 
 def split(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Files in their order, in as few batches as a service takes."""
+    """Split files, in order, into as few batches as the limits allow."""
     batch: list[Path] = []
     total = 0
     for file in files:
@@ -274,36 +274,36 @@ PATH: Final = "/api/v1/webhooks"
 
 
 class WebhookClient(ServiceClient):
-    """Registers receivers and looks after them. Errors are those of `ServiceClient`."""
+    """Registers and manages receivers. Errors are those of `ServiceClient`."""
 
     def webhooks(self) -> list[Json]:
-        """All, the newest first."""
+        """All webhooks of the caller, newest first."""
         found: list[Json] = self._ask("GET", PATH)["webhooks"]
         return found
 
     def register(self, url: str, events: Sequence[str] = ()) -> Json:
-        """A new webhook with its secret, which is shown this once; without `events` it is told of all."""
+        """Register a webhook; returns it with its secret, which is shown only once. Without `events` it gets all."""
         return self._ask("POST", PATH, json={"url": url, **({"events": list(events)} if events else {})})
 
     def remove(self, webhook_id: str) -> None:
-        """Forget it."""
+        """Delete a webhook."""
         self._request("DELETE", _path(webhook_id))
 
     def rotate(self, webhook_id: str) -> Json:
-        """The webhook with its new secret."""
+        """Give a webhook a new secret; returns it with the secret."""
         return self._ask("POST", _path(webhook_id, "rotate"))
 
     def send_test(self, webhook_id: str) -> str:
-        """Send a test event; the delivery's id."""
+        """Send a test event; returns the delivery's id."""
         return str(self._ask("POST", _path(webhook_id, "test"))["delivery_id"])
 
     def deliveries(self, webhook_id: str) -> list[Json]:
-        """What waits, and what ended."""
+        """Waiting and ended deliveries."""
         found: list[Json] = self._ask("GET", _path(webhook_id, "deliveries"))["deliveries"]
         return found
 
     def redeliver(self, webhook_id: str, delivery_id: str) -> None:
-        """Send it again, now."""
+        """Send a delivery again now."""
         self._request("POST", _path(webhook_id, "deliveries", delivery_id, "redeliver"))
 
 
@@ -312,10 +312,10 @@ def _path(*parts: str) -> str:
 
 
 class AdminClient(ServiceClient):
-    """The service with an admin's token. What it refuses raises as in `ServiceClient`."""
+    """The service with an admin's token. Errors are those of `ServiceClient`."""
 
     def dead_jobs(self, model: str | None = None) -> Iterator[Json]:
-        """Dead jobs of one model or of all, the newest first, page by page."""
+        """Dead jobs of one model or of all, newest first, fetched page by page."""
         query = {} if model is None else {"model": model}
         while True:
             page = self._ask("GET", "/api/v1/admin/dead", params=query)
@@ -325,27 +325,27 @@ class AdminClient(ServiceClient):
             query["cursor"] = page["next_cursor"]
 
     def dead_job(self, job_id: str) -> Json:
-        """All that is known of a dead job but its image."""
+        """All data of a dead job except its image."""
         return self._ask("GET", f"/api/v1/admin/dead/{job_id}")
 
     def requeue(self, job_id: str) -> None:
-        """Let a dead job run again."""
+        """Run a dead job again."""
         self._ask("POST", f"/api/v1/admin/dead/{job_id}/requeue")
 
     def drop(self, job_id: str) -> None:
-        """Remove a dead job and its image."""
+        """Delete a dead job and its image."""
         self._request("DELETE", f"/api/v1/admin/dead/{job_id}")
 
     def stops(self) -> list[Json]:
-        """What admins have stopped."""
+        """The stops in force."""
         stops: list[Json] = self._ask("GET", "/api/v1/admin/stops")["stops"]
         return stops
 
     def stop(self, what: str, model: str | None, message: str, retry_after_s: int) -> Json:
-        """Stop `intake`, of one model or of all, or a model's `work`."""
+        """Stop `intake` of one model or of all, or a model's `work`."""
         said = {"what": what, "model": model, "message": message, "retry_after_s": retry_after_s}
         return self._ask("POST", "/api/v1/admin/stops", json=said)
 
     def resume(self, stop: str) -> None:
-        """Take a stop back, by its name."""
+        """Lift a stop, by its name."""
         self._request("DELETE", f"/api/v1/admin/stops/{stop}")

@@ -1,4 +1,4 @@
-"""The one way to reach the job Redis: one client per process, a deadline on every command, errors in our words."""
+"""The only way to reach the job Redis: one client per process, a deadline on every command, and our own errors."""
 
 from __future__ import annotations
 
@@ -37,41 +37,41 @@ COMMAND_TIMEOUT_S = 3.0
 CONNECT_TIMEOUT_S = 1.0
 CANCEL_AGAIN_S = 0.5
 OUR_FAULTS: Final = {"ERR", "WRONGTYPE", "NOSCRIPT", "CROSSSLOT", "NOGROUP", "BUSYGROUP", "BUSYKEY", "UNKNOWN"}
-"""Codes of error replies to a command that should not have been sent, or to a script that is wrong: defects of ours.
-Every other code says that the server, or this account of it, does not do now what it does at other times: READONLY,
-MASTERDOWN, LOADING, CLUSTERDOWN, MISCONF, BUSY, NOREPLICAS, NOPERM, NOAUTH, EXECABORT, and what later versions add."""
+"""Codes of error replies to invalid commands or faulty scripts: bugs of ours. All other codes mean that the server or
+the account cannot do it at the moment: READONLY, MASTERDOWN, LOADING, CLUSTERDOWN, MISCONF, BUSY, NOREPLICAS, NOPERM,
+NOAUTH, EXECABORT, and codes of later versions."""
 NOT_OURS: Final = re.compile(
     r"(ERR )?(ACL failure in script|unknown command|max number of (clients|connections)|"
     r"(?!.*script).*\b"
     r"(limit exceeded|not (allowed|permitted|supported|available)|unavailable|refused|timed out|proxy))",
     re.IGNORECASE,
 )
-"""Replies with the code ERR that are no defect either: commands that an operator or a managed service has taken away, a
-full server, a used-up plan, a proxy that does not reach its server."""
+"""Replies with the code ERR that are not bugs either: commands disabled by an operator or a managed service, a full
+server, an exhausted plan, a proxy that cannot reach its server."""
 OTHER_PRIMARY: Final = {"READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "NOAUTH"}
-"""Codes after which a new connection may lead elsewhere, or be let in: behind the same name stands another primary."""
+"""Codes after which a new connection may reach another primary under the same name, or be authorised."""
 _PIPELINED: Final = re.compile(r"""of pipeline caused error: \(['"](.*)""", re.DOTALL)
 SAID_AGAIN_S: Final = 60.0
 SILENCES = (TimeoutError, builtins.TimeoutError)
 UNREACHED: Final = (ConnectionError, TimeoutError, InvalidResponse, AuthenticationWrongNumberOfArgsError)
-"""No Redis that lets us in: also what answers in its place, for example HTTP or TLS behind a wrong port."""
+"""No Redis that we can use, or another server in its place, for example HTTP or TLS on a wrong port."""
 GROUP_MAX = 128
-"""Commands of one group: enough for every request of a replica, few enough to be answered within one deadline."""
+"""Most commands of one group: enough for all requests of a replica, few enough to be answered within one deadline."""
 GROUPED_MAX_BYTES = 128 * 1024
-"""Most uploads; larger ones would keep the others of their group waiting."""
+"""Largest command in a group; a larger one would delay the rest of its group."""
 GROUPS_AT_ONCE = 2
-"""A reply may have to wait for the disk; meanwhile others go on."""
+"""Concurrent groups: while one waits for Redis' disk another can go on."""
 ASK_AGAIN_S = 0.25
-"""How often a Redis that fell silent is asked whether it answers again."""
+"""Interval of pings to a Redis that stopped answering."""
 
 
 _log = logging.getLogger(__name__)
 
 
 class Script(AsyncScript):
-    """A Lua script that is sent by its hash, and whole to a server that does not have it (any more).
+    """A Lua script that is sent by its hash, and as a whole if the server does not have it.
 
-    redis-py asks for SCRIPT LOAD then, which managed servers forbid.
+    redis-py would use SCRIPT LOAD then, which managed servers forbid.
     """
 
     async def __call__(self, keys: Any = None, args: Any = None, client: Any = None) -> Any:
@@ -85,19 +85,19 @@ class Script(AsyncScript):
 
 
 class JobRedis(Redis):
-    """redis-py's client, with scripts that need no right beside EVAL and EVALSHA."""
+    """redis-py's client, with scripts that need no permission besides EVAL and EVALSHA."""
 
     def register_script(self, script: Any) -> Script:  # type: ignore[override]  # its signature is for both clients
         return Script(self, script)
 
 
 class GroupingRedis(JobRedis):
-    """A client whose concurrent commands travel together: what is asked for while a group is out goes as the next one.
+    """A client that groups concurrent commands: those that arrive while a group is in flight form the next one.
 
     Redis answers in order, so one write and one read serve a whole group: a status read takes a gateway 40 % less
-    processor time than with a connection for each command. Not for commands that block. Large ones travel alone.
+    processor time than with a connection for each command. Not for blocking commands. Large ones are sent alone.
 
-    After one group without a reply in time, commands fail at once until Redis answers a ping.
+    After one timeout, commands fail fast until a ping succeeds.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -107,17 +107,17 @@ class GroupingRedis(JobRedis):
         self._silence: asyncio.Task[None] | None = None
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """The reply, as redis-py gives it. Who is cancelled while waiting for it has sent the command all the same."""
+        """The reply, as redis-py returns it. A command is sent even if its caller is cancelled while waiting."""
         if any(isinstance(arg, bytes | str) and len(arg) > GROUPED_MAX_BYTES for arg in args):
             if self._silence is not None:
                 raise _silent()
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        options.pop("keys", None)  # redis-py's note to a cache of its own
+        options.pop("keys", None)  # only for redis-py's client-side cache
         return await self.begin(*args, **options)
 
     def begin(self, *args: Any, **options: Any) -> asyncio.Future[Any]:
-        """Send a small command with the next group; its reply, for who has other things to do meanwhile."""
-        # Packed here, so that what cannot be sent fails its caller and not the group.
+        """Send a small command with the next group; returns its reply as a future."""
+        # Encode here: an encoding error must not fail the whole group.
         packed = hiredis.pack_command((*args[0].split(), *args[1:]))
         command = _Command(args[0], packed, options, asyncio.get_running_loop().create_future())
         if self._silence is not None:
@@ -134,19 +134,19 @@ class GroupingRedis(JobRedis):
             while self._waiting:
                 await self._send_groups()
         finally:
-            # Not in a callback of the task, which runs later: a command that comes in between would wait for ever.
+            # Not in a done callback, which runs later: a command that arrives before it would never be sent.
             if task := asyncio.current_task():
                 self._senders.discard(task)
 
     async def _send_groups(self) -> None:
-        """Send what waits, group after group, over one connection. A failure is that of one group's callers, a silence
-        that of all who wait."""
+        """Send the waiting commands, group by group, over one connection. An error fails one group, a timeout fails all
+        waiting commands."""
         group: list[_Command] = []
         now = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S) as deadline:
                 connection = await self.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-                # The deadline is the group's: one of each command would be a task and a timer of each.
+                # One deadline for the group: one per command would need a task and a timer each.
                 connection.socket_timeout, usual = None, connection.socket_timeout
                 try:
                     while self._waiting:
@@ -154,19 +154,19 @@ class GroupingRedis(JobRedis):
                         group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
                         await self._exchange(connection, group)
                 except BaseException:
-                    await connection.disconnect(nowait=True)  # replies may still come: nobody else may read them
+                    await connection.disconnect(nowait=True)  # late replies must not reach another command
                     raise
                 finally:
                     connection.socket_timeout = usual
                     await self.connection_pool.release(connection)
-        except asyncio.CancelledError:  # nobody else sends what this one took
+        except asyncio.CancelledError:  # nothing else would send this group
             for command in group:
                 command.fail(_closed())
             raise
         except Exception as error:
             silent = isinstance(error, SILENCES)
             failed = group
-            if silent or not group:  # without a group, no connection was to be had
+            if silent or not group:  # without a group, there was no connection
                 failed, self._waiting = group + self._waiting, []
             if silent and self._silence is None:
                 self._silence = asyncio.create_task(self._wait_for_answer())
@@ -174,7 +174,7 @@ class GroupingRedis(JobRedis):
                 command.fail(_silent() if silent else error)
 
     async def _wait_for_answer(self) -> None:
-        """Ping until Redis answers, or refuses: then commands are refused as fast."""
+        """Ping until Redis answers or refuses; from then on commands get its answers."""
         with suppress(Exception):
             while not await self._answers():  # noqa: ASYNC110  Redis sets no event
                 await asyncio.sleep(ASK_AGAIN_S)
@@ -189,7 +189,7 @@ class GroupingRedis(JobRedis):
         return True
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
-        """Whoever still waits for a reply is told that there is none."""
+        """Close; commands without a reply fail."""
         await end_tasks([*self._senders, *([self._silence] if self._silence else [])])
         unsent, self._waiting = self._waiting, []
         for command in unsent:
@@ -221,7 +221,7 @@ class _Command:
     reply: asyncio.Future[Any]
 
     def answer(self, reply: Any, shapes: Mapping[Any, Callable[..., Any]]) -> None:
-        """Give the caller the reply in redis-py's shape for this command."""
+        """Return the reply in redis-py's form for this command."""
         if not self.reply.done():
             shape = shapes.get(self.name)
             self.reply.set_result(shape(reply, **self.options) if shape else reply)
@@ -232,10 +232,10 @@ class _Command:
 
 
 class _LeavesOldPrimaries(AbstractConnection):
-    """A connection that is closed by replies which say that its server is no primary (any more).
+    """A connection that closes when a reply says that its server is not a primary.
 
-    redis-py keeps such a connection: after a failover that left the old server running as a replica, what was connected
-    before would be refused for ever.
+    redis-py keeps such a connection: after a failover that leaves the old server running as a replica, old connections
+    would be refused forever.
     """
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
@@ -255,7 +255,7 @@ def _leaving_old_primaries(kind: type[AbstractConnection]) -> type[AbstractConne
 def connect_redis(settings: Settings, *, client: type[Redis] = JobRedis, max_connections: int = 64) -> Redis:
     """A client with bytes replies; nothing is sent before the first command.
 
-    `protocol=2` is pinned because replies of the newer one differ in shape. No retries here: who calls decides.
+    `protocol=2` is pinned because replies of the newer protocol differ in form. No retries: the caller decides.
     """
     pool = BlockingConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
@@ -272,12 +272,12 @@ def connect_redis(settings: Settings, *, client: type[Redis] = JobRedis, max_con
 
 
 def code_of(error: RedisError) -> str:
-    """The first word of an error reply, as Redis names the kind of an error; empty for what is no reply."""
+    """The code of an error reply, its first word; empty for other errors."""
     return error.status_code or _reply_of(error).partition(" ")[0]
 
 
 def _reply_of(error: RedisError) -> str:
-    """redis-py takes the code from replies it has a class for, and puts words before those of a pipeline."""
+    """The reply's text. redis-py removes the code from known errors, and prefixes errors of a pipeline."""
     text = str(error)
     return found[1] if (found := _PIPELINED.search(text)) else text
 
@@ -287,7 +287,7 @@ def _is_not_now(error: ResponseError) -> bool:
 
 
 class _RedisErrors:
-    """Not a generator: those cost every command three microseconds."""
+    """A class, because a generator would cost every command three microseconds."""
 
     def __enter__(self) -> None:
         pass
@@ -309,7 +309,7 @@ _said: dict[str, float] = {}
 
 
 def _say(error: RedisError) -> None:
-    """Why Redis refuses, for operators: once a minute for each code, however many requests meet it."""
+    """Log why Redis refuses, at most once a minute for each code."""
     code, now = code_of(error), time.monotonic()
     if now - _said.get(code, -SAID_AGAIN_S) >= SAID_AGAIN_S:
         _said[code] = now
@@ -317,9 +317,9 @@ def _say(error: RedisError) -> None:
 
 
 def redis_errors() -> AbstractContextManager[None]:
-    """Turn what redis-py raises when Redis is away, unwilling or full into `TrackerUnavailable` and `StoreFull`.
+    """Turn redis-py's errors for a Redis that is down, refuses or is full into `TrackerUnavailable` and `StoreFull`.
 
-    What is left is a defect of ours (`OUR_FAULTS`).
+    Other errors are bugs of ours (`OUR_FAULTS`).
     """
     return _ERRORS
 
@@ -327,8 +327,8 @@ def redis_errors() -> AbstractContextManager[None]:
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks that use a client, and return when all have ended.
 
-    Once is not enough: redis-py sends by `asyncio.wait_for`, which before Python 3.12 loses a cancellation that meets
-    the end of the send (python/cpython#86296), and a task that works for ever would go on.
+    Cancels repeatedly: redis-py sends with `asyncio.wait_for`, which before Python 3.12 loses a cancellation that
+    coincides with the end of the send (python/cpython#86296), and an endless task would go on.
     """
     pending = set(tasks)
     while pending:

@@ -1,7 +1,7 @@
-"""The words every room shares: jobs, their inputs and outcomes, principals and events.
+"""The types that all packages share: jobs, their inputs and outcomes, principals and events.
 
-Plain frozen data, no behaviour beyond conversion, no imports from the rest of the package but none.
-Times are integers: milliseconds since the Unix epoch, in the job Redis' clock where a job is meant.
+Plain frozen data without behaviour beyond conversion; imports nothing from the rest of the package. Times are integers:
+milliseconds since the Unix epoch, by the job Redis' clock for jobs.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def usable_request_id(given: str | None) -> str:
-    """A caller's X-Request-ID when it is safe to log, store and echo, else a new one."""
+    """A caller's X-Request-ID if it is safe to log, store and echo, else a new one."""
     return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def without_repeats(members: list[tuple[str, Any]]) -> Json:
-    """The members of a JSON object; `object_pairs_hook` of `json.loads`. Raises ValueError for a name that is there
-    twice: which of the two counts, no two readers agree (RFC 8259 section 4)."""
+    """The members of a JSON object; an `object_pairs_hook` of `json.loads`. Raises ValueError for a repeated name,
+    because readers differ in which member counts (RFC 8259 section 4)."""
     found: Json = {}
     for name, value in members:
         if name in found:
@@ -37,7 +37,7 @@ def without_repeats(members: list[tuple[str, Any]]) -> Json:
 
 
 class JobStatus(StrEnum):
-    """The states of a job, the same words in the public API and in Redis."""
+    """The states of a job, with the same names in the public API and in Redis."""
 
     PENDING = "PENDING"
     PROCESSING = "PROCESSING"
@@ -50,7 +50,7 @@ ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 
 
 class Priority(StrEnum):
-    """Classes of waiting jobs, the first served first. Within a class, owners take turns."""
+    """Classes of waiting jobs; all of the first are served first. Within a class owners take turns."""
 
     NORMAL = "normal"
     BULK = "bulk"
@@ -58,9 +58,9 @@ class Priority(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is asking, from a verified token only.
+    """The caller, from a verified token.
 
-    `id` (hash of issuer and subject) owns jobs, records and limits. `name` is shown and reported, never compared.
+    `id` (hash of issuer and subject) owns jobs, records and limits. `name` is only shown and reported, never compared.
     """
 
     id: str
@@ -72,7 +72,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class JobInput:
-    """A reference to stored bytes and what admission needs to know of them.
+    """A reference to stored bytes and what admission needs to know about them.
 
     `pixels` is the decoded size of the input in the unit its input layer counts (width x height x frames for images).
     """
@@ -93,7 +93,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job as its record in Redis tells it."""
+    """One job, from its record in Redis."""
 
     id: str
     owner: str
@@ -112,7 +112,7 @@ class Job:
     traceparent: str | None = None
     priority: Priority = Priority.NORMAL
     keep: bool = False
-    """Its owner asked to keep the input as long as the record."""
+    """Whether the input is kept as long as the record."""
 
     @property
     def ended(self) -> bool:
@@ -121,7 +121,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One claimed job on its way to a model replica. `alone` marks a suspect: nothing else may run beside it."""
+    """One claimed job, sent to a model replica. `alone` marks a suspect: nothing else may run beside it."""
 
     job_id: str
     token: str
@@ -133,7 +133,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a model made of one task: exactly one of `result` and `failure` is set."""
+    """The outcome of one task: exactly one of `result` and `failure` is set."""
 
     job_id: str
     result: Json | None = None
@@ -142,7 +142,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file that a model gives beside its result."""
+    """A file that a model returns besides its result."""
 
     media_type: str
     data: bytes
@@ -150,7 +150,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What the gateway needs to know of a served model. Built once by `app.build`; no weights, no torch."""
+    """What the gateway needs to know about a served model. Built once by `app.build`; no weights, no torch."""
 
     name: str
     implementation: str
@@ -160,14 +160,14 @@ class ModelCard:
     result_schema: Json
     max_batch_size: int
     chunks_per_replica: int
-    """`max_ongoing_requests` of the deployment: chunks one replica holds at once."""
+    """`max_ongoing_requests` of the deployment: chunks that one replica holds at once."""
     wakes_from_zero: bool
-    """True when the deployment may have no replica until a job comes."""
+    """True if the deployment may have no replica until a job comes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaCard:
-    """What a running model replica says of itself with every heartbeat."""
+    """What a running model replica reports with every heartbeat."""
 
     model: str
     replica: str
@@ -178,37 +178,37 @@ class ReplicaCard:
 
 
 class Registrar(Protocol):
-    """The two things a model replica tells the tracker. `jobs` provides it, `app` hands it over."""
+    """What a model replica reports to the tracker. `jobs` implements it, `app` passes it in."""
 
     def beat(self, card: ReplicaCard) -> Awaitable[None]:
-        """Say that this replica runs; forgotten after a few missed beats."""
+        """Report that this replica runs; it expires after a few missed beats."""
         ...
 
     def start_alone(self, task: Task) -> Awaitable[bool]:
-        """Report that a suspect begins, alone. False: the lease is no longer ours, do not start."""
+        """Report that a suspect starts alone. False: the lease has expired, do not start."""
         ...
 
 
 class ModelHandle(Protocol):
-    """How the dispatcher reaches the replicas of one model."""
+    """How the dispatcher calls the replicas of one model."""
 
     def predict(self, chunk: Sequence[Task]) -> Awaitable[list[Outcome]]:
-        """One outcome per task, in order. Raises `errors.ModelUnready` when the fault is not the input's,
-        `errors.ReplicaLost` when the replica died or timed out while it held the chunk."""
+        """One outcome per task, in order. Raises `errors.ModelUnready` if the fault is not the input's,
+        `errors.ReplicaLost` if the replica died or timed out while it held the chunk."""
         ...
 
     def warm_up(self) -> Awaitable[str]:
-        """Send a warm-up input the whole way through one replica; its version. Raises as `predict` does."""
+        """Run a warm-up input through one replica; returns its version. Raises as `predict` does."""
         ...
 
     def leave(self) -> None:
-        """This gateway goes: chunks that no replica has yet, and those that come later, raise `errors.ModelUnready`."""
+        """This gateway shuts down: chunks that no replica has yet, and later ones, raise `errors.ModelUnready`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class UsageEvent:
-    """One authenticated request, written before its response starts. Field names are the outbox's."""
+    """One authenticated request, recorded before its response starts. The outbox uses the same field names."""
 
     event_id: str
     timestamp: int
@@ -227,7 +227,7 @@ class UsageEvent:
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One thing an admin did, written by the script that does it. Field names are the outbox's."""
+    """One action of an admin, written by the script that performs it. The outbox uses the same field names."""
 
     event_id: str
     timestamp: int
@@ -240,13 +240,14 @@ class AuditEvent:
     request_id: str
 
     def pairs(self) -> list[str | int]:
-        """Field, value, field, value …: as a script hands it to the outbox."""
+        """Field, value, field, value …: the form in which a script adds it to the outbox."""
         return [part for field in fields(self) for part in (field.name, getattr(self, field.name))]
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeEvent:
-    """One ended job, written by the script that ends it. Field names are the outbox's; the event id is `job_id:run`."""
+    """One ended job, written by the script that ends it. The outbox uses the same field names; the event id is
+    `job_id:run`."""
 
     job_id: str
     run: int

@@ -1,70 +1,7 @@
-"""Every error a person or a client can meet; one class = one problem type (RFC 9457) = one heading in docs/problems.md.
+"""Every error that a client can meet. One class is one problem type (RFC 9457) and one heading in docs/problems.md.
 
-ServiceError
-├── RequestError                      the caller can mend it
-│   ├── TokenMissing              401 token-missing
-│   ├── TokenInvalid              401 token-invalid
-│   ├── UserBlocked               403 user-blocked
-│   ├── AdminRequired             403 admin-required
-│   ├── QueryInvalid              400 query-invalid
-│   ├── BodyInvalid               400 body-invalid
-│   ├── BodyTooLarge              413 body-too-large
-│   ├── BodyTypeUnsupported       415 body-type-unsupported
-│   ├── ParamsInvalid             422 params-invalid
-│   ├── ImageMissing              400 image-missing
-│   ├── ImageTypeUnsupported      415 image-type-unsupported
-│   ├── ImageTooLarge             413 image-too-large
-│   ├── ImageUnreadable           422 image-unreadable
-│   ├── ImageUrlInvalid           422 image-url-invalid
-│   ├── ImageUrlForbidden         422 image-url-forbidden
-│   ├── ImageUrlFailed            422 image-url-failed
-│   ├── IdempotencyKeyInvalid     400 idempotency-key-invalid
-│   ├── IdempotencyKeyReused      422 idempotency-key-reused
-│   ├── ModelUnknown              404 model-unknown
-│   ├── JobUnknown                404 job-unknown
-│   ├── InputGone                 409 input-gone
-│   ├── JobEnded                  409 job-ended
-│   ├── JobNotFinished            409 job-not-finished
-│   ├── JobHasNoResult            409 job-has-no-result
-│   ├── RetryRefused              409 retry-refused
-│   ├── ResultExpired             410 result-expired
-│   ├── OutputUnknown             404 output-unknown
-│   ├── BatchUnknown              404 batch-unknown
-│   ├── BatchNotEnded             409 batch-not-ended
-│   ├── ImageNotKept              404 image-not-kept
-│   ├── DecisionUnknown           404 decision-unknown
-│   ├── StopUnknown               404 stop-unknown
-│   ├── DecisionsFull             409 decisions-full
-│   ├── WebhookUrlInvalid         422 webhook-url-invalid
-│   ├── WebhookUrlForbidden       422 webhook-url-forbidden
-│   ├── WebhookUnknown            404 webhook-unknown
-│   ├── DeliveryUnknown           404 delivery-unknown
-│   ├── WebhooksFull              409 webhooks-full
-│   ├── RouteUnknown              404 route-unknown
-│   └── MethodNotAllowed          405 method-not-allowed
-├── CapacityError                     the house is full, a part of it is away, or the caller is too fast; try again
-│   ├── RateLimited               429 rate-limited
-│   ├── TooManyStreams            429 too-many-streams
-│   ├── IntakeStopped             503 intake-stopped
-│   ├── QueueFull                 503 queue-full
-│   ├── StoreFull                 503 store-full
-│   ├── StoreUnavailable          503 store-unavailable
-│   ├── TrackerUnavailable        503 tracker-unavailable
-│   ├── KeysUnavailable           503 keys-unavailable
-│   ├── UsageUnavailable          503 usage-unavailable
-│   └── DeadlineExceeded          504 deadline-exceeded
-├── JobError                          a job ends FAILED with it; never an HTTP status of its own
-│   ├── ImageUndecodable              image-undecodable
-│   ├── ImageTooCostly                image-too-costly
-│   ├── InputLost                     input-lost
-│   ├── ModelRejected                 model-rejected
-│   ├── ModelTimedOut                 model-timeout
-│   ├── OutputsUnstored               outputs-unstored
-│   └── JobDead                       job-dead
-├── ModelUnready                      not the input's fault: the job is given back, never shown to a client
-├── ReplicaLost                       the replica died or hung with the chunk: counted as a delivery
-└── InternalError                 500 internal-error
-"""
+`RequestError`: the caller can correct it (4xx). `CapacityError`: try again later. `JobError`: a job ends FAILED with
+it, which is never an HTTP status. `ModelUnready` and `ReplicaLost` are for the dispatcher and never reach a client."""
 
 from __future__ import annotations
 
@@ -75,7 +12,7 @@ from serve_app.contracts import Failure
 
 
 class ServiceError(Exception):
-    """Base of all; `detail` is written for the person who has to act."""
+    """Base of all; `detail` is written for the person who has to act on it."""
 
     slug: ClassVar[str] = "internal-error"
     status: ClassVar[int] = 500
@@ -88,15 +25,15 @@ class ServiceError(Exception):
         self.detail = detail
         self.retry_after = retry_after
         self.pointers = dict(pointers or {})
-        """JSON Pointer (RFC 6901) into the request body -> what is wrong there."""
+        """JSON Pointer (RFC 6901) into the request body -> the fault there."""
 
 
 class InternalError(ServiceError):
-    """A defect of ours. The detail says nothing of the inside."""
+    """A bug of ours. The detail reveals nothing about internals."""
 
 
 class RequestError(ServiceError):
-    """The caller can mend it; 4xx."""
+    """The caller can correct it; 4xx."""
 
 
 class TokenMissing(RequestError):
@@ -260,7 +197,7 @@ class MethodNotAllowed(RequestError):
 
 
 class CapacityError(ServiceError):
-    """The house is full, a part of it is away, or the caller is too fast; the same request may pass later."""
+    """Overloaded, a dependency is down, or rate limited; the same request may succeed later."""
 
     status = 503
 
@@ -341,16 +278,16 @@ class JobDead(JobError):
 
 
 class ModelUnready(ServiceError):
-    """Not the input's fault; jobs are given back uncounted and the breaker opens."""
+    """Not the input's fault: the jobs are given back without a delivery counted, and the breaker opens."""
 
     slug, title = "model-unready", "The model is not ready"
 
 
 class ReplicaLost(ServiceError):
-    """The replica, or its decode workers, died or hung while it held the chunk; the loss counts as a delivery.
+    """The replica or its decode workers died or hung while it held the chunk; the loss counts as a delivery.
 
-    `hung`: a forward pass of the chunk ran past its deadline. Any of its jobs may be the cause; each runs alone next.
-    """
+    `hung`: a forward pass of the chunk exceeded its deadline. Any of its jobs may be the cause, so each runs alone
+    next."""
 
     slug, title = "replica-lost", "The model replica was lost"
 

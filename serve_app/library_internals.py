@@ -1,8 +1,8 @@
-"""Everything that this service uses of Ray, Starlette, redis-py and multiprocessing beyond what they promise to keep.
+"""All private parts of Ray, Starlette, redis-py and multiprocessing that this service relies on.
 
-It stands here alone, each with the promise of ours that hangs on it, and is looked for when a replica starts: after an
-upgrade that renamed one, the replica fails and says which, instead of a drain that quietly no longer drains. Libraries
-are imported where they are used: the light parts of the service, which have none of them, import this too.
+Each is listed with the promise of ours that depends on it, and is checked when a replica starts: after an upgrade that
+renames one, the replica fails and names it, instead of, for example, no longer draining without notice. Libraries are
+imported inside functions, because light parts of the service that lack them import this module too.
 """
 
 from __future__ import annotations
@@ -78,35 +78,35 @@ def keep_on_loopback() -> None:
 
 
 def read_as_utf8(parser: MultiPartParser) -> None:
-    """Let the form's text be UTF-8 (RFC 7578 section 5.1.2), whatever codec of Python's the caller names: some raise,
-    some make lone surrogates."""
+    """Read the form's text as UTF-8 (RFC 7578 section 5.1.2), whatever charset the caller names: some of Python's
+    codecs raise, some produce lone surrogates."""
     parser._charset = "utf-8"
 
 
 def current_part(parser: MultiPartParser) -> MultipartPart:
-    """The part of the form that the parser is at."""
+    """The part of the form that is being parsed."""
     return parser._current_part
 
 
 def close_files_of(parser: MultiPartParser) -> None:
-    """Give the memory or disk of the files that the parser has begun back."""
+    """Release the memory or disk space of the parser's files."""
     for file in parser._files_to_close_on_error:
         file.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """One thing that a library does not promise to keep."""
+    """One private part of a library."""
 
     library: str
     name: str
     promise: str
-    """What of ours breaks without it."""
+    """The promise of ours that breaks without it."""
     is_there: Callable[[], bool]
 
 
 def check_internals(seams: Iterable[Seam] | None = None) -> None:
-    """Raise `RuntimeError` that names each seam which is missing in the installed libraries, and what breaks by it."""
+    """Raises `RuntimeError` that names each seam missing in the installed libraries, and what breaks without it."""
     missing = [seam for seam in (SEAMS if seams is None else seams) if not _holds(seam)]
     if missing:
         lines = (f"{_installed(seam.library)}: {seam.name} is gone: {seam.promise}." for seam in missing)
@@ -125,7 +125,7 @@ def _holds(seam: Seam) -> bool:
 
 
 def _names(function: Any, attribute: str) -> bool:
-    """Whether the function's own code uses this attribute: how one that only instances have is looked for."""
+    """Whether the function's code uses this attribute; for attributes that exist only on instances."""
     return attribute in function.__code__.co_names
 
 
@@ -234,4 +234,4 @@ SEAMS: Final = (
     Seam("redis", "AbstractConnection, as it sends and reads packed commands", GROUPS, _connections_can_be_driven),
     Seam("python", "multiprocessing.context.SpawnProcess._Popen", WORKERS, _starts_processes),
 )
-"""Looked for at the start of every replica."""
+"""Checked at the start of every replica."""

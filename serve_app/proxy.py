@@ -1,9 +1,9 @@
-"""What runs in Serve's proxy, in front of every replica: what only the process that holds the connection can do.
+"""Middlewares of Serve's proxy, in front of every replica: tasks of the process that holds the client's connection.
 
 Ray Serve makes these middlewares where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `serve_app.proxy:middlewares`
-when a Ray node starts, in its own proxy and, in HAProxy mode, in each replica's server. Without it the service answers
-all the same: an id that cannot be used is then echoed by Serve as it came, `Expect: 100-continue` is granted to
-everybody, and a connection that is in use when its pod ends loses a request.
+when a Ray node starts, in its own proxy and, in HAProxy mode, in each replica's server. The service also works
+without them, but then Serve echoes unusable request ids, everybody gets 100 Continue, and a connection that is in use
+when its pod ends loses a request.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.contracts import usable_request_id
 
 BODY_WANTED: Final = "sem_image_classifier.body_wanted"
-"""An ASGI extension of ours: a message of this type, sent by the application before it reads the body of a request
-whose client waits for 100 Continue. It goes no further than to the proxy."""
+"""Our ASGI extension: the application sends a message of this type before it reads the body of a request whose client
+waits for 100 Continue. The proxy consumes it."""
 
 CONNECTION_MAX_AGE_S: Final = 10.0
-"""Less than a pod goes on answering after it left its Service (rayservice.yaml: `preStop`, then a proxy's drain)."""
+"""Less than the time that a pod answers after leaving its Service (rayservice.yaml: `preStop`, then the proxy's
+drain)."""
 FORGET_S: Final = 90.0
-"""More than `keep_alive_timeout_s`: a connection on which nothing came for so long is closed."""
+"""More than `keep_alive_timeout_s`: a connection idle for this long is closed."""
 CONNECTIONS_MAX: Final = 50_000
-"""Remembered at once, 270 bytes each; beyond it the oldest are forgotten, and count as new if they are still there."""
+"""Most remembered connections, 270 bytes each. Beyond it the oldest are forgotten, and count as new if still open."""
 HEALTH_PATH: Final = "/-/healthz"
-"""Serve's own. A proxy that drains answers 503, and Kubernetes asks every 5 s."""
+"""Serve's health path. A draining proxy answers 503; Kubernetes asks every 5 s."""
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve puts around its own, the last one outermost."""
+    """The middlewares that Serve adds, the last one outermost."""
     ours = [Middleware(UsableRequestId), Middleware(BodyOnDemand)]
-    # HAProxy keeps its connections to a replica apart from its clients': it closes those itself when it stops.
+    # HAProxy separates its connections to replicas from those of clients, which it closes itself when it stops.
     return ours if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else [*ours, Middleware(BoundedConnections)]
 
 
 class UsableRequestId:
-    """One X-Request-ID for proxy, logs, body and answer: the caller's where it can be used, else a new one.
+    """One X-Request-ID for proxy, logs, body and response: the caller's if it is usable, else a new one.
 
-    Serve echoes whatever comes and puts it into its logs; the gateway makes a new id where it cannot use the caller's.
+    Without it Serve echoes and logs any id, while the gateway replaces unusable ones.
     """
 
     def __init__(self, application: ASGIApp) -> None:
@@ -59,9 +60,9 @@ class UsableRequestId:
 
 
 class BodyOnDemand:
-    """100 Continue when the application wants the body, not when the proxy is ready to pass it on.
+    """Sends 100 Continue when the application wants the body, not when the proxy could forward it.
 
-    Serve's proxy asks its server for the body at once, which sends 100 Continue before the token was looked at.
+    Serve's proxy reads the body at once, which would send 100 Continue before the token is checked.
     """
 
     def __init__(self, application: ASGIApp) -> None:
@@ -82,7 +83,7 @@ class BodyOnDemand:
                 wanted.set()
                 return
             if message["type"] == "http.response.start" and not wanted.is_set():
-                # Whether the client sends the body now is not known: what comes next may be no request.
+                # The client may or may not send the body now, so the next bytes may not be a request.
                 MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
@@ -91,18 +92,18 @@ class BodyOnDemand:
 
 
 class BoundedConnections:
-    """Sends `Connection: close` with the first answer on a connection older than `CONNECTION_MAX_AGE_S`, and with every
-    answer of a proxy that drains.
+    """Sends `Connection: close` with the first response on a connection older than `CONNECTION_MAX_AGE_S`, and with
+    every response of a draining proxy.
 
-    A connection in use would otherwise outlive its pod's place in the Service and break under a request when the pod
-    ends. The client opens the next one, which Kubernetes sends to a pod that stays. An ASGI server does not tell when a
-    connection ends, so that one is known by its peer's address: a new one from the same port may be closed early.
+    A busy connection would otherwise outlive its pod's membership in the Service and break during a request when the
+    pod ends. The client opens a new one, which Kubernetes routes to another pod. ASGI does not report the end of a
+    connection, so connections are identified by the peer's address: a new one from the same port may be closed early.
     """
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
         self._begun: dict[tuple[str, int], float] = {}
-        """Of each connection, by its peer, the oldest first."""
+        """Start time of each connection by its peer, oldest first."""
         self._is_draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,7 +125,7 @@ class BoundedConnections:
         await self._application(scope, receive, send_on)
 
     def _begin(self, peer: tuple[str, int]) -> float:
-        """When the connection's first request came."""
+        """The time of the connection's first request."""
         now = time.monotonic()
         while self._begun:
             oldest = next(iter(self._begun))
@@ -135,7 +136,7 @@ class BoundedConnections:
 
 
 class BodyWanted:
-    """In the replica: tells the proxy when the application begins to read."""
+    """In the replica: tells the proxy when the application starts to read the body."""
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
@@ -157,6 +158,6 @@ class BodyWanted:
 
 
 def _waits(scope: Scope) -> bool:
-    """RFC 9110 section 10.1.1: of HTTP/1.0 clients the header means nothing."""
+    """Whether the client waits for 100 Continue. RFC 9110 section 10.1.1: ignored for HTTP/1.0."""
     expects = any(name == b"expect" and value.lower() == b"100-continue" for name, value in scope["headers"])
     return expects and scope.get("http_version") != "1.0"

@@ -1,7 +1,7 @@
-"""Where a replica's log lines go: into Serve's file of the replica; requests and the audit log into files beside it.
+"""Logging of a replica: into Serve's log file of the replica; requests and the audit log into files beside it.
 
-Serve gives handlers to its own logger alone. A record of any other reaches Python's last resort, the standard error
-stream, which Serve has replaced by one that writes whatever comes as INFO, line by line, and below WARNING nothing.
+Serve adds handlers only to its own logger. Records of others reach Python's last-resort handler: it drops those below
+WARNING, and Serve's replacement of stderr logs each line of the rest as INFO.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from pathlib import Path
 from typing import Final
 
 LINES_MAX: Final = 256
-"""Request lines held before they are written."""
+"""Most request lines held before they are written."""
 FLUSH_S: Final = 0.5
-"""Most time one is held."""
+"""Longest time that a line is held."""
 
 _serve = logging.getLogger("ray.serve")
 _log = logging.getLogger(__name__)
 
 
 def log_through_serve() -> None:
-    """Hand every record of this process to Serve's logger, ours from Serve's own level on. Call it once."""
+    """Pass every record of this process to Serve's logger, ours from Serve's level on. Call it once."""
     logging.getLogger("serve_app").setLevel(_serve.getEffectiveLevel())
     logging.getLogger().addHandler(_ToServe())
 
 
 def log_requests_beside_serve() -> None:
-    """Write the lines of `serve_app.request` to `…_requests.log` beside Serve's file, rotated as that is."""
+    """Write the lines of `serve_app.request` to `…_requests.log` beside Serve's file, with the same rotation."""
     if file := _file_beside_serve("requests"):
         _write_alone("serve_app.request", GatheredLines(file))
 
 
 def log_audit_beside_serve() -> None:
-    """Write the lines of `serve_app.audit` to `…_audit.log` beside Serve's file: all, and each at once."""
+    """Write the lines of `serve_app.audit` to `…_audit.log` beside Serve's file: all of them, each at once."""
     logging.getLogger("serve_app.audit").setLevel(logging.INFO)
     if file := _file_beside_serve("audit"):
         _write_alone("serve_app.audit", file)
@@ -57,7 +57,7 @@ def _file_beside_serve(name: str) -> RotatingFileHandler | None:
 
 
 def _write_alone(name: str, handler: logging.Handler) -> None:
-    """Write a logger's lines by this handler alone."""
+    """Write a logger's records only with this handler."""
     logger = logging.getLogger(name)
     logger.propagate = False
     logger.addHandler(handler)
@@ -66,18 +66,18 @@ def _write_alone(name: str, handler: logging.Handler) -> None:
 class _ToServe(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info:
-            # logging would do it by print(), and Serve's own in a replica (2.60) writes a tuple for every line.
+            # logging would use print(), and Serve's replacement in a replica (2.60) writes a tuple for every line.
             record.exc_text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
         _serve.handle(record)
         if record.levelno >= logging.WARNING:
-            for handler in _serve.handlers:  # in throughput mode Serve keeps a thousand records in memory
+            for handler in _serve.handlers:  # in throughput mode Serve buffers a thousand records
                 handler.flush()
 
 
 class GatheredLines(logging.Handler):
-    """Writes messages as they are, many at once.
+    """Writes messages unformatted, many at once.
 
-    A line takes Serve's own chain of filters and formatters 35 µs of processor time, and each is written alone.
+    Serve's chain of filters and formatters takes 35 µs of processor time per line, and writes each one separately.
     """
 
     def __init__(self, file: logging.Handler) -> None:
@@ -92,11 +92,11 @@ class GatheredLines(logging.Handler):
         elif len(self._lines) == 1:
             try:
                 asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
-            except RuntimeError:  # not in an event loop: nothing would call
+            except RuntimeError:  # no event loop that could call it
                 self.flush()
 
     def flush(self) -> None:
-        """Write what is held; also called when the process ends."""
+        """Write the held lines; also called when the process ends."""
         self.acquire()
         try:
             lines, self._lines = self._lines, []
@@ -106,7 +106,7 @@ class GatheredLines(logging.Handler):
             self.release()
 
     def close(self) -> None:
-        """Write what is held, and close the file."""
+        """Write the held lines and close the file."""
         self.flush()
         self._file.close()
         super().close()

@@ -1,5 +1,5 @@
-"""Numbers and text in our own output: numbers as people write them; text of other people safe on one line of a terminal
-or table, harmless in a spreadsheet.
+"""Numbers and text for output: readable numbers, and untrusted text made safe for one line of a terminal or table, for
+a spreadsheet and for PostgreSQL.
 
 Formula injection: https://owasp.org/www-community/attacks/CSV_Injection. Direction overrides: CVE-2021-42574.
 """
@@ -18,7 +18,7 @@ from unicodedata import category
 from serve_app.contracts import Json
 
 BOM: Final = "\ufeff"
-"""What a CSV begins with, on request, so that Excel reads it as UTF-8."""
+"""Optional start of a CSV, so that Excel reads it as UTF-8."""
 BOM_HELP: Final = "Begin a CSV with a byte order mark, by which Excel knows UTF-8."
 BOM_WITHOUT_CSV: Final = "bom: only a CSV may begin with a byte order mark; ask for format=csv, or leave bom out."
 
@@ -27,10 +27,10 @@ NAME_LIMIT: Final = 250
 """Characters of the column `username`."""
 
 _REMOVED: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Control characters with NUL and line ends, lone surrogates, line and paragraph separators."""
+"""Control characters including NUL and line ends, lone surrogates, line and paragraph separators."""
 _OVERRIDES: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Embeddings, overrides and isolates turn the reading direction of what follows, so that one name could disguise a
-whole line; no name needs them. Marks (U+200E, U+200F, U+061C) and joiners (U+200C, U+200D) belong to names and stay."""
+"""Embeddings, overrides and isolates change the direction of the following text, so that one name could disguise a
+whole line; no name needs them. Marks (U+200E, U+200F, U+061C) and joiners (U+200C, U+200D) occur in names and stay."""
 _BREAKS: Final = str.maketrans(dict.fromkeys("\t\n\v\f\r\x85\u2028\u2029", " "))
 
 _FORMULA: Final = re.compile(
@@ -45,7 +45,7 @@ _JSON_FORMULA: Final = re.compile(r'([;|](?:\\"|\s)*)([=+\-@])')
 
 
 def number(value: float) -> str:
-    """`value` as a person writes it: to three digits or the whole number, thousands apart, without an exponent."""
+    """`value` as people write it: three digits or the whole number, with thousands separators, without an exponent."""
     decimals = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
     text = f"{value:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if decimals else text
@@ -59,16 +59,15 @@ def without_controls(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` for one line of a terminal or table: breaks become blanks, other controls go, everything else stays."""
+    """`text` for one line of a terminal or table: breaks become blanks, other controls are removed."""
     return without_controls(text.translate(_BREAKS))
 
 
 def csv_row(cells: Sequence[str | float | Json | None], line_end: str = "\n") -> str:
     """One line of CSV (RFC 4180). Numbers stay numbers; an object is JSON in one cell.
 
-    Text is put on one line. Where a spreadsheet would begin to calculate, at the start of a field or behind a separator
-    inside it (a comma file may be read by an Excel that splits at semicolons), an apostrophe marks it as text.
-    """
+    Text is put on one line. Where a spreadsheet would see a formula, at the start of a field or after a separator
+    inside it (an Excel that splits at semicolons may read a comma file), an apostrophe marks it as text."""
     text = io.StringIO()
     csv.writer(text, lineterminator=line_end).writerow([_cell(cell) for cell in cells])
     return text.getvalue()
@@ -83,7 +82,7 @@ def _cell(value: str | float | Json | None) -> str | float | None:
 
 
 def _json_cell(value: Json) -> str:
-    """JSON that reads back as the same object: an apostrophe would change it, an escape of the character does not."""
+    """JSON with formula characters escaped: it reads back as the same object, which an apostrophe would change."""
     return _JSON_FORMULA.sub(lambda found: f"{found[1]}\\u{ord(found[2]):04x}", json.dumps(value))
 
 

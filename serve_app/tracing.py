@@ -1,7 +1,7 @@
 """Traces by W3C Trace Context and OpenTelemetry; off unless TRACES_ENDPOINT names a collector (OTLP over HTTP).
 
-One trace leads from request to outcome: the gateway's span continues the caller's, its context travels in the job's
-record, and the model replica's span continues that. Nothing of a person or an image is put into a span.
+One trace covers request and outcome: the gateway's span continues the caller's, its context is stored in the job's
+record, and the model replica's span continues that. Spans contain no data of users or images.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CONTEXT: Final = TraceContextTextMapPropagator()
 
 
 class Kind(Enum):
-    """Which end of a wire a step stands at."""
+    """The kind of a span."""
 
     SERVER = SpanKind.SERVER
     CONSUMER = SpanKind.CONSUMER
@@ -35,13 +35,13 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a trace, under way. `traceparent` is for whoever goes on; None where there is no trace."""
+    """A running span. `traceparent` is for the next span; None without a trace."""
 
     traceparent: str | None
     _span: Span | None = None
 
     def end(self, facts: Mapping[str, str | int], failure: str | None = None) -> None:
-        """The step is over; `failure` is a reason that strangers may read."""
+        """End the span; `failure` is a reason without private data."""
         if self._span is None:
             return
         self._span.set_attributes(facts)
@@ -51,10 +51,10 @@ class Step:
 
 
 class Tracer:
-    """Makes steps; without an exporter they only carry the caller's trace on."""
+    """Makes spans; without an exporter it only passes the caller's trace on."""
 
     def __init__(self, exporter: SpanExporter | None, *, at_once: bool = False) -> None:
-        """`at_once` exports in the caller's thread, for an exporter that only remembers."""
+        """`at_once` exports in the caller's thread, for an in-memory exporter."""
         self._provider: TracerProvider | None = None
         if exporter is not None:
             self._provider = TracerProvider(resource=Resource({"service.name": SERVICE_NAME}), shutdown_on_exit=False)
@@ -63,7 +63,7 @@ class Tracer:
             self._tracer = self._provider.get_tracer("serve_app")
 
     def step(self, name: str, parent: str | None, kind: Kind) -> Step:
-        """Begin a step that continues `parent`, a traceparent; with None or a malformed one a new trace begins."""
+        """Start a span that continues `parent`, a traceparent; None or a malformed one starts a new trace."""
         parent = parent if parent and _TRACEPARENT.fullmatch(parent) else None
         if self._provider is None:
             return Step(parent)
@@ -74,13 +74,13 @@ class Tracer:
         return Step(carrier.get("traceparent"), span)
 
     def close(self) -> None:
-        """Send what waits. Blocks, for `EXPORT_TIMEOUT_S` at most per batch."""
+        """Send waiting spans. Blocks for at most `EXPORT_TIMEOUT_S` per batch."""
         if self._provider is not None:
             self._provider.shutdown()
 
 
 def make_tracer(settings: Settings) -> Tracer:
-    """The tracer that the settings name. Raises RuntimeError where its exporter is not installed."""
+    """The tracer for the settings. Raises RuntimeError if its exporter is not installed."""
     if not settings.traces_endpoint:
         return Tracer(None)
     try:

@@ -24,13 +24,18 @@ class ByFile(LoadScopeScheduling):
         return next((folder for folder in WHOLE if nodeid.startswith(folder)), nodeid.split("::", 1)[0])
 
 
-def in_order(items: Iterable[pytest.Item]) -> list[pytest.Item]:
-    """Long groups begin first, so that the workers end together; within a group the (random) order stays."""
+def in_order(items: Iterable[pytest.Item], *, parallel: bool) -> list[pytest.Item]:
+    """Of several workers, the one with the folders of `WHOLE` begins with them, and files with slow tests come next, so
+    that all end together. One process runs those folders last: their servers stay until the end.
+
+    Otherwise the random order stays.
+    """
     found = list(items)
     slow: dict[Path, int] = {}
     for item in found:
-        slow[item.path] = slow.get(item.path, 0) + (item.get_closest_marker("slow") is not None)
-    return sorted(found, key=lambda item: (not _is_whole(item.path), -slow[item.path]))
+        is_slow = item.get_closest_marker("slow") is not None and not _is_whole(item.path)
+        slow[item.path] = slow.get(item.path, 0) + is_slow
+    return sorted(found, key=lambda item: (_is_whole(item.path) is not parallel, -slow[item.path]))
 
 
 def give_time(item: pytest.Item) -> None:

@@ -36,7 +36,7 @@ def connected(kind: type[Client], url: str, issuer: str, *, as_admin: bool = Fal
 
 
 def development_token(user: str, issuer: str = DEFAULT_ISSUER, *, scope: str = "openid") -> str:
-    """A token for `user`; gives up with a hint when the issuer does not run."""
+    """A token for `user`; ends the command with a hint if the issuer does not run."""
     form = {"grant_type": "client_credentials", "client_id": user, "client_secret": "development", "scope": scope}
     try:
         answer = httpx2.post(f"{issuer}/token", data=form, timeout=10, trust_env=False)
@@ -53,6 +53,6 @@ def development_token(user: str, issuer: str = DEFAULT_ISSUER, *, scope: str = "
 
 
 def find_token(issuer: str = DEFAULT_ISSUER, *, scope: str = "openid") -> str:
-    """SEMAPI_TOKEN, else a development token for the account that runs us."""
+    """SEMAPI_TOKEN, else a development token for the current account."""
     user = os.environ.get("USER") or "developer"
     return os.environ.get("SEMAPI_TOKEN") or development_token(user, issuer, scope=scope)

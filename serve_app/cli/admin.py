@@ -16,7 +16,7 @@ from serve_app.errors import ServiceError
 
 dead = typer.Typer(help="Dead jobs: list, show, requeue, drop.", rich_markup_mode=None, no_args_is_help=True)
 
-OfModel = Annotated[str | None, typer.Option(help="Those of this model.")]
+OfModel = Annotated[str | None, typer.Option(help="Only dead jobs of this model.")]
 JobIds = Annotated[list[str] | None, typer.Argument(help="Ids of dead jobs.")]
 All = Annotated[bool, typer.Option("--all", help="All dead jobs.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before --all or --model.")]
@@ -41,7 +41,7 @@ def show_dead(
     url: Url = SERVICE,
     issuer: Issuer = DEFAULT_ISSUER,
 ) -> None:
-    """Show all that is known of a dead job, as JSON."""
+    """Show all data of a dead job, as JSON."""
     with connected(AdminClient, url, issuer, as_admin=True) as client:
         typer.echo(json.dumps(client.dead_job(job_id), indent=2))
 
@@ -55,7 +55,7 @@ def requeue(
     url: Url = SERVICE,
     issuer: Issuer = DEFAULT_ISSUER,
 ) -> None:
-    """Let dead jobs run again. Ends with 1 when one could not be put back."""
+    """Run dead jobs again. Ends with 1 if one could not be requeued."""
     with connected(AdminClient, url, issuer, as_admin=True) as client:
         _each(_chosen(client, job_ids, model, every, yes, "requeue"), client.requeue, "requeued")
 
@@ -69,7 +69,7 @@ def drop(
     url: Url = SERVICE,
     issuer: Issuer = DEFAULT_ISSUER,
 ) -> None:
-    """Remove dead jobs and their images for good. Ends with 1 when one could not be removed."""
+    """Delete dead jobs and their images for good. Ends with 1 if one could not be deleted."""
     with connected(AdminClient, url, issuer, as_admin=True) as client:
         _each(_chosen(client, job_ids, model, every, yes, "drop"), client.drop, "dropped")
 
@@ -104,10 +104,10 @@ intake = typer.Typer(
     help="Stop and start the intake of jobs; pause and resume a model.", rich_markup_mode=None, no_args_is_help=True
 )
 
-IntakeOf = Annotated[str | None, typer.Option(help="Of this model alone.")]
+IntakeOf = Annotated[str | None, typer.Option(help="Only this model.")]
 ModelName = Annotated[str, typer.Argument(help="The model.")]
-Message = Annotated[str, typer.Option(help="What people are told who are refused, or who look why jobs wait.")]
-RetryAfter = Annotated[int, typer.Option(min=1, max=86_400, help="Seconds after which clients shall try again.")]
+Message = Annotated[str, typer.Option(help="Shown to refused users, and to users who ask why their jobs wait.")]
+RetryAfter = Annotated[int, typer.Option(min=1, max=86_400, help="Seconds after which clients should try again.")]
 
 
 @intake.command("show")
@@ -129,13 +129,13 @@ def stop(
     url: Url = SERVICE,
     issuer: Issuer = DEFAULT_ISSUER,
 ) -> None:
-    """Take no more jobs in. Those that were accepted go on to their end."""
+    """Accept no more jobs. Accepted jobs still run to their end."""
     _stop("intake", model, message, retry_after, url, issuer)
 
 
 @intake.command()
 def start(model: IntakeOf = None, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
-    """Take jobs in again."""
+    """Accept jobs again."""
     _resume(f"intake:{model}" if model else "intake", url, issuer)
 
 
@@ -146,13 +146,13 @@ def pause(
     url: Url = SERVICE,
     issuer: Issuer = DEFAULT_ISSUER,
 ) -> None:
-    """Begin no more jobs of a model: those that run end, others wait and are still taken in."""
+    """Start no more jobs of a model: running ones end, new ones are accepted and wait."""
     _stop("work", model, message, 300, url, issuer)
 
 
 @intake.command()
 def resume(model: ModelName, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
-    """Let the model's jobs run again."""
+    """Run the model's jobs again."""
     _resume(f"work:{model}", url, issuer)
 
 

@@ -37,7 +37,7 @@ def submit(
     """
     files = [file for path in paths for file in _files(path)]
     if not files:
-        give_up("There is no file in these folders.")
+        give_up("These folders contain no files.")
     batches = _ask(url, issuer, lambda client: _send(client, files, model, timeout if wait else None))
     for batch in batches:
         _print(batch)
@@ -47,7 +47,7 @@ def submit(
 
 @commands.command()
 def status(batch: BatchId, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
-    """How many items are where."""
+    """Show how many items have each status."""
     _print(_ask(url, issuer, lambda client: client.batch(batch)))
 
 
@@ -62,7 +62,7 @@ def results(
     url: Url = SERVICE,
     issuer: Issuer = DEFAULT_ISSUER,
 ) -> None:
-    """A line for each item, with its result or problem."""
+    """Print a line for each item, with its result or problem."""
     text = _ask(url, issuer, lambda client: client.batch_results(batch, "csv" if as_csv else "ndjson"))
     if as_csv:
         text = bom_for(target, bom) + text
@@ -70,14 +70,14 @@ def results(
         typer.echo(text, nl=False)
         return
     try:
-        target.write_bytes(text.encode())  # the service's line ends as they are
+        target.write_bytes(text.encode())  # bytes, to keep the service's line ends
     except OSError as error:
         give_up(str(error))
 
 
 @commands.command()
 def cancel(batch: BatchId, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
-    """Take back all items that have not ended."""
+    """Cancel all items that have not ended."""
     _print(_ask(url, issuer, lambda client: client.cancel_batch(batch)))
 
 
@@ -86,7 +86,7 @@ def _files(path: Path) -> Sequence[Path]:
 
 
 def _send(client: BatchClient, files: Sequence[Path], model: str | None, timeout: float | None) -> list[Json]:
-    """All batches are sent before the first is waited for; what was sent shows even if a later one is refused."""
+    """Send all batches, then wait for them. Batches that were sent are printed even if a later one is refused."""
     sent: list[Json] = []
     with Progress(console=errors, transient=True) as progress:
         bar = progress.add_task("sending", total=len(files))

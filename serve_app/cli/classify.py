@@ -19,7 +19,7 @@ from serve_app.contracts import Json, Priority
 from serve_app.errors import ServiceError
 
 AT_ONCE = 8
-"""Files on their way at the same time: enough to fill a batch, too few to crowd out others."""
+"""Files processed at the same time: enough to fill a batch, too few to crowd out other users."""
 
 
 def classify(
@@ -35,7 +35,7 @@ def classify(
     priority: Annotated[Priority, typer.Option(help="bulk: after all normal jobs.")] = Priority.NORMAL,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """Classify images by a running service; the token is SEMAPI_TOKEN, else one of the development issuer.
+    """Classify images with a running service; the token is SEMAPI_TOKEN, else one of the development issuer.
 
     Ends with 1 when a file was not classified.
     """
@@ -84,7 +84,7 @@ def classify_files(
     priority: Priority = Priority.NORMAL,
     timeout_s: float = 300.0,
 ) -> list[tuple[Path, Json]]:
-    """Every file with its ended job, in the order given. A refused file has the status REFUSED and its problem."""
+    """Every file with its ended job, in the given order. A refused file has the status REFUSED and its problem."""
     with (
         ServiceClient(url, token) as client,
         ThreadPoolExecutor(AT_ONCE) as threads,

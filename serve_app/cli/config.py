@@ -34,7 +34,7 @@ def migrate(
         typer.Option(min=0, max=600, envvar="WAIT_S", help="Seconds to wait for a server that does not answer yet."),
     ] = 0.0,
 ) -> None:
-    """Apply the numbered SQL migrations to DATABASE_URL; safe to repeat and to run at once from several places."""
+    """Apply the numbered SQL migrations to DATABASE_URL; safe to repeat and to run concurrently."""
     from serve_app.usage import migrations  # psycopg belongs to the extra [serve]
 
     url = settings_or_give_up().database_url.get_secret_value()
@@ -48,7 +48,7 @@ def migrate(
 
 
 def settings_or_give_up() -> Settings:
-    """The settings of this process; a fault in them ends it in one line, without values: they may be secrets."""
+    """The settings of this process. Invalid ones end the command with one line, without values: they may be secrets."""
     try:
         return read_settings()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What every command prints with, and how it gives up: one line that a person can act on, status 1."""
+"""How commands print, and how they end on an error: one line that the user can act on, status 1."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ Bom = Annotated[
 
 
 def give_up(message: str) -> NoReturn:
-    """Say why in one line and end with status 1."""
+    """Print the reason in one line and end with status 1."""
     errors.print(f"semapi: {message}", style="red", markup=False)
     raise typer.Exit(1)
 
 
 def bom_for(target: Path | None, wanted: bool | None) -> str:
-    """What a CSV begins with: for a file, which a spreadsheet will open, a byte order mark unless it is not wanted."""
+    """The byte order mark of a CSV, or nothing. By default files, which a spreadsheet may open, have one."""
     return BOM if (target is not None if wanted is None else wanted) else ""
 
 
 def explain(error: ValidationError, spell: Callable[[str], str] = str) -> str:
-    """What is wrong, in one line and without the values; `spell` turns a field's name into the one people know."""
+    """The errors in one line, without the values; `spell` converts a field's name to the one that users know."""
     faults = [(spell(".".join(map(str, fault["loc"]))), fault["msg"]) for fault in error.errors()]
     said = [f"{name}: {message}" if name else message for name, message in faults]
     return "; ".join(said).replace("Value error, ", "")
 
 
 def print_result(name: str, result: Json) -> None:
-    """What a model made of the file of this name; a classification with its scores, anything else as it is."""
+    """Print a model's result for a file: a classification with its scores, any other as JSON."""
     if "all_scores" in result:
         if "labels" in result:
             said = f"shows {', '.join(result['labels']) or 'none of the labels'}"
@@ -61,7 +61,7 @@ def print_result(name: str, result: Json) -> None:
 
 
 def print_scores(result: Json, top: int = 3) -> None:
-    """The best classes of a classification with bars, and the model that said so."""
+    """Print the best classes of a classification with bars, and the model."""
     scores = sorted(result["all_scores"].items(), key=lambda item: -item[1])[:top]
     width = max(len(label) for label, _ in scores)
     for label, score in scores:
@@ -76,7 +76,7 @@ def print_scores(result: Json, top: int = 3) -> None:
 
 
 def describe_model(model: Json) -> str:
-    """One line on the model; a stand-in is called one."""
+    """One line about the model; the demo model is labelled as such."""
     commit = model.get("revision") or model.get("sha256") or "unknown"
     name = f"{model.get('id')} @ {commit[:12]}, {model.get('engine')} {model.get('precision')}"
     return f"{name} — DEMO MODEL, a stand-in trained on drawn textures" if model.get("demo") else name

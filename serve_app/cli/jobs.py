@@ -1,4 +1,4 @@
-"""`semapi jobs …`: one's own jobs at a running service, as JSON."""
+"""`semapi jobs …`: your own jobs in a running service, as JSON."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def show(
     url: Url = SERVICE,
     issuer: Issuer = DEFAULT_ISSUER,
 ) -> None:
-    """Your jobs, newest first."""
+    """List your jobs, newest first."""
     _print(url, issuer, lambda client: client.jobs(status=status, limit=limit, cursor=cursor))
 
 
 @commands.command()
 def result(job: JobId, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
-    """The result of a completed job, also of an older one."""
+    """Print the result of a completed job, also of an older one."""
     _print(url, issuer, lambda client: client.result(job))
 
 
@@ -46,7 +46,7 @@ def image(
     url: Url = SERVICE,
     issuer: Issuer = DEFAULT_ISSUER,
 ) -> None:
-    """Write the image of a job that was to keep it into a file."""
+    """Write a job's image to a file, if the job was submitted with --keep."""
     data = _ask(url, issuer, lambda client: client.image(job))
     try:
         file.write_bytes(data)
@@ -56,19 +56,19 @@ def image(
 
 @commands.command()
 def cancel(job: JobId, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
-    """Take back a job that waits or runs."""
+    """Cancel a waiting or running job."""
     _print(url, issuer, lambda client: client.cancel(job))
 
 
 @commands.command()
 def retry(job: JobId, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
-    """Run a failed job once more."""
+    """Run a failed job again."""
     _print(url, issuer, lambda client: client.retry(job))
 
 
 @commands.command()
 def delete(job: JobId, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
-    """Forget an ended job with all that came of it."""
+    """Delete an ended job with its image and results."""
     _print(url, issuer, lambda client: client.remove(job))
 
 

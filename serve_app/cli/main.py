@@ -45,7 +45,7 @@ def program(
 
 
 def app() -> None:
-    """Run the command line. A library that the thin base install leaves out is named with the way to get it."""
+    """Run the command line. If a library of an extra is missing, name it and how to install it."""
     try:
         commands()
     except ModuleNotFoundError as error:

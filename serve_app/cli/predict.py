@@ -23,12 +23,12 @@ def predict(
     params: Annotated[str, typer.Option(help="The model's parameters, as JSON.")] = "{}",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """Run a model on files in this process: the same reading, preprocessing and forward pass as the service."""
+    """Run a model on files in this process, with the same decoding, preprocessing and forward pass as the service."""
     try:
         results = _predict(model, files or [], params)
-    except typer.Exit:  # a RuntimeError too; why was said
+    except typer.Exit:  # also a RuntimeError; its reason is already printed
         raise
-    except (ServiceError, ValueError, OSError, RuntimeError) as error:  # RuntimeError: torch's, of an input
+    except (ServiceError, ValueError, OSError, RuntimeError) as error:  # RuntimeError: torch's, for an input
         give_up(str(error))
     for name, result in results:
         if as_json:

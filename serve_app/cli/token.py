@@ -1,4 +1,5 @@
-"""`semapi token USER`: a token of the development issuer. `semapi token check TOKEN`: why one is taken or refused."""
+"""`semapi token USER`: a token of the development issuer. `semapi token check TOKEN`: why a token is accepted or
+refused."""
 
 from __future__ import annotations
 
@@ -20,15 +21,15 @@ from serve_app.contracts import Json
 
 READ_MAX = 1024 * 1024
 SHOWN_MAX = 300
-"""Characters of what a token claims, on one line."""
+"""Most characters of a token's claims on one line."""
 
 
 _SCHEME: Final = re.compile(r"(authorization:\s*)?bearer\s+", re.IGNORECASE)
-"""What stands before a token in a header, from which it may have been copied."""
+"""Prefix of a token that was copied from a header."""
 
 
 class _UserOrCommand(TyperGroup):
-    """`semapi token ada` is `semapi token for ada`: what is no command is the user's name, or an option of it."""
+    """`semapi token ada` means `semapi token for ada`: anything that is not a command is a user's name or an option."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         if args and args[0] not in (*self.commands, "--help"):
@@ -55,7 +56,7 @@ def print_token(
 
     `for` may be left out, unless the user's name is `check` or `for`.
     """
-    if context.args:  # not told which: one may be a token
+    if context.args:  # the words are not repeated: one may be a token
         give_up("a user's name is one word; tokens are examined by `semapi token check`")
     typer.echo(development_token(user, issuer, scope=f"openid {ADMIN_ROLE}" if admin else "openid"))
 
@@ -66,7 +67,7 @@ def check(
         list[str], typer.Argument(metavar="TOKEN", help="The token, or - to read it from standard input.")
     ],
 ) -> None:
-    """Say which rule accepts or refuses a token here, as the service with these settings would: status 0 or 1.
+    """Show which rule accepts or refuses a token, as the service with these settings would: status 0 or 1.
 
     The issuer's keys are fetched. Neither the token nor its signature is printed.
     """
@@ -112,13 +113,13 @@ def _values(members: Json, names: Sequence[str]) -> str:
 
 
 def _show(name: str, found: str) -> None:
-    """One line of an examination. A token may claim anything: nothing of it controls the terminal."""
+    """One line of an examination. Claims are untrusted: non-printable characters must not reach the terminal."""
     plain = "".join(character if character.isprintable() else "?" for character in found)
     output.print(f"{name and name + ':':<11}{plain[:SHOWN_MAX]}{'…' if len(plain) > SHOWN_MAX else ''}", markup=False)
 
 
 def _show_what_keys_say() -> None:
-    """Why an issuer cannot be read and which of its keys are left out: a log line in the service, here stderr."""
+    """Print to stderr what the service logs: why an issuer cannot be read and which of its keys are ignored."""
     log = logging.getLogger("serve_app.gateway.jwks")
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler())

@@ -1,4 +1,4 @@
-"""`semapi top`: what waits, what runs and how it ends, live, from GET /metrics."""
+"""`semapi top`: waiting, running and ended jobs, live, from GET /metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDS: Final = ("completed", "failed", "cancelled", "dead")
 
 @dataclass(frozen=True)
 class Look:
-    """One scrape: name and labels of each sample with its value, and when it was taken."""
+    """One scrape: the value of each sample by name and labels, and its time."""
 
     samples: dict[tuple[str, str, str], float]
     at: float
@@ -44,7 +44,7 @@ def top(
 ) -> None:
     """Show queue, replicas and outcomes of every model, live.
 
-    SEMAPI_TOKEN holds an admin's token or that of METRICS_TOKEN; without it the development issuer makes an admin's.
+    SEMAPI_TOKEN is an admin's token or METRICS_TOKEN; without it the development issuer makes an admin's token.
     """
     try:
         with connected(ServiceClient, url, issuer, as_admin=True) as client:
@@ -57,7 +57,7 @@ def top(
                     time.sleep(interval)
                     try:
                         before, now = now, look(client)
-                    except CapacityError as error:  # away for a moment: the next look may see it again
+                    except CapacityError as error:  # a short outage: try again at the next scrape
                         errors.print(f"semapi: {error.detail}", style="red", markup=False)
                     live.update(table(before, now), refresh=True)
     except KeyboardInterrupt:
@@ -74,7 +74,7 @@ def look(client: ServiceClient) -> Look:
 
 
 def table(before: Look, now: Look) -> Table:
-    """One row per model; rates are those between the two looks."""
+    """One row per model; rates are measured between the two scrapes."""
     seconds = max(now.at - before.at, 1e-9)
     shown = Table(title="jobs", caption=_outbox(now))
     for heading in ("model", "stopped", "replicas", "waiting", "oldest", "running", "done/s", *ENDS):

@@ -1,4 +1,4 @@
-"""`semapi up`: the whole service on this machine, from nothing to a classified sample."""
+"""`semapi up`: starts the whole service on this machine and classifies a sample."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALIVE_POLL_S = 1.0
 HIGHEST_PORT = 65_535
 ROWS_DEADLINE_S = 15.0
 INTERRUPTED = 130
-"""What shells report for SIGINT: `--once` did not get to its sample."""
+"""The shells' status for SIGINT, for `--once` without a classified sample."""
 
 
 def up(
@@ -57,7 +57,7 @@ def up(
     REDIS_URL and DATABASE_URL, where set, are used; otherwise an embedded Valkey and PostgreSQL start. Everything
     listens on loopback. With OIDC_ISSUERS set, the sample needs a token of yours in SEMAPI_TOKEN.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):  # a script's background job starts with SIGINT ignored
+    for number in (signal.SIGTERM, signal.SIGINT):  # background jobs of scripts start with SIGINT ignored
         signal.signal(number, _interrupt)
     _run(once, port, issuer_port, dashboard_port, config)
 
@@ -85,13 +85,13 @@ def _run(once: bool, port: int, issuer_port: int, dashboard_port: int, config: P
         status = INTERRUPTED if once else 0
     except typer.Exit as ended:
         status = ended.exit_code
-    if stack.logs:  # else nothing began
+    if stack.logs:  # else nothing was started
         output.print(f"stopped; data stay in {folder}, the logs of this run in {stack.logs}", markup=False)
     raise typer.Exit(status)
 
 
 def _run_on(stack: LocalStack, once: bool, port: int, dashboard_port: int, config: Path) -> None:
-    """The run itself, between the start and the stop of the servers."""
+    """The run between start and stop of the servers."""
     from serve_app.local.cluster import Cluster
     from serve_app.usage.migrations import migrate
 
@@ -130,13 +130,13 @@ def _can_sample(settings: Settings) -> bool:
 
 
 def _has_own_issuer(settings: Settings) -> bool:
-    """Whether this run signs its tokens itself."""
+    """Whether this run has its own token issuer."""
     return "oidc_issuers" not in settings.model_fields_set
 
 
 def _try_sample(url: str, environment: Mapping[str, str], once: bool) -> None:
-    """Classify the sample. One that fails ends a run that is about it alone; a service that is healthy goes on: others
-    may have the token, or the picture, that this sample had not."""
+    """Classify the sample. A failure ends a run with `--once`; otherwise the healthy service keeps running, because
+    other tokens or images may work."""
     try:
         if job_id := _classify_sample(url, environment["OIDC_ISSUERS"].split(",")[0]):
             _show_rows(environment["DATABASE_URL"], job_id)
@@ -147,18 +147,18 @@ def _try_sample(url: str, environment: Mapping[str, str], once: bool) -> None:
 
 
 class SampleFailed(Exception):
-    """Why the sample did not go the whole way."""
+    """Why the sample was not classified."""
 
 
 def _classify_sample(url: str, issuer: str) -> str | None:
-    """Send one shipped picture the whole way, as a client does; its job id. None when the model wants no pictures.
+    """Classify one shipped picture as a client does; returns its job id, or None if the model takes no images.
 
-    Raises `SampleFailed`, and what `ServiceClient` raises.
+    Raises `SampleFailed`, and the errors of `ServiceClient`.
     """
     sample = SAMPLES / "nanowires.jpg"
     try:
         token = os.environ.get("SEMAPI_TOKEN") or development_token("developer", issuer)
-    except typer.Exit:  # why was said
+    except typer.Exit:  # its reason is already printed
         raise SampleFailed("there was no token for it") from None
     with ServiceClient(url, token) as client:
         served = client.models()
@@ -174,14 +174,14 @@ def _classify_sample(url: str, issuer: str) -> str | None:
 
 
 def _check_demo(result: Json, wanted: str) -> None:
-    """The sample is a drawing that the demo model must know; of another model nothing can be expected."""
+    """Check that the demo model knows its sample, a drawing; of other models nothing can be expected."""
     model = result.get("model")
     if isinstance(model, dict) and model.get("demo") and result["label"].lower() != wanted:
         raise SampleFailed(f"it is a picture of {wanted}, not of {result['label']}")
 
 
 def _show_rows(database_url: str, job_id: str) -> None:
-    """Wait until the sample's outcome and its requests are rows in PostgreSQL, and say so."""
+    """Wait until the sample's outcome and requests are rows in PostgreSQL, and print their number."""
     import psycopg
 
     counting = (
@@ -203,7 +203,7 @@ def _show_rows(database_url: str, job_id: str) -> None:
 
 
 def _serve(cluster: Cluster, stack: LocalStack, say: Callable[[str], None]) -> None:
-    """Say how to use the service, then look after it until it is told to end."""
+    """Print how to use the service, then supervise it until it is stopped."""
     stack.revive(say)
     output.print(
         f"\n  API            {cluster.url}\n"
@@ -225,7 +225,7 @@ def _serve(cluster: Cluster, stack: LocalStack, say: Callable[[str], None]) -> N
 
 
 def _show_token(issuer: str) -> None:
-    """A token that is ready to use, and the command that makes others, as it can be typed here."""
+    """Print a token that is ready to use, and the command for others."""
     command = "semapi" if shutil.which("semapi") else os.path.relpath(sys.argv[0])
     elsewhere = "" if issuer == DEFAULT_ISSUER else f" --issuer {issuer}"
     output.print(

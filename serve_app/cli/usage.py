@@ -1,4 +1,4 @@
-"""`semapi usage`: who used the service, and how long rows are kept. scripts/usage_report.py is another door to it."""
+"""`semapi usage`: usage reports, and pruning of old rows. scripts/usage_report.py runs the same commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Mode(StrEnum):
-    """What a report is written as."""
+    """Format of a report."""
 
     summary = "summary"
     report = "report"
@@ -30,7 +30,7 @@ class Mode(StrEnum):
 
 
 class BucketChoice(StrEnum):
-    """How finely the timeline is cut."""
+    """Step of the timeline."""
 
     auto = "auto"
     minute = "minute"
@@ -39,7 +39,7 @@ class BucketChoice(StrEnum):
 
 
 class _ShowFirst(TyperGroup):
-    """`show` needs no name: `semapi usage json --since 7d` is `semapi usage show json --since 7d`."""
+    """`show` is the default: `semapi usage json --since 7d` means `semapi usage show json --since 7d`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or args[0] not in (*self.commands, "--help"):
@@ -141,13 +141,13 @@ def _source(dsn: str, namespace: str) -> Source:
 
 
 def _configured() -> str:
-    """DATABASE_URL; where it is not set, what `semapi up` has started on this machine."""
+    """DATABASE_URL; if it is not set, the database that `semapi up` runs on this machine."""
     if url := settings_or_give_up().database_url.get_secret_value():
         return url
     try:
         from serve_app.local.postgres import running_url
         from serve_app.local.state import state_folder
-    except ModuleNotFoundError:  # without the extra [local] nothing of it can run here
+    except ModuleNotFoundError:  # without the extra [local] no local database can run
         return ""
     return running_url(state_folder())
 
@@ -172,13 +172,13 @@ def _deliver(report: Json, mode: Mode, output: Path | None, as_csv: bool, bom: b
 
 
 def _new_page_file() -> Path:
-    """The source system's place; others may write there too, so that a file or link under this name is refused."""
+    """The source system's location. Others may write there too, so an existing file or link of this name is refused."""
     path = Path(tempfile.gettempdir()) / f"sem-usage-report-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.html"
     path.touch(exist_ok=False)
     return path
 
 
 def _fail(message: str) -> NoReturn:
-    """As the source system's report fails: its callers look for this word."""
+    """End with an error in the source system's form: its callers look for the word ERROR."""
     errors.print(f"ERROR: {' '.join(message.split())}", markup=False)
     raise typer.Exit(1)

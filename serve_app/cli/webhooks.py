@@ -1,4 +1,4 @@
-"""`semapi webhooks`: who is told when your jobs end."""
+"""`semapi webhooks`: receivers that are notified when your jobs end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from serve_app.cli.console import output
 from serve_app.client import WebhookClient
 from serve_app.contracts import Json
 
-commands = typer.Typer(help="Who is told when your jobs end.", rich_markup_mode=None, no_args_is_help=True)
+commands = typer.Typer(
+    help="Receivers that are notified when your jobs end.", rich_markup_mode=None, no_args_is_help=True
+)
 
 Webhook = Annotated[str, typer.Argument(help="Id of the webhook.")]
 
@@ -27,12 +29,12 @@ def show(url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
 
 @commands.command()
 def add(
-    receiver: Annotated[str, typer.Argument(help="URL that shall be told.")],
+    receiver: Annotated[str, typer.Argument(help="URL of the receiver.")],
     event: Annotated[list[str] | None, typer.Option(help="job.completed, job.failed, job.cancelled; all.")] = None,
     url: Url = SERVICE,
     issuer: Issuer = DEFAULT_ISSUER,
 ) -> None:
-    """Register a receiver and print its secret, which is shown this once."""
+    """Register a receiver and print its secret, which is shown only once."""
     _print_secret(_ask(url, issuer, lambda client: client.register(receiver, event or ())))
 
 
@@ -44,7 +46,7 @@ def remove(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER
 
 @commands.command()
 def rotate(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
-    """Make a new secret; the older one signs along for a day."""
+    """Make a new secret; the old one also signs for another day."""
     _print_secret(_ask(url, issuer, lambda client: client.rotate(webhook)))
 
 
@@ -56,7 +58,7 @@ def send_test(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISS
 
 @commands.command()
 def deliveries(webhook: Webhook, url: Url = SERVICE, issuer: Issuer = DEFAULT_ISSUER) -> None:
-    """Show what waits and what ended."""
+    """Show waiting and ended deliveries."""
     for one in _ask(url, issuer, lambda client: client.deliveries(webhook)):
         line = f"{one['delivery_id']}  {one['timestamp']}  {one['type']:<13}  {one['status']:<9}"
         if one["attempts"]:

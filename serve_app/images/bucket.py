@@ -24,10 +24,10 @@ from serve_app.errors import StoreUnavailable
 from serve_app.settings import MIB, Settings
 
 PART_BYTES: Final = 8 * MIB
-"""Larger objects travel in parts of this size, each sent again alone when it fails."""
+"""Larger objects are sent in parts of this size; a part that fails is sent again alone."""
 THREADS: Final = 16
 CALL_TIMEOUT_S: Final = 60.0
-"""Longest call as its caller sees it, waiting for a thread included; far below the life of an unclaimed image."""
+"""Longest call, including the wait for a thread; far below the life of an unclaimed image."""
 CONNECT_TIMEOUT_S: Final = 2.0
 READ_TIMEOUT_S: Final = 10.0
 ATTEMPTS: Final = 2
@@ -40,9 +40,9 @@ _log = logging.getLogger(__name__)
 
 
 class Bucket:
-    """The objects below the prefix of `IMAGE_STORE_URL`, by keys without it.
+    """The objects below the prefix of `IMAGE_STORE_URL`, by keys without the prefix.
 
-    Every call has a deadline and raises `StoreUnavailable` where the server is away, refuses or does not answer.
+    Every call has a deadline and raises `StoreUnavailable` if the server is down, refuses or does not answer.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -52,8 +52,8 @@ class Bucket:
         self._client = _connect(settings, settings.s3_endpoint_url)
         self._signer = _connect(settings, settings.s3_public_url or settings.s3_endpoint_url)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bucket")
-        self._watch = ThreadPoolExecutor(1, thread_name_prefix="bucket-watch")  # free when all others hang
-        # Parts go one after the other in the caller's thread: one part of an upload is in memory beside its bytes.
+        self._watch = ThreadPoolExecutor(1, thread_name_prefix="bucket-watch")  # stays free when all others hang
+        # Parts go one by one in the caller's thread, so that only one part is in memory besides the upload's bytes.
         self._transfer = TransferConfig(
             multipart_threshold=PART_BYTES,
             multipart_chunksize=PART_BYTES,
@@ -62,7 +62,7 @@ class Bucket:
         )
 
     async def put(self, key: str, data: bytes, media_type: str) -> None:
-        """Store an object, whole or not at all; in parts from PART_BYTES on."""
+        """Store an object, all or nothing; in parts from PART_BYTES on."""
         await self._call(
             self._client.upload_fileobj,
             io.BytesIO(data),
@@ -73,15 +73,16 @@ class Bucket:
         )
 
     async def get(self, key: str) -> bytes | None:
-        """The object's bytes, or None where there is none."""
+        """The object's bytes, or None if there is none."""
         return await self._call(self._read, key)
 
     async def delete(self, key: str) -> None:
-        """Remove the object, if there."""
+        """Remove the object if it exists."""
         await self._call(self._client.delete_object, Bucket=self._bucket, Key=self._prefix + key)
 
     async def keys(self, after: str, limit: int) -> dict[str, datetime]:
-        """The first keys behind `after` in order, with when each was written; fewer than `limit` are the last ones."""
+        """The first keys after `after` in order, each with its time of writing. Fewer than `limit`: there are no
+        more."""
         answer = await self._call(
             self._client.list_objects_v2,
             Bucket=self._bucket,
@@ -92,7 +93,7 @@ class Bucket:
         return {found["Key"].removeprefix(self._prefix): found["LastModified"] for found in answer.get("Contents", ())}
 
     async def unfinished(self) -> list[tuple[str, str]]:
-        """Key and upload id of the first thousand uploads in parts that were begun and not ended."""
+        """Key and upload id of the first thousand unfinished multipart uploads."""
         answer = await self._call(self._client.list_multipart_uploads, Bucket=self._bucket, Prefix=self._prefix)
         return [(found["Key"].removeprefix(self._prefix), found["UploadId"]) for found in answer.get("Uploads", ())]
 
@@ -102,11 +103,11 @@ class Bucket:
         await self._call(self._client.abort_multipart_upload, **where)
 
     async def check(self) -> None:
-        """Return when the bucket is there and may be used. Logs nothing: who asks all the time tells what changed."""
+        """Return if the bucket exists and may be used. Logs nothing: the caller checks often, and logs changes."""
         await self._run(self._watch, self._client.head_bucket, Bucket=self._bucket)
 
     async def presign(self, key: str, file_name: str, expires_s: int, media_type: str) -> str:
-        """A URL that gives the object to whoever has it, as a download of that name and type, until it expires."""
+        """A URL that lets its holder download the object under that name and type until the URL expires."""
         where = {
             "Bucket": self._bucket,
             "Key": self._prefix + key,
@@ -116,7 +117,7 @@ class Bucket:
         return await self._call(self._signer.generate_presigned_url, "get_object", Params=where, ExpiresIn=expires_s)
 
     def close(self) -> None:
-        """Take no more calls. Those under way end by their own deadlines."""
+        """Take no more calls. Running ones end by their own deadlines."""
         for threads in (self._threads, self._watch):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -133,7 +134,7 @@ class Bucket:
         try:
             return await self._run(self._threads, function, *args, **options)
         except StoreUnavailable as error:
-            # The answer of the server may name buckets and accounts: it is for the log, not for the caller.
+            # The server's answer may name buckets and accounts, so it goes to the log and not to the caller.
             _log.warning("the image store failed: %s", error.__cause__)
             raise
 
@@ -149,7 +150,7 @@ class Bucket:
 
 
 def _connect(settings: Settings, endpoint: str) -> Any:
-    """A client for threads. Without keys in the settings boto3 looks for them itself: environment, pod, instance."""
+    """A thread-safe client. Without keys in the settings boto3 finds them itself: environment, pod or instance role."""
     return boto3.client(
         "s3",
         endpoint_url=endpoint or None,
@@ -163,7 +164,7 @@ def _connect(settings: Settings, endpoint: str) -> Any:
             retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
             max_pool_connections=THREADS,
             s3={"addressing_style": "path" if endpoint else "virtual"},
-            # Newer checksums are not known to every server; the signature covers the body, or TLS does.
+            # Not every server knows the newer checksums; the signature or TLS covers the body.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),

@@ -1,7 +1,7 @@
 """The image store in a bucket: the bucket holds the bytes, and a small mark in Redis says that each is needed.
 
-The mark stands where the Redis store keeps the bytes. So whatever ends, keeps, retries or deletes a job moves the mark
-as it would move the bytes, and knows nothing of buckets. `OrphanSweeper` deletes objects whose mark is gone."""
+The mark stands where the Redis store keeps the bytes. So code that ends, keeps, retries or deletes a job handles
+the mark like the bytes, and knows nothing about buckets. `OrphanSweeper` deletes objects whose mark is gone."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from datetime import UTC, datetime, timedelta
 from serve_app.errors import ServiceError
 
 MARK: Final = b"s3:"
-"""How a mark begins, and no image does."""
+"""Prefix of a mark; no image begins with it."""
 URL_LIFE_S: Final = 3600
 
 
 class BucketStore(ImageStore):
     """Images and outputs in `bucket`; bounded by QUEUE_MAX_BYTES, not by Redis' memory.
 
-    Methods promise what those of `ImageStore` do, and raise `StoreUnavailable` too.
+    Methods keep the promises of `ImageStore`, and may also raise `StoreUnavailable`.
     """
 
     def __init__(self, redis: Redis, settings: Settings, bucket: Bucket) -> None:
@@ -48,11 +48,11 @@ class BucketStore(ImageStore):
         self.bucket = bucket
 
     async def put(self, job_id: str, data: bytes) -> str:
-        if self.trouble:  # at once, and no thread is held by a server that hangs
+        if self.trouble:  # at once, so that a hung server does not hold a thread
             raise StoreUnavailable("The image store is away. Try again in a moment.", retry_after=RETRY_AFTER_S)
         reference, key = BLOB(id=job_id), f"inputs/{job_id}"
         with redis_errors():
-            # First, because what has no mark may be deleted at any moment.
+            # Mark first: an object without a mark may be deleted at any moment.
             await self._redis.set(reference, MARK + key.encode(), ex=UNCLAIMED_S)
         try:
             await self.bucket.put(key, data, "application/octet-stream")
@@ -64,7 +64,7 @@ class BucketStore(ImageStore):
 
     async def get(self, reference: str) -> bytes | None:
         found = await super().get(reference)
-        # Bytes without a mark were stored before the bucket was.
+        # Bytes without a mark were stored before the bucket was configured.
         return await self.bucket.get(_key_of(found)) if found and found.startswith(MARK) else found
 
     async def find(self, reference: str, file_name: str, media_type: str) -> StoredImage | None:
@@ -77,7 +77,7 @@ class BucketStore(ImageStore):
         found = await super().get(reference)
         await super().delete(reference)
         if found and found.startswith(MARK):
-            with suppress(StoreUnavailable):  # nobody's from here on
+            with suppress(StoreUnavailable):  # without its mark it is an orphan, and swept later
                 await self.bucket.delete(_key_of(found))
 
     async def put_outputs(self, job_id: str, token: str, outputs: Mapping[str, Output]) -> bool:
@@ -102,13 +102,13 @@ def open_store(redis: Redis, settings: Settings) -> ImageStore:
     """The store that the settings choose."""
     if not settings.image_store_url:
         return ImageStore(redis, settings)
-    from serve_app.images.bucket import Bucket  # boto3: only who has set it needs it
+    from serve_app.images.bucket import Bucket  # boto3 is an extra
 
     return BucketStore(redis, settings, Bucket(settings))
 
 
 def mark_of(key: str) -> str | None:
-    """The key in Redis whose presence says that this object is needed; None for what is not ours."""
+    """The Redis key whose presence says that this object is needed; None for objects of others."""
     kind, _, rest = key.partition("/")
     if kind == "inputs" and rest:
         return BLOB(id=rest)
@@ -119,20 +119,21 @@ def _key_of(mark: bytes) -> str:
     return mark.removeprefix(MARK).decode()
 
 
-LOOK_EVERY_S: Final = 2.0
+CHECK_EVERY_S: Final = 2.0
 SWEEP_EVERY_S: Final = 15
-"""How long what is old and nobody needs stays, where the bucket is small enough for one pass."""
+"""How long an old orphan stays, if the bucket is small enough for one pass."""
 YOUNG_S: Final = UNCLAIMED_S
-"""An object younger than this stays whatever Redis says: a Redis that came back empty has not lost it at once."""
+"""Younger objects stay whatever Redis says, so that a Redis restored empty does not delete new images at once."""
 PAGE_KEYS: Final = 1000
 PAGES_OF_A_PASS: Final = 20
-"""The next pass goes on behind them."""
+"""The next pass continues after them."""
 
 _log = logging.getLogger(__name__)
 
 
 class OrphanSweeper:
-    """Runs in each gateway replica; of all together one sweeps at a time."""
+    """Checks the bucket and deletes objects that no job needs. Runs in each gateway replica; one of them sweeps at a
+    time."""
 
     def __init__(self, store: BucketStore, redis: Redis) -> None:
         self._store = store
@@ -141,19 +142,19 @@ class OrphanSweeper:
         self._after = ""
 
     async def run(self) -> None:
-        """Look and sweep until cancelled."""
+        """Check and sweep until cancelled."""
         while True:
-            await self.look()
+            await self.check()
             if not self._store.trouble:
                 try:
                     if await self._is_my_turn():
                         await self.sweep()
                 except ServiceError as error:
                     _log.warning("sweeping the image store stopped: %s", error.detail)
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(CHECK_EVERY_S)
 
-    async def look(self) -> None:
-        """Note in the store whether the bucket can be used, and log when that changes."""
+    async def check(self) -> None:
+        """Record in the store whether the bucket can be used, and log changes."""
         before, trouble = self._store.trouble, ""
         try:
             await self._bucket.check()
@@ -164,7 +165,7 @@ class OrphanSweeper:
         self._store.trouble = trouble
 
     async def sweep(self) -> int:
-        """One pass: delete objects that are not young, and parts of uploads, whose mark is gone; how many.
+        """One pass: delete old objects and unfinished uploads without a mark. Returns how many.
 
         Raises `StoreUnavailable`, `TrackerUnavailable`.
         """

@@ -1,7 +1,7 @@
-"""Bytes to clean pixels: 8-bit grey or RGB, upright, and a plain account of how they were read (docs/images.md).
+"""Bytes to clean pixels: 8-bit grey or RGB, upright, with a description of how they were read (docs/images.md).
 
-Pure; meant to run in a decode worker process with a memory and a time limit, because the decoders behind it are C
-libraries that read what strangers send.
+Runs in a decode worker process with a memory and a time limit, because the decoders are C libraries that read untrusted
+files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from serve_app.images.tiff import read_page
 from serve_app.images.window import Bar, to_eight_bits
 from serve_app.settings import Settings
 
-# What it logs describes the sender's file; what matters of it comes out as the job's error.
+# Its log lines describe the sender's file; relevant ones become the job's error.
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 Numbers = NDArray[Any]
@@ -43,12 +43,12 @@ UPRIGHT: dict[int, Callable[[Numbers], Numbers]] = {
     7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
     8: lambda a: np.rot90(a, 1),
 }
-"""What makes an image upright, by its EXIF orientation."""
+"""The transformation that makes an image upright, by EXIF orientation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """`array` is uint8, (height, width) grey or (height, width, 3) RGB. `how` goes into the result as it is."""
+    """`array` is uint8, (height, width) grey or (height, width, 3) RGB. `how` goes into the result unchanged."""
 
     array: NDArray[np.uint8]
     how: Json
@@ -56,7 +56,7 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """Samples as a decoder gave them, before the window."""
+    """Samples as the decoder returned them, before windowing."""
 
     values: Numbers
     mode: str
@@ -64,18 +64,18 @@ class _Reading:
     inverted: bool = False
     orientation: int = 1
     alpha: NDArray[np.float32] | None = None
-    """Opacity from 0 to 1, (height, width); None where the decoder has dealt with it or there is none."""
+    """Opacity from 0 to 1, (height, width); None if the decoder has applied it or there is none."""
     no_data: tuple[float, ...] = ()
-    """Values that the file says are none."""
+    """Values that the file declares as no data."""
     bar: Bar | None = None
-    """The data bar, where the file names it."""
+    """The data bar, if the file's metadata name it."""
 
 
 def read_pixels(data: bytes, settings: Settings, page: int | None = None) -> Pixels:
     """Page or frame `page` (from 1) of an image within the limits of `settings`; see `inspect` for which without it.
 
-    Raises `ImageUndecodable` with a reason, also for a file that is cut off: never half an image. Raises
-    `ImageTooCostly` when memory runs out.
+    Raises `ImageUndecodable` with a reason, also for a truncated file: half an image is never returned. Raises
+    `ImageTooCostly` if memory runs out.
     """
     try:
         header = inspect(data, settings, page)
@@ -83,14 +83,14 @@ def read_pixels(data: bytes, settings: Settings, page: int | None = None) -> Pix
         raise ImageUndecodable(error.detail) from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they describe the sender's file; the limits are ours
+            warnings.simplefilter("ignore")  # they describe the sender's file; the limits are checked here
             reading = _read(data, header, settings.image_max_pixels)
             return _finish(reading, header)
     except ServiceError:
         raise
     except MemoryError as error:
         raise ImageTooCostly("Decoding the image took more memory than is allowed.") from error
-    except Exception as error:  # the decoders answer damaged files with nearly every builtin exception
+    except Exception as error:  # decoders raise nearly every builtin exception for damaged files
         raise ImageUndecodable(f"The {header.format} file could not be decoded: {_reason(error)}.") from error
 
 
@@ -141,7 +141,8 @@ def _from_jpeg(data: bytes, max_pixels: int) -> _Reading:
 
 
 def _open(data: bytes, kind: str, max_pixels: int) -> Image.Image:
-    """Opened, nothing decoded. Pillow's own size limit is off: `inspect` came first, and here is the second look."""
+    """Open without decoding. Pillow's own size limit is off: `inspect` checked the size, and it is checked again
+    here."""
     Image.MAX_IMAGE_PIXELS = None
     image = Image.open(io.BytesIO(data), formats=(kind,))
     if image.width * image.height > max_pixels:
@@ -172,7 +173,7 @@ def _from_pillow(image: Image.Image) -> _Reading:
 def _exif_orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged metadata beside good pixels
+    except Exception:  # damaged metadata, intact pixels
         return 1
     return orientation if isinstance(orientation, int) else 1
 
@@ -218,7 +219,7 @@ def _on_white(image: Image.Image) -> tuple[Numbers, str]:
     alpha, plain = image.getchannel("A"), image.convert(opaque)
     least, most = alpha.getextrema()
     kind = "8-bit greyscale" if grey else "8-bit colour"
-    if most == 0:  # the programs that write no opacity at all mean a picture, not a white sheet
+    if most == 0:  # a program that leaves all opacity at 0 means a picture, not a blank page
         return np.asarray(plain), f"{kind}, transparent everywhere and so read as opaque"
     if least == 255:
         return np.asarray(plain), kind

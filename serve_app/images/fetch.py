@@ -1,6 +1,6 @@
-"""Fetch `image_url`: a few redirects, each checked like a first URL; bounded in bytes and time.
+"""Fetches `image_url`, with a few redirects that are each checked like the first URL; bounded in bytes and time.
 
-Where it may lead and how it is connected to is `outbound`'s. A URL that is refused opens no connection.
+`outbound` decides which URLs are allowed and how to connect. A refused URL opens no connection.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ async def fetch(
     resolver: Resolver | None = None,
     deadline_s: float = DEADLINE_S,
 ) -> bytes:
-    """The bytes behind `url`, at most `image_max_bytes`, within `deadline_s` seconds for everything together.
+    """The bytes at `url`, at most `image_max_bytes`, within `deadline_s` seconds in all.
 
-    `owner`: who asks, of whom so many names are looked up at once. `arrived` is told how many bytes are here, as they
-    come, and may raise to end the fetch. They are in memory once.
+    `owner` is the user, whose concurrent name look-ups are limited. `arrived` is called with the number of bytes
+    received so far, and may raise to end the fetch. The bytes are in memory once.
 
-    Raises `ImageUrlInvalid`, `ImageUrlForbidden`, `ImageUrlFailed` or `ImageTooLarge`. What a private network answers,
-    and whether a name exists there, shows in none of them.
-    """
+    Raises `ImageUrlInvalid`, `ImageUrlForbidden`, `ImageUrlFailed` or `ImageTooLarge`. None of them reveals what a
+    private network answers or whether a name exists there."""
     try:
         async with asyncio.timeout(deadline_s):
             return await _follow(url, settings, replace(ASK, owner=owner), arrived, resolver)
@@ -82,7 +81,7 @@ async def _read_image(response: httpx2.Response, max_bytes: int, arrived: Callab
             raise _too_large(max_bytes)
         arrived(body.tell() + len(part))
         body.write(part)
-    return body.getvalue()  # its own buffer: CPython makes no copy, as bytes(bytearray) would
+    return body.getvalue()  # CPython returns the buffer itself; bytes(bytearray) would copy it
 
 
 def _check_response(response: httpx2.Response, max_bytes: int) -> None:

@@ -31,12 +31,12 @@ MEDIA_TYPES = {
 
 
 COUNTED_FRAMES = 100_000
-"""Frames are counted up to here."""
+"""Frames are counted up to this number."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What an accepted file says of itself. `width` and `height` are those of `frame`, the one of `frames` to read."""
+    """The header of an accepted file. `width` and `height` belong to `frame`, the one of `frames` to read."""
 
     format: str
     media_type: str
@@ -46,11 +46,11 @@ class ImageHeader:
     frame: int = 1
     """Counted from 1."""
     directory: int = 0
-    """TIFF: where in the file the frame's directory is."""
+    """TIFF: offset of the frame's directory."""
     plane: int = 0
-    """TIFF: which of several pictures behind that directory, from 0."""
+    """TIFF: index of the picture among those that share the directory, from 0."""
     lost: bool = False
-    """TIFF: pages beside those counted lie beyond the end of the file or are broken."""
+    """TIFF: more pages lie beyond the end of the file or are damaged."""
 
     @property
     def pixels(self) -> int:
@@ -58,12 +58,12 @@ class ImageHeader:
 
 
 def inspect(data: bytes | BinaryIO, settings: Settings, page: int | None = None) -> ImageHeader:
-    """The header of an image that is within the limits of `settings`; a file is read whole, from its start.
+    """The header of an image within the limits of `settings`; a file object is read whole, from its start.
 
-    `page` chooses a page or frame, from 1; without it TIFF's largest picture is meant and of other files the first.
-    Raises `ImageTypeUnsupported`, `ImageTooLarge` (bytes, pixels of the page meant, frames to decode before it) or
-    `ImageUnreadable` (also for a page that is not there). Names and media types that came with the file are not looked
-    at. The work is bounded whatever the file holds.
+    `page` chooses a page or frame, from 1; the default is the largest picture of a TIFF, and the first of other files.
+    Raises `ImageTypeUnsupported`, `ImageTooLarge` (bytes, pixels of the chosen page, frames to decode before it) or
+    `ImageUnreadable` (also for a missing page). File names and declared media types are ignored. The work is bounded
+    whatever the file contains.
     """
     if not isinstance(data, bytes):
         data.seek(0)
@@ -82,7 +82,7 @@ def inspect(data: bytes | BinaryIO, settings: Settings, page: int | None = None)
         lost = layout.pages.lost
         found, plane = layout.pages.page(frame)
         width, height, directory = found.width, found.height, found.place
-    elif frame > settings.image_max_frames:  # the decoders of animations reach a frame through all that are before it
+    elif frame > settings.image_max_frames:  # decoders of animations decode all frames before the chosen one
         raise ImageTooLarge(f"Of an animation only the first {settings.image_max_frames} frames can be chosen.")
     if width == 0 or height == 0:
         raise ImageUnreadable(f"The image's header says {width} x {height}: there is nothing to read.")
@@ -97,11 +97,11 @@ def inspect(data: bytes | BinaryIO, settings: Settings, page: int | None = None)
 
 
 MAX_CHUNKS = 4096
-"""Chunks, segments or tags looked at in one file; real files have tens."""
+"""Most chunks, segments or tags read in one file; real files have tens."""
 MAX_BYTES_IN_FRONT = 64
-"""Where an image may begin behind bytes of something else, to be named in the refusal."""
+"""How far into a file an image may begin and still be named in the refusal."""
 MAX_GIF_BLOCKS = 250_000
-"""GIF data blocks of at most 255 bytes passed over: 60 MB of a whole file, 20 ms at worst."""
+"""Most GIF data blocks (up to 255 bytes each) skipped in one file: 60 MB, at worst 20 ms."""
 
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -114,7 +114,8 @@ JPEG_EOI, JPEG_SOS = 0xD9, 0xDA
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a header says. `width` and `height` are those of frame `meant`, of `frames` (counted up to a limit)."""
+    """Size and frames by the header. `width` and `height` belong to frame `meant` of `frames` (counted up to a
+    limit)."""
 
     format: str
     width: int
@@ -125,9 +126,9 @@ class Layout:
 
 
 def read_layout(data: bytes, max_frames: int) -> Layout:
-    """The layout of a file whose type its first bytes tell.
+    """The layout of a file, whose type is known by its first bytes.
 
-    Raises `ImageTypeUnsupported` for any other type, `ImageUnreadable` for a broken or cut header.
+    Raises `ImageTypeUnsupported` for any other type, `ImageUnreadable` for a damaged or truncated header.
     """
     for name, matches, read in _TYPES:
         if matches(data):
@@ -160,14 +161,14 @@ def _guess(data: bytes) -> str:
         return "text (HTML, XML, SVG or JSON)"
     for name, matches, _ in _TYPES:
         at = next((at for at in range(1, MAX_BYTES_IN_FRONT) if matches(data[at : at + 32])), 0)
-        if at and (name != "JPEG" or data[at + 2 : at + 3] == b"\xff"):  # two bytes may be chance
+        if at and (name != "JPEG" or data[at + 2 : at + 3] == b"\xff"):  # two bytes may match by chance
             return f"a {name} image behind {at} stray bytes: the image has to begin at the first byte"
     return "of no type known here"
 
 
 @dataclass(frozen=True, slots=True)
 class PngChunk:
-    """One chunk: `start` and `end` bound it with its length, type and checksum."""
+    """One chunk; `start` and `end` include its length, type and checksum."""
 
     kind: bytes
     start: int
@@ -183,7 +184,7 @@ class PngChunk:
 
 
 def png_chunks(data: bytes) -> Iterator[PngChunk]:
-    """The chunks of a file up to IEND or its end; the last one may end beyond it."""
+    """The chunks up to IEND or the end of the file; the last one may extend beyond it."""
     position = len(PNG_SIGNATURE)
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -205,7 +206,7 @@ def _png(data: bytes, max_frames: int) -> Layout:
             animated = struct.unpack_from(">I", data, chunk.start + 8)[0]
         elif chunk.kind == b"fcTL":
             first = 1
-        elif chunk.kind == b"IDAT":  # a picture before the first fcTL is none of the animation's
+        elif chunk.kind == b"IDAT":  # a picture before the first fcTL is not part of the animation
             return Layout("PNG", width, height, max(1, min(animated + (animated > 0 and not first), max_frames + 1)))
     raise ImageUnreadable(f"The PNG file is cut off, or has more than {MAX_CHUNKS} chunks before its pixels.")
 
@@ -220,11 +221,10 @@ class JpegSegment:
 
 
 def jpeg_segments(data: bytes, limit: int) -> Iterator[JpegSegment]:
-    """The segments from behind SOI to the first SOS, which is the last one.
+    """The segments after SOI up to and including the first SOS.
 
-    Raises `ValueError` with the reason for what no decoder goes on after, or beyond `limit` steps; `IndexError` and
-    `struct.error` where the file ends before.
-    """
+    Raises `ValueError` with the reason at a fault that no decoder recovers from, or after `limit` steps; `IndexError`
+    and `struct.error` if the file ends before."""
     position = 2
     for _ in range(limit):
         if data[position] != 0xFF:
@@ -280,7 +280,7 @@ def _gif(data: bytes, max_frames: int) -> Layout:
                     width, height = max(width, left + across), max(height, top + down)
                 frames += 1
                 position = _gif_skip(data, position + 11 + _gif_palette(flags), budget)
-            else:  # the trailer, or bytes no decoder reads
+            else:  # the trailer, or bytes that decoders ignore
                 break
     except _OUTSIDE:
         if frames == 0:

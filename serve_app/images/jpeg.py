@@ -1,7 +1,6 @@
-"""JPEG (ITU-T T.81): what of a file a picture needs, and whether its pixels are all there.
+"""JPEG (ITU-T T.81): the parts of a file that a picture needs, and whether all of its pixels are present.
 
-Of a file's own words about itself (APPn, comments) a decoder is given those that decide pixels: the others may be
-broken or huge.
+Of the metadata (APPn, comments) a decoder gets only the segments that affect pixels: the others may be broken or huge.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ PROGRESSIVE: Final = 0xC2
 APP0, APP1, APP14, APP15, COM = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 COLOUR_SPACE: Final = {APP0: b"JFIF\0", APP14: b"Adobe"}
 COLOUR_SPACE_BYTES: Final = 16
-"""The least length of a segment that tells the colour space; decoders pass over shorter ones."""
+"""Least length of a colour space segment; decoders skip shorter ones."""
 ORIENTATION: Final = {"exif": b"Exif\0\0", "xmp": b"http://ns.adobe.com/xap/1.0/\0"}
-"""How the bodies begin that may tell the orientation, by Pillow's names for them."""
+"""Prefixes of the segments that may hold the orientation, by Pillow's names for them."""
 END: Final = b"\xff\xd9"
 FILLER: Final = b"".join(
     bytes(17 * step % 251 for step in range(1, 60)) + bytes((0xFF, 0xD0 + n % 8)) for n in range(16)
 )
-"""Entropy-coded data of no picture, with the marks at which files with restarts go on."""
+"""Meaningless entropy-coded data, with the restart markers at which decoders resume."""
 _MARKER: Final = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
-"""Any but those that stand in the middle of pixels."""
+"""Any marker except those that occur within the pixel data."""
 MCU: Final = 16
-"""The largest side of a block of pixels that is coded as one, in pixels."""
+"""Largest side, in pixels, of a block that is coded as a unit."""
 STEPS: Final = 1 << 20
 
 
 def clean(data: bytes) -> tuple[bytes, dict[str, bytes]]:
-    """The file without what decides no pixel (stray bytes, comments, thumbnails, profiles), and what may tell the
-    orientation, by Pillow's names."""
+    """The file without parts that do not affect pixels (stray bytes, comments, thumbnails, profiles), and the segments
+    that may hold the orientation, by Pillow's names."""
     kept: list[bytes | memoryview] = [b"\xff\xd8"]
     orientation: dict[str, bytes] = {}
     whole = memoryview(data)
@@ -61,34 +60,33 @@ def clean(data: bytes) -> tuple[bytes, dict[str, bytes]]:
 
 
 def completed(data: bytes) -> bytes:
-    """A cleaned file up to its end marker, with one where it has none. Raises `ValueError` when pixels are missing.
+    """A cleaned file up to its end marker, which is added if missing. Raises `ValueError` if pixels are missing.
 
-    libjpeg draws what is missing in grey and says so only in a warning that no binding passes on. But pixels that are
-    all there do not depend on what stands behind them, and others do: so two tails are tried.
-    """
+    libjpeg fills missing pixels with grey and reports it only by a warning that no binding passes on. But complete
+    pixel data decode alike whatever follows them, and incomplete data do not: so two different tails are tried."""
     kind, scan = 0, len(data)
     for segment in jpeg_segments(data, STEPS):
         kind = segment.marker if segment.marker in JPEG_FRAMES else kind
         scan = segment.end
-    if kind not in HUFFMAN:  # an arithmetic coder may leave out zeros at the end
+    if kind not in HUFFMAN:  # an arithmetic coder may omit zeros at the end
         return data
     body = data[: _end_of_scans(data, scan)]
-    if kind == PROGRESSIVE and len(body) == len(data):  # whole scans may be missing, which no decoder notices
+    if kind == PROGRESSIVE and len(body) == len(data):  # whole scans may be missing without any decoder noticing
         raise ValueError(
             "the file is truncated: it has no end marker, and of a progressive picture scans may be missing"
         )
-    scale = 2 if kind == PROGRESSIVE else 8  # an eighth is the first scan of a progressive file alone
+    scale = 2 if kind == PROGRESSIVE else 8  # at an eighth only the first scan of a progressive file counts
     one, other = (_drawn(body + tail + END, scale) for tail in (b"", FILLER))
     differ = (one != other).reshape(*one.shape[:2], -1).any(axis=2)
-    differ[-MCU // scale :, -MCU // scale :] = False  # encoders that do not flush their last bits are forgiven
+    differ[-MCU // scale :, -MCU // scale :] = False  # tolerate encoders that do not flush their last bits
     if differ.any():
         raise ValueError("the file is truncated: some of its pixels are missing")
     return body + END
 
 
 def _end_of_scans(data: bytes, position: int) -> int:
-    """Where the pixels end: at the end marker, or at the end of the file."""
-    if data.find(bytes((0xFF, JPEG_SOS)), position) < 0:  # the only scan: no tables behind it
+    """Where the pixel data end: at the end marker or the end of the file."""
+    if data.find(bytes((0xFF, JPEG_SOS)), position) < 0:  # the only scan: no tables after it
         end = data.find(END, position)
         return end if end >= 0 else len(data)
     while found := _MARKER.search(data, position):

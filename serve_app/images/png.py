@@ -1,8 +1,8 @@
-"""PNG (W3C PNG 3rd ed.): its chunks, and what of them a picture needs.
+"""PNG (W3C PNG 3rd ed.): its chunks, and which of them a picture needs.
 
-Text, colour profiles, gamma and times decide no pixel here, and are where files are odd: megabytes of an instrument's
-XML, checksums of programs that edited them by hand, bombs. So a decoder is given a file that has none of them. What
-does decide pixels has to be whole: a wrong checksum there is an error.
+Text, colour profiles, gamma and times do not affect pixels here, and files are odd there: megabytes of an instrument's
+XML, wrong checksums after edits, decompression bombs. So a decoder gets a file without them. Chunks that affect pixels
+must be intact: a wrong checksum there is an error.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from serve_app.images.header import PNG_SIGNATURE, PngChunk, png_chunks
 GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
 SAMPLES: Final = {GREY: 1, COLOUR: 3, PALETTE: 1, GREY_ALPHA: 2, COLOUR_ALPHA: 4}
 ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Left, top, step across and step down of the passes of an interlaced picture."""
+"""Left, top, horizontal and vertical step of each pass of an interlaced picture."""
 UNPACKED_AT_ONCE: Final = 1 << 20
 ANIMATION: Final = (b"acTL", b"fcTL", b"fdAT")
 TRANSPARENT_BYTES: Final = {GREY: 2, COLOUR: 6, PALETTE: 1}
-"""The least length of a tRNS chunk, by colour type."""
+"""Least length of a tRNS chunk, by colour type."""
 MAX_ORIENTATION_BYTES: Final = 1_000_000
-"""Text in which the EXIF orientation may stand, unpacked; longer ones are metadata of another kind."""
+"""Longest unpacked text that may hold the EXIF orientation; longer ones are other metadata."""
 ORIENTATION_KEYS: Final = (b"Raw profile type exif", b"Raw profile type APP1", b"XML:com.adobe.xmp")
 
 
 @dataclass(slots=True)
 class Png:
-    """The parts of a file that decide its picture."""
+    """The parts of a file that affect its picture."""
 
     width: int
     height: int
     bits: int
     colour_type: int
     clean: bytes = b""
-    """A PNG file of these parts alone."""
+    """A PNG file of only these parts."""
     transparent: tuple[int, ...] = ()
     """16-bit grey or colour: the sample values that mean transparent."""
     damaged: list[str] = field(default_factory=list)
-    """What would decide pixels, was damaged and can be done without."""
+    """Damaged parts that would affect pixels but can be left out."""
 
 
 def read_png(data: bytes, *, animated: bool = False) -> Png:
-    """What the first picture of a file needs, or all pictures of an animation; nothing is decoded.
+    """The parts needed for the first picture, or for all pictures of an animation; nothing is decoded.
 
-    Raises `ValueError` with the reason for a file whose pixels or palette are damaged or cut off.
+    Raises `ValueError` with the reason if pixels or palette are damaged or truncated.
     """
     width, height, bits, colour_type, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     png = Png(width, height, bits, colour_type)
@@ -73,7 +73,7 @@ def read_png(data: bytes, *, animated: bool = False) -> Png:
 
 
 def _packed_bytes(width: int, height: int, pixel_bits: int, interlaced: int) -> int:
-    """How many bytes the rows take, each behind the number of its filter."""
+    """Bytes of all rows, each with its leading filter byte."""
     total = 0
     for left, top, across, down in ADAM7 if interlaced else ((0, 0, 1, 1),):
         columns, rows = -(-(width - left) // across), -(-(height - top) // down)
@@ -83,7 +83,7 @@ def _packed_bytes(width: int, height: int, pixel_bits: int, interlaced: int) -> 
 
 
 def _has_all_rows(data: bytes, expected: int) -> bool:
-    """Whether the stream of the IDAT chunks holds that many bytes; Pillow draws what is missing in black."""
+    """Whether the IDAT stream holds that many bytes; Pillow would draw missing rows black."""
     unpacking = zlib.decompressobj()
     try:
         for chunk in png_chunks(data):
@@ -113,7 +113,7 @@ def _keeps_transparency(png: Png, chunk: PngChunk, data: bytes) -> bool:
     if len(body) < TRANSPARENT_BYTES[png.colour_type] or not chunk.is_whole(data):
         png.damaged.append("transparency")
         return False
-    if png.bits == 16 and png.colour_type != PALETTE:  # compared here, with all 16 bits
+    if png.bits == 16 and png.colour_type != PALETTE:  # applied in `deep_samples`, with all 16 bits
         png.transparent = struct.unpack_from(f">{SAMPLES[png.colour_type]}H", body)
         return False
     return True
@@ -146,9 +146,8 @@ def _written(kind: bytes, body: bytes) -> bytes:
 def deep_samples(png: Png) -> tuple[NDArray[np.uint16], NDArray[np.float32] | None]:
     """The samples of a 16-bit picture, (height, width) or (height, width, 3), and its opacity from 0 to 1, if any.
 
-    Pillow keeps the upper 8 bits of colour and of grey with alpha, which are all but black where an instrument counts
-    to 4095.
-    """
+    Pillow keeps only the upper 8 bits of colour and of grey with alpha, which is nearly black if an instrument counts
+    to 4095."""
     found: NDArray[Any] = np.asarray(imagecodecs.png_decode(png.clean)).reshape(png.height, png.width, -1)
     if found.dtype != np.uint16 or found.shape[2] != SAMPLES[png.colour_type]:
         raise ValueError("its pixels are not what its header says")

@@ -1,4 +1,4 @@
-"""The model's input size, bit for bit as an image processor of transformers makes it with Pillow."""
+"""Resizing to a model's input size, bit for bit like transformers' image processors with Pillow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from serve_app.errors import ModelRejected
 
 MAX_SIDE = 4096
-"""Longest side that is made, and of the picture that a crop is cut from: 16 times its shorter side."""
+"""Longest side of a result. A picture that is cropped afterwards may have 16 times its shorter side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,12 @@ class Geometry:
     crop: tuple[int, int] | None = None
     """Height and width; not larger than what `size` makes."""
     channels: int = 3
-    """1 makes grey of colour."""
+    """1: colour is converted to grey."""
 
     def item(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Of (height, width) grey or (height, width, 3) RGB: the same kind, still uint8, for a quarter of the bytes.
+        """Resize (height, width) grey or (height, width, 3) RGB; the result is of the same kind, still uint8.
 
-        Pillow's filters give on a grey image bit for bit what they make of its RGB copy, at an eighth of the cost.
+        Pillow's filters return the same bits for a grey image as for its RGB copy, at an eighth of the cost.
         Raises `ModelRejected` for an image so narrow that keeping its aspect ratio would take too much memory.
         """
         image = as_image(pixels, self.channels)
@@ -50,19 +50,19 @@ class Geometry:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of every item. Without a crop, a shortest edge makes items of many shapes."""
+        """Height and width of every item; not meaningful for a shortest edge without a crop, where shapes vary."""
         if self.crop is not None:
             return self.crop
         return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
     def describe(self) -> str:
-        """Such as `224x224, bilinear` or `shortest edge 256, bicubic, centre 224x224`."""
+        """For example `224x224, bilinear` or `shortest edge 256, bicubic, centre 224x224`."""
         name = Image.Resampling(self.filter).name.lower()
         size = f"shortest edge {self.size}" if isinstance(self.size, int) else f"{self.size[1]}x{self.size[0]}"
         return f"{size}, {name}" + (f", centre {self.crop[1]}x{self.crop[0]}" if self.crop else "")
 
 
 def as_image(pixels: NDArray[np.uint8], channels: int) -> Image.Image:
-    """As Pillow's image; in grey for a model of one channel."""
+    """A Pillow image; grey for a model with one channel."""
     image = Image.fromarray(pixels)
     return image.convert("L") if channels == 1 else image

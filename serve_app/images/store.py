@@ -22,25 +22,25 @@ from serve_app.lua import read_script
 from serve_app.settings import Settings
 
 UNCLAIMED_S = 900
-"""Life of an image that no submit takes; submitting removes the limit."""
+"""Life of an image that no job uses; submitting the job removes the limit."""
 MEASURED_S = 1.0
-"""How old the measured memory may be; what this process stored since is added."""
+"""How old the measured memory may be; bytes stored since by this process are added."""
 INTAKE_SHARE = 0.8
-"""Of Redis' memory, whatever holds it: beyond it no job is taken in, so that those that were can always end."""
+"""Share of Redis' memory beyond which no job is accepted, so that accepted jobs can always end."""
 RETRY_AFTER_S = 5
 PIECE_BYTES = 128 * 1024
-"""Of an image that is given back: what one reader holds of it in memory."""
+"""Part of a downloaded image that one reader holds in memory."""
 OUTPUTS_MARGIN_S = 60
-"""Outputs are written a moment before their job ends, and so outlive its record by a moment."""
+"""Outputs are written just before their job ends, and must outlive its record."""
 FORBIDDEN = ("NOPERM", "ERR")
-"""Codes of the replies of a server on which INFO is not allowed, or not there: managed ones, or by an ACL."""
+"""Error codes of servers where INFO is forbidden or missing: managed servers, or by an ACL."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredOutput:
-    """An output that is there: its bytes, or a URL that gives them."""
+    """An existing output: its bytes, or a URL to them."""
 
     media_type: str
     data: bytes | None = None
@@ -49,20 +49,20 @@ class StoredOutput:
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image that is there: its bytes, piece by piece, or a URL that gives them."""
+    """An existing image: its bytes in pieces, or a URL to them."""
 
     pieces: AsyncIterator[bytes] | None = None
     url: str = ""
 
 
 class ImageStore:
-    """Images by reference, outputs by job and name. Bounded: all together leave the rest of Redis free, so that
-    running jobs can end."""
+    """Images by reference, outputs by job and name. Their total is bounded, so that Redis has room for running jobs to
+    end."""
 
     trouble = ""
-    """Why images cannot be stored or read now, where that is not Redis' own trouble."""
+    """Why images cannot be stored or read now, if the cause is not Redis."""
     unmeasured = ""
-    """Why Redis' memory is not measured, so that neither share is checked: then its own limit alone refuses."""
+    """Why Redis' memory is not measured. Then neither share is checked, and only Redis' own limit refuses."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
@@ -73,22 +73,24 @@ class ImageStore:
         self._measured_at = -MEASURED_S
         self._used = 0
         self._on_the_way = 0
-        """Bytes being sent, which a measurement may not hold yet."""
+        """Bytes being sent, which a measurement may not include yet."""
         self._maximum = 0
-        """Bytes Redis may hold; 0 where it has no `maxmemory`."""
+        """Bytes that Redis may hold; 0 without `maxmemory`."""
 
     async def check_intake(self) -> None:
-        """Return when Redis has room for one more job, with or without an image here. At most one round trip a second.
+        """Return if Redis has room for one more job, with or without an image in Redis. At most one round trip a
+        second.
 
-        Raises `StoreFull` beyond `INTAKE_SHARE` of Redis' memory, `TrackerUnavailable` where Redis is away. Of a server
-        that lets nobody read its INFO no share is known: `unmeasured` says so.
+        Raises `StoreFull` beyond `INTAKE_SHARE` of Redis' memory, `TrackerUnavailable` if Redis is down. If INFO is not
+        allowed the share is unknown and nothing is refused: see `unmeasured`.
         """
         await self._check(INTAKE_SHARE, 0, "Redis is nearly full; jobs that were accepted end first. Try again later.")
 
     async def put(self, job_id: str, data: bytes) -> str:
-        """Store the bytes of a job not yet submitted and return their reference. One round trip, once a second two.
+        """Store the bytes of a job not yet submitted and return their reference. One round trip, and a second one at
+        most once a second.
 
-        Raises `StoreFull` beyond `image_store_share` of Redis' memory, `TrackerUnavailable` where Redis is away.
+        Raises `StoreFull` beyond `image_store_share` of Redis' memory, `TrackerUnavailable` if Redis is down.
         """
         reference = BLOB(id=job_id)
         await self._take_room(len(data))
@@ -97,27 +99,27 @@ class ImageStore:
         return reference
 
     async def get(self, reference: str) -> bytes | None:
-        """The bytes, or None where they are gone. Raises `TrackerUnavailable`."""
+        """The bytes, or None if they are gone. Raises `TrackerUnavailable`."""
         with redis_errors():
             return cast("bytes | None", await self._redis.get(reference))
 
     async def find(self, reference: str, file_name: str, media_type: str) -> StoredImage | None:
-        """The image for whoever sent it, under this name, or None where it is gone. Raises `TrackerUnavailable`.
+        """The image for its sender, under this name, or None if it is gone. Raises `TrackerUnavailable`.
 
-        Its pieces end early where it leaves meanwhile.
+        Its pieces end early if it is deleted meanwhile.
         """
         first = await self._piece(reference, 0)
         return StoredImage(pieces=self._pieces(reference, first)) if first else None
 
     async def delete(self, reference: str) -> None:
-        """Remove the bytes, if there. Raises `TrackerUnavailable`."""
+        """Remove the bytes if they exist. Raises `TrackerUnavailable`."""
         with redis_errors():
             await self._redis.unlink(reference)
 
     async def put_outputs(self, job_id: str, token: str, outputs: Mapping[str, Output]) -> bool:
-        """Store what a job gave, a file or more, in the place of what an earlier attempt gave. Raises as `put`.
+        """Store a job's output files, replacing those of an earlier attempt. Raises as `put`.
 
-        False, and nothing is changed, where the lease with this token holds the job no more.
+        False, and nothing changes, if the lease with this token no longer holds the job.
         """
         size = sum(len(output.data) for output in outputs.values())
         await self._take_room(size)
@@ -125,14 +127,14 @@ class ImageStore:
             return await self._write_outputs(job_id, token, outputs, with_data=True)
 
     async def get_output(self, job_id: str, name: str) -> StoredOutput | None:
-        """The output of this name, or None where there is none. Raises `TrackerUnavailable`."""
+        """The output of this name, or None. Raises `TrackerUnavailable`."""
         with redis_errors():
             found = await self._redis.hmget(OUTPUTS(id=job_id), [f"type:{name}", f"data:{name}"])
         media_type, data = cast("tuple[bytes | None, bytes | None]", found)
         return None if media_type is None else StoredOutput(media_type.decode(), data)
 
     def close(self) -> None:
-        """Give back what the store holds beside the client it was given."""
+        """Release what the store holds besides the Redis client."""
 
     async def _pieces(self, reference: str, first: bytes) -> AsyncIterator[bytes]:
         piece, given = first, 0
@@ -198,12 +200,12 @@ T = TypeVar("T")
 
 
 async def keep_input(store: ImageStore, job_id: str, data: bytes, header: ImageHeader) -> JobInput:
-    """The input as a job's record names it, once it is stored. Raises as the store."""
+    """Store an input; returns it as a job's record names it. Raises as the store."""
     return JobInput(await store.put(job_id, data), len(data), header.pixels, header.media_type)
 
 
 async def drop_inputs(store: ImageStore, inputs: Iterable[JobInput]) -> None:
-    """Remove stored inputs that no job has."""
+    """Remove stored inputs that no job uses."""
     for stored in inputs:
         await store.delete(stored.reference)
 
@@ -211,11 +213,11 @@ async def drop_inputs(store: ImageStore, inputs: Iterable[JobInput]) -> None:
 async def accepted_with(
     store: ImageStore, inputs: Iterable[JobInput], accepting: Awaitable[T], *, has_them: Callable[[T], bool]
 ) -> T:
-    """What `accepting` gives; the inputs are dropped where it refuses, or where what it gives has others."""
+    """The result of `accepting`; the inputs are dropped if it refuses, or if the accepted job has other inputs."""
     try:
         accepted = await accepting
     except TrackerUnavailable:
-        # It may have been accepted before the answer was lost; if not, the inputs' own 15 minutes end them.
+        # It may have been accepted before the answer was lost; if not, the inputs expire after 15 minutes.
         raise
     except ServiceError:
         await drop_inputs(store, inputs)

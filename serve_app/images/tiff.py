@@ -1,7 +1,7 @@
 """TIFF pages, read by tifffile and imagecodecs: what the samples of a page mean, by its tags.
 
-Colours, white as zero, opacity, floats that are not said to be floats, values that stand for no data, the data bar.
-What is not read is refused by its name.
+Colours, white as zero, opacity, undeclared floats, values for no data, the data bar. Unsupported kinds are refused by
+name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from serve_app.images.header import ImageHeader
 from serve_app.images.tiff_samples import CCITT, JPEG, bits_of, check_size, compression_name, read_samples
 from serve_app.images.window import Bar
 
-# Its warnings describe the sender's file; what matters of them comes out as the job's error.
+# Its warnings describe the sender's file; relevant ones become the job's error.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 Numbers = NDArray[Any]
@@ -39,15 +39,15 @@ OLD_JPEG, WORD_RLE, THUNDERSCAN = 6, 32771, 32809
 DECISIVE = frozenset(
     {*range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 317, 320, *range(322, 326), 332, 338, 339, 347, 42113}
 )
-"""Tags without which a page would be another picture; `TiffPage` passes over those that it cannot read."""
+"""Tags that change the picture if they are missing; `TiffPage` skips those that it cannot read."""
 
 MODES = {(1, "uint8"): "L", (3, "uint8"): "RGB", (1, "uint16"): "I;16", (1, "int32"): "I", (1, "float32"): "F"}
-"""Pillow's names where it has one for the kind."""
+"""Pillow's mode names, for the kinds that have one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page as stored: `values` is (height, width) or (height, width, 3), uint8 or to be put through the window."""
+    """A page as stored: `values` is (height, width) or (height, width, 3), uint8 or still to be windowed."""
 
     values: Numbers
     mode: str
@@ -59,17 +59,16 @@ class Page:
     alpha: NDArray[np.float32] | None
     """Opacity from 0 to 1, (height, width)."""
     no_data: tuple[float, ...]
-    """Values that the file says are none."""
+    """Values that the file declares as no data."""
     bar: Bar | None
-    """The data bar that the instrument's metadata name."""
+    """The data bar, if the instrument's metadata name it."""
 
 
 def read_page(data: bytes, header: ImageHeader, max_pixels: int) -> Page:
-    """The page of a TIFF file that `header` means.
+    """The page of a TIFF file that `header` names.
 
-    Raises `ValueError` with words for a person where the file is cut off or of a kind that is not read, and nearly any
-    exception where it is damaged.
-    """
+    Raises `ValueError` with a readable reason if the file is truncated or of an unsupported kind, and nearly any
+    exception if it is damaged."""
     with TiffFile(io.BytesIO(data), _multifile=False, is_lsm=False, is_scanimage=False, is_ndpi=False) as file:
         page = file.pages.first
         if not isinstance(page, TiffPage) or page.offset != header.directory:
@@ -98,7 +97,7 @@ def _page(page: TiffPage, samples: Numbers) -> Page:
     if kind not in BASE_SAMPLES:
         raise ValueError(f"its colours are not read ({_colours(kind)})")
     base, count = BASE_SAMPLES[kind], samples.shape[2]
-    if kind == YCBCR:  # its decoder has made it RGB, but not in these cases
+    if kind == YCBCR:  # its decoder has converted it to RGB, except in these cases
         if page.planarconfig == 2 or count != base:
             raise ValueError("JPEG of YCbCr in planes or with more samples is not read")
         kind = RGB
@@ -154,16 +153,16 @@ def _colours(kind: int) -> str:
 
 
 def _by_the_bits(words: Numbers) -> Numbers:
-    """32- or 64-bit words without SampleFormat: floats where only floats look like this, else integers.
+    """32- or 64-bit words without SampleFormat: floats if only floats look like this, else integers.
 
-    As floats, pictures keep to a few decades around 1, so the exponents of their words are close together and near the
-    middle. Counts and full-scale integers, read in that way, have tiny exponents or ones all over the range. Integers
-    are unsigned (TIFF 6.0) but where they lie at both ends of that range and, read as signed, close together.
+    Pictures of floats span a few decades around 1, so the exponents of their words are close together and near the
+    middle. Counts and full-scale integers read as floats have tiny exponents, or exponents over the whole range.
+    Integers are unsigned (TIFF 6.0), unless they lie at both ends of the unsigned range and close together as signed.
     """
     width = words.dtype.itemsize * 8
     mantissa, middle, exponents = (23, 127, 0xFF) if width == 32 else (52, 1023, 0x7FF)
     signed = words.view(f"i{words.dtype.itemsize}")
-    below = signed[signed < 0]  # one value there is a mask or white
+    below = signed[signed < 0]  # a single negative value is a mask or white
     integers = signed if below.size and _span(below) and _span(signed) < _span(words) / 4 else words
     used = words[words != 0]
     exponent = (used >> np.array(mantissa, words.dtype)) & np.array(exponents, words.dtype)
@@ -186,11 +185,11 @@ def _span(values: Numbers) -> int:
 
 
 def _opacity(page: TiffPage, samples: Numbers, base: int, kind: int) -> tuple[Numbers, NDArray[np.float32] | None]:
-    """The samples of the colours, and the opacity from 0 to 1 where one of the others is said to be it."""
+    """The colour samples, and the opacity from 0 to 1 if one of the extra samples is declared as opacity."""
     values, extra = samples[:, :, :base], samples.shape[2] - base
     meanings = page.extrasamples[:extra]
     if EXTRA_SAMPLES not in page.tags and kind == RGB and extra == 1:
-        meanings = (UNASSOCIATED,)  # as all readers take a fourth sample that nothing is said of
+        meanings = (UNASSOCIATED,)  # as all readers treat an undeclared fourth sample
     for index, meaning in enumerate(meanings):
         if meaning in (ASSOCIATED, UNASSOCIATED):
             bits = bits_of(page)
@@ -201,7 +200,7 @@ def _opacity(page: TiffPage, samples: Numbers, base: int, kind: int) -> tuple[Nu
 
 
 def _share(alpha: Numbers, bits: int) -> NDArray[np.float32]:
-    """Alpha as 0 to 1. Also where 1 or 12 bits stand in 16: then the greatest value is a full scale of its own."""
+    """Alpha scaled to 0 to 1. If 1 or 12 bits are stored in 16, the greatest value is the full scale."""
     most = alpha.max()
     if alpha.dtype.kind == "f":
         full = max(1.0, float(most)) if np.isfinite(most) else 1.0
@@ -225,7 +224,7 @@ def _unmultiplied(values: Numbers, alpha: NDArray[np.float32], bits: int) -> Num
 
 
 def _plain(values: Numbers, bits: int, kind: str) -> tuple[Numbers, str]:
-    """Grey or RGB: less than 8 bits are scaled to 8, signed bytes shifted, the rest is left to the window."""
+    """Grey or RGB: fewer than 8 bits are scaled to 8, signed bytes are shifted, the rest is windowed later."""
     if values.dtype == np.int8:
         return values.view(np.uint8) ^ np.uint8(0x80), f"signed 8-bit {kind}, shifted by 128"
     if bits < 8:
@@ -259,7 +258,7 @@ def _converted(values: Numbers, kind: int, page: TiffPage) -> tuple[Numbers, str
     if values.dtype.itemsize != 1 or bits_of(page) != 8:
         raise ValueError(f"{page.bitspersample}-bit {name} of type {values.dtype} is not read")
     values = np.ascontiguousarray(values).view(np.uint8)
-    if kind == ICCLAB:  # Pillow takes a and b as the other kind has them, signed
+    if kind == ICCLAB:  # Pillow expects a and b signed, as in CIELAB
         values = values ^ np.array([0, 0x80, 0x80], np.uint8)
     height, width = values.shape[:2]
     image = Image.frombytes(name, (width, height), values.tobytes())
@@ -267,7 +266,7 @@ def _converted(values: Numbers, kind: int, page: TiffPage) -> tuple[Numbers, str
 
 
 def _by_libtiff(page: TiffPage, data: bytes, header: ImageHeader) -> Page:
-    """YCbCr that is not JPEG, and compressions of old programs: libtiff alone knows their subsampling and tables."""
+    """YCbCr that is not JPEG, and old compressions: only libtiff handles their subsampling and tables."""
     kind, form, bits = _photometric(page), page.tags.valueof(SAMPLE_FORMAT, 1), page.bitspersample
     name = compression_name(page)
     if kind not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR) or page.is_tiled or form not in (1, (1, 1, 1)):
@@ -276,7 +275,7 @@ def _by_libtiff(page: TiffPage, data: bytes, header: ImageHeader) -> Page:
         raise ValueError(f"{name} with samples of {bits} bits is not read")
     _check_whole(page, data)
     upright = bytearray(data)
-    if tag := page.tags.get(ORIENTATION):  # libtiff would turn it half
+    if tag := page.tags.get(ORIENTATION):  # libtiff would apply only part of the rotation
         upright[tag.valueoffset : tag.valueoffset + 2] = struct.pack(page.parent.byteorder + "H", 1)
     values = np.asarray(imagecodecs.tiff_decode(bytes(upright), index=header.frame - 1, asrgb=True))[:, :, :3]
     if values.shape[:2] != (page.imagelength, page.imagewidth):
@@ -303,7 +302,8 @@ def _no_data(page: TiffPage) -> tuple[float, ...]:
 
 
 def _named_bar(page: TiffPage) -> Bar | None:
-    """The data bar at the bottom, where FEI and Thermo (rows of the scan) or TESCAN (rows of the strip) name it."""
+    """The data bar at the bottom, if FEI or Thermo (by the rows of the scan) or TESCAN (by the rows of the strip) name
+    it."""
     rows = 0
     for tag in FEI:
         fields = page.tags.valueof(tag)

@@ -1,7 +1,7 @@
-"""Which pictures a TIFF file holds and which of them is meant, read without a decoder in a bounded number of steps.
+"""Which pictures a TIFF file holds and which is the main one, read without a decoder in a bounded number of steps.
 
-TIFF 6.0 and BigTIFF. Instruments and programs put previews, thumbnails, masks and rendered copies beside the picture,
-before it (JEOL, DNG) or behind it, in the main chain of directories or in SubIFDs.
+TIFF 6.0 and BigTIFF. Instruments and programs store previews, thumbnails, masks and rendered copies
+before the picture (JEOL, DNG) or after it, in the main chain of directories or in SubIFDs.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from serve_app.errors import ImageUnreadable
 MAX_TAGS = 4096
 """Tags in one directory; real files have tens."""
 MAX_WORK = 100_000
-"""Tags looked at in one file, 40 ms at worst. Directories behind that are counted and not compared."""
+"""Most tags read in one file, at worst 40 ms. Later directories are counted and not compared."""
 DIRECTORY_WORK = 16
-"""What a directory costs beside its tags, in tags."""
+"""Cost of a directory besides its tags, in tags."""
 MAX_DIRECTORIES = 20_000
 MAX_SUB_DIRECTORIES = 64
 """SubIFDs followed per directory; pyramids have ten."""
@@ -29,39 +29,39 @@ WANTED = frozenset((SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, PHOTOMETRIC, DESCRIPTIO
 REDUCED, MASK = 1, 4
 """Bits of NewSubfileType."""
 TRANSPARENCY_MASK = 4
-"""The photometric interpretation of a page that is a mask."""
+"""Photometric interpretation of a mask."""
 INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 IMAGEJ_PLANES = re.compile(rb"\AImageJ=[^\0]*?\nimages=(\d{1,9})")
 
 OUTSIDE = (struct.error, IndexError, OverflowError)
-"""What reading at a place beyond the file raises; the last for BigTIFF places of 2^63 and more."""
+"""Exceptions of reading beyond the file; the last for BigTIFF offsets from 2^63."""
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """One TIFF directory. `planes` pictures of its size lie one behind the other where its own begins."""
+    """One TIFF directory. `planes` pictures of its size lie one after the other from the start of its data."""
 
     place: int
     width: int
     height: int
     secondary: bool = False
-    """A picture of reduced resolution or a mask, as its tags say."""
+    """A picture of reduced resolution or a mask, by its tags."""
     planes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class TiffPages:
-    """The directories of a file that were compared, and how many pages it has: 1, 2, … `count`."""
+    """The compared directories of a file, and its number of pages."""
 
     directories: tuple[Directory, ...]
     count: int
     lost: bool = False
-    """One that is named lies beyond the end of the file or is broken."""
+    """A directory lies beyond the end of the file or is damaged."""
 
     def meant(self) -> int:
-        """The number of the largest picture that is no preview, thumbnail or mask; of equals the first.
+        """The number of the largest picture that is not a preview, thumbnail or mask; the first of equals.
 
-        Raises `ImageUnreadable` where the file has lost pages and holds nothing but previews and masks.
+        Raises `ImageUnreadable` if pages are lost and only previews and masks are left.
         """
         main = [index for index, page in enumerate(self.directories) if not page.secondary and page.width * page.height]
         if self.lost and not main:
@@ -74,7 +74,7 @@ class TiffPages:
         return best + 1
 
     def page(self, number: int) -> tuple[Directory, int]:
-        """The directory of page `number`, and which of its planes it is, from 0."""
+        """The directory of page `number`, and the index of the plane in it, from 0."""
         if self.directories[0].planes > 1 and len(self.directories) == 1:
             return self.directories[0], number - 1
         if number > len(self.directories):
@@ -88,9 +88,9 @@ class _Kind:
     count: str
     """Format of the number of tags in a directory."""
     entry: str
-    """Format of tag, type, value count and the bytes of the value, or of its place."""
+    """Format of tag, type, value count, and value or offset."""
     place: str
-    """Format of a place in the file."""
+    """Format of an offset."""
 
 
 def _kind(data: bytes) -> _Kind:
@@ -103,8 +103,8 @@ def _kind(data: bytes) -> _Kind:
 def read_pages(data: bytes) -> TiffPages:
     """The pages of a TIFF file: first the main chain in its order, then full-size pictures in SubIFDs.
 
-    Raises `ImageUnreadable` when the first directory is not there, which is how an unfinished file looks, or broken. A
-    chain that later leaves the file or runs in a circle ends there.
+    Raises `ImageUnreadable` if the first directory is damaged or missing, as in an unfinished file. A chain that later
+    leaves the file or forms a loop ends there.
     """
     kind = _kind(data)
     (place,) = struct.unpack_from(kind.place, data, 8 if kind.place[1] == "Q" else 4)
@@ -160,7 +160,7 @@ def _sub_pictures(reader: _Reader, seen: set[int]) -> tuple[list[Directory], boo
 
 
 class _Reader:
-    """Reads directories and remembers what a walk needs: the next place, the places below, the tags left to look at."""
+    """Reads directories; keeps the next offset, the offsets of SubIFDs and the tags left to read."""
 
     def __init__(self, data: bytes, kind: _Kind) -> None:
         self._data, self._kind = data, kind
@@ -184,11 +184,11 @@ class _Reader:
         return Directory(place, width, height, reduced or mask, planes)
 
     def pass_over(self, place: int) -> None:
-        """Only finds out where the next directory is."""
+        """Only find the next directory."""
         self._limits(place)
 
     def _limits(self, place: int) -> tuple[int, int]:
-        """Where the entries of the directory at `place` begin and end; sets `following`."""
+        """Start and end of the entries of the directory at `place`; sets `following`."""
         kind = self._kind
         (tags,) = struct.unpack_from(kind.count, self._data, place)
         if tags > MAX_TAGS:
@@ -204,7 +204,7 @@ class _Reader:
             return 0
         try:
             return int(struct.unpack_from(self._kind.order + INTEGERS[entry[0]], entry[2])[0])
-        except struct.error:  # eight bytes in an entry of four
+        except struct.error:  # an 8-byte value in a 4-byte entry
             return 0
 
     def _numbers(self, entry: tuple[int, int, bytes] | None) -> list[int]:
@@ -220,7 +220,7 @@ class _Reader:
             return []
 
     def _planes(self, values: dict[int, tuple[int, int, bytes]], pixels: int) -> int:
-        """Pictures behind one directory: ImageJ's stacks of more than 4 GB, and MetaMorph's STK."""
+        """Pictures that share one directory: ImageJ stacks of more than 4 GB, and MetaMorph's STK."""
         planes = values[STK_PLANES][1] if STK_PLANES in values else 1
         if description := values.get(DESCRIPTION):
             (place,) = struct.unpack(self._kind.place, description[2])

@@ -1,8 +1,8 @@
-"""The samples of a TIFF page: strips and tiles decoded within their bounds and put together.
+"""The samples of a TIFF page: strips and tiles decoded within bounds and assembled.
 
-tifffile decodes what is a picture of its own inside (JPEG, CCITT, WebP, …). Strips and tiles of plain bytes are done
-here with imagecodecs, because they have to be bounded before they are unpacked, may be filled up, and may hold a
-predictor that other readers skip. What is not read is refused by its name.
+tifffile decodes embedded picture formats (JPEG, CCITT, WebP, …). Strips and tiles of plain bytes are decoded here with
+imagecodecs, because they must be bounded before they are unpacked, may be padded, and may use a predictor that other
+readers ignore. Unsupported kinds are refused by name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Numbers = NDArray[Any]
 MAX_SAMPLES = 16
 ROWS_COMPARED = 512
 SURPLUS = 65_536
-"""Bytes that a strip may hold beyond twice its size before it is taken for a bomb."""
+"""Bytes that a strip may unpack to beyond twice its size; more is treated as a bomb."""
 COUNTS = (279, 325)
 """The tags with the sizes of strips and tiles."""
 
@@ -44,22 +44,21 @@ BYTES: dict[int, Callable[..., Any]] = {
     34926: imagecodecs.zstd_decode,
     50000: imagecodecs.zstd_decode,
 }
-"""Compressions of plain bytes; all take the most bytes to give as `out`."""
+"""Compressions of plain bytes; all take the maximum output as `out`."""
 PICTURES = (*CCITT, *JPEG, *JPEG_2000, WEBP)
 
 
 def read_samples(page: TiffPage, data: bytes, plane: int, max_pixels: int) -> Numbers:
-    """The samples of a page as (height, width, samples). `plane` counts pictures behind one directory, from 0.
+    """The samples of a page as (height, width, samples). `plane` counts the pictures of one directory, from 0.
 
-    Raises `ValueError` with words for a person where data are missing or of a kind that is not read, and nearly any
-    exception where they are damaged.
-    """
+    Raises `ValueError` with a readable reason if data are missing or of an unsupported kind, and nearly any exception
+    if they are damaged."""
     check_size(page, max_pixels)
     return _Pieces(page, data, plane).samples()
 
 
 def check_size(page: TiffPage, max_pixels: int) -> None:
-    """Raises `ValueError` for a page, or a tile of it, that is larger than what is decoded here."""
+    """Raises `ValueError` if the page or a tile of it exceeds the limits."""
     if page.samplesperpixel > MAX_SAMPLES:
         raise ValueError(f"it has {page.samplesperpixel} samples per pixel")
     if page.imagewidth * page.imagelength * page.imagedepth > max_pixels:
@@ -69,7 +68,7 @@ def check_size(page: TiffPage, max_pixels: int) -> None:
 
 
 class _Pieces:
-    """The strips or tiles of one page, each decoded within its bound and put in its place."""
+    """The strips or tiles of one page, each decoded within its bound and copied to its position."""
 
     def __init__(self, page: TiffPage, data: bytes, plane: int) -> None:
         self._page, self._data = page, data
@@ -97,7 +96,7 @@ class _Pieces:
             )
 
     def _is_one_piece(self) -> bool:
-        """Whether the strips lie one behind the other as a single one would: instruments write a strip for each row."""
+        """Whether the strips are contiguous, like a single one: instruments write a strip for each row."""
         page, offsets = self._page, self._page.dataoffsets
         if page.is_tiled or page.compression != UNCOMPRESSED or page.predictor != 1 or self._separate > 1:
             return False
@@ -111,7 +110,8 @@ class _Pieces:
         """The page as (height, width, samples)."""
         page = self._page
         if page.predictor != 1 and page.compression in (UNCOMPRESSED, PACKBITS):
-            # The standard has predictors for LZW alone and some programs leave the tag behind: the smoother one is it.
+            # The standard has predictors for LZW only, and some programs leave the tag behind: take the smoother
+            # result.
             plain, undone = self._assembled(1), self._assembled(page.predictor)
             return plain if _roughness(plain) < _roughness(undone) else undone
         return self._assembled(page.predictor)
@@ -144,7 +144,7 @@ class _Pieces:
         if page.dataoffsets[index] <= 0 or count <= 0:
             raise ValueError("some of its strips or tiles are missing")
         if page.compression == UNCOMPRESSED:
-            count = need  # some programs write any number
+            count = need  # some programs write a wrong count
         if offset + count > len(self._data):
             raise ValueError("the file is truncated: a strip or tile lies beyond its end")
         stored = self._data[offset : offset + count]
@@ -162,7 +162,7 @@ class _Pieces:
         decompress = _decompressor(self._page)
         try:
             return bytes(decompress(stored, out=2 * self._rows * self._row_bytes + SURPLUS))
-        except RuntimeError as error:  # the base of every error of the decoders
+        except RuntimeError as error:  # the base class of all decoder errors
             raise ValueError(
                 f"a strip or tile is damaged or holds more than its place ({compression_name(self._page)})"
             ) from error
@@ -172,7 +172,7 @@ class _Pieces:
         claimed = _claimed_pixels(page, stored)
         if claimed > 4 * rows * self._columns + SURPLUS:
             raise ValueError(f"a strip or tile claims {claimed:,} pixels and its place has {rows * self._columns:,}")
-        if page.compression in JPEG and JPEG_END not in stored:  # its decoder would draw the rest grey
+        if page.compression in JPEG and JPEG_END not in stored:  # its decoder would fill the rest with grey
             raise ValueError("a strip or tile is cut off: its JPEG data have no end marker")
         piece, _, _ = page.decode(stored, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
         if piece is None:
@@ -187,17 +187,17 @@ class _Pieces:
         if self._bits not in (8, 16, 32, 64):
             run = self._columns * self._together
             return np.asarray(imagecodecs.packints_decode(raw, kind, self._bits, runlen=run)).reshape(shape)
-        if predictor == 3:  # its bytes are sorted, whatever the file's order
+        if predictor == 3:  # its bytes are reordered, whatever the file's byte order
             return np.asarray(imagecodecs.floatpred_decode(np.frombuffer(raw, kind).reshape(shape), axis=-2))
         values = np.frombuffer(raw, kind.newbyteorder(self._order)).reshape(shape).astype(kind, copy=False)
-        if predictor == 2:  # differences of the stored words, floats too
+        if predictor == 2:  # differences of the stored words, also for floats
             words = values.view(f"u{kind.itemsize}")
             return np.asarray(imagecodecs.delta_decode(words, axis=-2)).view(kind)
         return values
 
 
 def bits_of(page: TiffPage) -> int:
-    """Bits of a sample, for a kind that can be read."""
+    """Bits per sample. Raises `ValueError` for unsupported kinds."""
     bits, form = page.bitspersample, int(page.sampleformat)
     if not isinstance(bits, int):
         raise ValueError(f"its samples differ in depth ({', '.join(map(str, bits))} bits), which is not read")
@@ -219,7 +219,7 @@ def _dtype(page: TiffPage, bits: int) -> np.dtype[Any]:
 
 
 def compression_name(page: TiffPage) -> str:
-    """The page's compression in a word or, where it has no name, a number."""
+    """The name of the page's compression, or its number if it has none."""
     try:
         return COMPRESSION(page.compression).name
     except ValueError:
@@ -234,7 +234,7 @@ def _decompressor(page: TiffPage) -> Callable[..., Any]:
 
 
 def _claimed_pixels(page: TiffPage, stored: bytes) -> int:
-    """Pixels that a picture in a strip or tile says it has."""
+    """Pixels that an embedded picture claims to have."""
     if page.compression in JPEG:
         _, height, width, _ = jpeg_shape(stored)
         return height * width
@@ -248,9 +248,9 @@ def _claimed_pixels(page: TiffPage, stored: bytes) -> int:
 
 
 def _roughness(samples: Numbers) -> float:
-    """How much neighbouring rows differ, against rows far apart: near 1 for noise, far below for pictures.
+    """How much neighbouring rows differ, relative to rows far apart: near 1 for noise, much less for pictures.
 
-    By ranks, because misread floats have a few values that outdo all others.
+    Computed on ranks, because misread floats have a few extreme values.
     """
     _, ranks = np.unique(samples[:ROWS_COMPARED, :, 0], return_inverse=True)
     ranks = ranks.reshape(-1, samples.shape[1]).astype(np.int64)

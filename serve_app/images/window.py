@@ -1,6 +1,6 @@
 """Deep greyscale and colour to 8 bits: a percentile window, because microscopes rarely use a sample's whole range.
 
-The window is measured without values that say nothing of the specimen: masks and fill values (GDAL_NODATA, -9999, the
+The window is measured without values that do not show the specimen: masks and fill values (GDAL_NODATA, -9999, the
 least number of the type), not-a-number and infinity, and the data bar that instruments draw under the picture in full
 black and white."""
 
@@ -26,7 +26,7 @@ Numbers = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The values that became 0 and 255, and what did not decide them."""
+    """The values that became 0 and 255, and what was left out of the measurement."""
 
     low: float
     high: float
@@ -63,12 +63,11 @@ def to_eight_bits(
 ) -> tuple[NDArray[np.uint8], Window]:
     """Scale real numbers of any width to 0–255, or to 255–0 where they are `inverted`: small numbers mean white.
 
-    The window goes from the 0.1th to the 99.9th percentile of what is measured, all channels together; where these are
-    equal, from the least to the greatest. Measured are finite values outside the data bar (`bar`, or one found at an
-    edge) that `alpha` (0 to 1) does not hide, without those in `no_data` and without masks
-    (`serve_app.images.window`). A constant image becomes mid-grey, `no_data` becomes 0. A picture with
-    transparent parts is scaled from 0 to its own white instead, as its 8-bit kind is: white will stand beside it.
-    Raises `ValueError` when nothing is left to measure.
+    The window spans the 0.1th to the 99.9th percentile of the measured values of all channels, or from the least to the
+    greatest if those are equal. Measured are finite values outside the data bar (`bar`, or one found at an edge) that
+    `alpha` (0 to 1) does not hide, except those in `no_data` and masks. A constant image becomes mid-grey, `no_data`
+    becomes 0. A picture with transparent parts is scaled from 0 to its own white instead, like its 8-bit kind, because
+    white will appear beside it. Raises `ValueError` if no value is left to measure.
     """
     visible = alpha > 0 if alpha is not None else None
     full = _full_scale(values[visible]) if alpha is not None and (alpha < 1).mean() > TRANSPARENT_SHARE else None
@@ -83,7 +82,7 @@ def to_eight_bits(
 
 
 def _full_scale(shown: Numbers) -> float | None:
-    """The white of a picture's samples: 1 of floats, of integers the greatest number of the bits they use."""
+    """The white of a picture's samples: 1 for floats, for integers the greatest number of the bits in use."""
     most = float(np.percentile(shown, HIGH_PERCENTILE, method="nearest")) if shown.size else 0.0
     if shown.dtype.kind == "f":
         return 1.0 if 0.5 < most <= 1 and shown.min() >= 0 else None
@@ -97,7 +96,7 @@ def _scaled(values: Numbers, low: float, high: float) -> NDArray[np.uint8]:
         return _by_table(values, low, high)
     scaled = np.empty(values.shape, np.uint8)
     exact = np.float32 if values.dtype.itemsize <= 2 else np.float64
-    with np.errstate(all="ignore"):  # NaN, infinities and spans beyond float64 are numbers like others here
+    with np.errstate(all="ignore"):  # NaN, infinities and spans beyond float64 are expected
         for start in range(0, values.shape[0], ROWS_AT_ONCE):
             rows: Numbers = values[start : start + ROWS_AT_ONCE].astype(exact)
             rows = np.clip((rows - low) / (high - low), 0.0, 1.0) * 255.0
@@ -106,7 +105,7 @@ def _scaled(values: Numbers, low: float, high: float) -> NDArray[np.uint8]:
 
 
 def _by_table(values: Numbers, low: float, high: float) -> NDArray[np.uint8]:
-    """The same for 16-bit integers: every value is scaled once, then looked up."""
+    """The same for 16-bit integers, by a table of all values."""
     words = np.arange(65536, dtype=np.uint16).view(values.dtype).astype(np.float64)
     table = np.rint(np.clip((words - low) / (high - low), 0.0, 1.0) * 255.0).astype(np.uint8)
     return table[np.ascontiguousarray(values).view(np.uint16)]
@@ -114,12 +113,12 @@ def _by_table(values: Numbers, low: float, high: float) -> NDArray[np.uint8]:
 
 def _window(values: Numbers, no_data: tuple[float, ...], bar: Bar | None, visible: NDArray[np.bool_] | None) -> Window:
     bars = (bar,) if bar else find_bars(values, no_data)
-    for strips in (bars, ()) if bars else ((),):  # with the bars where there is nothing to see beside them
+    for strips in (bars, ()) if bars else ((),):  # include the bars if the rest is constant
         inside, shown = values, visible
         for strip in strips:
             inside, shown = strip.outside(inside), strip.outside(shown) if shown is not None else None
         step = int(np.ceil(np.sqrt(max(1.0, inside.size / SAMPLE_PIXELS))))
-        for every in (step, 1) if step > 1 else (1,):  # all values where a grid of them is constant or empty
+        for every in (step, 1) if step > 1 else (1,):  # all values if the grid is constant or empty
             window = _measured(
                 inside[::every, ::every], shown[::every, ::every] if shown is not None else None, no_data
             )
@@ -146,28 +145,28 @@ Edge = Literal["bottom", "top", "right", "left"]
 EDGES: tuple[Edge, ...] = ("bottom", "top", "right", "left")
 
 FAR, FAR_OF_FILL_VALUE = 2.0, 0.25
-"""A value is far from the others when the gap to them is this many times their own spread (0.1 to 99.9 %)."""
+"""A value is far from the others if the gap is this many times their spread (0.1 to 99.9 %)."""
 SHARE = 0.001
-"""Fewer pixels than this share do not decide the window: its percentiles leave them out."""
+"""A smaller share of the pixels cannot affect the window: its percentiles leave them out."""
 MOST_UNKNOWN, FEW_VALUES = 0.5, 16
-"""A value that no one has named is a mask only when it covers at most this share, else it is the ground; and beside so
-many others, else the picture is a drawing or a map of numbers."""
+"""An unnamed value is a mask only if it covers at most this share (else it is the background) and there are so many
+other values (else the picture is a drawing or a label map)."""
 BEYOND_SIGHT = 1000.0
-"""Any value that is so many spreads away is one: no scale shows both."""
+"""Any value this many spreads away is a mask: no scale can show both."""
 BETWEEN_SHARE, BETWEEN_OF_MASK = 0.0002, 0.01
-"""Masks are drawn over a picture: next to nothing lies in the outer three quarters of the gap. Real bright or dark
-parts have edges; dead and hot pixels are near the picture or on its other side."""
+"""Masks are drawn over a picture, so almost no value lies in the outer three quarters of the gap. Real bright or dark
+parts have edges with values between; dead and hot pixels are near the picture's range or on its other side."""
 MOST_MASKS = 4
 FILL_VALUES = (-9999.0, -99999.0, -999.0, -32767.0, -32768.0)
 HUGE = 1e30
 
 BAR_SHARE, BAR_LINES = 0.4, 4
-"""A data bar covers at most this share of the picture and has at least so many lines."""
+"""A data bar covers at most this share of the picture and has at least this many lines."""
 BAR_VALUES, BAR_PART, BAR_INK = 3, 0.45, 0.08
-"""In each line of a bar its three commonest values, grounds and ink, have at least this part. In all of it the second
-has at least this part of what is not the first: the edges of text are grey, its strokes and the scale are not."""
+"""In each line of a bar the three commonest values (backgrounds and ink) cover at least this share. In the whole bar
+the second commonest covers at least this share of what is not the first: text has grey edges, but solid strokes."""
 REST_PIXELS = 100_000
-"""So many of the others are looked at."""
+"""Most other pixels sampled for the comparison."""
 FULL_SCALES = (255, 1023, 4095, 16383, 65535)
 """White of 8, 10, 12, 14 and 16 bits: a bar may be drawn with fewer bits than the picture has."""
 
@@ -179,10 +178,11 @@ class Bar:
     edge: Edge
     lines: int
     named: bool = False
-    """By the instrument's metadata; else found by its looks."""
+    """Named by the instrument's metadata; else detected."""
 
     def outside(self, values: Numbers) -> Numbers:
-        """The picture without the bar, as a view. A line beside a bar that was found may be a mixture and goes too."""
+        """The picture without the bar, as a view. The line next to a detected bar may be a mixture, so it is removed
+        too."""
         lines = self.lines + (not self.named)
         match self.edge:
             case "bottom":
@@ -202,17 +202,17 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A value that does not count. `drawn` is black or white; `share` of the measured pixels have it."""
+    """A value left out of the measurement, with the share of measured pixels that have it and how it is drawn."""
 
     value: float
     share: float
     drawn: Literal["black", "white"]
     why: str
     named: bool = False
-    """By the file; such a value is drawn black wherever it lies."""
+    """Named by the file; such a value is always drawn black."""
 
     def swapped(self) -> LeftOut:
-        """The same in a picture whose small numbers mean white."""
+        """The same for a picture whose small numbers mean white."""
         return replace(self, drawn="white" if self.drawn == "black" else "black")
 
     def __str__(self) -> str:
@@ -220,9 +220,9 @@ class LeftOut:
 
 
 def find_bars(values: Numbers, named: tuple[float, ...]) -> tuple[Bar, ...]:
-    """Flat strips of text at the edges, in a black and white that are not the picture's.
+    """Flat strips of text at the edges, whose black and white lie outside the picture's range.
 
-    `named` are values that the file says are none.
+    `named` are values that the file declares as no data.
     """
     strips: list[tuple[Bar, Numbers]] = []
     for edge in EDGES:
@@ -246,14 +246,14 @@ def find_bars(values: Numbers, named: tuple[float, ...]) -> tuple[Bar, ...]:
 
 
 def finite(values: Numbers) -> Numbers:
-    """The finite ones of `values`, flat."""
+    """The finite values, as a flat array."""
     return values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
 
 
 def _is_of_another_scale(strip: Numbers, low: float, high: float) -> bool:
-    """Whether a strip holds text whose black and white lie outside a picture from `low` to `high`.
+    """Whether a strip holds text whose black and white lie outside the range `low` to `high` of the picture.
 
-    A dim or saturated part of the picture has few values too.
+    A dim or saturated part of a picture also has few values, but within that range.
     """
     found, counts = np.unique(strip, return_counts=True)
     order = np.argsort(counts)
@@ -273,7 +273,7 @@ def _is_flat(line: Numbers) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Distinct values in rising order, and how many pixels have each."""
+    """Distinct values in ascending order, and how many pixels have each."""
 
     values: Numbers
     counts: NDArray[np.int64]
@@ -304,10 +304,10 @@ class Distribution:
 
 
 def left_out(sample: Distribution, named: tuple[float, ...]) -> tuple[Distribution, list[LeftOut]]:
-    """The values of `sample` that count, and those that do not.
+    """Split `sample` into the values to measure and those left out.
 
-    Left out are values that the file itself names, and extreme values far from all others: a known fill value, or any
-    that covers no more than half and has no edges.
+    Left out are values that the file names, and extreme values far from all others: known fill values, or values that
+    cover at most half of the picture and have no edges.
     """
     found: list[LeftOut] = []
     size = sample.size
@@ -327,7 +327,7 @@ def left_out(sample: Distribution, named: tuple[float, ...]) -> tuple[Distributi
 
 
 def equal(values: Numbers, value: float) -> NDArray[np.bool_]:
-    """Where `values` are `value`, which was read from text and may have lost digits."""
+    """Where `values` equal `value`, which was read from text and may have lost digits."""
     if values.dtype.kind == "f":
         with np.errstate(all="ignore"):
             return np.asarray(np.isclose(values.astype(np.float64), value, rtol=1e-5, atol=0))
@@ -335,7 +335,7 @@ def equal(values: Numbers, value: float) -> NDArray[np.bool_]:
 
 
 def _mask(sample: Distribution, end: Literal[0, -1], size: int) -> LeftOut | None:
-    """What is known of the least (0) or greatest (-1) value when it is a mask."""
+    """The least (0) or greatest (-1) value, if it is a mask."""
     value, count = sample.values[end], int(sample.counts[end])
     if count <= SHARE * size:
         return None

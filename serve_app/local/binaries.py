@@ -1,6 +1,7 @@
-"""Where the programs of the embedded servers are: inside wheels, found without importing the packages.
+"""Finds the programs of the embedded servers inside wheels, without importing the packages.
 
-Their Python layers are not used: importing them changes accounts and modes, and they tie a server to one interpreter.
+The packages' Python code is not used: importing it changes accounts and file modes, and ties a server to one
+interpreter.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from serve_app.local.state import LocalError
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A server program: its executable below `base`, and the parts of `base` that must travel with it."""
+    """A server program: its executable below `base`, and the parts of `base` that must be copied with it."""
 
     base: Path
     executable: str
@@ -28,7 +29,7 @@ class Program:
         return self.base / self.executable
 
     def copied_to(self, folder: Path) -> Program:
-        """The same program as a copy in `folder`, readable by every account; reused while the source is the same."""
+        """A copy of the program in `folder`, readable by every account; reused while the source is unchanged."""
         source = f"{self.path} {self.path.stat().st_mtime_ns}\n"
         stamp = folder / "source"
         if not stamp.exists() or stamp.read_text() != source:
@@ -50,9 +51,9 @@ class Program:
 
 
 def find_program(server: str) -> Program:
-    """The program of `server` ("valkey" or "postgres"): the first candidate that is installed.
+    """The program of `server` ("valkey" or "postgres"): the first installed candidate.
 
-    Raises LocalError, naming the setting that replaces the embedded server, where there is none.
+    Without one it raises LocalError, which names the setting that replaces the embedded server.
     """
     candidates, setting = {
         "valkey": (_valkey_candidates(), "REDIS_URL"),

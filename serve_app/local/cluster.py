@@ -30,21 +30,20 @@ APPLICATION_DEADLINE_S = 180.0
 STOP_GRACE_S = 15.0
 POLL_S = 0.2
 PORTS = 9
-"""How many ports of its own a cluster needs at most."""
+"""Most ports that a cluster needs."""
 PROXY_CALLBACK = "serve_app.proxy:middlewares"
-"""Of our code, what Serve's proxy runs in front of the replicas."""
+"""Our middlewares for Serve's proxy."""
 LOGICAL_CPUS = 8
-"""What Ray believes the machine has. Replicas share real processors; none of ours reserves a whole one here."""
+"""The number of CPUs that Ray assumes. Replicas share the real ones; none reserves a whole one here."""
 
 
 class Cluster:
     """The application of one Serve config, on its own Ray node.
 
-    `environment` is what the replicas see beside ours (REDIS_URL, …). With `haproxy` the node runs Serve's HAProxy
-    and throughput switches, as a cluster does; HAProxy's statistics port faces the network then, so the laptop
-    default is the plain proxy. `logs` is a folder for what node and application print; with it Ray's own logs are
-    kept there, too, when the cluster stops.
-    """
+    `environment` is added to the replicas' environment (REDIS_URL, …). With `haproxy` the node uses Serve's HAProxy and
+    throughput mode, as on Kubernetes; then HAProxy's statistics port is open to the network, so the default is the
+    plain proxy. `logs` is a folder for the output of node and application; Ray's own logs are also copied there when
+    the cluster stops."""
 
     def __init__(
         self,
@@ -65,7 +64,7 @@ class Cluster:
         self.api_port = api_port or self._ports.pop()
         self.dashboard_port = dashboard_port or self._ports.pop()
         self.node_port, self.agent_port, self.client_port = (self._ports.pop() for _ in range(3))
-        # Ray and HAProxy put sockets below this folder; a socket's path has 97 characters at most, so it is short.
+        # Short, because Ray and HAProxy create sockets in it, and a socket's path has at most 97 characters.
         digest = hashlib.sha256(f"{os.getuid()} {self.folder}".encode()).hexdigest()[:8]
         self.ray_folder = Path("/tmp") / f"semapi-{digest}"  # noqa: S108  made 0700 by us, and refused when it is not
         inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -82,15 +81,15 @@ class Cluster:
 
     @property
     def token_file(self) -> Path:
-        """Ray's own token: the dashboard asks for it, `ray` and `serve` commands read it."""
+        """Ray's own token: the dashboard requires it, `ray` and `serve` commands read it."""
         return self.folder / "ray-token"
 
     def start(
         self, progress: Callable[[str], None] = lambda _: None, meanwhile: Callable[[], None] = lambda: None
     ) -> None:
-        """Start and return when the service is healthy; `meanwhile` is called again and again while it waits.
+        """Start and return when the service is healthy; `meanwhile` is called repeatedly while it waits.
 
-        Raises LocalError with the end of the log that tells why.
+        Raises LocalError with the end of the log that shows the reason.
         """
         for port in (self.api_port, self.dashboard_port):
             if not is_free(port):
@@ -104,7 +103,7 @@ class Cluster:
             node = self._launch("node", self._node_command())
             self._wait(node, "node", self._node_answers, NODE_DEADLINE_S, meanwhile)
             progress("starting the application")
-            # SIGINT is what `serve run` takes for Ctrl-C: replicas give back what they hold. SIGTERM would just end it.
+            # On SIGINT `serve run` shuts down and replicas give back their jobs. SIGTERM would just end it.
             application = self._launch("application", application_command, signal.SIGINT)
             self._wait(application, "application", self.is_healthy, APPLICATION_DEADLINE_S, meanwhile)
         except BaseException:
@@ -112,7 +111,7 @@ class Cluster:
             raise
 
     def stop(self) -> None:
-        """End the application, then the node with everything that came from it, HAProxy too."""
+        """End the application, then the node with all its descendants, including HAProxy."""
         for family in reversed(self._families):
             family.terminate()
             try:
@@ -130,7 +129,7 @@ class Cluster:
         return all(family.poll() is None for family in self._families)
 
     def pids(self) -> list[int]:
-        """The guards; every process of the cluster descends from one of them."""
+        """The supervisors; every process of the cluster descends from one of them."""
         return [family.pid for family in self._families]
 
     def log(self, name: str) -> Path:
@@ -142,7 +141,7 @@ class Cluster:
         shutil.rmtree(self.ray_folder, ignore_errors=True)
 
     def _make_ray_folder(self) -> None:
-        self._remove_ray_folder("ray-of-the-run-before")  # that one was killed, else nothing of it is left
+        self._remove_ray_folder("ray-of-the-run-before")  # left only if the previous run was killed
         try:
             self.ray_folder.mkdir(mode=0o700)
         except OSError as error:
@@ -179,7 +178,7 @@ class Cluster:
         return _get(f"{self.dashboard_url}/api/version", password(self.token_file)) is not None
 
     def _deployment_failure(self) -> str:
-        """What Serve says of an application it gave up; empty while there is hope."""
+        """Serve's message about a failed application; empty if none has failed."""
         details = _get_json(f"{self.dashboard_url}/api/serve/applications/", password(self.token_file))
         for application in details.get("applications", {}).values():
             if application["status"] == "DEPLOY_FAILED":
@@ -221,24 +220,24 @@ class Cluster:
 
     def _ray_environment(self, haproxy: bool) -> dict[str, str]:
         environment = {
-            # Spooled uploads and what killed processes leave behind go with the folder, and are nobody else's to read.
+            # Spooled uploads and leftovers of killed processes are private, and are deleted with the folder.
             "TMPDIR": str(self.ray_folder),
-            # Without this Ray replaces 127.0.0.1 by the machine's address. On macOS and Windows it is Ray's default.
+            # Without this Ray replaces 127.0.0.1 by the machine's address (the default on macOS and Windows differs).
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_SERVE_LOG_TO_STDERR": "0",
             "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": PROXY_CALLBACK,
-            # A node told to end first waits until its work has moved to others; here there are none.
+            # A node that is told to end waits until its work has moved to other nodes; here there are none.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-            # Workers have niceness 15 by default; that leaves nothing lower for inference, which yields to the gateway.
+            # Ray's default niceness of 15 leaves no lower priority for inference, which yields to the gateway.
             "RAY_worker_niceness": "0",
             "AUTOSCALER_METRIC_PORT": str(self._ports.pop()),
             "DASHBOARD_METRIC_PORT": str(self._ports.pop()),
-            # Ten looks a second at what hardly changes take a laptop more processor time than anything else while idle.
+            # Ray's default of ten control loops a second uses most of an idle laptop's processor time.
             "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
-            # A replica's gateway drains for half a minute by default; on one machine nobody routes to it by then.
+            # By default a replica drains for half a minute; on one machine no traffic arrives any more.
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         }
         if haproxy:
@@ -249,10 +248,10 @@ class Cluster:
                 "RAY_SERVE_HAPROXY_METRICS_PORT": str(self._ports.pop()),
                 # A request's headers must fit in one buffer, 16 KiB by default; tokens are up to 64 KiB long.
                 "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "98304",
-                # Serve would count every request once more from a line of HAProxy's, at a sixteenth of a read's cost.
+                # Serve would count every request again from HAProxy's log, at a sixteenth of the cost of a read.
                 "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
                 "RAY_SERVE_HAPROXY_LOG_TARGET": "ring@buf0",
-                # Two users of one machine would share the folder of the defaults, which the first of them owns.
+                # Two users of one machine would share the default folder, which the first of them owns.
                 "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(self.ray_folder / "h" / "haproxy.cfg"),
                 "RAY_SERVE_HAPROXY_SOCKET_PATH": str(self.ray_folder / "h" / "admin.sock"),
                 "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(self.ray_folder / "h"),
@@ -262,7 +261,7 @@ class Cluster:
 
 
 def _why(application: Json) -> str:
-    """The failed deployments with the last line of each traceback; without one, what Serve says."""
+    """The failed deployments with the last line of each traceback; without one, Serve's message."""
     failed = {name: one for name, one in application["deployments"].items() if one["status"] == "DEPLOY_FAILED"}
     reasons = [f"{name}: {(one['message'].strip().splitlines() or [''])[-1]}" for name, one in failed.items()]
     return "; ".join(reasons) or str(application["message"])

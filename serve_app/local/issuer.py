@@ -44,7 +44,7 @@ THUMBPRINT_MEMBERS = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y")} 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key and how it is published."""
+    """A private key and its public form."""
 
     private: PrivateKey
     algorithm: Algorithm
@@ -54,7 +54,8 @@ class SigningKey:
 
 
 class SigningKeys:
-    """The current key and the one before it, in `folder`. Another process sees a rotation when it makes its own."""
+    """The current and the previous key, kept in `folder` so that tokens outlive a restart. Another process sees a
+    rotation only when it creates its own `SigningKeys`."""
 
     def __init__(self, folder: Path, algorithm: Algorithm = "RS256") -> None:
         self._current = folder / "current.pem"
@@ -69,7 +70,7 @@ class SigningKeys:
         return self.keys[0]
 
     def rotate(self) -> None:
-        """Sign with a new key from now on; tokens of the old one stay valid until the next rotation."""
+        """Sign with a new key from now on; tokens of the old key stay valid until the next rotation."""
         write_private(self._previous, self._current.read_text())
         write_private(self._current, _new_key(self._algorithm))
         self.keys = self._load()
@@ -123,7 +124,7 @@ class Issuer:
         self._audience = audience
 
     def mint(self, user: str, *, header: Json | None = None, **claims: Any) -> str:
-        """A token with subject `user`. `claims` and `header` replace what it would hold; None leaves a claim out."""
+        """A token with subject `user`. `claims` and `header` replace the defaults; None leaves a claim out."""
         now = int(time.time())
         standard = {
             "iss": self.url,
@@ -193,7 +194,7 @@ def _discovery(issuer: Issuer) -> Json:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """The fields of a form body; empty when it is too large, too slow or no form."""
+    """The fields of a form body; empty if it is too large, too slow or not a form."""
     body = b""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -207,12 +208,12 @@ async def _form(request: Request) -> dict[str, str]:
 
 
 def _refusal(code: str, description: str) -> JSONResponse:
-    """An error as RFC 6749 section 5.2 shapes it."""
+    """An error in the form of RFC 6749 section 5.2."""
     return JSONResponse({"error": code, "error_description": description}, status_code=400)
 
 
 def main() -> None:
-    """Serve until told to end."""
+    """Serve until stopped."""
     import uvicorn
 
     parser = argparse.ArgumentParser(description=DESCRIPTION)
@@ -241,23 +242,23 @@ CHECK_TIMEOUT_S = 2.0
 
 
 class DevIssuerServer(Server):
-    """The development issuer in a process of its own, its keys kept in the data folder."""
+    """The development issuer in its own process, with its keys in the data folder."""
 
     title = "The development issuer"
     process_names = ("python", "Python")
-    as_service = False  # `nobody` may be unable to read this interpreter
+    as_service = False  # `nobody` may not be able to read this interpreter
 
     @property
     def url(self) -> str:
-        """The issuer, as tokens name it."""
+        """The issuer's URL in tokens."""
         return f"http://localhost:{self.port}/default"
 
     def mint(self, user: str, **claims: Any) -> str:
-        """A token signed with the current key, claims as `Issuer.mint` takes them. Works while the server is down."""
+        """A token signed with the current key, with claims as in `Issuer.mint`. Also works while the server is down."""
         return Issuer(self.url, SigningKeys(self.data)).mint(user, **claims)
 
     def _environment(self) -> dict[str, str]:
-        return dict(os.environ)  # our own code under our own account: what this interpreter needs, that one needs
+        return dict(os.environ)  # our own code under our own account: it needs our interpreter's environment
 
     def _prepare(self) -> None:
         self._make_data_folder(self.data)

@@ -21,7 +21,8 @@ INIT_DEADLINE_S = 120
 
 
 class Postgres(Server):
-    """PostgreSQL in `folder`: TCP on loopback with scram passwords, no socket, sorting alike on every platform."""
+    """PostgreSQL in `folder`: TCP on loopback with SCRAM passwords, no Unix socket, and the same sort order on every
+    platform."""
 
     title = "PostgreSQL"
     process_names = ("postgres",)
@@ -42,11 +43,12 @@ class Postgres(Server):
     def _prepare(self) -> None:
         if not self.data.exists():
             self._make_cluster()
-        # Orphans were ended and the folder is locked: what the file names is another program with a reused id.
+        # Orphans were ended and the folder is locked: the file's pid now belongs to another program.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def _make_cluster(self) -> None:
-        """Make the data folder under another name first: an interrupted run leaves nothing that looks finished."""
+        """Create the data folder under another name first, so that an interrupted run does not leave one that looks
+        complete."""
         password(self.folder / "password")
         give_to_service(self.folder / "password")
         fresh = self.folder / "data.new"
@@ -102,7 +104,7 @@ class Postgres(Server):
 
 
 def running_url(state: Path) -> str:
-    """The URL of the embedded PostgreSQL that runs in this state folder; empty when none does."""
+    """The URL of the embedded PostgreSQL running in this state folder; empty if none runs."""
     folder = state / "postgres"
     try:
         lines = (Postgres(folder).data / "postmaster.pid").read_text().splitlines()

@@ -1,10 +1,10 @@
-"""A small process that stands between us and a command, and ends the command's whole family with us.
+"""A small process between us and a command, which ends the command with all its descendants when we end.
 
-Servers leave daemons behind (Ray its node processes and HAProxy, PostgreSQL its backends). On Linux the guard is
-their child subreaper, so even a process that detached itself stays its descendant. It ends them all when its
-parent is gone (also by SIGKILL: the pipe on its standard input closes), when it is told to, or when the command ends.
+Servers leave daemons behind (Ray its node processes and HAProxy, PostgreSQL its backends). On Linux the supervisor is
+their child subreaper, so that even a detached process stays its descendant. It ends them all when its parent is gone
+(even by SIGKILL: the pipe on its standard input closes), on a signal, or when the command ends.
 
-Standard library only, run as a file: it must start fast and need nothing of the package.
+Uses only the standard library and is run as a file, so that it starts fast and needs nothing from the package.
 """
 
 from __future__ import annotations
@@ -38,13 +38,12 @@ def supervised(
     end_signal: signal.Signals = signal.SIGTERM,
     grace_s: float = 15.0,
 ) -> subprocess.Popen[bytes]:
-    """Start `command` under a guard; the returned process is the guard's.
+    """Start `command` under a supervisor, and return the supervisor's process.
 
-    `terminate()` on it ends the whole family: `end_signal` to the command, after `grace_s` SIGTERM and then SIGKILL
-    to all that is left. It exits with the command's status (128 + n for signal n). `account` is (uid, gid).
-    Output goes to `log` (appended, 0600), else to ours. Keep the returned object and wait with `wait()`:
-    closing its stdin, as `communicate()` does, ends the family.
-    """
+    `terminate()` on it ends the whole family: `end_signal` to the command, and after `grace_s` SIGTERM, then SIGKILL to
+    all that are left. It exits with the command's status (128 + n for signal n). `account` is (uid, gid). Output goes
+    to `log` (appended, 0600), else to our own output. Keep the returned object and wait with `wait()`: closing its
+    stdin, as `communicate()` does, ends the family."""
     options = [f"--signal={int(end_signal)}", f"--grace={grace_s}"]
     if account:
         options += [f"--uid={account[0]}", f"--gid={account[1]}"]
@@ -57,7 +56,7 @@ def supervised(
             stderr=output,
             cwd=cwd,
             env=dict(env),
-            start_new_session=True,  # Ctrl-C at the terminal is ours to pass on, in our order
+            start_new_session=True,  # we pass Ctrl-C on ourselves, in order
         )
     finally:
         if output is not None:
@@ -65,14 +64,14 @@ def supervised(
 
 
 class Family:
-    """The command and every process that came from it."""
+    """The command and all its descendants."""
 
     def __init__(self, head: int) -> None:
         self.head = head
         self.status: int | None = None
 
     def reap(self) -> None:
-        """Collect ended children, adopted ones too; remember how the command ended."""
+        """Collect ended children, also adopted ones; record the command's exit status."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -92,7 +91,7 @@ class Family:
             _send(pid, number)
 
     def end(self, end_signal: int, grace_s: float) -> bool:
-        """End every member; True when none is left."""
+        """End every member; True if none is left."""
         if self.status is None:
             _send(self.head, end_signal)
             self._wait(lambda: self.status is not None, grace_s)
@@ -100,7 +99,7 @@ class Family:
         self._wait(lambda: not self.members(), TERM_GRACE_S)
         deadline = time.monotonic() + KILL_DEADLINE_S
         while self.members() and time.monotonic() < deadline:
-            self.send(signal.SIGKILL)  # again and again: a member may have forked in between
+            self.send(signal.SIGKILL)  # repeatedly, because a member may have forked meanwhile
             self._wait(lambda: not self.members(), POLL_S * 5)
         return not self.members()
 
@@ -113,7 +112,7 @@ class Family:
 
 
 def _send(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # gone already, or under an account we may not signal
+    with suppress(ProcessLookupError, PermissionError):  # ended, or owned by an account that we may not signal
         os.kill(pid, number)
 
 
@@ -135,7 +134,7 @@ def _descendants(root: int, head: int) -> list[int]:
 
 
 def _process_table() -> list[tuple[int, int, int]]:
-    """(pid, parent, process group) of every process but zombies of others, which need no signal."""
+    """(pid, parent, process group) of every process except zombies of others, which need no signal."""
     if sys.platform == "linux":
         return [row for name in os.listdir("/proc") if name.isdigit() and (row := _proc_row(name))]
     listing = subprocess.Popen(["/bin/ps", "-axo", "pid=,ppid=,pgid=,state="], stdout=subprocess.PIPE)
@@ -149,13 +148,13 @@ def _proc_row(name: str) -> tuple[int, int, int] | None:
     try:
         stat = Path("/proc", name, "stat").read_text(errors="replace")
     except OSError:
-        return None  # ended while we looked
-    state, parent, process_group = stat.rpartition(")")[2].split()[:3]  # the name before ')' may hold anything
+        return None  # it has ended meanwhile
+    state, parent, process_group = stat.rpartition(")")[2].split()[:3]  # the name before ')' may contain anything
     return None if _is_remains(state, int(parent)) else (int(name), int(parent), int(process_group))
 
 
 def _is_remains(state: str, parent: int) -> bool:
-    """An ended process that its parent has not collected. Our own count as members until we have."""
+    """An ended process that another parent has not collected. Our own count as members until we collect them."""
     return state[0] in "ZX" and parent != os.getpid()
 
 
@@ -170,15 +169,15 @@ def _start(options: argparse.Namespace) -> Family:
         options.command,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # should the guard itself be killed
+        preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # if the supervisor itself is killed
         **dropping,
     )
-    process.returncode = 0  # Family reaps, not Popen
+    process.returncode = 0  # `Family` collects it, not Popen
     return Family(process.pid)
 
 
 def _watch(family: Family, wake: int, parent: int) -> None:
-    """Return when the command has ended, the parent is gone or a signal asks us to end."""
+    """Return when the command has ended, the parent is gone or a signal has arrived."""
     while family.status is None and os.getppid() == parent:
         ready, _, _ = select.select([0, wake], [], [], 1.0)
         if 0 in ready and not os.read(0, 4096):
@@ -189,7 +188,7 @@ def _watch(family: Family, wake: int, parent: int) -> None:
 
 
 def main() -> int:
-    """Run the command line of `guarded`; the exit status is the command's."""
+    """Run the command line that `supervised` built; the exit status is the command's."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--signal", type=int, default=int(signal.SIGTERM))
     parser.add_argument("--grace", type=float, default=15.0)
@@ -202,7 +201,7 @@ def main() -> int:
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, lambda *_: None)  # the wake-up pipe tells which one came
+        signal.signal(number, lambda *_: None)  # the wake-up pipe says which one arrived
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
         family = _start(options)

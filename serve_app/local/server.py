@@ -1,4 +1,5 @@
-"""One embedded server: locked to its folder, started until it answers, ended with the process that started it."""
+"""One embedded server: its folder is locked, start waits until it answers, and it ends with the process that started
+it."""
 
 from __future__ import annotations
 
@@ -19,22 +20,22 @@ from serve_app.local.process_supervisor import supervised
 from serve_app.local.state import LocalError, give_to_service, hold, make_folder, refuse_unreachable, service_account
 
 START_DEADLINE_S = 120.0
-"""Reading a full append-only file takes a while; a server that ends is noticed at once."""
+"""Reading a large append-only file takes a while; a server that ends early is noticed at once."""
 STOP_GRACE_S = 10.0
 GUARD_DEADLINE_S = 15.0
-"""What a guard may take after the grace, see guard.TERM_GRACE_S and KILL_DEADLINE_S."""
+"""Longest end of a supervisor after the grace period: TERM_GRACE_S and KILL_DEADLINE_S of `process_supervisor`."""
 POLL_S = 0.02
 
 
 class Server(ABC):
-    """A server whose data stay in `folder`. `port` 0 picks a free one, kept for the life of this object."""
+    """A server with its data in `folder`. `port` 0 picks a free port, kept for the life of this object."""
 
     title: ClassVar[str]
     process_names: ClassVar[tuple[str, ...]]
-    """How its processes are called, to know our own from an earlier run."""
+    """Names of its processes, to recognise those of an earlier run."""
     end_signal: ClassVar[signal.Signals] = signal.SIGTERM
     as_service: ClassVar[bool] = True
-    """As root, run as the service account."""
+    """If we are root, run it as the service account."""
 
     def __init__(self, folder: Path, port: int = 0) -> None:
         self.folder = folder.absolute()
@@ -48,11 +49,11 @@ class Server(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where clients reach it, password included. Valid after the first start."""
+        """The URL for clients, including the password. Valid after the first start."""
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Make what the server needs in its folder."""
+        """Create what the server needs in its folder."""
 
     @abstractmethod
     def _command(self) -> list[str]:
@@ -60,28 +61,29 @@ class Server(ABC):
 
     @abstractmethod
     def _check(self) -> None:
-        """Raise NotReady while the server does not answer yet."""
+        """Raises NotReady while the server does not answer yet."""
 
     def _environment(self) -> dict[str, str]:
-        """What the server sees of ours: nothing that could be a secret or bend its configuration."""
+        """The server's environment: nothing that could be a secret or change its configuration."""
         return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
 
     def start(self) -> None:
-        """Start and return when the server answers. Raises LocalError: folder in use, port taken, or its log's end."""
+        """Start and return when the server answers. Raises LocalError if the folder is in use, the port is taken, or it
+        fails."""
         self.log.unlink(missing_ok=True)
         self._start()
 
     def restart(self) -> None:
-        """Start again, on the same data, a server that ended by itself; its log goes on. Raises as `start`."""
+        """Restart a server that ended by itself, on the same data and log. Raises as `start`."""
         self._leave()
         self._start()
 
     def ended(self) -> str:
-        """How the server ended by itself; empty while it runs, or was never started."""
+        """How the server ended by itself; empty while it runs or before its first start."""
         status = self._guard.poll() if self._guard else None
         if status is None:
             return ""
-        signalled = status - 128 if status > 128 else -status  # negative: of the guard, with which the server ends
+        signalled = status - 128 if status > 128 else -status  # negative: the supervisor's, with which the server ends
         return f"killed by signal {signalled}" if signalled > 0 else f"with status {status}"
 
     def _start(self) -> None:
@@ -98,20 +100,20 @@ class Server(ABC):
             raise
 
     def stop(self) -> None:
-        """End the server in order; data stay. Nothing happens when it is not running."""
+        """Shut the server down; data stay. Does nothing if it is not running."""
         if self._guard:
             self._guard.terminate()
         self._leave()
 
     def kill(self) -> None:
-        """SIGKILL the server and what belongs to it, as a crash would."""
+        """Kill the server by SIGKILL, like a crash."""
         if self.pid:
-            with suppress(psutil.NoSuchProcess):  # it may have ended by itself; the guard collects the rest
+            with suppress(psutil.NoSuchProcess):  # it may have ended by itself; the supervisor ends the rest
                 psutil.Process(self.pid).kill()
         self._leave()
 
     def _leave(self) -> None:
-        """Wait for the guard, which ends after all it guards, and unlock the folder."""
+        """Wait for the supervisor, which ends after all its processes, and unlock the folder."""
         if self._guard:
             try:
                 self._guard.communicate(timeout=STOP_GRACE_S + GUARD_DEADLINE_S)
@@ -153,7 +155,7 @@ class Server(ABC):
         raise LocalError(f"{self.title} did not start. The end of {self.log}:\n{tail}")
 
     def _end_orphans(self) -> None:
-        """End what an earlier run left in our data folder. We hold the lock, so nobody else uses it."""
+        """End processes that an earlier run left in the data folder. We hold the lock, so no other run uses it."""
         orphans = [found for found in psutil.process_iter() if self._is_ours(found)]
         for orphan in orphans:
             with suppress(psutil.NoSuchProcess):
@@ -181,7 +183,7 @@ class NotReady(Exception):
 
 
 def free_port() -> int:
-    """A port nobody listens on, below the range of outgoing connections, so that none takes it before the server."""
+    """A free port below the range of outgoing connections, so that none of them takes it before the server does."""
     while True:
         port = random.randrange(20_000, 30_000)
         if is_free(port):
@@ -189,7 +191,7 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different free ports."""
+    """`count` different free ports."""
     found: set[int] = set()
     while len(found) < count:
         found.add(free_port())
@@ -197,7 +199,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def is_free(port: int) -> bool:
-    """True when nobody listens on this loopback port."""
+    """True if nothing listens on this loopback port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

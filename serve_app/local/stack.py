@@ -1,4 +1,4 @@
-"""Everything the application needs around it on one machine: job Redis, PostgreSQL and a token issuer."""
+"""The servers that the application needs on one machine: job Redis, PostgreSQL and a token issuer."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ RESTARTS_WITHIN_S = 600.0
 
 
 class LocalStack:
-    """Starts what `settings` leave open: a server of yours, named by its setting, always wins.
+    """Starts the servers that `settings` do not name; a server named by its setting is used instead.
 
-    As a context manager: servers start in order and stop in reverse; one run at a time per folder. Ports 0 are
-    picked freely. Raises LocalError.
-    """
+    As a context manager it starts servers in order and stops them in reverse; one run at a time per folder. Port 0
+    picks a free port. Raises LocalError."""
 
     def __init__(
         self,
@@ -46,13 +45,13 @@ class LocalStack:
         self.postgres = Postgres(self.folder / "postgres", database_port)
         self.issuer = DevIssuerServer(self.folder / "issuer", issuer_port)
         self.logs: Path | None = None
-        """Where the logs of this run are, since it began."""
+        """The folder of this run's logs, once it has begun."""
         self._restarts: deque[float] = deque(maxlen=RESTARTS_MAX)
         self._running = ExitStack()
 
     @property
     def servers(self) -> list[Server]:
-        """What this stack runs itself."""
+        """The servers that this stack runs itself."""
         own: list[Server] = []
         if not self.settings.redis_url.get_secret_value():
             own.append(self.valkey)
@@ -64,7 +63,7 @@ class LocalStack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the application has to be told. Secrets are in it."""
+        """The application's environment; contains secrets."""
         own = self.servers
         given = self.settings
         return {
@@ -87,11 +86,10 @@ class LocalStack:
         return self
 
     def revive(self, tell: Callable[[str], None]) -> None:
-        """Start servers of this stack again that ended by themselves, on their data, and `tell` of each.
+        """Restart servers of this stack that ended by themselves, on their data, and report each to `tell`.
 
-        Raises LocalError for one that does not come back, and when it happened `RESTARTS_MAX` times in
-        `RESTARTS_WITHIN_S`: something is wrong then that a restart does not mend, such as a full disk.
-        """
+        Raises LocalError if one does not start, or after `RESTARTS_MAX` restarts in `RESTARTS_WITHIN_S`: then the cause
+        is something that a restart cannot fix, such as a full disk."""
         for server in self.servers:
             if not (how := server.ended()):
                 continue
@@ -104,14 +102,14 @@ class LocalStack:
             tell(f"{server.title} ready on port {server.port}")
 
     def _check_given_redis(self) -> None:
-        """A server of yours that cannot be used is said at once, not after minutes by an application that waits."""
+        """Report an unusable REDIS_URL at once, instead of after minutes of waiting for the application."""
         try:
             if url := self.settings.redis_url.get_secret_value():
                 check_redis(url)
         except redis.RedisError as error:
             raise LocalError(f"The server of REDIS_URL cannot be used: {error}") from error
-        except ValueError:  # its text would show a part of the password
-            raise LocalError("REDIS_URL is no Redis URL; percent-encode what is special in it.") from None
+        except ValueError:  # its message would show a part of the password
+            raise LocalError("REDIS_URL is not a Redis URL; percent-encode special characters.") from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

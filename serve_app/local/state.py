@@ -20,11 +20,11 @@ SERVICE_ACCOUNT = "nobody"
 
 
 class LocalError(Exception):
-    """A local server cannot run; the message tells the person at the terminal what to do."""
+    """A local server cannot run; the message tells the user what to do."""
 
 
 def state_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """SEMAPI_STATE_DIR, else /var/lib/<service> for root, else ~/.local/state/<service>. Made when missing."""
+    """SEMAPI_STATE_DIR, else /var/lib/<service> for root, else ~/.local/state/<service>. Created if missing."""
     if named := environ.get("SEMAPI_STATE_DIR"):
         folder = Path(named).absolute()
     elif os.geteuid() == 0:
@@ -36,9 +36,10 @@ def state_folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` for us alone: 0700, as root 0711 because the servers then run as `nobody` and walk through it.
+    """Create `folder` for us only: 0700, or 0711 as root, because the servers then run as `nobody` and must traverse
+    it.
 
-    A folder that is already there is never changed, only refused when others could write into it.
+    An existing folder is never changed, but refused if others could write to it.
     """
     try:
         if not folder.exists():
@@ -54,7 +55,8 @@ def make_folder(folder: Path) -> None:
 
 
 def hold(folder: Path) -> TextIO:
-    """Lock `folder` until the returned file is closed or this process ends. Refuses when another run holds it."""
+    """Lock `folder` until the returned file is closed or this process ends. Raises LocalError if another run holds
+    it."""
     path = folder / "lock"
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
     try:
@@ -70,7 +72,7 @@ def hold(folder: Path) -> TextIO:
 
 
 def service_account() -> pwd.struct_passwd | None:
-    """The account the servers run as: `nobody` when we are root (PostgreSQL refuses root), else None: our own."""
+    """The account that servers run as: `nobody` if we are root (PostgreSQL refuses root), else None for our own."""
     return pwd.getpwnam(SERVICE_ACCOUNT) if os.geteuid() == 0 else None
 
 
@@ -81,7 +83,7 @@ def give_to_service(path: Path) -> None:
 
 
 def refuse_unreachable(folder: Path) -> None:
-    """As root, refuse a folder the service account cannot walk to; PostgreSQL would only say 'permission denied'."""
+    """As root, refuse a folder that the service account cannot reach; PostgreSQL would only say 'permission denied'."""
     account = service_account()
     if account is None:
         return
@@ -94,7 +96,7 @@ def refuse_unreachable(folder: Path) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that we alone can read; whole or not at all."""
+    """Write a file that only we can read, atomically."""
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -103,7 +105,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def password(path: Path) -> str:
-    """The random password kept at `path` (0600), made at the first call."""
+    """The random password in the file `path` (0600), created by the first call."""
     if not path.exists():
         write_private(path, secrets.token_hex(24) + "\n")
     return path.read_text().strip()
@@ -111,11 +113,11 @@ def password(path: Path) -> str:
 
 RUNS_KEPT: Final = 5
 KEPT_MAX_BYTES: Final = 200 * 1024 * 1024
-"""Of one run's Ray logs: the newest files up to this size."""
+"""Ray's newest log files of one run are kept up to this size."""
 
 
 def new_run(state: Path) -> Path:
-    """A new folder below `state` for the logs of the run that begins now; with it `RUNS_KEPT` stay."""
+    """Create a folder below `state` for the logs of a new run; `RUNS_KEPT` folders are kept, including it."""
     runs = state / "logs"
     runs.mkdir(mode=0o700, exist_ok=True)
     for old in sorted(runs.iterdir(), reverse=True)[RUNS_KEPT - 1 :]:
@@ -126,8 +128,8 @@ def new_run(state: Path) -> Path:
 
 
 def keep(source: Path, target: Path) -> None:
-    """Copy the files below `source` to `target`, the newest first, up to `KEPT_MAX_BYTES`. What cannot be read or
-    written is left out: the end of a run must not fail for its logs."""
+    """Copy the files below `source` to `target`, newest first, up to `KEPT_MAX_BYTES`. Errors are ignored: the end of a
+    run must not fail because of its logs."""
     left = KEPT_MAX_BYTES
     with suppress(OSError):
         files = [(file.stat(), file) for file in source.rglob("*") if file.is_file() and not file.is_symlink()]

@@ -1,4 +1,4 @@
-"""The embedded job Redis: a Valkey server that keeps its promise over a crash (every write is synced)."""
+"""The embedded job Redis: a Valkey server that loses nothing in a crash (every write is synced)."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ class Valkey(Server):
 
 
 def check_redis(url: str, timeout_s: float = 5) -> None:
-    """Raises redis-py's errors for a server that does not answer, LocalError for one that is too old. One that tells
-    nobody its version (a managed one, or by an ACL) is taken for new enough."""
+    """Raises redis-py's errors if the server does not answer, LocalError if it is too old. A server that hides its
+    version (managed, or by an ACL) is assumed to be new enough."""
     with redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s) as client:
-        client.ping()  # INFO answers already while the data are read from disk, commands do not
+        client.ping()  # while the data are loaded from disk INFO works, but commands do not
         try:
             version = client.info("server").get("redis_version", "")
         except redis.ResponseError:

@@ -22,7 +22,7 @@ def load_network(snapshot: Snapshot) -> Any:
     from transformers import AutoModelForImageClassification
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # it would go into the replica's log
+    disable_progress_bar()  # it would fill the replica's log
     try:
         network, found = AutoModelForImageClassification.from_pretrained(
             snapshot.folder,
@@ -32,7 +32,7 @@ def load_network(snapshot: Snapshot) -> Any:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except Exception as error:  # transformers raises what its parsers raise; the folder is the cause of all of it
+    except Exception as error:  # transformers lets its parsers' exceptions through; all are caused by the folder
         raise ModelUnready(f"{snapshot.folder} cannot be loaded: {error}") from error
     learned = dict(network.named_parameters())
     if missing := sorted(name for name in found["missing_keys"] if name in learned):
@@ -44,7 +44,7 @@ def load_network(snapshot: Snapshot) -> Any:
 
 
 def _check_timm(snapshot: Snapshot) -> None:
-    """timm's checkpoints need two packages that others do without."""
+    """timm's checkpoints need two more packages."""
     wanted = [name for name in ("timm", "torchvision") if find_spec(name) is None]
     if wanted and snapshot.is_timm:
         raise ModelUnready(
@@ -55,7 +55,7 @@ def _check_timm(snapshot: Snapshot) -> None:
 
 
 def _check_weights(snapshot: Snapshot) -> None:
-    """That no file is cut off or something else: its header says how long it is. Reads headers alone."""
+    """Check that no file is truncated or of another kind, by the length that its header names. Reads only headers."""
     from safetensors import SafetensorError, safe_open
 
     for path in snapshot.weights:
@@ -70,10 +70,10 @@ def _check_weights(snapshot: Snapshot) -> None:
 
 
 def is_multi_label(config: Any) -> bool:
-    """Whether the labels are independent of each other. Raises `ModelUnready` for a head that does not classify."""
+    """Whether the labels are independent of each other. Raises `ModelUnready` if the head does not classify."""
     kind, count = config.problem_type, config.num_labels
     if kind == "regression":
-        raise ModelUnready("config.json says problem_type: regression. A number is no label; this service classifies.")
+        raise ModelUnready("config.json says problem_type: regression. This service serves only classifiers.")
     if kind == "multi_label_classification":
         return True
     if count < 2:
@@ -85,9 +85,9 @@ def is_multi_label(config: Any) -> bool:
 
 
 def read_labels(config: Any) -> tuple[str, ...]:
-    """`id2label` in the order of the outputs; LABEL_0 and so on, as transformers has it, where there is none.
+    """`id2label` in the order of the outputs; without it LABEL_0 and so on, as in transformers.
 
-    A name that several outputs have gets their number: `crane [134]`."""
+    A name shared by several outputs gets the output's number: `crane [134]`."""
     named: dict[int, Any] = config.id2label or {index: f"LABEL_{index}" for index in range(config.num_labels or 0)}
     try:
         labels = [str(named[index]) for index in range(len(named))]
@@ -98,7 +98,7 @@ def read_labels(config: Any) -> tuple[str, ...]:
 
 
 def read_channels(config: Any) -> int:
-    """1 or 3: grey or RGB. Raises `ModelUnready` for another number, which no image has."""
+    """1 for grey or 3 for RGB. Raises `ModelUnready` for any other number."""
     channels = getattr(config, "num_channels", None) or getattr(
         getattr(config, "vision_config", None), "num_channels", None
     )
@@ -110,10 +110,10 @@ def read_channels(config: Any) -> int:
 
 
 def check_fit(network: Any, preprocessing: Preprocessing, classes: int) -> tuple[int, ...] | None:
-    """Send two images of unlike shapes the whole way; (channels, height, width) of what the network gets, None where
-    it varies.
+    """Run two images of different shapes through processor and network. Returns the network's input shape (channels,
+    height, width), or None if it varies.
 
-    Raises `ModelUnready` where processor, network and labels do not fit each other.
+    Raises `ModelUnready` if processor, network and labels do not fit each other.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """What a model must be to be served: one class, one file.
 
-    gateway          Params, Result, input_layer              reads the class alone, never makes one
-    decode worker    preprocess(data, params, recipe)         a process of its own, bounded in memory and time
+    gateway          Params, Result, input_layer              reads the class, never makes an instance
+    decode worker    preprocess(data, params, recipe)         a separate process, bounded in memory and time
     forward thread   load(settings), forward(items)           the one thread of the replica that computes
     event loop       postprocess(output, params, notes)       small arithmetic only
 
@@ -29,8 +29,8 @@ MEDIA_TYPE: Final = re.compile(r"[a-z]+/[A-Za-z0-9.+-]{1,80}")
 
 
 class Schema(BaseModel):
-    """Base of every `Params` and `Result`: unknown keys are refused, so that a misspelt one is no silent default, and
-    so are numbers that JSON does not have (a client may write them as text: "nan")."""
+    """Base of every `Params` and `Result`. Unknown keys are refused, so that a misspelt key does not silently become a
+    default; so are numbers that JSON lacks (a client may send them as text: "nan")."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -44,7 +44,7 @@ class OutputEntry(Schema):
 
 
 class ResultWithOutputs(Schema):
-    """Base of the `Result` of a model that gives files too. The replica fills in the list."""
+    """Base of the `Result` of a model that also returns files. The replica fills in the list."""
 
     outputs: tuple[OutputEntry, ...] = ()
 
@@ -58,7 +58,8 @@ class Answer:
     outputs: Mapping[str, Output]
 
     def check(self, max_bytes: int) -> None:
-        """Raises `ModelRejected` for files that may not be: too many, too large together, or of odd names and types."""
+        """Raises `ModelRejected` if there are too many files, they are too large together, or a name or type is not
+        allowed."""
         if len(self.outputs) > OUTPUTS_MAX:
             raise ModelRejected(f"The model gave more than {OUTPUTS_MAX} files.")
         for name, output in self.outputs.items():
@@ -81,7 +82,7 @@ class Prepared:
     """One input, ready for the forward pass.
 
     `item` goes to `forward`: picklable and small, because it crosses from the decode worker to the replica.
-    `notes` go to `postprocess`: what the result should say of how the input was read.
+    `notes` go to `postprocess`: what the result should say about how the input was read.
     """
 
     item: Any
@@ -89,17 +90,17 @@ class Prepared:
 
 
 class Model(ABC):
-    """Base of all models. The replica makes one instance, without arguments, and calls `load` before anything else."""
+    """Base of all models. The replica makes one instance, without arguments, and calls `load` first."""
 
     input_layer: ClassVar[Literal["image", "none"]] = "image"
-    """`image`: a job carries one image. `none`: parameters are all there is, `preprocess` gets no data."""
+    """`image`: a job carries one image. `none`: a job has parameters only, and `preprocess` gets no data."""
     Params: ClassVar[type[Schema]]
     """What a submit may carry beside the input."""
     Result: ClassVar[type[Schema]]
     """What a completed job holds; at most 64 kB as JSON."""
 
     recipe: Any = None
-    """What `preprocess` has to know of the loaded model (an input size, a limit). Set by `load`, picklable."""
+    """What `preprocess` needs to know about the loaded model (an input size, a limit). Set by `load`, picklable."""
     labels: tuple[str, ...] = ()
     """The classes the model can answer, in the order of its outputs. Set by `load`; empty when it has none."""
 
@@ -107,12 +108,12 @@ class Model(ABC):
     def load(self, settings: Settings) -> None:
         """Read the weights from local files. Called once, in the forward thread; may take minutes.
 
-        Raises `ModelUnready` with a sentence that says what is missing and how to get it.
+        Raises `ModelUnready` with a sentence that names what is missing and how to get it.
         """
 
     @staticmethod
     def prepare_worker(recipe: Any) -> None:
-        """Import what `preprocess` needs beside this module. Runs once in every decode worker, before its memory is
+        """Import what `preprocess` needs besides this module. Runs once in every decode worker, before its memory is
         limited: the limit is for inputs, not for libraries."""
         return None
 
@@ -130,16 +131,18 @@ class Model(ABC):
 
     @abstractmethod
     def postprocess(self, output: Any, params: Any, notes: Json) -> BaseModel | Answer:
-        """The `Result` of one output, or an `Answer` with files, whose bytes `forward` has made: encoding takes time.
+        """The `Result` of one output, or an `Answer` with files. Encode their bytes in `forward`, because it takes
+        time.
 
-        Raises `ModelRejected` when the output means nothing."""
+        Raises `ModelRejected` if the output is unusable."""
 
     @abstractmethod
     def warm_up_input(self) -> tuple[bytes | None, BaseModel]:
-        """An input that always works, and its parameters; sent the whole way to tell a bad input from a bad model."""
+        """An input that always works, and its parameters; it goes through all steps to tell a bad input from a bad
+        model."""
 
     def describe(self) -> Json:
-        """What the API shows of the loaded model: id, revision, weights' sha256, engine, precision, labels.
+        """What the API shows about the loaded model: id, revision, weights' sha256, engine, precision, labels.
 
         The entry `device` names where the forward pass runs.
         """

@@ -31,12 +31,12 @@ class Engine(Protocol):
     device: str
 
     def logits(self, inputs: Inputs) -> NDArray[np.float32]:
-        """Of what the image processor made of n images, mostly `pixel_values` (n, channels, height, width) of float32:
-        one row of class logits per image."""
+        """One row of class logits per image, from what the image processor made of n images: usually `pixel_values`,
+        float32 (n, channels, height, width)."""
         ...
 
     def describe(self) -> Json:
-        """`engine`, `precision` and, where it is not the reference, how well it agrees with it."""
+        """`engine`, `precision` and, except for the reference, how closely it agrees with the reference."""
         ...
 
 
@@ -56,7 +56,7 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 def load_engine(network: Any, shape: tuple[int, ...] | None, score: Score, settings: Settings) -> Engine:
     """The engine that ENGINE names, for a network of `torch_engine.load_network`.
 
-    `shape` is (channels, height, width) of every input, None where they vary; `score` makes scores of logits. Raises
+    `shape` is (channels, height, width) of every input, None if they vary; `score` turns logits into scores. Raises
     `ModelUnready` with what to install or set.
     """
     threads = settings.inference_threads or processors()
@@ -87,7 +87,7 @@ class TorchEngine:
 
         torch.set_num_threads(threads)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        # Full float32 products: the scores must not depend on the accelerator's rounding shortcuts.
+        # Full float32 products, so that scores do not depend on the accelerator's reduced precision.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self._network = network.to(self.device)
@@ -105,7 +105,7 @@ class TorchEngine:
 
 
 TOLERANCE = 1e-4
-"""Largest difference of any score to torch's; the last bits of float32 sums differ with their order."""
+"""Largest difference allowed between a score and torch's; the order of float32 sums changes their last bits."""
 CHECKED_IMAGES = 8
 
 
@@ -113,7 +113,7 @@ class OpenvinoEngine:
     device = "cpu"
 
     def __init__(self, network: Any, shape: tuple[int, ...] | None, score: Score, threads: int) -> None:
-        # Importing its converter reports to its makers over the network. Without the reporter it goes on in silence.
+        # Importing OpenVINO's converter sends telemetry over the network; without this module it works and sends none.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what the import system allows
         if shape is None:
             raise ModelUnready("ENGINE=openvino needs a model whose inputs all have one shape. Set ENGINE=torch.")
@@ -129,7 +129,7 @@ class OpenvinoEngine:
             expected = network(torch.from_numpy(batch)).logits.numpy()
             try:
                 self._compiled = _compile(network, batch, threads)
-            except Exception as error:  # it raises what its front ends and plugins raise
+            except Exception as error:  # OpenVINO lets the exceptions of its front ends and plugins through
                 raise ModelUnready(f"OpenVINO cannot run this model ({error}). Set ENGINE=torch.") from error
         self._agreement = float(np.abs(score(expected) - score(self.logits({"pixel_values": batch}))).max())
         if not self._agreement <= TOLERANCE:
@@ -155,7 +155,7 @@ def _compile(network: Any, batch: NDArray[np.float32], threads: int) -> Any:
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the converter still uses torch.jit, which torch warns of
+        warnings.simplefilter("ignore")  # the converter still uses torch.jit, which torch deprecates
         converted = openvino.convert_model(network, example_input=torch.from_numpy(batch[:1]))
     converted.reshape([-1, *batch.shape[1:]])
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
@@ -163,7 +163,7 @@ def _compile(network: Any, batch: NDArray[np.float32], threads: int) -> Any:
 
 
 def calibration_batch(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The same few images every time, already normalised: noise of several grain sizes over a slope."""
+    """The same few images every time, already normalised: noise of several grain sizes on a gradient."""
     source = np.random.default_rng(20_240_607)
     _, height, width = shape
     slope = np.linspace(-1, 1, width, dtype=np.float32)

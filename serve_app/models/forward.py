@@ -18,15 +18,15 @@ from serve_app.models.contract import Model
 T = TypeVar("T")
 
 NICE = 10
-"""Steps below the gateway's priority: without them status reads starve while the processors are full."""
+"""Steps of niceness above the gateway's; without them status reads starve while the processors are busy."""
 
 
 class ForwardThread:
     """Runs functions one after the other in a thread of low priority.
 
-    A function past its deadline cannot be stopped: the thread counts as hung from then on, every later call
-    raises `ReplicaLost`, and the replica's health check asks Serve for a new replica. A caller that is cancelled leaves
-    its function running, and the next one's deadline begins when that has ended.
+    A function past its deadline cannot be stopped: from then on the thread counts as hung, every later call raises
+    `ReplicaLost`, and the replica's health check asks Serve for a new replica. When a caller is cancelled its function
+    runs on, and the next function's deadline starts when it has ended.
     """
 
     def __init__(self) -> None:
@@ -41,8 +41,8 @@ class ForwardThread:
         return await asyncio.shield(self._run(lambda: function(*args), deadline_s))
 
     async def expect(self, work: Awaitable[T], deadline_s: float) -> T:
-        """The value of work that comes to this thread through a queue of somebody else's. Past the deadline the way is
-        blocked: the thread counts as hung, and `ReplicaLost` is raised."""
+        """The value of work that reaches this thread through another queue (`serve.batch`). Past the deadline that
+        queue is blocked: the thread counts as hung, and `ReplicaLost` is raised."""
         try:
             async with asyncio.timeout(deadline_s) as deadline:
                 return await work
@@ -85,7 +85,7 @@ class BatchRunner:
     """Runs batches of one loaded model in its forward thread."""
 
     def __init__(self, model: Model, thread: ForwardThread, known_good: Any, deadline_s: float) -> None:
-        """`known_good` is the prepared warm-up item: where it fails too, the model is at fault and not the input."""
+        """`known_good` is the prepared warm-up item: if it fails too, the fault is the model's and not the input's."""
         self._model = model
         self._thread = thread
         self._known_good = known_good
@@ -94,10 +94,9 @@ class BatchRunner:
     async def run(self, items: Sequence[Any]) -> list[Any]:
         """One output, or `ModelRejected` or `ModelTimedOut`, per item, in order.
 
-        A single item whose forward pass hangs is the cause (`ModelTimedOut`). Raises `ReplicaLost` with `hung` when one
-        with several items hangs, without it when the thread hung before, `ModelUnready` when the model fails on the
-        warm-up item too.
-        """
+        If a pass with a single item hangs, that item is the cause (`ModelTimedOut`). Raises `ReplicaLost` with `hung`
+        if a pass with several items hangs, without it if the thread hung before; `ModelUnready` if the model fails on
+        the warm-up item too."""
         try:
             return await self._forward(items)
         except ReplicaLost as error:
@@ -113,7 +112,7 @@ class BatchRunner:
         return answers
 
     def _blamed(self, items: Sequence[Any], error: ReplicaLost) -> list[Any]:
-        """The failure of the only item of a pass that hangs; of several none is blamed, and the error is raised."""
+        """The failure of a hung pass's only item; with several items none is blamed and the error is raised."""
         if error.hung and len(items) == 1:
             return [ModelTimedOut(f"The model did not finish this input within {self._deadline_s:g} s.")]
         raise error

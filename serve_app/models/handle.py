@@ -1,4 +1,4 @@
-"""How a gateway reaches the replicas of a model: Ray's errors become the two that the dispatcher knows."""
+"""How a gateway calls the replicas of a model. Ray's errors become the two that the dispatcher handles."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from serve_app.errors import ModelUnready, ReplicaLost
 from serve_app.library_internals import is_assigned
 
 PREDICT_TIMEOUT_S = 600.0
-"""Last resort: a dead replica shows at once and a hung forward pass after FORWARD_TIMEOUT_S."""
+"""Last resort: a dead replica is noticed at once and a hung forward pass after FORWARD_TIMEOUT_S."""
 WARM_UP_TIMEOUT_S = 120.0
 """Long enough for a replica that has to be started first."""
 
-LEAVING = "This gateway goes, and another sends the chunk."
+LEAVING = "This gateway is shutting down; another one sends the chunk."
 
 UNREADY = (RayTaskError, BackPressureError, DeploymentUnavailableError)
-"""The deployment answered, with an error of its own. All else that Ray raises means that the replica, its node or
-the way to it is gone, and that the chunk may have run or not."""
+"""The deployment answered with an error. Any other exception of Ray means that the replica, its node or the connection
+is lost, and that the chunk may or may not have run."""
 
 
 class ServeHandle:
@@ -54,7 +54,7 @@ class ServeHandle:
     def leave(self) -> None:
         self._leaving = True
         for call in [call for call in self._calls if not is_assigned(call)]:
-            self._calls.discard(call)  # how its own `predict` knows
+            self._calls.discard(call)  # tells `predict` that it was cancelled here
             call.cancel()
 
     async def warm_up(self) -> str:
@@ -66,7 +66,7 @@ class ServeHandle:
 
 
 async def _bounded(call: Any, timeout_s: float) -> Any:
-    """The call's value, or `TimeoutError`. Who stops waiting cancels the call in the replica too."""
+    """The call's value, or `TimeoutError`. A caller that stops waiting also cancels the call in the replica."""
     response = cast("DeploymentResponse[Any]", call)
     try:
         async with asyncio.timeout(timeout_s) as deadline:
@@ -76,7 +76,7 @@ async def _bounded(call: Any, timeout_s: float) -> Any:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        # Not our caller's doing: the replica was stopped while it held the call.
+        # Our caller did not cancel: the replica was stopped while it held the call.
         raise ReplicaLost("The model replica was stopped.") from None
     except Exception as error:
         if deadline.expired():
@@ -86,7 +86,7 @@ async def _bounded(call: Any, timeout_s: float) -> Any:
 
 
 def _translated(error: Exception) -> ReplicaLost | ModelUnready:
-    """Ray's copy of our own error is a RayTaskError too, with the replica's traceback; the dispatcher needs ours."""
+    """Ray returns our own errors as RayTaskErrors with the replica's traceback; the dispatcher needs the originals."""
     if isinstance(error, ReplicaLost):
         return ReplicaLost(error.detail, hung=error.hung)
     if isinstance(error, ModelUnready):

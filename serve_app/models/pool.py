@@ -1,4 +1,4 @@
-"""Decode workers: a few processes in which a hostile input may crash, hang or swell without harm to anything else."""
+"""Decode workers: a few processes in which a hostile input can crash, hang or exhaust memory without harming others."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ NICE = 5
 START_TIMEOUT_S = 60.0
 """Longest start of a worker: a process and the imports of its model."""
 LOOK_S = 0.2
-"""How often a call that waits looks whether its pool still works."""
+"""How often a waiting call checks that its pool still works."""
 END_TIMEOUT_S = 10.0
-"""How long a pool may take to end its own workers before they are killed."""
+"""How long a pool may take to end its workers before they are killed."""
 DEATHS_ALLOWED = 1
-"""An input gets a second worker after the first one died: the machine may have killed it for something else."""
+"""An input gets a second worker after the first died: the system may have killed that one for another reason."""
 
 
 class _WorkerContext(SpawnContext):
-    """Spawned, not forked: the replica has threads, and a fork would copy their locks. Knows the processes it made."""
+    """Spawns, because the replica has threads and a fork would copy their locks. Remembers the processes it made."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,10 +63,10 @@ class _WorkerContext(SpawnContext):
 
 
 class _Generation:
-    """One pebble pool and its processes. A pool that broke is never mended: the next generation takes over.
+    """One pebble pool and its processes. A broken pool is never repaired: the next generation replaces it.
 
-    Pebble ends every call except one that it was given while it broke, and its timeout begins when a worker reports
-    that it took the call. So a call also ends when its generation is given up, and by a deadline of ours.
+    Pebble ends every call except one scheduled while the pool broke, and its timeout starts only when a worker reports
+    that it took the call. So a call also ends when its generation is given up, and by its own deadline.
     """
 
     def __init__(self, workers: int, start_arguments: tuple[object, ...]) -> None:
@@ -77,15 +77,14 @@ class _Generation:
         self._given_up = asyncio.get_running_loop().create_future()
 
     def start(self) -> bool:
-        """Start the workers, if not done. Blocks for as long as starting the processes takes; False: it is broken."""
+        """Start the workers unless started. Blocks while the processes start. False if the pool is broken."""
         return bool(self._pool.active)
 
     async def call(self, deadline_s: float, patience_s: float, function: Callable[..., T], *args: object) -> T:
         """The function's value or exception from a worker.
 
-        Raises `TimeoutError` when it ran for longer than `deadline_s`, `RuntimeError` when the pool is broken, is given
-        up meanwhile, or gave no answer within `patience_s`, waiting for a worker included.
-        """
+        Raises `TimeoutError` if it ran for longer than `deadline_s`; `RuntimeError` if the pool is broken or given up,
+        or if there was no answer within `patience_s`, including the wait for a worker."""
         future = self._pool.schedule(function, args=args, timeout=deadline_s)
         answer = asyncio.wrap_future(future)
         try:
@@ -95,7 +94,7 @@ class _Generation:
                     await asyncio.wait(awaited, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                     if not answer.done() and (self._given_up.done() or not self._pool.active):
                         raise RuntimeError("the pool broke")
-                if answer.cancelled():  # by the pool: our own caller's cancellation is raised above
+                if answer.cancelled():  # by the pool; a cancellation by our caller is raised above
                     raise RuntimeError("the pool was stopped")
                 return answer.result()
         except TimeoutError as error:
@@ -106,14 +105,14 @@ class _Generation:
             answer.cancel()
 
     def give_up(self) -> bool:
-        """End every call that waits for this generation. False when that was done before."""
+        """End every call that waits for this generation. False if that was done before."""
         if self._given_up.done():
             return False
         self._given_up.set_result(None)
         return True
 
     def end(self) -> None:
-        """End the workers. Blocks for a bounded time whatever state the pool is in, and leaves no process behind."""
+        """End the workers. Blocks for a bounded time, whatever the pool's state, and leaves no process."""
         self._pool.stop()  # type: ignore[no-untyped-call]
         ending = threading.Thread(target=self._join, daemon=True)
         ending.start()
@@ -123,23 +122,23 @@ class _Generation:
             process.join(END_TIMEOUT_S)
 
     def _join(self) -> None:
-        with suppress(RuntimeError):  # "Unable to terminate": the kill that follows does not ask
+        with suppress(RuntimeError):  # "Unable to terminate": `end` kills them next
             self._pool.join()
 
 
 class DecodePool:
-    """Runs functions in decode workers, each call bounded in time and memory, and all of them in number."""
+    """Runs functions in decode workers. Each call is bounded in time and memory, and the number of calls is bounded."""
 
     def __init__(self, settings: Settings, module: str, prepare: Callable[[], object] | None = None) -> None:
-        """`module` is imported by every worker, and `prepare` called, before its memory limit is set and its first call
+        """Every worker imports `module` and calls `prepare` before its memory limit is set and its first call
         arrives."""
         self._deadline_s = settings.decode_timeout_s
-        # A call waits for a worker for one other call at most, see `_slots`, and perhaps for a worker's start.
+        # A call waits for at most one other call, see `_slots`, and perhaps for the start of a worker.
         self._patience_s = 2 * settings.decode_timeout_s + START_TIMEOUT_S
         self._workers = settings.decode_workers
         self._start_arguments = (module, settings.decode_memory_mib * MIB, prepare)
         self._memory_mib = settings.decode_memory_mib
-        # One more than there are workers: the next input is at hand when a worker gets free, and no more than that.
+        # One more than there are workers, so that the next input is ready when a worker becomes free.
         self._slots = asyncio.Semaphore(self._workers + 1)
         self._current = self._make()
         self._ending: set[asyncio.Task[None]] = set()
@@ -149,7 +148,7 @@ class DecodePool:
         return _Generation(self._workers, self._start_arguments)
 
     async def start(self) -> None:
-        """Start the workers and wait until they answer. Raises `ModelUnready` when they do not."""
+        """Start the workers and wait until they answer. Raises `ModelUnready` if they do not."""
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await asyncio.to_thread(self._current.start)
@@ -159,17 +158,17 @@ class DecodePool:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Room for one input in this replica: take it before fetching the bytes that `run` will get."""
+        """Room for one input in this replica. Take it before fetching the bytes for `run`."""
         async with self._slots:
             yield
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """The function's value or the `ServiceError` it raised, from a worker process; call it inside `slot()`.
 
-        Raises `ImageTooCostly` past the time or memory limit, `ImageUndecodable` when the worker crashed twice,
-        `ModelRejected` on any other exception, `ReplicaLost` when the pool itself broke or gave no answer: any of its
-        inputs may be the cause, and a new pool takes over. It always ends: after twice the time limit and a worker's
-        start at the latest, for each attempt.
+        Raises `ImageTooCostly` past the time or memory limit, `ImageUndecodable` if the worker crashed twice,
+        `ModelRejected` on any other exception, and `ReplicaLost` if the pool itself broke or did not answer: any of its
+        inputs may be the cause, and a new pool replaces it. Each attempt ends after at most twice the time limit and
+        the start of a worker.
         """
         deaths = 0
         while not self._closed:
@@ -192,19 +191,19 @@ class DecodePool:
         raise ModelUnready("This replica ends.")
 
     def _replace(self, broken: _Generation, error: Exception) -> None:
-        if broken.give_up() and not self._closed:  # the first of its callers to notice
+        if broken.give_up() and not self._closed:  # the first caller to notice
             log.warning("the decode workers are started again: %s", error)
             self._current = self._make()
             self._end(broken)
 
     def _end(self, generation: _Generation) -> None:
-        """In the background: it takes seconds, and no caller needs it."""
+        """In the background: it takes seconds, and no caller has to wait for it."""
         task = asyncio.create_task(asyncio.to_thread(generation.end))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
     async def close(self) -> None:
-        """End the workers, also those of pools that broke; running calls end with `ModelUnready`."""
+        """End the workers, including those of broken pools; running calls end with `ModelUnready`."""
         self._closed = True
         self._current.give_up()
         self._end(self._current)
@@ -218,7 +217,7 @@ def _death(error: ProcessExpired) -> ImageTooCostly | ImageUndecodable:
 
 
 def _guarded(function: Callable[..., T], args: tuple[object, ...]) -> T:
-    """Runs in the worker: lets out only exceptions that can be sent; one that cannot would break the whole pool."""
+    """Runs in the worker. Lets only picklable exceptions through: any other would break the whole pool."""
     try:
         return function(*args)
     except (ServiceError, MemoryError):
@@ -229,7 +228,7 @@ def _guarded(function: Callable[..., T], args: tuple[object, ...]) -> T:
 
 
 def _prepare_worker(module: str, memory_bytes: int, prepare: Callable[[], object] | None) -> None:
-    """Runs first in every worker: import what it needs, then live below the limits and no longer than the replica."""
+    """Runs first in every worker: imports what it needs, then sets its limits and ties its life to the replica's."""
     importlib.import_module(module)
     if prepare is not None:
         prepare()

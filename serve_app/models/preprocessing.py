@@ -1,9 +1,9 @@
 """From clean pixels to what a network takes, exactly as the checkpoint's own image processor makes it.
 
-Two ways. `Fast` does resize, centre crop, rescale and normalise itself: pixels stay uint8 until the batch is normalised
-in the forward thread, so a quarter of the bytes cross the processes, grey images are resized once and not three times,
-and decode workers need no transformers. It is taken only where, at load, it gave the processor's output bit for bit on
-a few images. `Own` is the processor itself (transformers' Pillow backend), run in the decode worker.
+There are two ways. `Fast` resizes, crops, rescales and normalises by itself: pixels stay uint8 until the forward thread
+normalises the batch, so a quarter of the bytes cross between processes, grey images are resized once instead of three
+times, and decode workers need no transformers. It is used only if, at load, its output for a few images equals the
+processor's bit for bit. `Own` is the processor itself (transformers' Pillow backend), run in the decode worker.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from serve_app.errors import ModelRejected, ModelUnready
 from serve_app.images.resize import MAX_SIDE, Geometry, as_image
 
 Inputs = dict[str, NDArray[Any]]
-"""What the network is called with: arrays by name, the images of a batch along the first axis."""
+"""The network's arguments: arrays by name, with the images of a batch along the first axis."""
 
 LEVELS = 256
 MAX_VALUES = 1 << 24
-"""Most values of one image, and of one forward pass, where a processor lets sizes vary (64 MiB as float32)."""
+"""Most values of one image, and of one forward pass, if the processor lets sizes vary (64 MiB as float32)."""
 
 ALIKE = {
     "BeitImageProcessorPil": ("_preprocess", "preprocess", "_preprocess_image_like_inputs"),
     "ConvNextImageProcessorPil": ("_preprocess", "resize"),
 }
-"""Processors that override these steps and for which `_plan` knows what they do."""
+"""Processors that override these steps in a way that `_plan` knows."""
 STEPS = (
     "preprocess",
     "process_image",
@@ -55,13 +55,13 @@ class Preprocessing(Protocol):
     def preparation(self) -> Geometry | OwnProcessor: ...
 
     def batches(self, items: Sequence[Any]) -> list[tuple[list[int], Inputs]]:
-        """The items as batches of equal shapes: their places in `items`, and what the network is called with."""
+        """The items as batches of equal shapes: their indices in `items`, and the network's arguments."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Fast:
-    """`Geometry` in the decode worker, one table look-up per level here."""
+    """`Geometry` in the decode worker, then one table look-up per value here."""
 
     preparation: Geometry
     table: NDArray[np.float32]
@@ -87,14 +87,14 @@ class OwnProcessor:
     needs_torch: bool
 
     def prepare_worker(self) -> None:
-        """transformers imports torch wherever it finds it: 4 s and 600 MB that no Pillow processor needs."""
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # of the torch that is hidden
+        """Hide torch: transformers imports it if it can, which costs 4 s and 600 MB that no Pillow processor needs."""
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # about the hidden torch
         if not self.needs_torch:
-            sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # what the import system allows
+            sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # the import system allows None
         load_processor(self.folder)
 
     def item(self, pixels: NDArray[np.uint8]) -> Inputs:
-        """What the processor makes of the image, without the batch's axis."""
+        """The processor's output for the image, without the batch axis."""
         processor = load_processor(self.folder)
         image = as_image(pixels, self.channels)
         if self.channels != 1:
@@ -113,7 +113,7 @@ class OwnProcessor:
 
 
 def _single(values: NDArray[Any]) -> NDArray[Any]:
-    """The one image of a batch of one, in the float32 that networks are loaded in; whole numbers stay."""
+    """The only image of a batch, as float32 like the networks' weights; integers other than uint8 stay."""
     if len(values) != 1:
         raise ModelRejected(f"The model's image processor makes {len(values)} pictures of this one.")
     kept = values[0] if np.issubdtype(values.dtype, np.integer) and values.dtype != np.uint8 else values[0].astype("f4")
@@ -145,15 +145,15 @@ def load_processor(folder: Path) -> Any:
     from transformers import AutoImageProcessor
     from transformers.utils.logging import set_verbosity_error
 
-    set_verbosity_error()  # that it is not torchvision's variant: that is chosen here
+    set_verbosity_error()  # no warning that this is not torchvision's variant
     try:
         return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises what its parsers raise; the folder is the cause of all of it
+    except Exception as error:  # transformers lets its parsers' exceptions through; all are caused by the folder
         raise ModelUnready(f"The image processor of {folder} cannot be loaded: {error}") from error
 
 
 def choose(folder: Path, channels: int) -> Preprocessing:
-    """The fast way where it is exact, else the checkpoint's own processor. Raises `ModelUnready`."""
+    """The fast way if it is exact, else the checkpoint's own processor. Raises `ModelUnready`."""
     from transformers.image_processing_backends import PilBackend
 
     processor = load_processor(folder)
@@ -165,7 +165,7 @@ def choose(folder: Path, channels: int) -> Preprocessing:
 
 
 def probes() -> list[NDArray[np.uint8]]:
-    """Noise, grey and in colour, larger and smaller than usual inputs, upright and lying."""
+    """Noise images: grey and colour, larger and smaller than usual inputs, portrait and landscape."""
     source = np.random.default_rng(20_240_607)
     shapes = ((517, 300), (301, 640, 3), (90, 61, 3), (40, 75))
     return [source.integers(0, LEVELS, shape, np.uint8) for shape in shapes]
@@ -175,7 +175,7 @@ def _proven(fast: Fast, own: OwnProcessor) -> bool:
     for pixels in probes():
         try:
             expected = own.item(pixels)
-        except Exception:  # its own way will say so
+        except Exception:  # the processor itself will report the error
             return False
         [(_, inputs)] = fast.batches([fast.preparation.item(pixels)])
         if set(expected) != {"pixel_values"} or not np.array_equal(inputs["pixel_values"][0], expected["pixel_values"]):
@@ -184,7 +184,7 @@ def _proven(fast: Fast, own: OwnProcessor) -> bool:
 
 
 def _plan(processor: Any, channels: int) -> Fast | None:
-    """What this processor does in terms of `Geometry` and a table; None where it does more."""
+    """This processor as a `Geometry` and a table; None if it does more."""
     if not _has_known_steps(processor) or not processor.do_resize or getattr(processor, "do_pad", None):
         return None
     geometry = _geometry(processor, channels)
@@ -223,7 +223,7 @@ def _geometry(processor: Any, channels: int) -> Geometry | None:
         edge = size.shortest_edge
         if not edge or cut is not None:
             return None
-        if edge >= 384:  # warped, not cropped, from there on
+        if edge >= 384:  # from this size on ConvNext warps instead of cropping
             return Geometry((edge, edge), resample, None, channels)
         return Geometry(int(edge / processor.crop_pct), resample, (edge, edge), channels)
     if size.longest_edge or size.max_height or size.max_width:
@@ -234,7 +234,7 @@ def _geometry(processor: Any, channels: int) -> Geometry | None:
 
 
 def _table(processor: Any, channels: int) -> NDArray[np.float32] | None:
-    """The processor's arithmetic, float64 product and float32 rest, once per level and channel."""
+    """The processor's arithmetic (float64 product, then float32), once per level and channel."""
     levels = np.arange(LEVELS, dtype=np.float64)
     if processor.do_rescale:
         levels = levels * processor.rescale_factor

@@ -1,4 +1,4 @@
-"""From one block of the Serve config (`args.models`) to a model class and its card."""
+"""Reads one block of the Serve config (`args.models`) and finds its model class and card."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ModelConfig(BaseModel):
 
 
 def load(implementation: str) -> type[Model]:
-    """The class behind `module:Class`. Raises ValueError that names what is wrong; imports no torch."""
+    """The class named by `module:Class`. Raises ValueError with the reason; imports no torch."""
     module_name, _, class_name = implementation.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -71,7 +71,7 @@ def load(implementation: str) -> type[Model]:
 
 
 def card(config: ModelConfig) -> ModelCard:
-    """What the gateway needs to know of the model."""
+    """What the gateway needs to know about the model."""
     model = load(config.implementation)
     return ModelCard(
         name=config.name,

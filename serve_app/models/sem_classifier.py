@@ -1,4 +1,4 @@
-"""The default model: a Hugging Face image classifier that names what a scanning-electron-microscopy image shows."""
+"""The default model: a Hugging Face image classifier for scanning-electron-microscopy images."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from serve_app.settings import Settings
 
 DEFAULT_THRESHOLD = 0.5
 SCORES_MAX_BYTES = 58_000
-"""Of a result's 64 kB: what its scores may take."""
+"""Part of a result's 64 kB that its scores may take."""
 SCORE_BYTES = 28
-"""The longest number that is a score, as JSON, and what stands around it."""
+"""Longest score as JSON, with its punctuation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a decode worker needs to know of the model and of the limits."""
+    """What a decode worker needs to know about the model and the limits."""
 
     preparation: Geometry | OwnProcessor
     multi_label: bool
@@ -76,9 +76,9 @@ class Classification(Schema):
 
 
 class SemClassifier(Model):
-    """All classes of one snapshot (`MODEL_SOURCE`), images prepared as the snapshot's own processor does.
+    """Classifies by one snapshot (`MODEL_SOURCE`), with images prepared exactly as the snapshot's own processor does.
 
-    Scores are the softmax over all classes, or the sigmoid of each where the checkpoint says
+    Scores are the softmax over all classes, or the sigmoid of each if the checkpoint says
     `problem_type: multi_label_classification`.
     """
 
@@ -135,7 +135,7 @@ class SemClassifier(Model):
         chosen = None
         if self.recipe.multi_label:
             threshold = DEFAULT_THRESHOLD if params.threshold is None else params.threshold
-            # No more than are in all_scores, so that the result stays within its size.
+            # Only labels that are in all_scores, so that the result keeps its size limit.
             chosen = tuple(self.labels[at] for at in best_first[: self._scores_listed] if output[at] >= threshold)
         return Classification(
             label=self.labels[best],
@@ -148,7 +148,7 @@ class SemClassifier(Model):
         )
 
     def warm_up_input(self) -> tuple[bytes, ClassifierParams]:
-        """A small grey slope as PNG."""
+        """A small grey gradient as PNG."""
         from PIL import Image
 
         file = io.BytesIO()
@@ -160,7 +160,7 @@ class SemClassifier(Model):
 
 
 def _how_many_fit(labels: tuple[str, ...]) -> int:
-    """How many scores a result can list: all, but for models of some thousand classes (SCORES_MAX_BYTES)."""
+    """How many scores a result can list: all, except for models with thousands of classes (SCORES_MAX_BYTES)."""
     sizes = sorted((len(json.dumps(label)) + SCORE_BYTES for label in labels), reverse=True)
     return next((count for count, size in enumerate(accumulate(sizes)) if size > SCORES_MAX_BYTES), len(sizes))
 

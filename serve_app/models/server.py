@@ -1,4 +1,4 @@
-"""A model replica: fetch, decode a whole chunk, batch, compute, and one outcome per task."""
+"""A model replica: fetches and decodes a whole chunk, batches, computes, and returns one outcome per task."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS = 2.0
 LOAD_TIMEOUT_S = 600.0
 BATCH_TIMEOUT_S = 600.0
-"""Last resort, as long as the dispatcher waits for a chunk: a forward pass has a deadline, Serve's queue has none."""
+"""Last resort, equal to the dispatcher's wait for a chunk: a forward pass has a deadline, Serve's queue has none."""
 MILLISECONDS: list[float] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000]
 
 
@@ -57,12 +57,12 @@ class _Ready:
 
 
 class ModelServer:
-    """The deployment of one model. Ready once a warm-up input went the whole way."""
+    """The deployment of one model. Ready once a warm-up input has passed all steps."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, config: ModelConfig, version: str, make_registrar: Callable[[], Registrar]
     ) -> None:
-        """`make_registrar` is called here, in the replica; `version` is what `warm_up` answers."""
+        """`make_registrar` is called here, in the replica; `version` is what `warm_up` returns."""
         settings = read_settings()
         self._version = version
         self._name = config.name
@@ -72,7 +72,7 @@ class ModelServer:
         self._output_max_bytes = settings.output_max_bytes
         self._gate = ExclusiveGate()
         self._decode_ms, self._forward_ms, self._batch_size = _histograms()
-        # Ray exports a histogram's sum from the middles of its buckets; the mean batch needs a count that is exact.
+        # Ray estimates a histogram's sum from the middles of its buckets; the mean batch size needs an exact count.
         self._items = metrics.Counter("model_items", "Items that were in a batch.")
         self._model: Model = registry.load(config.implementation)()
         self._thread = ForwardThread()
@@ -90,12 +90,11 @@ class ModelServer:
         self._beats = asyncio.create_task(self._beat(_replica_card(config, version, self._model)))
 
     async def predict(self, chunk: Sequence[Task]) -> list[Outcome]:
-        """One outcome per task, in order; a suspect (`alone`) runs when nothing else does in this replica.
+        """One outcome per task, in order. A suspect (`alone`) runs while nothing else does in this replica.
 
-        Raises `ModelUnready` when the fault is not an input's or nothing was begun, `ReplicaLost` when the decode
-        workers break or the forward thread hangs on the chunk; a job that hangs alone ends FAILED instead. A suspect
-        whose lease is no longer ours does not start; its outcome says so and the tracker, which wants the lease's
-        token, does not take it.
+        Raises `ModelUnready` if the fault is not an input's or nothing was started; `ReplicaLost` if the decode workers
+        break or the forward thread hangs on the chunk. A job that hangs alone ends FAILED instead. A suspect whose
+        lease has expired does not start: its outcome says so, and the tracker ignores it because of the lease's token.
         """
         outcomes: dict[str, Outcome] = {}
         if together := [task for task in chunk if not task.alone]:
@@ -109,7 +108,7 @@ class ModelServer:
         return [outcomes[task.job_id] for task in chunk]
 
     async def warm_up(self) -> str:
-        """Send the warm-up input the whole way, decode worker and batch; the version this replica was built for."""
+        """Run the warm-up input through decode worker and batch. Returns the version this replica was built for."""
         data, params = self._model.warm_up_input()
         async with self._gate.shared():
             ready = await self._prepare(data, params)
@@ -120,12 +119,12 @@ class ModelServer:
         return self._version
 
     async def check_health(self) -> None:
-        """Raises when only a new replica can help; Serve then replaces this one."""
+        """Raises if only a new replica can help; Serve then replaces this one."""
         if self._thread.hung:
             raise ReplicaLost("The forward thread hangs.")
 
     async def __del__(self) -> None:
-        """Serve awaits this when it stops the replica."""
+        """Serve awaits this while it stops the replica."""
         if beats := getattr(self, "_beats", None):
             beats.cancel()
         if thread := getattr(self, "_thread", None):
@@ -138,7 +137,8 @@ class ModelServer:
             await asyncio.to_thread(tracer.close)
 
     def _refuse_when_hung(self) -> None:
-        """Chunks come until Serve has replaced the replica. They are not to blame: no loss, and above all no strike."""
+        """Chunks arrive until Serve has replaced the replica. Their jobs are not the cause: they get no loss and no
+        strike."""
         if self._thread.hung:
             raise ModelUnready("The forward thread of this replica hangs.")
 
@@ -152,7 +152,7 @@ class ModelServer:
         return await self._process([task])
 
     async def _process(self, tasks: Sequence[Task]) -> dict[str, Outcome]:
-        """Work on the tasks as a step of each one's trace."""
+        """Process the tasks as a span in the trace of each."""
         name = f"predict {self._name}"
         steps = {task.job_id: self._tracer.step(name, task.traceparent, Kind.CONSUMER) for task in tasks}
         failures: dict[str, str | None] = dict.fromkeys(steps, "the replica could not go on")
@@ -165,11 +165,11 @@ class ModelServer:
                 step.end({"job.id": job_id, "model": self._name}, failures[job_id])
 
     async def _compute(self, tasks: Sequence[Task]) -> dict[str, Outcome]:
-        """Decode all first, then batch: items that arrive together fill batches (half of them stay empty if not)."""
+        """Decode all inputs, then batch them: items that arrive together fill batches, which else stay half empty."""
         inputs = await _all(*(self._fetch_and_prepare(task) for task in tasks))
         ready = [one.prepared.item for one in inputs if isinstance(one, _Ready)]
-        # What is in a batch cannot be called back: who stops waiting stays until it has ended, or a suspect that waits
-        # to run alone would run beside it.
+        # A batch cannot be cancelled: a cancelled caller stays until it has ended, or a suspect that waits to run alone
+        # would run beside it.
         outputs = await _to_the_end(
             _all(*(self._thread.expect(self._forward(item), BATCH_TIMEOUT_S) for item in ready))
         )
@@ -183,7 +183,7 @@ class ModelServer:
         return {outcome.job_id: outcome for outcome in await _all(*ends)}
 
     async def _fetch_and_prepare(self, task: Task) -> _Ready | ServiceError:
-        """The task's input, prepared, or the error that is the input's own. Holds at most a slot's bytes."""
+        """The task's input, prepared, or the error that the input caused. Holds bytes only inside a slot."""
         try:
             params = self._model.Params.model_validate(task.params)
         except ValidationError as error:
@@ -221,7 +221,7 @@ class ModelServer:
             self._forward_ms.observe((time.perf_counter() - started) * 1000)
 
     async def _conclude(self, task: Task, one: _Ready | ServiceError, output: Any) -> Outcome:
-        """The end of a task: its result, once its files are stored, or what stood in the way."""
+        """The outcome of a task: its result, once its files are stored, or its failure."""
         if isinstance(one, ServiceError):
             return _failed(task, one)
         if isinstance(output, JobError):
@@ -229,7 +229,7 @@ class ModelServer:
         try:
             answer = self._model.postprocess(output, one.params, one.prepared.notes)
             result = await self._store_outputs(task, answer) if isinstance(answer, Answer) else answer
-        except StoreFull:  # this job's alone: its neighbours end, and the model goes on
+        except StoreFull:  # a failure of this job only: the others end as they do
             return _failed(task, OutputsUnstored("The model's files found no room. Retry the job when there is some."))
         except CapacityError as error:
             raise ModelUnready(f"The image store takes no files: {error.detail}") from error
@@ -247,21 +247,21 @@ class ModelServer:
         return answer.listed()
 
     async def _beat(self, card: ReplicaCard) -> None:
-        """Tell the tracker that this replica runs, for as long as it can compute."""
+        """Report to the tracker that this replica runs, for as long as it can compute."""
         while not self._thread.hung:
             try:
                 await self._registrar.beat(card)
-            except Exception as error:  # nothing may end the heartbeat of a replica that works
+            except Exception as error:  # no error may end the heartbeat of a working replica
                 log.warning("heartbeat failed: %s", error)
             await asyncio.sleep(BEAT_SECONDS)
 
 
 async def _all(*work: Awaitable[T]) -> list[T]:
-    """The values in order, once all of the work has ended: a part that fails leaves no other running behind it.
+    """The values in order, once all of the work has ended: a failing part leaves no other part running.
 
-    Raises the error that says most of the jobs: a hang before another loss, a loss before all others.
+    Raises the most informative error: a hang before other losses, a loss before all others.
     """
-    tasks = [asyncio.ensure_future(one) for one in work]  # `gather` would take a returned error for a raised one
+    tasks = [asyncio.ensure_future(one) for one in work]  # `gather` confuses returned and raised errors
     try:
         if tasks:
             await asyncio.wait(tasks)
@@ -276,7 +276,7 @@ async def _all(*work: Awaitable[T]) -> list[T]:
 
 
 async def _to_the_end(work: Awaitable[T]) -> T:
-    """The work's value; a cancellation is passed on only when the work, which has deadlines of its own, has ended."""
+    """The work's value. A cancellation takes effect only when the work, which has its own deadlines, has ended."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

@@ -1,6 +1,6 @@
-"""Where a model's files are: MODEL_SOURCE, MODEL_ID, MODEL_REVISION and MODEL_CACHE_DIR become one local folder.
+"""Finds a model's files: MODEL_SOURCE, MODEL_ID, MODEL_REVISION and MODEL_CACHE_DIR name one local folder.
 
-Nothing is ever downloaded here, and weights are safetensors only: a pickle could run code. A cache is read by the rules
+Nothing is downloaded here, and weights are safetensors only: a pickle could run code. A cache is read by the rules
 of huggingface_hub: its own constants name the folder (HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME, XDG_CACHE_HOME,
 with `~` and `$VARIABLES` in them), and a revision is looked up in `refs/` first, `main` where none is named.
 """
@@ -23,7 +23,7 @@ DEMO_ID = "sem-image-classifier/demo"
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FILES = (CONFIG, PREPROCESSOR, PROCESSOR, INDEX, "*.safetensors")
-"""All that a classifier is read from, as patterns: what is worth copying or downloading."""
+"""Patterns of all files that a classifier is read from: those worth copying or downloading."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 SHARD = re.compile(r"[\w.-]+\.safetensors")
@@ -36,12 +36,12 @@ class Snapshot:
     folder: Path
     id: str
     revision: str
-    """Commit or name of the revision; empty where nothing says which it is."""
+    """Commit or name of the revision; empty if unknown."""
     demo: bool
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        """The files that transformers reads: `model.safetensors`, else the shards that its index names, in order."""
+        """The files that transformers reads: `model.safetensors`, else the shards named by the index, in order."""
         single, index = self.folder / WEIGHTS, self.folder / INDEX
         if single.is_symlink() or single.exists():
             return (single,)
@@ -64,11 +64,11 @@ class Snapshot:
 
     @property
     def is_timm(self) -> bool:
-        """timm's own checkpoints: their config.json says how images are prepared."""
+        """Whether this is a checkpoint of timm, whose config.json says how images are prepared."""
         return (self.folder / CONFIG).is_file() and "pretrained_cfg" in self.read_json(CONFIG)
 
     def sha256(self) -> str:
-        """Of the weights: of the one file, or of all shards one after the other in the order of their names."""
+        """The hash of the weights: of the one file, or of all shards in the order of their names."""
         digest = hashlib.sha256()
         for path in self.weights:
             with path.open("rb") as file:
@@ -78,9 +78,9 @@ class Snapshot:
 
 
 def locate(settings: Settings, cache: Path | None = None) -> Snapshot:
-    """The snapshot that the settings name. Raises `ModelUnready`: what is missing, where, and how to get it.
+    """The snapshot that the settings name. Raises `ModelUnready` with what is missing, where, and how to get it.
 
-    `cache` takes the place of huggingface_hub's own for `hugging_face`.
+    `cache` replaces huggingface_hub's own cache for `hugging_face`.
     """
     if settings.model_source == "demo":
         return _complete(Snapshot(DEMO_FOLDER, DEMO_ID, "", demo=True), "run make train-demo")
@@ -105,7 +105,7 @@ def _hugging_face_cache() -> Path:
 
 
 def _repository_name(model_id: str) -> str:
-    """`models--org--name`. Raises `ModelUnready` for what is no name on the hub: it could lead out of the cache."""
+    """`models--org--name`. Raises `ModelUnready` for an invalid name, which could lead out of the cache."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.file_download import repo_folder_name
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # made public, unknown to mypy
@@ -118,7 +118,7 @@ def _repository_name(model_id: str) -> str:
 
 
 def _revision_folder(repository: Path, settings: Settings, fetch: str) -> Path:
-    """`models--org--name/snapshots/<commit>`: of the named revision, of `refs/main`, or the only one there is."""
+    """`models--org--name/snapshots/<commit>` of the named revision, of `refs/main`, or of the only snapshot."""
     snapshots = repository / "snapshots"
     present = sorted(path.name for path in snapshots.iterdir() if path.is_dir()) if snapshots.is_dir() else []
     if not present:
@@ -126,7 +126,7 @@ def _revision_folder(repository: Path, settings: Settings, fetch: str) -> Path:
             f"{settings.model_id} is not in {repository.parent}{_near(repository)}. Get it with: {fetch}"
         )
     wanted = settings.model_revision or "main"
-    # A branch or tag is a file that holds the commit it meant when it was downloaded.
+    # A branch or tag is a file with the commit it pointed to when it was downloaded.
     reference = repository / "refs" / wanted
     inside = ".." not in Path(wanted).parts and not Path(wanted).is_absolute()
     named = inside and reference.is_file()
@@ -147,7 +147,7 @@ def _revision_folder(repository: Path, settings: Settings, fetch: str) -> Path:
 
 
 def _near(repository: Path) -> str:
-    """Words about what is there instead, for the usual slips."""
+    """A hint for the usual mistakes: what was found instead."""
     root = repository.parent
     if (root / CONFIG).is_file():
         return (
@@ -162,7 +162,7 @@ def _near(repository: Path) -> str:
 
 
 def _flat(folder: Path, settings: Settings) -> Snapshot:
-    """A folder that holds the files themselves: by `hf download --local-dir`, which notes the commit, or one's own."""
+    """A folder with the files themselves: made by `hf download --local-dir`, which records the commit, or by hand."""
     note = folder / ".cache" / "huggingface" / "download" / f"{CONFIG}.metadata"
     commit = note.read_text(encoding="utf-8").split("\n", 1)[0].strip() if note.is_file() else ""
     wanted = settings.model_revision
@@ -175,8 +175,8 @@ def _flat(folder: Path, settings: Settings) -> Snapshot:
 
 
 def _complete(snapshot: Snapshot, fetch: str) -> Snapshot:
-    """The snapshot, if it has all that a classifier is read from. Raises `ModelUnready` with the cause where it can be
-    told: links without their blobs, Git LFS pointers, a download that was not finished, pickled weights."""
+    """The snapshot, if it has all files of a classifier. Raises `ModelUnready`, with the cause if it is known: links
+    without their blobs, Git LFS pointers, an unfinished download, pickled weights."""
     folder = snapshot.folder
     missing = [name for name in (CONFIG,) if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in (PREPROCESSOR, PROCESSOR)) and not snapshot.is_timm:

@@ -1,8 +1,8 @@
-"""The one way out to a URL that a user handed in, without becoming a way into the network the service runs in.
+"""The only way to request a URL from a user, without giving access to the network that the service runs in.
 
-A name is resolved once, every address of it must be public, and the connection goes to that very address: the request's
-URL carries the number, its Host header and TLS name the original host, so no second look-up can change the answer.
-Redirects are never followed here: each would be a new URL, a new check and a new connection.
+A name is resolved once, all of its addresses must be public, and the connection goes to one of these addresses: the
+request's URL holds the address, its Host header and TLS name hold the original host, so that no second look-up can
+change the answer. Redirects are not followed here: each is a new URL with a new check and a new connection.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ Resolver = Callable[[str, int], Awaitable[list[str]]]
 
 CONNECT_S: Final = 3.0
 MAX_ADDRESSES: Final = 3
-"""Addresses of one host that are tried, in the resolver's order."""
+"""Most addresses of one host that are tried, in the resolver's order."""
 
 LOOKUPS_AT_ONCE: Final = 32
-"""Names that are looked up at once for one kind of URL."""
+"""Concurrent look-ups for one kind of URL."""
 LOOKUPS_PER_OWNER: Final = 4
-"""Of those, for one user: names whose server does not answer hold the look-ups of who asks for them."""
+"""Concurrent look-ups for one user: names whose server does not answer delay only their user."""
 
 
 class Unreachable(Exception):
-    """No address of the host took the connection."""
+    """No address of the host accepted the connection."""
 
 
 class Broken(Exception):
-    """The server broke off, or answered with something else than HTTP."""
+    """The server closed the connection early, or did not answer with HTTP."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutboundRequest:
-    """What is sent. `silence_s`: most time between two signs of life of the server. `owner`: whose URL it is."""
+    """A request. `silence_s`: read timeout in seconds. `owner`: the user whose URL it is."""
 
     method: Literal["GET", "POST"]
     silence_s: float
@@ -62,9 +62,10 @@ async def exchange(
     read: Callable[[httpx2.Response], Awaitable[T]],
     resolver: Resolver | None = None,
 ) -> T:
-    """What `read` makes of the answer, of which it has seen the head alone. The whole is for the caller to limit.
+    """Send a request and return what `read` makes of the response, which is passed with its body unread. The caller
+    limits the total time.
 
-    Raises the policy's `forbidden`, `Unreachable` or `Broken`. What a private network answers shows in none of them.
+    Raises the policy's `forbidden`, `Unreachable` or `Broken`. None of them reveals what a private network answers.
     """
     for address in await _addresses(target, resolver or partial(_look_up, target.policy.name, ask.owner)):
         try:
@@ -79,12 +80,13 @@ async def exchange(
 
 @cache
 def _threads(kind: str) -> ThreadPoolExecutor:
-    """A hung name server holds threads for longer than a request lives: not those of another kind of URL."""
+    """Threads of one kind of URL: a hung name server holds them for longer than a request lasts, and must not block
+    others."""
     return ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix=f"lookup of {kind}")
 
 
 _gates: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str, str], asyncio.Semaphore] = WeakValueDictionary()
-"""By kind of URL and owner, while somebody waits or looks up."""
+"""Limits by kind of URL and owner, kept while look-ups wait or run."""
 
 
 async def _look_up(kind: str, owner: str, host: str, port: int) -> list[str]:
@@ -94,10 +96,10 @@ async def _look_up(kind: str, owner: str, host: str, port: int) -> list[str]:
     looking = _threads(kind).submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
 
     def release(_: object) -> None:
-        with suppress(RuntimeError):  # the loop has ended meanwhile
+        with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(gate.release)
 
-    # Not when the caller gives up: the thread goes on, and a gate that let the next one in would bound nothing.
+    # Release when the thread ends, not when the caller gives up: else the number of threads would not be bounded.
     looking.add_done_callback(release)
     return [str(entry[4][0]) for entry in await asyncio.wrap_future(looking)]
 
@@ -105,7 +107,7 @@ async def _look_up(kind: str, owner: str, host: str, port: int) -> list[str]:
 async def _addresses(target: Target, resolver: Resolver) -> list[str]:
     if target.is_address:
         return [target.host]
-    # The closing dot keeps the resolver from trying the search domains of the cluster.
+    # The final dot keeps the resolver from trying the cluster's search domains.
     name = target.host if target.private else target.host + "."
     try:
         found = list(dict.fromkeys(await resolver(name, target.port)))
@@ -125,8 +127,8 @@ def _tls() -> ssl.SSLContext:
 async def _connected(target: Target, address: str, ask: OutboundRequest) -> AsyncIterator[httpx2.Response]:
     pinned = target.url.copy_with(host=address, fragment=None)
     headers = {"User-Agent": SERVICE_NAME, **ask.headers, "Host": target.url.netloc.decode("ascii")}
-    # One client per connection: a pool would reuse a connection whose TLS name was checked for another host.
-    tls = await asyncio.to_thread(_tls)  # reads the machine's certificates when first asked
+    # One client per connection: a pool could reuse a connection whose TLS name was checked for another host.
+    tls = await asyncio.to_thread(_tls)  # the first call reads the system's certificates
     async with (
         httpx2.AsyncClient(
             verify=tls,

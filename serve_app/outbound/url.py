@@ -21,35 +21,35 @@ _HOST: Final = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one kind of URL may be, and which problems its refusals are."""
+    """Which URLs of one kind are allowed, and the problems that refuse the others."""
 
     name: str
-    """As in a sentence: "image URL"."""
+    """The kind as in a sentence: "image URL"."""
     invalid: type[RequestError]
     forbidden: type[RequestError]
     private_hosts: tuple[str, ...] = ()
-    """`host` or `host:port` that may be reached although private, on any port; for development."""
+    """`host` or `host:port` that is allowed although private, on any port; for development."""
     schemes: tuple[str, ...] = ("http", "https")
 
     def not_public(self) -> RequestError:
-        """One answer for all that is inside, whether it exists or not."""
+        """One answer for all private addresses, whether they exist or not."""
         return self.forbidden(f"The {self.name} does not lead to a public address.")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A URL that its policy lets be; the addresses of its host are still to be checked."""
+    """A URL that its policy allows; the addresses of its host are still to be checked."""
 
     url: httpx2.URL
     host: str
     port: int
     private: bool
-    """True where the policy names the host."""
+    """True if the policy names the host."""
     policy: Policy
 
     @property
     def is_address(self) -> bool:
-        """True when the host is a number, so that nothing needs to be looked up."""
+        """True if the host is an IP address, so that no look-up is needed."""
         return _is_address(self.host)
 
 
@@ -73,7 +73,7 @@ def read_url(url: str, policy: Policy) -> Target:
     if len(host) > 253 or not (_is_address(host) or _HOST.fullmatch(host)):
         raise invalid(f"The host of the {name} is not a valid host name.")
     port = parsed.port
-    if port is None:  # and not where it is 0
+    if port is None:  # `or` would replace port 0
         port = 443 if parsed.scheme == "https" else 80
     target = Target(parsed, host, port, _is_private_exception(host, port, policy), policy)
     if not target.private:
@@ -128,7 +128,10 @@ _LOCAL_SUFFIXES = (*(f".{name}" for name in _LOCAL_NAMES), ".home.arpa", ".in-ad
 
 
 def is_public(text: str) -> bool:
-    """True for an address anyone on the Internet may reach. IPv4 inside IPv6 (mapped, NAT64) counts as that IPv4."""
+    """True for an address that is reachable on the Internet. IPv4 inside IPv6 (mapped, NAT64) counts as that IPv4.
+
+    `ipaddress.is_global` is not enough: it includes multicast, parts of the IETF block and the transition prefixes, and
+    differs between Python versions."""
     try:
         address = ip_address(text)
     except ValueError:
@@ -155,8 +158,8 @@ def _public_v6(address: IPv6Address) -> bool:
 
 
 def is_local_name(host: str) -> bool:
-    """True for names that only a private network answers (RFC 6761, 6762, 8375): single labels and reserved endings.
+    """True for names that only private networks resolve (RFC 6761, 6762, 8375): single labels and reserved endings.
 
-    They are refused before they are looked up, so that the answer cannot tell which of them exist.
+    They are refused without a look-up, so that the answer does not reveal which of them exist.
     """
     return "." not in host or host.endswith(_LOCAL_SUFFIXES)

@@ -1,7 +1,7 @@
 """The writer's PostgreSQL connection, and what each kind of outbox entry becomes in its tables.
 
-Values stay what they are in the stream. PostgreSQL converts them, so one judge says what can be stored, and an entry
-that can never be stored is found there like any other."""
+Values stay what they are in the stream. PostgreSQL converts them, so only PostgreSQL decides what can be
+stored, and every entry that it refuses is found in the same way."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ TRANSACTION_TIMEOUT_S: Final = 15.0
 
 
 class Database:
-    """One connection, opened when needed and again after a failure."""
+    """One connection, opened when needed and reopened after a failure."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection: psycopg.AsyncConnection | None = None
 
     async def open(self) -> psycopg.AsyncConnection:
-        """The connection, made unless it is there. Raises `psycopg.Error`."""
+        """The connection, opened if necessary. Raises `psycopg.Error`."""
         if self._connection is None or self._connection.closed:
             self._connection = await self._connect()
         return self._connection
@@ -39,11 +39,11 @@ class Database:
             if not conninfo_to_dict(self._url):
                 raise psycopg.InterfaceError("DATABASE_URL is not set")
         except psycopg.ProgrammingError:  # its text would show a part of the password
-            raise psycopg.InterfaceError("DATABASE_URL is no PostgreSQL URL") from None
+            raise psycopg.InterfaceError("DATABASE_URL is not a PostgreSQL URL") from None
         return await psycopg.AsyncConnection.connect(
             self._url,
             autocommit=True,
-            prepare_threshold=None,  # a pooler in between may not keep prepared statements
+            prepare_threshold=None,  # a connection pooler may not keep prepared statements
             connect_timeout=CONNECT_TIMEOUT_S,
             keepalives_idle=10,
             keepalives_interval=5,
@@ -52,17 +52,16 @@ class Database:
         )
 
     async def close(self) -> None:
-        """Let the connection go; `open` makes a new one."""
+        """Close the connection; `open` makes a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
 
     async def store(self, rows: Mapping[bytes, Row]) -> dict[bytes, str]:
-        """Commit all rows but those PostgreSQL can never take; these come back with the reason.
+        """Commit all rows except those that PostgreSQL refuses; returns these with the reason.
 
-        Rows that are there already are left as they are. Raises `psycopg.Error` or `TimeoutError` when the fault is
-        not the rows': then some of them may have been committed, and storing all again is right.
-        """
+        Existing rows stay unchanged. Raises `psycopg.Error` or `TimeoutError` if the fault is not in the rows: then
+        some may have been committed, and the caller may store all again."""
         try:
             await self._insert(list(rows.values()))
         except psycopg.Error as error:
@@ -86,8 +85,8 @@ class Database:
 
 
 def _is_refusal(error: psycopg.Error) -> bool:
-    """True when the rows are at fault, so that trying again cannot help. Class 54: a value beyond a limit of the
-    server's, such as JSON nested too deep; psycopg counts it among the operational errors."""
+    """True if the rows are at fault, so that a retry cannot help. Class 54: a value exceeds a limit of the server, such
+    as too deeply nested JSON; psycopg classifies it as an operational error."""
     return isinstance(error, psycopg.DataError | psycopg.IntegrityError) or (error.sqlstate or "").startswith("54")
 
 
@@ -122,7 +121,7 @@ INSERTS: Final[Mapping[str, LiteralString]] = {
             started_at text, completed_at bigint)
         ON CONFLICT (job_id, run) DO NOTHING
     """,
-    # It may come before the outcome, by another writer; then the outcome finds its row there and changes nothing.
+    # Another writer may store it before the outcome; then the outcome finds its row and changes nothing.
     "removal": """
         WITH removed AS (
             SELECT job_id, run, owner, model, status, dead, deliveries,
@@ -160,12 +159,12 @@ INSERTS: Final[Mapping[str, LiteralString]] = {
 
 
 def is_foreign(fields: Fields) -> bool:
-    """Whether the entry is of a kind that this release does not know: a newer one may have written it."""
+    """Whether this release does not know the kind of the entry: a newer release may have written it."""
     return bool(fields) and fields.get(b"kind", b"").decode(errors="replace") not in INSERTS
 
 
 class Malformed(ValueError):
-    """The entry is no event of ours."""
+    """The entry is not a valid event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +173,14 @@ class Row:
 
     kind: str
     values: str
-    """A JSON object, as PostgreSQL will read it."""
+    """A JSON object, as PostgreSQL reads it."""
 
 
 def read_row(fields: Fields) -> Row:
     """The row of one entry. Raises `Malformed` for text that is not UTF-8 and for an unknown kind."""
     try:
         kind = fields.get(b"kind", b"").decode()
-        if kind == "usage":  # the most by far: gateways write it in one piece, which goes on as it is
+        if kind == "usage":  # by far the most: gateways write it as one JSON text, which is passed on unchanged
             event = fields.get(b"event", b"").decode()
             values = json.loads(event)
         else:
@@ -200,12 +199,12 @@ def read_row(fields: Fields) -> Row:
 
 
 def as_parameter(rows: Sequence[Row]) -> str:
-    """The one parameter of an insert of `INSERTS`."""
+    """The parameter of a statement of `INSERTS`."""
     return f"[{','.join(row.values for row in rows)}]"
 
 
 def as_refused(entry_id: bytes, fields: Fields, reason: str) -> str:
-    """An entry set aside, as a person looks at it: JSON with the reason, every value cut to a readable length."""
+    """A refused entry for people: JSON with the reason, every value cut to a readable length."""
     shown = {_show(name): _show(value) for name, value in fields.items()}
     return json.dumps({"entry": entry_id.decode(), "reason": sanitize_text(reason, _SHOWN_LIMIT), "fields": shown})
 

@@ -1,6 +1,6 @@
 """Bring a PostgreSQL database to the tables of this version: numbered SQL files, each applied once, in order.
 
-A published file is never edited; a change is the next number. Files only add, so that the version before still
+A published file is never edited; a change is the next number. Files only add, so that the previous version still
 runs on the result.
 """
 
@@ -21,10 +21,10 @@ ASK_AGAIN_S = 0.5
 PING_TIMEOUT_S = 3
 LOCK_TIMEOUT_MS = 60_000
 STATEMENT_TIMEOUT_MS = 600_000
-"""A large adopted table is rewritten once for its 64-bit ids."""
+"""A large existing table is rewritten once for 64-bit ids."""
 
 _LOCK = 7_364_201
-"""Number of the advisory lock; any value no one else takes in this database."""
+"""Number of the advisory lock; any value that nothing else in this database uses."""
 
 _HISTORY = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -36,12 +36,12 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 
 
 class MigrationError(Exception):
-    """The database could not be migrated; the text says what to do."""
+    """The database could not be migrated; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One SQL file. `name` begins with its number, so names sort in the order of application."""
+    """One SQL file. `name` begins with its number, so that names sort in the order of application."""
 
     name: str
     sql: bytes
@@ -59,18 +59,18 @@ def read_migrations() -> list[Migration]:
 
 
 def migrate(database_url: str, *, wait_s: float = 0.0, say: Callable[[str], None] = print) -> list[str]:
-    """Apply what is missing, all of it or nothing, and return the names of the files applied.
+    """Apply the missing files, all or none, and return their names.
 
-    A server that does not answer yet is waited for, up to `wait_s`; `say` is told so.
+    Waits up to `wait_s` for a server that does not answer yet, and reports it by `say`.
 
-    Safe to call again and from several processes at once: an advisory lock lets one at a time in.
-    Raises `MigrationError` when the database is away, refuses, or holds a file that was edited since.
+    Safe to repeat and to call from several processes: an advisory lock admits one at a time.
+    Raises `MigrationError` if the database is down or refuses, or if an applied file was edited since.
     """
     try:
         if not conninfo_to_dict(database_url):
             raise MigrationError("DATABASE_URL is not set.")
     except psycopg.ProgrammingError:  # its text would show a part of the password
-        raise MigrationError("DATABASE_URL is no PostgreSQL URL; percent-encode what is special in it.") from None
+        raise MigrationError("DATABASE_URL is not a PostgreSQL URL; percent-encode special characters.") from None
     _wait_for_server(database_url, wait_s, say)
     try:
         with psycopg.connect(database_url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:
@@ -84,9 +84,9 @@ def migrate(database_url: str, *, wait_s: float = 0.0, say: Callable[[str], None
 
 
 def _wait_for_server(database_url: str, wait_s: float, say: Callable[[str], None]) -> None:
-    """A new pod may run before the network knows it, and its first connections are refused; a server may be starting.
+    """Wait: a new pod's first connections may be refused until the network knows it, and a server may be starting.
 
-    Returns after `wait_s` at the latest: the connection that follows then says why there is none.
+    Returns after `wait_s` at the latest: the connection that follows reports the error.
     """
     asked = make_conninfo(database_url, connect_timeout=PING_TIMEOUT_S).encode()
     deadline, waits = time.monotonic() + wait_s, False
@@ -121,5 +121,5 @@ def _apply(connection: psycopg.Connection, migrations: list[Migration]) -> list[
 
 
 def _set_local(connection: psycopg.Connection, name: str, milliseconds: int) -> None:
-    """For this transaction alone: a pooled connection goes back as it came."""
+    """For this transaction only: a pooled connection is returned unchanged."""
     connection.execute("SELECT set_config(%s, %s, true)", [name, str(milliseconds)])

@@ -1,4 +1,4 @@
-"""The writing end of the outbox: usage events in, those of concurrent requests together; and what metrics say of it."""
+"""The writing end of the outbox: takes usage events, grouped across concurrent requests, and reports its statistics."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from serve_app.settings import Settings
 from serve_app.texts import sanitize_name, sanitize_text
 
 GROUP_MAX: Final = 200
-"""Events of one call of the script."""
+"""Most events of one script call."""
 WAITING_MAX: Final = 10_000
-"""Events not yet sent; more are those of a Redis that does not answer, and go into the spool."""
+"""Most events not yet sent; more mean that Redis does not answer, and go into the spool."""
 SPOOL_MAX: Final = 50_000
 SPOOL_MAX_BYTES: Final = 32 * 1024 * 1024
-"""What a gateway keeps while Redis is away: 50,000 events are 14 minutes of 60 requests a second."""
+"""Most bytes that a gateway keeps while Redis is down. 50,000 events are 14 minutes of 60 requests a second."""
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
-"""Between two tries to drain the spool."""
+"""Pause between two attempts to drain the spool."""
 TIMEOUT_S: Final = 2.0
-"""Most time that a group may take: so long an answer is held back for the sake of its usage event."""
+"""Deadline of a group: a response is held back for at most this long until its usage event is recorded."""
 _ID_LIMIT: Final = 200
 _PATH_LIMIT: Final = 2000
 _TYPE_LIMIT: Final = 50
@@ -43,22 +43,22 @@ _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).enc
 
 @dataclass(frozen=True, slots=True)
 class OutboxStats:
-    """The state of the outbox for metrics and health. `dropped` and `refused` count since this Redis was new."""
+    """The state of the outbox for metrics and health. `dropped` and `refused` count since Redis was set up."""
 
     waiting: int
     lag_s: float
-    """Age of the oldest entry in seconds; 0 when nothing waits."""
+    """Age of the oldest entry in seconds; 0 if nothing waits."""
     dropped: int
     refused: int
 
 
 class Outbox:
-    """Where usage events wait for PostgreSQL, in the job Redis.
+    """Holds usage events in the job Redis until they are in PostgreSQL.
 
-    While Redis is away they wait in this process instead, at most `SPOOL_MAX` of them. Nobody who records one waits
-    then: after one group had no reply, the others go straight to the spool, until all of it is in Redis. Sending an
-    event twice is harmless, its id makes it one row. What has no room in the spool is counted, and becomes a gap of
-    the report; what is in it is lost if the process ends before Redis is back.
+    While Redis is down up to `SPOOL_MAX` events wait in this process instead, in the spool. Callers do not wait then:
+    after one group without a reply, events go straight to the spool until it is drained. Sending an event twice is
+    harmless, because its id makes it one row. Events that do not fit in the spool are counted, and become a gap in the
+    report. Spooled events are lost if the process ends before Redis is back.
     """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
@@ -72,15 +72,14 @@ class Outbox:
 
     @property
     def spooled(self) -> int:
-        """Events that wait in this process for a Redis that is away."""
+        """Events that wait in this process while Redis is down."""
         return len(self._spool.texts)
 
     async def record(self, event: UsageEvent) -> bool:
-        """Put one event in; False when the outbox is full and the event was counted instead.
+        """Record one event; False if the outbox is full and the event was only counted.
 
-        Any text is taken: names and ids are made storable. Events of concurrent callers travel together, and who is
-        cancelled while waiting has recorded all the same. Raises `TrackerUnavailable` when Redis is away and the spool
-        is full.
+        Accepts any text: names and ids are sanitized. Events of concurrent callers are sent together, and an event is
+        recorded even if its caller is cancelled. Raises `TrackerUnavailable` if Redis is down and the spool is full.
         """
         recorded = _Recorded(_as_json(event), asyncio.get_running_loop().create_future())
         if self._drainer is not None or len(self._waiting) >= WAITING_MAX:
@@ -92,7 +91,7 @@ class Outbox:
         return await recorded.stored
 
     async def close(self) -> None:
-        """Return when everything recorded so far is in Redis, or could not be put there: the spool is tried once."""
+        """Return when all recorded events are in Redis or could not be sent. The spool is tried once."""
         if self._sender is not None:
             await self._sender
         if self._drainer is not None:
@@ -107,7 +106,7 @@ class Outbox:
                 group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
                 try:
                     stored = await self._put([recorded.text for recorded in group])
-                except Exception as error:  # whatever it was, none of these events may be lost for it
+                except Exception as error:  # no error may lose these events
                     _log.warning("usage events wait in this gateway: Redis does not take them", exc_info=error)
                     waiting, self._waiting = group + self._waiting, []
                     self._keep(waiting)
@@ -118,7 +117,7 @@ class Outbox:
             self._sender = None
 
     async def _put(self, texts: list[str], gap: _Gap | None = None) -> int:
-        """How many of the events Redis took, the first ones; the others, and those of the gap, it counted."""
+        """How many events, counted from the first, Redis stored; the others and those of the gap were counted."""
         missed = (gap.missed, gap.since_ms, gap.until_ms) if gap else (0, 0, 0)
         async with asyncio.timeout(TIMEOUT_S):
             return int(
@@ -128,7 +127,7 @@ class Outbox:
             )
 
     def _keep(self, group: list[_Recorded]) -> None:
-        """Put events into the spool, which is drained from now on."""
+        """Put events into the spool and start draining it."""
         for recorded in group:
             if self._spool.add(recorded.text):
                 recorded.answer(True)
@@ -148,19 +147,19 @@ class Outbox:
             self._drainer = None
 
     async def _drain_once(self) -> bool:
-        """Put the spool into Redis, a group after the other; False when Redis does not take one."""
+        """Send the spool to Redis, group by group; False if Redis does not take one."""
         spool = self._spool
         while spool.texts or spool.missed:
             group, gap = list(islice(spool.texts, GROUP_MAX)), spool.gap
             try:
                 await self._put(group, gap)
-            except Exception:  # said once, when the events came here
+            except Exception:  # logged once, when the events were spooled
                 return False
             spool.forget(len(group), gap)
         return True
 
     async def stats(self) -> OutboxStats:
-        """The outbox as it is now, in one round trip. Raises `TrackerUnavailable` when Redis is away."""
+        """The current statistics, in one round trip. Raises `TrackerUnavailable` if Redis is down."""
         with redis_errors():
             async with self._redis.pipeline(transaction=False) as pipeline:
                 pipeline.xlen(OUTBOX())
@@ -177,7 +176,7 @@ class Outbox:
 
 @dataclass(frozen=True, slots=True)
 class _Gap:
-    """Events that were counted, not kept: how many, from when to when."""
+    """Events that were counted and not kept: how many, and in which span of time."""
 
     missed: int
     since_ms: int
@@ -185,7 +184,7 @@ class _Gap:
 
 
 class _Spool:
-    """Events in the order in which they came, bounded in number and bytes, and what had no room in it."""
+    """Events in order of arrival, bounded in number and bytes, and the gap of those that did not fit."""
 
     def __init__(self) -> None:
         self.texts: deque[str] = deque()
@@ -197,7 +196,7 @@ class _Spool:
         return self.gap.missed if self.gap else 0
 
     def add(self, text: str) -> bool:
-        """Keep an event; False where it had no room and was counted."""
+        """Keep an event; False if it did not fit and was counted."""
         size = len(text.encode())
         if len(self.texts) >= SPOOL_MAX or self._bytes + size > SPOOL_MAX_BYTES:
             now = int(time.time() * 1000)
@@ -208,7 +207,8 @@ class _Spool:
         return True
 
     def forget(self, number: int, gap: _Gap | None) -> None:
-        """Redis has the first events, and has counted the gap; more may have been missed since it was sent."""
+        """Drop the first events and the gap, which are now in Redis. More events may have been missed since `gap` was
+        sent."""
         for _ in range(number):
             self._bytes -= len(self.texts.popleft().encode())
         if gap and self.gap:
@@ -235,7 +235,7 @@ def _away() -> TrackerUnavailable:
 
 
 def _as_json(event: UsageEvent) -> str:
-    """The names of `UsageEvent` are the entry's."""
+    """The entry, with the field names of `UsageEvent`."""
     values = {
         "event_id": sanitize_text(event.event_id, _ID_LIMIT),
         "timestamp": event.timestamp,

@@ -1,4 +1,4 @@
-"""How jobs ended, read from PostgreSQL once their records have left Redis."""
+"""How jobs ended, read from PostgreSQL after their records have left Redis."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serve_app.settings import Settings
 from serve_app.usage.database import Database
 
 WITHIN_S: Final = 3.0
-"""Most time of one look, its turn waited for included."""
+"""Deadline of one look-up, including the wait for its turn."""
 _FIND: Final[LiteralString] = """
     SELECT job_id, model, status, slug, detail, result::text, (extract(epoch FROM completed_at) * 1000)::bigint
     FROM job_outcomes AS outcome WHERE job_id = ANY(%s) AND owner = %s AND removed_at IS NULL
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The last outcome of a job. `result` and `detail` are None where they were pruned."""
+    """The last outcome of a job. `result` and `detail` are None if they were pruned."""
 
     model: str
     status: JobStatus
@@ -41,16 +41,16 @@ class Ended:
 
 
 class Outcomes:
-    """Looks up outcomes, one query at a time, over one connection that is made when it is needed."""
+    """Looks up outcomes, one query at a time, over one connection that is opened when needed."""
 
     def __init__(self, settings: Settings) -> None:
         self._database = Database(settings.database_url.get_secret_value())
         self._turn = asyncio.Lock()
 
     async def find(self, job_id: str, owner: str) -> Ended | None:
-        """How this job of this owner ended; None where it is unknown, removed or someone else's.
+        """How this job of this owner ended; None if it is unknown, removed or another owner's.
 
-        Raises `UsageUnavailable` when PostgreSQL is away or takes too long.
+        Raises `UsageUnavailable` if PostgreSQL is down or too slow.
         """
         for _, model, status, slug, detail, result, completed_at in await self._look([job_id], owner):
             found = None if result is None else json.loads(result)
@@ -58,16 +58,16 @@ class Outcomes:
         return None
 
     async def results(self, job_ids: Sequence[str], owner: str) -> dict[str, str]:
-        """The results of these jobs as JSON texts, by one query; without those that were pruned. Else as `find`.
+        """The results of these jobs as JSON texts, in one query, without pruned ones. Otherwise as `find`.
 
-        A result has up to 64 kB: who asks for many bounds how many are held.
+        A result has up to 64 kB: the caller bounds how many it holds.
         """
         if not job_ids:
             return {}
         return {job_id: result for job_id, *_, result, _ in await self._look(job_ids, owner) if result is not None}
 
     async def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         await self._database.close()
 
     async def _look(self, job_ids: Sequence[str], owner: str) -> list[Any]:
@@ -76,7 +76,7 @@ class Outcomes:
                 asking = asyncio.create_task(self._ask(job_ids, owner))
                 try:
                     return await asyncio.shield(asking)
-                finally:  # psycopg asks a server that is silent to cancel, and waits ten seconds for it, unless pressed
+                finally:  # else psycopg waits ten seconds for a silent server to cancel the query
                     await end_tasks([asking])
         except (psycopg.Error, TimeoutError, OSError) as error:
             _log.warning("no outcome could be read: %s", type(error).__name__)
@@ -86,6 +86,6 @@ class Outcomes:
         try:
             connection = await self._database.open()
             return await (await connection.execute(_FIND, [list(job_ids), owner])).fetchall()
-        except BaseException:  # also of who went away: the connection may be in the middle of something
+        except BaseException:  # also on cancellation: the connection may be in the middle of a query
             await self._database.close()
             raise

@@ -1,8 +1,9 @@
-"""The reading end of the outbox: entries become rows in PostgreSQL, each exactly once, and leave after the commit.
+"""The reading end of the outbox: entries become rows in PostgreSQL, each exactly once, and are removed after the
+commit.
 
-Every gateway replica runs one writer; the consumer group shares the entries out. What a writer took and did not
-settle, another takes over. Storing twice is harmless (`ON CONFLICT DO NOTHING` on ids made by the server), so the order
-is always: take, commit, settle.
+Every gateway replica runs one writer; the consumer group distributes the entries. Entries that a writer took and did
+not acknowledge are taken over by another. Storing twice is harmless (`ON CONFLICT DO NOTHING` on server-made ids), so
+the order is always: take, commit, acknowledge.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from serve_app.usage.database import Database, Fields, Malformed, Row, as_refuse
 BATCH: Final = 500
 WAIT_MS: Final = 1000
 GATHER_S: Final = 0.2
-"""Pause after a batch that was not full: five transactions a second at most, so that a busy gateway keeps its
-processor for requests, and rows still appear within a second."""
+"""Pause after a batch that was not full: at most five transactions a second, which leaves the processor to requests
+while rows still appear within a second."""
 ABANDONED_MS: Final = 30_000
-"""An entry that its writer has not settled for this long is taken over; longer than any transaction may take."""
+"""An entry not acknowledged for this long is taken over; longer than any transaction may take."""
 SWEEP_S: Final = 10.0
 FORGOTTEN_MS: Final = 600_000
 FIRST_PAUSE_S: Final = 0.2
@@ -38,7 +39,7 @@ GROUP: Final = "writers"
 """The consumer group of the outbox; every writer is one consumer of it."""
 REFUSED_KEPT: Final = 1000
 FOREIGN_KEPT_S: Final = 86_400
-"""How long an entry of an unknown kind is left for a writer of a newer release: longer than a rolling change lasts."""
+"""How long an entry of an unknown kind is left for a newer release's writer: longer than a rolling update lasts."""
 
 Entries = Mapping[bytes, Fields]
 
@@ -46,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 
 class Writer:
-    """Moves the outbox to PostgreSQL. Nothing that is away or refused ends it."""
+    """Moves the outbox to PostgreSQL. No outage or refusal ends it."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
@@ -58,14 +59,14 @@ class Writer:
         self._swept_at = float("-inf")
         self._failures = 0
         self.trouble: str | None = None
-        """Why rows are delayed, in one sentence; None when they are not."""
+        """Why rows are delayed, in one sentence; None if they are not."""
 
     async def run(self) -> None:
-        """Move entries until cancelled. Away or full servers are waited for, with pauses up to 15 s."""
+        """Move entries until cancelled. Retries with pauses of up to 15 s while a server is down or full."""
         while True:
             try:
                 full = await self._turn()
-            except Exception as error:  # whatever it was, the entries are still there for the next turn
+            except Exception as error:  # after any error the entries are still there for the next turn
                 await self._step_back(error)
             else:
                 self._note_success()
@@ -73,11 +74,11 @@ class Writer:
                     await asyncio.sleep(GATHER_S)
 
     async def close(self) -> None:
-        """Let the PostgreSQL connection go. What was taken and not settled is another writer's in 30 s."""
+        """Close the PostgreSQL connection. Another writer takes over unacknowledged entries after 30 s."""
         await self._database.close()
 
     async def _turn(self) -> bool:
-        """Move one batch; True when it was a full one. PostgreSQL comes first: entries are not taken without it."""
+        """Move one batch; True if it was full. Connects to PostgreSQL first: entries are not taken without it."""
         await self._database.open()
         if not self._joined:
             entries = await self._rejoin()
@@ -88,7 +89,8 @@ class Writer:
         return len(entries) >= BATCH
 
     async def _rejoin(self) -> Entries:
-        """Join the group, which a new or emptied Redis does not have; then what this writer took and never settled."""
+        """Join the group, creating it in a new or emptied Redis; returns what this writer took and did not
+        acknowledge."""
         await self._join_script(keys=(OUTBOX(),), args=(GROUP, FORGOTTEN_MS))
         entries = _ours(await self._read("0", None))
         self._joined = not entries
@@ -100,7 +102,7 @@ class Writer:
         return {entry_id: fields for _, entries in streams for entry_id, fields in entries}
 
     async def _take_over(self) -> Entries:
-        """Now and then: entries of writers that are gone."""
+        """Every `SWEEP_S`: take over entries of dead writers."""
         now = asyncio.get_running_loop().time()
         if now - self._swept_at < SWEEP_S:
             return {}
@@ -111,12 +113,12 @@ class Writer:
         return _ours(entries)
 
     async def _store(self, entries: Entries) -> list[str]:
-        """Commit what can be stored; what never can be, as it is set aside."""
+        """Commit the rows; returns the entries that can never be stored."""
         rows: dict[bytes, Row] = {}
         refused: dict[bytes, str] = {}
         for entry_id, fields in entries.items():
             if not fields:
-                continue  # deleted by hand while it was pending: nothing to store, only to settle
+                continue  # deleted by hand while pending: nothing to store, only to acknowledge
             try:
                 rows[entry_id] = read_row(fields)
             except Malformed as error:
@@ -134,7 +136,7 @@ class Writer:
             )
 
     async def _step_back(self, error: Exception) -> None:
-        """Forget every connection and wait; said once per trouble, not once per try."""
+        """Drop every connection and wait. Logs once per trouble, not once per attempt."""
         self._joined = False
         trouble = _explain(error)
         if trouble != self.trouble:
@@ -152,7 +154,7 @@ class Writer:
 
 
 def _ours(entries: Entries) -> Entries:
-    """Without those that stay pending for a newer release; it takes them over like those of a writer that is gone."""
+    """Without entries left pending for a newer release, which takes them over like those of a dead writer."""
     since = (time.time() - FOREIGN_KEPT_S) * 1000
     return {
         entry_id: fields
@@ -162,7 +164,7 @@ def _ours(entries: Entries) -> Entries:
 
 
 def _explain(error: Exception) -> str:
-    """One sentence for health pages: no address, no password, no user's data."""
+    """One sentence for health pages, without addresses, passwords or user data."""
     if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
         return "PostgreSQL lacks tables of this version; run `semapi migrate`"
     if isinstance(error, psycopg.Error | TimeoutError):

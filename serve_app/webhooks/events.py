@@ -38,7 +38,7 @@ class JobEventData(BaseModel):
 
 
 class JobEvent(BaseModel):
-    """A job of yours has ended."""
+    """One of your jobs has ended."""
 
     type: EventType
     timestamp: datetime
@@ -47,7 +47,7 @@ class JobEvent(BaseModel):
 
 
 class WebhookTestData(BaseModel):
-    """The webhook that is tried out."""
+    """The webhook under test."""
 
     webhook_id: str
 
@@ -61,7 +61,7 @@ class TrialEvent(BaseModel):
 
 
 def moment(milliseconds: int) -> datetime:
-    """A time of Redis as a body tells it."""
+    """A time of Redis as bodies contain it."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
@@ -69,12 +69,12 @@ PREFIX: Final = "whsec_"
 
 
 def new_secret() -> str:
-    """A secret as its owner keeps it: base64 behind `whsec_`."""
+    """A new secret as its owner gets it: `whsec_` and base64."""
     return PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode("ascii")
 
 
 def sign(keys: Iterable[str], message: str, timestamp: int, body: bytes) -> Mapping[str, str]:
-    """The three headers; one signature for each secret, so that a receiver that knows any of them can verify."""
+    """The three headers, with one signature for each secret, so that a receiver with any of them can verify."""
     signed = f"{message}.{timestamp}.".encode() + body
     return {
         "webhook-id": message,

@@ -43,14 +43,14 @@ from serve_app.webhooks.limits import AT_ONCE, JITTER, RETRY_AFTER_MAX_S, SCHEDU
 from serve_app.webhooks.store import Claimed, Delivery, pairs, policy_of, read_delivery, read_endpoint, script
 
 POLL_S: Final = 0.5
-"""So long an ended job may wait until its owner is told; most wait less, while attempts come and go."""
+"""Longest wait for the next look at the queue; shorter while attempts are running."""
 PAUSE_S: Final = 5.0
 
 _log = logging.getLogger(__name__)
 
 
 class Sender:
-    """Claims deliveries and attempts them. Nothing that is away ends it."""
+    """Claims deliveries and attempts them. No outage ends it."""
 
     def __init__(self, redis: Redis, settings: Settings, job_path: JobPath, resolver: Resolver | None = None) -> None:
         self._policy = policy_of(settings)
@@ -62,20 +62,21 @@ class Sender:
         self._in_trouble = False
 
     async def run(self) -> None:
-        """Deliver until cancelled; attempts under way end with it and are another's when their claims run out."""
+        """Deliver until cancelled. Running attempts end too, and are claimed by another sender when their claims
+        expire."""
         try:
             while True:
                 try:
                     await self._turn()
                     self._in_trouble = False
-                except Exception as error:  # whatever it was, what is due is still there for the next turn
+                except Exception as error:  # after any error the due deliveries are still there for the next turn
                     self._tell(error)
                     await asyncio.sleep(PAUSE_S)
         finally:
             await end_tasks(self._attempts)
 
     async def _turn(self) -> None:
-        """Begin what is due, then wait for an attempt to end, or a moment."""
+        """Start what is due, then wait until an attempt ends or `POLL_S` is over."""
         for claimed in await self._take():
             task = asyncio.create_task(self._deliver(claimed))
             self._attempts[task] = claimed
@@ -96,11 +97,11 @@ class Sender:
             done = await attempt(claimed, self._policy, self._job_path, self._resolver)
             facts = (done.verdict, int(done.pause_s * 1000), done.record["duration_ms"], json.dumps(done.record))
             await self._settle(args=(claimed.token, endpoint, delivery, *facts))
-        except Exception as error:  # it is attempted again when the claim has run out
+        except Exception as error:  # it is attempted again when the claim has expired
             self._tell(error)
 
     def _tell(self, error: Exception) -> None:
-        """Once per trouble, not once per try."""
+        """Log once per trouble, not once per attempt."""
         if not self._in_trouble:
             _log.warning("webhooks are delayed: %s", type(error).__name__, exc_info=error)
         self._in_trouble = True
@@ -114,12 +115,12 @@ def _read_claim(token: str, delivery: bytes, endpoint_fields: list[bytes], field
 GONE: Final = 410
 Verdict = Literal["delivered", "retry", "failed", "gone"]
 JobPath = Callable[[str], str]
-"""A job's path in the service, by its id."""
+"""Returns a job's path in the service for its id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempted:
-    """How an attempt went; `record` is what the log keeps of it."""
+    """How an attempt ended; `record` is its entry in the log."""
 
     verdict: Verdict
     pause_s: float
@@ -133,7 +134,7 @@ class _Answer:
 
 
 def body_of(delivery: Delivery, job_path: JobPath) -> bytes:
-    """The body, byte for byte the same at each attempt."""
+    """The body, byte for byte the same in each attempt."""
     event: JobEvent | TrialEvent
     if delivery.type == TEST_EVENT:
         event = TrialEvent(
@@ -153,7 +154,7 @@ def body_of(delivery: Delivery, job_path: JobPath) -> bytes:
 async def attempt(
     claimed: Claimed, policy: Policy, job_path: JobPath, resolver: Resolver | None = None, timeout_s: float = TIMEOUT_S
 ) -> Attempted:
-    """Send one delivery once. Whatever the receiver does, this ends after `timeout_s` seconds and raises nothing."""
+    """Send one delivery once. Ends after at most `timeout_s` seconds and raises nothing, whatever the receiver does."""
     started, at = time.monotonic(), time.time()
     found = await _post(claimed, policy, int(at), body_of(claimed.delivery, job_path), resolver, timeout_s)
     answer, error = (found, _fault(found.status)) if isinstance(found, _Answer) else (None, found)
@@ -177,7 +178,7 @@ async def attempt(
 async def _post(
     claimed: Claimed, policy: Policy, timestamp: int, body: bytes, resolver: Resolver | None, timeout_s: float
 ) -> _Answer | str:
-    """The receiver's answer, or why there is none."""
+    """The receiver's answer, or the reason why there is none."""
     headers = sign(claimed.endpoint.secrets, claimed.delivery.id, timestamp, body)
     ask = OutboundRequest(
         "POST", timeout_s, {**headers, "Content-Type": "application/json"}, body, claimed.endpoint.owner
@@ -201,7 +202,7 @@ async def _read(response: httpx2.Response) -> _Answer:
 
 
 def retry_after_s(asked: str, now: float) -> int:
-    """The seconds that a Retry-After asks for, as a number or as a date (RFC 9110); 0 for what is neither."""
+    """The seconds of a Retry-After header, given as a number or a date (RFC 9110); 0 for anything else."""
     if asked.isascii() and asked.isdecimal():
         seconds = float(asked[:9])
     else:

@@ -39,7 +39,7 @@ SCRIPTS: Final = ("register", "remove", "rotate", "send", "look")
 
 
 def policy_of(settings: Settings) -> Policy:
-    """Which URLs receivers may have; in `prod` with TLS only."""
+    """Which URLs receivers may have; in `prod` only https."""
     schemes = ("https",) if settings.environment == "prod" else ("http", "https")
     return Policy("webhook URL", WebhookUrlInvalid, WebhookUrlForbidden, settings.webhook_private_hosts, schemes)
 
@@ -53,7 +53,7 @@ class WebhookStore:
         self._scripts: dict[str, AsyncScript] = {name: redis.register_script(script(name)) for name in SCRIPTS}
 
     async def register(self, owner: str, url: str, events: Sequence[str]) -> Webhook:
-        """A new endpoint. Raises `WebhookUrlInvalid`, `WebhookUrlForbidden`, `WebhooksFull`, `StoreFull`."""
+        """Register a webhook. Raises `WebhookUrlInvalid`, `WebhookUrlForbidden`, `WebhooksFull`, `StoreFull`."""
         read_url(url, self._policy)
         endpoint = uuid.uuid4().hex
         if await self._run("register", owner, endpoint, url, ",".join(events), new_secret()) == b"full":
@@ -61,7 +61,7 @@ class WebhookStore:
         return await self.read(owner, endpoint)
 
     async def read(self, owner: str, endpoint: str) -> Webhook:
-        """One of the owner's. Raises `WebhookUnknown`."""
+        """One of the owner's webhooks. Raises `WebhookUnknown`."""
         if ENDPOINT_ID.fullmatch(endpoint):
             with redis_errors():
                 found: Any = await self._redis.hgetall(WEBHOOK(endpoint=endpoint))
@@ -70,7 +70,7 @@ class WebhookStore:
         raise _unknown()
 
     async def listed(self, owner: str) -> list[Webhook]:
-        """All of the owner's, the newest first."""
+        """All of the owner's webhooks, newest first."""
         with redis_errors():
             names: Any = await self._redis.zrevrange(WEBHOOKS(owner=owner), 0, -1)
             async with self._redis.pipeline(transaction=False) as pipeline:
@@ -80,35 +80,35 @@ class WebhookStore:
         return [
             read_endpoint(name.decode(), texts(fields))
             for name, fields in zip(names, found, strict=True)
-            if fields  # deleted between the two looks
+            if fields  # deleted between the two commands
         ]
 
     async def remove(self, owner: str, endpoint: str) -> None:
-        """Forget an endpoint and its deliveries. Raises `WebhookUnknown`."""
+        """Delete a webhook and its deliveries. Raises `WebhookUnknown`."""
         if not ENDPOINT_ID.fullmatch(endpoint) or not await self._run("remove", owner, endpoint):
             raise _unknown()
 
     async def rotate(self, owner: str, endpoint: str) -> Webhook:
-        """Give it a new secret; the older one signs along for a day. Raises `WebhookUnknown`."""
+        """Give it a new secret; the old one also signs for another day. Raises `WebhookUnknown`."""
         if not ENDPOINT_ID.fullmatch(endpoint) or not await self._run("rotate", owner, endpoint, new_secret()):
             raise _unknown()
         return await self.read(owner, endpoint)
 
     async def send_test(self, owner: str, endpoint: str) -> str:
-        """Send a test event; the delivery's id. Raises `WebhookUnknown`, `QueueFull`."""
+        """Send a test event; returns the delivery's id. Raises `WebhookUnknown`, `QueueFull`."""
         delivery = f"msg_{uuid.uuid4().hex}"
         if not ENDPOINT_ID.fullmatch(endpoint) or not await self._send(owner, endpoint, delivery, "type", TEST_EVENT):
             raise _unknown()
         return delivery
 
     async def redeliver(self, owner: str, endpoint: str, delivery: str) -> None:
-        """Begin a delivery's schedule again, now. Raises `WebhookUnknown`, `DeliveryUnknown`, `QueueFull`."""
+        """Restart a delivery's schedule now. Raises `WebhookUnknown`, `DeliveryUnknown`, `QueueFull`."""
         await self.read(owner, endpoint)
         if not DELIVERY_ID.fullmatch(delivery) or not await self._send(owner, endpoint, delivery):
             raise DeliveryUnknown("There is no delivery of this id; the log keeps the last ones for some days.")
 
     async def deliveries(self, owner: str, endpoint: str) -> list[Delivery]:
-        """Those that wait, soonest first, then those that ended, newest first: LOG_MAX of each.
+        """Waiting deliveries, soonest first, then ended ones, newest first: LOG_MAX of each.
 
         Raises `WebhookUnknown`.
         """
@@ -156,23 +156,23 @@ Fields = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A receiver that a user has registered. Times in ms; the secrets are left out of its text."""
+    """A receiver that a user has registered. Times in ms; the secrets are left out of its repr."""
 
     id: str
     owner: str
     url: str
     events: tuple[str, ...]
     secrets: tuple[str, ...]
-    """The newest first."""
+    """Newest first."""
     created_at: int
     older_secret_until: int | None
     disabled_at: int | None
     disabled_why: str
     delivered_at: int | None
     dropped: int
-    """Events that found its queue, or that of the house, full."""
+    """Events dropped because its queue, or the total of all queues, was full."""
     slow: bool
-    """True when the last attempt took long."""
+    """True if the last attempt was slow."""
 
     def __repr__(self) -> str:
         return f"Webhook({self.id})"
@@ -180,28 +180,28 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One event on its way to one endpoint, or there."""
+    """The delivery of one event to one webhook, waiting or ended."""
 
     id: str
     endpoint: str
     type: str
     at: int
-    """When what it tells happened."""
+    """When the event happened."""
     status: str
     """`waiting`, `delivered` or `failed`."""
     tries: int
-    """Attempts since it was last begun: a redelivery starts the schedule again."""
+    """Attempts since the schedule was last started: a redelivery restarts it."""
     job_id: str
     job_status: str
     model: str
     attempts: tuple[Json, ...]
-    """The last ones, the newest last: when, status or error, and how long it took."""
+    """The last attempts, newest last: time, status or error, and duration."""
     next_attempt_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A delivery that is ours to attempt, and where to."""
+    """A delivery claimed by this sender, and its receiver."""
 
     token: str
     endpoint: Webhook
@@ -209,7 +209,7 @@ class Claimed:
 
 
 def read_endpoint(endpoint: str, fields: Fields) -> Webhook:
-    """The endpoint that a hash tells, with the secrets that sign now."""
+    """A webhook from its hash, with the secrets that are valid now."""
     until = _number(fields.get("older_until"))
     rotating = until is not None and time.time() * 1000 < until
     return Webhook(
@@ -229,7 +229,7 @@ def read_endpoint(endpoint: str, fields: Fields) -> Webhook:
 
 
 def read_delivery(delivery: str, fields: Fields, next_attempt_at: int | None = None) -> Delivery:
-    """The delivery that a hash tells."""
+    """A delivery from its hash."""
     attempts = sorted((int(name.removeprefix("attempt:")), text) for name, text in fields.items() if ":" in name)
     return Delivery(
         id=delivery,
@@ -247,13 +247,13 @@ def read_delivery(delivery: str, fields: Fields, next_attempt_at: int | None = N
 
 
 def pairs(reply: Iterable[bytes]) -> dict[str, str]:
-    """A flat list of names and values, as scripts give hashes."""
+    """A hash as scripts return it: a flat list of names and values."""
     words = [word.decode() for word in reply]
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def texts(fields: Mapping[Any, Any]) -> dict[str, str]:
-    """A hash as redis-py gives it."""
+    """A hash as redis-py returns it."""
     return {name.decode(): value.decode() for name, value in fields.items()}
 
 
@@ -266,19 +266,19 @@ OUTCOMES: Final = ("delivered", "failed", "dropped")
 
 @dataclass(frozen=True, slots=True)
 class WebhookStats:
-    """All webhooks together."""
+    """Statistics of all webhooks together."""
 
     ended: Mapping[str, int]
-    """By outcome, since this Redis was new. `dropped`: a queue was full, so that nothing was sent."""
+    """Deliveries by outcome since Redis was set up. `dropped`: nothing was sent because a queue was full."""
     waiting: int
     oldest_s: float
-    """Age of the delivery that has waited longest; one to a dead receiver waits for days."""
+    """Age of the oldest waiting delivery; one to a dead receiver waits for days."""
     late_s: float
-    """How long the next one, or the next event, has been due: above seconds no gateway sends."""
+    """How long the next delivery or event has been due. More than seconds: no gateway sends."""
 
 
 def _age_s(first: Sequence[tuple[Any, float]], now_s: float) -> float:
-    """Since the milliseconds that the first entry stands for; 0 without one and for times to come."""
+    """Seconds since the first entry's time in ms; 0 without an entry and for future times."""
     return max(0.0, now_s - first[0][1] / 1000) if first else 0.0
 
 

@@ -25,10 +25,9 @@ WEIGHTS = {"MODEL_SOURCE": "demo", "ENGINE": "torch", "INFERENCE_THREADS": "1"} 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """These run last, so that no other test shares the machine with a whole service; the first one's time holds its
-    start. The logs are looked at when all others have been through the service."""
+    """The first one's time holds the start of the service. The logs are read when all others have been through it."""
     folder = Path(__file__).parent
-    items.sort(key=lambda item: (folder in item.path.parents, item.path == folder / "test_logs.py"))
+    items.sort(key=lambda item: item.path == folder / "test_logs.py")
     for item in items:
         if folder in item.path.parents:
             item.add_marker(pytest.mark.timeout(START_S))

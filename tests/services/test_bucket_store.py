@@ -191,7 +191,7 @@ async def test_a_server_that_is_killed_is_said_so_and_used_again(
     store: BucketStore, keeper: OrphanSweeper, redis: Redis, object_store: SeaweedFS
 ) -> None:
     reference = await store.put(JOB, b"safe")
-    await keeper.look()
+    await keeper.check()
     assert store.trouble == ""
     object_store.kill()
     try:
@@ -200,7 +200,7 @@ async def test_a_server_that_is_killed_is_said_so_and_used_again(
             with pytest.raises(StoreUnavailable) as caught:
                 await call()  # type: ignore[misc]
             assert caught.value.retry_after
-        await keeper.look()
+        await keeper.check()
         assert store.trouble.startswith("away: ")
         assert not await redis.exists("blob:other")
         with pytest.raises(StoreUnavailable):
@@ -211,7 +211,7 @@ async def test_a_server_that_is_killed_is_said_so_and_used_again(
     ended = time.monotonic() + 30
     while store.trouble:
         assert time.monotonic() < ended, "the bucket is not seen again"
-        await keeper.look()
+        await keeper.check()
     while (found := await read_again(store, reference)) is None:  # it answers before it has found all its data
         assert time.monotonic() < ended, "the object does not come back"
     assert found == b"safe"
@@ -231,7 +231,7 @@ async def test_a_server_that_hangs_is_known_after_one_look_and_costs_no_submit_i
     os.kill(object_store.pid, signal.SIGSTOP)
     try:
         hanging = [asyncio.create_task(store.put(f"job-{number}", b"x")) for number in range(bucket_module.THREADS)]
-        await keeper.look()
+        await keeper.check()
         assert "timeout" in store.trouble.lower()
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):
@@ -245,7 +245,7 @@ async def test_a_server_that_hangs_is_known_after_one_look_and_costs_no_submit_i
     ended = time.monotonic() + 30
     while store.trouble:
         assert time.monotonic() < ended, "the bucket is not seen again"
-        await keeper.look()
+        await keeper.check()
     await store.put(JOB, b"x")
     assert f"inputs/{JOB}" in await stored(store)
     store.close()

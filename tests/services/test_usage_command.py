@@ -106,7 +106,7 @@ def test_a_month_as_csv_has_every_user(tables: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--since", "yesterday"), "is no time"),
+        (("--since", "yesterday"), "is not a time"),
         (("--timezone", "Mars/Olympus"), "timezone"),
         (("--since", "1h", "--until", "2h"), "empty"),
         (("--month", "October"), "month is"),

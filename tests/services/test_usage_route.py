@@ -174,7 +174,7 @@ async def test_a_name_is_whole_in_the_sheet_and_no_formula(gateway: Running) -> 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("since=yesterday", "since: 'yesterday' is no time"),
+        ("since=yesterday", "since: 'yesterday' is not a time"),
         ("since=", "since: "),
         ("until=9999-12-31T23:59:59.999999", "until: "),
         ("since=%00", "since: "),
@@ -185,8 +185,8 @@ async def test_a_name_is_whole_in_the_sheet_and_no_formula(gateway: Running) -> 
         ("timezone=UTC%00", "timezone: "),
         ("bucket=week", "bucket is auto, minute, hour or day"),
         ("month=October", "month is a year and a month"),
-        ("month=2020-01&since=1h", "month is a window of its own"),
-        ("month=2020-01&until=now", "month is a window of its own"),
+        ("month=2020-01&since=1h", "month cannot be combined with since or until"),
+        ("month=2020-01&until=now", "month cannot be combined with since or until"),
         ("principal_id=ada", "principal_id: "),
         ("principal_id=" + "g" * 32, "principal_id: "),
         (f"principal_id={STRANGER}%0A", "principal_id: "),

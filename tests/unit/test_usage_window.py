@@ -74,7 +74,7 @@ def test_times(text: str, meant: datetime) -> None:
     ],
 )
 def test_words_that_are_no_time_are_refused(text: str) -> None:
-    with pytest.raises(ReportError, match=r"^since: .* is no time"):
+    with pytest.raises(ReportError, match=r"^since: .* is not a time"):
         parse_time(text, NOW, "since")
 
 

@@ -1,4 +1,4 @@
-"""Numbers of the report as shapes: where a bar stands and what its axis says. No markup here."""
+"""The report's numbers as shapes: positions of bars and labels of axes. The templates draw them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MERGED: Final = {
     "hour": (1, 2, 3, 6, 12, 24),
     "day": (1, 7, 14, 28),
 }
-"""How many buckets one bar may stand for, or a multiple of the last: spans that people count in."""
+"""How many buckets one bar may cover, or a multiple of the last: familiar spans of time."""
 _LABEL_WIDTH: Final = 84
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A mark on an axis. `at`: pixels, or a percentage where the chart has no pixels."""
+    """A mark on an axis. `at`: pixels, or a percentage in a chart without pixels."""
 
     at: float
     text: str
@@ -53,15 +53,15 @@ class Timeline:
     times: Sequence[Tick]
     counts: Sequence[Tick]
     step: str
-    """What one bar stands for."""
+    """The span of time that one bar covers."""
 
 
 def timeline(
     buckets: Sequence[Json], bucket: str, *, width: int, most: int, ticks: int, timezone: str = "UTC"
 ) -> Timeline:
-    """All the time from the first bucket to the last, empty ones too, in at most `most` bars.
+    """The time from the first bucket to the last, including empty buckets, in at most `most` bars.
 
-    Bars of up to an hour follow time: an hour that the clock shows twice is two of them, one that it leaves out none.
+    Bars of up to an hour follow real time: an hour that the clock repeats has two bars, a skipped hour has none.
     """
     left, top, bottom, height = 46, 32, 30, 260
     sums, merged = _sums(buckets, bucket, most, Clock(timezone))
@@ -85,7 +85,7 @@ def timeline(
 
 
 def _sums(buckets: Sequence[Json], bucket: str, most: int, clock: Clock) -> tuple[dict[str, list[int]], int]:
-    """Requests and errors of each bar under the name of its span, as time passes; and how many buckets a bar is."""
+    """Requests and errors of each bar by the name of its span, in order of time; and the buckets per bar."""
     places = [clock.read(row["bucket"], BUCKETS[bucket]) for row in buckets]
     merged = _merged(places[0], places[-1], bucket, most)
     span = merged * BUCKETS[bucket]
@@ -104,7 +104,7 @@ def _sums(buckets: Sequence[Json], bucket: str, most: int, clock: Clock) -> tupl
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One hour of the week. `share`: of the busiest hour, 0 to 1."""
+    """One hour of the week. `share`: relative to the busiest hour, 0 to 1."""
 
     column: int
     row: int
@@ -114,7 +114,7 @@ class Cell:
 
 
 def heatmap(hours: Sequence[Json]) -> list[Cell]:
-    """The week, 7 days by 24 hours, the hours without requests too."""
+    """The week, 7 days by 24 hours, including hours without requests."""
     counts = {(row["dow"], row["hour"]): row["n"] for row in hours}
     most = max(counts.values(), default=0)
     cells = []
@@ -133,13 +133,13 @@ class Row:
     name: str
     count: int
     percent: float
-    """Of all, 0 to 100."""
+    """Percentage of all."""
     width: float
-    """Of the longest bar, 0 to 100."""
+    """Percentage of the longest bar."""
 
 
 def bars(rows: Sequence[Json], total: int, shown: int, others: str) -> list[Row]:
-    """The first `shown` rows, and all that is left of `total` in one more."""
+    """The first `shown` rows, and one more for the rest of `total`."""
     counts = [(row["name"], row["n"]) for row in rows[:shown]]
     if left := total - sum(count for _, count in counts):
         counts.append((others, left))
@@ -148,7 +148,7 @@ def bars(rows: Sequence[Json], total: int, shown: int, others: str) -> list[Row]
 
 
 class LatencyScale:
-    """Milliseconds on a logarithmic axis from 0 to 100 percent, as wide as the latencies at hand need."""
+    """A logarithmic axis of milliseconds, from 0 to 100 percent, that spans the given latencies."""
 
     def __init__(self, values: Sequence[float]) -> None:
         kept = [max(value, 0.01) for value in values]
@@ -156,7 +156,7 @@ class LatencyScale:
         self._high = max(math.ceil(math.log10(max(kept, default=10))), self._low + 1)
 
     def at(self, value: float) -> float:
-        """Where `value` lies."""
+        """The position of `value`."""
         return 100 * (math.log10(max(value, 0.01)) - self._low) / (self._high - self._low)
 
     @property
@@ -205,7 +205,7 @@ def duration(seconds: float) -> str:
 
 
 def _merged(first: tuple[datetime, timedelta], last: tuple[datetime, timedelta], bucket: str, most: int) -> int:
-    """Buckets of one bar, so that there are at most `most` bars; one is left for a first bar that begins earlier."""
+    """Buckets per bar, for at most `most` bars. One is reserved for a first bar that begins earlier."""
     passed = (last[0] - last[1]) - (first[0] - first[1])
     needed = (passed / BUCKETS[bucket] + 1) / (most - 1)
     largest = _MERGED[bucket][-1]
@@ -220,7 +220,7 @@ def _round_numbers() -> Iterator[int]:
 
 
 def _moment(name: str, bucket: str) -> str:
-    """A span's name without what is the same in all of them: seconds, and the hour of days."""
+    """A span's name without the parts that never vary: seconds, and the time of days."""
     return name[:10] if bucket == "day" else f"{name[:16]} {name[19:]}".rstrip()
 
 

@@ -19,9 +19,9 @@ def make_report(
     recent_limit: int = 25,
     most_names: int = statements.TOP,
 ) -> Json:
-    """Read and compute everything: everyone's usage, or one principal's with nothing of others in it.
+    """Read and compute the report: everyone's usage, or one principal's without any data of others.
 
-    `most_names`: lines of a table by user, group or model before `<others>`. Raises `ReportError`.
+    `most_names`: rows of a table by user, group or model before `<others>`. Raises `ReportError`.
     """
     asked = _statements(Scope(window, principal_id), recent_limit, most_names)
     answers = dict(zip(asked, source.read(list(asked.values())), strict=True))
@@ -37,7 +37,7 @@ def make_report(
     quality = {
         "null_status": overview["null_status"],
         "unknown_users": overview["unknown_users"],
-        # Whose they were is not known.
+        # It is not known whose requests they were.
         "requests_counted_not_stored": gaps["missing"] if principal_id is None else None,
         "gaps": gaps["spans"],
         "requests_pruned_at_the_edges": overview["pruned_edge"],
@@ -49,7 +49,7 @@ def make_report(
 
 
 def _name_times(answers: Json, window: Window) -> None:
-    """Every time in the answers as the window's clock shows it."""
+    """Write every time in the answers as the window's clock shows it."""
     clock, overview = Clock(window.timezone), answers["overview"]
     for bucket in answers["time_buckets"]:
         bucket["bucket"] = clock.shown(bucket["bucket"], BUCKETS[window.bucket])
@@ -93,11 +93,11 @@ def _stamp(moment: datetime) -> str:
 
 
 PERCENTILE_ERROR = "5 %"
-"""Largest error of a percentile from a histogram: its buckets are 10 % wide, and the middle is shown."""
+"""Largest error of a percentile from a histogram: buckets are 10 % wide, and their middle is shown."""
 
 
 def notes(quality: Json) -> list[str]:
-    """Sentences for people, the lasting ones first."""
+    """Data-quality notes: the general ones first, then those that apply to this report."""
     said = [
         "Rows come from the gateway: one for each authenticated request to a tracked route. A request without a valid "
         "token leaves none.",
@@ -133,7 +133,7 @@ def notes(quality: Json) -> list[str]:
 
 
 def _gaps(spans: int, missing: int | None) -> str:
-    """`missing`: of everyone's requests; None in the report of one user, of whom nobody knows how many they were."""
+    """`missing`: of everyone's requests; None in the report of one user, whose share is not known."""
     number = "Requests" if missing is None else _count(missing, "request")
     rest = "how many of them were this user's is not known" if missing is None else "no other figure holds them"
     return (

@@ -1,4 +1,4 @@
-"""The report as one HTML file: no script, no font, no picture from elsewhere; every value is escaped by Jinja."""
+"""The report as one HTML file without scripts or external fonts and pictures; Jinja escapes every value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serve_app.usage.report.statements import OTHERS
 from serve_app.usage.report.text import LATENCIES, share
 
 SHOWN: Final = 12
-"""Lines of a chart before the rest is one line."""
+"""Rows of a chart before the rest becomes one row."""
 
 _templates = Environment(
     loader=PackageLoader("serve_app.usage.report"),
@@ -27,7 +27,7 @@ _templates.filters.update(
 
 
 def write_page(report: Json) -> str:
-    """The page, for a phone, a desk, paper and the dark."""
+    """The page, for small and large screens, print and dark mode."""
     total = report["total"]
     counted = {
         "Endpoint Mix": ("endpoint_counts", "endpoint"),
@@ -53,7 +53,7 @@ def write_page(report: Json) -> str:
 
 
 def _timelines(report: Json) -> dict[str, charts.Timeline]:
-    """Drawn twice, for a wide page and a narrow one: letters that shrink with a drawing cannot be read."""
+    """Drawn twice, for wide and narrow pages: labels that shrink with the drawing would be unreadable."""
     if not report["time_buckets"]:
         return {}
     arguments = (report["time_buckets"], report["bucket"])
@@ -64,7 +64,7 @@ def _timelines(report: Json) -> dict[str, charts.Timeline]:
 
 
 def _table(rows: list[Json]) -> dict[str, Any]:
-    """The first lines of a table, the rest as one, and the scales of its charts."""
+    """The first rows of a table, the rest as one row, and the scales of its charts."""
     shown = [*rows[:SHOWN], *_others(rows[SHOWN:])]
     times = [row[key] for row in shown for key in LATENCIES if row[key] is not None]
     runs = [sum(row[end] for end in ("completed", "failed", "cancelled", "dead")) for row in shown]

@@ -1,6 +1,6 @@
-"""Retention: old rows leave, the hourly sums stay.
+"""Retention: old rows are deleted, the hourly sums stay.
 
-Outcomes keep id and owner, so that someone's ended job is told apart from one that never was.
+Outcomes keep id and owner, so that an ended job can be told apart from one that never existed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from serve_app.usage.report.source import connected
 from serve_app.usage.report.window import ReportError, floor_hour
 
 BATCH: Final = 10_000
-"""Rows of one transaction: locks are short, and an interrupted run keeps what it did."""
+"""Rows of one transaction: locks are short, and an interrupted run keeps its progress."""
 KEPT: Final = timedelta(days=1)
-"""Never pruned: an event whose acknowledgement was lost is written again, and must find its row."""
+"""Age below which rows are never pruned: an event whose acknowledgement was lost is written again, and must find its
+row."""
 
 _COUNT: Final = """
     SELECT (SELECT count(*) FROM api_usage WHERE timestamp < %(before)s),
@@ -45,14 +46,14 @@ _EMPTY_OUTCOMES: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Old:
-    """How many rows a prune is about: requests to delete, outcomes to empty."""
+    """How many rows a prune affects: requests to delete, outcomes to empty."""
 
     requests: int
     outcomes: int
 
 
 def pruned_before(wanted: datetime, now: datetime) -> datetime:
-    """The start of the hour of `wanted`: hours are pruned whole. Raises `ReportError` within the last day."""
+    """The start of the hour of `wanted`: only whole hours are pruned. Raises `ReportError` within the last day."""
     if wanted > now - KEPT:
         raise ReportError("rows of the last 24 hours are not pruned")
     return floor_hour(wanted)
@@ -65,9 +66,9 @@ def count_old(url: str, before: datetime) -> Old:
 
 
 def prune(url: str, before: datetime) -> Old:
-    """Delete requests and empty outcomes older than `before`, and say how many. Raises `ReportError`.
+    """Delete requests and empty outcomes older than `before`; returns how many. Raises `ReportError`.
 
-    Safe to repeat after it was interrupted.
+    Safe to repeat after an interruption.
     """
     with connected(url) as connection:
         return Old(_in_batches(connection, _DELETE_REQUESTS, before), _in_batches(connection, _EMPTY_OUTCOMES, before))

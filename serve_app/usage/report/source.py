@@ -22,9 +22,9 @@ from serve_app.usage.report.statements import PREPARE, STATEMENT_TIMEOUT_S
 from serve_app.usage.report.window import ReportError
 
 READ_TIMEOUT_S: Final = 600
-"""Deadline of a whole report from the command line, whichever way it is read."""
+"""Deadline of a whole report from the command line, by either way."""
 CUT_S: Final = 0.5
-"""So long before a read is cut off, PostgreSQL ends its last statement itself: else it would go on for nobody."""
+"""PostgreSQL itself ends the last statement this long before the connection is cut; else it would go on unseen."""
 POD: Final = "postgresql-0"
 PSQL: Final = (
     'PGPASSWORD="$POSTGRES_PASSWORD" PGCLIENTENCODING=UTF8 '
@@ -34,10 +34,10 @@ _NAMESPACE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class Source(Protocol):
-    """Where a report reads."""
+    """Where a report reads its data."""
 
     def read(self, statements: Sequence[str]) -> list[Any]:
-        """The one JSON value of each statement, all of the same moment. Raises `ReportError`."""
+        """One JSON value per statement, all from one snapshot. Raises `ReportError`."""
         ...
 
 
@@ -45,12 +45,12 @@ class UrlSource:
     """A PostgreSQL URL."""
 
     def __init__(self, url: str, within_s: float = READ_TIMEOUT_S) -> None:
-        """`within_s`: every read has ended by then, a third of it at most spent on connecting (2 s at least)."""
+        """`within_s` bounds every read; at most a third of it is spent on connecting (at least 2 s)."""
         self._url = url
         self._within_s = within_s
 
     def read(self, statements: Sequence[str]) -> list[Any]:
-        """As `Source.read`. Raises `DatabaseAway` or `TooSlow` where the time is up."""
+        """As `Source.read`. Raises `DatabaseAway` or `TooSlow` if the time is up."""
         deadline = time.monotonic() + self._within_s
         connect_timeout_s = max(2, min(CONNECT_TIMEOUT_S, int(self._within_s / 3)))
         with (
@@ -65,7 +65,7 @@ class UrlSource:
 def _only_value(connection: psycopg.Connection, statement: str, deadline: float) -> Any:
     left_ms = int((deadline - time.monotonic()) * 1000)
     if left_ms <= 0:
-        raise TooSlow("the time for the report is up; take less time at once")
+        raise TooSlow("the report did not finish in time; choose a shorter window")
     timeout_ms = min(left_ms, STATEMENT_TIMEOUT_S * 1000)
     connection.execute("SELECT set_config('statement_timeout', %s, true)", [str(timeout_ms)])
     row = connection.execute(statement.encode()).fetchone()
@@ -73,11 +73,11 @@ def _only_value(connection: psycopg.Connection, statement: str, deadline: float)
 
 
 class PodSource:
-    """The database's pod in a namespace; the account, the database and the password are the pod's own."""
+    """The database's pod in a namespace; account, database and password come from the pod."""
 
     def __init__(self, namespace: str) -> None:
         if not _NAMESPACE.fullmatch(namespace):
-            raise ReportError(f"{namespace!r} is no namespace's name")
+            raise ReportError(f"{namespace!r} is not a namespace name")
         self.command = ["kubectl", "exec", "-i", "-n", namespace, POD, "--", "bash", "-lc", PSQL]
 
     def read(self, statements: Sequence[str]) -> list[Any]:
@@ -94,22 +94,22 @@ class PodSource:
         if done.returncode != 0:
             said = done.stderr.strip() or done.stdout.strip() or f"kubectl ended with {done.returncode}"
             raise ReportError(TABLES_MISSING if 'usage_hourly" does not exist' in said else said)
-        lines = [line for line in done.stdout.split("\n") if line]  # names may hold what splitlines cuts at
+        lines = [line for line in done.stdout.split("\n") if line]  # splitlines would split names too
         try:
             values = [json.loads(line) for line in lines]
         except ValueError as error:
-            raise ReportError("psql in the pod answered something that is not JSON") from error
+            raise ReportError("psql in the pod did not answer with JSON") from error
         if len(values) != len(statements):
             raise ReportError(f"psql in the pod gave {len(values)} answers to {len(statements)} questions")
         return values
 
 
 CONNECT_TIMEOUT_S: Final = 10
-TABLES_MISSING: Final = "the database has not this version's tables; run `semapi migrate`"
+TABLES_MISSING: Final = "the database lacks tables of this version; run `semapi migrate`"
 
 
 class DatabaseAway(ReportError):
-    """The database cannot be read now. The text is for operators: it may name hosts and accounts."""
+    """The database cannot be read now. The message is for operators: it may name hosts and accounts."""
 
 
 class TooSlow(ReportError):
@@ -118,13 +118,13 @@ class TooSlow(ReportError):
 
 @contextmanager
 def connected(url: str, connect_timeout_s: int = CONNECT_TIMEOUT_S) -> Iterator[psycopg.Connection]:
-    """A connection that commits each statement. Whatever PostgreSQL says inside becomes a `ReportError`."""
+    """An autocommit connection. PostgreSQL's errors inside the block become `ReportError`s."""
     try:
         if not conninfo_to_dict(url):
             raise DatabaseAway("no database: set DATABASE_URL, give --dsn, or start `semapi up` here")
-    except psycopg.ProgrammingError:  # its text would show a part of the password
+    except psycopg.ProgrammingError:  # its message would show a part of the password
         raise DatabaseAway(
-            "the database's address is no PostgreSQL URL; percent-encode what is special in it"
+            "the database's address is not a PostgreSQL URL; percent-encode special characters"
         ) from None
     try:
         with psycopg.connect(
@@ -135,10 +135,10 @@ def connected(url: str, connect_timeout_s: int = CONNECT_TIMEOUT_S) -> Iterator[
     except psycopg.errors.UndefinedTable:
         raise DatabaseAway(TABLES_MISSING) from None
     except psycopg.errors.QueryCanceled as error:
-        raise TooSlow("PostgreSQL needs more time for this than it was given; take less time at once") from error
+        raise TooSlow("PostgreSQL did not finish in time; choose a shorter window") from error
     except psycopg.OperationalError as error:
         raise DatabaseAway(f"PostgreSQL did not answer: {str(error).strip()}") from error
-    except psycopg.DataError as error:  # words of the person's that only PostgreSQL finds wrong
+    except psycopg.DataError as error:  # invalid input that only PostgreSQL detects
         raise ReportError(_refusal(error)) from error
     except psycopg.Error as error:
         raise DatabaseAway(_refusal(error)) from error
@@ -150,10 +150,10 @@ def _refusal(error: psycopg.Error) -> str:
 
 @contextmanager
 def closed_within(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
-    """Close the connection after the block, and cut it inside after `seconds`.
+    """Close the connection after the block, and cut it off after `seconds` even inside.
 
-    A server that stands still takes a question and never answers it; TCP sees no fault there, and PostgreSQL's own
-    timeouts stand still too.
+    A frozen server accepts a query and never replies; TCP does not notice, and PostgreSQL's own timeouts are frozen
+    too.
     """
     line = socket.socket(fileno=os.dup(connection.fileno()))
     timer = threading.Timer(seconds, _cut, (line,))
@@ -168,5 +168,5 @@ def closed_within(connection: psycopg.Connection, seconds: float) -> Iterator[No
 
 
 def _cut(line: socket.socket) -> None:
-    with suppress(OSError):  # the server was faster
+    with suppress(OSError):  # the server has closed it already
         line.shutdown(socket.SHUT_RDWR)

@@ -19,13 +19,13 @@ from serve_app.usage.report.window import Window
 
 STATEMENT_TIMEOUT_S: Final = 300
 EXACT_BELOW: Final = 1_000_000
-"""Requests in the window from which percentiles come from histograms instead of rows."""
+"""From this number of requests in the window, percentiles come from histograms instead of rows."""
 MOST_BUCKETS: Final = 50_000
-"""Entries of a timeline at most; one more is asked for, so that a longer one is noticed."""
+"""Most entries of a timeline; one more is requested, to notice a longer one."""
 TOP: Final = 25
 MANY: Final = 1000
 MOST_NAMES: Final = 10_000
-"""Lines of a table by user, group or model in a CSV."""
+"""Most rows of a table by user, group or model in a CSV."""
 OTHERS: Final = "<others>"
 WHOSE: Final[Mapping[str, str]] = {
     "api_usage": "principal_id",
@@ -33,15 +33,15 @@ WHOSE: Final[Mapping[str, str]] = {
     "job_outcomes": "owner",
     "outcomes_hourly": "owner",
 }
-"""The tables that hold rows of people, and the column that says whose. Statements name them in braces alone: `write`
-puts in the table, or what of the table is one principal's."""
+"""The tables with users' rows, and the column of their owner. Statements name them only in braces: `write` inserts the
+table, or one principal's part of it."""
 
 PREPARE: Final = (
-    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",  # all figures are of one moment
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",  # all values from one snapshot
     f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S}s'",
     "SET LOCAL lock_timeout = '30s'",
     "SET LOCAL work_mem = '64MB'",
-    "SET LOCAL jit = off",  # compiling costs seconds here and saves none
+    "SET LOCAL jit = off",  # compilation costs seconds here and saves none
 )
 
 CELLS: Final = """
@@ -60,7 +60,7 @@ _OUTCOME_EDGES: Final = (
     "(completed_at >= {since} AND completed_at < {first} OR completed_at >= {last} AND completed_at <= {until})"
 )
 
-# The clocks of some places are half an hour off the hours that are summed; there, and for minutes, rows are counted.
+# Some time zones are half an hour off the hourly sums; for them, and for minutes, rows are counted.
 _MOMENTS: Final = """,
     zone AS MATERIALIZED (
         SELECT coalesce(bool_and(extract(minute FROM hour AT TIME ZONE {timezone}) = 0), true) AS has_our_hours
@@ -107,7 +107,7 @@ _TIMELINE: Final = """
         'n', n, 'errors', errors) ORDER BY bucket_at - utc_offset), '[]')
     FROM (
         SELECT date_trunc({unit}, at AT TIME ZONE {timezone}) AS bucket_at,
-            CASE WHEN {unit} = 'day' THEN interval '0' -- a day has one name, whatever its clocks do in it
+            CASE WHEN {unit} = 'day' THEN interval '0' -- a day has one name, also when the clock changes in it
             ELSE (at AT TIME ZONE {timezone}) - (at AT TIME ZONE 'UTC') END AS utc_offset, sum(requests) AS n,
             coalesce(sum(requests) FILTER (WHERE status_code >= 400), 0) AS errors
         FROM moments GROUP BY 1, 2 ORDER BY 1, 2 LIMIT {limit}
@@ -146,24 +146,24 @@ _GAPS: Final = """
 
 
 PERSON: Final = "coalesce('id:' || principal_id, 'name:' || coalesce(NULLIF(username, ''), '<unknown>'))"
-"""Who asked: the principal, whatever it was called; in rows of the source system, which have none, the name."""
+"""The user of a request: the principal, whatever its name; the name in rows of the source system, which lack it."""
 LATEST_NAME: Final = "(array_agg(username ORDER BY last_at DESC, username))[1]"
-"""The name of a person's latest request in a group of `cells`."""
+"""The name in the user's latest request in a group of `cells`."""
 _CLOCK_TIME: Final = """jsonb_build_array(to_char({moment} AT TIME ZONE {timezone}, 'YYYY-MM-DD HH24:MI:SS'),
             extract(epoch FROM ({moment} AT TIME ZONE {timezone}) - ({moment} AT TIME ZONE 'UTC')))"""
-"""A time as the report's clock shows it, with its offset from UTC in seconds: what `Clock` makes a name of."""
+"""A time on the report's clock, with its offset from UTC in seconds, for `Clock.shown`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a report tells of: a window, and everyone's usage or one principal's."""
+    """What a report covers: a window, and everyone's usage or one principal's."""
 
     window: Window
     principal_id: str | None = None
 
 
 def overview(scope: Scope) -> str:
-    """Totals, coverage, and what the notes on data quality are computed from."""
+    """Totals, coverage, and the input of the data-quality notes."""
     first, last = scope.window.cut_hours
     return write(
         CELLS + _OVERVIEW,
@@ -177,21 +177,21 @@ def overview(scope: Scope) -> str:
 
 
 def counts(scope: Scope, name: LiteralString, limit: int, *, by_name: bool = False) -> str:
-    """Requests by one expression over the columns of the hourly sums, the largest first."""
+    """Requests by one expression over the columns of the hourly sums, largest first."""
     order = SQL("name") if by_name else SQL("n DESC, name")
     return write(CELLS + _COUNTS, scope, name=SQL(name), label=SQL(name), order=order, limit=Literal(limit))
 
 
 def people(scope: Scope, limit: int) -> str:
-    """Requests by person under the latest name, the largest first; two of one name are two."""
+    """Requests by user under the latest name, largest first; users who share a name stay apart."""
     name = SQL("coalesce(NULLIF({}, ''), '<unknown>')").format(SQL(LATEST_NAME))
     order = SQL("n DESC, name")
     return write(CELLS + _COUNTS, scope, name=name, label=SQL(PERSON), order=order, limit=Literal(limit))
 
 
 def timeline(scope: Scope) -> str:
-    """Requests and errors by the window's bucket; empty buckets are left out. An hour or minute that the clock shows
-    twice is two buckets, told apart by the offset from UTC."""
+    """Requests and errors by the window's bucket, without empty buckets. An hour or minute that the clock repeats is
+    two buckets, told apart by the offset from UTC."""
     text = CELLS + _MOMENTS + _TIMELINE
     return write(text, scope, unit=Literal(scope.window.bucket), limit=Literal(MOST_BUCKETS + 1))
 
@@ -207,12 +207,12 @@ def recent(scope: Scope, limit: int) -> str:
 
 
 def gaps(scope: Scope) -> str:
-    """Spans that touch the window in which requests were counted instead of stored."""
+    """Spans of time in the window in which requests were counted instead of stored."""
     return write(_GAPS, scope)
 
 
 def write(text: LiteralString, scope: Scope, **parts: Composable) -> str:
-    """A statement as text: the tables, the window's bounds and `parts` are filled in."""
+    """A statement as text, with the tables, the window's bounds and `parts` filled in."""
     window = scope.window
     first, last = window.whole_hours
     bounds = {
@@ -232,7 +232,7 @@ def _clock_time(moment: LiteralString, scope: Scope) -> Composable:
 
 
 def _rows(table: str, column: str, principal_id: str | None) -> Composable:
-    """A table, or its rows of one principal under the table's name."""
+    """A table, or one principal's rows under the table's name."""
     name = Identifier(table)
     if principal_id is None:
         return name
@@ -246,16 +246,16 @@ def _moment(moment: datetime | None) -> Composable:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What one table counts by: an expression over the columns of requests, and one over those of outcomes."""
+    """What a table groups by: an expression over the columns of requests, and one over those of outcomes."""
 
     requests: LiteralString
     outcomes: LiteralString
     name: LiteralString
     """How a label is shown."""
     id: LiteralString = "NULL"
-    """What tells apart labels that are shown alike."""
+    """The id that tells apart labels with the same name."""
     username: LiteralString = "NULL::text"
-    """Of the requests of a label: the name that `name` is made of."""
+    """The user name of a label's requests, which `name` is made of."""
 
 
 USERS: Final = Table(
@@ -290,8 +290,8 @@ _OUTCOMES: Final = """,
     )
 """
 
-# Rows are exact, but only as long as they are few and all there; the sums outlive them. The branch that is not taken
-# is never run: PostgreSQL sees its condition before it starts.
+# Rows are exact, but are used only if they are few and complete; the sums outlive them. PostgreSQL checks the
+# condition first and never runs the other branch.
 _LATENCY: Final = """,
     size AS MATERIALIZED (
         SELECT CASE WHEN (SELECT coalesce(sum(requests), 0) FROM cells) < {exact_below} THEN
@@ -371,7 +371,7 @@ _JOINED: Final = """,
 
 
 def table_by(table: Table, scope: Scope, limit: int) -> str:
-    """One table: the `limit` labels with most requests, the rest in one line without latency."""
+    """One table: the `limit` labels with most requests, and the rest in one row without latency."""
     return write(
         CELLS + _OUTCOMES + _LATENCY + _JOINED,
         scope,

@@ -18,7 +18,7 @@ LATENCIES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 
 
 def write_summary(report: Json) -> str:
-    """The text, without a line end at its end."""
+    """The summary for a terminal: the source system's sections, then outcomes and latency. No newline at the end."""
     total, failed = report["total"], report["error_count"]
     first, last = (report[name] or "no data" for name in ("coverage_start", "coverage_end"))
     lines = [
@@ -49,7 +49,7 @@ def write_summary(report: Json) -> str:
 
 
 def share(part: int, total: int) -> str:
-    """A percentage, also of nothing."""
+    """A percentage; 0.0% of nothing."""
     return f"{part / total:.1%}" if total else "0.0%"
 
 
@@ -108,7 +108,7 @@ COLUMNS: Final = (
 
 
 def write_csv(report: Json) -> str:
-    """The tables by user, group and model below each other, told apart by the first column."""
+    """One row per user, group and model; the column `by` tells the three apart."""
     start, end = report["requested_start_utc"] or "", report["requested_end_utc"]
     lines = [csv_row(["window_start_utc", "window_end_utc", "by", *COLUMNS])]
     for by, table in (("user", "users"), ("group", "groups"), ("model", "models")):

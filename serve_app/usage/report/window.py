@@ -17,16 +17,16 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _MONTH: Final = re.compile(r"(\d{4})-(\d{2})")
 _HOUR: Final = timedelta(hours=1)
 _INSTANT: Final = timedelta(microseconds=1)
-"""What PostgreSQL tells apart at least."""
+"""PostgreSQL's resolution."""
 
 
 class ReportError(Exception):
-    """The report cannot be made; the text says why, to the person who asked for it."""
+    """The report cannot be made; the message tells the user why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """From `since` (None: the first row there is) to `until`, both included."""
+    """From `since` (None: from the first row) to `until`, both included."""
 
     since: datetime | None
     until: datetime
@@ -35,9 +35,9 @@ class Window:
 
     @property
     def whole_hours(self) -> tuple[datetime | None, datetime]:
-        """The hours that lie inside from end to end, the second bound excluded; the rest is the window's edges.
+        """The whole hours inside, the second bound excluded; the rest are the window's edges.
 
-        A window without a whole hour gives an empty span at its start.
+        Without a whole hour it is an empty span at the window's start.
         """
         last = floor_hour(self.until + _INSTANT)
         if self.since is None:
@@ -49,7 +49,7 @@ class Window:
 
     @property
     def cut_hours(self) -> tuple[datetime | None, datetime | None]:
-        """The hours that the window's two ends cut through; None for an end between two hours."""
+        """The hours that the window's two ends fall into; None for an end on the hour."""
         first, last = self.since and floor_hour(self.since), floor_hour(self.until + _INSTANT)
         return (None if first == self.since else first), (None if last == self.until + _INSTANT else last)
 
@@ -57,16 +57,16 @@ class Window:
 def name_window(
     mode: Mode, since: str | None, until: str | None, month: str | None, timezone: str, bucket: str, now: datetime
 ) -> Window:
-    """The window that a person's words name: a month, or from `since` to `until`. Raises `ReportError`."""
+    """The window that a user names: a month, or from `since` to `until`. Raises `ReportError`."""
     if month is None:
         return make_window(mode, since, until, timezone, bucket, now)
     if since is not None or until is not None:
-        raise ReportError("month is a window of its own, since and until name another; take one")
+        raise ReportError("month cannot be combined with since or until")
     return make_month(month, timezone, bucket)
 
 
 def make_window(mode: Mode, since: str | None, until: str | None, timezone: str, bucket: str, now: datetime) -> Window:
-    """The window that a person's words name. Raises `ReportError` for words that name none."""
+    """The window that a user names by times. Raises `ReportError` for invalid times."""
     _zone(timezone)
     wanted = since or default_since(mode)
     start = parse_time(wanted, now, "since") if wanted else None
@@ -77,7 +77,7 @@ def make_window(mode: Mode, since: str | None, until: str | None, timezone: str,
 
 
 def make_month(month: str, timezone: str, bucket: str) -> Window:
-    """The window of one calendar month, as the clocks of `timezone` show it. Raises `ReportError` for no month."""
+    """The window of one calendar month in `timezone`. Raises `ReportError` for an invalid month."""
     zone, named = _zone(timezone), _MONTH.fullmatch(month)
     try:
         if named is None:
@@ -87,16 +87,16 @@ def make_month(month: str, timezone: str, bucket: str) -> Window:
         end = following.astimezone(UTC) - _INSTANT
         return Window(start.astimezone(UTC), end, timezone, "day" if bucket == "auto" else _bucket(bucket))
     except (ValueError, OverflowError):
-        raise ReportError(f"month is a year and a month, as 2026-10, not {month!r}") from None
+        raise ReportError(f"month is a year and a month, such as 2026-10, not {month!r}") from None
 
 
 def default_since(mode: Mode) -> str | None:
-    """The last day for the terminal and for JSON, all there is for the page."""
+    """The last day for the terminal and JSON, all rows for the page."""
     return None if mode == "report" else "24h"
 
 
 def choose_bucket(mode: Mode, since: str | None, bucket: str) -> Bucket:
-    """What `auto` stands for: minutes up to six hours back, hours up to a week, beyond that what suits the mode."""
+    """Resolve `auto`: minutes for up to six hours back, hours for up to a week, beyond that by the mode."""
     if bucket != "auto":
         return _bucket(bucket)
     if relative := _RELATIVE.fullmatch((since or "").strip().lower()):
@@ -109,9 +109,9 @@ def choose_bucket(mode: Mode, since: str | None, bucket: str) -> Bucket:
 
 
 def parse_time(text: str, now: datetime, name: str) -> datetime:
-    """`now`, `<N>s|m|h|d|w` before it, or a time in ISO 8601; one without an offset is UTC.
+    """`now`, `<N>s|m|h|d|w` before it, or an ISO 8601 time; one without an offset is UTC.
 
-    Raises `ReportError`, with the `name` under which a person gave it.
+    Raises `ReportError` with the option's `name`.
     """
     word = text.strip().lower()
     if word == "now":
@@ -121,11 +121,11 @@ def parse_time(text: str, now: datetime, name: str) -> datetime:
             return now - timedelta(seconds=int(relative[1]) * _SECONDS[relative[2]])
         found = datetime.fromisoformat(text.strip())
         moment = (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
-        _ = moment + _HOUR  # the last hour there is has no end
+        _ = moment + _HOUR  # raises in the last hour of the calendar
         return moment
     except (ValueError, OverflowError):
         raise ReportError(
-            f"{name}: {text!r} is no time; write 2026-10-01T08:00Z, 2026-10-01, 90m, 24h, 7d, 2w or now"
+            f"{name}: {text!r} is not a time; write 2026-10-01T08:00Z, 2026-10-01, 90m, 24h, 7d, 2w or now"
         ) from None
 
 
@@ -133,7 +133,7 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ReportError(f"timezone: none is called {name!r}; write one as Europe/Rome") from None
+        raise ReportError(f"timezone: {name!r} is unknown; write one such as Europe/Rome") from None
 
 
 def _bucket(word: str) -> Bucket:
@@ -144,31 +144,35 @@ def _bucket(word: str) -> Bucket:
 
 
 def floor_hour(moment: datetime) -> datetime:
-    """The start of the hour that `moment` lies in."""
+    """The start of the hour of `moment`."""
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
 BUCKETS: Final = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
-"""The spans that a timeline is cut into."""
+"""The steps of a timeline."""
 _SECOND: Final = timedelta(seconds=1)
 
 
 class Clock:
-    """The clock of one time zone. Times on it are naive; a span of time is named by where it begins."""
+    """The clock of one time zone. Times on it are naive; a span is named by its start.
+
+    Clocks set back repeat an hour (Lord Howe Island: half an hour), and the offset from UTC tells the two apart; clocks
+    set forward skip one."""
 
     def __init__(self, timezone: str) -> None:
         self._zone = ZoneInfo(timezone)
 
     def name(self, start: datetime, offset: timedelta, span: timedelta) -> str:
-        """`YYYY-MM-DD HH:MM:SS`, and `+HH:MM` behind it where the clock shows a part of this span twice.
+        """`YYYY-MM-DD HH:MM:SS`, followed by `+HH:MM` if the clock repeats a part of this span.
 
-        Days and spans beyond an hour hold both times and have one name.
+        Spans longer than an hour contain both and have one name.
         """
         shown = start.isoformat(" ")
         return f"{shown}{_offset_name(offset)}" if span <= _HOUR and self._repeats(start, span) else shown
 
     def shown(self, time: tuple[str | None, float | None], span: timedelta = _SECOND) -> str | None:
-        """`name` of a time as the statements tell it; None for no time, years beyond Python's as they are."""
+        """`name` of a time as the statements return it; None for no time. Years beyond Python's range stay
+        unchanged."""
         text, offset_s = time
         try:
             return text and self.name(datetime.fromisoformat(text), timedelta(seconds=offset_s or 0), span)
@@ -176,17 +180,17 @@ class Clock:
             return text
 
     def read(self, name: str, span: timedelta) -> tuple[datetime, timedelta]:
-        """The start and the offset of the span of this length that has this name."""
+        """The start and offset of the span with this name and length."""
         found = datetime.fromisoformat(name)
-        # A span may begin inside the hour that the clock leaves out; its end is always shown.
+        # A span may begin in the skipped hour; its end always exists.
         offset = found.utcoffset() if found.tzinfo else self._offset(found + span - _SECOND)
         return found.replace(tzinfo=None), offset or timedelta()
 
     def spans(
         self, first: tuple[datetime, timedelta], last: tuple[datetime, timedelta], span: timedelta
     ) -> Iterator[tuple[datetime, timedelta]]:
-        """All spans of at most an hour from the first to the last, as time passes: repeated ones twice, none left out
-        that the clock shows. Spans are counted from midnight."""
+        """All spans of at most an hour from the first to the last in real time: repeated ones twice, skipped ones not
+        at all. Spans are counted from midnight."""
         moment = (first[0] - first[1]).replace(tzinfo=UTC)
         while True:
             here = moment.astimezone(self._zone)
@@ -205,7 +209,7 @@ class Clock:
 
 
 def floor(moment: datetime, span: timedelta) -> datetime:
-    """The last whole number of spans after midnight that is not after `moment`."""
+    """Round `moment` down to a whole number of spans after midnight."""
     midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight + (moment - midnight) // span * span
 
