@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from pkgutil import resolve_name
 from textwrap import indent
 from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
 
@@ -22,7 +23,7 @@ from pydantic.fields import FieldInfo
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, also where another one is installed
 
-from serve_app import errors
+from serve_app import errors, keyspace
 from serve_app.app import ApplicationArgs
 from serve_app.gateway.routes.table import ROUTES
 from serve_app.models.registry import ModelConfig
@@ -258,6 +259,35 @@ def routes(page: str, source: str) -> str:
     return section(page, "routes", source, table(("Method", "Path", "Token", "Deadline", "Counted as"), rows))
 
 
+# Keys of Redis
+
+
+def redis_keys(_: str, source: str) -> str:
+    """Every key of the job Redis, for docs/redis-keys.md."""
+    rows = [(f"`{key.template}`", key.room, key.kind, key.holds, _bound(key), key.leaves) for key in keyspace.KEYS]
+    heading = ("Key", "Room", "Type", "What it is", "Bound", "Leaves")
+    return "\n".join([f"<!-- {notice(source)} -->", REDIS_KEYS, *table(heading, rows), ""])
+
+
+def _bound(key: keyspace.Key) -> str:
+    """The bound in words, behind its number or the name of the setting that sets it."""
+    most = key.most
+    if isinstance(most, str) and "." in most:
+        most = int(resolve_name(f"serve_app.{most}"))
+    return f"{most:,} {key.bound}" if isinstance(most, int) else f"{most} {key.bound}".strip()
+
+
+REDIS_KEYS: Final = """
+# Keys of the job Redis
+
+Each key belongs to one [room](architecture.md#the-rooms), which decides what is in it. Times are Redis' clock. Keys
+that grow have a bound, and the last column says when each leaves. In a name, `{owner}` is a principal's id and `{id}`
+that of a job or a delivery; `{hash}` is of an Idempotency-Key, its owner and its route.
+
+An older release uses the same keys during an upgrade, so their names, types and TTLs stay.
+"""
+
+
 # Manifests
 
 
@@ -459,6 +489,7 @@ OUTPUTS: Final = (
     Output("docs/operations.md", "serve_app/models/registry.py", model_keys),
     Output("docs/problems.md", "serve_app/errors.py", problems),
     Output("docs/api.md", "the rows in serve_app/gateway/routes/", routes),
+    Output("docs/redis-keys.md", "serve_app/keyspace.py", redis_keys),
     Output("docs/security.md", "k8s/secrets.yaml", secrets),
     Output("k8s/components/external-secrets/secrets.yaml", "k8s/secrets.yaml", external_secrets),
     Output("docs/security.md", NETWORK, addresses),

@@ -1,10 +1,15 @@
-"""Shared by all Lua scripts: reading their texts, and functions for Redis keys made from a table of templates."""
+"""What the rooms' Lua scripts share: how their texts are read, and how they name the keys of Redis."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from importlib.resources import files
+from typing import Final
+
+from serve_app.keyspace import KEYS, Key
+
+_FUNCTIONS: Final = {f"{key.name}_key": key for key in KEYS}
+_NAMED: Final = re.compile(r"\b[a-z_]+_key(?=\()")
 
 
 def read_script(package: str, name: str) -> str:
@@ -12,13 +17,15 @@ def read_script(package: str, name: str) -> str:
     return files(package).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
 
 
-def lua_keys(templates: Mapping[str, str]) -> str:
-    """One Lua function `<name>_key(parts…)` per template, with its parts in their order."""
-    return "\n".join(_lua_key(name, template) for name, template in templates.items())
+def key_functions(script: str) -> str:
+    """A Lua function `<name>_key(parts…)` for each key of `keyspace.py` that the script names, to stand before it.
+
+    Raises KeyError for a name that is no key's.
+    """
+    return "\n".join(_lua(name, _FUNCTIONS[name]) for name in sorted(set(_NAMED.findall(script))))
 
 
-def _lua_key(name: str, template: str) -> str:
-    parts = re.findall(r"{(\w+)}", template)
-    pattern = re.sub(r"{\w+}", "%s", template)
-    arguments = ", ".join([repr(pattern), *parts])
-    return f"local function {name}_key({', '.join(parts)}) return string.format({arguments}) end"
+def _lua(name: str, key: Key) -> str:
+    pattern = re.sub(r"{\w+}", "%s", key.template)
+    arguments = ", ".join([repr(pattern), *key.parts])
+    return f"local function {name}({', '.join(key.parts)}) return string.format({arguments}) end"

@@ -10,7 +10,7 @@ from typing import Final
 import psycopg
 from pydantic import SecretStr
 from redis import Redis as BlockingRedis
-from stray_keys import key_rows, strays
+from stray_keys import strays
 
 from serve_app.local.postgres import Postgres
 from serve_app.local.valkey import Valkey
@@ -53,7 +53,7 @@ def empty_redis(valkey: Valkey, database_url: str = "") -> Iterator[Settings]:
         client.flushall()
     yield Settings(redis_url=SecretStr(valkey.url), database_url=SecretStr(database_url))
     with BlockingRedis.from_url(valkey.url) as client:
-        assert strays(client, key_rows()) == []
+        assert strays(client) == []
 
 
 def _url(postgres: Postgres, database: str) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pkgutil import resolve_name
 from typing import Any, Final
 
 from redis import Redis
 
-from serve_app.gateway.keys import DECISIONS_MAX
-from serve_app.jobs import limits as jobs
+from serve_app.keyspace import KEYS, Key
 from serve_app.settings import Settings
-from serve_app.usage.writer import REFUSED_KEPT
-from serve_app.webhooks import limits as webhooks
 
 Rule = Callable[[Redis, str, str], bool]
 """Whether a key, of this name and with this last part of its name, is there rightly."""
@@ -92,26 +90,17 @@ OWNED: Final[dict[str, Rule]] = {
 }
 """The rule of a row, by its template."""
 
-BOUNDS: Final[dict[str, int]] = {
-    "dead:{model}": _DEFAULTS.dead_max_jobs,
-    "idems:{owner}": jobs.IDEMPOTENCY_MAX,
-    "jobs:{owner}": jobs.LISTED_MAX,
-    "batches:{owner}": jobs.LISTED_MAX,
-    "lease:{model}": _DEFAULTS.queue_max_jobs,
-    "wait:{model}:{priority}:{owner}": _DEFAULTS.queue_max_jobs,
-    "items:{batch}": 3 * 500,  # what is asked for, its job, how it ended
-    "webhook-events": jobs.WEBHOOK_EVENTS_MAX,
-    "webhook-totals": 3,
-    "webhooks:{owner}": webhooks.ENDPOINTS_MAX,
-    "webhook-queue:{endpoint}": webhooks.QUEUE_MAX,
-    "webhook-waiting": webhooks.HOUSE_MAX,
-    "webhook-log:{endpoint}": webhooks.LOG_MAX,
-    "outbox:dropped": 3,
-    "outbox:refused": REFUSED_KEPT,
-    "outbox:totals": 2,
-    "limits:blocks": DECISIONS_MAX,
-    "limits:overrides": DECISIONS_MAX,
-}
+
+def _most(key: Key) -> int:
+    """The number behind a row's `most`."""
+    if isinstance(key.most, int):
+        return key.most
+    if key.most.isupper():
+        return int(getattr(_DEFAULTS, key.most.lower()))
+    return int(resolve_name(f"serve_app.{key.most}"))
+
+
+BOUNDS: Final = {key.template: _most(key) for key in KEYS if key.most}
 """The most that a key of a row may hold, by its template."""
 
 UNBOUNDED: Final = {

@@ -33,8 +33,8 @@ from serve_app.client import ServiceClient
 from serve_app.connections import connect_redis
 from serve_app.contracts import Json
 from serve_app.errors import CapacityError
-from serve_app.jobs.keys import key
 from serve_app.jobs.store import JobStore
+from serve_app.keyspace import OUTBOX
 from serve_app.settings import Settings
 
 MODEL = "sem-classifier"
@@ -161,7 +161,7 @@ def _settle(service: LocalService, model: str) -> None:
     """Return when no job is in flight and every event is a row; after SETTLED_S the verdict shows what is missing."""
     with suppress(TimeoutError), service.redis() as redis:
         wait_until(lambda: service.in_flight(model) == 0, SETTLED_S)
-        wait_until(lambda: redis.xlen(key("outbox")) == 0, SETTLED_S)
+        wait_until(lambda: redis.xlen(OUTBOX()) == 0, SETTLED_S)
 
 
 def _kept(job: Json, picture: Picture) -> Json:

@@ -13,7 +13,7 @@ import psutil
 
 from loadtest.client import PersistentUser
 from loadtest.service import LocalService, frozen, wait_until
-from serve_app.jobs.keys import key
+from serve_app.keyspace import JOB
 
 CONTROLLER = "ServeController"
 BACKLOG = 96
@@ -107,7 +107,7 @@ class Environment:
 
     def _records(self, ids: Sequence[str], name: str) -> list[str | None]:
         with self.service.redis() as redis:
-            return [redis.hget(key("job", id=job_id), name) for job_id in ids]
+            return [redis.hget(JOB(id=job_id), name) for job_id in ids]
 
 
 def _wait_until(look: Callable[[], T | None]) -> T:

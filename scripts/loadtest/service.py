@@ -22,8 +22,8 @@ from redis import Redis
 
 import serve_app
 from serve_app.contracts import Json
-from serve_app.jobs.keys import key
 from serve_app.jobs.records import Ledger, read_ledger
+from serve_app.keyspace import LEASE, LEDGER
 from serve_app.local.cluster import Cluster
 from serve_app.local.stack import LocalStack
 from serve_app.local.state import password
@@ -132,7 +132,7 @@ class LocalService:
         with self.redis() as redis:
             seconds, microseconds = redis.time()
             now = seconds * 1000 + microseconds / 1000
-            claimed = redis.zrange(key("lease", model=model), 0, -1, withscores=True)
+            claimed = redis.zrange(LEASE(model=model), 0, -1, withscores=True)
         return {job: (deadline - now) / 1000 for job, deadline in claimed}
 
     def held_by_frozen_gateway(self, model: str) -> list[str]:
@@ -157,7 +157,7 @@ class LocalService:
 
     def _ledger(self, model: str) -> Ledger:
         with self.redis() as redis:
-            return read_ledger(redis.hgetall(key("ledger", model=model)))
+            return read_ledger(redis.hgetall(LEDGER(model=model)))
 
     def wait_until_whole(self, deployment: str, replicas: int, seconds: float = 60) -> None:
         """Return when that many replicas run and the service calls itself healthy and ready. Raises TimeoutError."""

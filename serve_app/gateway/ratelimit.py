@@ -19,17 +19,22 @@ from typing import Any, Final, Literal, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
+from serve_app import keyspace
 from serve_app.connections import GroupingRedis, redis_errors
 from serve_app.contracts import AuditEvent, Json, Principal
 from serve_app.errors import DecisionsFull, DecisionUnknown, RateLimited, ServiceError, UserBlocked
 from serve_app.gateway.audit import AuditContext
-from serve_app.gateway.keys import ALL_USERS, BLOCKS, DECISIONS_MAX, OVERRIDES, quota_key, rate_key
+from serve_app.keyspace import LIMITS_BLOCKS, LIMITS_OVERRIDES, OUTBOX, RATE_READ, RATE_SUBMIT
 from serve_app.lua import read_script
 from serve_app.settings import Settings
 from serve_app.texts import number
-from serve_app.usage.keys import OUTBOX
 
-TABLES: Final[Mapping[str, str]] = {"block": BLOCKS, "override": OVERRIDES}
+ALL_USERS: Final = "house"
+"""The owner of the buckets that all users share, as its keys in Redis have it."""
+BUCKETS: Final = {"submit": RATE_SUBMIT, "read": RATE_READ}
+DECISIONS_MAX: Final = 1000
+"""Blocks, and as many overrides: decisions that people make by hand, one by one."""
+TABLES: Final[Mapping[str, str]] = {"block": LIMITS_BLOCKS(), "override": LIMITS_OVERRIDES()}
 
 RateClass = Literal["submit", "read", "admin"]
 """What a request counts as. Admin routes count as the admin's own reads but not against all users': a flood must not
@@ -78,9 +83,9 @@ class Limiter:
         """Ask for one request of the principal's; the answer comes with the next replies of Redis."""
         bucket = "submit" if rate_class == "submit" else "read"
         own, shared = self._intervals[bucket]
-        keys = [BLOCKS, OVERRIDES, rate_key(bucket, principal.id), quota_key(principal.id)]
+        keys = [*TABLES.values(), BUCKETS[bucket](owner=principal.id), keyspace.QUOTA(owner=principal.id)]
         if rate_class != "admin":
-            keys.append(rate_key(bucket, ALL_USERS))
+            keys.append(BUCKETS[bucket](owner=ALL_USERS))
         quota = self._quota_of(principal) if rate_class == "submit" else 0
         return Admission(self, f"{bucket}s", [len(keys), *keys, principal.id, f"{bucket}s_per_s", own, quota, shared])
 
@@ -245,7 +250,7 @@ class Decisions:
     async def _change(self, kind: DecisionKind, owner: str, decision: str, event: AuditEvent) -> bytes:
         args = (DECISIONS_MAX, owner, decision, *event.pairs())
         with redis_errors():
-            done: bytes = await self._decide(keys=(TABLES[kind], OUTBOX), args=args)
+            done: bytes = await self._decide(keys=(TABLES[kind], OUTBOX()), args=args)
         return done
 
 

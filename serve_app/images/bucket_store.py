@@ -20,9 +20,8 @@ from serve_app.images.store import (
     ImageStore,
     StoredImage,
     StoredOutput,
-    blob_key,
-    outputs_key,
 )
+from serve_app.keyspace import BLOB, OUTPUTS, SWEEP_TURN
 from serve_app.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class BucketStore(ImageStore):
     async def put(self, job_id: str, data: bytes) -> str:
         if self.trouble:  # at once, so that a hung server does not hold a thread
             raise StoreUnavailable("The image store is away. Try again in a moment.", retry_after=RETRY_AFTER_S)
-        reference, key = blob_key(job_id), f"inputs/{job_id}"
+        reference, key = BLOB(id=job_id), f"inputs/{job_id}"
         with redis_errors():
             # Mark first: an object without a mark may be deleted at any moment.
             await self._redis.set(reference, MARK + key.encode(), ex=UNCLAIMED_S)
@@ -112,8 +111,8 @@ def mark_of(key: str) -> str | None:
     """The Redis key whose presence says that this object is needed; None for objects of others."""
     kind, _, rest = key.partition("/")
     if kind == "inputs" and rest:
-        return blob_key(rest)
-    return outputs_key(rest.partition("/")[0]) if kind == "outputs" and rest else None
+        return BLOB(id=rest)
+    return OUTPUTS(id=rest.partition("/")[0]) if kind == "outputs" and rest else None
 
 
 def _key_of(mark: bytes) -> str:
@@ -128,7 +127,6 @@ YOUNG_S: Final = UNCLAIMED_S
 PAGE_KEYS: Final = 1000
 PAGES_OF_A_PASS: Final = 20
 """The next pass continues after them."""
-TURN: Final = "sweep-turn"
 
 _log = logging.getLogger(__name__)
 
@@ -204,4 +202,4 @@ class OrphanSweeper:
 
     async def _is_my_turn(self) -> bool:
         with redis_errors():
-            return bool(await self._redis.set(TURN, "taken", nx=True, ex=SWEEP_EVERY_S))
+            return bool(await self._redis.set(SWEEP_TURN(), "taken", nx=True, ex=SWEEP_EVERY_S))

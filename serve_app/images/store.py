@@ -17,6 +17,7 @@ from serve_app.connections import code_of, redis_errors
 from serve_app.contracts import JobInput, Output
 from serve_app.errors import ServiceError, StoreFull, TrackerUnavailable
 from serve_app.images.header import ImageHeader
+from serve_app.keyspace import BLOB, JOB, OUTPUTS
 from serve_app.lua import read_script
 from serve_app.settings import Settings
 
@@ -91,7 +92,7 @@ class ImageStore:
 
         Raises `StoreFull` beyond `image_store_share` of Redis' memory, `TrackerUnavailable` if Redis is down.
         """
-        reference = blob_key(job_id)
+        reference = BLOB(id=job_id)
         await self._take_room(len(data))
         with self._sending(len(data)), redis_errors():
             await self._redis.set(reference, data, ex=UNCLAIMED_S)
@@ -128,7 +129,7 @@ class ImageStore:
     async def get_output(self, job_id: str, name: str) -> StoredOutput | None:
         """The output of this name, or None. Raises `TrackerUnavailable`."""
         with redis_errors():
-            found = await self._redis.hmget(outputs_key(job_id), [f"type:{name}", f"data:{name}"])
+            found = await self._redis.hmget(OUTPUTS(id=job_id), [f"type:{name}", f"data:{name}"])
         media_type, data = cast("tuple[bytes | None, bytes | None]", found)
         return None if media_type is None else StoredOutput(media_type.decode(), data)
 
@@ -152,7 +153,7 @@ class ImageStore:
             fields += [f"type:{name}", output.media_type]
             if with_data:
                 fields += [f"data:{name}", output.data]
-        keys, arguments = (record_key(job_id), outputs_key(job_id)), (token, self._outputs_life_s, *fields)
+        keys, arguments = (JOB(id=job_id), OUTPUTS(id=job_id)), (token, self._outputs_life_s, *fields)
         with redis_errors():
             return bool(await self._put_outputs(keys=keys, args=arguments))
 
@@ -193,21 +194,6 @@ class ImageStore:
         if why and not self.unmeasured:
             _log.warning("%s: only QUEUE_MAX_BYTES and its own limit bound what is stored; no reserve is kept", why)
         self.unmeasured = why
-
-
-def blob_key(job_id: str) -> str:
-    """Key of a job's input, which is its reference."""
-    return f"blob:{job_id}"
-
-
-def record_key(job_id: str) -> str:
-    """Key of a job's record, which the tracker writes."""
-    return f"job:{job_id}"
-
-
-def outputs_key(job_id: str) -> str:
-    """Key of a job's outputs."""
-    return f"outputs:{job_id}"
 
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from serve_app.connections import end_tasks
 from serve_app.contracts import JobStatus
-from serve_app.jobs.keys import key
+from serve_app.keyspace import CHANGES, WAKE
 
 LISTEN_S = 5.0
 """After so long without a word the server is pinged, and after as long again the connection is given up: one whose
@@ -100,7 +100,7 @@ class Messages:
 
     async def _listen(self) -> None:
         async with self._redis.pubsub() as subscription:
-            await subscription.subscribe(key("wake"), key("changes"))
+            await subscription.subscribe(WAKE(), CHANGES())
             self._tell_all()
             is_asked = False
             while True:
@@ -122,7 +122,7 @@ class Messages:
                 watch.hear()
 
     def _hear(self, channel: str, text: str) -> None:
-        if channel == key("wake"):
+        if channel == WAKE():
             if woken := self._wakes.get(text):
                 woken.set()
         elif self._watches:

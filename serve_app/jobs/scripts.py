@@ -12,9 +12,8 @@ from redis.commands.core import AsyncScript
 
 from serve_app.contracts import Priority
 from serve_app.jobs import limits
-from serve_app.jobs.keys import KEYS
 from serve_app.jobs.states import ALLOWED
-from serve_app.lua import lua_keys, read_script
+from serve_app.lua import key_functions, read_script
 from serve_app.settings import Settings
 
 SHARED: Final = ("batch", "common", "accept")
@@ -33,7 +32,8 @@ class Scripts:
         """The script's reply."""
         script = self._scripts.get(name)
         if script is None:
-            script = self._scripts[name] = self._redis.register_script(self._head + _body(name))
+            text = self._head + _body(name)
+            script = self._scripts[name] = self._redis.register_script(f"{key_functions(text)}\n{text}")
         return await script(args=arguments)
 
 
@@ -70,7 +70,6 @@ def _head(settings: Settings) -> str:
     }
     return "\n".join(
         [
-            lua_keys(KEYS),
             *(f"local {name} = {number}" for name, number in numbers.items()),
             f"local PRIORITIES = {{{', '.join(repr(priority.value) for priority in Priority)}}}",
             f"local ALLOWED = {{{', '.join(_lua_changes())}}}",

@@ -33,7 +33,6 @@ from serve_app.errors import (
     StoreUnavailable,
 )
 from serve_app.jobs import limits
-from serve_app.jobs.keys import key
 from serve_app.jobs.messages import Messages
 from serve_app.jobs.records import (
     JOB_ID,
@@ -64,6 +63,7 @@ from serve_app.jobs.records import (
     sentence,
 )
 from serve_app.jobs.scripts import Scripts
+from serve_app.keyspace import IDEM, JOB, LEASE, LEDGER, REMOVED, STOPS
 from serve_app.settings import Settings, read_settings
 
 
@@ -127,13 +127,13 @@ class JobStore:
         if asked is None:
             return None
         with redis_errors():
-            found: Any = await self._redis.hmget(key("idem", hash=asked.hash), "fingerprint", "id", "at")
+            found: Any = await self._redis.hmget(IDEM(hash=asked.hash), "fingerprint", "id", "at")
         return check_repeated(asked, found) if found[0] else None
 
     async def read(self, job_id: str, owner: str) -> Job:
         """The job, for its owner alone."""
         if JOB_ID.fullmatch(job_id):
-            record = await self._hash(key("job", id=job_id))
+            record = await self._hash(JOB(id=job_id))
             if record and record["owner"] == owner:
                 return read_job(job_id, record)
         raise no_such_job()
@@ -189,7 +189,7 @@ class JobStore:
         if not job_ids:
             return set()
         with redis_errors():
-            found: Any = await self._redis.mget([key("removed", id=job_id) for job_id in job_ids])
+            found: Any = await self._redis.mget([REMOVED(id=job_id) for job_id in job_ids])
         return {job_id for job_id, mark in zip(job_ids, found, strict=True) if mark is not None}
 
     async def _change(self, script: str, job_id: str, owner: str) -> Job:
@@ -300,14 +300,14 @@ class JobStore:
 
     async def ledger(self, model: str) -> Ledger:
         """The model's counters."""
-        return read_ledger(await self._hash(key("ledger", model=model)))
+        return read_ledger(await self._hash(LEDGER(model=model)))
 
     async def backlog(self, model: str) -> Backlog:
         """How many jobs of the model wait and run, at one moment."""
         with redis_errors():
             async with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.hgetall(key("ledger", model=model))
-                pipeline.zcard(key("lease", model=model))
+                pipeline.hgetall(LEDGER(model=model))
+                pipeline.zcard(LEASE(model=model))
                 counters, leased = await pipeline.execute()
         return Backlog(waiting=read_ledger(decode(counters)).in_flight - leased, leased=leased)
 
@@ -391,7 +391,7 @@ class JobStore:
     async def stops(self) -> dict[str, Json]:
         """All stops in force, by name: the notice of each, with its author and time."""
         with redis_errors():
-            found: Any = await self._redis.hgetall(key("stops"))
+            found: Any = await self._redis.hgetall(STOPS())
         return {name.decode(): json.loads(notice) for name, notice in sorted(found.items())}
 
     async def stopped(self, models: Sequence[str]) -> dict[str, list[Stopped]]:

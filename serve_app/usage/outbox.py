@@ -16,10 +16,10 @@ from redis.asyncio import Redis
 from serve_app.connections import end_tasks, redis_errors
 from serve_app.contracts import UsageEvent
 from serve_app.errors import TrackerUnavailable
+from serve_app.keyspace import OUTBOX, OUTBOX_DROPPED, OUTBOX_TOTALS
 from serve_app.lua import read_script
 from serve_app.settings import Settings
 from serve_app.texts import sanitize_name, sanitize_text
-from serve_app.usage.keys import DROPPED, OUTBOX, TOTALS
 
 GROUP_MAX: Final = 200
 """Most events of one script call."""
@@ -120,7 +120,11 @@ class Outbox:
         """How many events, counted from the first, Redis stored; the others and those of the gap were counted."""
         missed = (gap.missed, gap.since_ms, gap.until_ms) if gap else (0, 0, 0)
         async with asyncio.timeout(TIMEOUT_S):
-            return int(await self._record(keys=(OUTBOX, DROPPED, TOTALS), args=(self._limit, *missed, *texts)))
+            return int(
+                await self._record(
+                    keys=(OUTBOX(), OUTBOX_DROPPED(), OUTBOX_TOTALS()), args=(self._limit, *missed, *texts)
+                )
+            )
 
     def _keep(self, group: list[_Recorded]) -> None:
         """Put events into the spool and start draining it."""
@@ -158,10 +162,10 @@ class Outbox:
         """The current statistics, in one round trip. Raises `TrackerUnavailable` if Redis is down."""
         with redis_errors():
             async with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.xlen(OUTBOX)
-                pipeline.xrange(OUTBOX, count=1)
+                pipeline.xlen(OUTBOX())
+                pipeline.xrange(OUTBOX(), count=1)
                 pipeline.time()
-                pipeline.hmget(TOTALS, ["dropped", "refused"])
+                pipeline.hmget(OUTBOX_TOTALS(), ["dropped", "refused"])
                 waiting, oldest, (seconds, microseconds), (dropped, refused) = await pipeline.execute()
         lag_s = 0.0
         if oldest:

@@ -19,10 +19,10 @@ import psycopg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from serve_app.keyspace import OUTBOX, OUTBOX_DROPPED, OUTBOX_REFUSED, OUTBOX_TOTALS
 from serve_app.lua import read_script
 from serve_app.settings import Settings
 from serve_app.usage.database import Database, Fields, Malformed, Row, as_refused, is_foreign, read_row
-from serve_app.usage.keys import DROPPED, GROUP, OUTBOX, REFUSED, TOTALS
 
 BATCH: Final = 500
 WAIT_MS: Final = 1000
@@ -35,6 +35,8 @@ SWEEP_S: Final = 10.0
 FORGOTTEN_MS: Final = 600_000
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 15.0
+GROUP: Final = "writers"
+"""The consumer group of the outbox; every writer is one consumer of it."""
 REFUSED_KEPT: Final = 1000
 FOREIGN_KEPT_S: Final = 86_400
 """How long an entry of an unknown kind is left for a newer release's writer: longer than a rolling update lasts."""
@@ -89,13 +91,13 @@ class Writer:
     async def _rejoin(self) -> Entries:
         """Join the group, creating it in a new or emptied Redis; returns what this writer took and did not
         acknowledge."""
-        await self._join_script(keys=(OUTBOX,), args=(GROUP, FORGOTTEN_MS))
+        await self._join_script(keys=(OUTBOX(),), args=(GROUP, FORGOTTEN_MS))
         entries = _ours(await self._read("0", None))
         self._joined = not entries
         return entries
 
     async def _read(self, after: str, wait_ms: int | None) -> Entries:
-        reply = await self._redis.xreadgroup(GROUP, self._name, {OUTBOX: after}, count=BATCH, block=wait_ms)
+        reply = await self._redis.xreadgroup(GROUP, self._name, {OUTBOX(): after}, count=BATCH, block=wait_ms)
         streams = cast(list[tuple[bytes, list[tuple[bytes, Fields]]]], reply)
         return {entry_id: fields for _, entries in streams for entry_id, fields in entries}
 
@@ -104,7 +106,7 @@ class Writer:
         now = asyncio.get_running_loop().time()
         if now - self._swept_at < SWEEP_S:
             return {}
-        reply = await self._redis.xautoclaim(OUTBOX, GROUP, self._name, ABANDONED_MS, count=BATCH)
+        reply = await self._redis.xautoclaim(OUTBOX(), GROUP, self._name, ABANDONED_MS, count=BATCH)
         entries = dict(cast(list[tuple[bytes, Fields]], reply[1]))
         if not entries:
             self._swept_at = now
@@ -127,9 +129,11 @@ class Writer:
 
     async def _settle(self, entries: Entries, refused: list[str]) -> None:
         args: list[Any] = [GROUP, uuid4().hex, REFUSED_KEPT, len(entries), *entries, *refused]
-        await self._settle_script(keys=(OUTBOX, DROPPED, REFUSED, TOTALS), args=args)
+        await self._settle_script(keys=(OUTBOX(), OUTBOX_DROPPED(), OUTBOX_REFUSED(), OUTBOX_TOTALS()), args=args)
         if refused:
-            _log.error("set aside %d usage entries that can never be stored; see the list %s", len(refused), REFUSED)
+            _log.error(
+                "set aside %d usage entries that can never be stored; see the list %s", len(refused), OUTBOX_REFUSED()
+            )
 
     async def _step_back(self, error: Exception) -> None:
         """Drop every connection and wait. Logs once per trouble, not once per attempt."""

@@ -39,9 +39,8 @@ from serve_app.webhooks.events import (
     moment,
     sign,
 )
-from serve_app.webhooks.keys import script
 from serve_app.webhooks.limits import AT_ONCE, JITTER, RETRY_AFTER_MAX_S, SCHEDULE_S, SLOW_AT_ONCE, TIMEOUT_S
-from serve_app.webhooks.store import Claimed, Delivery, pairs, policy_of, read_delivery, read_endpoint
+from serve_app.webhooks.store import Claimed, Delivery, pairs, policy_of, read_delivery, read_endpoint, script
 
 POLL_S: Final = 0.5
 """Longest wait for the next look at the queue; shorter while attempts are running."""

@@ -25,10 +25,12 @@ from serve_app.errors import (
     WebhookUrlForbidden,
     WebhookUrlInvalid,
 )
+from serve_app.keyspace import WEBHOOK, WEBHOOK_DUE, WEBHOOK_EVENTS, WEBHOOK_TOTALS, WEBHOOK_WAITING, WEBHOOKS
+from serve_app.lua import key_functions, read_script
 from serve_app.outbound.url import Policy, read_url
 from serve_app.settings import Settings
+from serve_app.webhooks import limits
 from serve_app.webhooks.events import TEST_EVENT, new_secret
-from serve_app.webhooks.keys import key, script
 from serve_app.webhooks.limits import ENDPOINTS_MAX
 
 ENDPOINT_ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -62,7 +64,7 @@ class WebhookStore:
         """One of the owner's webhooks. Raises `WebhookUnknown`."""
         if ENDPOINT_ID.fullmatch(endpoint):
             with redis_errors():
-                found: Any = await self._redis.hgetall(key("endpoint", endpoint=endpoint))
+                found: Any = await self._redis.hgetall(WEBHOOK(endpoint=endpoint))
             if found and found[b"owner"].decode() == owner:
                 return read_endpoint(endpoint, texts(found))
         raise _unknown()
@@ -70,10 +72,10 @@ class WebhookStore:
     async def listed(self, owner: str) -> list[Webhook]:
         """All of the owner's webhooks, newest first."""
         with redis_errors():
-            names: Any = await self._redis.zrevrange(key("endpoints", owner=owner), 0, -1)
+            names: Any = await self._redis.zrevrange(WEBHOOKS(owner=owner), 0, -1)
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for name in names:
-                    pipeline.hgetall(key("endpoint", endpoint=name.decode()))
+                    pipeline.hgetall(WEBHOOK(endpoint=name.decode()))
                 found = await pipeline.execute()
         return [
             read_endpoint(name.decode(), texts(fields))
@@ -119,11 +121,11 @@ class WebhookStore:
         with redis_errors():
             async with self._redis.pipeline(transaction=False) as pipeline:
                 pipeline.time()
-                pipeline.hmget(key("totals"), OUTCOMES)
-                pipeline.zcard(key("waiting"))
-                pipeline.zrange(key("waiting"), 0, 0, withscores=True)
-                pipeline.zrange(key("due"), 0, 0, withscores=True)
-                pipeline.xrange(key("events"), count=1)
+                pipeline.hmget(WEBHOOK_TOTALS(), OUTCOMES)
+                pipeline.zcard(WEBHOOK_WAITING())
+                pipeline.zrange(WEBHOOK_WAITING(), 0, 0, withscores=True)
+                pipeline.zrange(WEBHOOK_DUE(), 0, 0, withscores=True)
+                pipeline.xrange(WEBHOOK_EVENTS(), count=1)
                 (seconds, microseconds), counted, waiting, oldest, due, events = await pipeline.execute()
         now_s = seconds + microseconds / 1e6
         written = [(entry, int(entry.split(b"-")[0])) for entry, _ in events]
@@ -278,3 +280,18 @@ class WebhookStats:
 def _age_s(first: Sequence[tuple[Any, float]], now_s: float) -> float:
     """Seconds since the first entry's time in ms; 0 without an entry and for future times."""
     return max(0.0, now_s - first[0][1] / 1000) if first else 0.0
+
+
+def script(name: str) -> str:
+    """The text of `lua/<name>.lua` behind what all of them share: keys, numbers, `lua/common.lua`.
+
+    Memory: every script but `register` may write into a full Redis. What they add is bounded, and deliveries end.
+    """
+    numbers = {name: value for name, value in vars(limits).items() if name.isupper() and isinstance(value, int)}
+    shared = [
+        *(f"local {name} = {value}" for name, value in sorted(numbers.items())),
+        read_script(__package__, "common"),
+    ]
+    text = "\n".join([*shared, read_script(__package__, name)])
+    flags = "" if name == "register" else "#!lua flags=allow-oom\n"
+    return f"{flags}{key_functions(text)}\n{text}"

@@ -31,9 +31,9 @@ SELECT (SELECT count(*) FROM job_outcomes WHERE job_id IN ({ids}) AND status = '
 STRAYS = """
 import json, os
 from redis import Redis
-from stray_keys import key_rows, strays
+from stray_keys import strays
 with Redis.from_url(os.environ["REDIS_URL"], socket_timeout=30) as redis:
-    print(json.dumps(strays(redis, key_rows())))
+    print(json.dumps(strays(redis)))
 """
 """Keys of the job Redis that no table has, or that have no end against their row."""
 

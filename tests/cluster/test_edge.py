@@ -33,10 +33,10 @@ COMMENT: Final = 65_537
 OUT_OF_TURN: Final = """
 import json, os, sys
 from redis import Redis
-from serve_app.jobs.keys import key
+from serve_app.keyspace import JOB, RING
 with Redis.from_url(os.environ["REDIS_URL"], decode_responses=True) as redis:
-    model, priority, owner = redis.hmget(key("job", id=sys.argv[1]), "model", "priority", "owner")
-    print(json.dumps(redis.zrem(key("ring", model=model, priority=priority), owner)))
+    model, priority, owner = redis.hmget(JOB(id=sys.argv[1]), "model", "priority", "owner")
+    print(json.dumps(redis.zrem(RING(model=model, priority=priority), owner)))
 """
 """Takes the owner of a waiting job out of the ring, so that nobody begins it until the owner submits again."""
 

@@ -15,7 +15,7 @@ from pictures import encode, texture
 from redis import Redis
 from running_service import BATCH, HELD, MODEL, PACED, WORDS, RunningService
 from service_client import Client, connected
-from stray_keys import key_rows, strays
+from stray_keys import strays
 
 from serve_app.contracts import Json
 
@@ -90,7 +90,7 @@ def service(servers_folder: Path, picture_url: str, collector: Collector) -> Ite
     with RunningService(folder, [{**model, "num_cpus": 0.1} for model in models], environment) as running:
         yield running
         with Redis.from_url(running.stack.environment["REDIS_URL"]) as redis:
-            assert strays(redis, key_rows()) == []
+            assert strays(redis) == []
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from usage_events import rows, until_settled
 
 from serve_app.contracts import Json
-from serve_app.gateway.keys import DECISIONS_MAX
+from serve_app.gateway.ratelimit import DECISIONS_MAX
 from serve_app.gateway.routes.table import ROUTES
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings

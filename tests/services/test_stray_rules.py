@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from redis import Redis as BlockingRedis
-from stray_keys import key_rows, strays
+from stray_keys import strays
 
 from serve_app.jobs.limits import LISTED_MAX
 from serve_app.local.valkey import Valkey
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("own_keys")
 def test_a_record_without_its_end_or_owner_is_found(valkey: Valkey, name: str, fields: dict[str, str]) -> None:
     with BlockingRedis.from_url(valkey.url) as client:
         client.hset(name, mapping=fields)
-        assert [line.partition(": ")[0] for line in strays(client, key_rows())] == [name]
+        assert [line.partition(": ")[0] for line in strays(client)] == [name]
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,13 @@ def test_members_that_nobody_has_or_too_many_are_found(valkey: Valkey, name: str
     with BlockingRedis.from_url(valkey.url) as client:
         client.zadd(name, {f"member/{number}": number for number in range(count)})
         client.expire(name, 60)
-        assert [line.partition(": ")[0] for line in strays(client, key_rows())] == [name]
+        assert [line.partition(": ")[0] for line in strays(client)] == [name]
 
 
 def test_an_input_that_no_job_has_is_found(valkey: Valkey) -> None:
     with BlockingRedis.from_url(valkey.url) as client:
         client.set("blob:a", "")
-        assert [line.partition(": ")[0] for line in strays(client, key_rows())] == ["blob:a"]
+        assert [line.partition(": ")[0] for line in strays(client)] == ["blob:a"]
 
 
 def test_what_has_its_owner_and_its_end_is_left_alone(valkey: Valkey) -> None:
@@ -71,4 +71,4 @@ def test_what_has_its_owner_and_its_end_is_left_alone(valkey: Valkey) -> None:
         client.hset("webhook:e", mapping={"owner": "ann"})
         client.zadd("webhook-waiting", {"d": 1})
         client.hset("webhook-delivery:d", mapping={"status": "waiting"})
-        assert strays(client, key_rows()) == []
+        assert strays(client) == []

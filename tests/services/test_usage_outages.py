@@ -13,13 +13,14 @@ from usage_events import rows, running, until_settled, usage_event
 from waiting import until
 
 from serve_app.connections import GroupingRedis, connect_redis
+from serve_app.keyspace import OUTBOX
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.postgres import Postgres
 from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
-from serve_app.usage.keys import GROUP, OUTBOX
 from serve_app.usage.migrations import migrate
 from serve_app.usage.outbox import TIMEOUT_S, Outbox
+from serve_app.usage.writer import GROUP
 
 REQUESTS = 1000
 STOPPED_S = 60
@@ -177,7 +178,7 @@ async def test_a_postgres_that_dies_in_the_middle_of_a_batch_gets_each_row_once(
             return await found.fetchone() is not None
 
         await until(is_waiting)
-        assert (await redis.xpending(OUTBOX, GROUP))["pending"] > 0
+        assert (await redis.xpending(OUTBOX(), GROUP))["pending"] > 0
         await asyncio.to_thread(postgres.kill)
         assert await outbox.record(usage_event(event_id="last"))
         await asyncio.to_thread(postgres.start)

@@ -14,9 +14,9 @@ from waiting import until
 
 from serve_app.connections import connect_redis
 from serve_app.errors import TrackerUnavailable
+from serve_app.keyspace import OUTBOX
 from serve_app.settings import Settings
 from serve_app.usage import outbox as outbox_module
-from serve_app.usage.keys import OUTBOX
 from serve_app.usage.outbox import Outbox
 
 
@@ -38,7 +38,7 @@ async def test_events_of_concurrent_callers_travel_together(redis: Redis, settin
     await redis.config_resetstat()
     assert await asyncio.gather(*(outbox.record(usage_event()) for _ in range(150))) == [True] * 150
     assert (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] == 1
-    assert await redis.xlen(OUTBOX) == 151
+    assert await redis.xlen(OUTBOX()) == 151
 
 
 async def test_together_each_is_told_its_own_lot(redis: Redis, settings: Settings) -> None:
@@ -54,7 +54,7 @@ async def test_who_is_cancelled_while_waiting_has_recorded(redis: Redis, setting
     callers[1].cancel()
     assert await asyncio.gather(*callers, return_exceptions=True) == [True, ANY, True]
     assert callers[1].cancelled()
-    assert await redis.xlen(OUTBOX) == 3
+    assert await redis.xlen(OUTBOX()) == 3
 
 
 async def test_figures_tell_what_waits_and_for_how_long(redis: Redis, settings: Settings) -> None:
@@ -62,7 +62,7 @@ async def test_figures_tell_what_waits_and_for_how_long(redis: Redis, settings: 
     empty = await outbox.stats()
     assert (empty.waiting, empty.lag_s, empty.dropped, empty.refused) == (0, 0.0, 0, 0)
     seconds, _ = await redis.time()
-    await redis.xadd(OUTBOX, {"kind": "usage"}, id=f"{(seconds - 60) * 1000}-0")
+    await redis.xadd(OUTBOX(), {"kind": "usage"}, id=f"{(seconds - 60) * 1000}-0")
     await outbox.record(usage_event())
     figures = await outbox.stats()
     assert figures.waiting == 2
@@ -83,13 +83,13 @@ async def test_a_full_spool_counts_what_it_misses_and_the_count_becomes_a_gap(
     """Redis answers with an error here instead of none: a key of another kind stands where the outbox belongs."""
     monkeypatch.setattr(outbox_module, bound, 10 if bound == "SPOOL_MAX" else 4000)
     outbox = Outbox(redis, settings)
-    await redis.set(OUTBOX, "no stream")
+    await redis.set(OUTBOX(), "no stream")
     kept = 0
     for number in range(25):
         with suppress(TrackerUnavailable):
             kept += await outbox.record(usage_event(event_id=f"e{number}"))
     assert 0 < outbox.spooled == kept < 25
-    await redis.delete(OUTBOX)
+    await redis.delete(OUTBOX())
     await until(lambda: outbox.stats(), fits=lambda found: outbox.spooled == 0 and found.dropped > 0)
     assert (await outbox.stats()).dropped == 25 - kept
     assert await outbox.record(usage_event(event_id="after"))
@@ -109,13 +109,13 @@ async def test_a_gateway_that_ends_tries_the_spool_once_more_and_tells_what_is_l
         await redis.flushall()
         caplog.clear()
         outbox = Outbox(redis, settings)
-        await redis.set(OUTBOX, "no stream")
+        await redis.set(OUTBOX(), "no stream")
         assert await asyncio.gather(*(outbox.record(usage_event()) for _ in range(300))) == [True] * 300
         if is_back:
-            await redis.delete(OUTBOX)
+            await redis.delete(OUTBOX())
         await outbox.close()
         if is_back:
-            assert await redis.xlen(OUTBOX) == 300
+            assert await redis.xlen(OUTBOX()) == 300
         assert ("300 usage events are lost" in caplog.text) is not is_back
 
 
@@ -136,7 +136,7 @@ async def test_a_full_outbox_counts_usage_and_still_takes_outcomes(
     stored = [await outbox.record(usage_event(event_id=f"e{number}")) for number in range(25)]
     assert stored == [True] * 10 + [False] * 15
     await end_job(redis, "j1")
-    assert await redis.xlen(OUTBOX) == 11
+    assert await redis.xlen(OUTBOX()) == 11
     assert (await outbox.stats()).dropped == 15
 
     async with running(redis, settings):

@@ -12,13 +12,13 @@ from redis.asyncio import Redis
 from usage_events import end_job, rows, running, until_settled, usage_event
 from waiting import until
 
+from serve_app.keyspace import OUTBOX, OUTBOX_REFUSED
 from serve_app.lua import read_script
 from serve_app.settings import Settings
 from serve_app.usage import writer as writer_module
 from serve_app.usage.database import INSERTS, Database, read_row
-from serve_app.usage.keys import GROUP, OUTBOX, REFUSED
 from serve_app.usage.outbox import Outbox
-from serve_app.usage.writer import FOREIGN_KEPT_S
+from serve_app.usage.writer import FOREIGN_KEPT_S, GROUP
 
 CONSUMER_GONE = "gone"
 
@@ -44,7 +44,7 @@ async def test_two_writers_store_each_event_once(redis: Redis, settings: Setting
         for number in range(200):
             await end_job(redis, f"j{number % 100}")
         await until_settled(redis)
-        consumers = await redis.xinfo_consumers(OUTBOX, GROUP)
+        consumers = await redis.xinfo_consumers(OUTBOX(), GROUP)
     assert len(consumers) == 2
     assert rows(tables, "SELECT count(*), count(DISTINCT event_id) FROM api_usage") == [(1500, 1500)]
     assert rows(tables, "SELECT count(*), count(DISTINCT job_id) FROM job_outcomes") == [(100, 100)]
@@ -56,31 +56,31 @@ async def test_what_a_killed_writer_had_taken_is_stored_once(
 ) -> None:
     for number in range(20):
         await Outbox(redis, settings).record(usage_event(event_id=f"e{number}"))
-    await redis.xgroup_create(OUTBOX, GROUP, id="0")
-    [[_, entries]] = await redis.xreadgroup(GROUP, CONSUMER_GONE, {OUTBOX: ">"}, count=500)
+    await redis.xgroup_create(OUTBOX(), GROUP, id="0")
+    [[_, entries]] = await redis.xreadgroup(GROUP, CONSUMER_GONE, {OUTBOX(): ">"}, count=500)
     if committed:
         gone = Database(tables)
         assert await gone.store({entry_id: read_row(fields) for entry_id, fields in entries}) == {}
         await gone.close()
         assert rows(tables, "SELECT count(*) FROM api_usage") == [(20,)]
     ids = [entry_id for entry_id, _ in entries]
-    await redis.xclaim(OUTBOX, GROUP, CONSUMER_GONE, 0, ids, idle=60_000, justid=True)
+    await redis.xclaim(OUTBOX(), GROUP, CONSUMER_GONE, 0, ids, idle=60_000, justid=True)
 
     async with running(redis, settings):
         await until_settled(redis)
-        assert (await redis.xpending(OUTBOX, GROUP))["pending"] == 0
+        assert (await redis.xpending(OUTBOX(), GROUP))["pending"] == 0
     assert rows(tables, "SELECT count(*), count(DISTINCT event_id) FROM api_usage") == [(20, 20)]
 
 
 async def test_what_a_living_writer_holds_is_left_to_it(redis: Redis, settings: Settings, tables: str) -> None:
     await Outbox(redis, settings).record(usage_event(event_id="held"))
-    await redis.xgroup_create(OUTBOX, GROUP, id="0")
-    await redis.xreadgroup(GROUP, "busy", {OUTBOX: ">"})
+    await redis.xgroup_create(OUTBOX(), GROUP, id="0")
+    await redis.xreadgroup(GROUP, "busy", {OUTBOX(): ">"})
     async with running(redis, settings):
         await Outbox(redis, settings).record(usage_event(event_id="free"))
-        await until(lambda: redis.xlen(OUTBOX), fits=lambda found: int(found) == 1)
+        await until(lambda: redis.xlen(OUTBOX()), fits=lambda found: int(found) == 1)
     assert rows(tables, "SELECT event_id FROM api_usage") == [("free",)]
-    assert (await redis.xpending(OUTBOX, GROUP))["consumers"] == [{"name": b"busy", "pending": 1}]
+    assert (await redis.xpending(OUTBOX(), GROUP))["consumers"] == [{"name": b"busy", "pending": 1}]
 
 
 async def test_bad_entries_are_set_aside_and_499_good_neighbours_are_stored(
@@ -88,7 +88,7 @@ async def test_bad_entries_are_set_aside_and_499_good_neighbours_are_stored(
 ) -> None:
     outbox = Outbox(redis, settings)
     days_ago = int((time.time() - FOREIGN_KEPT_S) * 1000) - 1
-    await redis.xadd(OUTBOX, {"kind": "telemetry"}, id=f"{days_ago}-0")
+    await redis.xadd(OUTBOX(), {"kind": "telemetry"}, id=f"{days_ago}-0")
     for number in range(200):
         await outbox.record(usage_event(event_id=f"e{number}"))
     bad_events = (
@@ -98,7 +98,7 @@ async def test_bad_entries_are_set_aside_and_499_good_neighbours_are_stored(
         b'{"event_id": "x4", "latency_ms": NaN}',
     )
     for event in bad_events:
-        await redis.xadd(OUTBOX, {"kind": "usage", "event": event})
+        await redis.xadd(OUTBOX(), {"kind": "usage", "event": event})
     await end_job(redis, "x5", result="{not json")
     await end_job(redis, "x6", result="[" * 30_000 + "]" * 30_000)
     await end_job(redis, "x7", status="LOST")
@@ -111,7 +111,7 @@ async def test_bad_entries_are_set_aside_and_499_good_neighbours_are_stored(
 
     assert rows(tables, "SELECT count(*) FROM api_usage") == [(200,)]
     assert rows(tables, "SELECT count(*) FROM job_outcomes") == [(299,)]
-    refused = [json.loads(entry) for entry in await redis.lrange(REFUSED, 0, -1)]
+    refused = [json.loads(entry) for entry in await redis.lrange(OUTBOX_REFUSED(), 0, -1)]
     names = {match[0] if (match := re.search(r"x\d", str(entry["fields"]))) else None for entry in refused}
     assert names == {"x1", "x2", "x3", "x4", None, "x5", "x6", "x7", "x8", "x9"}
     assert all(entry["reason"] for entry in refused)
@@ -123,11 +123,11 @@ async def test_entries_of_a_newer_release_are_left_for_its_writer(
 ) -> None:
     monkeypatch.setattr(writer_module, "ABANDONED_MS", 0)
     monkeypatch.setattr(writer_module, "SWEEP_S", 0.0)
-    await redis.xadd(OUTBOX, {"kind": "survey", "event_id": "s1"})
+    await redis.xadd(OUTBOX(), {"kind": "survey", "event_id": "s1"})
     await Outbox(redis, settings).record(usage_event(event_id="e1"))
 
     async def only_the_newer_is_left() -> bool:
-        return int(await redis.xlen(OUTBOX)) == 1
+        return int(await redis.xlen(OUTBOX())) == 1
 
     async with running(redis, settings) as older:  # starts anew after the first has taken both
         await until(only_the_newer_is_left)
@@ -142,18 +142,18 @@ async def test_entries_of_a_newer_release_are_left_for_its_writer(
             await until_settled(redis)
     assert rows(tables, "SELECT event_id FROM survey") == [("s1",)]
     assert rows(tables, "SELECT event_id FROM api_usage ORDER BY 1") == [("e1",), ("e2",)]
-    assert await redis.llen(REFUSED) == 0
+    assert await redis.llen(OUTBOX_REFUSED()) == 0
 
 
 async def test_the_list_of_refused_entries_is_bounded(redis: Redis, settings: Settings, tables: str) -> None:
     async with redis.pipeline(transaction=False) as pipeline:
         for number in range(1200):
-            pipeline.xadd(OUTBOX, {"kind": "usage", "number": number})
+            pipeline.xadd(OUTBOX(), {"kind": "usage", "number": number})
         await pipeline.execute()
     async with running(redis, settings):
         await until_settled(redis)
-    assert await redis.llen(REFUSED) == 1000
-    newest = json.loads((await redis.lrange(REFUSED, 0, 0))[0])
+    assert await redis.llen(OUTBOX_REFUSED()) == 1000
+    newest = json.loads((await redis.lrange(OUTBOX_REFUSED(), 0, 0))[0])
     assert newest["fields"]["number"] == "1199"
     assert (await Outbox(redis, settings).stats()).refused == 1200
 
@@ -178,11 +178,11 @@ async def test_outcomes_keep_result_reason_and_every_run(redis: Redis, settings:
 
 async def test_names_of_writers_long_gone_are_forgotten(redis: Redis, settings: Settings) -> None:
     await Outbox(redis, settings).record(usage_event())
-    await redis.xgroup_create(OUTBOX, GROUP, id="0")
-    await redis.xreadgroup(GROUP, "holds an entry", {OUTBOX: ">"})
-    await redis.xgroup_createconsumer(OUTBOX, GROUP, "holds none")
+    await redis.xgroup_create(OUTBOX(), GROUP, id="0")
+    await redis.xreadgroup(GROUP, "holds an entry", {OUTBOX(): ">"})
+    await redis.xgroup_createconsumer(OUTBOX(), GROUP, "holds none")
     join = redis.register_script(read_script("serve_app.usage", "join"))
-    await join(keys=[OUTBOX], args=[GROUP, 600_000])
-    assert len(await redis.xinfo_consumers(OUTBOX, GROUP)) == 2
-    await join(keys=[OUTBOX], args=[GROUP, -1])
-    assert [consumer["name"] for consumer in await redis.xinfo_consumers(OUTBOX, GROUP)] == [b"holds an entry"]
+    await join(keys=[OUTBOX()], args=[GROUP, 600_000])
+    assert len(await redis.xinfo_consumers(OUTBOX(), GROUP)) == 2
+    await join(keys=[OUTBOX()], args=[GROUP, -1])
+    assert [consumer["name"] for consumer in await redis.xinfo_consumers(OUTBOX(), GROUP)] == [b"holds an entry"]

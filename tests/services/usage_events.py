@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 from waiting import until
 
 from serve_app.contracts import UsageEvent
+from serve_app.keyspace import OUTBOX
 from serve_app.settings import Settings
-from serve_app.usage.keys import OUTBOX
 from serve_app.usage.writer import Writer
 
 NOW_MS = 1_800_000_000_000
@@ -56,7 +56,7 @@ async def end_job(redis: Redis, job_id: str, **changes: str) -> None:
         "started_at": str(NOW_MS + 10),
         "completed_at": str(NOW_MS + 20),
     }
-    await redis.xadd(OUTBOX, {"kind": "outcome", **values, **changes})  # type: ignore[dict-item]
+    await redis.xadd(OUTBOX(), {"kind": "outcome", **values, **changes})  # type: ignore[dict-item]
 
 
 @asynccontextmanager
@@ -74,7 +74,7 @@ async def running(redis: Redis, settings: Settings) -> AsyncIterator[Writer]:
 
 async def until_settled(redis: Redis) -> None:
     """Wait until everything in the outbox is in PostgreSQL or set aside."""
-    await until(lambda: redis.xlen(OUTBOX), fits=lambda found: int(found) == 0)
+    await until(lambda: redis.xlen(OUTBOX()), fits=lambda found: int(found) == 0)
 
 
 def rows(database: str, query: str) -> list[tuple[Any, ...]]:

@@ -1,49 +1,45 @@
-"""What the tests look for after they ran: the tables of keys are all read, and say which keys have an end."""
+"""What the tests look for after they ran: each row of keyspace.py is held to an end, an owner or a bound."""
 
 from __future__ import annotations
 
 import pytest
-from stray_keys import key_rows
+from stray_keys import rows_of
 from stray_rules import BOUNDS, OWNED, UNBOUNDED
 
-from serve_app.gateway import keys as limits
-from serve_app.jobs import keys as jobs
-from serve_app.usage import keys as usage
-
-ROWS = key_rows()
+from serve_app.keyspace import BLOB, HELD_BYTES, IDEM, JOB, KEYS, LEDGER, OUTBOX, QUOTA, WAIT
+from serve_app.lua import key_functions
 
 
-def found(name: str) -> list[str]:
-    return [row.template for row in ROWS if row.names.fullmatch(name)]
+def test_a_key_of_no_row_is_none_of_ours() -> None:
+    assert list(rows_of("wait:sem:normal:abc")) == [WAIT]
+    assert [rows_of(name) for name in ("wait:sem:normal", "cache:abc", "job:")] == [[], [], []]
 
 
-@pytest.mark.parametrize("template", [one for name, one in jobs.KEYS.items()])
-def test_every_key_of_the_tracker_is_known(template: str) -> None:
-    assert template in {row.template for row in ROWS}
+def test_no_two_rows_have_one_name_in_scripts_or_one_template() -> None:
+    assert len({key.name for key in KEYS}) == len({key.template for key in KEYS}) == len(KEYS)
 
 
-@pytest.mark.parametrize("name", [usage.OUTBOX, usage.DROPPED, usage.REFUSED, usage.TOTALS, limits.BLOCKS])
-def test_keys_of_the_other_rooms_are_known(name: str) -> None:
-    assert name in found(name)
+def test_a_key_is_made_of_its_parts_in_python_and_in_lua() -> None:
+    assert WAIT(model="sem", priority="normal", owner="abc") == "wait:sem:normal:abc"
+    assert key_functions("return wait_key('sem', 'normal', owner) .. held_bytes_key()").splitlines() == [
+        "local function held_bytes_key() return string.format('held-bytes') end",
+        "local function wait_key(model, priority, owner) "
+        "return string.format('wait:%s:%s:%s', model, priority, owner) end",
+    ]
 
 
-def test_a_key_of_no_table_is_none_of_ours() -> None:
-    assert found("wait:sem:normal:abc") == ["wait:{model}:{priority}:{owner}"]
-    assert found("wait:sem:normal") == []
-    assert found("cache:abc") == []
-    assert found("job:") == []
+def test_a_script_names_no_key_that_has_no_row() -> None:
+    with pytest.raises(KeyError):
+        key_functions("return redis.call('GET', cache_key(id))")
 
 
 def test_some_keys_always_have_an_end() -> None:
-    ends = {row.template for row in ROWS if row.ends}
-    assert {"rate:submit:{owner}", "rate:read:{owner}", "quota:{owner}", "replicas:{model}"} <= ends
-    assert {"sweep-turn", "webhook-log:{endpoint}", "outputs:{id}", "idem:{hash}"} <= ends
-    assert not ends & {"job:{id}", "ledger:{model}", "outbox", "limits:blocks", "held-bytes"}
+    assert all(key.ends for key in (IDEM, QUOTA))
+    assert not any(key.ends for key in (JOB, BLOB, LEDGER, OUTBOX, HELD_BYTES))
 
 
 def test_every_row_is_held_to_an_end_an_owner_or_a_bound() -> None:
-    ends = {row.template for row in ROWS if row.ends}
-    held = ends | OWNED.keys() | BOUNDS.keys()
-    channels = {"wake", "changes"}
-    assert {row.template for row in ROWS} == held | UNBOUNDED | channels
+    held = {key.template for key in KEYS if key.ends} | OWNED.keys() | BOUNDS.keys()
+    channels = {key.template for key in KEYS if key.kind == "channel"}
+    assert {key.template for key in KEYS} == held | UNBOUNDED | channels
     assert not held & UNBOUNDED

@@ -7,24 +7,12 @@ from datetime import UTC, datetime
 import pytest
 from standardwebhooks import Webhook
 
-from serve_app.jobs import keys as job_keys
-from serve_app.webhooks import keys, limits
+from serve_app.webhooks import limits
 from serve_app.webhooks.events import new_secret, sign
 from serve_app.webhooks.sender import body_of, retry_after_s
 from serve_app.webhooks.store import Delivery
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-
-
-@pytest.mark.parametrize("template", keys.KEYS.values())
-def test_every_key_is_a_row_of_the_table(template: str) -> None:
-    assert keys.__doc__ is not None
-    assert f"| {template} |" in keys.__doc__
-
-
-def test_jobs_and_webhooks_mean_the_same_keys() -> None:
-    shared = {"webhooks": "endpoints", "webhook_events": "events", "webhook_totals": "totals"}
-    assert {job_keys.KEYS[name] for name in shared} == {keys.KEYS[name] for name in shared.values()}
 
 
 def test_signatures_are_those_of_the_reference_library() -> None:

@@ -7,71 +7,71 @@ local token, most, most_slow = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local function spread(fields)
   local event = {}
   for place = 1, #fields, 2 do event[fields[place]] = fields[place + 1] end
-  for _, endpoint in ipairs(redis.call('ZRANGE', endpoints_key(event.owner), 0, -1)) do
-    local kept = redis.call('HMGET', endpoint_key(endpoint), 'events', 'disabled_at')
+  for _, endpoint in ipairs(redis.call('ZRANGE', webhooks_key(event.owner), 0, -1)) do
+    local kept = redis.call('HMGET', webhook_key(endpoint), 'events', 'disabled_at')
     if kept[1] and not kept[2] and string.find(',' .. kept[1] .. ',', ',' .. event.type .. ',', 1, true) then
       local id = 'msg_' .. string.sub(redis.sha1hex(event.job_id .. ':' .. event.run .. ':' .. endpoint), 1, 32)
       if has_room(endpoint) then
-        redis.call('HSET', delivery_key(id), 'endpoint', endpoint, 'type', event.type, 'at', event.at, 'status',
+        redis.call('HSET', webhook_delivery_key(id), 'endpoint', endpoint, 'type', event.type, 'at', event.at, 'status',
           'waiting', 'job_id', event.job_id, 'job_status', event.status, 'model', event.model, 'attempts', 0, 'tries', 0)
         enqueue(endpoint, id)
       else
-        redis.call('HINCRBY', endpoint_key(endpoint), 'dropped', 1)
+        redis.call('HINCRBY', webhook_key(endpoint), 'dropped', 1)
         count('dropped', 1)
       end
     end
   end
 end
 
-for _, entry in ipairs(redis.call('XRANGE', events_key(), '-', '+', 'COUNT', 250)) do
-  redis.call('XDEL', events_key(), entry[1])
+for _, entry in ipairs(redis.call('XRANGE', webhook_events_key(), '-', '+', 'COUNT', 250)) do
+  redis.call('XDEL', webhook_events_key(), entry[1])
   spread(entry[2])
 end
 
 local claimed, slow_claimed = {}, 0
 -- True where slow receivers have all the places that they may have. Such a one steps back, out of the others' way.
 local function must_step_back(endpoint)
-  if redis.call('HEXISTS', endpoint_key(endpoint), 'slow') == 0 then return false end
+  if redis.call('HEXISTS', webhook_key(endpoint), 'slow') == 0 then return false end
   slow_claimed = slow_claimed + 1
   return slow_claimed > most_slow
 end
 
 -- The owner of an endpoint of which nobody knows that it is quick; else nil.
 local function unproven(endpoint)
-  local known = redis.call('HMGET', endpoint_key(endpoint), 'owner', 'delivered_at', 'slow')
+  local known = redis.call('HMGET', webhook_key(endpoint), 'owner', 'delivered_at', 'slow')
   return (known[3] or not known[2]) and known[1] or nil
 end
 
 local function is_served(endpoint)
-  return redis.call('HEXISTS', endpoint_key(endpoint), 'claim') == 1
-    and NOW - (redis.call('ZSCORE', due_key(), endpoint) or 0) < 0
+  return redis.call('HEXISTS', webhook_key(endpoint), 'claim') == 1
+    and NOW - (redis.call('ZSCORE', webhook_due_key(), endpoint) or 0) < 0
 end
 
 -- True where its owner's unproven ones have all the places that they may have.
 local function must_wait(endpoint)
   local owner, served = unproven(endpoint), 0
   if not owner then return false end
-  for _, other in ipairs(redis.call('ZRANGE', endpoints_key(owner), 0, -1)) do
+  for _, other in ipairs(redis.call('ZRANGE', webhooks_key(owner), 0, -1)) do
     if unproven(other) and is_served(other) then served = served + 1 end
   end
   return served >= OWNER_UNPROVEN_AT_ONCE
 end
 
 local function serve(endpoint)
-  local id = redis.call('ZRANGEBYSCORE', queue_key(endpoint), '-inf', NOW, 'LIMIT', 0, 1)[1]
+  local id = redis.call('ZRANGEBYSCORE', webhook_queue_key(endpoint), '-inf', NOW, 'LIMIT', 0, 1)[1]
   if not id then
-    redis.call('HDEL', endpoint_key(endpoint), 'claim')
+    redis.call('HDEL', webhook_key(endpoint), 'claim')
     plan(endpoint)
   elseif must_wait(endpoint) then
-    redis.call('ZADD', due_key(), NOW + 1, endpoint) -- behind all that are due, before those that are served now
+    redis.call('ZADD', webhook_due_key(), NOW + 1, endpoint) -- behind all that are due, before those that are served now
   elseif must_step_back(endpoint) then
-    redis.call('ZADD', due_key(), NOW + STEP_BACK_MS, endpoint)
+    redis.call('ZADD', webhook_due_key(), NOW + STEP_BACK_MS, endpoint)
   else
-    redis.call('ZADD', due_key(), NOW + CLAIM_MS, endpoint)
-    redis.call('HSET', endpoint_key(endpoint), 'claim', token)
-    claimed[#claimed + 1] = { id, redis.call('HGETALL', endpoint_key(endpoint)), redis.call('HGETALL', delivery_key(id)) }
+    redis.call('ZADD', webhook_due_key(), NOW + CLAIM_MS, endpoint)
+    redis.call('HSET', webhook_key(endpoint), 'claim', token)
+    claimed[#claimed + 1] = { id, redis.call('HGETALL', webhook_key(endpoint)), redis.call('HGETALL', webhook_delivery_key(id)) }
   end
 end
 
-for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', due_key(), '-inf', NOW, 'LIMIT', 0, most)) do serve(endpoint) end
+for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', webhook_due_key(), '-inf', NOW, 'LIMIT', 0, most)) do serve(endpoint) end
 return claimed

@@ -1,7 +1,7 @@
 -- Give an endpoint a new secret, which the older one accompanies for a while: 1, or 0 when there is none of this owner.
 -- ARGV: owner, endpoint, secret
 local owner, endpoint, secret = unpack(ARGV)
-local name = endpoint_key(endpoint)
+local name = webhook_key(endpoint)
 if redis.call('HGET', name, 'owner') ~= owner then return 0 end
 redis.call('HSET', name, 'older_secret', redis.call('HGET', name, 'secret'), 'older_until', NOW + OLDER_SECRET_MS,
   'secret', secret)

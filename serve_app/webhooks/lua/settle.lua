@@ -2,20 +2,20 @@
 -- ARGV: token, endpoint, delivery, 'delivered' | 'retry' | 'failed' | 'gone', pause in ms before the next, ms that
 -- the attempt took, and what the log keeps of it, as JSON
 local token, endpoint, id, outcome, pause, took, attempt = unpack(ARGV)
-if redis.call('HGET', endpoint_key(endpoint), 'claim') ~= token then return 0 end
-redis.call('HDEL', endpoint_key(endpoint), 'claim', 'slow')
-if took - SLOW_MS > 0 then redis.call('HSET', endpoint_key(endpoint), 'slow', 1) end
+if redis.call('HGET', webhook_key(endpoint), 'claim') ~= token then return 0 end
+redis.call('HDEL', webhook_key(endpoint), 'claim', 'slow')
+if took - SLOW_MS > 0 then redis.call('HSET', webhook_key(endpoint), 'slow', 1) end
 
-local name = delivery_key(id)
+local name = webhook_delivery_key(id)
 local number = redis.call('HINCRBY', name, 'attempts', 1)
 redis.call('HINCRBY', name, 'tries', 1)
 redis.call('HSET', name, 'attempt:' .. number, attempt)
 redis.call('HDEL', name, 'attempt:' .. (number - ATTEMPTS_SHOWN))
 
-local facts = redis.call('HMGET', endpoint_key(endpoint), 'disabled_at', 'delivered_at')
+local facts = redis.call('HMGET', webhook_key(endpoint), 'disabled_at', 'delivered_at')
 if outcome == 'delivered' then
-  redis.call('HDEL', endpoint_key(endpoint), 'disabled_at', 'disabled_why')
-  redis.call('HSET', endpoint_key(endpoint), 'delivered_at', NOW)
+  redis.call('HDEL', webhook_key(endpoint), 'disabled_at', 'disabled_why')
+  redis.call('HSET', webhook_key(endpoint), 'delivered_at', NOW)
   conclude(endpoint, id, 'delivered')
 elseif outcome == 'gone' then
   conclude(endpoint, id, 'failed')
@@ -29,7 +29,7 @@ elseif outcome == 'failed' then
 elseif facts[1] then
   conclude(endpoint, id, 'failed')
 else
-  redis.call('ZADD', queue_key(endpoint), NOW + pause, id)
+  redis.call('ZADD', webhook_queue_key(endpoint), NOW + pause, id)
 end
 plan(endpoint)
 return 1

@@ -1,10 +1,9 @@
-"""The key table and the record: what the tracker's documentation shows is what it uses."""
+"""The record and the ledger, as they are read from Redis."""
 
 import pytest
 
 from serve_app.contracts import JobStatus
 from serve_app.errors import TrackerUnavailable
-from serve_app.jobs import keys
 from serve_app.jobs.records import Ledger, read_job, read_ledger
 
 RECORD = {
@@ -24,16 +23,6 @@ RECORD = {
     "strikes": "0",
     "traceparent": "",
 }
-
-
-@pytest.mark.parametrize("template", keys.KEYS.values())
-def test_every_key_is_a_row_of_the_table(template: str) -> None:
-    assert keys.__doc__ is not None
-    assert f"| {template} |" in keys.__doc__
-
-
-def test_a_key_is_made_of_its_parts() -> None:
-    assert keys.key("wait", model="sem", priority="normal", owner="abc") == "wait:sem:normal:abc"
 
 
 def test_a_record_of_newer_release_is_not_misread() -> None:
