@@ -102,7 +102,7 @@ TARGETS: Dict[str, Target] = {
         "Run the tests of the manifests, the image, scripts/cluster and their pages.", (*PARALLEL, *DEPLOY)
     ),
     "test-all": Target("Run both in one.", (*PARALLEL, *PRODUCT, *DEPLOY)),
-    "coverage": Target("Run the tests of the product with coverage, subprocesses included.", (*PARALLEL, "--cov")),
+    "coverage": Target("Run the tests of the product with coverage, subprocesses included.", (*PARALLEL, "--cov=serve_app")),
     "fuzz": Target(
         "Send 200 made-up requests to each route (FUZZ_EXAMPLES=1000: more), and check the answers against OpenAPI.",
         (*PYTEST, "--timeout=1800", "tests/services/test_description_fuzz.py"),

@@ -61,7 +61,7 @@ def name_window(
     if month is None:
         return make_window(mode, since, until, timezone, bucket, now)
     if since is not None or until is not None:
-        raise ReportError("month cannot be combined with since or until")
+        raise ReportError("month cannot be combined with since or until; take one")
     return make_month(month, timezone, bucket)
 
 
