@@ -26,6 +26,7 @@ from serve_app.images.bucket_store import BucketStore, OrphanSweeper, open_store
 from serve_app.images.store import UNCLAIMED_S, ImageStore
 from serve_app.jobs.records import Submission
 from serve_app.jobs.store import JobStore
+from serve_app.keyspace import SWEEP_TURN
 from serve_app.settings import Settings
 
 JOB = "00000000-0000-4000-8000-000000000001"
@@ -129,7 +130,7 @@ async def test_of_several_gateways_one_sweeps(store: BucketStore, redis: Redis) 
     keepers = [OrphanSweeper(store, redis) for _ in range(5)]
     turns = await asyncio.gather(*(one._is_my_turn() for one in keepers))
     assert sorted(turns) == [False] * 4 + [True]
-    assert 0 < await redis.ttl(store_module.TURN) <= store_module.SWEEP_EVERY_S
+    assert 0 < await redis.ttl(SWEEP_TURN()) <= store_module.SWEEP_EVERY_S
 
 
 async def test_a_failed_upload_leaves_no_parts(store: BucketStore) -> None:
