@@ -375,7 +375,7 @@ WEBHOOK_WAITING: Final = Key(
     "a waiting delivery → when it was made, ms",
     "of all users",
     "when empty",
-    most="webhooks.limits.HOUSE_MAX",
+    most="webhooks.limits.WAITING_MAX",
 )
 WEBHOOK_LOG: Final = Key(
     "webhook-log:{endpoint}",

@@ -1,10 +1,10 @@
 """Which of two clusters is the active one while an upgrade has both: the one that came to serve users last.
 
-KubeRay sends users to one cluster. When it switches, the old cluster stays for a while, for connections to it, and both
-see the same jobs. `claim.lua` gives none to a cluster while another is active and asks for jobs of that model: the old
-one then holds no job when it ends, and none waits for a cluster whose model does not work. A cluster that no user
-reached yet never becomes active, and one that is gone is forgotten in `ACTIVE_S`: then any cluster claims. Gateways
-remember when theirs came, so that a Redis which forgets changes no order.
+KubeRay routes users to one cluster. After it has switched, the old cluster stays for a while for its open connections,
+and both see the same jobs. `claim.lua` gives a cluster no job while another one is active and asks for jobs of that
+model: so the old cluster holds no job when it ends, and no job waits for a cluster whose model does not work. A cluster
+becomes active only after it has answered a user. One that is gone is forgotten after `ACTIVE_S`; then any cluster may
+claim. Gateways remember since when their cluster serves, so that a Redis that lost its data does not change the order.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class ActiveCluster:
         self._look_now = asyncio.Event()
 
     def serve(self) -> None:
-        """A user was answered here: at once, if that may make this cluster the active one."""
+        """Note that a user was answered here; checks at once if this may make the cluster the active one."""
         self._serves = True
         if not self._is_active:
             self._look_now.set()
 
     async def run(self) -> None:
-        """Say that this cluster runs, and look which one is active, until cancelled."""
+        """Keep this cluster marked as running, and check which one is active, until cancelled."""
         while True:
             self._look_now.clear()
             try:
                 self._note(await self.look())
             except CapacityError as error:
-                _log.debug("which cluster is active is not known now: %s", error)
+                _log.debug("the active cluster is unknown at the moment: %s", error)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._look_now.wait(), LOOK_S)
 
@@ -56,8 +56,8 @@ class ActiveCluster:
         """Whether this cluster may claim jobs. Raises `TrackerUnavailable`."""
         serves = self._serves
         with redis_errors():
-            is_active, self._since = await self._scripts.run("look", self._cluster, int(serves), self._since)
-        if serves:  # else one that came meanwhile is for the next look
+            is_active, self._since = await self._scripts.run("check_active", self._cluster, int(serves), self._since)
+        if serves:  # otherwise a user answered meanwhile is left for the next call
             self._serves = False
         return bool(is_active)
 

@@ -173,7 +173,7 @@ async def _rest(woken: asyncio.Event) -> None:
 
 
 async def attempt(store: JobStore, handle: ModelHandle, chunk: Chunk, breaker: Breaker, timeout_s: float) -> None:
-    """Send the chunk, settle its jobs and tell the breaker how it went. On cancellation the jobs are given back."""
+    """Send the chunk, end its jobs and report the outcome to the breaker. On cancellation the jobs are given back."""
     renewing = asyncio.create_task(_renew(store, chunk))
     try:
         await _call(store, handle, chunk, breaker, timeout_s)

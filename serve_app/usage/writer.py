@@ -54,7 +54,7 @@ class Writer:
         self._database = Database(settings.database_url.get_secret_value())
         self._name = uuid4().hex
         self._join_script = redis.register_script(read_script(__package__, "join"))
-        self._settle_script = redis.register_script(read_script(__package__, "settle"))
+        self._acknowledge_script = redis.register_script(read_script(__package__, "acknowledge"))
         self._joined = False
         self._swept_at = float("-inf")
         self._failures = 0
@@ -85,7 +85,7 @@ class Writer:
         else:
             entries = await self._take_over() or _ours(await self._read(">", WAIT_MS))
         if entries:
-            await self._settle(entries, await self._store(entries))
+            await self._acknowledge(entries, await self._store(entries))
         return len(entries) >= BATCH
 
     async def _rejoin(self) -> Entries:
@@ -127,9 +127,9 @@ class Writer:
             refused |= await self._database.store(rows)
         return [as_refused(entry_id, entries[entry_id], reason) for entry_id, reason in refused.items()]
 
-    async def _settle(self, entries: Entries, refused: list[str]) -> None:
+    async def _acknowledge(self, entries: Entries, refused: list[str]) -> None:
         args: list[Any] = [GROUP, uuid4().hex, REFUSED_KEPT, len(entries), *entries, *refused]
-        await self._settle_script(keys=(OUTBOX(), OUTBOX_DROPPED(), OUTBOX_REFUSED(), OUTBOX_TOTALS()), args=args)
+        await self._acknowledge_script(keys=(OUTBOX(), OUTBOX_DROPPED(), OUTBOX_REFUSED(), OUTBOX_TOTALS()), args=args)
         if refused:
             _log.error(
                 "set aside %d usage entries that can never be stored; see the list %s", len(refused), OUTBOX_REFUSED()

@@ -9,9 +9,9 @@ ENDPOINTS_MAX: Final = 10
 QUEUE_MAX: Final = 10_000
 """Deliveries that wait for one webhook: a user's full queue of jobs may end faster than a receiver takes the events.
 A busy user's dead receiver holds at most this many."""
-HOUSE_MAX: Final = 50_000
+WAITING_MAX: Final = 50_000
 """Deliveries that wait for all webhooks together: 27 MB of the job Redis, 90 MB if each has failed nine times."""
-HOUSE_SHARE: Final = 4
+WAITING_SHARE: Final = 4
 """One webhook may hold at most this part (a quarter) of the room that is left in total: webhooks with few deliveries
 always have room, however many receivers are down."""
 LOG_MAX: Final = 100

@@ -57,7 +57,7 @@ class Sender:
         self._job_path = job_path
         self._resolver = resolver
         self._claim = redis.register_script(script("claim"))
-        self._settle = redis.register_script(script("settle"))
+        self._end_attempt = redis.register_script(script("end_attempt"))
         self._attempts: dict[asyncio.Task[None], Claimed] = {}
         self._in_trouble = False
 
@@ -96,7 +96,7 @@ class Sender:
         try:
             done = await attempt(claimed, self._policy, self._job_path, self._resolver)
             facts = (done.verdict, int(done.pause_s * 1000), done.record["duration_ms"], json.dumps(done.record))
-            await self._settle(args=(claimed.token, endpoint, delivery, *facts))
+            await self._end_attempt(args=(claimed.token, endpoint, delivery, *facts))
         except Exception as error:  # it is attempted again when the claim has expired
             self._tell(error)
 

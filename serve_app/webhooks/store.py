@@ -35,7 +35,7 @@ from serve_app.webhooks.limits import ENDPOINTS_MAX
 
 ENDPOINT_ID: Final = re.compile(r"[0-9a-f]{32}")
 DELIVERY_ID: Final = re.compile(r"msg_[0-9a-f]{32}")
-SCRIPTS: Final = ("register", "remove", "rotate", "send", "look")
+SCRIPTS: Final = ("register", "remove", "rotate", "send", "read_deliveries")
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -113,7 +113,7 @@ class WebhookStore:
         Raises `WebhookUnknown`.
         """
         await self.read(owner, endpoint)
-        found = await self._run("look", endpoint)
+        found = await self._run("read_deliveries", endpoint)
         return [read_delivery(name.decode(), pairs(fields), int(due) if due else None) for name, due, fields in found]
 
     async def stats(self) -> WebhookStats:

@@ -1,7 +1,7 @@
--- Take more requests from the bucket of a user who was admitted, and from the day's quota: all of them or none. The
--- bucket may owe them, so that a batch need not fit into it; the user's next request waits until it does not.
--- KEYS, ARGV and reply: as those of admit.lua, with the number of requests as the last of ARGV. The house's bucket is
--- left alone: one user's batch must not make others wait.
+-- Charge an admitted user for more requests, in the bucket and in the day's quota: for all of them or none. The bucket
+-- may go into debt, so that a batch need not fit into it; the user's next request waits until the debt is paid.
+-- KEYS, ARGV and reply: as in admit.lua, with the number of requests as the last of ARGV. The bucket of all users is
+-- not charged: one user's batch must not make others wait.
 
 local GRANTED, QUOTA = 0, 3
 
@@ -14,14 +14,14 @@ if override then
 end
 local clock = redis.call('TIME')
 local now, day_left = clock[1] * 1000000 + clock[2], 86400 - clock[1] % 86400
-local missing = look(redis.call('GET', KEYS[3]), now, interval)
+local missing = read_bucket(redis.call('GET', KEYS[3]), now, interval)
 local used = quota > 0 and tonumber(redis.call('GET', KEYS[4]) or 0) or 0
 if quota > 0 and used + more > quota then
   return { QUOTA, day_left * 1000000, missing, interval, quota, used, day_left }
 end
 missing = missing + more * interval
 redis.set_repl(redis.REPL_NONE)
-keep(KEYS[3], now, missing, interval)
+write_bucket(KEYS[3], now, missing, interval)
 if quota > 0 then
   redis.set_repl(redis.REPL_ALL)
   redis.pcall('INCRBY', KEYS[4], more)

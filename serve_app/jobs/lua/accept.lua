@@ -1,14 +1,15 @@
--- How jobs come in: alone, as items of a batch, or after their URL was fetched. And how a request is known again.
+-- How jobs are accepted: alone, as items of a batch, or after their URL was fetched; and how a repeated request is
+-- recognised.
 
--- What was accepted with this idempotency key before, as the script's reply; nil without a key, or when it is new.
-local function repeated(hash)
+-- What was accepted earlier with this idempotency key, as the script's reply; nil without a key or for a new one.
+local function earlier_submit(hash)
   if hash == '' then return nil end
   local first = redis.call('HMGET', idem_key(hash), 'fingerprint', 'id', 'at')
   if first[1] then return { 'repeated', unpack(first) } end
 end
 
--- A key is remembered for a day, and of one owner only so many.
-local function remember(owner, hash, fingerprint, id)
+-- Store an idempotency key for a day, and at most IDEMPOTENCY_MAX of one owner.
+local function remember_key(owner, hash, fingerprint, id)
   if hash == '' then return end
   local hashes = idems_key(owner)
   redis.call('HSET', idem_key(hash), 'fingerprint', fingerprint, 'id', id, 'at', NOW)
@@ -23,10 +24,10 @@ local function remember(owner, hash, fingerprint, id)
   end
 end
 
--- What a job weighs until it ends, in bytes: its input, wherever that is stored, and its parameters.
+-- What a job counts towards QUEUE_MAX_BYTES until it ends: its input, wherever that is stored, and its parameters.
 local function weight_of(record) return record.bytes + #record.params end
 
--- Take a new job in; `refusal` has said that there is room, and how many are in flight.
+-- Accept a new job. The caller has asked `refusal`, which says whether there is room and how many jobs are in flight.
 local function accept(record, in_flight)
   record.turn = count(record.model, 'accepted')
   local version = (record.item or record.keep) and VERSION or PLAIN_VERSION
@@ -37,11 +38,11 @@ local function accept(record, in_flight)
     'pixels', record.pixels, 'media_type', record.media_type, 'traceparent', record.traceparent, 'submitted_at', NOW)
   if record.item then redis.call('HSET', job_key(record.id), 'item', record.item) end
   if record.keep then redis.call('HSET', job_key(record.id), 'keep', 1) end
-  enlist(record)
+  add_to_list(record)
   if record.reference ~= '' then redis.call('PERSIST', record.reference) end
   redis.call('INCRBY', held_bytes_key(), record.weight)
   -- Dispatchers claim until nothing waits or the window is full, and a chunk that closes wakes them again. So only the
-  -- first job that waits has to.
+  -- first waiting job must wake them.
   if in_flight == redis.call('ZCARD', lease_key(record.model)) then wake(record.model) end
-  enter(record)
+  enter_queue(record)
 end

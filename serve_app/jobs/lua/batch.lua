@@ -1,12 +1,12 @@
--- What the end of a job means for the batch that it is an item of. `item` is `batch/index`, as the job's record names it.
+-- What the end of a job means for its batch. `item` is `batch/index`, as in the job's record.
 
 local function parts_of(item)
   local batch, index = string.match(item, '^([^/]+)/(%d+)$')
   return batch, index
 end
 
--- An item has ended; with the last one its batch has, and stays for as long as an ended job does. `run`: of its job.
-local function settle(item, now, status, slug, detail, run)
+-- An item has ended. The last one ends the batch, which then has the TTL of an ended job. `run`: that of the job.
+local function finish_item(item, now, status, slug, detail, run)
   local batch, index = parts_of(item)
   if redis.call('EXISTS', batch_key(batch)) == 0 then return end
   redis.call('HSET', items_key(batch), index .. ':end',
@@ -18,8 +18,8 @@ local function settle(item, now, status, slug, detail, run)
   end
 end
 
--- An item's job runs once more, and with it the batch, unless that is gone.
-local function unsettle(item)
+-- An item's job runs again, so its batch, unless it is gone, is open again.
+local function reopen_item(item)
   local batch, index = parts_of(item)
   if redis.call('EXISTS', batch_key(batch)) == 0 then return end
   redis.call('HDEL', items_key(batch), index .. ':end')
@@ -29,14 +29,14 @@ local function unsettle(item)
   redis.call('PERSIST', items_key(batch))
 end
 
--- An item whose URL waits to be fetched; its owner takes turns with others.
-local function enter_fetch(item, owner, now_us)
+-- Queue an item whose URL is to be fetched. Owners take turns.
+local function queue_fetch(item, owner, now_us)
   redis.call('ZADD', fetch_key(owner), now_us, item)
   redis.call('ZADD', fetch_ring_key(), 'NX', now_us, owner)
 end
 
--- Nobody has to fetch this item any more: its URL is forgotten, and its parameters no longer weigh on the queue.
-local function leave_fetch(item, owner)
+-- This item is no longer to be fetched: forget its URL, and stop counting its parameters towards QUEUE_MAX_BYTES.
+local function end_fetch(item, owner)
   redis.call('ZREM', fetching_key(), item)
   redis.call('ZREM', fetch_key(owner), item)
   if redis.call('EXISTS', fetch_key(owner)) == 0 then redis.call('ZREM', fetch_ring_key(), owner) end
@@ -47,15 +47,15 @@ local function leave_fetch(item, owner)
   redis.call('HSET', items_key(batch), index, cjson.encode({ name = asked.name }))
 end
 
--- Whether an item is still to be fetched: it became no job, and did not end.
-local function to_fetch(item)
+-- Whether an item is still to be fetched: it has no job and has not ended.
+local function awaits_fetch(item)
   local batch, index = parts_of(item)
   local known = redis.call('HMGET', items_key(batch), index, index .. ':job', index .. ':end')
   return known[1] and not known[2] and not known[3]
 end
 
--- A batch of this owner: its size; else nil and why not, as `owned` says it of a job.
-local function owned_batch(batch, owner)
+-- The size of a batch of this owner; else nil and the reason, as in `load_owned`.
+local function owned_batch_size(batch, owner)
   local known = redis.call('HMGET', batch_key(batch), 'owner', 'v', 'size')
   if known[1] ~= owner then return nil, 'unknown' end
   if known[2] + 0 > VERSION then return nil, 'foreign' end

@@ -1,5 +1,5 @@
--- Accept a batch with all its items, or say why not, as submit.lua does. An item is JSON: with `job` (id, params and the
--- stored input) it becomes that job now, with `url` it waits to be fetched, with `slug` it is refused.
+-- Accept a batch with all its items, or reply with the reason, as submit.lua does. An item is JSON: with `job` (id,
+-- params and the stored input) it becomes that job now, with `url` it waits to be fetched, with `slug` it is refused.
 local batch, owner, model, priority, traceparent, hash, fingerprint, text = unpack(ARGV)
 local items, totals = cjson.decode(text), { jobs = 0, weight = 0, urls = 0 }
 
@@ -7,10 +7,10 @@ local function weigh(item)
   if item.url then totals.urls, totals.weight = totals.urls + 1, totals.weight + #item.params end
   if not item.job then return true end
   totals.jobs, totals.weight = totals.jobs + 1, totals.weight + weight_of(item.job)
-  return input_is_there(item.job)
+  return input_exists(item.job)
 end
 
-local function take(index, item, in_flight)
+local function accept_item(index, item, in_flight)
   local place = batch .. '/' .. index
   redis.call('HSET', items_key(batch), index, cjson.encode({ name = item.name, url = item.url, params = item.params,
     weight = item.url and #item.params }))
@@ -22,20 +22,20 @@ local function take(index, item, in_flight)
   elseif item.url then
     redis.call('INCR', fetches_key())
     redis.call('INCRBY', held_bytes_key(), #item.params)
-    enter_fetch(place, owner, NOW_US)
+    queue_fetch(place, owner, NOW_US)
   else
-    settle(place, NOW, 'REFUSED', item.slug, item.detail)
+    finish_item(place, NOW, 'REFUSED', item.slug, item.detail)
   end
 end
 
-local function enlist_batch()
+local function list_batch()
   local listed = batches_key(owner)
   redis.call('ZADD', listed, NOW_US, batch)
   redis.call('ZREMRANGEBYRANK', listed, 0, -(LISTED_MAX + 1))
   redis.call('EXPIRE', listed, LISTED_TTL_S)
 end
 
-local first = repeated(hash)
+local first = earlier_submit(hash)
 if first then return first end
 if redis.call('EXISTS', batch_key(batch)) == 1 then return { 'known' } end
 for _, item in ipairs(items) do
@@ -46,10 +46,10 @@ if reason then return reason end
 if (redis.call('GET', fetches_key()) or 0) + totals.urls > QUEUE_MAX_JOBS then return { 'jobs' } end
 redis.call('HSET', batch_key(batch), 'v', VERSION, 'owner', owner, 'model', model, 'priority', priority,
   'traceparent', traceparent, 'submitted_at', NOW, 'size', #items, 'open', #items)
-remember(owner, hash, fingerprint, batch)
-enlist_batch()
+remember_key(owner, hash, fingerprint, batch)
+list_batch()
 for place, item in ipairs(items) do
-  take(place - 1, item, in_flight)
+  accept_item(place - 1, item, in_flight)
   if item.job then in_flight = in_flight + 1 end
 end
 return { 'accepted', NOW }

@@ -1,4 +1,4 @@
--- End every item of a batch (id, owner) that has not ended, because its owner wants it: {'done'}, or why not.
+-- Cancel every open item of a batch (id, owner) at its owner's request: {'done'}, or the reason.
 local batch, owner = ARGV[1], ARGV[2]
 
 local function cancel(index)
@@ -7,14 +7,14 @@ local function cancel(index)
   local record = job and load(job)
   if record and may(record, 'CANCELLED') then
     finish(record, 'CANCELLED', 'cancelled', {})
-    retire(record, false)
-  elseif to_fetch(item) then
-    leave_fetch(item, owner)
-    settle(item, NOW, 'CANCELLED')
+    let_expire(record, false)
+  elseif awaits_fetch(item) then
+    end_fetch(item, owner)
+    finish_item(item, NOW, 'CANCELLED')
   end
 end
 
-local size, reason = owned_batch(batch, owner)
+local size, reason = owned_batch_size(batch, owner)
 if not size then return { reason } end
 for index = 0, size - 1 do cancel(index) end
 return { 'done' }

@@ -1,5 +1,5 @@
--- A page of an owner's batches, newest first: time and id of the entry to go on from ('' at the end), then id and fields
--- of each. `at` and `after` are such a place, or '+inf' and ''. Batches that are gone leave the list.
+-- A page of an owner's batches, newest first: time and id of the entry to continue from ('' at the end), then id and
+-- fields of each. `at` and `after` are such a position, or '+inf' and ''. Entries of expired batches are removed.
 local owner, at, after, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local listed = batches_key(owner)
 local page, last, gone = {}, nil, {}
@@ -9,7 +9,7 @@ for position, entry in ipairs(entries) do
   local fields = redis.call('HGETALL', batch_key(id))
   if #fields == 0 then
     gone[#gone + 1] = id
-  elseif owned_batch(id, owner) then
+  elseif owned_batch_size(id, owner) then
     page[#page + 1] = { id, fields }
   end
   last = entry

@@ -1,7 +1,7 @@
--- A batch of this owner: {'done', fields, items by status in the order of STATUSES, rows}, or why not. A row, of `limit`
--- from `first` on, is an item: index, name, job, how it ended, and the job's status, slug and detail; and its result,
--- up to 64 kB each, only where `results` are asked for. Then nothing is counted: to count looks at every item, and who
--- reads results asks piece by piece.
+-- A batch of this owner: {'done', fields, items by status in the order of STATUSES, rows}, or the reason. The rows are
+-- `limit` items from `first` on: index, name, job, how it ended, and the job's status, slug and detail. With `results`
+-- each row also has the result (up to 64 kB), and nothing is counted: counting reads every item, and results are read
+-- in many small pages.
 local batch, owner, first, limit, results = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1'
 local SHOWN = { 'status', 'slug', 'detail', results and 'result' or nil }
 local STATUSES = { 'FETCHING', 'PENDING', 'PROCESSING', 'COMPLETED', 'FAILED', 'CANCELLED', 'REFUSED' }
@@ -29,7 +29,7 @@ local function counted(size)
   return shown
 end
 
-local size, reason = owned_batch(batch, owner)
+local size, reason = owned_batch_size(batch, owner)
 if not size then return { reason } end
 local rows = {}
 for index = first, math.min(first + limit, size) - 1 do rows[#rows + 1] = row(index) end

@@ -4,12 +4,12 @@ local limit, max_bytes, max_pixels = tonumber(ARGV[3]), tonumber(ARGV[4]), tonum
 local chunks_per_replica, cluster = tonumber(ARGV[6]), ARGV[7]
 local lease, deadline = lease_key(model), NOW + LEASE_MS
 
--- Leases of dispatchers that are gone. Those of a newer release's jobs are left to it.
+-- Take back expired leases: their dispatchers are gone. Leases of a newer release's jobs are left to that release.
 local function take_back_expired()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', lease, '-inf', NOW, 'LIMIT', 0, limit)) do
     local record, version = load(id)
     if record and record.status == 'PROCESSING' then
-      lose(record, 'the lease ran out')
+      release_as_lost(record, 'the lease ran out')
     elseif record then
       redis.call('ZREM', lease, id)
     elseif version then
@@ -26,16 +26,16 @@ local function window_is_full()
   return redis.call('ZCARD', chunks_key(model)) >= math.max(1, replicas * chunks_per_replica)
 end
 
--- Leaves jobs to the cluster that replaced this one, as long as that one asks for them; see active.py.
-local function another_takes_them()
+-- Whether the cluster that replaced this one asks for jobs of this model: then this one claims none; see active.py.
+local function other_cluster_claims()
   if cluster == '' then return false end
   redis.call('SET', asking_key(cluster, model), '1', 'PX', ACTIVE_MS)
   local active = redis.call('HGET', active_key(), 'cluster')
   return active and active ~= cluster and redis.call('EXISTS', asking_key(active, model)) == 1
 end
 
--- The job whose turn it is in this class: its record; or false when the class is empty; or nil when what stood there
--- could not be read and is out of the way now.
+-- The record of the job whose turn it is in this class; false when the class is empty; nil when the entry could not be
+-- read and has been moved out of the way.
 local function next_in_turn(priority)
   local ring = ring_key(model, priority)
   local owner = redis.call('ZRANGE', ring, 0, 0)[1]
@@ -45,31 +45,31 @@ local function next_in_turn(priority)
   local record, version = load(id)
   if record and may(record, 'PROCESSING') then return record end
   if record then
-    leave({ id = id, model = model, priority = priority, owner = owner })
+    leave_queue({ id = id, model = model, priority = priority, owner = owner })
   elseif version then
     redis.call('ZADD', wait, count(model, 'turn'), id)
     redis.call('ZADD', ring, count(model, 'turn'), owner)
   else
-    leave({ id = id, model = model, priority = priority, owner = owner })
+    leave_queue({ id = id, model = model, priority = priority, owner = owner })
     count(model, 'dead')
   end
 end
 
 local function start(record)
-  leave(record)
+  leave_queue(record)
   redis.call('ZADD', ring_key(model, record.priority), 'XX', count(model, 'turn'), record.owner)
   redis.call('ZADD', lease, deadline, record.id)
   change(record, 'PROCESSING', 'token', token, 'started_at', NOW, 'deliveries', record.deliveries + 1)
-  tell(record, 'PROCESSING')
+  note_change(record, 'PROCESSING')
   local more = redis.call('HMGET', job_key(record.id), 'params', 'media_type', 'traceparent')
-  local alone = suspect(record) and '1' or '0'
+  local alone = is_suspect(record) and '1' or '0'
   return { record.id, more[1], record.reference, record.bytes, record.pixels, more[2], more[3], alone }
 end
 
--- A suspect travels in a chunk of its own: what happens to it happens to nobody else.
+-- A suspect is alone in its chunk, so that it can harm no other job.
 local function fits(record, chunk)
   if #chunk == 0 then return true end
-  if suspect(record) or chunk.suspect then return false end
+  if is_suspect(record) or chunk.suspect then return false end
   return chunk.bytes + record.bytes <= max_bytes and chunk.pixels + record.pixels <= max_pixels
 end
 
@@ -83,7 +83,7 @@ local function gather()
       if record == false then break end
       if record then
         if not fits(record, chunk) then return chunk end
-        chunk.suspect = suspect(record)
+        chunk.suspect = is_suspect(record)
         chunk.bytes, chunk.pixels = chunk.bytes + record.bytes, chunk.pixels + record.pixels
         chunk[#chunk + 1] = start(record)
       end
@@ -94,7 +94,7 @@ end
 
 redis.call('ZREMRANGEBYSCORE', chunks_key(model), '-inf', NOW)
 take_back_expired()
-if another_takes_them() or window_is_full() then return {} end
+if other_cluster_claims() or window_is_full() then return {} end
 if redis.call('HEXISTS', stops_key(), 'work:' .. model) == 1 then return {} end
 local chunk = gather()
 if #chunk > 0 then redis.call('ZADD', chunks_key(model), deadline, token) end

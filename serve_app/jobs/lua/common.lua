@@ -1,8 +1,8 @@
--- What all scripts share. The lines above this file (keys, numbers, ALLOWED) come from scripts.py.
+-- Shared by all scripts. The lines above (keys, numbers, ALLOWED) come from scripts.py.
 --
--- Memory: Redis refuses a script's first write when it is full, but never a script that has written. So submit
--- starts with a write that Redis may refuse, and every other script with one that it never refuses (a removal):
--- a full Redis takes no new jobs, and those it has can still run and end.
+-- Memory: a full Redis refuses a script's first write, but no later one. So submit starts with a write that Redis may
+-- refuse, and every other script with one that it never refuses (a removal): a full Redis accepts no new jobs, and
+-- those it holds can still run and end.
 
 local CLOCK = redis.call('TIME')
 local NOW = CLOCK[1] * 1000 + math.floor(CLOCK[2] / 1000)
@@ -14,34 +14,34 @@ local FIELDS = {
   'reference', 'bytes', 'weight', 'pixels', 'submitted_at', 'started_at', 'completed_at', 'item', 'keep',
 }
 
--- The record of a job. Nil when it is gone or of a newer version; then the second value is that version or false.
+-- The record of a job; nil when it is gone (second value false) or of a newer version (second value that version).
 local function load(id)
   local values = redis.call('HMGET', job_key(id), unpack(FIELDS))
   if not values[1] or values[1] + 0 > VERSION then return nil, values[1] end
   local record = { id = id }
   for place, name in ipairs(FIELDS) do record[name] = values[place] end
-  record.weight = record.weight or record.bytes  -- releases before weighed inputs alone
+  record.weight = record.weight or record.bytes  -- older releases counted inputs only
   return record
 end
 
 -- The record of a job that this lease still holds, or nil.
-local function held(id, token)
+local function load_held(id, token)
   local record = load(id)
   if record and record.status == 'PROCESSING' and record.token == token then return record end
 end
 
--- The record of a job of this owner; else nil and why not: 'unknown', or 'foreign' for a record of another version.
-local function owned(id, owner)
+-- The record of a job of this owner; else nil and the reason: 'unknown', or 'foreign' for a record of another version.
+local function load_owned(id, owner)
   local record, version = load(id)
   if record and record.owner == owner then return record end
-  local theirs = not record and version and redis.call('HGET', job_key(id), 'owner') == owner
-  return nil, theirs and 'foreign' or 'unknown'
+  local is_newer = not record and version and redis.call('HGET', job_key(id), 'owner') == owner
+  return nil, is_newer and 'foreign' or 'unknown'
 end
 
 local function may(record, status) return ALLOWED[record.status][status] end
 
--- Change the status of a job, and other fields of its record. Nothing else does, so no change is outside of ALLOWED; who
--- calls has asked `may` or `held` before it wrote anything, because an error undoes nothing.
+-- Change the status of a job, and other fields of its record. Only this function does, so every change is in ALLOWED.
+-- Callers ask `may` or `load_held` before their first write, because an error does not undo writes.
 local function change(record, status, ...)
   if not may(record, status) then error('a job may not go from ' .. record.status .. ' to ' .. status) end
   record.status = status
@@ -52,8 +52,8 @@ local function count(model, name)
   return redis.call('HINCRBY', ledger_key(model), name, 1)
 end
 
--- Take a job out of where it stands: the wait of its owner, or the leases.
-local function leave(record)
+-- Remove a job from its owner's queue or from the leases.
+local function leave_queue(record)
   if record.status == 'PROCESSING' then
     redis.call('ZREM', lease_key(record.model), record.id)
     return
@@ -65,23 +65,23 @@ local function leave(record)
   end
 end
 
--- Put a job among the waiting, at its old place, and its owner into the ring.
-local function enter(record)
+-- Queue a job at its turn, and put its owner into the ring.
+local function enter_queue(record)
   redis.call('ZADD', wait_key(record.model, record.priority, record.owner), record.turn, record.id)
   redis.call('ZADD', ring_key(record.model, record.priority), 'NX', count(record.model, 'turn'), record.owner)
 end
 
--- Put a job on top of its owner's list. Jobs accepted in one step have one time: a page goes on by time and id.
-local function enlist(record)
+-- Add a job to its owner's list. Jobs accepted in one step share a time, so a page continues by time and id.
+local function add_to_list(record)
   local listed = jobs_key(record.owner)
   redis.call('ZADD', listed, NOW_US, record.id)
   redis.call('ZREMRANGEBYRANK', listed, 0, -(LISTED_MAX + 1))
   redis.call('EXPIRE', listed, LISTED_TTL_S)
 end
 
--- Entries of a sorted list that come after a place (a score and an id; '+inf' and '' for the beginning), highest first
--- and down to the score `last`: up to `looks` of {id, score}, and whether there are more. Entries may share a score, so
--- the place is both. Redis orders them by bytes within a score, and so does `<`, for ids are lower-case hexadecimal.
+-- Entries of a sorted list after a position (a score and an id; '+inf' and '' for the beginning), highest first down to
+-- the score `last`: up to `looks` of {id, score}, and whether there are more. Entries may share a score, so a position
+-- has both. Redis orders equal scores by bytes, and so does `<`, because ids are lower-case hexadecimal.
 local function entries_after(list, at, after, last, looks)
   local same = at == '+inf' and 0 or redis.call('ZCOUNT', list, at, at)
   local found = redis.call('ZREVRANGEBYSCORE', list, at, last, 'WITHSCORES', 'LIMIT', 0, looks + same + 1)
@@ -98,11 +98,11 @@ end
 
 local function wake(model) redis.call('PUBLISH', wake_key(), model) end
 
--- What this script has changed, for those who wait for a job; scripts.py publishes it in one message at its end. Nobody
--- waits for a job that does not exist yet, so submits tell nothing.
+-- Changes made by this script, for requests that wait for a job; scripts.py publishes them as one message at the end.
+-- Nothing can wait for a job that does not exist yet, so submits note no change.
 local changed = {}
 
-local function tell(record, status)
+local function note_change(record, status)
   changed[#changed + 1] = record.id
   changed[#changed + 1] = status
 end
@@ -111,19 +111,20 @@ local function publish_changes()
   if #changed > 0 then redis.call('PUBLISH', changes_key(), table.concat(changed, ' ')) end
 end
 
--- Whether a job runs alone: it was lost before, or was in a forward pass that hung.
-local function suspect(record) return record.deliveries + 0 >= SUSPECT_AFTER or record.suspect == '1' end
+-- Whether a job must run alone: it was lost several times, or was in a forward pass that hung.
+local function is_suspect(record) return record.deliveries + 0 >= SUSPECT_AFTER or record.suspect == '1' end
 
 -- PROCESSING -> PENDING.
 local function put_back(record, deliveries, strikes)
-  leave(record)
+  leave_queue(record)
   redis.call('HDEL', job_key(record.id), 'token', 'alone')
   change(record, 'PENDING', 'deliveries', deliveries, 'strikes', strikes)
-  enter(record)
-  tell(record, 'PENDING')
+  enter_queue(record)
+  note_change(record, 'PENDING')
 end
 
--- Why no jobs of this weight together (one, unless told) may come in now, as the script's reply; nil when they may.
+-- Why jobs of this total weight (one job by default) cannot be accepted now, as the script's reply; else nil, and how
+-- many jobs are in flight.
 local function refusal(model, weight, jobs)
   local stops = redis.call('HMGET', stops_key(), 'intake', 'intake:' .. model)
   if stops[1] or stops[2] then return { 'stopped', stops[1] or stops[2] } end
@@ -136,17 +137,17 @@ local function refusal(model, weight, jobs)
   return nil, in_flight
 end
 
-local function input_is_there(record)
+local function input_exists(record)
   return record.reference == '' or redis.call('EXISTS', record.reference) == 1
 end
 
--- FAILED -> PENDING. Start the next run of a failed job, at its old place: nil, or why not as `refusal` says, or
+-- FAILED -> PENDING. Start the next run of a failed job, at its old turn: nil, or the reason as in `refusal`,
 -- {'unfailed'} or {'input-gone'}.
 local function reopen(record)
   if record.status ~= 'FAILED' or not may(record, 'PENDING') then return { 'unfailed' } end
   local reason = refusal(record.model, record.weight)
   if reason then return reason end
-  if not input_is_there(record) then return { 'input-gone' } end
+  if not input_exists(record) then return { 'input-gone' } end
   count(record.model, 'reopened')
   record.run = record.run + 1
   redis.call('HDEL', job_key(record.id), 'started_at', 'completed_at', 'result', 'slug', 'detail', 'suspect')
@@ -154,43 +155,44 @@ local function reopen(record)
   redis.call('PERSIST', job_key(record.id))
   if record.reference ~= '' then redis.call('PERSIST', record.reference) end
   redis.call('INCRBY', held_bytes_key(), record.weight)
-  if record.item then unsettle(record.item) end
-  enter(record)
+  if record.item then reopen_item(record.item) end
+  enter_queue(record)
   wake(record.model)
 end
 
--- An owner with webhooks is told: one look for those who have none, and never a reason for a job not to end.
-local function tell_owner(record, status)
+-- Queue an event for the owner's webhooks. One EXISTS for an owner without any; never an error, because the job must
+-- end.
+local function queue_webhook_event(record, status)
   if redis.call('EXISTS', webhooks_key(record.owner)) == 0 then return end
   if redis.call('XLEN', webhook_events_key()) >= WEBHOOK_EVENTS_MAX then
     redis.call('HINCRBY', webhook_totals_key(), 'dropped', 1)
     return
   end
-  redis.call('XADD', webhook_events_key(), '*', 'type', 'job.' .. string.lower(status), 'at', NOW, 'owner', record.owner,
-    'job_id', record.id, 'run', record.run, 'status', status, 'model', record.model)
+  redis.call('XADD', webhook_events_key(), '*', 'type', 'job.' .. string.lower(status), 'at', NOW,
+    'owner', record.owner, 'job_id', record.id, 'run', record.run, 'status', status, 'model', record.model)
 end
 
--- End a job and tell the outbox. `outcome`: result, or slug and detail. What happens to record and input is the
--- caller's next step. The job no longer weighs on the queue.
+-- End a job, write its outcome to the outbox and stop counting it towards QUEUE_MAX_BYTES. `outcome`: result, or slug
+-- and detail. The caller decides next what happens to record and input.
 local function finish(record, status, counter, outcome)
-  leave(record)
+  leave_queue(record)
   local result, slug, detail = outcome.result or '', outcome.slug or '', outcome.detail or ''
   redis.call('HDEL', job_key(record.id), 'token', 'alone')
   change(record, status, 'completed_at', NOW, 'result', result, 'slug', slug, 'detail', detail)
   redis.call('DECRBY', held_bytes_key(), record.weight)
   count(record.model, counter)
-  tell(record, status)
+  note_change(record, status)
   redis.call('XADD', outbox_key(), '*', 'kind', 'outcome', 'job_id', record.id, 'run', record.run,
     'owner', record.owner, 'model', record.model, 'status', status, 'dead', counter == 'dead' and '1' or '0',
     'slug', slug, 'detail', detail, 'result', result, 'deliveries', record.deliveries,
     'submitted_at', record.submitted_at, 'started_at', record.started_at or '0', 'completed_at', NOW)
-  tell_owner(record, status)
-  if record.item then settle(record.item, NOW, status, slug, detail, record.run) end
+  queue_webhook_event(record, status)
+  if record.item then finish_item(record.item, NOW, status, slug, detail, record.run) end
 end
 
--- What happens to record and input of a job that ended: the record stays for a while, the input with it where it
--- `stays` or its owner asked to keep it.
-local function retire(record, stays)
+-- Set the TTL of an ended job's record. Its input has the same TTL when it `stays` or its owner asked to keep it, and
+-- is deleted otherwise.
+local function let_expire(record, stays)
   if record.reference ~= '' then
     if stays or record.keep then
       redis.call('EXPIRE', record.reference, JOB_TTL_S)
@@ -201,17 +203,17 @@ local function retire(record, stays)
   redis.call('EXPIRE', job_key(record.id), JOB_TTL_S)
 end
 
--- Take a job out of the dead ones: 1, or 0 when it was none. Its record and input are the caller's next step.
-local function unbury(record)
+-- Remove a job from the dead letters: 1, or 0 when it was not there. The caller decides about record and input.
+local function remove_dead_letter(record)
   local dead = redis.call('ZREM', dead_key(record.model), record.id)
   if dead == 1 then redis.call('DECRBY', dead_bytes_key(record.model), record.bytes) end
   return dead
 end
 
--- Remove an ended job for its owner, or a dead one for an admin. PostgreSQL is told to forget what came of it; until it
--- has, `removed` keeps anybody from reading it there.
-local function forget(record)
-  local dead = unbury(record)
+-- Remove an ended job for its owner, or a dead one for an admin. The outbox asks PostgreSQL to delete its outcome;
+-- until then the key `removed` hides that outcome.
+local function remove_job(record)
+  local dead = remove_dead_letter(record)
   redis.call('ZREM', jobs_key(record.owner), record.id)
   redis.call('UNLINK', job_key(record.id), outputs_key(record.id),
     record.reference ~= '' and record.reference or job_key(record.id))
@@ -222,15 +224,15 @@ local function forget(record)
     'completed_at', record.completed_at, 'removed_at', NOW)
 end
 
--- Keep a dead job for inspection; the oldest leave when there are too many or they are too large: their input at once,
--- their record when that of any ended job would, so that nobody's job is unknown the moment it died.
-local function bury(record)
+-- Keep a dead job for inspection. When there are too many or they are too large, the oldest go: their input at once,
+-- their record after the TTL of an ended job, so that an owner can still read that the job died.
+local function dead_letter(record)
   local dead, total = dead_key(record.model), dead_bytes_key(record.model)
   redis.call('ZADD', dead, NOW, record.id)
   local bytes = redis.call('INCRBY', total, record.bytes)
   while redis.call('ZCARD', dead) > DEAD_MAX_JOBS or bytes > DEAD_MAX_BYTES do
     local id = redis.call('ZPOPMIN', dead)[1]
-    if not id then  -- the count of bytes was wrong: nothing is kept
+    if not id then  -- the byte count was wrong: no job is kept
       redis.call('DEL', total)
       return
     end
@@ -241,15 +243,15 @@ local function bury(record)
   end
 end
 
--- The record of a job that is kept as dead, or nil.
-local function buried(id)
+-- The record of a job among the dead letters, or nil.
+local function load_dead(id)
   local record = load(id)
   if record and redis.call('ZSCORE', dead_key(record.model), id) then return record end
 end
 
--- A delivery that ended without an answer. It is a strike only if this lease reported that the job ran alone. With
+-- End a delivery that brought no answer. It is a strike only if this lease reported that the job ran alone. With
 -- `suspects` the job runs alone from now on.
-local function lose(record, reason, suspects)
+local function release_as_lost(record, reason, suspects)
   local strikes = record.strikes + (record.alone == record.token and 1 or 0)
   if strikes < MAX_STRIKES and record.deliveries + 0 < MAX_DELIVERIES then
     put_back(record, record.deliveries, strikes)
@@ -263,5 +265,5 @@ local function lose(record, reason, suspects)
     detail = string.format('Given up after %d deliveries, %d of them lost while the job ran alone. The last: %s',
       record.deliveries, strikes, reason),
   })
-  bury(record)
+  dead_letter(record)
 end

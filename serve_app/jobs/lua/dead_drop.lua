@@ -1,6 +1,6 @@
--- Remove a dead job as its owner would remove an ended one (id, then the event for the audit): 1, or 0 when there is none.
-local record = buried(ARGV[1])
+-- Remove a dead job, as its owner could remove an ended one (id, then the audit event): 1, or 0 for no such dead job.
+local record = load_dead(ARGV[1])
 if not record then return 0 end
-forget(record)
+remove_job(record)
 redis.call('XADD', outbox_key(), '*', 'kind', 'audit', unpack(ARGV, 2))
 return 1

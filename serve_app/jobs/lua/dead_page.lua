@@ -1,4 +1,4 @@
--- Dead jobs of a model after a place (its end in ms, its id; '+inf' and '' for the first page), the newest first:
+-- Dead jobs of a model after a position (end in ms and id; '+inf' and '' for the first page), newest first:
 -- {id, end, fields}, …
 local model, at, after, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local page = {}

@@ -2,11 +2,11 @@
 local token = ARGV[1]
 local ended = {}
 for place = 2, #ARGV, 3 do
-  local record = held(ARGV[place], token)
+  local record = load_held(ARGV[place], token)
   ended[#ended + 1] = 0
   if record and may(record, 'FAILED') then
     finish(record, 'FAILED', 'failed', { slug = ARGV[place + 1], detail = ARGV[place + 2] })
-    retire(record, true)
+    let_expire(record, true)
     ended[#ended] = 1
   end
 end

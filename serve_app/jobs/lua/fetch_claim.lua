@@ -1,19 +1,20 @@
--- Take up to `limit` items whose URL is to be fetched, owner by owner: {item, what it asks for, owner, model, priority,
--- traceparent}, … Whoever takes one has FETCH_LEASE_MS; then it is another's to take. What could be no job now is not
--- fetched in vain: it goes behind the others of its owner. The owners ARGV[2..] have enough for now: their turn stays.
+-- Claim up to `limit` items whose URL is to be fetched, owner by owner: {item, its request, owner, model, priority,
+-- traceparent}, … A claim lasts FETCH_LEASE_MS; then another gateway may claim the item. An item that could not become
+-- a job now is not fetched in vain: it moves behind its owner's other items. The owners in ARGV[2..] have enough
+-- fetches under way: they keep their turn.
 local limit = tonumber(ARGV[1])
 local has_enough = {}
 for place = 2, #ARGV do has_enough[ARGV[place]] = true end
-local MORE_LOOKS = 50 -- at items that could be no job now
+local MORE_LOOKS = 50 -- at items that could not become a job now
 
--- The batch of an item that was to be fetched is gone, and the item with it.
+-- The batch of an item to be fetched is gone, and the item with it.
 local function forget_fetch() redis.call('DECR', fetches_key()) end
 
 local function return_expired()
   for _, item in ipairs(redis.call('ZRANGEBYSCORE', fetching_key(), '-inf', NOW, 'LIMIT', 0, limit)) do
     redis.call('ZREM', fetching_key(), item)
     local owner = redis.call('HGET', batch_key((parts_of(item))), 'owner')
-    if owner then enter_fetch(item, owner, NOW_US) else forget_fetch() end
+    if owner then queue_fetch(item, owner, NOW_US) else forget_fetch() end
   end
 end
 
@@ -54,7 +55,7 @@ for look = 1, limit + MORE_LOOKS do
     redis.call('ZADD', fetching_key(), NOW + FETCH_LEASE_MS, item)
     taken[#taken + 1] = { item, redis.call('HGET', items_key(batch), index), unpack(said) }
   else
-    enter_fetch(item, said[1], NOW_US + look)
+    queue_fetch(item, said[1], NOW_US + look)
   end
 end
 return taken

@@ -1,10 +1,10 @@
--- What came of an item whose URL was fetched (item, owner, then slug, detail; or '', '' and the job): {'done'}; or
--- {'known'} when that was decided before; or why it can be no job now, as submit.lua says it.
+-- Record the outcome of a fetch (item, owner, then slug, detail; or '', '' and the job): {'done'}; {'known'} when it
+-- was decided before; or the reason why it cannot become a job now, as in submit.lua.
 local item, owner, slug, detail = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-if not to_fetch(item) then return { 'known' } end
+if not awaits_fetch(item) then return { 'known' } end
 if slug ~= '' then
-  leave_fetch(item, owner)
-  settle(item, NOW, 'REFUSED', slug, detail)
+  end_fetch(item, owner)
+  finish_item(item, NOW, 'REFUSED', slug, detail)
   return { 'done' }
 end
 local batch, index = parts_of(item)
@@ -14,8 +14,8 @@ record.model, record.priority, record.traceparent =
   unpack(redis.call('HMGET', batch_key(batch), 'model', 'priority', 'traceparent'))
 local reason, in_flight = refusal(record.model, record.bytes)
 if reason then return reason end
-if not input_is_there(record) then return { 'input' } end
+if not input_exists(record) then return { 'input' } end
 accept(record, in_flight)
 redis.call('HSET', items_key(batch), index .. ':job', record.id)
-leave_fetch(item, owner)
+end_fetch(item, owner)
 return { 'done' }

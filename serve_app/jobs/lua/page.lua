@@ -1,6 +1,6 @@
--- A page of an owner's list, newest first: time and id of the entry to go on from ('' at the end), then id and fields of
--- each job. `at` and `after` are such a place, or '+inf' and ''; `since` is a time; `status` and `model` may be ''. Jobs
--- whose record is gone leave the list.
+-- A page of an owner's jobs, newest first: time and id of the entry to continue from ('' at the end), then id and
+-- fields of each job. `at` and `after` are such a position, or '+inf' and ''; `since` is a time; `status` and `model`
+-- may be ''. Entries of expired jobs are removed.
 local owner, at, after, since, limit, status, model = unpack(ARGV)
 local SHOWN = { 'v', 'status', 'model', 'submitted_at', 'started_at', 'completed_at', 'run', 'deliveries', 'strikes',
   'slug', 'detail', 'priority', 'keep' }

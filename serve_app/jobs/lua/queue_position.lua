@@ -1,5 +1,5 @@
--- Where a job waits: its place among its owner's jobs, how many owners of its class wait, 1 when that class is served
--- first, jobs of the model that run, and the model's ledger. Nil when it does not wait.
+-- The queue position of a job: its place among its owner's jobs, the number of waiting owners of its class, 1 when that
+-- class is served first, running jobs of the model, and the model's ledger. Nil when it does not wait.
 local record = load(ARGV[1])
 local place = record and redis.call('ZRANK', wait_key(record.model, record.priority, record.owner), record.id)
 if not place then return nil end

@@ -1,5 +1,5 @@
--- A model's queue at one moment: leased, dead jobs kept, replicas, age in ms of the job that has waited longest, jobs
--- that wait as they are counted where they stand, and the ledger. The oldest may be anybody's, so every owner's first job is looked at.
+-- A snapshot of a model's queue: leased jobs, dead jobs kept, replicas, longest wait in ms, waiting jobs as counted in
+-- the queues themselves, and the ledger. Any owner may have the oldest job, so the first job of every owner is read.
 local model, oldest, waiting = ARGV[1], 0, 0
 for _, priority in ipairs(PRIORITIES) do
   for _, owner in ipairs(redis.call('ZRANGE', ring_key(model, priority), 0, -1)) do

@@ -1,6 +1,6 @@
--- Remove an ended job for its owner (id, owner): {'done'}, or why not.
-local record, reason = owned(ARGV[1], ARGV[2])
+-- Remove an ended job for its owner (id, owner): {'done'}, or the reason.
+local record, reason = load_owned(ARGV[1], ARGV[2])
 if not record then return { reason } end
 if record.status == 'PENDING' or record.status == 'PROCESSING' then return { 'unended' } end
-forget(record)
+remove_job(record)
 return { 'done' }

@@ -1,11 +1,11 @@
--- Move the deadline of a chunk and of those of its jobs that are still its own: their ids.
+-- Extend the lease of a chunk and of those of its jobs that it still holds: their ids.
 local model, token = ARGV[1], ARGV[2]
 local deadline = NOW + LEASE_MS
 
 redis.call('ZREM', chunks_key(model), token)
 local ours = {}
 for place = 3, #ARGV do
-  if held(ARGV[place], token) then
+  if load_held(ARGV[place], token) then
     redis.call('ZADD', lease_key(model), deadline, ARGV[place])
     ours[#ours + 1] = ARGV[place]
   end

@@ -1,2 +1,2 @@
--- The cards of the replicas that run.
+-- The cards of the running replicas.
 return redis.call('ZRANGEBYSCORE', replicas_key(ARGV[1]), NOW, '+inf')

@@ -1,5 +1,5 @@
--- Start the next run of a failed job for its owner (id, owner): {'done', record}, or why not.
-local record, reason = owned(ARGV[1], ARGV[2])
+-- Start the next run of a failed job for its owner (id, owner): {'done', record}, or the reason.
+local record, reason = load_owned(ARGV[1], ARGV[2])
 if not record then return { reason } end
 if redis.call('HGET', job_key(record.id), 'slug') == 'job-dead' then return { 'dead' } end
 local refused = reopen(record)

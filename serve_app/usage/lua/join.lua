@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- A writer joins: the group is made where it is missing, and the names of writers that are gone are forgotten (every
--- start of a replica brings a new one). A name with entries still pending stays: deleting it would lose them.
--- KEYS: outbox   ARGV: group, ms without a sign of life after which a name is forgotten
--- allow-oom: a Redis that is full must still be drained.
+-- A writer joins: create the group if it is missing, and delete the names of writers that are gone (each start of a
+-- replica adds a name). A name with pending entries stays, because deleting it would lose them.
+-- KEYS: outbox   ARGV: group, idle ms after which a name is deleted
+-- allow-oom: a full Redis must still be drained.
 
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
 if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then

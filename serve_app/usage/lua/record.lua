@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Puts usage events into the outbox, and counts those for which it, or a gateway's spool, had no room.
--- Reply: how many it took, the first ones.
+-- Add usage events to the outbox, and count those for which the outbox, or a gateway's spool, had no room.
+-- Reply: how many of them, from the first on, were added.
 -- KEYS: outbox, outbox:dropped, outbox:totals
--- ARGV: most entries of the outbox; events that the spool missed, since and until when in ms; then the events, each a
--- JSON object
--- allow-oom: OUTBOX_MAX bounds these events already, and a full image store must not take the bookkeeping with it.
+-- ARGV: most entries of the outbox; number of events that the spool dropped, from and until when in ms; then the
+-- events, each a JSON object
+-- allow-oom: OUTBOX_MAX already bounds these events, and a full image store must not stop the bookkeeping.
 
 local room = math.max(0, tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1]))
 local stored = math.min(room, #ARGV - 4)

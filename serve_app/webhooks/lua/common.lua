@@ -5,9 +5,9 @@ local NOW = CLOCK[1] * 1000 + math.floor(CLOCK[2] / 1000)
 
 local function count(name, number) redis.call('HINCRBY', webhook_totals_key(), name, number) end
 
--- When the endpoint is next to be served: after its first waiting delivery's turn, not before now, so that one with a
--- long queue stands behind those that have waited since.
-local function plan(endpoint)
+-- Schedule the endpoint for its first waiting delivery, at the earliest now: an endpoint with a long queue then stands
+-- behind those that became due meanwhile.
+local function schedule(endpoint)
   local first = redis.call('ZRANGE', webhook_queue_key(endpoint), 0, 0, 'WITHSCORES')
   if first[1] then
     redis.call('ZADD', webhook_due_key(), math.max(NOW, first[2]), endpoint)
@@ -16,23 +16,23 @@ local function plan(endpoint)
   end
 end
 
--- Whether another delivery may wait for this endpoint: the fuller the house, the fewer for one.
+-- Whether another delivery may wait for this endpoint: the more wait in all, the fewer may wait for one endpoint.
 local function has_room(endpoint)
-  local left = HOUSE_MAX - redis.call('ZCARD', webhook_waiting_key())
-  return redis.call('ZCARD', webhook_queue_key(endpoint)) < math.min(QUEUE_MAX, left / HOUSE_SHARE)
+  local left = WAITING_MAX - redis.call('ZCARD', webhook_waiting_key())
+  return redis.call('ZCARD', webhook_queue_key(endpoint)) < math.min(QUEUE_MAX, left / WAITING_SHARE)
 end
 
--- Put a delivery among the waiting, due now. An endpoint that is being served is planned when that ends.
+-- Queue a delivery, due now. An endpoint with a delivery under way is scheduled when that ends.
 local function enqueue(endpoint, id)
   redis.call('PERSIST', webhook_delivery_key(id))
   redis.call('ZREM', webhook_log_key(endpoint), id)
   redis.call('ZADD', webhook_waiting_key(), 'NX', NOW, id)
   redis.call('ZADD', webhook_queue_key(endpoint), NOW, id)
-  if redis.call('HEXISTS', webhook_key(endpoint), 'claim') == 0 then plan(endpoint) end
+  if redis.call('HEXISTS', webhook_key(endpoint), 'claim') == 0 then schedule(endpoint) end
 end
 
--- End a delivery: it leaves the waiting for the log, whose oldest leave.
-local function conclude(endpoint, id, status)
+-- End a delivery: it moves from the queue to the log, which drops its oldest entries.
+local function end_delivery(endpoint, id, status)
   redis.call('ZREM', webhook_queue_key(endpoint), id)
   redis.call('ZREM', webhook_waiting_key(), id)
   redis.call('HDEL', webhook_delivery_key(id), 'claim')
@@ -46,8 +46,8 @@ local function conclude(endpoint, id, status)
   count(status, 1)
 end
 
--- Remove these deliveries, of which no log tells. In parts: a call of Redis takes some thousand names, not any number.
-local function forget(endpoint, ids)
+-- Remove these deliveries without logging them. In parts: one command takes a few thousand names, not any number.
+local function remove_deliveries(endpoint, ids)
   for first = 1, #ids, 1000 do
     local part, records = {}, {}
     for place = first, math.min(first + 999, #ids) do
@@ -59,11 +59,13 @@ local function forget(endpoint, ids)
   end
 end
 
--- Switch an endpoint off; what waits for it ends as failed, and the log keeps as many as it would of any.
+-- Disable an endpoint: its waiting deliveries end as failed, and the log keeps its usual number of them.
 local function disable(endpoint, reason)
   redis.call('HSET', webhook_key(endpoint), 'disabled_at', NOW, 'disabled_why', reason)
   local beyond = redis.call('ZRANGE', webhook_queue_key(endpoint), 0, -(LOG_MAX + 1))
-  forget(endpoint, beyond)
+  remove_deliveries(endpoint, beyond)
   count('failed', #beyond)
-  for _, id in ipairs(redis.call('ZRANGE', webhook_queue_key(endpoint), 0, -1)) do conclude(endpoint, id, 'failed') end
+  for _, id in ipairs(redis.call('ZRANGE', webhook_queue_key(endpoint), 0, -1)) do
+    end_delivery(endpoint, id, 'failed')
+  end
 end

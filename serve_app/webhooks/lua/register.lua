@@ -1,4 +1,4 @@
--- Keep a new endpoint: when it was made, or 'full'.
+-- Store a new endpoint: its time of creation, or 'full'.
 -- ARGV: owner, endpoint, URL, events, secret
 local owner, endpoint, url, events, secret = unpack(ARGV)
 if redis.call('ZCARD', webhooks_key(owner)) >= ENDPOINTS_MAX then return 'full' end

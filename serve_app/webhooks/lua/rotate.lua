@@ -1,4 +1,4 @@
--- Give an endpoint a new secret, which the older one accompanies for a while: 1, or 0 when there is none of this owner.
+-- Give an endpoint a new secret; the old one stays valid for a while: 1, or 0 when the owner has no such endpoint.
 -- ARGV: owner, endpoint, secret
 local owner, endpoint, secret = unpack(ARGV)
 local name = webhook_key(endpoint)

@@ -1,5 +1,5 @@
--- Have something delivered now, because its owner says so: 'queued', 'unknown' or 'full'.
--- A new delivery is made of the fields given; without any, one that there is begins its schedule again.
+-- Deliver now at the owner's request: 'queued', 'unknown' or 'full'.
+-- With fields, a new delivery is made of them; without, an existing delivery starts its schedule again.
 -- ARGV: owner, endpoint, delivery, then field, value …
 local owner, endpoint, id = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('HGET', webhook_key(endpoint), 'owner') ~= owner then return 'unknown' end

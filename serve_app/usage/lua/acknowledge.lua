@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- What happens in Redis after a commit: the entries leave the outbox, refused ones move aside, and usage events
--- that were counted instead of stored become one gap event, which goes to PostgreSQL like any other entry.
+-- After a commit: remove the written entries from the outbox, keep the refused ones apart, and turn the count of
+-- dropped usage events into one gap event, which goes to PostgreSQL like any other entry.
 -- KEYS: outbox, outbox:dropped, outbox:refused, outbox:totals
 -- ARGV: group, id for a gap event, most refused entries kept, number of entries, their ids ..., refused entries ...
--- allow-oom: settling frees memory, so it must work where memory has run out.
+-- allow-oom: this frees memory, so it must work when memory has run out.
 
 local entries = tonumber(ARGV[4])
 redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, 5, 4 + entries))

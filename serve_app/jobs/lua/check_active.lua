@@ -1,5 +1,5 @@
--- A gateway of a cluster looks whether its cluster is the active one: 1 or 0; and since when its cluster serves users, or
--- ''. `serves`: it has answered a user; `known`: what an earlier look said, for a Redis that has forgotten it.
+-- Whether a gateway's cluster is the active one, 1 or 0; and since when it serves users, or ''. `serves`: the gateway
+-- has answered a user; `known`: the time that an earlier call replied, in case Redis has lost it.
 local cluster, serves, known = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
 redis.call('HDEL', active_key(), '')  -- a full Redis runs a script to its end if the first write is a removal
 

@@ -1,4 +1,4 @@
--- Write down how an attempt went, and free its endpoint: 1, or 0 when the claim was no longer ours.
+-- Record the outcome of an attempt and release its endpoint: 1, or 0 when the claim had passed to another sender.
 -- ARGV: token, endpoint, delivery, 'delivered' | 'retry' | 'failed' | 'gone', pause in ms before the next, ms that
 -- the attempt took, and what the log keeps of it, as JSON
 local token, endpoint, id, outcome, pause, took, attempt = unpack(ARGV)
@@ -16,20 +16,20 @@ local facts = redis.call('HMGET', webhook_key(endpoint), 'disabled_at', 'deliver
 if outcome == 'delivered' then
   redis.call('HDEL', webhook_key(endpoint), 'disabled_at', 'disabled_why')
   redis.call('HSET', webhook_key(endpoint), 'delivered_at', NOW)
-  conclude(endpoint, id, 'delivered')
+  end_delivery(endpoint, id, 'delivered')
 elseif outcome == 'gone' then
-  conclude(endpoint, id, 'failed')
+  end_delivery(endpoint, id, 'failed')
   disable(endpoint, 'The receiver answered 410 Gone.')
 elseif outcome == 'failed' then
   local made = redis.call('HGET', name, 'at')
-  conclude(endpoint, id, 'failed')
+  end_delivery(endpoint, id, 'failed')
   if (facts[2] or 0) - made < 0 then
     disable(endpoint, 'A delivery failed at its last attempt, and none before it was taken since.')
   end
 elseif facts[1] then
-  conclude(endpoint, id, 'failed')
+  end_delivery(endpoint, id, 'failed')
 else
   redis.call('ZADD', webhook_queue_key(endpoint), NOW + pause, id)
 end
-plan(endpoint)
+schedule(endpoint)
 return 1
