@@ -21,7 +21,7 @@ from webhook_help import OWNER, Town, allowing, documented_verify, sending
 from serve_app.contracts import Failure
 from serve_app.errors import WebhookUrlInvalid
 from serve_app.settings import Settings
-from serve_app.webhooks.limits import HOUSE_MAX, JITTER, LOG_MAX, QUEUE_MAX, SCHEDULE_S, SLOW_AT_ONCE
+from serve_app.webhooks.limits import JITTER, LOG_MAX, QUEUE_MAX, SCHEDULE_S, SLOW_AT_ONCE, WAITING_MAX
 from serve_app.webhooks.store import Webhook, WebhookStore
 
 BURST = 2_000
@@ -313,7 +313,7 @@ async def test_queues_are_bounded_and_what_found_no_room_is_counted(town: Town, 
         await town.end_job()
         await until(lambda: town.endpoints.read(OWNER, endpoint.id), fits=lambda found: found.dropped == 1)
         await town.redis.delete(queue)
-        await town.redis.zadd("webhook-waiting", {f"msg_{number}": later for number in range(HOUSE_MAX)})
+        await town.redis.zadd("webhook-waiting", {f"msg_{number}": later for number in range(WAITING_MAX)})
         await town.end_job()
         await until(lambda: town.endpoints.read(OWNER, endpoint.id), fits=lambda found: found.dropped == 2)
     assert receiver.got == []
@@ -408,7 +408,7 @@ async def test_many_receivers_that_hang_leave_places_for_the_others(town: Town, 
 async def test_a_full_house_still_has_room_for_who_holds_little(town: Town, receiver: Receiver) -> None:
     endpoint, other = await town.register(receiver.url), await town.register(receiver.url, owner="bob")
     later = await town.now_ms() + 10**9
-    await town.redis.zadd("webhook-waiting", {f"msg_{number}": later for number in range(HOUSE_MAX - 8)})
+    await town.redis.zadd("webhook-waiting", {f"msg_{number}": later for number in range(WAITING_MAX - 8)})
     await town.redis.zadd(f"webhook-queue:{endpoint.id}", {"msg_a": later, "msg_b": later})
     async with sending(town.settings):
         await town.end_job()

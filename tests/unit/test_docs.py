@@ -38,8 +38,8 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         ("api.md", "For 24 hours, or until", (jobs.IDEMPOTENCY_MAX,)),
         ("operations.md", "| `Idempotency-Key` of a submit |", (jobs.IDEMPOTENCY_MAX,)),
         ("problems.md", "You sent this key before", (jobs.IDEMPOTENCY_MAX,)),
-        ("operations.md", "| delivery of a webhook that waits |", (webhooks.QUEUE_MAX, webhooks.HOUSE_MAX)),
-        ("webhooks.md", "For one webhook", (webhooks.QUEUE_MAX, webhooks.HOUSE_MAX)),
+        ("operations.md", "| delivery of a webhook that waits |", (webhooks.QUEUE_MAX, webhooks.WAITING_MAX)),
+        ("webhooks.md", "For one webhook", (webhooks.QUEUE_MAX, webhooks.WAITING_MAX)),
     ],
 )
 def test_bounds_stand_where_they_are_told(page: str, row: str, numbers: tuple[int, ...]) -> None:
