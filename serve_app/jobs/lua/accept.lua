@@ -9,7 +9,7 @@ local function earlier_submit(hash)
 end
 
 -- Store an idempotency key for a day, and at most IDEMPOTENCY_MAX of one owner.
-local function remember_key(owner, hash, fingerprint, id)
+local function remember_request(owner, hash, fingerprint, id)
   if hash == '' then return end
   local hashes = idems_key(owner)
   redis.call('HSET', idem_key(hash), 'fingerprint', fingerprint, 'id', id, 'at', NOW)

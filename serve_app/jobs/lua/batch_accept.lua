@@ -46,7 +46,7 @@ if reason then return reason end
 if (redis.call('GET', fetches_key()) or 0) + totals.urls > QUEUE_MAX_JOBS then return { 'jobs' } end
 redis.call('HSET', batch_key(batch), 'v', VERSION, 'owner', owner, 'model', model, 'priority', priority,
   'traceparent', traceparent, 'submitted_at', NOW, 'size', #items, 'open', #items)
-remember_key(owner, hash, fingerprint, batch)
+remember_request(owner, hash, fingerprint, batch)
 list_batch()
 for place, item in ipairs(items) do
   accept_item(place - 1, item, in_flight)

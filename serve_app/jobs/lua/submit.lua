@@ -13,5 +13,5 @@ local record = { id = id, owner = owner, model = model, priority = priority, par
   keep = keep == '1' }
 if not input_exists(record) then return { 'input' } end
 accept(record, in_flight)
-remember_key(owner, hash, fingerprint, id)
+remember_request(owner, hash, fingerprint, id)
 return { 'accepted', NOW }
