@@ -30,7 +30,7 @@ from serve_app.images.fetch import fetch
 from serve_app.outbound.url import is_public, read_url
 from serve_app.settings import Settings
 from serve_app.webhooks.sender import attempt, policy_of
-from serve_app.webhooks.store import Claimed, Delivery, Endpoint
+from serve_app.webhooks.store import Claimed, Delivery, Webhook
 
 SETTINGS = Settings()
 REFUSALS = (ImageUrlForbidden, ImageUrlInvalid, WebhookUrlForbidden, WebhookUrlInvalid)
@@ -89,7 +89,7 @@ async def as_image(url: str, names: NameServer, settings: Settings = SETTINGS) -
 
 async def as_webhook(url: str, names: NameServer, settings: Settings = SETTINGS) -> str:
     """Why the webhook was not delivered, though it had somehow been registered."""
-    endpoint = Endpoint("e", "ann", url, ("job.failed",), ("whsec_AAAA",), 0, None, None, "", None, 0, slow=False)
+    endpoint = Webhook("e", "ann", url, ("job.failed",), ("whsec_AAAA",), 0, None, None, "", None, 0, slow=False)
     delivery = Delivery("msg_1", "e", "job.failed", 0, "waiting", 0, "j", "FAILED", "m", ())
     done = await attempt(Claimed("t", endpoint, delivery), policy_of(settings), str, names)
     assert done.verdict == "retry"
