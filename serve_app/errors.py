@@ -1,5 +1,5 @@
-"""Every error that a client can meet, as one table: a row is a problem type (RFC 9457), a class of its own to raise and
-catch, and a heading in docs/problems.md. At the end, what only the dispatcher meets."""
+"""Every error that a client can meet, as one table. A row is a problem type (RFC 9457): a class to raise and to catch,
+and a heading in docs/problems.md. Below stands what steers the dispatcher and never reaches a client."""
 
 from __future__ import annotations
 
