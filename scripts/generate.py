@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from pkgutil import resolve_name
@@ -213,24 +213,11 @@ CONFIG_HEADING: Final = ("Key", "Value", "Default", "Meaning")
 
 def problem_types() -> dict[str, str]:
     """Each problem's slug, and the line below its heading: its status and title."""
-    lines = {}
-    for kind in leaves(errors.ServiceError):
-        status = str(kind.status)
-        if issubclass(kind, errors.JobError):
-            status = "Job FAILED"
-        elif kind in (errors.ModelUnready, errors.ReplicaLost):
-            status = "Not shown"
-        lines[kind.slug] = f"**{status}** · {kind.title}"
+    lines = {kind.slug: f"**Not shown** · {kind.title}" for kind in (errors.ModelUnready, errors.ReplicaLost)}
+    for slug, kind in errors.PROBLEMS.items():
+        status = "Job FAILED" if issubclass(kind, errors.JobError) else kind.status
+        lines[slug] = f"**{status}** · {kind.title}"
     return lines
-
-
-def leaves(base: type[errors.ServiceError]) -> Iterator[type[errors.ServiceError]]:
-    """The classes that are raised; libraries may have derived others from them."""
-    children = [child for child in base.__subclasses__() if child.__module__ == errors.__name__]
-    for child in children:
-        yield from leaves(child)
-    if not children:
-        yield base
 
 
 def problems(page: str, source: str) -> str:

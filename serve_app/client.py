@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import httpx2
 
 from serve_app.contracts import ENDED, Json, Priority
-from serve_app.errors import CapacityError, DeadlineExceeded, RateLimited, ServiceError
+from serve_app.errors import PROBLEMS, CapacityError, DeadlineExceeded, RateLimited, ServiceError
 
 TIMEOUT_S: Final = 60.0
 """Deadline of one request; above the service's own 30 s for a submit."""
@@ -192,15 +192,7 @@ def _object(answer: httpx2.Response) -> Json | None:
 def _error(problem: Json, retry_after: str) -> ServiceError:
     slug = str(problem.get("type", "")).rpartition("/")[2]
     detail = str(problem.get("detail", "The service gave no reason."))
-    kind = next((kind for kind in _kinds(ServiceError) if kind.slug == slug), ServiceError)
-    return kind(detail, retry_after=int(retry_after) if retry_after.isdecimal() else None)
-
-
-def _kinds(base: type[ServiceError]) -> Iterator[type[ServiceError]]:
-    for kind in base.__subclasses__():
-        if "slug" in vars(kind):
-            yield kind
-        yield from _kinds(kind)
+    return PROBLEMS.get(slug, ServiceError)(detail, retry_after=int(retry_after) if retry_after.isdecimal() else None)
 
 
 ITEMS_MAX: Final = 200

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from serve_app.cli.config import settings_or_give_up
 from serve_app.cli.console import explain, give_up, print_result
 from serve_app.contracts import Json
-from serve_app.errors import ServiceError
+from serve_app.errors import ModelOutage, ServiceError
 
 
 def predict(
@@ -28,7 +28,7 @@ def predict(
         results = _predict(model, files or [], params)
     except typer.Exit:  # also a RuntimeError; its reason is already printed
         raise
-    except (ServiceError, ValueError, OSError, RuntimeError) as error:  # RuntimeError: torch's, for an input
+    except (ServiceError, ModelOutage, ValueError, OSError, RuntimeError) as error:  # RuntimeError: torch's
         give_up(str(error))
     for name, result in results:
         if as_json:

@@ -186,7 +186,7 @@ def read_query(request: Request, kind: type[Q]) -> Q:
         raise value_invalid(request, f"{'; '.join(faults)}.") from error
 
 
-def value_invalid(request: Request, words: str) -> QueryInvalid:
+def value_invalid(request: Request, words: str) -> ServiceError:
     """The problem of a value that does not fit, with the likely cause where the query has a `+`, which is a space."""
     hint = " In a query a + is a space; write %2B for it." if b"+" in request.scope["query_string"] else ""
     return QueryInvalid(words + hint)

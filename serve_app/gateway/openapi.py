@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -18,9 +18,8 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from serve_app import errors
 from serve_app.contracts import SERVICE_NAME, Json
-from serve_app.errors import JobError, ServiceError
+from serve_app.errors import PROBLEMS, JobError, ServiceError
 from serve_app.gateway.endpoint import Content, Problems, RouteSpec, Tag
 from serve_app.gateway.schemas.common import PRINCIPAL_ID, Problem, problem_type, without_null
 from serve_app.models.contract import OUTPUT_NAME
@@ -75,7 +74,6 @@ PATH_PARAMETERS: Final[Mapping[str, Json]] = {
     "stop": {"type": "string", "description": "The name of a stop in force: intake, intake:MODEL or work:MODEL."},
     "slug": {"type": "string", "pattern": "^[a-z-]+$", "description": "The last part of a problem's type."},
 }
-_UNSEEN: Final = (errors.ModelUnready, errors.ReplicaLost)
 
 _templates: Final = Environment(
     loader=PackageLoader("serve_app.gateway"),
@@ -111,7 +109,7 @@ def describe(
     return Description(
         document=json.dumps(document, separators=(",", ":")).encode(),
         page=write_page(document).encode(),
-        problems=frozenset(problem.slug for problem in problems_shown()),
+        problems=frozenset(PROBLEMS),
     )
 
 
@@ -350,15 +348,6 @@ def _parameter(name: str, required: bool, schema: Json, named: Json) -> Json:
     return {"name": name, "in": "query", "required": required, "description": text, "schema": schema}
 
 
-def problems_shown(base: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
-    """The problem types that a client may meet, in the order of the tree; a job's own ones too."""
-    children = [child for child in base.__subclasses__() if child.__module__ == errors.__name__]
-    for child in children:
-        yield from problems_shown(child)
-    if not children and base not in _UNSEEN:
-        yield base
-
-
 def problem_example(problem: type[ServiceError], path: str) -> Json:
     """An answer of this type at this path; of a job's own types, the `problem` of the job."""
     example: Json = {"type": problem_type(problem.slug), "title": problem.title}
@@ -391,7 +380,7 @@ def write_page(document: Json) -> str:
             "example": _shown(problem_example(one, operations[0]["path"] if operations else "")),
             "met": operations,
         }
-        for one in problems_shown()
+        for one in PROBLEMS.values()
         for operations in (met.get(one.slug, []),)
     ]
     return _templates.get_template("docs.html").render(

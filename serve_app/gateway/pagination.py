@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from starlette.requests import Request
 
-from serve_app.errors import QueryInvalid
+from serve_app.errors import QueryInvalid, RequestError
 from serve_app.jobs.records import PageEnd
 
 _INDEX: Final = re.compile(r"1:(\d{1,16})")
@@ -56,5 +56,5 @@ def _decoded(cursor: str) -> str:
         raise _malformed() from None
 
 
-def _malformed() -> QueryInvalid:
+def _malformed() -> RequestError:
     return QueryInvalid("cursor: take it from the answer before, as it is.")

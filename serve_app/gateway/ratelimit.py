@@ -190,7 +190,7 @@ def _policy(name: str, interval: int) -> str:
     return f'"{name}";q={room // interval};w={_seconds(room)}'
 
 
-def _refusal(reply: Reply, name: str) -> RateLimited:
+def _refusal(reply: Reply, name: str) -> ServiceError:
     """Why not, and after how many seconds: then the request passes unless others were faster."""
     seconds = _seconds(reply.wait)
     if reply.verdict == QUOTA:

@@ -13,7 +13,7 @@ from typing import Final
 
 import httpx2
 
-from serve_app.errors import ImageTooLarge, ImageUrlFailed, ImageUrlForbidden, ImageUrlInvalid
+from serve_app.errors import ImageTooLarge, ImageUrlFailed, ImageUrlForbidden, ImageUrlInvalid, RequestError
 from serve_app.outbound.connect import Broken, OutboundRequest, Resolver, Unreachable, exchange
 from serve_app.outbound.url import Policy, read_url
 from serve_app.settings import MIB, Settings
@@ -97,5 +97,5 @@ def _check_response(response: httpx2.Response, max_bytes: int) -> None:
         raise _too_large(max_bytes)
 
 
-def _too_large(max_bytes: int) -> ImageTooLarge:
+def _too_large(max_bytes: int) -> RequestError:
     return ImageTooLarge(f"The image behind the URL has more than {number(max_bytes / MIB)} MiB.")

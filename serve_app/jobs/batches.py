@@ -294,7 +294,7 @@ def read_fetch(item: bytes, asked: bytes, owner: bytes, model: bytes, _: bytes, 
     return Fetch(item.decode(), owner.decode(), model.decode(), fields["url"], params, traceparent.decode() or None)
 
 
-def _no_such_batch() -> BatchUnknown:
+def _no_such_batch() -> ServiceError:
     return BatchUnknown("There is no batch with this id.")
 
 

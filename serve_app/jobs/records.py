@@ -10,7 +10,7 @@ from dataclasses import fields as dataclass_fields
 from typing import Any, Final, Literal
 
 from serve_app.contracts import Failure, Job, JobInput, JobStatus, Json, Priority, Task
-from serve_app.errors import JobUnknown, ModelRejected, TrackerUnavailable
+from serve_app.errors import CapacityError, JobUnknown, ModelRejected, RequestError, TrackerUnavailable
 from serve_app.jobs import limits
 
 JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -182,12 +182,12 @@ def read_page_end(at: bytes, entry: bytes) -> PageEnd | None:
     return PageEnd(int(at), entry.decode()) if at else None
 
 
-def no_such_job() -> JobUnknown:
+def no_such_job() -> RequestError:
     """The refusal of an id that is unknown, malformed or someone else's: nothing in it tells which."""
     return JobUnknown("There is no job with this id.")
 
 
-def of_newer_release() -> TrackerUnavailable:
+def of_newer_release() -> CapacityError:
     """The refusal of a record that this release cannot read."""
     return TrackerUnavailable("This job belongs to a newer release of the service. Try again.", retry_after=5)
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from serve_app.errors import ModelRejected, ModelTimedOut, ModelUnready, ReplicaLost
+from serve_app.errors import ModelRejected, ModelTimeout, ModelUnready, ReplicaLost
 from serve_app.models.contract import Model
 
 T = TypeVar("T")
@@ -92,9 +92,9 @@ class BatchRunner:
         self._deadline_s = deadline_s
 
     async def run(self, items: Sequence[Any]) -> list[Any]:
-        """One output, or `ModelRejected` or `ModelTimedOut`, per item, in order.
+        """One output, or `ModelRejected` or `ModelTimeout`, per item, in order.
 
-        If a pass with a single item hangs, that item is the cause (`ModelTimedOut`). Raises `ReplicaLost` with `hung`
+        If a pass with a single item hangs, that item is the cause (`ModelTimeout`). Raises `ReplicaLost` with `hung`
         if a pass with several items hangs, without it if the thread hung before; `ModelUnready` if the model fails on
         the warm-up item too."""
         try:
@@ -114,7 +114,7 @@ class BatchRunner:
     def _blamed(self, items: Sequence[Any], error: ReplicaLost) -> list[Any]:
         """The failure of a hung pass's only item; with several items none is blamed and the error is raised."""
         if error.hung and len(items) == 1:
-            return [ModelTimedOut(f"The model did not finish this input within {self._deadline_s:g} s.")]
+            return [ModelTimeout(f"The model did not finish this input within {self._deadline_s:g} s.")]
         raise error
 
     async def _single(self, item: Any) -> Any:

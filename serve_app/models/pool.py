@@ -21,6 +21,8 @@ from pebble import ProcessExpired, ProcessPool
 from serve_app.errors import (
     ImageTooCostly,
     ImageUndecodable,
+    JobError,
+    ModelOutage,
     ModelRejected,
     ModelUnready,
     ReplicaLost,
@@ -210,7 +212,7 @@ class DecodePool:
         await asyncio.gather(*self._ending, return_exceptions=True)
 
 
-def _death(error: ProcessExpired) -> ImageTooCostly | ImageUndecodable:
+def _death(error: ProcessExpired) -> JobError:
     if error.exitcode == -signal.SIGKILL:
         return ImageTooCostly("The system ended the decoder while it read this input, twice.")
     return ImageUndecodable("The decoder crashed on this input, twice.")
@@ -220,7 +222,7 @@ def _guarded(function: Callable[..., T], args: tuple[object, ...]) -> T:
     """Runs in the worker. Lets only picklable exceptions through: any other would break the whole pool."""
     try:
         return function(*args)
-    except (ServiceError, MemoryError):
+    except (ServiceError, ModelOutage, MemoryError):
         raise
     except Exception as error:
         log.exception("an input could not be prepared")

@@ -20,8 +20,9 @@ from serve_app.errors import (
     CapacityError,
     InputLost,
     JobError,
+    ModelOutage,
     ModelRejected,
-    ModelTimedOut,
+    ModelTimeout,
     ModelUnready,
     OutputsUnstored,
     ReplicaLost,
@@ -173,7 +174,7 @@ class ModelServer:
         outputs = await _to_the_end(
             _all(*(self._thread.expect(self._forward(item), BATCH_TIMEOUT_S) for item in ready))
         )
-        if len(tasks) > 1 and any(isinstance(output, ModelTimedOut) for output in outputs):
+        if len(tasks) > 1 and any(isinstance(output, ModelTimeout) for output in outputs):
             raise ReplicaLost("The forward pass of a job hung, and its chunk had others.", hung=True)
         remaining = iter(outputs)
         ends = [
@@ -197,8 +198,6 @@ class ModelServer:
                 return await self._run_preprocess(data, params)
         except CapacityError as error:
             raise ModelUnready(f"The image store is away: {error.detail}") from error
-        except (ModelUnready, ReplicaLost):
-            raise
         except ServiceError as error:
             return error
         finally:
@@ -233,7 +232,7 @@ class ModelServer:
             return _failed(task, OutputsUnstored("The model's files found no room. Retry the job when there is some."))
         except CapacityError as error:
             raise ModelUnready(f"The image store takes no files: {error.detail}") from error
-        except ServiceError as error:
+        except (ServiceError, ModelOutage) as error:
             return _failed(task, error)
         except Exception as error:
             log.exception("postprocess failed on job %s", task.job_id)
@@ -285,7 +284,7 @@ async def _to_the_end(work: Awaitable[T]) -> T:
         raise
 
 
-def _failed(task: Task, error: ServiceError) -> Outcome:
+def _failed(task: Task, error: ServiceError | ModelOutage) -> Outcome:
     return Outcome(task.job_id, failure=Failure(error.slug, error.detail))
 
 

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from serve_app.connections import end_tasks, redis_errors
 from serve_app.contracts import UsageEvent
-from serve_app.errors import TrackerUnavailable
+from serve_app.errors import CapacityError, TrackerUnavailable
 from serve_app.keyspace import OUTBOX, OUTBOX_DROPPED, OUTBOX_TOTALS
 from serve_app.lua import read_script
 from serve_app.settings import Settings
@@ -230,7 +230,7 @@ class _Recorded:
             self.stored.set_exception(error)
 
 
-def _away() -> TrackerUnavailable:
+def _away() -> CapacityError:
     return TrackerUnavailable("The job tracker is away. Try again in a moment.", retry_after=2)
 
 

@@ -20,6 +20,7 @@ from serve_app.contracts import Json
 from serve_app.errors import (
     DeliveryUnknown,
     QueueFull,
+    RequestError,
     WebhooksFull,
     WebhookUnknown,
     WebhookUrlForbidden,
@@ -147,7 +148,7 @@ class WebhookStore:
             return await self._scripts[name](args=arguments)
 
 
-def _unknown() -> WebhookUnknown:
+def _unknown() -> RequestError:
     return WebhookUnknown("You have no webhook with this id.")
 
 

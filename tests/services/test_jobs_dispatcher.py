@@ -19,7 +19,7 @@ from waiting import until
 
 from serve_app.connections import connect_redis
 from serve_app.contracts import Job, JobStatus, ModelCard, ReplicaCard
-from serve_app.errors import JobEnded, ModelUnready, ReplicaLost
+from serve_app.errors import JobEnded, ModelUnready, ReplicaLost, ServiceError
 from serve_app.jobs.dispatcher import Dispatcher
 from serve_app.jobs.records import Backlog
 from serve_app.jobs.store import JobStore
@@ -305,7 +305,7 @@ async def test_a_storm_of_cancels_leaves_nothing_undone(job_store: JobStore, red
     model, many = StubModel(), card(max_batch_size=32, chunks_per_replica=12)
     model.gate.clear()
     jobs = [job for _ in range(40) for job in await submit(job_store, 25)]
-    replies: list[Job | JobEnded] = []
+    replies: list[Job | ServiceError] = []
 
     async def cancel(some: list[Job]) -> None:
         for job in some:

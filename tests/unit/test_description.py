@@ -11,10 +11,11 @@ from markupsafe import escape
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from pydantic import BaseModel
 
+from serve_app import errors
 from serve_app.contracts import Json
-from serve_app.errors import JobError
+from serve_app.errors import PROBLEMS, JobError
 from serve_app.gateway.endpoint import RouteSpec
-from serve_app.gateway.openapi import HEADERS, PATH_PARAMETERS, make_document, parameters_of, problems_shown
+from serve_app.gateway.openapi import HEADERS, PATH_PARAMETERS, make_document, parameters_of
 from serve_app.gateway.routes.table import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES, description
 
 PUBLISHED = description()
@@ -93,8 +94,13 @@ def test_the_page_has_a_place_for_every_route_and_every_problem() -> None:
     for route in ROUTES:
         assert f"<code>{route.path}</code>" in PAGE
         assert escape(route.summary) in PAGE
-    for problem in problems_shown():
+    for problem in PROBLEMS.values():
         assert f'<details id="{problem.slug}">' in PAGE
         assert PUBLISHED.problems >= {problem.slug}
         if not issubclass(problem, JobError):
             assert DOCUMENT["components"]["examples"][problem.slug]["value"]["status"] == problem.status
+
+
+def test_a_problem_type_is_found_by_its_class_name() -> None:
+    for kind in PROBLEMS.values():
+        assert getattr(errors, kind.__name__) is kind, "or an error of this type could not be pickled"

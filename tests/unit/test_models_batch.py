@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.errors import ModelRejected, ModelTimedOut, ModelUnready, ReplicaLost
+from serve_app.errors import ModelRejected, ModelTimeout, ModelUnready, ReplicaLost
 from serve_app.models.forward import BatchRunner, ForwardThread
 from tests.toy_model import WordStatistics
 
@@ -87,7 +87,7 @@ async def test_a_hung_forward_is_noticed_once_and_for_all(thread: ForwardThread,
 
 async def test_a_single_item_that_hangs_ends_as_its_own_failure(thread: ForwardThread, hung: Hung):
     [answer] = await BatchRunner(hung, thread, known_good=2, deadline_s=0.05).run([2])
-    assert type(answer) is ModelTimedOut
+    assert type(answer) is ModelTimeout
     assert "0.05 s" in answer.detail
     assert thread.hung
 
@@ -101,7 +101,7 @@ async def test_a_single_item_that_fails_and_then_hangs_ends_as_its_own_failure(
 
     monkeypatch.setattr(hung, "forward", fail_once)
     [answer] = await BatchRunner(hung, thread, known_good=2, deadline_s=0.05).run([2])
-    assert type(answer) is ModelTimedOut
+    assert type(answer) is ModelTimeout
 
 
 async def test_a_caller_that_goes_takes_no_time_from_the_next(thread: ForwardThread):

@@ -22,6 +22,7 @@ from serve_app.errors import (
     JobNotFinished,
     JobUnknown,
     OutputUnknown,
+    RequestError,
     ResultExpired,
     TooManyStreams,
     UsageUnavailable,
@@ -548,7 +549,7 @@ async def _older_result(call: Call, outbox: Outbox, outcomes: Outcomes, settings
     return _result(call, job_id, outcome.model, outcome.completed_at, outcome.result)
 
 
-def _no_result(status: JobStatus, slug: str | None, detail: str | None) -> JobHasNoResult:
+def _no_result(status: JobStatus, slug: str | None, detail: str | None) -> RequestError:
     reason = f" {slug}: {detail}" if slug and detail else ""
     return JobHasNoResult(f"The job is {status.value}.{reason}")
 

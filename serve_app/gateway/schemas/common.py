@@ -15,14 +15,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from serve_app.contracts import Json
-from serve_app.errors import JobError, RequestError
+from serve_app.errors import PROBLEMS, JobError, RequestError
 from serve_app.texts import sanitize_text
 
 PRINCIPAL_ID: Final = "[0-9a-f]{32}"
 TEXT_MAX: Final = 500
 _LOST_PLUS: Final = re.compile(r"(\d{4}-?\d\d-?\d\d[Tt ]\d\d(?::?\d\d)*(?:[.,]\d+)?) (\d\d(?::?\d\d)?)")
 """A time whose offset has a space for its `+`; nothing else has a space and digits behind the time of day."""
-_TITLES: Final = {error.slug: error.title for base in (JobError, RequestError) for error in base.__subclasses__()}
+_TITLES: Final = {slug: kind.title for slug, kind in PROBLEMS.items() if issubclass(kind, JobError | RequestError)}
 
 Moment = Annotated[
     str,
