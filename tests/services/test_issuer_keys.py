@@ -201,12 +201,6 @@ async def test_two_keys_without_an_id_are_one_again_after_the_cool_down(issuer: 
     assert await keys.find(None, "RS256")
 
 
-async def test_a_set_without_a_usable_key_is_no_issuer_that_is_away(issuer: KeyServer, clock: Clock) -> None:
-    issuer.answers["/default/jwks"] = _answer(b'{"keys":[{"kty":"RSA","x5c":["MIIB"],"kid":"one"},"x"]}')
-    with pytest.raises(TokenInvalid, match="does not publish"):
-        await keys_of(issuer, clock).find("one", "RS256")
-
-
 async def test_last_good_keys_stay_while_the_issuer_is_away(issuer: KeyServer, clock: Clock) -> None:
     keys, key_id = keys_of(issuer, clock), issuer.signing.current.id
     await keys.find(key_id, "RS256")

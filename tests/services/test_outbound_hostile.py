@@ -61,10 +61,9 @@ class Wire:
 
 
 @pytest.fixture
-async def inside() -> AsyncIterator[Receiver]:
-    async with receiving() as one:
-        yield one
-        assert one.connections == 0
+async def inside(receiver: Receiver) -> AsyncIterator[Receiver]:
+    yield receiver
+    assert receiver.connections == 0
 
 
 @pytest.fixture
