@@ -212,7 +212,7 @@ async def test_a_timeline_without_end_is_the_caller_s_to_mend_too(gateway: Runni
     answer = await gateway.get(f"{USAGE}?since=2020-01-01&bucket=minute")
     assert problem(answer) == (400, "query-invalid")
     assert "take a larger bucket" in answer.json()["detail"]
-    assert (await gateway.get(f"{USAGE}?since=2020-01-01&bucket=day")).json()["total"] == 50_001
+    assert (await gateway.get(f"{USAGE}?since=2020-01-01&until=2021-01-01&bucket=day")).json()["total"] == 50_001
 
 
 @pytest.mark.parametrize("address", ["", "postgresql://u:s3cret%word@h/x", "postgresql://u:s3cret@127.0.0.1:1/x"])
