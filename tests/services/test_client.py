@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from serve_app import errors
 from serve_app.cli.main import commands
 from serve_app.client import ServiceClient
+from serve_app.contracts import Priority
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
@@ -54,9 +55,17 @@ async def test_a_job_has_the_parameters_that_were_given(
             assert done.exit_code == status, done.output
 
 
-async def test_a_kept_image_becomes_a_file(
-    gateway: Running, client: ServiceClient, picture: Path, tmp_path: Path
-) -> None:
+async def test_a_kept_image_comes_back(client: ServiceClient, picture: Path) -> None:
+    job = await asyncio.to_thread(client.submit, picture, keep=True, priority=Priority.BULK)
+    assert job["priority"] == "bulk"
+    await asyncio.to_thread(client.wait, job["job_id"], 10)
+    assert await asyncio.to_thread(client.image, job["job_id"]) == PICTURE
+    unkept = await asyncio.to_thread(client.submit, picture)
+    with pytest.raises(errors.ImageNotKept):
+        await asyncio.to_thread(client.image, unkept["job_id"])
+
+
+async def test_a_kept_image_becomes_a_file(gateway: Running, picture: Path, tmp_path: Path) -> None:
     async with listening(gateway.application) as url:
         env = {"SEMAPI_URL": url, "SEMAPI_TOKEN": gateway.issuer.mint("ada")}
         asked = ["classify", str(picture), "--keep", "--priority", "bulk", "--json"]
@@ -72,9 +81,6 @@ async def test_a_kept_image_becomes_a_file(
         ran = await asyncio.to_thread(CliRunner().invoke, commands, nowhere, env=env)
         assert ran.exit_code == 1
         assert "No such file" in ran.output
-    unkept = await asyncio.to_thread(client.submit, picture)
-    with pytest.raises(errors.ImageNotKept):
-        await asyncio.to_thread(client.image, unkept["job_id"])
 
 
 async def test_a_failed_job_is_returned_with_its_problem(

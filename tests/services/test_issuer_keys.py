@@ -38,7 +38,7 @@ class KeyServer:
         self._server.close()
         await self._server.wait_closed()
 
-    def publish(self, keys: list[dict[str, Any]]) -> None:
+    def publish(self, keys: list[Any]) -> None:
         self.answers["/default/jwks"] = _answer(json.dumps({"keys": keys}).encode())
 
     def replace(self, key_id: str) -> None:
@@ -202,6 +202,12 @@ async def test_two_keys_without_an_id_are_one_again_after_the_cool_down(issuer: 
     issuer.publish(two[:1])
     clock.now += COOL_DOWN_S
     assert await keys.find(None, "RS256")
+
+
+async def test_a_set_without_a_usable_key_is_no_issuer_that_is_away(issuer: KeyServer, clock: Clock) -> None:
+    issuer.publish([{"kty": "RSA", "x5c": ["MIIB"], "kid": "one"}, "x"])
+    with pytest.raises(TokenInvalid, match="does not publish"):
+        await keys_of(issuer, clock).find("one", "RS256")
 
 
 async def test_last_good_keys_stay_while_the_issuer_is_away(issuer: KeyServer, clock: Clock) -> None:

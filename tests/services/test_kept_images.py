@@ -58,8 +58,6 @@ async def test_a_completed_job_still_has_its_image(gateway: Running) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cache-control"] == "no-store"
     await lives_as_its_record(gateway, job["job_id"])
-    counted = [(one["endpoint_type"], one["job_id"], one["model"]) for one in await gateway.usage()]
-    assert counted.count(("job_image", job["job_id"], "sem-classifier")) == 1
     [page] = (await gateway.get("/api/v1/jobs")).json()["data"]
     assert page["links"] == ended["links"]
 
@@ -153,6 +151,13 @@ async def test_an_image_that_is_gone_is_said_to_be(gateway: Running) -> None:
     await gateway.ended(job_id)
     await gateway.redis.delete(f"blob:{job_id}")
     await refused(gateway, job_id)
+
+
+async def test_reading_it_is_counted(gateway: Running) -> None:
+    job_id = (await kept(gateway))["job_id"]
+    await image(gateway, job_id)
+    event = (await gateway.usage())[-1]
+    assert (event["endpoint_type"], event["job_id"], event["model"]) == ("job_image", job_id, "sem-classifier")
 
 
 async def test_kept_images_end_at_the_share_of_images(gateway: Running) -> None:

@@ -1,21 +1,21 @@
 """What every model promises, held against each of ours; and what the classifier's answers are worth."""
 
 import importlib.util
+import io
 import json
 import pickle
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from serve_app.errors import ImageUndecodable, ModelRejected, ModelUnready
 from serve_app.models.contract import Answer, Model
 from serve_app.models.registry import load
 from serve_app.models.sem_classifier import ClassifierParams, SemClassifier
 from serve_app.settings import Settings
-from tests.pictures import encode
 from tests.tiny_vit import LABELS, SIZE, write_snapshot
 
 IMPLEMENTATIONS = [
@@ -46,7 +46,10 @@ def loaded(model: Model, settings: Settings) -> Model:
     return model
 
 
-png = partial(encode, kind="PNG")
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def pictures(count: int) -> list[bytes]:
@@ -93,6 +96,24 @@ def test_a_batch_scores_as_its_items_alone(classifier: SemClassifier):
     alone = np.concatenate([classifier.forward([item]) for item in items])
     np.testing.assert_allclose(together, alone, atol=1e-4)
     assert np.ptp(together, axis=0).max() > 0.05, "the images must not all score the same"
+
+
+def test_the_scores_are_those_of_the_library_s_own_pipeline(classifier: SemClassifier, cache: Path):
+    import torch
+    from transformers import AutoModelForImageClassification
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    folder = next((cache / "models--org--tiny" / "snapshots").iterdir())
+    processor = ViTImageProcessorPil.from_pretrained(folder)
+    network = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    for data in pictures(6):
+        inputs = processor(Image.open(io.BytesIO(data)).convert("RGB"), return_tensors="pt")
+        item = classifier.preprocess(data, ClassifierParams(), classifier.recipe).item
+        [(_, made)] = classifier._preprocessing.batches([item])
+        np.testing.assert_array_equal(made["pixel_values"], inputs["pixel_values"].numpy())
+        with torch.inference_mode():
+            expected = network(**inputs).logits.softmax(-1)[0].numpy()
+        np.testing.assert_allclose(classifier.forward([item])[0], expected, atol=1e-6)
 
 
 def test_a_result_says_what_answered_and_how_the_image_was_read(classifier: SemClassifier):

@@ -24,7 +24,6 @@ from serve_app.models.preprocessing import Fast, Own
 from serve_app.models.sem_classifier import Classification, ClassifierParams, SemClassifier
 from serve_app.settings import Settings
 from tests.checkpoints import FAMILIES, IMAGENET, LABELS, SQUARE, libraries, resnet, save, save_timm, vit
-from tests.pictures import encode
 
 VIT = {"image_processor_type": "ViTImageProcessor", "size": SQUARE}
 MULTI = {"problem_type": "multi_label_classification"}
@@ -45,7 +44,10 @@ def load(root: Path, **more: Any) -> SemClassifier:
     return model
 
 
-png = partial(encode, kind="PNG")
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def pictures() -> list[bytes]:

@@ -61,9 +61,10 @@ class Wire:
 
 
 @pytest.fixture
-async def inside(receiver: Receiver) -> AsyncIterator[Receiver]:
-    yield receiver
-    assert receiver.connections == 0
+async def inside() -> AsyncIterator[Receiver]:
+    async with receiving() as one:
+        yield one
+        assert one.connections == 0
 
 
 @pytest.fixture

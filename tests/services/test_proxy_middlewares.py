@@ -59,6 +59,12 @@ def submit_head(token: str) -> tuple[str, ...]:
     return f"Authorization: Bearer {token}", kind, f"Content-Length: {len(BODY)}", "Expect: 100-continue"
 
 
+@pytest.fixture
+async def gateway(settings: Settings, authority: DevIssuerServer) -> AsyncIterator[Running]:
+    async with running_gateway(settings, authority) as running:
+        yield running
+
+
 async def test_a_bad_token_is_401_before_the_body_is_asked_for(gateway: Running) -> None:
     async with proxied(gateway) as url, talking(url, "POST", "/api/v1/jobs", *submit_head("none")) as talk:
         status, fields = await talk.head()
