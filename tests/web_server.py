@@ -18,7 +18,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.reply()
 
-    do_HEAD = do_POST = do_GET
+    def do_HEAD(self) -> None:
+        self.reply()
+
+    def do_POST(self) -> None:
+        self.reply()
 
     def body(self) -> bytes:
         return self.rfile.read(int(self.headers["Content-Length"]))
