@@ -132,11 +132,14 @@ def bake(prefix: Path, hub: str, revision: str) -> subprocess.CompletedProcess[s
 def execute(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     whole = {"PATH": os.environ["PATH"], **environment}
     command = [sys.executable, *command]
-    return subprocess.run(command, env=whole, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, env=whole, cwd=ROOT, capture_output=True, text=True, timeout=140, check=False)
 
 
+@pytest.mark.slow(reason="torch is loaded twice, by programs of their own")
 @pytest.mark.parametrize("revision", [COMMIT, "main"])
-def test_the_files_of_one_commit_are_baked_and_no_pickle(hub: str, tmp_path: Path, revision: str) -> None:
+def test_the_files_of_one_commit_are_baked_without_a_pickle_and_loaded_without_the_hub(
+    hub: str, tmp_path: Path, revision: str
+) -> None:
     done = bake(tmp_path, hub, revision)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "models" / "models--org--name" / "snapshots" / COMMIT
@@ -145,9 +148,6 @@ def test_the_files_of_one_commit_are_baked_and_no_pickle(hub: str, tmp_path: Pat
     assert model["revision"] == COMMIT
     assert model["sha256"] == hashlib.sha256(FILES["model.safetensors"]).hexdigest()
 
-
-def test_what_was_baked_is_loaded_without_the_hub(hub: str, tmp_path: Path) -> None:
-    assert bake(tmp_path, hub, COMMIT).returncode == 0
     of_the_image = {name: REAL[name] for name in ("MODEL_SOURCE", "MODEL_ID", "MODEL_REVISION")}
     of_the_image |= {
         "HF_HUB_CACHE": str(tmp_path / "models"),
