@@ -123,7 +123,7 @@ PLACEHOLDERS = [
 REAL_VALUES = ["https://login.facility.org/realms/lab", "sem-image-classifier", "notanexample.community"]
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("pattern", PATTERNS, ids=["service", "manifests", "operations"])
 def test_a_placeholder_is_the_same_to_the_service_its_manifests_and_its_operations(pattern: re.Pattern[str]) -> None:
     assert [text for text in PLACEHOLDERS + REAL_VALUES if pattern.search(text)] == PLACEHOLDERS
 
