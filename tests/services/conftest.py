@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from gateway_parts import Running, running_gateway
+from receiver import Receiver, receiving
 from redis.asyncio import Redis
 
 from serve_app.jobs.store import JobStore
@@ -29,6 +30,12 @@ async def gateway(
     }
     async with running_gateway(settings, authority, **changes) as running:
         yield running
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as one:
+        yield one
 
 
 @pytest.fixture

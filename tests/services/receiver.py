@@ -1,8 +1,9 @@
-"""A receiver of webhooks on loopback: it keeps what came and answers as it is told."""
+"""A server on loopback, for webhooks and images: it keeps what came and answers as the test says."""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Receiver:
         try:
             line, *fields = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields if field)}
-            self.got.append(Message(line, headers, await reader.readexactly(int(headers["content-length"]))))
+            self.got.append(Message(line, headers, await reader.readexactly(int(headers.get("content-length", 0)))))
             answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
             if isinstance(answer, int):
                 answer = b"HTTP/1.1 %d Said\r\nContent-Length: 0\r\n\r\n" % answer
@@ -71,9 +72,10 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving() -> AsyncIterator[Receiver]:
+async def receiving(*answers: int | bytes | Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
     receiver = Receiver()
-    listener = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
+    receiver.answers = [*answers] or receiver.answers
+    listener = await asyncio.start_server(receiver.serve, "127.0.0.1", 0, ssl=tls)
     receiver.port = listener.sockets[0].getsockname()[1]
     try:
         yield receiver

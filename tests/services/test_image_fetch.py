@@ -6,8 +6,7 @@ import asyncio
 import datetime
 import gzip
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from receiver import receiving
 
 from serve_app.errors import ImageTooLarge, ImageUrlFailed, ImageUrlForbidden, ImageUrlInvalid
 from serve_app.images.fetch import fetch
@@ -22,48 +22,6 @@ from serve_app.settings import Settings
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"
-
-Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
-
-
-class Server:
-    """A loopback server that counts connections and answers with given bytes."""
-
-    def __init__(self, answer: bytes | Answer) -> None:
-        self.answer = answer
-        self.port = 0
-        self.connections = 0
-        self.requests: list[bytes] = []
-
-    @property
-    def here(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            request = await reader.readuntil(b"\r\n\r\n")
-            self.requests.append(request)
-            if isinstance(self.answer, bytes):
-                writer.write(self.answer)
-                await writer.drain()
-            else:
-                await self.answer(request, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-
-@asynccontextmanager
-async def serving(answer: bytes | Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    server = Server(answer)
-    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
-    server.port = listener.sockets[0].getsockname()[1]
-    try:
-        yield server
-    finally:
-        listener.close()
 
 
 def whole(body: bytes, *headers: bytes) -> bytes:
@@ -89,17 +47,16 @@ def resolving(*answers: list[str]) -> Callable[[str, int], Awaitable[list[str]]]
 
 
 async def test_an_image_is_fetched_from_an_allowed_host() -> None:
-    async with serving(whole(PNG)) as server:
+    async with receiving(whole(PNG)) as server:
         assert await fetch(f"http://{server.here}/a/b.png?c=d#e", allowing(server.here)) == PNG
         assert await fetch(f"http://{server.here}/", allowing("127.0.0.1")) == PNG
-    request = server.requests[0].decode()
-    assert request.startswith("GET /a/b.png?c=d HTTP/1.1\r\n")
-    assert f"Host: {server.here}\r\n" in request
-    assert "Accept-Encoding: identity\r\n" in request
+    request = server.got[0]
+    assert request.line == "GET /a/b.png?c=d HTTP/1.1"
+    assert (request.headers["host"], request.headers["accept-encoding"]) == (server.here, "identity")
 
 
 async def test_a_refused_url_opens_no_connection() -> None:
-    async with serving(whole(PNG)) as server:
+    async with receiving(whole(PNG)) as server:
         for host in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "127.1"):
             with pytest.raises((ImageUrlForbidden, ImageUrlInvalid)):
                 await fetch(f"http://{host}:{server.port}/", Settings())
@@ -112,15 +69,15 @@ async def test_a_refused_url_opens_no_connection() -> None:
 
 async def test_the_connection_goes_to_the_address_that_was_checked() -> None:
     """The name is asked for once per connection; a second answer, a private one, is never heard."""
-    async with serving(whole(PNG)) as server:
+    async with receiving(whole(PNG)) as server:
         name = f"images.example.org:{server.port}"
         resolver = resolving(["127.0.0.1"], ["10.0.0.1"])
         assert await fetch(f"http://{name}/", allowing(name), resolver=resolver) == PNG
-        assert f"Host: {name}\r\n".encode() in server.requests[0]
+        assert server.got[0].headers["host"] == name
 
 
 async def test_a_redirect_is_checked_like_a_first_url() -> None:
-    async with serving(whole(PNG)) as inside:
+    async with receiving(whole(PNG)) as inside:
         for location in (
             f"http://{inside.here}/",
             f"//{inside.here}/",
@@ -128,7 +85,7 @@ async def test_a_redirect_is_checked_like_a_first_url() -> None:
             "http://169.254.169.254/",
             "file:///etc/passwd",
         ):
-            async with serving(to(location)) as outside:
+            async with receiving(to(location)) as outside:
                 with pytest.raises((ImageUrlForbidden, ImageUrlInvalid)):
                     await fetch(f"http://{outside.here}/", allowing(outside.here))
                 assert outside.connections == 1
@@ -137,7 +94,7 @@ async def test_a_redirect_is_checked_like_a_first_url() -> None:
 
 async def test_a_redirected_name_that_turns_private_is_refused() -> None:
     """DNS rebinding between two hops: each hop asks again and checks again."""
-    async with serving(to("http://images.example.org/next")) as server:
+    async with receiving(to("http://images.example.org/next")) as server:
         name = f"images.example.org:{server.port}"
         with pytest.raises(ImageUrlForbidden):
             await fetch(f"http://{name}/", allowing(name), resolver=resolving(["127.0.0.1"], ["127.0.0.1"]))
@@ -145,22 +102,19 @@ async def test_a_redirected_name_that_turns_private_is_refused() -> None:
 
 
 async def test_three_redirects_are_followed_and_no_more() -> None:
-    async def count_down(request: bytes, writer: asyncio.StreamWriter) -> None:
-        left = int(request.split(b" ")[1].strip(b"/"))
-        writer.write(whole(PNG) if left == 0 else to(f"/{left - 1}"))
-        await writer.drain()
-
-    async with serving(count_down) as server:
+    down = [to(f"/{left}") for left in (3, 2, 1, 0)]
+    async with receiving(*down[1:], whole(PNG), *down) as server:
         assert await fetch(f"http://{server.here}/3", allowing(server.here)) == PNG
         with pytest.raises(ImageUrlFailed, match="more than 3 times"):
             await fetch(f"http://{server.here}/4", allowing(server.here))
+        assert [message.line.split()[1] for message in server.got] == ["/3", "/2", "/1", "/0", "/4", "/3", "/2", "/1"]
         assert server.connections == 8
 
 
 async def test_a_dripping_server_ends_at_the_deadline() -> None:
     gone = asyncio.Event()
 
-    async def drip(request: bytes, writer: asyncio.StreamWriter) -> None:
+    async def drip(writer: asyncio.StreamWriter) -> None:
         writer.write(OK + b"\r\n")
         try:
             while True:
@@ -170,23 +124,23 @@ async def test_a_dripping_server_ends_at_the_deadline() -> None:
         finally:
             gone.set()
 
-    async with serving(drip) as server:
+    async with receiving(drip) as server:
         with pytest.raises(ImageUrlFailed, match=r"within 0\.2 seconds"):
             await fetch(f"http://{server.here}/", allowing(server.here), deadline_s=0.2)
         await asyncio.wait_for(gone.wait(), 5)
 
 
 async def test_a_silent_server_ends_at_the_deadline() -> None:
-    async def silent(request: bytes, writer: asyncio.StreamWriter) -> None:
+    async def silent(writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
 
-    async with serving(silent) as server:
+    async with receiving(silent) as server:
         with pytest.raises(ImageUrlFailed, match="within"):
             await fetch(f"http://{server.here}/", allowing(server.here), deadline_s=0.1)
 
 
 async def test_an_announced_size_beyond_the_limit_is_refused_unread() -> None:
-    async with serving(OK + b"Content-Length: 5000000000\r\n\r\n") as server:
+    async with receiving(OK + b"Content-Length: 5000000000\r\n\r\n") as server:
         with pytest.raises(ImageTooLarge):
             await fetch(f"http://{server.here}/", allowing(server.here))
 
@@ -194,7 +148,7 @@ async def test_an_announced_size_beyond_the_limit_is_refused_unread() -> None:
 async def test_an_endless_body_is_cut_at_the_limit() -> None:
     sent = 0
 
-    async def flood(request: bytes, writer: asyncio.StreamWriter) -> None:
+    async def flood(writer: asyncio.StreamWriter) -> None:
         nonlocal sent
         writer.write(OK + b"Transfer-Encoding: chunked\r\n\r\n")
         while True:
@@ -202,7 +156,7 @@ async def test_an_endless_body_is_cut_at_the_limit() -> None:
             sent += 65536
             await writer.drain()
 
-    async with serving(flood) as server:
+    async with receiving(flood) as server:
         with pytest.raises(ImageTooLarge, match="1 MiB"):
             await fetch(f"http://{server.here}/", allowing(server.here, image_max_bytes=2**20))
     assert sent < 32 * 2**20
@@ -224,7 +178,7 @@ async def test_an_endless_body_is_cut_at_the_limit() -> None:
     ],
 )
 async def test_other_answers_fail_with_a_reason(answer: bytes, words: str) -> None:
-    async with serving(answer) as server:
+    async with receiving(answer) as server:
         with pytest.raises(ImageUrlFailed, match=words):
             await fetch(f"http://{server.here}/", allowing(server.here))
 
@@ -233,19 +187,19 @@ async def test_other_answers_fail_with_a_reason(answer: bytes, words: str) -> No
 async def test_images_without_an_image_type_are_taken(kind: bytes | None) -> None:
     header = b"Content-Type: " + kind + b"\r\n" if kind else b""
     answer = b"HTTP/1.1 200 OK\r\n" + header + b"Content-Length: 3\r\n\r\nabc"
-    async with serving(answer) as server:
+    async with receiving(answer) as server:
         assert await fetch(f"http://{server.here}/", allowing(server.here)) == b"abc"
 
 
 async def test_the_next_address_is_tried_when_one_is_dead() -> None:
-    async with serving(whole(PNG)) as server:
+    async with receiving(whole(PNG)) as server:
         name = f"images.example.org:{server.port}"
         resolver = resolving(["127.9.9.9", "127.0.0.1"])
         assert await fetch(f"http://{name}/", allowing(name), resolver=resolver) == PNG
 
 
 async def test_a_dead_host_fails() -> None:
-    async with serving(b"") as server:
+    async with receiving(b"") as server:
         dead = server.here
     with pytest.raises(ImageUrlFailed, match="could not be reached"):
         await fetch(f"http://{dead}/", allowing(dead))
@@ -280,9 +234,9 @@ async def test_tls_asks_for_the_name_and_distrusts_a_stranger(tmp_path: Path) ->
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate(tmp_path, "images.example.org"))
     tls.sni_callback = lambda connection, name, context: names.append(name)
-    async with serving(whole(PNG), tls) as server:
+    async with receiving(whole(PNG), tls=tls) as server:
         host = f"images.example.org:{server.port}"
         with pytest.raises(ImageUrlFailed):
             await fetch(f"https://{host}/", allowing(host), resolver=resolving(["127.0.0.1"]))
     assert names == ["images.example.org"]
-    assert server.requests == []
+    assert server.got == []

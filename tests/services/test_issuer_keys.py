@@ -38,6 +38,14 @@ class KeyServer:
         self._server.close()
         await self._server.wait_closed()
 
+    def publish(self, keys: list[Any]) -> None:
+        self.answers["/default/jwks"] = _answer(json.dumps({"keys": keys}).encode())
+
+    def replace(self, key_id: str) -> None:
+        """Another key under the same id."""
+        self.signing.rotate()
+        self.publish([{**self.signing.published()["keys"][0], "kid": key_id}])
+
     def document(self, path: str) -> bytes:
         if path in self.answers:
             return self.answers[path]
@@ -45,8 +53,7 @@ class KeyServer:
             "/default/.well-known/openid-configuration": {"issuer": self.url, "jwks_uri": f"{self.url}/jwks"},
             "/default/jwks": self.signing.published(),
         }[path]
-        body = json.dumps(found).encode()
-        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body)
+        return _answer(json.dumps(found).encode())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -160,18 +167,14 @@ async def test_unknown_keys_use_up_no_question_about_a_replaced_one(issuer: KeyS
     old = await keys.find(key_id, "RS256")
     with pytest.raises(TokenInvalid):
         await keys.find("unknown", "RS256")
-    issuer.signing.rotate()
-    replaced = {**issuer.signing.published()["keys"][0], "kid": key_id}
-    issuer.answers["/default/jwks"] = _answer(json.dumps({"keys": [replaced]}).encode())
+    issuer.replace(key_id)
     assert await keys.find_replacement(key_id, "RS256", old) is not None
 
 
 async def test_a_replaced_key_is_fetched_once_for_all_who_met_the_old_one(issuer: KeyServer, clock: Clock) -> None:
     keys, key_id = keys_of(issuer, clock), issuer.signing.current.id
     old = await keys.find(key_id, "RS256")
-    issuer.signing.rotate()
-    replaced = {**issuer.signing.published()["keys"][0], "kid": key_id}
-    issuer.answers["/default/jwks"] = _answer(json.dumps({"keys": [replaced]}).encode())
+    issuer.replace(key_id)
     issuer.asked.clear()
     found = await asyncio.gather(*(keys.find_replacement(key_id, "RS256", old) for _ in range(30)))
     found.append(await keys.find_replacement(key_id, "RS256", old))  # one who comes late
@@ -193,16 +196,16 @@ async def test_two_keys_without_an_id_are_one_again_after_the_cool_down(issuer: 
     keys = keys_of(issuer, clock)
     issuer.signing.rotate()
     two = [{**key, "kid": None} for key in issuer.signing.published()["keys"]]
-    issuer.answers["/default/jwks"] = _answer(json.dumps({"keys": two}).encode())
+    issuer.publish(two)
     with pytest.raises(TokenInvalid, match="2 keys of its issuer fit"):
         await keys.find(None, "RS256")
-    issuer.answers["/default/jwks"] = _answer(json.dumps({"keys": two[:1]}).encode())
+    issuer.publish(two[:1])
     clock.now += COOL_DOWN_S
     assert await keys.find(None, "RS256")
 
 
 async def test_a_set_without_a_usable_key_is_no_issuer_that_is_away(issuer: KeyServer, clock: Clock) -> None:
-    issuer.answers["/default/jwks"] = _answer(b'{"keys":[{"kty":"RSA","x5c":["MIIB"],"kid":"one"},"x"]}')
+    issuer.publish([{"kty": "RSA", "x5c": ["MIIB"], "kid": "one"}, "x"])
     with pytest.raises(TokenInvalid, match="does not publish"):
         await keys_of(issuer, clock).find("one", "RS256")
 

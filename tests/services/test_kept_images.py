@@ -7,7 +7,8 @@ import pytest
 from gateway_parts import PICTURE, Running, as_admin, failed, listening, running_gateway, until
 from object_store import SeaweedFS
 from PIL import Image
-from test_image_fetch import serving, whole
+from receiver import receiving
+from test_image_fetch import whole
 
 from serve_app.contracts import Json
 from serve_app.images.store import PIECE_BYTES
@@ -114,7 +115,7 @@ async def test_an_image_that_ends_early_is_no_whole_answer(gateway: Running) -> 
 
 async def test_an_image_that_was_fetched_is_kept_too(settings: Settings, authority: DevIssuerServer) -> None:
     async with (
-        serving(whole(PICTURE)) as server,
+        receiving(whole(PICTURE)) as server,
         running_gateway(settings, authority, image_url_private_hosts=(server.here,)) as gateway,
     ):
         asked = {"image_url": f"http://{server.here}/a.png", "keep": True}

@@ -167,17 +167,20 @@ def test_recent_requests_are_listed_newest_first(page: Sections) -> None:
 
 
 def test_the_notes_are_those_of_the_data(page: Sections, tables: str) -> None:
-    assert "Latency percentiles are exact" in page.said("Data Quality Notes")
-    insert(tables, [{"status_code": None, "username": ""}])
+    clean = page.said("Data Quality Notes")
+    for words in ("Latency percentiles are exact", "asynchronously", "separate stores"):
+        assert words in clean
+    assert not any(word in clean for word in ("without a status", "without a name", "outbox was full"))
+    insert(tables, [{"status_code": None}, {"status_code": None}, {"username": ""}, {"username": "<unknown>"}])
     with psycopg.connect(tables) as connection:
-        span = [DAY, DAY + timedelta(minutes=1)]
-        connection.execute("INSERT INTO usage_gaps (event_id, since, until, missing) VALUES ('g', %s, %s, 9)", span)
+        connection.execute(
+            "INSERT INTO usage_gaps (event_id, since, until, missing) VALUES ('g', %s, %s, 1234), ('h', %s, %s, 9)",
+            [DAY - timedelta(hours=1), DAY + timedelta(minutes=1), DAY - timedelta(hours=9), DAY - timedelta(hours=8)],
+        )
     prune(tables, DAY + timedelta(hours=5))
     said = Sections(write_page(report(tables))).said("Data Quality Notes")
     for words in (
-        "1 request without a status",
-        "1 request of users without a name",
-        "9 requests in 1 span",
+        *("2 requests without a status", "2 requests of users without a name", "1,234 requests in 1 span"),
         "hourly histograms",
     ):
         assert words in said

@@ -83,6 +83,12 @@ async def test_admins_read_of_everyone_what_the_command_line_reads(gateway: Runn
         done = await asyncio.to_thread(CliRunner().invoke, commands, ["usage", "json", *options, "--dsn", tables])
         assert answer.json() | {"generated_at_utc": ""} == json.loads(done.stdout) | {"generated_at_utc": ""}
         assert len(answer.json()["users"]) == 3
+        sheet = await as_admin(gateway, "GET", USAGE, params=words | {"format": "csv"})
+        assert sheet.headers["content-type"] == "text/csv; charset=utf-8"
+        done = await asyncio.to_thread(CliRunner().invoke, commands, ["usage", "--csv", *options, "--dsn", tables])
+        assert sheet.text == done.stdout
+        for_excel = await as_admin(gateway, "GET", USAGE, params=words | {"format": "csv", "bom": "true"})
+        assert for_excel.content == b"\xef\xbb\xbf" + sheet.content
 
 
 async def test_a_user_reads_of_nobody_else_also_under_the_same_name(gateway: Running, tables: str) -> None:
@@ -100,6 +106,8 @@ async def test_a_user_reads_of_nobody_else_also_under_the_same_name(gateway: Run
         assert len(own["recent"]) == min(asked, 25)
         assert sum(row["n"] for row in own["hour_heatmap"]) == sum(row["n"] for row in own["time_buckets"]) == asked
         assert [row["name"] for row in own["groups"]] == [f"group of {user}"]
+        sheet = csv.DictReader(io.StringIO((await gateway.get(f"{USAGE}?{WINDOW}&format=csv", user)).text))
+        assert [line["id"] for line in sheet if line["by"] == "user"] == [id_of(gateway, user)]
         [line] = own["users"]
         assert (line["id"], line["requests"], line["completed"]) == (id_of(gateway, user), asked, number + 1)
         assert line["latency_p50_ms"] == line["latency_p99_ms"] == own["all"]["latency_p99_ms"] == 10.0**number
@@ -145,19 +153,6 @@ async def test_what_was_just_asked_is_in_the_report_a_moment_later(
     assert told["user_counts"] == [{"name": name, "n": 1}]
     assert (told["endpoint_counts"], told["bucket"]) == ([{"name": "models", "n": 1}], "hour")
     assert [row["username"] for row in told["recent"]] == [name]
-
-
-async def test_the_sheet_is_that_of_the_command_line(gateway: Running, tables: str) -> None:
-    fill(gateway, tables)
-    answer = await as_admin(gateway, "GET", f"{USAGE}?{WINDOW}&format=csv")
-    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
-    options = ["--since", "2020-01-01", "--until", "2020-01-03", "--csv", "--dsn", tables]
-    done = await asyncio.to_thread(CliRunner().invoke, commands, ["usage", *options])
-    assert answer.text == done.stdout
-    own = list(csv.DictReader(io.StringIO((await gateway.get(f"{USAGE}?{WINDOW}&format=csv")).text)))
-    assert [line["id"] for line in own if line["by"] == "user"] == [id_of(gateway, "ada")]
-    for_excel = await as_admin(gateway, "GET", f"{USAGE}?{WINDOW}&format=csv&bom=true")
-    assert for_excel.content == b"\xef\xbb\xbf" + answer.content
 
 
 async def test_a_name_is_whole_in_the_sheet_and_no_formula(gateway: Running) -> None:
@@ -217,6 +212,7 @@ async def test_a_timeline_without_end_is_the_caller_s_to_mend_too(gateway: Runni
     answer = await gateway.get(f"{USAGE}?since=2020-01-01&bucket=minute")
     assert problem(answer) == (400, "query-invalid")
     assert "take a larger bucket" in answer.json()["detail"]
+    assert (await gateway.get(f"{USAGE}?since=2020-01-01&until=2021-01-01&bucket=day")).json()["total"] == 50_001
 
 
 @pytest.mark.parametrize("address", ["", "postgresql://u:s3cret%word@h/x", "postgresql://u:s3cret@127.0.0.1:1/x"])

@@ -1,6 +1,8 @@
 """Migrations: from nothing, from the source system's table, again, at once, and never halfway."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import psycopg
@@ -94,3 +96,28 @@ def test_every_table_and_column_is_documented(database: str) -> None:
     for table, column, *_ in rows(database, COLUMNS):
         section = text.split(f"### `{table}`", 1)[1].split("\n##", 1)[0]
         assert f"| `{column}` |" in section, f"{table}.{column}"
+
+
+def test_every_number_is_there_once() -> None:
+    names = [migration.name for migration in read_migrations()]
+    assert len({name[:4] for name in names}) == len(names)
+    assert all(re.fullmatch(r"\d{4}_[a-z_]+\.sql", name) for name in names)
+
+
+def test_the_hash_is_the_files() -> None:
+    for migration in read_migrations():
+        assert migration.sha256 == sha256(migration.sql).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("", "DATABASE_URL"),
+        ("postgresql://127.0.0.1:1/app", "not reachable"),
+        ("postgresql://u:100%sure@h/app", "percent-encode"),
+    ],
+)
+def test_a_database_that_is_away_is_one_clear_error(url: str, said: str) -> None:
+    with pytest.raises(MigrationError, match=said) as raised:
+        migrate(url)
+    assert "100" not in str(raised.value)

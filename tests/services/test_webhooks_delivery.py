@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +24,6 @@ from serve_app.webhooks.limits import JITTER, LOG_MAX, QUEUE_MAX, SCHEDULE_S, SL
 from serve_app.webhooks.store import Webhook, WebhookStore
 
 BURST = 2_000
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as one:
-        yield one
 
 
 @pytest.fixture

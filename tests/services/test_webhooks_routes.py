@@ -12,7 +12,7 @@ import pytest
 from gateway_parts import Running, failed, listening, running_gateway, until
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
-from receiver import Receiver, receiving
+from receiver import Receiver
 from standardwebhooks import Webhook
 from typer.testing import CliRunner
 
@@ -24,12 +24,6 @@ from serve_app.webhooks.limits import ENDPOINTS_MAX
 
 TOKEN = "a-scraper-of-this-test"
 PATH = "/api/v1/webhooks"
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as one:
-        yield one
 
 
 @pytest.fixture
@@ -90,27 +84,21 @@ async def test_from_registration_to_the_receiver_and_back(gateway: Running, rece
 
 
 async def test_events_are_filtered_and_a_test_event_always_comes(gateway: Running, receiver: Receiver) -> None:
-    made = await register(gateway, receiver.url, events=["job.failed"])
+    made = await register(gateway, receiver.url, events=["job.failed", "job.cancelled"])
     await gateway.ended(await gateway.submit())
     gateway.model.answer = failed("model-rejected", "no")
     await gateway.ended(await gateway.submit())
+    gateway.model.open.clear()
+    cancelled = await gateway.submit()
+    assert (await gateway.post(f"/api/v1/jobs/{cancelled}/cancel")).status_code == 200
     tried = await gateway.post(f"{made['links']['self']}/test")
     assert tried.status_code == 202
-    found = await ended(gateway, made, 2)
-    assert {one["type"] for one in found} == {"job.failed", "webhook.test"}
+    found = await ended(gateway, made, 3)
+    assert {one["type"] for one in found} == {"job.failed", "job.cancelled", "webhook.test"}
     assert tried.json()["delivery_id"] in {one["delivery_id"] for one in found}
-
-
-async def test_a_cancelled_job_is_told(gateway: Running, receiver: Receiver) -> None:
-    made = await register(gateway, receiver.url, events=["job.cancelled"])
-    gateway.model.open.clear()
-    job = await gateway.submit()
-    assert (await gateway.post(f"/api/v1/jobs/{job}/cancel")).status_code == 200
-    await ended(gateway, made, 1)
-    body = Webhook(made["secret"]).verify(receiver.got[0].body, receiver.got[0].headers)
-    assert body["type"] == "job.cancelled"
-    assert body["data"]["job_id"] == job
-    assert body["data"]["status"] == "CANCELLED"
+    bodies = [Webhook(made["secret"]).verify(message.body, message.headers) for message in receiver.got]
+    [data] = [body["data"] for body in bodies if body["type"] == "job.cancelled"]
+    assert (data["job_id"], data["status"]) == (cancelled, "CANCELLED")
 
 
 async def test_the_secret_is_shown_once_and_rotates(gateway: Running, receiver: Receiver) -> None:

@@ -173,12 +173,6 @@ def test_transparent_parts_of_a_16_bit_png_are_white_and_do_not_decide_the_windo
     assert "transparency laid on white" in pixels.how["read_as"]
 
 
-def test_a_16_bit_png_that_is_transparent_everywhere_is_read_as_opaque() -> None:
-    pixels = read_pixels(png_deep(np.dstack([COUNTS] * 3 + [np.zeros_like(COUNTS)])), SETTINGS)
-    assert np.abs(pixels.array[:, :, 0].astype(int) - gradient(96, 128)).max() <= 1
-    assert "transparent everywhere and so read as opaque" in pixels.how["read_as"]
-
-
 def test_the_picture_beside_an_animation_is_counted_with_its_frames() -> None:
     data = frames("PNG", 3)
     control = data.index(b"fcTL") - 4

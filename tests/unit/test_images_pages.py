@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import struct
+import sys
 import time
 from typing import Any
 
@@ -229,3 +230,20 @@ def test_the_size_that_the_gateway_accepted_is_the_size_that_is_decoded() -> Non
     with pytest.raises(ImageUndecodable, match="at most 100"):
         read_pixels(write_pages([page(1, 5, 5), page(2, 50, 50)]), small)
     assert read_pixels(write_pages([page(1, 5, 5), page(2, 50, 50)]), small, 1).array.shape == (5, 5)
+
+
+def test_no_file_beside_the_upload_is_opened() -> None:
+    """OME-TIFF and others name companion files; a TIFF of a stranger must not make us read them."""
+    xml = b"""<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">
+    <Pixels ID="P:0" DimensionOrder="XYZCT" Type="uint8" SizeX="64" SizeY="64" SizeZ="2" SizeC="1" SizeT="1">
+    <TiffData IFD="0" FirstZ="1"><UUID FileName="/etc/passwd">urn:uuid:1</UUID></TiffData></Pixels></Image></OME>\0"""
+    data = write(np.zeros((64, 64), np.uint8), Kind(tags={270: (2, xml)}))
+    opened: list[object] = []
+    sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" and watching else None)
+    watching = True
+    try:
+        pixels = read_pixels(data, SETTINGS)
+    finally:
+        watching = False
+    assert pixels.how["frame"] == "1 of 1"
+    assert not opened

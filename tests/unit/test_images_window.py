@@ -182,6 +182,8 @@ def test_masks_of_a_picture_whose_zero_is_white_are_drawn_as_the_result_says() -
 def test_a_picture_of_nothing_but_masked_pixels_is_refused() -> None:
     with pytest.raises(ImageUndecodable, match="that counts"):
         read(np.full((20, 20), -9999.0), **no_data("-9999"))
+    with pytest.raises(ImageUndecodable, match="finite"):
+        read(np.full((8, 8), np.nan, "f4"))
 
 
 def window(samples: Numbers, **options: Any) -> tuple[float, float]:
@@ -390,17 +392,6 @@ def test_alpha_of_0_and_1_is_a_mask(dtype: str) -> None:
     pixels = read(np.dstack([grey, ~HOLE]).astype(dtype), extra=(2,))
     assert (pixels.array[HOLE] == 255).all()
     assert np.ptp(pixels.array[~HOLE]) > 100
-
-
-@pytest.mark.parametrize(("bits", "dtype"), [(8, "u1"), (16, "u2")])
-@pytest.mark.parametrize("colours", [1, 3])
-def test_alpha_that_hides_everything_is_read_as_opaque(bits: int, dtype: str, colours: int) -> None:
-    grey = (specimen(low=0, high=1) * 255).astype(dtype)
-    data = np.dstack([grey] * colours + [np.zeros_like(grey)])
-    pixels = read(data, photometric=1 if colours == 1 else 2, extra=(2,))
-    plain = read(np.dstack([grey] * colours) if colours == 3 else grey, photometric=1 if colours == 1 else 2)
-    assert (pixels.array == plain.array).all()
-    assert "transparent everywhere and so read as opaque" in pixels.how["read_as"]
 
 
 def test_a_channel_that_is_not_said_to_be_alpha_hides_nothing() -> None:
