@@ -112,13 +112,6 @@ async def test_shared_parameters_are_refused_before_every_item_has_a_copy_of_the
     assert int(await gateway.redis.get("held-bytes") or 0) == 0
 
 
-async def test_parameters_too_large_for_a_record_leave_no_job_behind(gateway: Running) -> None:
-    refused = await gateway.post("/api/v1/jobs", json={"model": "words", "params": {"text": "x" * 17_000}})
-    assert (refused.status_code, refused.json()["type"]) == (422, "/problems/params-invalid")
-    assert refused.json()["errors"][0]["pointer"] == "/params"
-    assert not await gateway.redis.keys("job:*")
-
-
 async def test_items_are_read_page_by_page(gateway: Running) -> None:
     batch_id = (await send(gateway, *[PICTURE] * 7)).json()["batch_id"]
     path, seen = f"{BATCHES}/{batch_id}?limit=3", []
@@ -321,29 +314,6 @@ async def test_a_batch_counts_as_its_items(gateway: Running) -> None:
     answer = await gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE)})
     assert (answer.status_code, int(answer.headers["retry-after"]) > 1) == (429, True)
     assert (await send(gateway, PICTURE, user="bob")).status_code == 202
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "slug"),
-    [
-        ({"json": {"items": []}}, 400, "body-invalid"),
-        ({"json": {"items": [{}] * 201}}, 400, "body-invalid"),
-        ({"json": {"items": {}}}, 400, "body-invalid"),
-        ({"json": {"items": [{}], "modle": 1}}, 400, "body-invalid"),
-        ({"json": {"items": [{}], "model": "no-such"}}, 404, "model-unknown"),
-        ({"json": {"items": [{"image_url": "x" * 1_100_000}]}}, 413, "body-too-large"),
-        ({"files": files(*[PICTURE] * 201)}, 400, "body-invalid"),
-        ({"files": [("picture", ("a.png", PICTURE))]}, 400, "body-invalid"),
-        ({"files": files(PICTURE), "data": {"model": "words"}}, 422, "params-invalid"),
-        ({"files": files(PICTURE), "data": {"params": "[]"}}, 400, "body-invalid"),
-        ({"data": {"model": "words"}}, 415, "body-type-unsupported"),
-    ],
-)
-async def test_a_bad_batch_is_refused_and_leaves_nothing(gateway: Running, body: Any, status: int, slug: str) -> None:
-    before = await gateway.keys()
-    answer = await gateway.post(BATCHES, **body)
-    assert (answer.status_code, answer.json()["type"]) == (status, f"/problems/{slug}"), answer.text
-    assert await gateway.keys() == before
 
 
 async def test_a_model_without_images_takes_parameters_and_refuses_bad_ones(gateway: Running) -> None:
