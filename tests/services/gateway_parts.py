@@ -131,6 +131,14 @@ class Running:
         await self.ended(job_id, user)
         return job_id
 
+    async def failed_job(self, user: str = "ada") -> str:
+        """A job that the model rejected."""
+        usual, self.model.answer = self.model.answer, failed("model-rejected", "no")
+        job_id = await self.submit(user)
+        await self.ended(job_id, user)
+        self.model.answer = usual
+        return job_id
+
     async def dead_job(self, user: str = "ada", **fields: str) -> str:
         """A job that died: every replica that had it was lost. Deliveries before the last are written down."""
         self.model.open.clear()
