@@ -98,16 +98,22 @@ def _rendered_once(name: str, root: Path) -> dict[str, Read]:
     return found
 
 
-def built(site: Path, folder: str, kustomization: dict[str, Any]) -> list[Document]:
-    """What a kustomization in this folder below k8s/ gives, with every parameter of a site in its `site.env`."""
+def built(site: Path, folder: str, kustomization: dict[str, Any] | None = None) -> list[Document]:
+    """What this folder below k8s/ gives; with a kustomization what that gives there, and every parameter of a site."""
     path = site / "k8s" / folder
-    path.mkdir(parents=True, exist_ok=True)
-    given = dict(line.split("=", 1) for line in SITE.split())
-    (path / "site.env").write_text("".join(f"{name}={value}\n" for name, value in (PARAMETERS | given).items()))
-    (path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    if kustomization:
+        path.mkdir(parents=True, exist_ok=True)
+        write_parameters(path)
+        (path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     documents, findings = rendered(site, f"k8s/{folder}")
     assert findings == []
     return documents
+
+
+def write_parameters(folder: Path) -> None:
+    """Every parameter of a site as the folder's `site.env`."""
+    given = dict(line.split("=", 1) for line in SITE.split())
+    (folder / "site.env").write_text("".join(f"{name}={value}\n" for name, value in (PARAMETERS | given).items()))
 
 
 def around(*components: str) -> dict[str, Any]:

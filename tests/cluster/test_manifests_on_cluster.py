@@ -19,8 +19,8 @@ from typing import Final
 
 import pytest
 import yaml
-from manifests.documents import Document, rendered, service_of
-from overlays import PARAMETERS, ROOT, prod_for_a_site
+from manifests.documents import Document, service_of
+from overlays import ROOT, around, built, prod_for_a_site, write_parameters
 from real_cluster import NAME, Json, RealCluster
 
 DEFINITIONS: Final = {
@@ -47,25 +47,22 @@ SERVICE_COMPONENTS: Final = sorted(
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The manifests with every placeholder filled in: in stage as in prod."""
     root = prod_for_a_site(tmp_path_factory.mktemp("site"))
-    overlays = root / "k8s" / "overlays"
-    given = dict(line.split("=", 1) for line in (overlays / "prod" / "site.env").read_text().split())
-    lines = "".join(f"{name}={value}\n" for name, value in (PARAMETERS | given).items())
     for overlay in ("stage", "prod"):
-        (overlays / overlay / "site.env").write_text(lines)
+        write_parameters(root / "k8s" / "overlays" / overlay)
     return root
 
 
 @pytest.fixture(scope="module")
 def sets(site: Path) -> dict[str, list[Document]]:
     """What a cluster would get: stage, prod, and stage with everything that goes together, by either edge."""
-    found = {name: _built(site, f"overlays/{name}") + service_of(site, name)[0] for name in ("stage", "prod")}
+    found = {name: built(site, f"overlays/{name}") + service_of(site, name)[0] for name in ("stage", "prod")}
     parts = [f"../components/{name}" for name in SERVICE_COMPONENTS]
-    service = _built(site, "service/every", {"resources": ["../stage"], "components": parts})
+    service = built(site, "service/every", {"resources": ["../stage"], "components": parts})
     for edge in EDGES:
-        chosen = [name for name in COMPONENTS if name not in {*EDGES, "dev-issuer", "external-postgres"}] + [edge]
-        parts = [f"../../components/{name}" for name in sorted(chosen, key="site".__eq__)]  # it fills in the others
-        around = {"resources": ["../../base"], "components": ["../../monitoring", *parts], **_parameters(site)}
-        found[edge] = _built(site, f"overlays/with-{edge}", around) + service
+        chosen = [name for name in COMPONENTS if name not in {*EDGES, "site", "dev-issuer", "external-postgres"}] + [
+            edge
+        ]
+        found[edge] = built(site, f"overlays/with-{edge}", around("../monitoring", *chosen)) + service
     return found
 
 
@@ -172,19 +169,3 @@ def _line(text: str, key: str) -> str:
 
 def _group(body: Json) -> str:
     return str(body.get("apiVersion", "")).rpartition("/")[0]
-
-
-def _parameters(site: Path) -> Json:
-    literals = (site / "k8s/overlays/stage/site.env").read_text().split()
-    options = {"disableNameSuffixHash": True, "annotations": {"config.kubernetes.io/local-config": "true"}}
-    return {"configMapGenerator": [{"name": "site", "literals": literals, "options": options}]}
-
-
-def _built(site: Path, folder: str, kustomization: Json | None = None) -> list[Document]:
-    path = site / "k8s" / folder
-    if kustomization:
-        path.mkdir()
-        (path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    documents, findings = rendered(site, f"k8s/{folder}")
-    assert findings == []
-    return documents

@@ -3,7 +3,7 @@
 The alerts are played without their patience (`observed.py`): what is silent here is silent with it. Not played are
 alerts that take hours or a disk (BackupLate, VolumeFull, HeadMemory), UpgradeHangs, ModelBreakerOpen, WebhooksDelayed,
 which needs every gateway's sender stuck, and AnswersSlow, because a gateway whose Redis hangs answers 503 at once:
-`promtool` plays them with made-up figures (tests/deploy/test_alerts.py).
+`promtool` plays them with made-up figures (tests/deploy/test_monitoring.py).
 """
 
 from __future__ import annotations

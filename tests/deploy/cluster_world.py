@@ -11,7 +11,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from operations.release import Release
 from operations.runner import Runner
@@ -87,10 +86,9 @@ class Tools:
         """What they answer, by the first rule that matches; nothing where none does."""
         (self.standin / "script.json").write_text(json.dumps(rules))
 
-    def work(self, monkeypatch: pytest.MonkeyPatch, environment: str = "dev", *, yes: bool = True) -> Runner:
-        """A call of the program in this process that finds these tools."""
-        for name, value in self.environment.items():
-            monkeypatch.setenv(name, value)
+    @staticmethod
+    def work(environment: str = "dev", *, yes: bool = True) -> Runner:
+        """A call of the program in this process."""
         context = "kind-lab" if environment == "dev" else "lab"
         return Runner(Target(environment, Model("demo"), context=context), timeout_s=1.0, yes=yes)
 

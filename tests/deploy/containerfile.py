@@ -1,7 +1,7 @@
 """Reads a Containerfile as a builder does: what it is sent, copies and runs, in which environment and as whom.
 
-What the file calls `/source` and `/opt/sem-image-classifier` are two folders of the test. Nothing is run here; the
-image itself is built for the cluster of `make test-cluster`.
+What the file calls `/source` is a folder of the test. Nothing is run here; the image itself is built for the cluster of
+`make test-cluster`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINERFILE = ROOT / "k8s" / "image" / "Containerfile"
@@ -21,7 +22,7 @@ IGNORED = [
     for line in (ROOT / ".containerignore").read_text().splitlines()
     if line.strip() and not line.startswith("#")
 ]
-PREFIX, SOURCE = "/opt/sem-image-classifier", "/source"
+PREFIX = "/opt/sem-image-classifier"
 
 
 def instructions(text: str) -> Iterator[tuple[str, str]]:
@@ -57,27 +58,27 @@ def context(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One `RUN` of the file: its command, who runs it, with which options and in which environment."""
+    """One `RUN` of the file: its command, who runs it and with which options."""
 
     command: str
     user: str
     options: tuple[str, ...]
-    environment: Mapping[str, str]
 
 
 @dataclass
 class Image:
-    """A build's arguments and folders; once walked, the labels, the environment and the account of its last stage."""
+    """What a build with these arguments does: every COPY into the folder `source`, every RUN, which is only listed, and
+    the labels, the environment and the account of the last stage."""
 
-    prefix: Path
     source: Path
     arguments: Mapping[str, str] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     user: str = ""
 
-    def walk(self, text: str, sent: Path) -> Iterator[Run]:
-        """Do every COPY from `sent` as it comes, and yield every RUN for the caller to do."""
+    def build(self, text: str, sent: Path) -> Self:
+        """Build from the text of a Containerfile and the folder that a builder was sent."""
         before: dict[str, str] = {}
         values = before  # of the stage
         for word, rest in instructions(text):
@@ -88,20 +89,16 @@ class Image:
                 values[name] = self.arguments.get(name, default or before.get(name, ""))
             elif word in ("ENV", "LABEL"):
                 kept = self.environment if word == "ENV" else self.labels
-                kept |= {name: self._expand(value, {**values, **self.environment}) for name, value in pairs(rest)}
+                kept |= {name: expand(value, {**values, **self.environment}) for name, value in pairs(rest)}
             elif word == "USER":
                 self.user = rest
             elif word == "COPY" and not rest.startswith("--from="):
                 self._copy(rest.split(), sent)
             elif word == "RUN":
-                yield self._run(rest, {**values, **self.environment})
-
-    def _run(self, rest: str, values: dict[str, str]) -> Run:
-        words = rest.split(" ")
-        options = tuple(word for word in words if word.startswith("--"))
-        command = " ".join(words[len(options) :]).replace(SOURCE, str(self.source))
-        given = {name: value for name, value in values.items() if value}
-        return Run(command, self.user, options, {**given, "PREFIX": str(self.prefix)})
+                words = rest.split(" ")
+                options = tuple(word for word in words if word.startswith("--"))
+                self.runs.append(Run(" ".join(words[len(options) :]), self.user, options))
+        return self
 
     def _copy(self, names: list[str], sent: Path) -> None:
         target = self.source / names[-1]
@@ -113,10 +110,10 @@ class Image:
                 into.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(sent / name, into)
 
-    def _expand(self, value: str, values: Mapping[str, str]) -> str:
-        known = {"PATH": os.defpath, **values, "PREFIX": str(self.prefix)}
-        expanded = re.sub(r"\$\{(\w+)\}", lambda name: known.get(name[1], ""), value)
-        return expanded.replace(PREFIX, str(self.prefix))
+
+def expand(value: str, values: Mapping[str, str]) -> str:
+    known = {"PATH": os.defpath, "PREFIX": PREFIX, **values}
+    return re.sub(r"\$\{(\w+)\}", lambda name: known.get(name[1], ""), value)
 
 
 def pairs(rest: str) -> Iterator[tuple[str, str]]:

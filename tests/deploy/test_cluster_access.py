@@ -12,11 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-from tests.deploy.cluster_world import Machine, rule
+from cluster_world import Machine, rule
 
 KUBECTL = f"""#!{sys.executable} -IS
 import os, socket, sys
@@ -78,30 +78,32 @@ def answered_by(port: int) -> int:
     return int(process or 0)
 
 
-def access(machine: Machine, port: int) -> subprocess.Popen[str]:
-    process = machine.start("access", "--env", "stage", "--port", str(port))
-    until(lambda: answered_by(port) or process.poll() is not None)
-    assert process.poll() is None
-    return process
+@contextmanager
+def access(machine: Machine, port: int, end: signal.Signals | None = signal.SIGINT) -> Iterator[subprocess.Popen[str]]:
+    """The command, once the port answers; ended by a signal, and its children are gone."""
+    with machine.start("access", "--env", "stage", "--port", str(port)) as process:
+        until(lambda: answered_by(port) or process.poll() is not None)
+        assert process.poll() is None
+        yield process
+        if end:
+            process.send_signal(end)
+            process.communicate(timeout=30)
+            assert process.returncode == (0 if end != signal.SIGKILL else -end)
+    until(lambda: children(machine) == [])
 
 
 @pytest.mark.parametrize("end", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a killed process")
 def test_its_children_end_with_it(machine: Machine, port: int, end: str) -> None:
-    with access(machine, port) as process:
+    with access(machine, port, signal.Signals[end]):
         assert len(children(machine)) == 1
-        process.send_signal(signal.Signals[end])
-        process.communicate(timeout=30)
-    assert process.returncode == (0 if end != "SIGKILL" else -signal.SIGKILL)
-    until(lambda: children(machine) == [])
 
 
 def test_it_ends_when_nobody_reads_what_it_says(machine: Machine, port: int) -> None:
-    with access(machine, port) as process:
+    with access(machine, port, end=None) as process:
         for stream in (process.stdout, process.stderr):
             stream.close()  # type: ignore[union-attr]
         process.wait(30)
-    until(lambda: children(machine) == [])
 
 
 def test_it_finds_the_way_again_when_a_pod_goes(machine: Machine, port: int) -> None:
@@ -114,19 +116,15 @@ def test_it_finds_the_way_again_when_a_pod_goes(machine: Machine, port: int) -> 
         assert answered_by(port) != before
         assert process.stderr is not None
         said = [next(line for line in process.stderr if word in line) for word in ("went away", "is back")]
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
     assert "-serve-svc went away: error: lost connection to pod; trying again" in said[0]
 
 
 def test_a_client_that_comes_while_the_way_is_made_again_waits(machine: Machine, port: int) -> None:
-    with access(machine, port) as process:
+    with access(machine, port):
         [child] = children(machine)
         os.kill(child, signal.SIGKILL)
         until(lambda: child not in children(machine))
         assert answered_by(port)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
 
 
 def test_no_way_and_a_taken_port_are_told_with_the_reason(machine: Machine, port: int) -> None:

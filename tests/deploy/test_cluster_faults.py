@@ -13,18 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_world import IMAGE, IMAGE_ID, Machine, Tools, entry, items, ray_cluster, ray_service, rule
 from operations import access, kuberay
 from operations import release as releases
 from operations.deploy import Rollback, ensure_secrets, enter, resized
 from operations.steps import Interrupted, Step, StepFailed, carry_out
 from operations.target import NAME, Model, Target
-
-from tests.deploy.cluster_world import IMAGE, IMAGE_ID, Machine, Tools, entry, items, ray_cluster, ray_service, rule
-
-
-@pytest.fixture
-def tools(tmp_path: Path) -> Tools:
-    return Tools(tmp_path, "kubectl", "helm")
 
 
 @pytest.mark.parametrize("fault", [StepFailed("the reason"), KeyboardInterrupt()])
@@ -47,10 +41,8 @@ def test_a_failure_in_the_middle_says_what_was_done_and_how_to_go_on_as_it_can_b
     assert isinstance(error.value, Interrupted) == isinstance(fault, KeyboardInterrupt)
 
 
-def test_an_answer_that_fails_once_is_asked_for_again_and_what_never_served_is_no_release(
-    tools: Tools, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, serves = tools.work(monkeypatch), replace(releases.SHOWN, image=IMAGE)
+def test_an_answer_that_fails_once_is_asked_for_again_and_what_never_served_is_no_release(tools: Tools) -> None:
+    run, serves = tools.work(), replace(releases.SHOWN, image=IMAGE)
     tools.answer(rule("get rayservice", "no json"))
     with pytest.raises(StepFailed, match="returned something else than JSON: 'no json'"):
         enter(run, serves, "manifests", "mark")
@@ -62,9 +54,9 @@ def test_an_answer_that_fails_once_is_asked_for_again_and_what_never_served_is_n
     assert " apply " in tools.changes[0]
 
 
-def test_a_command_without_end_is_ended_at_its_deadline(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_without_end_is_ended_at_its_deadline(tools: Tools) -> None:
     tools.answer(rule("get nodes", stays_s=60))
-    run = tools.work(monkeypatch)
+    run = tools.work()
     began = time.monotonic()
     with pytest.raises(StepFailed, match=r"kubectl get nodes gave no answer within 0.5 s and was ended"):
         run.read(["kubectl", "get", "nodes"], deadline_s=0.5)
@@ -103,9 +95,7 @@ def test_a_smoke_test_fails_for_what_is_wrong(status: str, label: str, says: str
         access.check({"job_id": "7", "status": status, "result": result, "problem": {"detail": "it broke"}})
 
 
-def test_sizes_reach_the_cluster_that_serves_and_an_old_one_of_other_groups_is_left_alone(
-    tools: Tools, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sizes_reach_the_cluster_that_serves_and_an_old_one_of_other_groups_is_left_alone(tools: Tools) -> None:
     def cluster(name: str, group: str, most: int) -> dict[str, Any]:
         groups = [{"groupName": group, "minReplicas": 1, "maxReplicas": most}]
         return {"metadata": {"name": name}, "spec": {"workerGroupSpecs": groups}}
@@ -114,7 +104,7 @@ def test_sizes_reach_the_cluster_that_serves_and_an_old_one_of_other_groups_is_l
     service["spec"]["rayClusterConfig"] |= cluster("", "models", 8)["spec"]
     clusters = items(cluster("green", "models", 4), cluster("blue", "decoders", 4), cluster("new", "models", 8))
     tools.answer(rule("get rayservice", service), rule("get rayclusters", clusters))
-    with resized(tools.work(monkeypatch)):
+    with resized(tools.work()):
         pass
     [change] = tools.changes
     assert "patch raycluster green --type=json" in change
@@ -123,9 +113,9 @@ def test_sizes_reach_the_cluster_that_serves_and_an_old_one_of_other_groups_is_l
     ]
 
 
-def test_a_rollback_that_failed_is_repeated_to_the_same_release(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollback_that_failed_is_repeated_to_the_same_release(tools: Tools) -> None:
     entries = items(entry("bbb", "2"), entry("aaa", "1"))
-    back = Rollback(tools.work(monkeypatch), "")
+    back = Rollback(tools.work(), "")
     assert back.command() == "rollback"
     serving = rule("get rayservice", ray_service(mark="bbb"))
     tools.answer(rule("get configmaps", entries), serving, rule("get rayclusters", items()))
@@ -156,7 +146,6 @@ UPGRADE = ["apply --server-side --force-conflicts --filename -", "helm upgrade"]
 )
 def test_an_operator_that_is_there_is_kept_upgraded_with_its_definitions_or_left_alone(
     tools: Tools,
-    monkeypatch: pytest.MonkeyPatch,
     found: list[dict[str, Any]],
     environment: str,
     says: str,
@@ -164,7 +153,7 @@ def test_an_operator_that_is_there_is_kept_upgraded_with_its_definitions_or_left
 ) -> None:
     tools.answer(rule("get deployments --all-namespaces", items(*found)), rule("show crds", "kind: X\n"))
     try:
-        said = kuberay.install(tools.work(monkeypatch, environment, yes=False))
+        said = kuberay.install(tools.work(environment, yes=False))
     except StepFailed as error:
         said = str(error)
     assert says in said
@@ -198,7 +187,6 @@ TLS = "---\nkind: Certificate\nmetadata:\n  name: redis-tls\nspec:\n  secretName
 )
 def test_secrets_of_development_are_random_kept_and_never_shown(
     tools: Tools,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     more: str,
     there: str,
@@ -206,7 +194,7 @@ def test_secrets_of_development_are_random_kept_and_never_shown(
 ) -> None:
     kept = {"data": {"password": base64.b64encode(b"secret-of-before").decode()}}
     tools.answer(rule("get secrets", there), rule("get secret redis", kept))
-    work = replace(tools.work(monkeypatch), verbose=True)
+    work = replace(tools.work(), verbose=True)
     said = ensure_secrets(work, NEEDED + more)
     values = {one["metadata"]["name"]: one["stringData"] for one in json.loads(tools.asked[-1]["stdin"])["items"]}
     assert set(values) == {NAME, f"{NAME}-ray"} | ({"redis"} if not there else set())
@@ -216,20 +204,18 @@ def test_secrets_of_development_are_random_kept_and_never_shown(
     assert not any(value in shown for secret in values.values() for value in secret.values())
 
 
-def test_secrets_of_prod_are_demanded_and_never_made(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_of_prod_are_demanded_and_never_made(tools: Tools) -> None:
     whole = "volumes:\n- name: x\n  secret:\n    secretName: whole\n"
     tools.answer(rule("get secrets", "redis password\n"))
     with pytest.raises(StepFailed) as error:
-        ensure_secrets(tools.work(monkeypatch, "prod"), NEEDED + whole)
+        ensure_secrets(tools.work("prod"), NEEDED + whole)
     made = re.findall(r"create secret generic (.*)", str(error.value))
     ours = f"{NAME} --from-file=redis-url=FILE", f"{NAME}-ray --from-file=auth_token=FILE"
     assert made == [*ours, "whole --from-file=FOLDER"]
     assert tools.changes == []
 
 
-def test_old_entries_leave_the_cluster_with_settings_that_nobody_reads(
-    tools: Tools, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_old_entries_leave_the_cluster_with_settings_that_nobody_reads(tools: Tools) -> None:
     kept, oldest, serving, failed = (f"{NAME}-{mark * 12}" for mark in "abcd")
     entries = [entry(f"{n:02}", f"{n:02}") for n in range(12)]
     for old, settings in ((entries[11], kept), (entries[0], oldest)):
@@ -241,7 +227,7 @@ def test_old_entries_leave_the_cluster_with_settings_that_nobody_reads(
         rule("get configmaps .*component=release", items(*entries)),
         rule("get rayclusters", items(too_late)),
     )
-    releases.record(tools.work(monkeypatch), releases.SHOWN, "manifests", "00")
+    releases.record(tools.work(), releases.SHOWN, "manifests", "00")
     gone = [line.rpartition("delete configmap ")[2] for line in tools.changes if "delete configmap" in line]
     dropped = (f"{NAME}-release-01", f"{NAME}-release-00", oldest, failed)
     assert gone == [f"{name} --ignore-not-found" for name in dropped]

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+from cluster_world import IMAGE, ROOT, Machine, release
 from operations import render
 from operations.target import BUILD, NAME, read_file
-
-from tests.deploy.cluster_world import IMAGE, ROOT, Machine, release
-from tests.overlays import DIGEST, PARAMETERS, SITE
+from overlays import DIGEST, PARAMETERS, SITE
 
 KUBECTL = shutil.which("kubectl")
 APART = {"dev-issuer", "site", "external-postgres"}

@@ -6,11 +6,10 @@ import re
 from typing import Any
 
 import pytest
+from cluster_world import ROOT, ray_service
 from operations import look, readiness, render, tools
 from operations.steps import duration, table
 from operations.target import NAME
-
-from tests.deploy.cluster_world import ROOT, ray_service
 
 VOLUME = "kind: Pod\nsecret:\n  defaultMode: 288\n  secretName: x\n"
 KEY = "kind: Pod\nsecretKeyRef:\n  key: a\n  name: x\n"

@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from operations import command_line, kind, tools
+from cluster_world import ROOT, Machine, Rule, Tools, entry, items, namespace, ray_service, release, rule
+from operations import command_line, kind
+from operations import tools as programs
 from operations.deploy import Removal, ensure_namespace
 from operations.steps import StepFailed
 from operations.target import HERE, KIND, NAME, PROTECTED
-
-from tests.deploy.cluster_world import ROOT, Machine, Rule, Tools, entry, items, namespace, ray_service, release, rule
 
 PRODUCTION = "ENVIRONMENT=prod\nMODEL_SOURCE=hugging_face\nMODEL_ID=org/model\nMODEL_REVISION=" + "4d" * 20 + "\n"
 PLACE = f"CONTEXT=lab\nREGISTRY=registry.lab\nBUILD_BASE=registry.lab/ray@sha256:{'0' * 64}\n"
@@ -150,40 +150,36 @@ def test_what_is_refused_for_what_is_in_the_cluster(tmp_path: Path, command: str
     assert machine.changes == []
 
 
-@pytest.fixture
-def found(tmp_path: Path) -> Tools:
-    return Tools(tmp_path, "kubectl", "kind")
-
-
 def test_a_namespace_that_came_in_the_place_of_the_permitted_one_is_not_deleted_and_one_of_others_not_filled(
-    found: Tools, monkeypatch: pytest.MonkeyPatch
+    tools: Tools,
 ) -> None:
-    removal = Removal(found.work(monkeypatch))
-    found.answer(rule("get namespace", namespace("first")))
+    removal = Removal(tools.work())
+    tools.answer(rule("get namespace", namespace("first")))
     removal.permit()
-    found.answer(rule("get namespace", namespace("second")))
+    tools.answer(rule("get namespace", namespace("second")))
     for step in (removal.service, removal.namespace):
         with pytest.raises(StepFailed, match="was made anew since it was confirmed: nothing in it is deleted"):
             step()
-    found.answer(*FOREIGN)
+    tools.answer(*FOREIGN)
     with pytest.raises(StepFailed, match="was not made for this service"):
-        ensure_namespace(found.work(monkeypatch))
-    assert found.changes == []
+        ensure_namespace(tools.work())
+    assert tools.changes == []
 
 
 @pytest.mark.parametrize("nodes", [[], [{"status": {}}]])
 def test_a_kind_cluster_of_another_name_is_deleted_if_it_was_made_here(
-    found: Tools, monkeypatch: pytest.MonkeyPatch, nodes: list[dict[str, object]]
+    tools: Tools, nodes: list[dict[str, object]]
 ) -> None:
+    tools.have("kind")
     assert f"{NAME}/cluster: made" in (ROOT / "k8s" / "kind.yaml").read_text()
     label = f"get nodes --selector {NAME}/cluster=made"
-    found.answer(rule("kind get clusters", "lab\n"), rule(label, items(*nodes)))
+    tools.answer(rule("kind get clusters", "lab\n"), rule(label, items(*nodes)))
     if nodes:
-        kind.down(found.work(monkeypatch))
+        kind.down(tools.work())
     else:
         with pytest.raises(StepFailed, match="was not made by this program"):
-            kind.down(found.work(monkeypatch))
-    assert found.changes == ["kind delete cluster --name lab"] * len(nodes)
+            kind.down(tools.work())
+    assert tools.changes == ["kind delete cluster --name lab"] * len(nodes)
 
 
 VERSIONS = [
@@ -201,13 +197,11 @@ VERSIONS = [
         ("stage", ["the cluster runs Kubernetes 1.30; 1.31 is needed", "helm is 3.9"]),
     ],
 )
-def test_all_that_is_missing_or_too_old_is_named_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: str, says: list[str]
-) -> None:
-    found = Tools(tmp_path, "kubectl", "helm", "podman")
-    found.answer(*VERSIONS)
+def test_all_that_is_missing_or_too_old_is_named_at_once(tools: Tools, environment: str, says: list[str]) -> None:
+    tools.have("podman")
+    tools.answer(*VERSIONS)
     with pytest.raises(StepFailed) as error:
-        tools.check(found.work(monkeypatch, environment))
+        programs.check(tools.work(environment))
     assert [text for text in says if text not in str(error.value)] == []
 
 
@@ -243,9 +237,9 @@ GROUPS = "external-secrets.io/v2\nmonitoring.coreos.com/v1\nv1\n"
     ],
 )
 def test_kinds_that_the_cluster_does_not_know_are_named_with_where_they_come_from(
-    found: Tools, monkeypatch: pytest.MonkeyPatch, rules: list[Rule], says: str
+    tools: Tools, rules: list[Rule], says: str
 ) -> None:
     served = rule("api-versions", GROUPS + "external-secrets.io/v1\n")
-    found.answer(*rules, rule("kustomize", OVERLAY), rule("api-resources", KINDS), served)
-    told = tools.unknown_kinds(found.work(monkeypatch, "stage"))
+    tools.answer(*rules, rule("kustomize", OVERLAY), rule("api-resources", KINDS), served)
+    told = programs.unknown_kinds(tools.work("stage"))
     assert [says in line for line in told] == [True] * bool(says)

@@ -29,11 +29,10 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def walked(sent: Path, folder: Path, arguments: dict[str, str]) -> Image:
-    image = Image(Path(PREFIX), folder, arguments)
-    for _ in image.walk(TEXT, sent):
-        pass
-    return image
+@pytest.fixture
+def image(sent: Path, tmp_path: Path) -> Image:
+    """What a build without arguments does."""
+    return Image(tmp_path).build(TEXT, sent)
 
 
 def arguments() -> dict[str, set[str]]:
@@ -55,8 +54,7 @@ def test_every_step_is_one_script_of_its_folder() -> None:
         assert path.suffix == ".py" or os.access(path, os.X_OK), f"{path.name} must be executable"
 
 
-def test_what_is_copied_is_sent_and_little_else(sent: Path, tmp_path: Path) -> None:
-    image = walked(sent, tmp_path, {})
+def test_what_is_copied_is_sent_and_little_else(sent: Path, image: Image) -> None:
     copied = {path.relative_to(image.source).as_posix() for path in image.source.rglob("*") if path.is_file()}
     there = {path.relative_to(sent).as_posix() for path in sent.rglob("*") if path.is_file()}
     assert copied == there
@@ -84,24 +82,17 @@ def test_docker_is_sent_the_same_as_podman() -> None:
     assert (ROOT / ".containerignore").resolve() == ROOT / ".dockerignore"
 
 
-def test_it_ends_as_the_account_of_the_pods_and_root_owns_its_files(sent: Path, tmp_path: Path) -> None:
-    image = Image(Path(PREFIX), tmp_path)
-    users = [run.user for run in image.walk(TEXT, sent)]
+def test_it_ends_as_the_account_of_the_pods_with_a_check_and_root_owns_its_files(image: Image) -> None:
+    users = [run.user for run in image.runs]
     assert users[:-1] == ["0"] * (len(users) - 1)
     assert users[-1] == image.user == "1000:100"
     assert "--chown" not in TEXT
+    assert image.runs[-1].command.endswith("k8s/image/check.sh")
 
 
-def test_the_last_step_checks_it(sent: Path, tmp_path: Path) -> None:
-    last = list(Image(Path(PREFIX), tmp_path).walk(TEXT, sent))[-1]
-    assert last.command.endswith("k8s/image/check.sh")
-
-
-def test_every_builder_knows_the_options_of_its_steps(sent: Path, tmp_path: Path) -> None:
+def test_every_builder_knows_the_options_of_its_steps(image: Image) -> None:
     """podman 4.3, which Debian 12 has, refuses a file with `RUN --network`."""
-    options = [option for run in Image(Path(PREFIX), tmp_path).walk(TEXT, sent) for option in run.options]
-    assert options
-    assert {option.partition("=")[0] for option in options} == {"--mount"}
+    assert {option.partition("=")[0] for run in image.runs for option in run.options} == {"--mount"}
 
 
 CONNECTS = """
@@ -138,7 +129,7 @@ def test_versions_are_those_of_the_project_and_the_manifest() -> None:
 
 def test_labels_and_environment_say_what_was_baked(sent: Path, tmp_path: Path) -> None:
     given = {"COMMIT": "c" * 40, "MODEL_SOURCE": "hugging_face", "MODEL_ID": "org/name", "MODEL_REVISION": "a" * 40}
-    image = walked(sent, tmp_path, given)
+    image = Image(tmp_path, given).build(TEXT, sent)
     assert image.labels["org.opencontainers.image.version"] == VERSION
     assert image.labels["org.opencontainers.image.revision"] == given["COMMIT"]
     assert image.labels["sem-image-classifier.model.revision"] == given["MODEL_REVISION"]

@@ -14,7 +14,7 @@ from manifests import capacity
 from manifests.application import texts
 from manifests.documents import CLUSTER, HEAD, Document, Pod, matches, of_kind, pods_of, secrets_of
 from manifests.network import rules
-from overlays import PARAMETERS, ROOT, SITE, amount, around, as_filled_in, built, of_service, prod_for_a_site
+from overlays import PARAMETERS, ROOT, SITE, amount, around, built, of_service, prod_for_a_site
 
 from serve_app.settings import Settings
 
@@ -31,12 +31,6 @@ COLLECTOR: Final = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadat
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prod_for_a_site(tmp_path_factory.mktemp("site"))
-
-
-@pytest.fixture(scope="module")
-def given() -> dict[str, list[Document]]:
-    """What each overlay gives a cluster, prod with the values of a site."""
-    return {name: documents for name, (documents, _) in as_filled_in().items()}
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +106,8 @@ def test_every_pod_has_the_registrys_secret(everything: list[Document]) -> None:
     assert without == []
 
 
-def test_a_quota_binds_and_holds_two_clusters_with_what_is_around(given: dict[str, list[Document]]) -> None:
-    documents = given["prod"]
+def test_a_quota_binds_and_holds_two_clusters_with_what_is_around(filled_in: dict[str, list[Document]]) -> None:
+    documents = filled_in["prod"]
     [quota] = of_kind(documents, "ResourceQuota")
     [service] = of_kind(documents, "RayService")
     for resource in ("cpu", "memory"):
@@ -123,8 +117,8 @@ def test_a_quota_binds_and_holds_two_clusters_with_what_is_around(given: dict[st
 
 
 @pytest.mark.parametrize("overlay", ["dev", "stage", "prod"])
-def test_the_queue_fits_into_its_redis(overlay: str, given: dict[str, list[Document]]) -> None:
-    documents = given[overlay]
+def test_the_queue_fits_into_its_redis(overlay: str, filled_in: dict[str, list[Document]]) -> None:
+    documents = filled_in[overlay]
     [redis] = [one for one in documents if one.resource == "StatefulSet/redis"]
     [settings] = [one for one in documents if one.resource == "ConfigMap/sem-image-classifier"]
     [box] = redis.items("spec", "template", "spec", "containers")
@@ -149,8 +143,8 @@ OF_A_LOST_HEAD: Final = {
 
 
 @pytest.fixture(scope="module")
-def sets(given: dict[str, list[Document]], everything: list[Document]) -> list[list[Document]]:
-    return [*given.values(), everything]
+def sets(filled_in: dict[str, list[Document]], everything: list[Document]) -> list[list[Document]]:
+    return [*filled_in.values(), everything]
 
 
 @pytest.fixture(scope="module")

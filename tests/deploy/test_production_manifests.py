@@ -8,25 +8,24 @@ from typing import Any
 import pytest
 from manifests import application
 from manifests.documents import Document
-from overlays import ROOT, as_filled_in, as_shipped, put
+from operations import render, target
+from overlays import ROOT, put
+
+from serve_app import settings
 
 
-@pytest.fixture(scope="module")
-def shipped() -> list[Document]:
-    return as_shipped()["prod"][0]
-
-
-@pytest.fixture(scope="module")
-def whole() -> list[Document]:
-    return as_filled_in()["prod"][0]
+@pytest.fixture
+def whole(filled_in: dict[str, list[Document]]) -> list[Document]:
+    """As a site has it."""
+    return filled_in["prod"]
 
 
 def test_a_site_that_filled_everything_in_is_let_through(whole: list[Document]) -> None:
     assert [str(finding) for finding in application.refusals(whole)] == []
 
 
-def test_the_overlay_as_it_is_in_git_is_refused_for_every_placeholder(shipped: list[Document]) -> None:
-    found = [str(finding) for finding in application.refusals(shipped)]
+def test_the_overlay_as_it_is_in_git_is_refused_for_every_placeholder(shipped: dict[str, list[Document]]) -> None:
+    found = [str(finding) for finding in application.refusals(shipped["prod"])]
     for name in ("ConfigMap/sem-image-classifier data.OIDC_ISSUERS", "NetworkPolicy/head", "ExternalSecret/redis"):
         assert any(name in line for line in found), name
     written = sorted((ROOT / "k8s" / "overlays" / "prod").glob("*.*"))
@@ -35,8 +34,8 @@ def test_the_overlay_as_it_is_in_git_is_refused_for_every_placeholder(shipped: l
     assert [word for word in placeholders if not any(word.split(":")[-1] in line for line in found)] == []
 
 
-def test_development_is_not_fit_for_production() -> None:
-    found = [finding.sentence for finding in application.refusals(as_shipped()["dev"][0])]
+def test_development_is_not_fit_for_production(shipped: dict[str, list[Document]]) -> None:
+    found = [finding.sentence for finding in application.refusals(shipped["dev"])]
     assert any("signs for anybody" in sentence for sentence in found)
     assert any("has no digest" in sentence for sentence in found)
 
@@ -105,3 +104,29 @@ def test_of_a_file_the_line_is_named() -> None:
     document = Document("x", {"kind": "Thing", "metadata": {"name": "y"}, "spec": {"text": "one\nREPLACE-ME\n"}})
     [finding] = [one for one in application.refusals([document]) if "placeholder" in one.sentence]
     assert (finding.path, finding.sentence.split("`")[1]) == ("spec.text", "REPLACE-ME")
+
+
+PATTERNS = [settings.PLACEHOLDER, application.PLACEHOLDER, render.PLACEHOLDER]
+"""These programs may not import each other."""
+PLACEHOLDERS = [
+    "REPLACE-ME",
+    "replace_me",
+    "REPLACEME",
+    "REPLACE-WITH-YOUR-OWN",
+    "change-me",
+    "CHANGE_ME",
+    "changeme",
+    "https://login.example.com/realms/lab",
+    "https://login.example.org/realms/lab",
+    "redis://:REPLACE-ME@redis/0",
+]
+REAL_VALUES = ["https://login.facility.org/realms/lab", "sem-image-classifier", "notanexample.community"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=["service", "manifests", "operations"])
+def test_a_placeholder_is_the_same_to_the_service_its_manifests_and_its_operations(pattern: re.Pattern[str]) -> None:
+    assert [text for text in PLACEHOLDERS + REAL_VALUES if pattern.search(text)] == PLACEHOLDERS
+
+
+def test_a_commit_is_the_same_to_the_service_and_to_its_operations() -> None:
+    assert target.COMMIT.pattern == settings.COMMIT.pattern

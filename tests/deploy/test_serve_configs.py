@@ -1,8 +1,10 @@
-"""Serve and Ray know every word of the laptop's Serve config and of the RayService; their limits fit the service's."""
+"""Serve and Ray know every word of the laptop's Serve config and of the RayService; their limits fit the service's, and
+the autoscaler fills the models group before it makes a pod of the burst group."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,10 @@ import pytest
 import ray
 import yaml
 from manifests.application import built, faults
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
 
 from serve_app.app import LEAVING_S, Gateway
 from serve_app.gateway.live import STREAMS_MAX, WAIT_MAX_S, WAITS_MAX
@@ -31,6 +37,12 @@ def ray_service() -> dict[str, Any]:
 
 def cluster() -> dict[str, Any]:
     return dict(yaml.safe_load(ray_service()["serveConfigV2"]))
+
+
+RAY_CLUSTER = ray_service()["rayClusterConfig"]
+GROUPS = {group["groupName"]: group for group in RAY_CLUSTER["workerGroupSpecs"]}
+MODELS, BURST = GROUPS["models"], GROUPS["burst"]
+[MODEL] = cluster()["applications"][0]["args"]["models"]
 
 
 @pytest.mark.parametrize("config", [laptop(), cluster()], ids=["laptop", "cluster"])
@@ -83,7 +95,7 @@ def test_requests_do_not_queue_without_bound() -> None:
 
 
 def test_the_version_that_kuberay_reads_is_the_locked_one() -> None:
-    assert ray_service()["rayClusterConfig"]["rayVersion"] == version("ray")
+    assert RAY_CLUSTER["rayVersion"] == version("ray")
 
 
 def test_an_old_cluster_outlives_a_connection_and_then_a_submit_with_its_wait() -> None:
@@ -93,9 +105,36 @@ def test_an_old_cluster_outlives_a_connection_and_then_a_submit_with_its_wait() 
 
 def test_a_worker_ends_after_its_connections_and_tells_its_replicas_at_once() -> None:
     """Serve tells them so long before the node's end as they may take."""
-    for group in ray_service()["rayClusterConfig"]["workerGroupSpecs"]:
+    for group in GROUPS.values():
         [container] = group["template"]["spec"]["containers"]
         seconds = {one["name"]: one.get("value") for one in container["env"]}
         assert float(seconds["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) == LEAVING_S
         leaves_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert leaves_s + float(seconds["RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S"]) > CONNECTION_MAX_AGE_S
+
+
+def launched(replicas: int) -> Mapping[str, int]:
+    """How many pods of each group the autoscaler makes in an empty cluster for so many replicas of the model."""
+    metadata = {"name": "cluster", "namespace": "somewhere"}
+    config = _derive_autoscaling_config_from_ray_cr({"metadata": metadata, "spec": RAY_CLUSTER})
+    types = AutoscalingConfig(config, skip_content_hash=True).get_node_type_configs()
+    wanted: list[Any] = [
+        ResourceRequestUtil.make({"CPU": MODEL["num_cpus"], **MODEL["resources"]}) for _ in range(replicas)
+    ]
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=types,
+        max_num_nodes=sum(group["maxReplicas"] for group in GROUPS.values()) + 1,
+        resource_requests=ResourceRequestUtil.group_by_count(wanted),
+    )
+    reply = ResourceDemandScheduler().schedule(request)
+    assert not reply.infeasible_resource_requests
+    return {launch.instance_type: launch.count for launch in reply.to_launch}
+
+
+@pytest.mark.parametrize("replicas", range(1, MODELS["maxReplicas"] + BURST["maxReplicas"] + 1))
+def test_burst_is_filled_last(replicas: int) -> None:
+    made = launched(replicas)
+    in_models = min(max(replicas, MODELS["minReplicas"]), MODELS["maxReplicas"])
+    assert made["models"] == in_models
+    assert made.get("burst", 0) == max(replicas - MODELS["maxReplicas"], 0)

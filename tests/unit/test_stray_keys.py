@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from stray_keys import rows_of
-from stray_rules import BOUNDS, OWNED, UNBOUNDED
+from stray_keys import BOUNDS, OWNED, UNBOUNDED, rows_of
 
 from serve_app.keyspace import BLOB, HELD_BYTES, IDEM, JOB, KEYS, LEDGER, OUTBOX, QUOTA, WAIT
 from serve_app.lua import key_functions

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from waiting import until
 
 from serve_app.errors import ReplicaLost
 from serve_app.gateway import supervisor as module
@@ -23,12 +24,6 @@ async def supervisor(shutdown: ShutdownSignal, monkeypatch: pytest.MonkeyPatch) 
     supervisor = Supervisor(shutdown)
     yield supervisor
     await supervisor.end()
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110  what is waited for sets no event
-            await asyncio.sleep(0.001)
 
 
 class Ending:
