@@ -34,9 +34,30 @@ VERSION = "release-1"
 NO_TRACES = Tracer(None)
 AUDIENCE = "sem-image-classifier"
 PICTURE = encode(gradient(), "PNG")
+UNKNOWN_ID = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+HEAD = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+END = b"--b--\r\n"
 IMAGE_MODEL = card(ModelConfig(name="sem-classifier", implementation="serve_app.models.sem_classifier:SemClassifier"))
 TEXT_MODEL = card(ModelConfig(name="words", implementation="tests.toy_model:WordStatistics"))
 RESULT = {"label": "Tips", "confidence": 0.9, "all_scores": {"Tips": 0.9, "Powder": 0.1}, "device_used": "cpu"}
+
+
+def part(disposition: str, body: bytes, *headers: str) -> bytes:
+    """A part of a form whose boundary is that of `FORM`."""
+    head = "\r\n".join((f"Content-Disposition: {disposition}", *headers))
+    return b"--b\r\n" + head.encode() + b"\r\n\r\n" + body + b"\r\n"
+
+
+IMAGE = part('form-data; name="image"; filename="a.png"', PICTURE)
+
+
+async def stuck(begin: bytes = HEAD, arriving: asyncio.Event | None = None) -> AsyncIterator[bytes]:
+    """A body that begins and never ends; `arriving` is set once its beginning was taken."""
+    yield begin
+    if arriving:
+        arriving.set()
+    await asyncio.Event().wait()
 
 
 class Answering:
@@ -108,6 +129,14 @@ class Running:
         assert await ImageStore(self.redis, Settings()).put_outputs(job_id, task.token, outputs)
         self.model.open.set()
         await self.ended(job_id, user)
+        return job_id
+
+    async def failed_job(self, user: str = "ada") -> str:
+        """A job that the model rejected."""
+        usual, self.model.answer = self.model.answer, failed("model-rejected", "no")
+        job_id = await self.submit(user)
+        await self.ended(job_id, user)
+        self.model.answer = usual
         return job_id
 
     async def dead_job(self, user: str = "ada", **fields: str) -> str:

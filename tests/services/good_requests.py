@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from gateway_parts import PICTURE, Running, as_admin, failed
+from gateway_parts import PICTURE, Running, as_admin
 from schemathesis import Case
 
 USER: Final = "root"
@@ -97,11 +97,7 @@ class GoodRequests:
         return {"job_id": job_id}
 
     async def _failed_job(self) -> dict[str, str]:
-        usual, self._gateway.model.answer = self._gateway.model.answer, failed("model-rejected", "A test.")
-        try:
-            return await self._ended_job()
-        finally:
-            self._gateway.model.answer = usual
+        return {"job_id": await self._gateway.failed_job(USER)}
 
     async def _cancelled_job(self) -> dict[str, str]:
         self._gateway.model.open.clear()

@@ -24,6 +24,12 @@ def submission(owner: str = "ann", *, stored: JobInput | None = None, **changes:
     return Submission(owner=owner, input=stored, **{**values, **changes})
 
 
+async def stored_image(redis: Redis, reference: str = "blob:a", size: int = 10, pixels: int = 10) -> JobInput:
+    """An input that is in Redis, as an upload leaves it there."""
+    await redis.set(reference, b"x" * size, ex=900)
+    return JobInput(reference, size, pixels, "image/png")
+
+
 async def claim(
     job_store: JobStore, limit: int = 100, *, max_bytes: int = 10**9, max_pixels: int = 10**9
 ) -> Chunk | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 from forged import FAMILIES, Forge
-from gateway_parts import PICTURE, Running, running_gateway
+from gateway_parts import END, FORM, HEAD, IMAGE, PICTURE, UNKNOWN_ID, Running, part, running_gateway
 
 from serve_app.gateway.routes.table import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
 from serve_app.local.issuer import DevIssuerServer, Issuer
@@ -21,7 +22,8 @@ from serve_app.settings import Settings
 from tests.unit.test_images_header import TOO_LARGE, UNREADABLE, UNSUPPORTED
 
 IMAGE_MAX_BYTES = 256 * 1024
-UNKNOWN_ID = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
+ADMIN = {"realm_access": {"roles": ["sem-admin"]}}
+PATHS = {route.path for route in ROUTES}
 
 Parts = dict[str, Any]
 
@@ -43,7 +45,10 @@ class World:
 
 @dataclass(frozen=True)
 class Case:
-    """A request and the problem it must meet. `parts` are those of an httpx2 request."""
+    """A request and the problem it must meet. `parts` are those of an httpx2 request.
+
+    `words` must stand in the problem's detail; `pointers`, where given, are those of all its errors.
+    """
 
     name: str
     status: int
@@ -51,10 +56,22 @@ class Case:
     parts: Callable[[World], Parts]
     method: str = "POST"
     path: str = "/api/v1/jobs"
+    words: str = ""
+    pointers: tuple[str, ...] | None = None
 
 
-def case(name: str, status: int, slug: str, path: str = "/api/v1/jobs", method: str = "POST", **parts: Any) -> Case:
-    return Case(name, status, slug, lambda _: parts, method, path)
+def case(
+    name: str,
+    status: int,
+    slug: str,
+    path: str = "/api/v1/jobs",
+    method: str = "POST",
+    *,
+    words: str = "",
+    pointers: tuple[str, ...] | None = None,
+    **parts: Any,
+) -> Case:
+    return Case(name, status, slug, lambda _: parts, method, path, words, pointers)
 
 
 def upload(data: bytes, **fields: str) -> Parts:
@@ -93,8 +110,7 @@ TOKENS = [  # one of each family; test_hostile_tokens.py sends all of them
 
 URL = "http://example.com/a.png"
 JSON = {"Content-Type": "application/json"}
-FORM = {"Content-Type": "multipart/form-data; boundary=b"}
-PART = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+KEY = "Idempotency-Key"
 STATUS = "/api/v1/jobs/status"
 BODIES = [
     case("no body", 415, "body-type-unsupported"),
@@ -120,7 +136,7 @@ BODIES = [
     case("parameters that are no JSON", 400, "body-invalid", **upload(PICTURE, params="a=1")),
     case("a form without boundary", 400, "body-invalid", content=b"x", headers={"Content-Type": "multipart/form-data"}),
     case("a form without parts", 400, "body-invalid", content=b"x", headers=FORM),
-    case("a form that ends early", 400, "body-invalid", content=PART + PICTURE[:20], headers=FORM),
+    case("a form that ends early", 400, "body-invalid", content=HEAD + PICTURE[:20], headers=FORM, words="ends early"),
     case("endless part headers", 400, "body-invalid", content=b"--b\r\nX: " + b"x" * 100_000, headers=FORM),
     case(
         "a part without name",
@@ -172,10 +188,173 @@ BODIES = [
     case("an image that is no file", 400, "image-missing", files={"image": (None, "text")}),
     case("an image for a model without", 400, "body-invalid", **upload(PICTURE, model="words")),
     case("a parameter is missing", 422, "params-invalid", json={"model": "words"}),
+    case(
+        "parameters of another type and name",
+        422,
+        "params-invalid",
+        json={"model": "words", "params": {"text": 5, "a/b~c": 1}},
+        pointers=("/params/a~1b~0c", "/params/text"),
+    ),
+    case(
+        "parameters too large for a record",
+        422,
+        "params-invalid",
+        json={"model": "words", "params": {"text": "x" * 17_000}},
+        pointers=("/params",),
+    ),
+    *(
+        case(f"the idempotency key {key[:10]!r}", 400, "idempotency-key-invalid", **upload(PICTURE), headers={KEY: key})
+        for key in ("", "two words", "x" * 256, '"open')
+    ),
     case("a status without id", 400, "body-invalid", path=STATUS, json={}),
     case("a status of a number", 400, "body-invalid", path=STATUS, json={"job_id": 5}),
     case("a result of nothing", 400, "body-invalid", path="/api/v1/jobs/results", json={"job_id": None}),
     case("a status of a form", 415, "body-type-unsupported", path=STATUS, data={"job_id": UNKNOWN_ID}),
+]
+
+
+def unreadable(words: str, body: bytes, status: int = 400, slug: str = "body-invalid") -> Case:
+    """A form that is refused with the reason."""
+    return case(f"{words}: {body[-40:]!r}", status, slug, content=body, headers=FORM, words=words)
+
+
+def encoded(encoding: str) -> bytes:
+    return part('form-data; name="image"; filename="a.png"', b"iVBORw0KGgo=", f"Content-Transfer-Encoding: {encoding}")
+
+
+SAID = '{"text": "Größe"}'
+MODEL = part('form-data; name="model"', b"words")
+REASONS = [
+    unreadable("lines end with CR LF", IMAGE.replace(b"\r\n", b"\n") + b"--b--\n"),
+    unreadable("the boundary of its Content-Type", (IMAGE + END).replace(b"--b", b"--c")),
+    unreadable("ends early", IMAGE),
+    unreadable("invalid character 32 in header", IMAGE.replace(b"; filename", b";\r\n filename") + END),
+    unreadable("Maximum number of files is 1", IMAGE + IMAGE + END),
+    unreadable("filename", part('form-data; name="image"', PICTURE) + END),
+    unreadable("filename", part('form-data; name="image"', PICTURE + bytes(100_000)) + END),
+    unreadable("UTF-16", MODEL + part('form-data; name="params"', SAID.encode("utf-16")) + END),
+    unreadable("UTF-32", MODEL + part('form-data; name="params"', SAID.encode("utf-32-be")) + END),
+    unreadable("UTF-8", MODEL + part('form-data; name="params"', SAID.encode("latin-1")) + END),
+    *(
+        unreadable(charset, MODEL + body + END, 415, "body-type-unsupported")
+        for charset, body in (
+            ("utf-7", part('form-data; name="params"', b"{}", "Content-Type: text/plain; charset=utf-7")),
+            ("shift_jis", part('form-data; name="_charset_"', b"shift_jis")),
+        )
+    ),
+    *(
+        unreadable(encoding.lower(), encoded(encoding) + END, 415, "body-type-unsupported")
+        for encoding in ("base64", "Quoted-Printable", "x-uuencode")
+    ),
+    *(
+        case(
+            f"the boundary {ending[-4:]!r}",
+            400,
+            "body-invalid",
+            content=IMAGE + END,
+            headers={"Content-Type": f"multipart/form-data{ending}"},
+        )
+        for ending in ("", "; boundary=", "; boundary=" + "b" * 71)
+    ),
+    *(
+        case(f"JSON, {words}", 400, "body-invalid", content=text.encode(), headers=JSON, words=words)
+        for text, words in (
+            ('{"model": "words",}', "line 1 column 19"),
+            ('{"params": {"text": NaN}}', "NaN is not JSON"),
+            ('{"params": {"text": -1e999}}', "larger than any"),
+            ('{"params": {"text": %s}}' % ("9" * 5000), "4300 digits"),
+            ('{"params": {"text": "\\ud800"}}', "half a surrogate pair"),
+            ('{"params": %s' % ('{"a":' * 5000), "nested too deeply"),
+            ('{"model": "words", "model": "sem-classifier"}', "'model' twice"),
+            ('{"model": "words", "params": {"text": "a", "te\\u0078t": "b"}}', "'text' twice"),
+        )
+    ),
+]
+
+# ----------------------------------------------------------------------------- batches, lists and what admins decide
+
+
+def batch_case(name: str, status: int, slug: str, **parts: Any) -> Case:
+    return case(name, status, slug, "/api/v1/batches", **parts)
+
+
+BATCHES = [
+    batch_case("no items", 400, "body-invalid", json={"items": []}),
+    batch_case("too many items", 400, "body-invalid", json={"items": [{}] * 201}),
+    batch_case("items that are no list", 400, "body-invalid", json={"items": {}}),
+    batch_case("an unknown field", 400, "body-invalid", json={"items": [{}], "modle": 1}),
+    batch_case("an unknown model", 404, "model-unknown", json={"items": [{}], "model": "no-such"}),
+    batch_case("long JSON", 413, "body-too-large", json={"items": [{"image_url": "x" * 1_100_000}]}),
+    batch_case("too many files", 400, "body-invalid", files=[("image", ("a.png", PICTURE))] * 201),
+    batch_case("a file of another name", 400, "body-invalid", files=[("picture", ("a.png", PICTURE))]),
+    batch_case("images for a model without", 422, "params-invalid", **upload(PICTURE, model="words")),
+    batch_case("parameters that are no object", 400, "body-invalid", **upload(PICTURE, params="[]")),
+    batch_case("a plain form", 415, "body-type-unsupported", data={"model": "words"}),
+]
+
+
+def query_case(path: str, query: str, status: int = 400, slug: str = "query-invalid") -> Case:
+    return case(f"{path}?{query}", status, slug, f"{path}?{query}", "GET")
+
+
+DEAD = "/api/v1/admin/dead"
+QUERIES = [
+    *(
+        query_case("/api/v1/jobs", query)
+        for query in (
+            *("limit=0", "limit=201", "limit=x", "cursor=", "cursor=x", "cursor=%C3%A9", "cursor=MTo"),
+            *("status=pending", "since=yesterday", "model=", "offset=1", "limit=1&limit=2"),
+        )
+    ),
+    *(
+        query_case("/api/v1/jobs", f"cursor={base64.urlsafe_b64encode(text).decode()}")
+        for text in (b"1:-5", b"2:5", b"1:1e9", b"1:" + b"9" * 17)
+    ),
+    *(
+        query_case(DEAD, query)
+        for query in (
+            *("limit=0", "limit=101", "limit=ten", "cursor=", "cursor=1-2", f"cursor={'9' * 400}-{UNKNOWN_ID}"),
+            *("owner=ada", "limit=1&limit=2"),
+        )
+    ),
+    query_case(DEAD, "model=no-such", 404, "model-unknown"),
+]
+
+
+def admin_case(name: str, pointer: str, body: dict[str, Any]) -> Case:
+    return case(f"{name} {body}", 400, "body-invalid", f"/api/v1/admin/{name}", json=body, pointers=(pointer,))
+
+
+NOBODY = "0" * 32
+FOR_TEST = {"principal_id": NOBODY, "reason": "x"}
+SAYS = {"message": "Beam line maintenance until noon."}
+DECISIONS = [
+    admin_case("blocks", "/reason", {"principal_id": NOBODY}),
+    admin_case("blocks", "/reason", {"principal_id": NOBODY, "reason": " \x00\x1b"}),
+    admin_case("blocks", "/principal_id", {"principal_id": "ada", "reason": "x"}),
+    admin_case("blocks", "/principal_id", {"principal_id": NOBODY + "\n", "reason": "x"}),
+    admin_case("blocks", "/until", {**FOR_TEST, "until": "tomorrow"}),
+    admin_case("overrides", "", FOR_TEST),
+    admin_case("overrides", "/reads_per_s", {**FOR_TEST, "reads_per_s": 0}),
+    admin_case("overrides", "/reads_per_s", {**FOR_TEST, "reads_per_s": 1e300}),
+    admin_case("overrides", "/submits_per_day", {**FOR_TEST, "submits_per_day": -1}),
+    admin_case("overrides", "/submits_per_day", {**FOR_TEST, "submits_per_day": 1.5}),
+    admin_case("overrides", "/submits_per_s", {**FOR_TEST, "submits_per_s": "20"}),
+    admin_case("stops", "/message", {}),
+    admin_case("stops", "/message", {"message": " \x00"}),
+    admin_case("stops", "/what", {**SAYS, "what": "everything"}),
+    admin_case("stops", "", {**SAYS, "what": "work"}),
+    admin_case("stops", "/retry_after_s", {**SAYS, "retry_after_s": 0}),
+    admin_case("stops", "/retry_after_s", {**SAYS, "retry_after_s": 86_401}),
+    admin_case("stops", "/until", {**SAYS, "until": "noon"}),
+    case(
+        "stops of no model",
+        404,
+        "model-unknown",
+        "/api/v1/admin/stops",
+        json={**SAYS, "model": "no-such"},
+        pointers=(),
+    ),
 ]
 
 # ------------------------------------------------------------------------------------------------------------- images
@@ -241,6 +420,9 @@ IDS = [
     id_case("unknown", UNKNOWN_ID),
     id_case("no UUID", "job-1"),
     id_case("upper case", UNKNOWN_ID.upper()),
+    id_case("of the right length", "0" * 36),
+    id_case("a line's end", "job%0a"),
+    id_case("another letter", "%C3%A9"),
     id_case("a pattern", "*"),
     id_case("control characters", "%00%0d%0a"),
     id_case("a long one", "x" * 4000),
@@ -255,6 +437,10 @@ CASES = {
         ("size", SIZES),
         ("url", URLS),
         ("id", IDS),
+        ("reason", REASONS),
+        ("batch", BATCHES),
+        ("query", QUERIES),
+        ("decision", DECISIONS),
     )
     for one in cases
 }
@@ -293,13 +479,14 @@ async def send(world: World, one: Case) -> httpx2.Response:
     parts = one.parts(world)
     headers = parts.pop("headers", {})
     if one not in TOKENS:
-        headers = {**headers, **world.gateway.bearer("eve")}
+        headers = {**headers, **world.gateway.bearer("eve", **(ADMIN if "/admin/" in one.path else {}))}
     return await world.gateway.client.request(one.method, one.path, headers=headers, **parts)
 
 
 def documented(one: Case) -> set[str]:
     """The problem types that the route table promises for the case's route."""
-    path = "/api/v1/jobs/{job_id}" if one.method == "GET" else one.path
+    path = one.path.partition("?")[0]
+    path = path if path in PATHS else "/api/v1/jobs/{job_id}"
     (route,) = (route for route in ROUTES if (route.method, route.path) == (one.method, path))
     return {error.slug for error in (*route.problems, *EVERY_ROUTE, *EVERY_AUTHENTICATED_ROUTE)}
 
@@ -313,6 +500,9 @@ async def test_each_kind_has_its_cases_and_each_case_its_problem(world: World) -
         found = (answer.status_code, problem.get("type"), answer.headers["content-type"])
         if found != (one.status, f"/problems/{one.slug}", "application/problem+json"):
             wrong.append(f"{name}: {found} {problem}")
+        pointers = sorted(fault["pointer"] for fault in problem.get("errors", []))
+        if one.words not in problem.get("detail", "") or one.pointers not in (None, tuple(pointers)):
+            wrong.append(f"{name}: it says {problem.get('detail')!r} and points at {pointers}")
         if not problem.get("detail") or one.slug not in documented(one):
             wrong.append(f"{name}: {one.slug} is not documented for this route, or has no reason")
         if left := await world.gateway.keys():
@@ -348,8 +538,3 @@ async def test_a_refused_token_is_not_repeated_and_its_challenge_says_why(world:
     assert "expired" in answer.headers["www-authenticate"]
     missing = await world.gateway.client.get("/api/v1/models")
     assert missing.headers["www-authenticate"] == 'Bearer realm="sem-image-classifier"'
-
-
-async def test_a_bad_parameter_is_pointed_at(world: World) -> None:
-    answer = await world.gateway.post("/api/v1/jobs", json={"model": "words", "params": {"text": 5, "a/b~c": 1}})
-    assert {fault["pointer"] for fault in answer.json()["errors"]} == {"/params/text", "/params/a~1b~0c"}

@@ -148,25 +148,6 @@ async def test_pages_hold_every_dead_job_once_the_newest_first(gateway: Running)
     assert (await as_admin(gateway, "GET", DEAD, params={"model": "words"})).json()["data"] == []
 
 
-@pytest.mark.parametrize(
-    ("query", "status", "slug"),
-    [
-        ("limit=0", 400, "query-invalid"),
-        ("limit=101", 400, "query-invalid"),
-        ("limit=ten", 400, "query-invalid"),
-        ("cursor=", 400, "query-invalid"),
-        ("cursor=1-2", 400, "query-invalid"),
-        (f"cursor={'9' * 400}-{UNKNOWN}", 400, "query-invalid"),
-        ("owner=ada", 400, "query-invalid"),
-        ("limit=1&limit=2", 400, "query-invalid"),
-        ("model=no-such", 404, "model-unknown"),
-    ],
-)
-async def test_a_query_that_does_not_fit_is_refused(gateway: Running, query: str, status: int, slug: str) -> None:
-    answer = await as_admin(gateway, "GET", f"{DEAD}?{query}")
-    assert (answer.status_code, answer.json()["type"]) == (status, f"/problems/{slug}")
-
-
 async def test_a_requeued_job_waits_since_its_requeue(gateway: Running, settings: Settings) -> None:
     """A job that died days ago must not look as if it had waited for days."""
     job_id = await gateway.dead_job()

@@ -66,6 +66,7 @@ async def test_a_foreign_one_is_as_one_that_never_was(gateway: Running, route: R
     foreign = await ask(gateway, route, ids, "eve")
     unknown = await ask(gateway, route, {name: str(uuid.uuid4()) for name in names}, "eve")
     assert (foreign.status_code, unknown.status_code) == (404, 404)
+    assert foreign.json()["type"].endswith(("-unknown", "-not-kept"))
     assert same_for_all(foreign) == same_for_all(unknown)
     assert set(foreign.headers) == set(unknown.headers)
     assert (await gateway.client.request(route.method, route.path.format_map(ids))).status_code == 401

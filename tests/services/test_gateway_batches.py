@@ -33,7 +33,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serve_app.contracts import JobInput, Json, Outcome, Task
+from serve_app.contracts import JobInput, Json, Outcome
 from serve_app.errors import StoreFull
 from serve_app.gateway import http
 from serve_app.gateway.background import url_fetcher
@@ -110,13 +110,6 @@ async def test_shared_parameters_are_refused_before_every_item_has_a_copy_of_the
     assert [item["status"] for item in done["items"]] == ["REFUSED", "COMPLETED", "COMPLETED"]
     assert done["items"][0]["problem"]["type"] == "/problems/params-invalid"
     assert int(await gateway.redis.get("held-bytes") or 0) == 0
-
-
-async def test_parameters_too_large_for_a_record_leave_no_job_behind(gateway: Running) -> None:
-    refused = await gateway.post("/api/v1/jobs", json={"model": "words", "params": {"text": "x" * 17_000}})
-    assert (refused.status_code, refused.json()["type"]) == (422, "/problems/params-invalid")
-    assert refused.json()["errors"][0]["pointer"] == "/params"
-    assert not await gateway.redis.keys("job:*")
 
 
 async def test_items_are_read_page_by_page(gateway: Running) -> None:
@@ -267,12 +260,17 @@ async def test_a_cancelled_batch_has_ended_and_can_be_removed(gateway: Running) 
     assert (await gateway.get(BATCHES)).json()["data"] == []
 
 
-@pytest.mark.gateway(queue_max_jobs=2)
+@pytest.mark.gateway(queue_max_jobs=3)
 async def test_a_queue_without_room_for_all_refuses_the_batch_and_keeps_nothing(gateway: Running) -> None:
+    gateway.model.open.clear()
+    assert (await send(gateway, PICTURE, PICTURE)).status_code == 202
+    await until(lambda: len(gateway.model.tasks) == 2)
     before = await gateway.keys()
-    answer = await send(gateway, PICTURE, PICTURE, PICTURE)
-    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/queue-full")
-    assert await gateway.keys() == before
+    urls = {"json": {"items": [{"image_url": "https://example.org/a.png"}] * 4}}
+    for body in ({"files": files(PICTURE, PICTURE)}, {"files": files(*[PICTURE] * 4)}, urls):
+        answer = await gateway.post(BATCHES, **body)
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/queue-full")
+        assert await gateway.keys() <= before
 
 
 async def test_images_of_a_batch_are_stored_some_at_a_time(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,29 +321,6 @@ async def test_a_batch_counts_as_its_items(gateway: Running) -> None:
     assert (await send(gateway, PICTURE, user="bob")).status_code == 202
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "slug"),
-    [
-        ({"json": {"items": []}}, 400, "body-invalid"),
-        ({"json": {"items": [{}] * 201}}, 400, "body-invalid"),
-        ({"json": {"items": {}}}, 400, "body-invalid"),
-        ({"json": {"items": [{}], "modle": 1}}, 400, "body-invalid"),
-        ({"json": {"items": [{}], "model": "no-such"}}, 404, "model-unknown"),
-        ({"json": {"items": [{"image_url": "x" * 1_100_000}]}}, 413, "body-too-large"),
-        ({"files": files(*[PICTURE] * 201)}, 400, "body-invalid"),
-        ({"files": [("picture", ("a.png", PICTURE))]}, 400, "body-invalid"),
-        ({"files": files(PICTURE), "data": {"model": "words"}}, 422, "params-invalid"),
-        ({"files": files(PICTURE), "data": {"params": "[]"}}, 400, "body-invalid"),
-        ({"data": {"model": "words"}}, 415, "body-type-unsupported"),
-    ],
-)
-async def test_a_bad_batch_is_refused_and_leaves_nothing(gateway: Running, body: Any, status: int, slug: str) -> None:
-    before = await gateway.keys()
-    answer = await gateway.post(BATCHES, **body)
-    assert (answer.status_code, answer.json()["type"]) == (status, f"/problems/{slug}"), answer.text
-    assert await gateway.keys() == before
-
-
 async def test_a_model_without_images_takes_parameters_and_refuses_bad_ones(gateway: Running) -> None:
     gateway.model.answer = lambda task: Outcome(task.job_id, result={"words": len(task.params["text"].split())})
     items: list[Json] = [
@@ -366,13 +341,10 @@ async def test_a_model_without_images_takes_parameters_and_refuses_bad_ones(gate
     ]
 
 
-async def test_csv_has_a_column_for_each_value_and_no_formula(gateway: Running) -> None:
-    names = ["=1+1.png", "@a.png", "a,b.png", "-2.png"]
-
-    def outcome(task: Task) -> Outcome:
-        return Outcome(task.job_id, result={**RESULT, "confidence": -0.5})
-
-    gateway.model.answer = outcome
+async def test_csv_has_a_column_for_each_value_whole_names_and_no_formula(gateway: Running) -> None:
+    result = {**RESULT, "confidence": -0.5, "label": "Tips;=1+1"}
+    gateway.model.answer = lambda task: Outcome(task.job_id, result=result)
+    names = ["=1+1.png", "@a.png", "a,b.png", "-2.png", "試料\u3000５.png", "a;=1+1.png", "-3 kV.png"]
     parts = [("image", (name, PICTURE)) for name in names]
     batch = (await gateway.post(BATCHES, files=parts)).json()
     await ended(gateway, batch["batch_id"])
@@ -380,27 +352,16 @@ async def test_csv_has_a_column_for_each_value_and_no_formula(gateway: Running) 
     answer = await gateway.client.get(batch["links"]["results"], headers=headers)
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     rows = list(csv.DictReader(io.StringIO(answer.text)))
-    assert [row["name"] for row in rows] == ["'=1+1.png", "'@a.png", "a,b.png", "'-2.png"]
-    assert {(row["label"], row["confidence"], row["status"]) for row in rows} == {("Tips", "-0.5", "COMPLETED")}
-    assert json.loads(rows[0]["result"])["label"] == "Tips"
+    begun_harmlessly = ["'=1+1.png", "'@a.png", "a,b.png", "'-2.png", "試料\u3000５.png", "a;'=1+1.png", "'-3 kV.png"]
+    assert [row["name"] for row in rows] == begun_harmlessly
+    assert {(row["label"], row["confidence"], row["status"]) for row in rows} == {("Tips;'=1+1", "-0.5", "COMPLETED")}
+    assert {json.loads(row["result"])["label"] for row in rows} == {"Tips;=1+1"}
+    assert ";=" not in answer.text
     assert (await gateway.get(f"{batch['links']['results']}?format=csv")).text == answer.text
     for_excel = await gateway.get(f"{batch['links']['results']}?format=csv&bom=true")
     assert for_excel.content == b"\xef\xbb\xbf" + answer.content
     refused = await gateway.get(f"{batch['links']['results']}?bom=true")
     assert (refused.status_code, refused.json()["type"]) == (400, "/problems/query-invalid")
-
-
-async def test_names_of_files_are_whole_in_csv_and_begin_no_formula_behind_a_separator(gateway: Running) -> None:
-    gateway.model.answer = lambda task: Outcome(task.job_id, result={**RESULT, "label": "Tips;=1+1"})
-    names = ["試料\u3000５.png", "a;=1+1.png", "-3 kV.png"]
-    batch = (await gateway.post(BATCHES, files=[("image", (name, PICTURE)) for name in names])).json()
-    await ended(gateway, batch["batch_id"])
-    answer = await gateway.get(f"{batch['links']['results']}?format=csv")
-    rows = list(csv.DictReader(io.StringIO(answer.text)))
-    assert [row["name"] for row in rows] == ["試料\u3000５.png", "a;'=1+1.png", "'-3 kV.png"]
-    assert {row["label"] for row in rows} == {"Tips;'=1+1"}
-    assert {json.loads(row["result"])["label"] for row in rows} == {"Tips;=1+1"}
-    assert ";=" not in answer.text
 
 
 def test_a_result_of_an_unknown_form_is_one_column() -> None:

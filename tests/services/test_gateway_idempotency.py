@@ -101,10 +101,3 @@ async def test_a_refused_submit_leaves_no_key(gateway: Running) -> None:
     await gateway.ended(first.json()["job_id"])
     retried = await send(gateway, "other")
     assert (retried.status_code, retried.headers.get("idempotent-replayed")) == (202, None)
-
-
-@pytest.mark.parametrize("key", ["", "two words", "x" * 256, '"open'])
-async def test_what_is_no_key_is_a_400(gateway: Running, key: str) -> None:
-    answer = await send(gateway, key)
-    assert (answer.status_code, answer.json()["type"]) == (400, "/problems/idempotency-key-invalid")
-    assert await accepted(gateway) == 0

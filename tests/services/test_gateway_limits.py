@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from gateway_parts import IMAGE_MODEL, PICTURE, Running, running_gateway, until
+from gateway_parts import FORM, HEAD, IMAGE_MODEL, PICTURE, UNKNOWN_ID, Running, running_gateway, stuck, until
 from job_help import configured
 from pydantic import SecretStr, field_validator
 
@@ -20,10 +20,6 @@ from serve_app.local.valkey import Valkey
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import MIB, Settings
 from tests.toy_model import Text, WordStatistics
-
-UNKNOWN_ID = "2f0c1c1e-8a39-4d4e-9d0a-000000000000"
-FORM = {"Content-Type": "multipart/form-data; boundary=b"}
-HEAD = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
 
 
 @pytest.mark.gateway(queue_max_jobs=2)
@@ -88,12 +84,8 @@ async def test_a_body_without_length_is_counted_while_it_arrives(gateway: Runnin
 
 @pytest.mark.gateway(read_timeout_s=0.3)
 async def test_a_body_that_does_not_end_meets_the_deadline(gateway: Running) -> None:
-    async def stuck() -> AsyncIterator[bytes]:
-        yield b'{"job_id":'
-        await asyncio.Event().wait()
-
     headers = {"Content-Type": "application/json", **gateway.bearer()}
-    answer = await gateway.client.post("/api/v1/jobs/status", headers=headers, content=stuck())
+    answer = await gateway.client.post("/api/v1/jobs/status", headers=headers, content=stuck(b'{"job_id":'))
     assert (answer.status_code, answer.json()["type"]) == (504, "/problems/deadline-exceeded")
     (event,) = await until(gateway.usage)
     assert event["status_code"] == 504
@@ -101,14 +93,10 @@ async def test_a_body_that_does_not_end_meets_the_deadline(gateway: Running) -> 
 
 async def test_a_client_that_goes_away_is_counted(gateway: Running) -> None:
     arriving = asyncio.Event()
-
-    async def stuck() -> AsyncIterator[bytes]:
-        yield HEAD
-        arriving.set()
-        await asyncio.Event().wait()
-
     headers = {**FORM, **gateway.bearer()}
-    request = asyncio.create_task(gateway.client.post("/api/v1/jobs", headers=headers, content=stuck()))
+    request = asyncio.create_task(
+        gateway.client.post("/api/v1/jobs", headers=headers, content=stuck(arriving=arriving))
+    )
     await arriving.wait()
     request.cancel()
     (event,) = await until(gateway.usage)

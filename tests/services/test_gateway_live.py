@@ -41,12 +41,6 @@ LONG_S = 15.0
 
 
 @pytest.fixture
-async def gateway(settings: Settings, authority: DevIssuerServer) -> AsyncIterator[Running]:
-    async with running_gateway(settings, authority) as running:
-        yield running
-
-
-@pytest.fixture
 async def shut(gateway: Running) -> Running:
     """A gateway before a model that answers nothing until it is let."""
     gateway.model.open.clear()
@@ -298,13 +292,6 @@ async def test_a_job_that_was_lost_is_told_as_it_waits_and_runs_again(
             assert (await told.next())[0] == "1-2-PROCESSING"
             await service.jobs.complete([(task, {}) for task in chunk.tasks])
             assert await told.rest() == ["COMPLETED"]
-
-
-async def test_unknown_and_foreign_jobs_are_404_before_a_stream_begins(shut: Running) -> None:
-    job_id = await shut.submit()
-    for path, user in ((job_id, "eve"), ("no-such-job", "ada")):
-        answer = await shut.get(f"/api/v1/jobs/{path}/events", user)
-        assert (answer.status_code, answer.json()["type"]) == (404, "/problems/job-unknown")
 
 
 async def test_streams_are_bounded_per_user(shut: Running, socket: httpx2.AsyncClient) -> None:

@@ -11,7 +11,7 @@ from serve_app.local.issuer import DevIssuerServer
 from serve_app.models.contract import Answer
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import Settings
-from tests.services.gateway_parts import Answering, Running, failed, running_gateway
+from tests.services.gateway_parts import Answering, Running, running_gateway
 from tests.toy_files import Bright
 
 BRIGHT = card(ModelConfig(name="bright", implementation="tests.toy_files:BrightMask"))
@@ -48,10 +48,7 @@ async def test_a_name_that_the_result_does_not_list_is_none(gateway: Running, na
 
 
 async def test_a_failed_job_gives_no_file(gateway: Running) -> None:
-    gateway.model.answer = failed("model-rejected", "No.")
-    job_id = await gateway.submit()
-    await gateway.ended(job_id)
-    answer = await gateway.get(f"/api/v1/jobs/{job_id}/outputs/mask.png")
+    answer = await gateway.get(f"/api/v1/jobs/{await gateway.failed_job()}/outputs/mask.png")
     assert answer.json()["type"] == "/problems/output-unknown"
 
 

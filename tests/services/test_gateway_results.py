@@ -117,10 +117,7 @@ async def test_a_job_without_result_says_why(gateway: Running, database: str) ->
 
 
 async def test_a_failed_job_is_retried(gateway: Running) -> None:
-    answer, gateway.model.answer = gateway.model.answer, failed("model-rejected", "no")
-    job_id = await gateway.submit()
-    await gateway.ended(job_id)
-    gateway.model.answer = answer
+    job_id = await gateway.failed_job()
     again = await gateway.post(f"/api/v1/jobs/{job_id}/retry")
     assert (again.status_code, again.json()["status"], again.json()["problem"]) == (202, "PENDING", None)
     assert again.headers["location"] == f"/api/v1/jobs/{job_id}"

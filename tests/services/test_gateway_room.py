@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import httpx2
 import pytest
-from gateway_parts import IMAGE_MODEL, Running, as_admin, failed, until
+from gateway_parts import IMAGE_MODEL, Running, as_admin, until
 from job_help import configured
 
 WORDS = {"model": "words", "params": {"text": "to be"}}
@@ -34,10 +34,7 @@ async def asked(gateway: Running, failed_job: str) -> list[httpx2.Response]:
 
 @pytest.mark.gateway(rate_submits_per_s=1000.0, rate_house_submits_per_s=1000.0)
 async def test_nothing_is_taken_in_while_a_fifth_of_redis_is_not_free(gateway: Running) -> None:
-    usual, gateway.model.answer = gateway.model.answer, failed("model-rejected", "no")
-    failed_job = await gateway.submit()
-    await gateway.ended(failed_job)
-    gateway.model.answer = usual
+    failed_job = await gateway.failed_job()
     gateway.model.open.clear()
     accepted = await gateway.submit()
     async with nearly_full(gateway):

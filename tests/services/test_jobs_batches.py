@@ -164,16 +164,6 @@ async def test_counts_are_those_of_the_items_whatever_happens(
     assert not left & {b"batch", b"items", b"batches", b"fetch", b"fetch-ring", b"fetching", b"job"}
 
 
-async def test_a_batch_is_accepted_whole_or_not_at_all(redis: Redis, settings: Settings) -> None:
-    small = BatchStore(JobStore(redis, settings.model_copy(update={"queue_max_jobs": 3})))
-    await small.accept(batch("job", "job"))
-    before = await redis.dbsize()
-    for refused in (batch("job", "job"), batch("url", "url", "url", "url")):
-        with pytest.raises(QueueFull):
-            await small.accept(refused)
-    assert await redis.dbsize() == before
-
-
 async def test_a_full_queue_lets_an_item_wait_and_refuses_it_never(redis: Redis, settings: Settings) -> None:
     small = settings.model_copy(update={"queue_max_jobs": 2})
     batches, job_store = BatchStore(JobStore(redis, small)), JobStore(redis, small)

@@ -7,10 +7,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from job_help import MODEL, claimed, submission
+from job_help import MODEL, claimed, stored_image, submission
 from redis.asyncio import Redis
 
-from serve_app.contracts import Failure, JobInput, JobStatus
+from serve_app.contracts import Failure, JobStatus
 from serve_app.errors import (
     InputGone,
     JobEnded,
@@ -25,13 +25,8 @@ from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 
 
-async def store(redis: Redis, name: str = "a") -> JobInput:
-    await redis.set(f"blob:{name}", b"x" * 10, ex=900)
-    return JobInput(f"blob:{name}", 10, 10, "image/png")
-
-
 async def test_a_waiting_job_is_cancelled_and_leaves_the_queue(job_store: JobStore, redis: Redis) -> None:
-    job = await job_store.submit(submission(stored=await store(redis)))
+    job = await job_store.submit(submission(stored=await stored_image(redis)))
     cancelled = await job_store.cancel(job.id, "ann")
     assert cancelled == replace(job, status=JobStatus.CANCELLED, completed_at=cancelled.completed_at)
     assert cancelled.completed_at is not None
@@ -89,7 +84,7 @@ async def test_of_cancel_and_complete_at_once_one_wins(job_store: JobStore) -> N
 
 
 async def test_a_failed_job_runs_again_with_its_input(job_store: JobStore, redis: Redis) -> None:
-    stored = await store(redis)
+    stored = await stored_image(redis)
     job = await job_store.submit(submission(stored=stored))
     [task] = (await claimed(job_store)).tasks
     await job_store.fail([(task, Failure("model-rejected", "no"))])
@@ -111,7 +106,7 @@ async def test_a_failed_job_runs_again_with_its_input(job_store: JobStore, redis
 async def test_a_retry_needs_the_input_and_room(redis: Redis, settings: Settings) -> None:
     settings = settings.model_copy(update={"queue_max_jobs": 1})
     job_store = JobStore(redis, settings)
-    job = await job_store.submit(submission(stored=await store(redis)))
+    job = await job_store.submit(submission(stored=await stored_image(redis)))
     await job_store.fail([((await claimed(job_store)).tasks[0], Failure("model-rejected", "no"))])
     other = await job_store.submit(submission())
     with pytest.raises(QueueFull):
@@ -126,7 +121,7 @@ async def test_a_retry_needs_the_input_and_room(redis: Redis, settings: Settings
 
 
 async def test_an_ended_job_is_removed_whole(job_store: JobStore, redis: Redis) -> None:
-    job = await job_store.submit(submission(stored=await store(redis)))
+    job = await job_store.submit(submission(stored=await stored_image(redis)))
     with pytest.raises(JobNotFinished):
         await job_store.remove(job.id, "ann")
     await job_store.fail([((await claimed(job_store)).tasks[0], Failure("model-rejected", "no"))])
@@ -147,7 +142,7 @@ async def test_a_dead_job_is_removed_from_the_dead_and_not_retried(
 ) -> None:
     monkeypatch.setattr("serve_app.jobs.limits.MAX_DELIVERIES", 1)
     job_store = JobStore(redis, settings)
-    job = await job_store.submit(submission(stored=await store(redis)))
+    job = await job_store.submit(submission(stored=await stored_image(redis)))
     await job_store.release_as_lost((await claimed(job_store)).tasks, "lost")
     with pytest.raises(RetryRefused):
         await job_store.retry(job.id, "ann")

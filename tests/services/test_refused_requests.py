@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
-from gateway_parts import PICTURE, Running, failed, id_of, running_gateway, service_of, until
+from gateway_parts import FORM, PICTURE, Running, failed, id_of, running_gateway, service_of, stuck, until
 from redis.asyncio import Redis
 
 from serve_app.contracts import Json
@@ -164,16 +164,10 @@ async def test_an_upload_that_does_not_arrive_costs_nothing_of_the_quota(
 ) -> None:
     """Its client goes away, or it is too slow."""
     arriving = asyncio.Event()
-
-    async def stuck() -> AsyncIterator[bytes]:
-        yield b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
-        arriving.set()
-        await asyncio.Event().wait()
-
     changes = {"quota_submits_per_day": 5, "submit_timeout_s": 0.5}
     async with running_gateway(settings, authority, **changes) as gateway:
-        headers = {**gateway.bearer(), "Content-Type": "multipart/form-data; boundary=b"}
-        request = asyncio.create_task(gateway.client.post(path, headers=headers, content=stuck()))
+        headers = {**FORM, **gateway.bearer()}
+        request = asyncio.create_task(gateway.client.post(path, headers=headers, content=stuck(arriving=arriving)))
         await arriving.wait()
         assert await used(gateway) == 1
         request.cancel()

@@ -8,15 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from gateway_parts import PICTURE, Running, running_gateway, service_of, until
+from gateway_parts import END, FORM, HEAD, PICTURE, Running, running_gateway, service_of, stuck, until
 
 from serve_app.gateway import uploads
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import MIB, Settings
-
-FORM = {"Content-Type": "multipart/form-data; boundary=b"}
-HEAD = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
-END = b"\r\n--b--\r\n"
 
 
 async def steadily(size: int, piece: int, pause_s: float) -> AsyncIterator[bytes]:
@@ -25,7 +21,7 @@ async def steadily(size: int, piece: int, pause_s: float) -> AsyncIterator[bytes
     for _ in range(0, size, piece):
         await asyncio.sleep(pause_s)
         yield bytes(piece)
-    yield END
+    yield b"\r\n" + END
 
 
 @pytest.mark.gateway(submit_timeout_s=0.5, upload_min_bytes_per_s=20_000)
@@ -134,7 +130,7 @@ async def test_slow_bodies_of_one_user_leave_places_to_the_others(
             while not hold.is_set():
                 await asyncio.sleep(0.1)
                 yield b"\0"
-            yield END
+            yield b"\r\n" + END
 
         def post(user: str) -> asyncio.Task[object]:
             headers = {**FORM, **gateway.bearer(user)}
@@ -160,12 +156,7 @@ async def test_bodies_that_stop_coming_take_the_places_of_slow_ones(
         places = service_of(gateway).slow_uploads
         await until(lambda: places.taken.total() == 2)
         monkeypatch.setattr(places, "_limit_per_user", 2)
-
-        async def body() -> AsyncIterator[bytes]:
-            yield HEAD
-            await asyncio.Event().wait()
-
-        refused = await gateway.client.post("/api/v1/jobs", headers={**FORM, **gateway.bearer()}, content=body())
+        refused = await gateway.client.post("/api/v1/jobs", headers={**FORM, **gateway.bearer()}, content=stuck())
         assert (refused.status_code, refused.json()["type"]) == (503, "/problems/store-full")
         assert "slow uploads" in refused.json()["detail"]
         assert places.taken.total() == 2
@@ -177,13 +168,8 @@ async def test_what_came_fast_at_first_buys_no_long_silence(
 ) -> None:
     monkeypatch.setattr(uploads, "SILENCE_S", 0.3)
     async with running_gateway(settings, authority) as gateway:
-
-        async def body() -> AsyncIterator[bytes]:
-            yield HEAD + bytes(20 * MIB)
-            await asyncio.Event().wait()
-
-        begun = time.monotonic()
-        answer = await gateway.client.post("/api/v1/jobs", headers={**FORM, **gateway.bearer()}, content=body())
+        begun, body = time.monotonic(), stuck(HEAD + bytes(20 * MIB))
+        answer = await gateway.client.post("/api/v1/jobs", headers={**FORM, **gateway.bearer()}, content=body)
         assert (answer.status_code, answer.json()["type"]) == (504, "/problems/deadline-exceeded")
         assert "without a pause of 0.3" in answer.json()["detail"]
         assert time.monotonic() - begun < 5

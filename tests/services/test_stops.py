@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from gateway_parts import IMAGE_MODEL, PICTURE, Running, as_admin, id_of, running_gateway, until
 from job_help import configured
 
@@ -133,26 +132,6 @@ async def test_a_later_stop_takes_the_place_of_the_first_and_an_unknown_one_is_4
     for name in (f"intake:{MODEL}", "work", "x" * 3000, "%00"):
         answer = await as_admin(gateway, "DELETE", f"{STOPS}/{name}")
         assert (answer.status_code, answer.json()["type"]) == (404, "/problems/stop-unknown")
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "pointer"),
-    [
-        ({}, 400, "/message"),
-        ({"message": " \x00"}, 400, "/message"),
-        ({"message": SAID, "what": "everything"}, 400, "/what"),
-        ({"message": SAID, "what": "work"}, 400, ""),
-        ({"message": SAID, "retry_after_s": 0}, 400, "/retry_after_s"),
-        ({"message": SAID, "retry_after_s": 86_401}, 400, "/retry_after_s"),
-        ({"message": SAID, "until": "noon"}, 400, "/until"),
-        ({"message": SAID, "model": "no-such"}, 404, None),
-    ],
-)
-async def test_a_stop_that_is_none_is_refused(gateway: Running, body: Json, status: int, pointer: str | None) -> None:
-    answer = await as_admin(gateway, "POST", STOPS, json=body)
-    assert answer.status_code == status
-    assert [fault["pointer"] for fault in answer.json().get("errors", [])] == ([] if pointer is None else [pointer])
-    assert await gateway.redis.exists("stops") == 0
 
 
 async def test_a_full_redis_still_takes_a_stop(gateway: Running) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import httpx2
 import pytest
-from gateway_parts import PICTURE, Running, running_gateway
+from gateway_parts import FORM, HEAD, PICTURE, UNKNOWN_ID, Running, running_gateway
 from job_help import configured
 
 from serve_app.connections import GroupingRedis, connect_redis
@@ -20,10 +20,8 @@ from serve_app.gateway.ratelimit import Limiter
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import MIB, Settings
 
-UNKNOWN = "/api/v1/jobs/2f0c1c1e-8a39-4d4e-9d0a-000000000000"
+UNKNOWN = f"/api/v1/jobs/{UNKNOWN_ID}"
 FLOOD_S = 3.0
-FORM = {"Content-Type": "multipart/form-data; boundary=b"}
-HEAD = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
 
 
 def words(text: str) -> dict[str, Any]:
