@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from serve_app.contracts import Json
 from serve_app.models.contract import Model, Prepared, Schema
 from serve_app.settings import Settings
+
+PACE_S = 0.5
 
 
 class Text(Schema):
@@ -46,3 +49,11 @@ class WordStatistics(Model):
 
     def describe(self) -> Json:
         return {**super().describe(), "id": "word-statistics", "revision": "1"}
+
+
+class PacedWords(WordStatistics):
+    """The same at a walking pace, for tests that need work to last."""
+
+    def forward(self, items: Sequence[list[str]]) -> list[Any]:
+        time.sleep(PACE_S)
+        return super().forward(items)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from redis import Redis
 from running_service import BATCH, HELD, MODEL, PACED, WORDS, RunningService
 from service_client import Client, connected
 from stray_keys import strays
+from web_server import Handler, web_server
 
 from serve_app.contracts import Json
 
@@ -41,24 +40,15 @@ def pictures() -> list[bytes]:
 
 @pytest.fixture(scope="session")
 def picture_url() -> Iterator[str]:
-    """Where a picture server of ours answers, on loopback."""
+    """Where a web server has a picture, on loopback."""
     body = encode(texture(480, 640, 1), "JPEG")
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "image/jpeg")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    class Picture(Handler):
+        def reply(self) -> None:
+            self.answer(body, Content_Type="image/jpeg")
 
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/micrograph.jpg"
-        server.shutdown()
+    with web_server(Picture) as url:
+        yield f"{url}/micrograph.jpg"
 
 
 @pytest.fixture(scope="session")
@@ -74,9 +64,9 @@ def service(servers_folder: Path, picture_url: str, collector: Collector) -> Ite
     jobs at once."""
     classifier = {"implementation": "serve_app.models.sem_classifier:SemClassifier", "max_batch_size": BATCH}
     sleeper = {"implementation": "toy_model:WordStatistics", "min_replicas": 0, "downscale_delay_s": 1}
-    paced = {"implementation": "paced_words:PacedWords", "max_batch_size": 2, "max_replicas": 2}
+    paced = {"implementation": "toy_model:PacedWords", "max_batch_size": 2, "max_replicas": 2}
     paced |= {"jobs_per_replica": 4, "upscale_delay_s": 0, "downscale_delay_s": 1}
-    held = {"implementation": "paced_words:PacedWords", "max_batch_size": 32, "chunks_per_replica": 16}
+    held = {"implementation": "toy_model:PacedWords", "max_batch_size": 32, "chunks_per_replica": 16}
     models = [
         {"name": MODEL, **classifier, "min_replicas": 2, "max_replicas": 2},
         {"name": WORDS, **sleeper},
