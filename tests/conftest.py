@@ -28,7 +28,7 @@ from serve_app.local.valkey import Valkey
 from serve_app.settings import Settings
 
 # Tests mean the defaults: what the person at the terminal has set for a run of theirs must not bend them.
-OTHERS = {"secrets_dir", "semapi_token", "semapi_url", "semapi_state_dir"}
+OTHERS = {"columns", "secrets_dir", "semapi_token", "semapi_url", "semapi_state_dir"}
 for name in [name for name in os.environ if name.lower() in OTHERS.union(Settings.model_fields)]:
     del os.environ[name]
 

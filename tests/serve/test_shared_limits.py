@@ -22,7 +22,7 @@ UNKNOWN: Final = "/api/v1/jobs/2f0c1c1e-8a39-4d4e-9d0a-000000000000"
 
 
 async def test_replicas_share_one_limit_within_a_twentieth(service: RunningService) -> None:
-    user = principal_of({"iss": service.stack.authority.url, "sub": "flood"}, Settings()).id
+    user = principal_of({"iss": service.stack.issuer.url, "sub": "flood"}, Settings()).id
     async with connected(service, "root", roles=["sem-admin"]) as admin:
         decision = {"principal_id": user, "reason": "A test.", "reads_per_s": PER_SECOND}
         assert (await admin.post("/api/v1/admin/overrides", json=decision)).status_code == 201

@@ -26,7 +26,7 @@ def http(service: RunningService) -> Iterator[httpx2.Client]:
 
 @pytest.fixture
 def token_url(service: RunningService) -> str:
-    return f"{service.stack.authority.url}/token"
+    return f"{service.stack.issuer.url}/token"
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ async def test_every_metric_named_there_exists_in_what_is_exported(
 
 
 async def _refused_by_the_limiter(service: RunningService) -> None:
-    user = principal_of({"iss": service.stack.authority.url, "sub": "mallory"}, Settings()).id
+    user = principal_of({"iss": service.stack.issuer.url, "sub": "mallory"}, Settings()).id
     async with connected(service, "root", roles=["sem-admin"]) as admin, connected(service, "mallory") as blocked:
         decision = {"principal_id": user, "reason": "A test."}
         assert (await admin.post("/api/v1/admin/blocks", json=decision)).status_code == 201

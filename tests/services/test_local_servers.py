@@ -232,8 +232,8 @@ def test_only_loopback_listens_and_passwords_are_needed(
     assert {stat.S_IMODE(server.data.stat().st_mode) for server in (valkey, postgres, authority)} == {0o700}
 
 
-def test_the_servers_are_set_as_the_service_needs_them(valkey: Valkey, postgres: Postgres) -> None:
-    with Redis.from_url(valkey.url, decode_responses=True) as client:
+def test_the_servers_are_set_as_the_service_needs_them(own_valkey: Valkey, postgres: Postgres) -> None:
+    with Redis.from_url(own_valkey.url, decode_responses=True) as client:
         wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
         assert {name: client.config_get(name)[name] for name in wanted} == wanted
     with psycopg.connect(postgres.url) as connection:

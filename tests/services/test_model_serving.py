@@ -223,6 +223,7 @@ async def test_an_item_that_fails_the_batch_fails_alone(service: dict[str, Serve
 
 
 async def test_a_suspect_reports_its_start_and_a_late_one_does_not_run(service: dict[str, ServeHandle], redis: Redis):
+    await redis.delete("started-alone")  # of the tests before
     late = Task("job-3", "late", {"text": "x"}, None, alone=True)
     outcomes = await service["words"].predict([task(1, alone=True), task(2), late])
     assert slugs(outcomes) == [None, None, "replica-lost"]
