@@ -1,7 +1,6 @@
 -- Give back what was charged for a submit that created nothing.
 -- KEYS: as those of admit.lua
--- ARGV: the user's interval, most submits of a day (0: any number), submits to take off the day's count, requests to
--- put
+-- ARGV: the user's interval, most submits of a day (0: any number), submits to take off the day's count, requests to put
 --       back into the bucket, seconds that were left of the day when they were counted
 -- Reply: as that of admit.lua.
 
