@@ -102,7 +102,8 @@ class Gateway:
     tracer: Tracer
     clients: tuple[Redis, ...]
     background: Mapping[str, Callable[[], Awaitable[None]]]
-    """What runs as long as the replica does, by its name in `/readyz`, in the log and in the metric."""
+    """What runs as long as the replica does, by its name in `/readyz`, in the log and in the metric. Some names are
+    older than the classes, and stay: operators may have alerts on them."""
     services: EndpointServices
     parts: Sequence[object]
     """What handlers may name in their signatures."""
