@@ -54,18 +54,14 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def load_engine(network: Any, shape: tuple[int, ...] | None, score: Score, settings: Settings) -> Engine:
-    """The engine that ENGINE names, for a network of `torch_engine.load_network`.
+    """The engine that ENGINE names, for a network of `checkpoint.load_network`.
 
     `shape` is (channels, height, width) of every input, None if they vary; `score` turns logits into scores. Raises
     `ModelUnready` with what to install or set.
     """
     threads = settings.inference_threads or processors()
     if settings.engine == "openvino":
-        from serve_app.models.engines import OpenvinoEngine
-
         return OpenvinoEngine(network, shape, score, threads)
-    from serve_app.models.engines import TorchEngine
-
     return TorchEngine(network, threads)
 
 
