@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import venv
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,8 @@ def test_without_pyyaml_it_runs_in_the_environment_of_the_checkout_or_says_what_
     machine.write(".venv/bin/python", '#!/bin/sh\necho "in .venv: $*"\n').chmod(0o755)
     script = machine.tree / "scripts" / "cluster"
     assert machine.run("status", "--dry-run").stdout == f"in .venv: {script} status --dry-run\n"
+    venv.create(machine.tree / ".venv", clear=True)  # as a set-up leaves it that did not end
+    assert machine.run("status", "--dry-run").stderr == done.stderr
 
 
 def test_a_reset_deletes_nothing_before_the_image_is_there(tmp_path: Path) -> None:
