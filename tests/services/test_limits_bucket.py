@@ -21,7 +21,7 @@ START_US = 1_800_000_000_000_000
 DRIVER = """
 local interval, full_at, out = tonumber(ARGV[1]), nil, {}
 for place, now in ipairs(cjson.decode(ARGV[2])) do
-  local missing, after, wait = look(full_at, now, interval)
+  local missing, after, wait = read_bucket(full_at, now, interval)
   if wait == 0 then
     full_at = string.format('%.0f', now + after)
     missing = after
@@ -113,10 +113,10 @@ def test_a_clock_that_goes_back_costs_one_bucket_at_most(client: Redis) -> None:
 
 DEBTOR = """
 local interval, bucket, now = tonumber(ARGV[1]), KEYS[1], tonumber(ARGV[2])
-keep(bucket, now, tonumber(ARGV[3]), interval)
+write_bucket(bucket, now, tonumber(ARGV[3]), interval)
 local out = {}
 for place, later in ipairs(cjson.decode(ARGV[4])) do
-  local _, _, wait = look(redis.call('GET', bucket), now + later, interval)
+  local _, _, wait = read_bucket(redis.call('GET', bucket), now + later, interval)
   out[place] = wait
 end
 redis.call('DEL', bucket)

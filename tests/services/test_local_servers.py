@@ -102,8 +102,8 @@ def kept(valkey: Valkey, postgres: Postgres) -> list[list[int]]:
         return [[int(item) for item in client.lrange("numbers", 0, -1)], [row[0] for row in rows]]
 
 
-def test_data_outlive_a_stop_and_a_crash(kept_folder: Path) -> None:
-    valkey, postgres = Valkey(kept_folder / "valkey"), Postgres(kept_folder / "postgres")
+def test_data_outlive_a_stop_and_a_crash(folder: Path) -> None:
+    valkey, postgres = Valkey(folder / "valkey"), Postgres(folder / "postgres")
     with ExitStack() as cleanup:
         for server in (valkey, postgres):
             server.start()
