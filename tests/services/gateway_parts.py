@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
+import jwt
 import pytest
 import uvicorn
 from described import hold_to_description
@@ -203,9 +204,18 @@ async def running_gateway(
             event_hooks={"response": [hold_to_description]},
         ) as client,
     ):
-        yield Running(application, client, redis, model, authority)
+        running = Running(application, client, redis, model, authority)
+        if any(name.endswith("_timeout_s") for name in changes):
+            await _keys_known(running)
+        yield running
         model.open.set()
     await redis.aclose()
+
+
+async def _keys_known(gateway: Running) -> None:
+    """Fetch the issuer's keys, as the first token would: a short deadline is then for the request alone."""
+    header = jwt.get_unverified_header(gateway.issuer.mint("ada"))
+    await service_of(gateway).keys.find(gateway.issuer.url, header["kid"], header["alg"])
 
 
 @asynccontextmanager
