@@ -12,7 +12,7 @@ from loadtest.bare import answers_one_at_a_time
 from pictures import encode, texture
 from redis import Redis
 from running_service import BATCH, HELD, MODEL, PACED, WORDS, RunningService
-from service_client import Client, connected
+from service_client import Client, connected, until
 from stray_keys import strays
 from web_server import Handler, web_server
 
@@ -85,7 +85,8 @@ def service(servers_folder: Path, picture_url: str, collector: Collector) -> Ite
 
 @pytest.fixture
 async def client(service: RunningService) -> AsyncIterator[Client]:
-    """A user whom no other test knows."""
+    """A user whom no other test knows. Every model has a replica again, whatever the test before replaced."""
+    await until(service.cluster.is_healthy, 60)
     async with connected(service, f"ada-{uuid.uuid4().hex[:8]}") as connection:
         yield connection
 
