@@ -160,8 +160,16 @@ class LocalService:
             return read_ledger(redis.hgetall(LEDGER(model=model)))
 
     def wait_until_whole(self, deployment: str, replicas: int, seconds: float = 60) -> None:
-        """Return when that many replicas run and the service calls itself healthy and ready. Raises TimeoutError."""
-        wait_until(lambda: len(self.replicas(deployment)) == replicas and self._answers_well(), seconds)
+        """Return when that many replicas run and the service is whole. Raises TimeoutError."""
+        wait_until(lambda: len(self.replicas(deployment)) == replicas and self.is_whole(), seconds)
+
+    def is_whole(self) -> bool:
+        """Serve is done with every deployment, and the service calls itself healthy and ready.
+
+        The second alone is not enough: for six seconds `/health` counts a replica that has just ended."""
+        deployments = self._deployments()
+        done = bool(deployments) and all(one["status"] == "HEALTHY" for one in deployments.values())
+        return done and self._answers_well()
 
     def exported(self) -> list[str]:
         """All lines of the cluster's metrics endpoints."""

@@ -85,8 +85,8 @@ def service(servers_folder: Path, picture_url: str, collector: Collector) -> Ite
 
 @pytest.fixture
 async def client(service: RunningService) -> AsyncIterator[Client]:
-    """A user whom no other test knows. Every model has a replica again, whatever the test before replaced."""
-    await until(service.cluster.is_healthy, 60)
+    """A user whom no other test knows. The service is whole again, whatever the test before replaced."""
+    await until(service.is_whole, 60)
     async with connected(service, f"ada-{uuid.uuid4().hex[:8]}") as connection:
         yield connection
 

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from redis_address import Address
 from waiting import until
 
-from serve_app.connections import connect_redis
+from serve_app.connections import connect_redis, end_tasks
 from serve_app.contracts import Job, JobStatus, ModelCard, ReplicaCard
 from serve_app.errors import JobEnded, ModelUnready, ReplicaLost, ServiceError
 from serve_app.jobs.dispatcher import Dispatcher
@@ -42,9 +42,8 @@ async def running(
         yield dispatcher
     finally:
         await dispatcher.close(seconds=0.1)
-        task.cancel()
-        [end] = await asyncio.gather(task, return_exceptions=True)
-        assert end is None or isinstance(end, asyncio.CancelledError)
+        await end_tasks([task])
+        assert task.cancelled() or task.exception() is None
 
 
 async def submit(job_store: JobStore, count: int) -> list[Job]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ import psycopg
 from redis.asyncio import Redis
 from waiting import until
 
+from serve_app.connections import end_tasks
 from serve_app.contracts import UsageEvent
 from serve_app.keyspace import OUTBOX
 from serve_app.settings import Settings
@@ -66,9 +67,7 @@ async def running(redis: Redis, settings: Settings) -> AsyncIterator[Writer]:
     try:
         yield writer
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await end_tasks([task])
         await writer.close()
 
 
