@@ -72,6 +72,7 @@ async def test_what_needs_no_user_makes_no_cluster_active(settings: Settings, au
         assert ids <= worked_on(old)
 
 
+@pytest.mark.slow(reason="a cluster counts as active for five seconds")
 async def test_the_older_cluster_goes_on_when_the_newer_is_gone(settings: Settings, authority: DevIssuerServer) -> None:
     async with running_gateway(settings, authority, cluster="old") as old:
         await completed(old)

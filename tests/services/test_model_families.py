@@ -105,6 +105,7 @@ async def test_a_family_scores_as_the_library_s_own_pipeline(tmp_path: Path, fam
 
 
 @needs_timm
+@pytest.mark.slow(reason="timm is loaded")
 async def test_a_checkpoint_of_timm_scores_as_the_library_s_own_pipeline(tmp_path: Path):
     await agrees(tmp_path, save_timm(tmp_path), Own)
 

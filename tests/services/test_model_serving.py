@@ -155,6 +155,7 @@ async def test_a_burst_is_batched_and_scores_as_its_images_alone(service: dict[s
     assert together[0].result["image"]["read_as"] == "8-bit greyscale"
 
 
+@pytest.mark.slow(reason="300 chunks")
 async def test_every_answer_is_its_own_image_s_in_random_chunks(service: dict[str, ServeHandle], redis: Redis):
     """Chunks of random pictures, three at once, so that they share batches; 10,000 batches: tests/unit."""
     tasks = await stored_pictures(redis, 24)
@@ -277,6 +278,7 @@ async def replaced(redis: Redis, before: set[bytes]) -> None:
     await until(another_beats, 60)
 
 
+@pytest.mark.slow(reason="a forward pass runs into its deadline, and a replica starts again")
 async def test_a_hung_replica_loses_its_chunk_blames_no_other_and_is_replaced(
     service: dict[str, ServeHandle], redis: Redis, tmp_path: Path
 ):
@@ -295,6 +297,7 @@ async def test_a_hung_replica_loses_its_chunk_blames_no_other_and_is_replaced(
     assert slugs(await service["words"].predict([task(2)])) == [None]
 
 
+@pytest.mark.slow(reason="two forward passes run into their deadline, and replicas start again")
 async def test_a_job_that_hangs_alone_ends_failed_after_its_deadline_and_those_beside_it_complete(
     service: dict[str, ServeHandle], redis: Redis
 ):
