@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import ray
-from job_help import submission
+from job_help import configured, submission
 from PIL import Image
 from ray import serve
 from redis import Redis as BlockingRedis
@@ -207,11 +207,8 @@ async def test_files_that_find_no_room_fail_their_job_alone(service: dict[str, S
     async def ends_as(*expected: str | None) -> bool:
         return slugs(await service["bright"].predict(chunk)) == list(expected)
 
-    try:
-        await redis.config_set("maxmemory", int(used * 1.4))  # above the images' share, and not full
+    async with configured(redis, "maxmemory", int(used * 1.4)):  # above the images' share, and not full
         await until(lambda: ends_as("outputs-unstored", "input-lost"), 10)
-    finally:
-        await redis.config_set("maxmemory", 0)
     await until(lambda: ends_as(None, "input-lost"), 10)
     await redis.hset("job:image-0", "token", "another")  # a lease that is no longer ours
     assert slugs(await service["bright"].predict(chunk[:1])) == ["replica-lost"]
