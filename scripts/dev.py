@@ -66,7 +66,7 @@ def cluster(arguments: List[str]) -> None:
 
 
 def set_up(arguments: List[str]) -> None:
-    """Nothing more: every target builds the environment that it needs."""
+    """Do nothing: `run` has built the environment before."""
 
 
 def lock(arguments: List[str]) -> None:
@@ -158,8 +158,10 @@ TARGETS: Dict[str, Target] = {
 def main() -> None:
     """Run the target that the command line names, in the root of the checkout."""
     name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("help", [])
+    if name in ("-h", "--help"):
+        name = "help"
     if name not in TARGETS:
-        stop(f"there is no task {name!r}; there are: {', '.join(TARGETS)}.")
+        stop(f"there is no target {name!r}; there are: {', '.join(TARGETS)}.")
     if name != "help":
         use_fitting_python()
     os.chdir(str(ROOT))

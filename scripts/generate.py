@@ -32,6 +32,10 @@ from serve_app.settings import Settings
 ROOT: Final = Path(__file__).resolve().parents[1]
 NETWORK: Final = "k8s/network.yaml"
 SERVE: Final = "serve_app/serve.yaml and k8s/service/sizes.yaml"
+Ports = list[dict[str, Any]]
+RAY: Final = ["head", "gateway", "models", "burst"]
+COMPONENT: Final = "app.kubernetes.io/component"
+ACCOUNTS: Final = "cluster.local/ns/sem-image-classifier/sa/"
 
 
 class Output(NamedTuple):
@@ -388,11 +392,6 @@ class Network:
         return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": outside["namespace"]}}, **labels}
 
 
-Ports = list[dict[str, Any]]
-RAY: Final = ["head", "gateway", "models", "burst"]
-COMPONENT: Final = "app.kubernetes.io/component"
-
-
 def selector(pods: list[str]) -> dict[str, Any]:
     """Pods by their component."""
     if len(pods) == 1:
@@ -449,9 +448,6 @@ def mesh_rules(_: str, source: str) -> str:
         spec = {"selector": {"matchLabels": row["selector"]}, "action": "ALLOW", "rules": rules}
         policies.append(authorization(name, spec))
     return manifests(source, policies)
-
-
-ACCOUNTS: Final = "cluster.local/ns/sem-image-classifier/sa/"
 
 
 def authorization(name: str, spec: dict[str, Any]) -> dict[str, Any]:

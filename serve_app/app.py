@@ -35,7 +35,7 @@ from serve_app.tracing import make_tracer
 GROUP_LABEL = "ray.io/node-group"
 """Ray gives it to a node from the name of the worker group that KubeRay starts it for."""
 
-LEAVING_S = 40
+GRACEFUL_SHUTDOWN_S = 40
 """How long a stopping replica may continue its work. Equal to RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S in rayservice.yaml:
 Serve stops a node's replicas this long before the node must end, so the drain starts at once."""
 
@@ -68,7 +68,7 @@ class ApplicationArgs(BaseModel):
     max_queued_requests=1024,  # of one replica or proxy; more requests get 503 at once
     health_check_period_s=5,
     health_check_timeout_s=10,
-    graceful_shutdown_timeout_s=LEAVING_S,
+    graceful_shutdown_timeout_s=GRACEFUL_SHUTDOWN_S,
 )
 @serve.ingress()
 class Gateway:
@@ -148,7 +148,7 @@ def bind_model(config: ModelConfig, version: str) -> Application:
         Model,
         name=config.name,
         max_ongoing_requests=config.chunks_per_replica,
-        graceful_shutdown_timeout_s=LEAVING_S,
+        graceful_shutdown_timeout_s=GRACEFUL_SHUTDOWN_S,
         graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=5,
         health_check_timeout_s=10,

@@ -177,11 +177,11 @@ class ReplicaCard:
     """Model id, revision, weights' sha256, engine, precision, labels: shown by the API."""
 
 
-class Registrar(Protocol):
-    """What a model replica reports to the tracker. `jobs` implements it, `app` passes it in."""
+class ReplicaReporter(Protocol):
+    """Stores what a model replica reports. `jobs` implements it, `app` passes it in."""
 
     def beat(self, card: ReplicaCard) -> Awaitable[None]:
-        """Report that this replica runs; it expires after a few missed beats."""
+        """Report that this replica runs. The report expires after a few missed beats."""
         ...
 
     def start_alone(self, task: Task) -> Awaitable[bool]:
@@ -201,8 +201,8 @@ class ModelHandle(Protocol):
         """Run a warm-up input through one replica; returns its version. Raises as `predict` does."""
         ...
 
-    def leave(self) -> None:
-        """This gateway shuts down: chunks that no replica has yet, and later ones, raise `errors.ModelUnready`."""
+    def drain(self) -> None:
+        """Before a shutdown: calls that no replica has received yet, and later ones, raise `errors.ModelUnready`."""
         ...
 
 

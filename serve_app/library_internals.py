@@ -44,7 +44,7 @@ class MainlessProcess(SpawnProcess):
             sys.modules["__main__"] = main
 
 
-def replica_is_leaving() -> bool:
+def replica_is_shutting_down() -> bool:
     """Whether Serve is shutting down the replica that this process is; False outside of one."""
     from ray._private.worker import global_worker
 

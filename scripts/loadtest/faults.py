@@ -25,6 +25,7 @@ OUTAGE_S = 60.0
 MISSES_MAX = 6
 
 T = TypeVar("T")
+REDIS_KILL = "SIGKILL and restart of the job Redis under `appendfsync {}`, with jobs waiting and claimed"
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def kill_ray(environment: Environment) -> list[Strike]:
     cluster = environment.service.cluster
     with environment.frozen_models():
         held, at = _wait_until(environment.claimed), time.time()
-        family = [one for guard in cluster.pids() for one in psutil.Process(guard).children(recursive=True)]
+        family = [one for supervisor in cluster.pids() for one in psutil.Process(supervisor).children(recursive=True)]
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -264,7 +265,6 @@ class Fault:
     strike: Callable[[Environment], list[Strike]]
 
 
-REDIS_KILL = "SIGKILL and restart of the job Redis under `appendfsync {}`, with jobs waiting and claimed"
 FAULTS: Final = {
     "model-replicas": Fault(
         "kill -9 of every model replica in turn, each while it holds claimed jobs", kill_model_replicas

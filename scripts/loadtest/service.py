@@ -122,10 +122,10 @@ class LocalService:
         return {one["pid"] for one in found if one["state"] == "RUNNING" and psutil.pid_exists(one["pid"])}
 
     def processes(self) -> list[psutil.Process]:
-        """All processes of the service: servers, Ray, replicas, and the guards around them."""
-        guards = [psutil.Process(pid) for pid in self.cluster.pids()]
-        ours = [child for child in psutil.Process().children() if child not in guards]
-        return [process for one in [*guards, *ours] for process in [one, *one.children(recursive=True)]]
+        """All processes of the service: servers, Ray, replicas, and the supervisors around them."""
+        supervisors = [psutil.Process(pid) for pid in self.cluster.pids()]
+        ours = [child for child in psutil.Process().children() if child not in supervisors]
+        return [process for one in [*supervisors, *ours] for process in [one, *one.children(recursive=True)]]
 
     def leases(self, model: str) -> dict[str, float]:
         """Claimed jobs, and the seconds until their lease ends without a renewal."""

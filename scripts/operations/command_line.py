@@ -25,11 +25,19 @@ Options = argparse.Namespace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Every error is one message, never a stack trace."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # a script's background job starts with SIGINT ignored
-        signal.signal(number, _interrupt)
+    """Run one command. Every error is one message, never a stack trace. Signal handlers are restored at the end."""
+    interrupting = [signal.SIGTERM, signal.SIGINT]  # a script's background job starts with SIGINT ignored
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
-        signal.signal(signal.SIGHUP, _interrupt)
+        interrupting.append(signal.SIGHUP)
+    before = {number: signal.signal(number, _interrupt) for number in interrupting}
+    try:
+        return _run(arguments)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         options = _parser().parse_args(arguments)
         target = read_target(options.env, {"namespace": options.namespace, "context": options.context})

@@ -299,13 +299,13 @@ def piped(command: Sequence[str], deadline_s: float, **streams: int) -> Iterator
         end(process)
 
     with started(command, **streams) as process:
-        guard = threading.Timer(deadline_s, give_up)
-        guard.start()
+        timer = threading.Timer(deadline_s, give_up)
+        timer.start()
         try:
             yield process
             process.wait()
         finally:
-            guard.cancel()
+            timer.cancel()
             end(process)
             if late.is_set():
                 raise StepFailed(_too_long(command, deadline_s)) from None

@@ -71,6 +71,8 @@ PACKAGES = {
     "containers-storage": "containers-storage",
 }
 """Debian packages that a node and its images need, and a program or file of each."""
+SERVER = (1, 31)
+"""The oldest Kubernetes whose schemas the manifests are checked against."""
 
 
 class Tool(NamedTuple):
@@ -89,8 +91,6 @@ PODMAN = Tool(
     "podman", (4, 3), "builds the image; older ones were not tried", ("version", "--format", "{{.Client.Version}}")
 )
 DOCKER = Tool("docker", (23, 0), "builds with BuildKit from then on", ("version", "--format", "{{.Server.Version}}"))
-SERVER = (1, 31)
-"""The oldest Kubernetes whose schemas the manifests are checked against."""
 
 
 def builder() -> str:

@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -57,9 +58,8 @@ def up(
     REDIS_URL and DATABASE_URL, where set, are used; otherwise an embedded Valkey and PostgreSQL start. Everything
     listens on loopback. With OIDC_ISSUERS set, the sample needs a token of yours in SEMAPI_TOKEN.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):  # background jobs of scripts start with SIGINT ignored
-        signal.signal(number, _interrupt)
-    _run(once, port, issuer_port, dashboard_port, config)
+    with _interrupted_by_signals():
+        _run(once, port, issuer_port, dashboard_port, config)
 
 
 def _run(once: bool, port: int, issuer_port: int, dashboard_port: int, config: Path) -> None:
@@ -238,6 +238,18 @@ def _show_token(issuer: str) -> None:
 
 def _complain(text: str) -> None:
     errors.print(f"semapi: {text}", style="red", markup=False)
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT raise KeyboardInterrupt inside the block, also where SIGINT was ignored, as in a script's
+    background job."""
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

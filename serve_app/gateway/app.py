@@ -247,7 +247,7 @@ async def _stop_claiming(gateway: Gateway) -> None:
     """As soon as the replica is asked to stop: its open requests may hold it for long before the lifespan ends."""
     await gateway.shutdown.wait()
     for dispatcher in gateway.dispatchers.values():
-        dispatcher.leave()
+        dispatcher.drain()
 
 
 async def _end(gateway: Gateway) -> None:

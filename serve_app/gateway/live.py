@@ -76,7 +76,7 @@ class JobPresenter:
         headers = {"Cache-Control": schemas.CHECKED} if job.ended else {"Retry-After": str(schemas.POLL_AFTER_S)}
         return tagged(request, json_response(await self.show(job), headers=headers))
 
-    async def _queue(self, job: Job) -> schemas.Place | None:
+    async def _queue(self, job: Job) -> schemas.QueuePosition | None:
         try:
             place = await self.jobs.queue_position(job.id)
         except CapacityError:

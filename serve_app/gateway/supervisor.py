@@ -17,7 +17,7 @@ from ray.serve import metrics
 
 from serve_app.connections import end_tasks
 from serve_app.errors import ReplicaLost
-from serve_app.library_internals import replica_is_leaving
+from serve_app.library_internals import replica_is_shutting_down
 
 LOOK_S: Final = 0.25
 FIRST_PAUSE_S: Final = 0.5
@@ -45,7 +45,7 @@ class ShutdownSignal:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            if replica_is_leaving():
+            if replica_is_shutting_down():
                 self.set()
             await asyncio.sleep(LOOK_S)
 

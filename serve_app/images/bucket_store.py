@@ -35,6 +35,15 @@ from serve_app.errors import ServiceError
 MARK: Final = b"s3:"
 """Prefix of a mark; no image begins with it."""
 URL_LIFE_S: Final = 3600
+CHECK_EVERY_S: Final = 2.0
+SWEEP_EVERY_S: Final = 15
+"""How long an old orphan stays, if the bucket is small enough for one pass."""
+YOUNG_S: Final = UNCLAIMED_S
+"""Younger objects stay whatever Redis says, so that a Redis restored empty does not delete new images at once."""
+PAGE_KEYS: Final = 1000
+PAGES_OF_A_PASS: Final = 20
+"""The next pass continues after them."""
+_log = logging.getLogger(__name__)
 
 
 class BucketStore(ImageStore):
@@ -117,18 +126,6 @@ def mark_of(key: str) -> str | None:
 
 def _key_of(mark: bytes) -> str:
     return mark.removeprefix(MARK).decode()
-
-
-CHECK_EVERY_S: Final = 2.0
-SWEEP_EVERY_S: Final = 15
-"""How long an old orphan stays, if the bucket is small enough for one pass."""
-YOUNG_S: Final = UNCLAIMED_S
-"""Younger objects stay whatever Redis says, so that a Redis restored empty does not delete new images at once."""
-PAGE_KEYS: Final = 1000
-PAGES_OF_A_PASS: Final = 20
-"""The next pass continues after them."""
-
-_log = logging.getLogger(__name__)
 
 
 class OrphanSweeper:

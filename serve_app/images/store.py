@@ -36,6 +36,7 @@ FORBIDDEN = ("NOPERM", "ERR")
 """Error codes of servers where INFO is forbidden or missing: managed servers, or by an ACL."""
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +195,6 @@ class ImageStore:
         if why and not self.unmeasured:
             _log.warning("%s: only QUEUE_MAX_BYTES and its own limit bound what is stored; no reserve is kept", why)
         self.unmeasured = why
-
-
-T = TypeVar("T")
 
 
 async def keep_input(store: ImageStore, job_id: str, data: bytes, header: ImageHeader) -> JobInput:

@@ -44,7 +44,7 @@ class Breaker:
         """The delay has passed: try one warm-up."""
         self._state = "half open"
 
-    def doubt(self) -> None:
+    def require_warm_up(self) -> None:
         """The model has to warm up again before it gets more jobs, without delay; no change if it has to anyway."""
         if self.closed:
             self._state = "half open"

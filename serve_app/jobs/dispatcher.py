@@ -82,14 +82,14 @@ class Dispatcher:
                     logger.warning("The dispatcher of %s goes on after: %r", self._card.name, error)
                     await self._pause(POLL_S * random.uniform(0.5, 1.5))
 
-    def leave(self) -> None:
+    def drain(self) -> None:
         """Claim no more, and give back at once what no replica has yet."""
         self._closing.set()
-        self._handle.leave()
+        self._handle.drain()
 
     async def close(self, seconds: float = CLOSE_S) -> None:
-        """Leave, let the chunks in flight finish for that long, then give the rest back."""
-        self.leave()
+        """Drain, let the chunks in flight finish for that long, then give the rest back."""
+        self.drain()
         async with self._claiming:
             chunks = set(self._chunks)
         if chunks:
@@ -104,7 +104,7 @@ class Dispatcher:
             pass
         await _rest(woken)
         if self._card.wakes_from_zero and not await self._store.replicas(self._card.name):
-            self._breaker.doubt()
+            self._breaker.require_warm_up()
 
     async def _claim(self) -> bool:
         async with self._claiming:  # so that close() sees the chunk of a claim that was under way
@@ -195,7 +195,7 @@ async def _call(store: JobStore, handle: ModelHandle, chunk: Chunk, breaker: Bre
     except (ReplicaLost, TimeoutError) as error:
         reason = str(error) or f"no answer within {timeout_s:g} s"
         logger.warning("A chunk of %d jobs of %s was lost: %s", len(chunk.tasks), chunk.model, reason)
-        breaker.doubt()
+        breaker.require_warm_up()
         suspects = isinstance(error, ReplicaLost) and error.hung
         await _insist(lambda: store.release_as_lost(chunk.tasks, reason, suspects=suspects))
     except Exception as error:  # whatever it was, it was not the jobs' fault

@@ -1,10 +1,13 @@
-"""The Lua scripts, each behind the same lines: keys, numbers, allowed changes, then what they share.
+"""The Lua scripts. The same lines stand before each: keys, numbers, allowed changes of state, shared functions.
 
-A script's file is the body of a function, so that wherever it returns, what it changed is published after it.
+A script's file is the body of a function, whose parameters are declared by the line `local … = ...`. Its changes are
+published after it, wherever it returns.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 from redis.asyncio import Redis
@@ -17,29 +20,37 @@ from serve_app.lua import key_functions, read_script
 from serve_app.settings import Settings
 
 SHARED: Final = ("batch", "common", "accept")
-"""What stands before every script, in this order."""
+"""The files before every script, in this order."""
+PARAMETERS: Final = re.compile(r"^local ([\w,\s]+) = \.\.\.$", re.MULTILINE)
 
 
 class Scripts:
-    """Runs a script by its file's name. Sent by hash; a server that forgot the text is given it again."""
+    """Runs a script by its file's name. It is sent by its hash, and as text to a server that does not know the hash."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._head = _head(settings)
-        self._scripts: dict[str, AsyncScript] = {}
+        self._loaded: dict[str, tuple[AsyncScript, Sequence[str], bool]] = {}
 
     async def run(self, name: str, *arguments: str | int | float | bytes) -> Any:
-        """The script's reply."""
-        script = self._scripts.get(name)
-        if script is None:
-            text = self._head + _body(name)
-            script = self._scripts[name] = self._redis.register_script(f"{key_functions(text)}\n{text}")
+        """The script's reply. Raises TypeError when the number of arguments does not fit its parameters."""
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        script, parameters, takes_more = self._loaded[name]
+        if len(arguments) < len(parameters) or (len(arguments) > len(parameters) and not takes_more):
+            declared = ", ".join([*parameters, *(["..."] if takes_more else [])])
+            raise TypeError(f"{name}.lua takes ({declared}), not {len(arguments)} arguments")
         return await script(args=arguments)
 
-
-def _body(name: str) -> str:
-    text = read_script(__package__, name)
-    return f"\nlocal function run()\n{text}\nend\nlocal reply = run()\npublish_changes()\nreturn reply"
+    def _load(self, name: str) -> tuple[AsyncScript, Sequence[str], bool]:
+        """The script, its parameters, and whether it takes further arguments."""
+        body = read_script(__package__, name)
+        declared = PARAMETERS.search(body)
+        text = f"{self._head}\nlocal function run(...)\n{body}\nend\nlocal reply = run(unpack(ARGV))\n"
+        text += "publish_changes()\nreturn reply"
+        script = self._redis.register_script(f"{key_functions(text)}\n{text}")
+        parameters = re.findall(r"\w+", declared[1]) if declared else []
+        return script, parameters, body.count("...") > (declared is not None)
 
 
 def _head(settings: Settings) -> str:

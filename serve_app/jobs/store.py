@@ -405,18 +405,18 @@ class JobStore:
 
 
 class ReplicaHeartbeat:
-    """A `contracts.Registrar`: reports what a model replica does. It is sent to the replica and connects
-    there at its first use, by the replica's environment."""
+    """A `contracts.ReplicaReporter`. Serve sends it to the replica, where it connects at its first use, with the
+    settings of the replica's environment."""
 
     def __init__(self) -> None:
         self._store: JobStore | None = None
 
     async def beat(self, card: ReplicaCard) -> None:
-        """Say that this replica runs; forgotten after a few missed beats."""
+        """As `ReplicaReporter.beat`."""
         await self._connected().beat(card)
 
     async def start_alone(self, task: Task) -> bool:
-        """Report that a suspect begins, alone. False: the lease no longer holds it, do not start."""
+        """As `ReplicaReporter.start_alone`."""
         return await self._connected().start_alone(task)
 
     def _connected(self) -> JobStore:

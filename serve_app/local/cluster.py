@@ -35,6 +35,7 @@ PROXY_CALLBACK = "serve_app.proxy:middlewares"
 """Our middlewares for Serve's proxy."""
 LOGICAL_CPUS = 8
 """The number of CPUs that Ray assumes. Replicas share the real ones; none reserves a whole one here."""
+STARTED_WITH: Final = ("proxy_location", "http_options", "logging_config")
 
 
 class Cluster:
@@ -283,9 +284,6 @@ def _get(url: str, token: str = "") -> httpx2.Response | None:
 def _get_json(url: str, token: str) -> Json:
     answer = _get(url, token)
     return answer.json() if answer else {}
-
-
-STARTED_WITH: Final = ("proxy_location", "http_options", "logging_config")
 
 
 def run(address: str, config: str) -> None:

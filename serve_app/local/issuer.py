@@ -40,6 +40,12 @@ Algorithm = Literal["RS256", "ES256"]
 PrivateKey = RSAPrivateKey | EllipticCurvePrivateKey
 
 THUMBPRINT_MEMBERS = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y")}  # RFC 7638 section 3.2
+DESCRIPTION = "development issuer: gives a token to anyone who can reach it; never accept it in production"
+LIFETIME_S = 3600
+BODY_MAX_BYTES = 16 * 1024
+BODY_TIMEOUT_S = 10
+USER_MAX_CHARACTERS = 255
+CHECK_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +112,6 @@ def _read_key(path: Path) -> SigningKey:
     digest = hashlib.sha256(json.dumps(members, sort_keys=True, separators=(",", ":")).encode()).digest()
     key_id = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
     return SigningKey(private, algorithm, key_id, {**public, "kid": key_id, "alg": algorithm, "use": "sig"})
-
-
-DESCRIPTION = "development issuer: gives a token to anyone who can reach it; never accept it in production"
-LIFETIME_S = 3600
-BODY_MAX_BYTES = 16 * 1024
-BODY_TIMEOUT_S = 10
-USER_MAX_CHARACTERS = 255
 
 
 class Issuer:
@@ -236,9 +235,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-CHECK_TIMEOUT_S = 2.0
 
 
 class DevIssuerServer(Server):

@@ -17,12 +17,19 @@ from typing import ClassVar, TextIO
 import psutil
 
 from serve_app.local.process_supervisor import supervised
-from serve_app.local.state import LocalError, give_to_service, hold, make_folder, refuse_unreachable, service_account
+from serve_app.local.state import (
+    LocalError,
+    give_to_service,
+    lock_folder,
+    make_folder,
+    refuse_unreachable,
+    service_account,
+)
 
 START_DEADLINE_S = 120.0
 """Reading a large append-only file takes a while; a server that ends early is noticed at once."""
 STOP_GRACE_S = 10.0
-GUARD_DEADLINE_S = 15.0
+SUPERVISOR_DEADLINE_S = 15.0
 """Longest end of a supervisor after the grace period: TERM_GRACE_S and KILL_DEADLINE_S of `process_supervisor`."""
 POLL_S = 0.02
 
@@ -44,7 +51,7 @@ class Server(ABC):
         self.port = port
         self.pid = 0
         self._lock: TextIO | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._supervisor: subprocess.Popen[bytes] | None = None
 
     @property
     @abstractmethod
@@ -75,12 +82,12 @@ class Server(ABC):
 
     def restart(self) -> None:
         """Restart a server that ended by itself, on the same data and log. Raises as `start`."""
-        self._leave()
+        self._release()
         self._start()
 
     def ended(self) -> str:
         """How the server ended by itself; empty while it runs or before its first start."""
-        status = self._guard.poll() if self._guard else None
+        status = self._supervisor.poll() if self._supervisor else None
         if status is None:
             return ""
         signalled = status - 128 if status > 128 else -status  # negative: the supervisor's, with which the server ends
@@ -88,7 +95,7 @@ class Server(ABC):
 
     def _start(self) -> None:
         make_folder(self.folder)
-        self._lock = hold(self.folder)
+        self._lock = lock_folder(self.folder)
         try:
             if self.as_service:
                 refuse_unreachable(self.folder)
@@ -101,26 +108,26 @@ class Server(ABC):
 
     def stop(self) -> None:
         """Shut the server down; data stay. Does nothing if it is not running."""
-        if self._guard:
-            self._guard.terminate()
-        self._leave()
+        if self._supervisor:
+            self._supervisor.terminate()
+        self._release()
 
     def kill(self) -> None:
         """Kill the server by SIGKILL, like a crash."""
         if self.pid:
             with suppress(psutil.NoSuchProcess):  # it may have ended by itself; the supervisor ends the rest
                 psutil.Process(self.pid).kill()
-        self._leave()
+        self._release()
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         """Wait for the supervisor, which ends after all its processes, and unlock the folder."""
-        if self._guard:
+        if self._supervisor:
             try:
-                self._guard.communicate(timeout=STOP_GRACE_S + GUARD_DEADLINE_S)
+                self._supervisor.communicate(timeout=STOP_GRACE_S + SUPERVISOR_DEADLINE_S)
             except subprocess.TimeoutExpired:
-                self._guard.kill()
-                self._guard.communicate()
-        self._guard = None
+                self._supervisor.kill()
+                self._supervisor.communicate()
+        self._supervisor = None
         self.pid = 0
         if self._lock:
             self._lock.close()
@@ -131,7 +138,7 @@ class Server(ABC):
         if not is_free(self.port):
             raise LocalError(f"Port {self.port} is taken by another program; end it or take another: semapi up --help.")
         account = service_account() if self.as_service else None
-        guard = supervised(
+        supervisor = supervised(
             self._command(),
             self._environment(),
             self.log,
@@ -140,13 +147,13 @@ class Server(ABC):
             end_signal=self.end_signal,
             grace_s=STOP_GRACE_S,
         )
-        self._guard = guard
-        self._wait_until_ready(guard)
-        self.pid = min(psutil.Process(guard.pid).children(), key=lambda child: child.create_time()).pid
+        self._supervisor = supervisor
+        self._wait_until_ready(supervisor)
+        self.pid = min(psutil.Process(supervisor.pid).children(), key=lambda child: child.create_time()).pid
 
-    def _wait_until_ready(self, guard: subprocess.Popen[bytes]) -> None:
+    def _wait_until_ready(self, supervisor: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_DEADLINE_S
-        while time.monotonic() < deadline and guard.poll() is None:
+        while time.monotonic() < deadline and supervisor.poll() is None:
             try:
                 return self._check()
             except NotReady:

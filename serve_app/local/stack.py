@@ -15,7 +15,7 @@ import redis
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.postgres import Postgres
 from serve_app.local.server import Server
-from serve_app.local.state import LocalError, hold, make_folder, new_run
+from serve_app.local.state import LocalError, lock_folder, make_folder, new_run
 from serve_app.local.valkey import Valkey, check_redis
 from serve_app.settings import Settings
 
@@ -76,7 +76,7 @@ class LocalStack:
         with ExitStack() as starting:
             make_folder(self.folder)
             self._check_given_redis()
-            starting.enter_context(hold(self.folder))
+            starting.enter_context(lock_folder(self.folder))
             self.logs = new_run(self.folder)
             for server in self.servers:
                 server.log = self.logs / f"{server.folder.name}.log"

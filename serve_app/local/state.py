@@ -17,6 +17,9 @@ from typing import Final, TextIO
 from serve_app.contracts import SERVICE_NAME
 
 SERVICE_ACCOUNT = "nobody"
+RUNS_KEPT: Final = 5
+KEPT_MAX_BYTES: Final = 200 * 1024 * 1024
+"""Ray's newest log files of one run are kept up to this size."""
 
 
 class LocalError(Exception):
@@ -54,7 +57,7 @@ def make_folder(folder: Path) -> None:
         raise LocalError(f"{folder} must belong to you and be writable by you alone; choose another SEMAPI_STATE_DIR.")
 
 
-def hold(folder: Path) -> TextIO:
+def lock_folder(folder: Path) -> TextIO:
     """Lock `folder` until the returned file is closed or this process ends. Raises LocalError if another run holds
     it."""
     path = folder / "lock"
@@ -109,11 +112,6 @@ def password(path: Path) -> str:
     if not path.exists():
         write_private(path, secrets.token_hex(24) + "\n")
     return path.read_text().strip()
-
-
-RUNS_KEPT: Final = 5
-KEPT_MAX_BYTES: Final = 200 * 1024 * 1024
-"""Ray's newest log files of one run are kept up to this size."""
 
 
 def new_run(state: Path) -> Path:

@@ -23,6 +23,9 @@ CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 Score = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 """Logits (n, classes) to scores."""
+TOLERANCE = 1e-4
+"""Largest difference allowed between a score and torch's; the order of float32 sums changes their last bits."""
+CHECKED_IMAGES = 8
 
 
 class Engine(Protocol):
@@ -98,11 +101,6 @@ class TorchEngine:
 
     def describe(self) -> Json:
         return {"engine": "torch", "precision": "fp32"}
-
-
-TOLERANCE = 1e-4
-"""Largest difference allowed between a score and torch's; the order of float32 sums changes their last bits."""
-CHECKED_IMAGES = 8
 
 
 class OpenvinoEngine:

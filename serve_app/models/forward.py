@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 NICE = 10
 """Steps of niceness above the gateway's; without them status reads starve while the processors are busy."""
+log = logging.getLogger(__name__)
 
 
 class ForwardThread:
@@ -76,9 +77,6 @@ def lower_thread_priority(steps: int) -> None:
         thread = threading.get_native_id()
         niceness = os.getpriority(os.PRIO_PROCESS, thread) + steps
         os.setpriority(os.PRIO_PROCESS, thread, min(niceness, 19))
-
-
-log = logging.getLogger(__name__)
 
 
 class BatchRunner:

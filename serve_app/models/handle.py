@@ -19,7 +19,7 @@ PREDICT_TIMEOUT_S = 600.0
 WARM_UP_TIMEOUT_S = 120.0
 """Long enough for a replica that has to be started first."""
 
-LEAVING = "This gateway is shutting down; another one sends the chunk."
+DRAINING = "This gateway is shutting down; another one sends the chunk."
 
 UNREADY = (RayTaskError, BackPressureError, DeploymentUnavailableError)
 """The deployment answered with an error. Any other exception of Ray means that the replica, its node or the connection
@@ -32,11 +32,11 @@ class ServeHandle:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle
         self._calls: set[DeploymentResponse[Any]] = set()
-        self._leaving = False
+        self._draining = False
 
     async def predict(self, chunk: Sequence[Task]) -> list[Outcome]:
-        if self._leaving:
-            raise ModelUnready(LEAVING)
+        if self._draining:
+            raise ModelUnready(DRAINING)
         call = cast("DeploymentResponse[Any]", self._handle.predict.remote(list(chunk)))
         self._calls.add(call)
         try:
@@ -45,14 +45,14 @@ class ServeHandle:
             raise ReplicaLost(f"No answer from the model within {PREDICT_TIMEOUT_S:g} s.") from error
         except ReplicaLost as error:
             if call not in self._calls:
-                raise ModelUnready(LEAVING) from error
+                raise ModelUnready(DRAINING) from error
             raise
         finally:
             self._calls.discard(call)
         return outcomes
 
-    def leave(self) -> None:
-        self._leaving = True
+    def drain(self) -> None:
+        self._draining = True
         for call in [call for call in self._calls if not is_assigned(call)]:
             self._calls.discard(call)  # tells `predict` that it was cancelled here
             call.cancel()

@@ -15,7 +15,7 @@ from ray import serve
 from ray.serve import metrics
 
 from serve_app.connections import connect_redis
-from serve_app.contracts import Failure, Outcome, Registrar, ReplicaCard, Task
+from serve_app.contracts import Failure, Outcome, ReplicaCard, ReplicaReporter, Task
 from serve_app.errors import (
     CapacityError,
     InputLost,
@@ -61,14 +61,14 @@ class ModelServer:
     """The deployment of one model. Ready once a warm-up input has passed all steps."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, config: ModelConfig, version: str, make_registrar: Callable[[], Registrar]
+        self, config: ModelConfig, version: str, make_reporter: Callable[[], ReplicaReporter]
     ) -> None:
-        """`make_registrar` is called here, in the replica; `version` is what `warm_up` returns."""
+        """`make_reporter` is called here, in the replica; `version` is what `warm_up` returns."""
         settings = read_settings()
         self._version = version
         self._name = config.name
         self._tracer = make_tracer(settings)
-        self._registrar = make_registrar()
+        self._reporter = make_reporter()
         self._images = open_store(connect_redis(settings, max_connections=8), settings)
         self._output_max_bytes = settings.output_max_bytes
         self._gate = ExclusiveGate()
@@ -145,7 +145,7 @@ class ModelServer:
 
     async def _process_suspect(self, task: Task) -> dict[str, Outcome]:
         try:
-            ours = await self._registrar.start_alone(task)
+            ours = await self._reporter.start_alone(task)
         except CapacityError as error:
             raise ModelUnready(f"The start of a suspect could not be reported: {error.detail}") from error
         if not ours:
@@ -249,7 +249,7 @@ class ModelServer:
         """Report to the tracker that this replica runs, for as long as it can compute."""
         while not self._thread.hung:
             try:
-                await self._registrar.beat(card)
+                await self._reporter.beat(card)
             except Exception as error:  # no error may end the heartbeat of a working replica
                 log.warning("heartbeat failed: %s", error)
             await asyncio.sleep(BEAT_SECONDS)

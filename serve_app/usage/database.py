@@ -19,6 +19,9 @@ from serve_app.texts import sanitize_text
 CONNECT_TIMEOUT_S: Final = 5
 STATEMENT_TIMEOUT_MS: Final = 10_000
 TRANSACTION_TIMEOUT_S: Final = 15.0
+_DETAIL_LIMIT: Final = 4000
+_SHOWN_LIMIT: Final = 2000
+Fields = Mapping[bytes, bytes]
 
 
 class Database:
@@ -93,11 +96,6 @@ def _is_refusal(error: psycopg.Error) -> bool:
 def _reason(error: psycopg.Error) -> str:
     return f"{error.sqlstate or 'client'}: {error.diag.message_primary or error}"
 
-
-_DETAIL_LIMIT: Final = 4000
-_SHOWN_LIMIT: Final = 2000
-
-Fields = Mapping[bytes, bytes]
 
 INSERTS: Final[Mapping[str, LiteralString]] = {
     "usage": """

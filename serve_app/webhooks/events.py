@@ -20,6 +20,7 @@ from serve_app.webhooks.limits import SECRET_BYTES
 EventType = Literal["job.completed", "job.failed", "job.cancelled"]
 EVENT_TYPES: Final[tuple[EventType, ...]] = ("job.completed", "job.failed", "job.cancelled")
 TEST_EVENT: Final = "webhook.test"
+PREFIX: Final = "whsec_"
 
 
 class Links(BaseModel):
@@ -52,7 +53,7 @@ class WebhookTestData(BaseModel):
     webhook_id: str
 
 
-class TrialEvent(BaseModel):
+class WebhookTestEvent(BaseModel):
     """Sent because you asked for it; nothing has happened."""
 
     type: Literal["webhook.test"]
@@ -63,9 +64,6 @@ class TrialEvent(BaseModel):
 def moment(milliseconds: int) -> datetime:
     """A time of Redis as bodies contain it."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
-
-
-PREFIX: Final = "whsec_"
 
 
 def new_secret() -> str:

@@ -34,8 +34,8 @@ from serve_app.webhooks.events import (
     JobEvent,
     JobEventData,
     Links,
-    TrialEvent,
     WebhookTestData,
+    WebhookTestEvent,
     moment,
     sign,
 )
@@ -47,6 +47,10 @@ POLL_S: Final = 0.5
 PAUSE_S: Final = 5.0
 
 _log = logging.getLogger(__name__)
+GONE: Final = 410
+Verdict = Literal["delivered", "retry", "failed", "gone"]
+JobPath = Callable[[str], str]
+"""Returns a job's path in the service for its id."""
 
 
 class Sender:
@@ -112,12 +116,6 @@ def _read_claim(token: str, delivery: bytes, endpoint_fields: list[bytes], field
     return Claimed(token, read_endpoint(told.endpoint, pairs(endpoint_fields)), told)
 
 
-GONE: Final = 410
-Verdict = Literal["delivered", "retry", "failed", "gone"]
-JobPath = Callable[[str], str]
-"""Returns a job's path in the service for its id."""
-
-
 @dataclass(frozen=True, slots=True)
 class Attempted:
     """How an attempt ended; `record` is its entry in the log."""
@@ -135,9 +133,9 @@ class _Answer:
 
 def body_of(delivery: Delivery, job_path: JobPath) -> bytes:
     """The body, byte for byte the same in each attempt."""
-    event: JobEvent | TrialEvent
+    event: JobEvent | WebhookTestEvent
     if delivery.type == TEST_EVENT:
-        event = TrialEvent(
+        event = WebhookTestEvent(
             type=TEST_EVENT, timestamp=moment(delivery.at), data=WebhookTestData(webhook_id=delivery.endpoint)
         )
     else:

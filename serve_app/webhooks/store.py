@@ -37,6 +37,8 @@ from serve_app.webhooks.limits import ENDPOINTS_MAX
 ENDPOINT_ID: Final = re.compile(r"[0-9a-f]{32}")
 DELIVERY_ID: Final = re.compile(r"msg_[0-9a-f]{32}")
 SCRIPTS: Final = ("register", "remove", "rotate", "send", "read_deliveries")
+Fields = Mapping[str, str]
+OUTCOMES: Final = ("delivered", "failed", "dropped")
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -152,9 +154,6 @@ def _unknown() -> RequestError:
     return WebhookUnknown("You have no webhook with this id.")
 
 
-Fields = Mapping[str, str]
-
-
 @dataclass(frozen=True, slots=True)
 class Webhook:
     """A receiver that a user has registered. Times in ms; the secrets are left out of its repr."""
@@ -260,9 +259,6 @@ def texts(fields: Mapping[Any, Any]) -> dict[str, str]:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text else None
-
-
-OUTCOMES: Final = ("delivered", "failed", "dropped")
 
 
 @dataclass(frozen=True, slots=True)

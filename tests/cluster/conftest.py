@@ -45,7 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "pairs: on two gateways and two models, on all nodes")
     config.addinivalue_line("markers", "soak: half an hour of its own, left out of the other runs")
     config.stash[record_key] = Record(strict_times=not config.getoption("--short"))
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    config.add_cleanup(lambda: signal.signal(signal.SIGTERM, before))
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

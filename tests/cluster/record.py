@@ -1,4 +1,4 @@
-"""What a run measured: each figure held against scripts/targets.toml, all of it in build/test-cluster.json."""
+"""The measurements of a run, compared with scripts/targets.toml and written to build/test-cluster.json."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BENCH = "test-cluster"
 
 
 class Record:
-    """Figures and accounts of one run. A figure that misses its target fails the test that measured it.
+    """Results and accounts of one run. A result that misses its target fails the test that measured it.
 
-    Without `strict_times` seconds and minutes are only told: before every change a busy machine must not refuse it.
+    Without `strict_times`, seconds and minutes are reported and fail nothing, because a busy machine is slow.
     """
 
     def __init__(self, *, strict_times: bool) -> None:
@@ -40,7 +40,7 @@ class Record:
             assert name in self._rows, f"scripts/targets.toml has no row {name}"
             self.values.setdefault(name, []).append(float(value))
         counted = {name: value for name, value in values.items() if self._strict_times or _unit(name) == "count"}
-        short = [figure.line for name, value in counted.items() if (figure := self._figure(name, [value])).is_short]
+        short = [result.line for name, value in counted.items() if (result := self._result(name, [value])).is_short]
         assert not short, "; ".join(short)
 
     def settled(self, load: Load, *, slowest: str, seen: Json | None = None, **values: float) -> Account:
@@ -62,20 +62,20 @@ class Record:
         return account
 
     def lines(self) -> list[str]:
-        """A line of words for each scenario, then one for each figure: the worst of its values counts."""
-        told = [
+        """One line for each scenario, then one for each result, from its worst value."""
+        lines = [
             f"# {one['scenario']}: {one['requests']} requests, {one['failed']} failed, {one['repeated']} repeated, "
             f"{one['broken']} connections broken, away {one['away_s']:.1f} s; {one['accepted']} jobs, "
             f"{one['lost']} lost, {one['redelivered']} delivered again, slowest {one['slowest_s']:.1f} s, "
             f"slowest answer {one['slowest_answer_s']:.1f} s"
             for one in self.scenarios
         ]
-        return told + [self._figure(name, [max(values)]).line for name, values in self.values.items()]
+        return lines + [self._result(name, [max(values)]).line for name, values in self.values.items()]
 
     def write(self) -> None:
-        """All of it as JSON."""
+        """Write everything as JSON."""
         revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-        figures = {
+        results = {
             name: {"unit": _unit(name), "values": values, **self._rows[name]} for name, values in self.values.items()
         }
         document = {
@@ -83,12 +83,12 @@ class Record:
             "command": " ".join(sys.argv),
             "seconds": time.time() - self.began,
             "scenarios": self.scenarios,
-            "figures": figures,
+            "figures": results,
         }
         FILE.parent.mkdir(parents=True, exist_ok=True)
         FILE.write_text(json.dumps(document, indent=2) + "\n")
 
-    def _figure(self, name: str, values: list[float]) -> Result:
+    def _result(self, name: str, values: list[float]) -> Result:
         row = self._rows[name]
         return Result(name, values, row.get("at_least"), row.get("at_most"))
 

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import signal
 import tarfile
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -53,7 +54,9 @@ def test_the_cluster_without_docker_is_meant_while_it_is_there(state: Path) -> N
 
 @pytest.mark.parametrize("command", ["up", "all"])
 def test_two_nodes_are_made_without_docker_alone(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
     assert command_line.main([command, "--nodes", "2"]) == 2
+    assert signal.getsignal(signal.SIGTERM) is before
     assert "kind makes a single node" in capsys.readouterr().err
 
 

@@ -18,7 +18,7 @@ from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 
-from serve_app.app import LEAVING_S, Gateway
+from serve_app.app import GRACEFUL_SHUTDOWN_S, Gateway
 from serve_app.gateway.live import STREAMS_MAX, WAIT_MAX_S, WAITS_MAX
 from serve_app.gateway.uploads import SLOW_MAX
 from serve_app.proxy import CONNECTION_MAX_AGE_S
@@ -108,7 +108,7 @@ def test_a_worker_ends_after_its_connections_and_tells_its_replicas_at_once() ->
     for group in GROUPS.values():
         [container] = group["template"]["spec"]["containers"]
         seconds = {one["name"]: one.get("value") for one in container["env"]}
-        assert float(seconds["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) == LEAVING_S
+        assert float(seconds["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) == GRACEFUL_SHUTDOWN_S
         leaves_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert leaves_s + float(seconds["RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S"]) > CONNECTION_MAX_AGE_S
 

@@ -25,8 +25,8 @@ def test_three_kills_under_load_leave_nothing_lost_wrong_or_twice(
     sent = [*map(Picture, picture_files, references)]
     trials = [run_trial(service, MODEL, sent, PLAN, fault) for fault in FAULTS]
     found = measured(trials)
-    assert [figure.line for figure in found if figure.is_short and figure.name not in TIMED] == []
-    names = {figure.name: figure.median for figure in found}
+    assert [result.line for result in found if result.is_short and result.name not in TIMED] == []
+    names = {result.name: result.median for result in found}
     assert names["chaos_jobs"] >= len(FAULTS) * PLAN.jobs
     assert names["second_starts"] >= 2
     [killed, *_] = map(summarise, trials)

@@ -81,7 +81,7 @@ class Answering:
     async def warm_up(self) -> str:
         return VERSION
 
-    def leave(self) -> None:
+    def drain(self) -> None:
         """It has all chunks that it was sent: none is to be taken back."""
 
 

@@ -53,8 +53,8 @@ class Replica(Answering):
     async def warm_up(self) -> str:
         return await self._handle.warm_up()
 
-    def leave(self) -> None:
-        self._handle.leave()
+    def drain(self) -> None:
+        self._handle.drain()
 
 
 @contextmanager

@@ -108,7 +108,7 @@ class StubModel:
             raise self.trouble
         return self.version
 
-    def leave(self) -> None:
+    def drain(self) -> None:
         """It has all chunks that it was sent: none is to be taken back."""
 
     def _answer(self, task: Task) -> Outcome:

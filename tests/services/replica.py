@@ -1,4 +1,4 @@
-"""Models and a registrar for the tests of model replicas; imported in the replicas, too."""
+"""Models and a reporter for the tests of model replicas; imported in the replicas, too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from serve_app.connections import connect_redis
-from serve_app.contracts import Outcome, Registrar, ReplicaCard, Task
+from serve_app.contracts import Outcome, ReplicaCard, ReplicaReporter, Task
 from serve_app.models.contract import Prepared
 from serve_app.settings import read_settings
 from tests.services import hostile
@@ -56,7 +56,7 @@ def wait_for(file: str) -> None:
 
 
 class Notebook:
-    """A registrar that writes down in Redis what the replica tells; tasks with the token `late` are refused."""
+    """A `ReplicaReporter` that writes what the replica reports into Redis; tasks with the token `late` are refused."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -87,5 +87,5 @@ class Turnstile:
         return self._version
 
 
-def make_registrar() -> Registrar:
+def make_reporter() -> ReplicaReporter:
     return Notebook(connect_redis(read_settings(), max_connections=2))

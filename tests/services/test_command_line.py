@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -136,10 +137,12 @@ def test_a_database_that_is_away_is_said_at_once(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("REDIS_URL", valkey.url)
     monkeypatch.setenv("DATABASE_URL", f"postgresql://u:password@127.0.0.1:{free_port()}/x")
     monkeypatch.setenv("OIDC_ISSUERS", "https://issuer.example.org")
+    before = signal.getsignal(signal.SIGTERM)
     done = CliRunner().invoke(commands, ["up"])
     assert done.exit_code == 1
     assert "PostgreSQL is not reachable" in done.stderr
     assert "password" not in done.output
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 async def test_a_refused_sample_ends_a_run_with_once_and_no_other(

@@ -34,7 +34,7 @@ AS_ROOT = os.geteuid() == 0
 DEADLINE_S = 30
 
 # Starts a stack, tells the processes' ids, and stays until it is ended. Given an account, it becomes that one after
-# its imports and guards the servers with the interpreter named: ours may lie where that account cannot go.
+# its imports and supervises the servers with the interpreter named: ours may lie where that account cannot go.
 OWNER = """
 import encodings.idna, json, os, sys
 from pathlib import Path
@@ -140,9 +140,9 @@ def test_a_new_start_ends_orphans_and_a_stale_pid_file(kept_folder: Path) -> Non
     postgres.start()
     with ExitStack() as cleanup:
         cleanup.callback(postgres.stop)
-        guard = psutil.Process(postgres.pid).parent()
+        supervisor = psutil.Process(postgres.pid).parent()
         postgres.stop()
-        assert guard is not None
+        assert supervisor is not None
         command = [str(postgres._program.path), "-D", str(postgres.data), "-c", f"port={free_port()}"]
         command += ["-c", "unix_socket_directories="]
         orphan = subprocess.Popen(
@@ -180,9 +180,9 @@ def test_a_killed_guard_takes_its_server_with_it(folder: Path) -> None:
     valkey = Valkey(folder)
     valkey.start()
     server = psutil.Process(valkey.pid)
-    guard = server.parent()
-    assert guard is not None
-    guard.kill()
+    supervisor = server.parent()
+    assert supervisor is not None
+    supervisor.kill()
     assert_gone([server])
     valkey.stop()
 
@@ -252,9 +252,9 @@ def test_as_root_the_servers_are_nobody_with_nothing_of_our_environment(
     valkey.start()
     try:
         assert psutil.Process(valkey.pid).username() == "nobody"
-        guard = psutil.Process(valkey.pid).parent()
-        assert guard is not None
-        assert set(guard.environ()) == {"PATH", "LC_ALL"}
+        supervisor = psutil.Process(valkey.pid).parent()
+        assert supervisor is not None
+        assert set(supervisor.environ()) == {"PATH", "LC_ALL"}
     finally:
         valkey.stop()
 

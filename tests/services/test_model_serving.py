@@ -32,7 +32,7 @@ from serve_app.models.handle import ServeHandle
 from serve_app.models.registry import ModelConfig, card
 from serve_app.models.server import ModelServer
 from serve_app.settings import Settings
-from tests.services.replica import Turnstile, make_registrar
+from tests.services.replica import Turnstile, make_reporter
 from tests.tiny_vit import LABELS, write_snapshot
 
 VERSION = "v1"
@@ -88,7 +88,7 @@ def deploy() -> dict[str, ServeHandle]:
             health_check_timeout_s=5,
             ray_actor_options={"num_cpus": config.num_cpus},
         )
-        bound = deployment.bind(config, VERSION, make_registrar)
+        bound = deployment.bind(config, VERSION, make_reporter)
         targets.append(serve.RunTarget(bound, name=name, route_prefix=None))
     handles = serve.run_many(targets)
     return {name: ServeHandle(handle) for name, handle in zip(CONFIGS, handles, strict=True)}
@@ -256,7 +256,7 @@ async def test_an_input_that_breaks_the_decode_workers_every_time_ends_dead_and_
     async def ended() -> bool:
         while chunk := await job_store.claim("words", limit=8, max_bytes=10**9, max_pixels=10**9, chunks_per_replica=1):
             for task in chunk.tasks:
-                if task.alone:  # what the replica tells, and its registrar here writes down elsewhere
+                if task.alone:  # the replica reports it, and the reporter of this test stores it elsewhere
                     await job_store.start_alone(task)
             await attempt(job_store, service["words"], chunk, breaker, 60)
         return (await job_store.backlog("words")).waiting == 0

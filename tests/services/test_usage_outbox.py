@@ -64,9 +64,9 @@ async def test_figures_tell_what_waits_and_for_how_long(redis: Redis, settings: 
     seconds, _ = await redis.time()
     await redis.xadd(OUTBOX(), {"kind": "usage"}, id=f"{(seconds - 60) * 1000}-0")
     await outbox.record(usage_event())
-    figures = await outbox.stats()
-    assert figures.waiting == 2
-    assert 59 < figures.lag_s < 90
+    stats = await outbox.stats()
+    assert stats.waiting == 2
+    assert 59 < stats.lag_s < 90
 
 
 async def test_a_redis_that_is_away_is_said_in_our_words(settings: Settings) -> None:

@@ -52,12 +52,12 @@ def test_a_warm_up_alone_does_not_forgive_earlier_failures() -> None:
     assert breaker.delay <= FIRST_DELAY_S
 
 
-def test_doubt_asks_a_trusted_model_for_a_warm_up_at_once_and_shortens_no_delay() -> None:
+def test_require_warm_up_half_opens_a_closed_breaker_at_once_and_shortens_no_delay() -> None:
     breaker = Breaker()
     breaker.close()
-    breaker.doubt()
+    breaker.require_warm_up()
     assert not breaker.closed
     assert breaker.delay == 0
     breaker = failed(8)
-    breaker.doubt()
+    breaker.require_warm_up()
     assert breaker.delay > 0

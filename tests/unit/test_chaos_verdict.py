@@ -1,4 +1,4 @@
-"""The figures of `make chaos` from a made-up record: a good one is good, and each thing that can go wrong is seen."""
+"""The results of `make chaos` from a made-up record: a good record passes, and every fault in one is found."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def good(fault: str = "model-replicas") -> Json:
 
 
 def short(trial: Json) -> list[str]:
-    return [figure.name for figure in measured([trial]) if figure.is_short]
+    return [result.name for result in measured([trial]) if result.is_short]
 
 
 def test_a_good_record_is_good() -> None:
@@ -59,8 +59,8 @@ def test_a_good_record_is_good() -> None:
     numbers = summarise(good())
     seen = {name: numbers[name] for name in ("chaos_jobs", "failed_submits", "unseen", "ledger_looks", "recovered_s")}
     assert seen == {"chaos_jobs": 3, "failed_submits": 2, "unseen": 1, "ledger_looks": 1, "recovered_s": 5.0}
-    figures = {figure.name: figure.median for figure in measured([good()])}
-    assert (figures["second_starts"], figures["second_start_p99_s"]) == (1, 4.0)
+    medians = {result.name: result.median for result in measured([good()])}
+    assert (medians["second_starts"], medians["second_start_p99_s"]) == (1, 4.0)
 
 
 FAULTS: dict[str, tuple[str, Callable[[Json], object]]] = {
@@ -103,7 +103,7 @@ def test_under_everysec_the_last_two_seconds_may_be_lost_and_no_more() -> None:
     trial["jobs"][0]["status"] = "NOT_FOUND"
     trial["ledger_after"] |= {"accepted": 4, "completed": 3}
     assert short(trial) == []
-    assert {figure.name: figure.median for figure in measured([trial])}["lost_everysec"] == 1
+    assert {result.name: result.median for result in measured([trial])}["lost_everysec"] == 1
     trial["accepted"] = [[job, 0, KILL - 2.5] for job, *_ in trial["accepted"]]
     assert short(trial) == ["lost_everysec_beyond"]
 

@@ -20,7 +20,7 @@ from starlette.formparsers import MultiPartParser
 
 from serve_app import library_internals
 from serve_app.app import Gateway, Model
-from serve_app.library_internals import SEAMS, check_internals, replica_is_leaving
+from serve_app.library_internals import SEAMS, check_internals, replica_is_shutting_down
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,11 +94,11 @@ async def test_a_replica_does_not_start_without_one(kind: Any, monkeypatch: pyte
 
 
 def test_a_process_that_is_no_replica_is_not_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not replica_is_leaving()
+    assert not replica_is_shutting_down()
     for leaving in (False, True):
         actor = SimpleNamespace(_replica_impl=SimpleNamespace(_shutting_down=leaving))
         monkeypatch.setattr(worker.global_worker, "actors", {"id": actor})
-        assert replica_is_leaving() is leaving
+        assert replica_is_shutting_down() is leaving
 
 
 def test_no_other_module_uses_what_is_private() -> None:

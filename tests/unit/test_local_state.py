@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.local.state import LocalError, hold, make_folder, password, refuse_unreachable, state_folder
+from serve_app.local.state import LocalError, lock_folder, make_folder, password, refuse_unreachable, state_folder
 
 AS_ROOT = os.geteuid() == 0
 
@@ -31,11 +31,11 @@ def test_a_folder_others_may_write_is_refused_and_left_as_it_is(tmp_path: Path) 
 
 
 def test_a_held_folder_is_refused_with_the_holder_in_one_line(tmp_path: Path) -> None:
-    with hold(tmp_path), pytest.raises(LocalError) as refusal:
-        hold(tmp_path)
+    with lock_folder(tmp_path), pytest.raises(LocalError) as refusal:
+        lock_folder(tmp_path)
     assert f"process {os.getpid()}" in str(refusal.value)
     assert "\n" not in str(refusal.value)
-    hold(tmp_path).close()
+    lock_folder(tmp_path).close()
 
 
 def test_a_password_is_kept_and_private(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ async def test_who_leaves_takes_back_what_no_replica_has():
     handle = ServeHandle(Deployment(Unassigned()))
     waiting = asyncio.create_task(handle.predict([]))
     await asyncio.sleep(0)
-    handle.leave()
+    handle.drain()
     with pytest.raises(ModelUnready):
         await waiting
     with pytest.raises(ModelUnready):
@@ -142,6 +142,6 @@ async def test_who_leaves_waits_for_what_a_replica_has():
     handle = ServeHandle(Deployment(response))
     waiting = asyncio.create_task(handle.predict([]))
     await asyncio.sleep(0)
-    handle.leave()
+    handle.drain()
     assert not response.cancelled
     await waiting

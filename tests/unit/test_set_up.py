@@ -267,10 +267,10 @@ def test_a_checkout_of_another_user_is_refused(tmp_path: Path, monkeypatch: pyte
         environment.refuse_foreign_checkout()
 
 
-def test_help_lists_every_task() -> None:
-    shown = subprocess.run(
-        [sys.executable, str(dev.ROOT / "scripts" / "dev.py")], capture_output=True, text=True, timeout=30, check=True
-    ).stdout
+@pytest.mark.parametrize("words", [[], ["help"], ["-h"], ["--help"]])
+def test_help_lists_every_target(words: list[str]) -> None:
+    command = [sys.executable, str(dev.ROOT / "scripts" / "dev.py"), *words]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     listed = {line.split()[0] for line in shown.splitlines() if line.startswith("  ")}
     targets = (dev.ROOT / "Makefile").read_text().split("TARGETS := ")[1].splitlines()[0].split()
     assert listed == set(targets) == set(dev.TARGETS)

@@ -183,12 +183,12 @@ async def list_dead_jobs(call: Call, jobs: JobStore, models: Models) -> Response
     return json_response(answer)
 
 
-@ROUTES.add(_row("GET", "/dead/{job_id}", "A dead job", {200: (schemas.DeadJobInFull,)}, (errors.JobUnknown,)))
+@ROUTES.add(_row("GET", "/dead/{job_id}", "A dead job", {200: (schemas.DeadJobDetail,)}, (errors.JobUnknown,)))
 async def read_dead_job(call: Call, jobs: JobStore) -> Response:
     """200 with all that is known of a dead job but the image itself."""
     job, input_is_kept = await jobs.read_dead(_target(call, "job_id"))
     call.job_id, call.model = job.id, job.model
-    return json_response(schemas.dead_job_in_full(job, input_is_kept=input_is_kept))
+    return json_response(schemas.dead_job_detail(job, input_is_kept=input_is_kept))
 
 
 @ROUTES.add(_row("DELETE", "/dead/{job_id}", "Drop a dead job", {204: ()}, (errors.JobUnknown,)))

@@ -241,7 +241,7 @@ async def metrics(
     verifier: TokenVerifier,
     settings: Settings,
 ) -> Response:
-    """The figures as text, for the holder of METRICS_TOKEN and for admins."""
+    """The metrics as text, for the holder of METRICS_TOKEN and for admins."""
     await _check_scraper(call, verifier, settings)
     states, stopped, waiting, deliveries = await asyncio.gather(
         asyncio.gather(*map(jobs.queue_state, models.names)),

@@ -110,7 +110,7 @@ async def rotate(call: Call, webhooks: WebhookStore) -> Response:
         "POST",
         "/{webhook_id}/test",
         "Send it a test event",
-        {202: (schemas.Begun,)},
+        {202: (schemas.StartedDelivery,)},
         (errors.WebhookUnknown, errors.QueueFull),
     )
 )
@@ -140,7 +140,7 @@ async def deliveries(call: Call, webhooks: WebhookStore) -> Response:
         "POST",
         "/{webhook_id}/deliveries/{delivery_id}/redeliver",
         "Deliver again",
-        {202: (schemas.Begun,)},
+        {202: (schemas.StartedDelivery,)},
         (errors.WebhookUnknown, errors.DeliveryUnknown, errors.QueueFull),
     )
 )
@@ -156,5 +156,5 @@ def _webhook_id(call: Call) -> str:
 
 
 def _begun(delivery: str) -> Response:
-    answer: schemas.Begun = {"delivery_id": delivery}
+    answer: schemas.StartedDelivery = {"delivery_id": delivery}
     return json_response(answer, 202)

@@ -135,7 +135,7 @@ class UserLimits(TypedDict):
     submits_per_day: Count
 
 
-class HouseLimits(TypedDict):
+class GlobalLimits(TypedDict):
     """What all users together may ask for."""
 
     submits_per_s: float
@@ -147,7 +147,7 @@ class Limits(TypedDict):
 
     burst_s: float
     user: UserLimits
-    house: HouseLimits
+    house: GlobalLimits
     submits_per_day_of_roles: dict[str, int]
     blocks: Count
     overrides: Count
@@ -204,7 +204,7 @@ class DeadJobs(TypedDict):
     next_cursor: str | None
 
 
-class KeptInput(TypedDict):
+class DeadJobInput(TypedDict):
     """What the job works on; never the bytes."""
 
     media_type: str
@@ -213,13 +213,13 @@ class KeptInput(TypedDict):
     kept: bool
 
 
-class DeadJobInFull(DeadJob):
+class DeadJobDetail(DeadJob):
     """All that is known of it."""
 
     submitted_at: Moment
     started_at: Moment | None
     params: dict[str, Any]
-    input: KeptInput | None
+    input: DeadJobInput | None
 
 
 class Requeued(TypedDict):
@@ -303,9 +303,9 @@ def dead_job(job: Job) -> DeadJob:
     }
 
 
-def dead_job_in_full(job: Job, *, input_is_kept: bool) -> DeadJobInFull:
+def dead_job_detail(job: Job, *, input_is_kept: bool) -> DeadJobDetail:
     """The dead job with everything that is known of it but the image itself."""
-    stored: KeptInput | None = None
+    stored: DeadJobInput | None = None
     if job.input is not None:
         stored = {
             "media_type": job.input.media_type,

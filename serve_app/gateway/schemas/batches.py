@@ -26,6 +26,7 @@ ITEMS_SHOWN: Final = 100
 
 Name = Annotated[str, Field(description="Of your choice; the answers show it.")]
 Binary = Annotated[str, Field(json_schema_extra={"format": "binary"})]
+Cursor = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class BatchForm(FormShape):
@@ -118,9 +119,6 @@ class BatchPage(TypedDict):
 
     data: list[BatchRow]
     next_cursor: str | None
-
-
-Cursor = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class BatchesQuery(BaseModel):

@@ -33,6 +33,7 @@ CANCELLED: Final = Failure("job-cancelled", "The job was cancelled.")
 
 Keep = Annotated[bool, Field(description="Keep the image as long as the job's record; GET …/image gives it.")]
 Class = Annotated[Priority, Field(description="`bulk` waits while any `normal` job of the model does.")]
+OlderStatus = Literal["PENDING", "PROCESSING", "COMPLETED", "FAILED", "NOT_FOUND"]
 
 
 class OlderSubmitForm(FormShape):
@@ -93,7 +94,7 @@ class Estimate(TypedDict):
     high: Annotated[float, Field(ge=0)]
 
 
-class Place(TypedDict):
+class QueuePosition(TypedDict):
     """Where a pending job waits; no estimate while the model's pace is not known."""
 
     position: Annotated[int, Field(ge=1)]
@@ -112,7 +113,9 @@ class JobRow(TypedDict):
     expires_at: Annotated[Moment | None, Field(description="Once it has ended: until when at least it can be read.")]
     deliveries: Count
     priority: Priority
-    queue: Annotated[Place | None, Field(description="Looked up by GET of one job while it is pending; else null.")]
+    queue: Annotated[
+        QueuePosition | None, Field(description="Looked up by GET of one job while it is pending; else null.")
+    ]
     problem: JobProblem | None
     links: JobLinks
 
@@ -145,9 +148,6 @@ class Submitted(TypedDict):
     job_id: str
     status: JobStatus
     message: str
-
-
-OlderStatus = Literal["PENDING", "PROCESSING", "COMPLETED", "FAILED", "NOT_FOUND"]
 
 
 class OlderJobStatus(TypedDict):
@@ -188,7 +188,7 @@ def job_path(job_id: str) -> str:
     return f"/api/v1/jobs/{job_id}"
 
 
-def job_object(job: contracts.Job, job_ttl: int, queue: Place | None = None) -> Job:
+def job_object(job: contracts.Job, job_ttl: int, queue: QueuePosition | None = None) -> Job:
     """The job as the resource routes show it; `queue` is its position, where that was looked up."""
     path = job_path(job.id)
     links: JobLinks = {

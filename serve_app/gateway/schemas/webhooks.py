@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from serve_app.gateway.schemas.common import Count, Moment, timestamp, timestamp_or_none
 from serve_app.webhooks import store
-from serve_app.webhooks.events import EVENT_TYPES, TEST_EVENT, EventType, JobEvent, TrialEvent
+from serve_app.webhooks.events import EVENT_TYPES, TEST_EVENT, EventType, JobEvent, WebhookTestEvent
 
 PATH: Final = "/api/v1/webhooks"
 DeliveryStatus = Literal["waiting", "delivered", "failed"]
@@ -85,13 +85,13 @@ class Deliveries(TypedDict):
     deliveries: list[Delivery]
 
 
-class Begun(TypedDict):
+class StartedDelivery(TypedDict):
     """What is on its way."""
 
     delivery_id: str
 
 
-SENT: Final[Mapping[str, type[BaseModel]]] = {**dict.fromkeys(EVENT_TYPES, JobEvent), TEST_EVENT: TrialEvent}
+SENT: Final[Mapping[str, type[BaseModel]]] = {**dict.fromkeys(EVENT_TYPES, JobEvent), TEST_EVENT: WebhookTestEvent}
 """By event type: its body."""
 
 

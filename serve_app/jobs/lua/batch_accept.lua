@@ -1,6 +1,6 @@
 -- Accept a batch with all its items, or reply with the reason, as submit.lua does. An item is JSON: with `job` (id,
 -- params and the stored input) it becomes that job now, with `url` it waits to be fetched, with `slug` it is refused.
-local batch, owner, model, priority, traceparent, hash, fingerprint, text = unpack(ARGV)
+local batch, owner, model, priority, traceparent, hash, fingerprint, text = ...
 local items, totals = cjson.decode(text), { jobs = 0, weight = 0, urls = 0 }
 
 local function weigh(item)

@@ -1,5 +1,5 @@
--- Cancel every open item of a batch (id, owner) at its owner's request: {'done'}, or the reason.
-local batch, owner = ARGV[1], ARGV[2]
+-- Cancel every open item of a batch at its owner's request: {'done'}, or the reason.
+local batch, owner = ...
 
 local function cancel(index)
   local item = batch .. '/' .. index

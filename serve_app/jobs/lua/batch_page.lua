@@ -1,6 +1,6 @@
 -- A page of an owner's batches, newest first: time and id of the entry to continue from ('' at the end), then id and
 -- fields of each. `at` and `after` are such a position, or '+inf' and ''. Entries of expired batches are removed.
-local owner, at, after, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local owner, at, after, limit = ...
 local listed = batches_key(owner)
 local page, last, gone = {}, nil, {}
 local entries, more = entries_after(listed, at, after, '-inf', PAGE_LOOKS)
@@ -13,7 +13,7 @@ for position, entry in ipairs(entries) do
     page[#page + 1] = { id, fields }
   end
   last = entry
-  if #page == limit then
+  if #page == limit + 0 then
     more = more or position < #entries
     break
   end

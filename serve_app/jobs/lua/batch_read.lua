@@ -2,7 +2,8 @@
 -- `limit` items from `first` on: index, name, job, how it ended, and the job's status, slug and detail. With `results`
 -- each row also has the result (up to 64 kB), and nothing is counted: counting reads every item, and results are read
 -- in many small pages.
-local batch, owner, first, limit, results = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1'
+local batch, owner, first, limit, results = ...
+first, limit, results = tonumber(first), tonumber(limit), results == '1'
 local SHOWN = { 'status', 'slug', 'detail', results and 'result' or nil }
 local STATUSES = { 'FETCHING', 'PENDING', 'PROCESSING', 'COMPLETED', 'FAILED', 'CANCELLED', 'REFUSED' }
 

@@ -1,5 +1,5 @@
--- Remove a batch (id, owner) whose items have all ended, and their jobs: {'done'}, or the reason.
-local batch, owner = ARGV[1], ARGV[2]
+-- Remove a batch whose items have all ended, and their jobs: {'done'}, or the reason.
+local batch, owner = ...
 
 -- What the batch knows of an ended job whose record has expired: enough for PostgreSQL to find its outcome.
 local function remembered(job, index)

@@ -1,5 +1,6 @@
--- A replica's heartbeat (model, card).
-local replicas = replicas_key(ARGV[1])
+-- A replica's heartbeat.
+local model, card = ...
+local replicas = replicas_key(model)
 redis.call('ZREMRANGEBYSCORE', replicas, '-inf', NOW)
-redis.call('ZADD', replicas, NOW + HEARTBEAT_MS, ARGV[2])
+redis.call('ZADD', replicas, NOW + HEARTBEAT_MS, card)
 redis.call('PEXPIRE', replicas, HEARTBEAT_MS)

@@ -1,6 +1,7 @@
--- Cancel a job (id, owner) at its owner's request: {'done', record}, also when it was cancelled before, or the reason.
+-- Cancel a job at its owner's request: {'done', record}, also when it was cancelled before, or the reason.
 -- The dispatcher that runs it finds that it no longer holds the lease.
-local record, refusal = load_owned(ARGV[1], ARGV[2])
+local id, owner = ...
+local record, refusal = load_owned(id, owner)
 if not record then return { refusal } end
 if record.status ~= 'CANCELLED' then
   if not may(record, 'CANCELLED') then return { 'ended' } end

@@ -1,10 +1,10 @@
 -- Whether a gateway's cluster is the active one, 1 or 0; and since when it serves users, or ''. `serves`: the gateway
 -- has answered a user; `known`: the time that an earlier call replied, in case Redis has lost it.
-local cluster, serves, known = ARGV[1], ARGV[2] == '1', tonumber(ARGV[3])
+local cluster, serves, known = ...
 redis.call('HDEL', active_key(), '')  -- a full Redis runs a script to its end if the first write is a removal
 
 local serving = serving_key(cluster)
-local since = tonumber(redis.call('GET', serving)) or known or (serves and NOW_US)
+local since = tonumber(redis.call('GET', serving)) or tonumber(known) or (serves == '1' and NOW_US)
 if since then redis.call('SET', serving, string.format('%d', since), 'PX', ACTIVE_MS) end
 
 local active, active_since = unpack(redis.call('HMGET', active_key(), 'cluster', 'since'))

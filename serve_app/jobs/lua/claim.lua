@@ -1,7 +1,6 @@
 -- Claim up to `limit` jobs under one lease: a list of jobs, empty when nothing waits or the window is full.
-local model, token = ARGV[1], ARGV[2]
-local limit, max_bytes, max_pixels = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local chunks_per_replica, cluster = tonumber(ARGV[6]), ARGV[7]
+local model, token, limit, max_bytes, max_pixels, chunks_per_replica, cluster = ...
+limit, max_bytes, max_pixels = tonumber(limit), tonumber(max_bytes), tonumber(max_pixels)
 local lease, deadline = lease_key(model), NOW + LEASE_MS
 
 -- Take back expired leases: their dispatchers are gone. Leases of a newer release's jobs are left to that release.

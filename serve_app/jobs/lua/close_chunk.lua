@@ -1,3 +1,4 @@
--- Free the place of a chunk (model, token) in the window of claims.
-redis.call('ZREM', chunks_key(ARGV[1]), ARGV[2])
-wake(ARGV[1])
+-- Remove a chunk from the window of claims.
+local model, token = ...
+redis.call('ZREM', chunks_key(model), token)
+wake(model)

@@ -1,8 +1,8 @@
 -- Dead jobs of a model after a position (end in ms and id; '+inf' and '' for the first page), newest first:
 -- {id, end, fields}, …
-local model, at, after, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local model, at, after, limit = ...
 local page = {}
-for place, entry in ipairs(entries_after(dead_key(model), at, after, '-inf', limit)) do
+for place, entry in ipairs(entries_after(dead_key(model), at, after, '-inf', tonumber(limit))) do
   page[place] = { entry[1], entry[2], redis.call('HGETALL', job_key(entry[1])) }
 end
 return page

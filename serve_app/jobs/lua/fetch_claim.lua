@@ -1,10 +1,11 @@
 -- Claim up to `limit` items whose URL is to be fetched, owner by owner: {item, its request, owner, model, priority,
 -- traceparent}, … A claim lasts FETCH_LEASE_MS; then another gateway may claim the item. An item that could not become
--- a job now is not fetched in vain: it moves behind its owner's other items. The owners in ARGV[2..] have enough
--- fetches under way: they keep their turn.
-local limit = tonumber(ARGV[1])
-local has_enough = {}
-for place = 2, #ARGV do has_enough[ARGV[place]] = true end
+-- a job now is not fetched: it moves behind its owner's other items. The `busy` owners have enough fetches under way and
+-- keep their turn.
+local limit = ...
+local busy, is_busy = { select(2, ...) }, {}
+for _, owner in ipairs(busy) do is_busy[owner] = true end
+limit = tonumber(limit)
 local MORE_LOOKS = 50 -- at items that could not become a job now
 
 -- The batch of an item to be fetched is gone, and the item with it.
@@ -20,8 +21,8 @@ end
 
 local function next_in_turn(turn)
   local owner
-  for _, one in ipairs(redis.call('ZRANGE', fetch_ring_key(), 0, #ARGV - 1)) do
-    if not has_enough[one] then
+  for _, one in ipairs(redis.call('ZRANGE', fetch_ring_key(), 0, #busy)) do
+    if not is_busy[one] then
       owner = one
       break
     end
@@ -48,14 +49,14 @@ for look = 1, limit + MORE_LOOKS do
   local item = #taken < limit and next_in_turn(NOW_US + look)
   if not item then break end
   local batch, index = parts_of(item)
-  local said = redis.call('HMGET', batch_key(batch), 'owner', 'model', 'priority', 'traceparent')
-  if not said[1] then
+  local known = redis.call('HMGET', batch_key(batch), 'owner', 'model', 'priority', 'traceparent')
+  if not known[1] then
     forget_fetch()
-  elseif takes_jobs(said[2]) then
+  elseif takes_jobs(known[2]) then
     redis.call('ZADD', fetching_key(), NOW + FETCH_LEASE_MS, item)
-    taken[#taken + 1] = { item, redis.call('HGET', items_key(batch), index), unpack(said) }
+    taken[#taken + 1] = { item, redis.call('HGET', items_key(batch), index), unpack(known) }
   else
-    queue_fetch(item, said[1], NOW_US + look)
+    queue_fetch(item, known[1], NOW_US + look)
   end
 end
 return taken

@@ -1,6 +1,6 @@
--- Record the outcome of a fetch (item, owner, then slug, detail; or '', '' and the job): {'done'}; {'known'} when it
+-- Record the outcome of a fetch, a slug and its detail, or '', '' and the job: {'done'}; {'known'} when it
 -- was decided before; or the reason why it cannot become a job now, as in submit.lua.
-local item, owner, slug, detail = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local item, owner, slug, detail = ...
 if not awaits_fetch(item) then return { 'known' } end
 if slug ~= '' then
   end_fetch(item, owner)
@@ -9,7 +9,7 @@ if slug ~= '' then
 end
 local batch, index = parts_of(item)
 local record = { item = item, owner = owner }
-record.id, record.params, record.reference, record.bytes, record.pixels, record.media_type = unpack(ARGV, 5)
+record.id, record.params, record.reference, record.bytes, record.pixels, record.media_type = select(5, ...)
 record.model, record.priority, record.traceparent =
   unpack(redis.call('HMGET', batch_key(batch), 'model', 'priority', 'traceparent'))
 local reason, in_flight = refusal(record.model, record.bytes)

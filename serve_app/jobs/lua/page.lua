@@ -1,7 +1,7 @@
 -- A page of an owner's jobs, newest first: time and id of the entry to continue from ('' at the end), then id and
 -- fields of each job. `at` and `after` are such a position, or '+inf' and ''; `since` is a time; `status` and `model`
 -- may be ''. Entries of expired jobs are removed.
-local owner, at, after, since, limit, status, model = unpack(ARGV)
+local owner, at, after, since, limit, status, model = ...
 local SHOWN = { 'v', 'status', 'model', 'submitted_at', 'started_at', 'completed_at', 'run', 'deliveries', 'strikes',
   'slug', 'detail', 'priority', 'keep' }
 local listed = jobs_key(owner)

@@ -1,6 +1,7 @@
 -- A snapshot of a model's queue: leased jobs, dead jobs kept, replicas, longest wait in ms, waiting jobs as counted in
 -- the queues themselves, and the ledger. Any owner may have the oldest job, so the first job of every owner is read.
-local model, oldest, waiting = ARGV[1], 0, 0
+local model = ...
+local oldest, waiting = 0, 0
 for _, priority in ipairs(PRIORITIES) do
   for _, owner in ipairs(redis.call('ZRANGE', ring_key(model, priority), 0, -1)) do
     waiting = waiting + redis.call('ZCARD', wait_key(model, priority, owner))

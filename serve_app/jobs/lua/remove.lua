@@ -1,5 +1,6 @@
--- Remove an ended job for its owner (id, owner): {'done'}, or the reason.
-local record, reason = load_owned(ARGV[1], ARGV[2])
+-- Remove an ended job for its owner: {'done'}, or the reason.
+local id, owner = ...
+local record, reason = load_owned(id, owner)
 if not record then return { reason } end
 if record.status == 'PENDING' or record.status == 'PROCESSING' then return { 'unended' } end
 remove_job(record)

@@ -1,2 +1,3 @@
 -- The cards of the running replicas.
-return redis.call('ZRANGEBYSCORE', replicas_key(ARGV[1]), NOW, '+inf')
+local model = ...
+return redis.call('ZRANGEBYSCORE', replicas_key(model), NOW, '+inf')

@@ -1,6 +1,7 @@
--- Lift a stop (its name, the model whose dispatchers must wake or '', then the audit event): 1, or 0 when there is
--- none.
-if redis.call('HDEL', stops_key(), ARGV[1]) == 0 then return 0 end
-redis.call('XADD', outbox_key(), '*', 'kind', 'audit', unpack(ARGV, 3))
-if ARGV[2] ~= '' then wake(ARGV[2]) end
+-- Lift a stop, wake the dispatchers of `model` (unless it is ''), and write the audit event: 1, or 0 when there is no
+-- such stop.
+local name, model = ...
+if redis.call('HDEL', stops_key(), name) == 0 then return 0 end
+redis.call('XADD', outbox_key(), '*', 'kind', 'audit', select(3, ...))
+if model ~= '' then wake(model) end
 return 1

@@ -1,7 +1,7 @@
 -- Accept a job: {'accepted', now}, or the reason: {'known'}, {'input'}, or as in `refusal`; or, when a submit with this
 -- idempotency key was accepted before, {'repeated', its fingerprint, job, time}.
 local id, owner, model, priority, params, reference, bytes, pixels, media_type, traceparent,
-  hash, fingerprint, keep = unpack(ARGV)
+  hash, fingerprint, keep = ...
 
 local first = earlier_submit(hash)
 if first then return first end

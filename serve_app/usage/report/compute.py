@@ -10,6 +10,9 @@ from serve_app.usage.report.source import Source
 from serve_app.usage.report.statements import EXACT_BELOW, Scope
 from serve_app.usage.report.window import BUCKETS, Clock, ReportError, Window
 
+PERCENTILE_ERROR = "5 %"
+"""Largest error of a percentile from a histogram: buckets are 10 % wide, and their middle is shown."""
+
 
 def make_report(
     source: Source,
@@ -92,10 +95,6 @@ def _stamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-PERCENTILE_ERROR = "5 %"
-"""Largest error of a percentile from a histogram: buckets are 10 % wide, and their middle is shown."""
-
-
 def notes(quality: Json) -> list[str]:
     """Data-quality notes: the general ones first, then those that apply to this report."""
     said = [
@@ -135,7 +134,7 @@ def notes(quality: Json) -> list[str]:
 def _gaps(spans: int, missing: int | None) -> str:
     """`missing`: of everyone's requests; None in the report of one user, whose share is not known."""
     number = "Requests" if missing is None else _count(missing, "request")
-    rest = "how many of them were this user's is not known" if missing is None else "no other figure holds them"
+    rest = "how many of them were this user's is not known" if missing is None else "no other number includes them"
     return (
         f"{number} in {_count(spans, 'span')} that touch this window were counted, not stored one by one, because the "
         f"outbox was full, or Redis was away for longer than a gateway keeps events; {rest}."

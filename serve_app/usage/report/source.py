@@ -31,6 +31,8 @@ PSQL: Final = (
     'exec psql -U "${POSTGRES_USER:-postgres}" -d "${POSTGRES_DB:-app}" -X -q -t -A -v ON_ERROR_STOP=1'
 )
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+CONNECT_TIMEOUT_S: Final = 10
+TABLES_MISSING: Final = "the database lacks tables of this version; run `semapi migrate`"
 
 
 class Source(Protocol):
@@ -102,10 +104,6 @@ class PodSource:
         if len(values) != len(statements):
             raise ReportError(f"psql in the pod gave {len(values)} answers to {len(statements)} questions")
         return values
-
-
-CONNECT_TIMEOUT_S: Final = 10
-TABLES_MISSING: Final = "the database lacks tables of this version; run `semapi migrate`"
 
 
 class DatabaseAway(ReportError):

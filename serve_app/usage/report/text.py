@@ -15,6 +15,21 @@ BUCKETS_SHOWN = 12
 RECENT_SHOWN = 8
 NAME_WIDTH = 34
 LATENCIES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
+COLUMNS: Final = (
+    "name",
+    "id",
+    "requests",
+    "errors",
+    "completed",
+    "failed",
+    "cancelled",
+    "dead",
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "latency_p99_ms",
+    "bytes",
+    "compute_seconds",
+)
 
 
 def write_summary(report: Json) -> str:
@@ -88,23 +103,6 @@ def _table(rows: Sequence[Json]) -> Iterator[str]:
         )
     if len(rows) > SHOWN:
         yield f"  (first {SHOWN}; --csv has them all)"
-
-
-COLUMNS: Final = (
-    "name",
-    "id",
-    "requests",
-    "errors",
-    "completed",
-    "failed",
-    "cancelled",
-    "dead",
-    "latency_p50_ms",
-    "latency_p95_ms",
-    "latency_p99_ms",
-    "bytes",
-    "compute_seconds",
-)
 
 
 def write_csv(report: Json) -> str:

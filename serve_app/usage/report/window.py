@@ -18,6 +18,9 @@ _MONTH: Final = re.compile(r"(\d{4})-(\d{2})")
 _HOUR: Final = timedelta(hours=1)
 _INSTANT: Final = timedelta(microseconds=1)
 """PostgreSQL's resolution."""
+BUCKETS: Final = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
+"""The steps of a timeline."""
+_SECOND: Final = timedelta(seconds=1)
 
 
 class ReportError(Exception):
@@ -146,11 +149,6 @@ def _bucket(word: str) -> Bucket:
 def floor_hour(moment: datetime) -> datetime:
     """The start of the hour of `moment`."""
     return moment.replace(minute=0, second=0, microsecond=0)
-
-
-BUCKETS: Final = {"minute": timedelta(minutes=1), "hour": timedelta(hours=1), "day": timedelta(days=1)}
-"""The steps of a timeline."""
-_SECOND: Final = timedelta(seconds=1)
 
 
 class Clock:

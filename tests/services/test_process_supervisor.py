@@ -1,4 +1,4 @@
-"""The guard ends the whole family of a command, detached members too, whatever ended."""
+"""The supervisor ends every process of a command, detached ones too, however the command or the supervisor ended."""
 
 import os
 import signal
@@ -48,12 +48,12 @@ open(sys.argv[1], "w").close()
 time.sleep(600)
 """
 
-# Guards the command and stays, so that it can be killed itself.
+# Supervises the command and stays, so that it can be killed itself.
 OWNER = """
 import os, sys, time
 from pathlib import Path
 from serve_app.local.process_supervisor import supervised
-guard = supervised([sys.executable, "-c", *sys.argv[1:]], os.environ, None)
+supervisor = supervised([sys.executable, "-c", *sys.argv[1:]], os.environ, None)
 time.sleep(600)
 """
 
@@ -86,18 +86,18 @@ def assert_gone(processes: list[psutil.Process]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_guard_ends_the_family(ids: Path, log: Path, number: signal.Signals) -> None:
-    guard = supervised([sys.executable, "-c", COMMAND, str(ids)], os.environ, log)
+    supervisor = supervised([sys.executable, "-c", COMMAND, str(ids)], os.environ, log)
     family = list(members(ids))
-    guard.send_signal(number)
-    guard.communicate(timeout=DEADLINE_S)
-    assert guard.returncode == 128 + signal.SIGTERM
+    supervisor.send_signal(number)
+    supervisor.communicate(timeout=DEADLINE_S)
+    assert supervisor.returncode == 128 + signal.SIGTERM
     assert_gone(family)
 
 
 def test_the_end_of_the_command_ends_what_it_left_and_gives_its_status(ids: Path, log: Path) -> None:
-    guard = supervised([sys.executable, "-c", COMMAND, str(ids), "7"], os.environ, log)
-    assert guard.wait(DEADLINE_S) == 7
-    guard.communicate()
+    supervisor = supervised([sys.executable, "-c", COMMAND, str(ids), "7"], os.environ, log)
+    assert supervisor.wait(DEADLINE_S) == 7
+    supervisor.communicate()
     left = [int(line) for line in ids.read_text().split()]
     assert len(left) == 3
     assert not any(psutil.pid_exists(pid) for pid in left)
@@ -112,19 +112,19 @@ def test_a_killed_parent_ends_the_family(ids: Path) -> None:
 
 def test_a_command_deaf_to_its_signal_is_killed_after_the_grace(tmp_path: Path, log: Path) -> None:
     ready = tmp_path / "ready"
-    guard = supervised([sys.executable, "-c", DEAF, str(ready)], os.environ, log, grace_s=0.1)
+    supervisor = supervised([sys.executable, "-c", DEAF, str(ready)], os.environ, log, grace_s=0.1)
     deadline = time.monotonic() + DEADLINE_S
     while not ready.exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    guard.terminate()
-    guard.communicate(timeout=DEADLINE_S)
-    assert guard.returncode == 128 + signal.SIGKILL
+    supervisor.terminate()
+    supervisor.communicate(timeout=DEADLINE_S)
+    assert supervisor.returncode == 128 + signal.SIGKILL
 
 
 def test_a_missing_command_is_said_in_the_log(tmp_path: Path, log: Path) -> None:
-    guard = supervised([str(tmp_path / "missing")], os.environ, log)
-    assert guard.wait(DEADLINE_S) == 127
-    guard.communicate()
+    supervisor = supervised([str(tmp_path / "missing")], os.environ, log)
+    assert supervisor.wait(DEADLINE_S) == 127
+    supervisor.communicate()
     assert "cannot start" in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
