@@ -16,6 +16,7 @@ METRICS_S = 40.0
 FEW = 24
 
 
+@pytest.mark.slow(reason="PostgreSQL is killed and its rows come later")
 async def test_postgres_away_delays_rows_and_nothing_else(
     service: RunningService, client: Client, pictures: list[bytes]
 ) -> None:

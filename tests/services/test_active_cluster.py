@@ -40,6 +40,7 @@ def worked_on(gateway: Running) -> set[str]:
     return {task.job_id for task in gateway.model.tasks}
 
 
+@pytest.mark.slow(reason="a cluster counts as active for five seconds")
 async def test_the_old_cluster_takes_no_job_once_the_new_one_serves(
     settings: Settings, authority: DevIssuerServer
 ) -> None:
@@ -141,6 +142,7 @@ async def test_outside_of_kuberay_there_is_no_mark(settings: Settings, authority
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 1.2])
+@pytest.mark.slow(reason="a cluster counts as active for five seconds")
 async def test_a_gateway_that_starts_later_does_not_take_the_mark_back(
     settings: Settings, authority: DevIssuerServer, pause_s: float
 ) -> None:

@@ -163,6 +163,7 @@ async def test_parts_of_an_upload_whose_gateway_died_leave(
     assert [key for key, _ in await bucket.unfinished()] == ["inputs/under-way"]
 
 
+@pytest.mark.slow(reason="a URL expires")
 async def test_outputs_are_given_by_a_url_that_ends(store: BucketStore, redis: Redis) -> None:
     await store_files(
         store, redis, JOB, {"mask.png": Output("image/png", b"a mask"), "notes.txt": Output("text/plain", b"")}

@@ -240,6 +240,7 @@ async def test_warm_up_tells_the_version_and_replicas_beat(service: dict[str, Se
     await until(all_beat, 10)
 
 
+@pytest.mark.slow(reason="a replica starts again")
 async def test_a_killed_replica_loses_its_chunk_and_comes_back(service: dict[str, ServeHandle]):
     with pytest.raises(ReplicaLost):
         await service["words"].predict([task(1, "die")])
