@@ -25,7 +25,7 @@ from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.postgres import Postgres
 from serve_app.local.state import password
 from serve_app.local.valkey import Valkey
-from serve_app.settings import Settings
+from serve_app.settings import Settings, read_settings
 
 # Tests mean the defaults: what the person at the terminal has set for a run of theirs must not bend them.
 OTHERS = {"columns", "secrets_dir", "semapi_token", "semapi_url", "semapi_state_dir"}
@@ -74,6 +74,12 @@ def nothing_leaks(leak_scan: LeakScan) -> Iterator[None]:
     """Whatever a test proves, while it does no record may hold a secret, image bytes or the name of a file sent."""
     yield
     assert leak_scan.take() == []
+
+
+@pytest.fixture(autouse=True)
+def settings_are_read_anew() -> None:
+    """A process reads its settings once; each test here has an environment of its own."""
+    read_settings.cache_clear()
 
 
 @pytest.fixture

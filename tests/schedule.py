@@ -12,6 +12,8 @@ from xdist.scheduler import LoadScopeScheduling
 TESTS: Final = Path(__file__).resolve().parent
 WHOLE: Final = ("tests/serve/",)
 """Folders whose files share servers that take long to start: one worker runs them all."""
+APART: Final = tuple(f"tests/serve/test_{name}.py" for name in ("proxy_limits", "semapi_up", "take_down"))
+"""Files there that start services of their own: any worker may run them."""
 SLOW_S: Final = 5.0
 """A test that takes longer is marked `slow`, with the reason."""
 SLOW_TIMEOUT_S: Final = 300
@@ -21,7 +23,8 @@ class ByFile(LoadScopeScheduling):
     """Gives a worker a whole file, or a whole folder of `WHOLE`."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((folder for folder in WHOLE if nodeid.startswith(folder)), nodeid.split("::", 1)[0])
+        file = nodeid.split("::", 1)[0]
+        return next((folder for folder in WHOLE if _is_part(file, folder)), file)
 
 
 def in_order(items: Iterable[pytest.Item], *, parallel: bool) -> list[pytest.Item]:
@@ -54,5 +57,10 @@ def unmarked(reports: Iterable[Any]) -> list[str]:
     return [f"{report.duration:6.1f} s {report.nodeid}" for report in called if report.duration > SLOW_S]
 
 
+def _is_part(file: str, folder: str) -> bool:
+    return file.startswith(folder) and file not in APART
+
+
 def _is_whole(path: Path) -> bool:
-    return path.is_relative_to(TESTS) and f"{path.relative_to(TESTS.parent)}".startswith(WHOLE)
+    file = path.relative_to(TESTS.parent).as_posix() if path.is_relative_to(TESTS) else ""
+    return any(_is_part(file, folder) for folder in WHOLE)

@@ -48,12 +48,15 @@ def copied_database(postgres: Postgres, template: str) -> Iterator[str]:
 
 @contextmanager
 def empty_redis(valkey: Valkey, database_url: str = "") -> Iterator[Settings]:
-    """Settings of an empty job Redis. In the end it holds no key that no table has, nor one against its row."""
+    """Settings of an empty job Redis. In the end it holds no key that no table has, nor one against its row, and is
+    configured as before."""
     with BlockingRedis.from_url(valkey.url) as client:
         client.flushall()
+        before = client.config_get("*")
     yield Settings(redis_url=SecretStr(valkey.url), database_url=SecretStr(database_url))
     with BlockingRedis.from_url(valkey.url) as client:
         assert strays(client) == []
+        assert client.config_get("*") == before
 
 
 def _url(postgres: Postgres, database: str) -> str:

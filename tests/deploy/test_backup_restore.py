@@ -368,6 +368,7 @@ def away(second: Postgres) -> Postgres:
     return second
 
 
+@pytest.mark.slow(reason="PostgreSQL starts late, twice")
 def test_a_postgres_that_is_late_is_backed_up_and_restored_into(
     postgres: Postgres, filled: str, away: Postgres, backups: Path
 ) -> None:
@@ -411,6 +412,7 @@ def test_a_postgres_backup_that_is_interrupted_leaves_nothing(postgres: Postgres
     assert "interrupted" in errors
 
 
+@pytest.mark.slow(reason="PostgreSQL starts late")
 def test_a_migration_waits_for_a_late_postgres_and_not_for_ever(
     away: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:

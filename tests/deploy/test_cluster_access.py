@@ -106,6 +106,7 @@ def test_it_ends_when_nobody_reads_what_it_says(machine: Machine, port: int) -> 
         process.wait(30)
 
 
+@pytest.mark.slow(reason="a tunnel is opened again")
 def test_it_finds_the_way_again_when_a_pod_goes(machine: Machine, port: int) -> None:
     with access(machine, port) as process:
         before = answered_by(port)

@@ -41,6 +41,7 @@ def test_a_failure_in_the_middle_says_what_was_done_and_how_to_go_on_as_it_can_b
     assert isinstance(error.value, Interrupted) == isinstance(fault, KeyboardInterrupt)
 
 
+@pytest.mark.slow(reason="a pause before the second attempt")
 def test_an_answer_that_fails_once_is_asked_for_again_and_what_never_served_is_no_release(tools: Tools) -> None:
     run, serves = tools.work(), replace(releases.SHOWN, image=IMAGE)
     tools.answer(rule("get rayservice", "no json"))

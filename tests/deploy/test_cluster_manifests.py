@@ -71,6 +71,7 @@ def settings_and_readers(text: str) -> tuple[dict[str, Any], list[str]]:
 
 
 @kustomized
+@pytest.mark.slow(reason="overlays are rendered")
 def test_every_pod_has_the_image_and_reads_the_settings_of_its_release(machine: Machine) -> None:
     image, names = f"localhost/{NAME}:1234567e8901", []  # which YAML may take for a number
     file = machine.tree / "k8s" / "overlays" / "dev" / "settings.env"
@@ -134,6 +135,7 @@ def test_a_mesh_is_for_the_namespace_that_its_accounts_name(machine: Machine) ->
 
 
 @kustomized
+@pytest.mark.slow(reason="overlays are rendered and checked")
 def test_prod_is_applied_when_a_site_has_filled_it_in_and_its_check_finds_nothing(machine: Machine) -> None:
     machine.write("k8s/prod.local.env", "CONTEXT=lab\n")
     overlay, image = machine.tree / "k8s" / "overlays" / "prod", f"registry.lab/{NAME}@{DIGEST}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from running_service import RunningService
 from serve_app.contracts import Json
 
 CONNECTIONS = 8
+STREAM_S = 120
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 BOUNDARY = "one-picture-3f9a"
 HEAD = (
@@ -67,6 +69,18 @@ class Client:
         """The ended jobs, in order."""
         async with asyncio.timeout(seconds):
             return list(await asyncio.gather(*map(self._ended, ids)))
+
+    async def events(self, job_id: str) -> AsyncIterator[Json]:
+        """The events of a job as they arrive; the end is the stream's own, for httpx2 raises for one that was cut."""
+        path = f"/api/v1/jobs/{job_id}/events"
+        async with (
+            asyncio.timeout(STREAM_S),
+            self.http.stream("GET", path, headers=self.headers) as answer,
+        ):
+            assert answer.status_code == 200
+            async for line in answer.aiter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
 
     async def _ended(self, job_id: str) -> Json:
         while True:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 
+import pytest
 from running_service import WORDS, RunningService
 from service_client import BOUNDARY, HEAD, TAIL, Client, connected
 from talk import talking
@@ -48,6 +49,7 @@ async def test_serve_echoes_the_id_that_body_and_log_have(service: RunningServic
                 await asyncio.sleep(0.1)
 
 
+@pytest.mark.slow(reason="a sleeping model wakes")
 async def test_an_http_1_0_client_gets_no_chunk_sizes(service: RunningService, client: Client) -> None:
     items = {"model": WORDS, "items": [{"params": {"text": "a"}}] * 2}
     batch = (await client.post("/api/v1/batches", json=items)).json()
@@ -79,6 +81,7 @@ async def test_a_steady_upload_outlives_the_proxy_too(
             assert (await talk.head())[0] == 202
 
 
+@pytest.mark.slow(reason="two connections live as long as they may, ten seconds each")
 async def test_a_busy_connection_ends_politely_before_its_pod_would(service: RunningService) -> None:
     for _ in range(2):
         async with talking(service.cluster.url, "GET", "/livez") as talk:

@@ -18,6 +18,7 @@ TEXT = "a grain beside a grain"
 ASLEEP_S = 90
 
 
+@pytest.mark.slow(reason="200 jobs")
 async def test_a_burst_runs_in_batches_and_every_score_is_that_of_the_image_alone(
     service: RunningService, client: Client, pictures: list[bytes], references: list[Json]
 ) -> None:
@@ -38,6 +39,7 @@ async def test_a_burst_runs_in_batches_and_every_score_is_that_of_the_image_alon
     assert mean >= 0.5 * BATCH, f"{batches - batches_before} batches, {mean} images each"
 
 
+@pytest.mark.slow(reason="a replica starts and stops")
 async def test_a_backlog_brings_a_second_replica_and_its_end_takes_it_away(
     service: RunningService, client: Client
 ) -> None:
@@ -49,6 +51,7 @@ async def test_a_backlog_brings_a_second_replica_and_its_end_takes_it_away(
     await until(lambda: len(service.replicas(PACED)) == 1, SCALED_S)
 
 
+@pytest.mark.slow(reason="a model wakes and sleeps again")
 async def test_a_sleeping_model_wakes_for_a_job_and_is_served_like_the_first(
     service: RunningService, client: Client
 ) -> None:

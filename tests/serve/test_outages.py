@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 
+import pytest
 from loadtest.service import frozen
 from running_service import METRICS_TOKEN, MODEL, RunningService
 from service_client import Client, recorded_once, until
@@ -15,6 +16,7 @@ METRICS_S = 40.0
 FEW = 24
 
 
+@pytest.mark.slow(reason="PostgreSQL is killed and its rows come later")
 async def test_postgres_away_delays_rows_and_nothing_else(
     service: RunningService, client: Client, pictures: list[bytes]
 ) -> None:
@@ -46,6 +48,7 @@ async def _measured(service: RunningService, client: Client, at_least: int) -> N
     assert set(map(float, breakers)) == {0.0}
 
 
+@pytest.mark.slow(reason="Redis is killed and leases run out")
 async def test_redis_away_is_told_at_once_and_no_accepted_job_is_lost(
     service: RunningService, client: Client, pictures: list[bytes]
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx2
 import psutil
+import pytest
 import yaml
 from loadtest.service import LAPTOP
 from running_service import TESTS, WORDS
@@ -36,6 +37,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow(reason="a whole run with a Ray of its own")
 def test_a_run_outlives_a_refused_sample_and_a_dead_valkey_and_leaves_its_logs(folder: Path) -> None:
     folder.chmod(0o711)
     state = folder / "state"

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from typing import Final
 
+import pytest
 from loadtest.service import EXPORT_DEADLINE_S
 from running_service import GATEWAYS, RunningService
 from service_client import CONNECTIONS, Client, connected, until
@@ -21,6 +22,7 @@ FLOOD_S: Final = 6.0
 UNKNOWN: Final = "/api/v1/jobs/2f0c1c1e-8a39-4d4e-9d0a-000000000000"
 
 
+@pytest.mark.slow(reason="a flood of six seconds")
 async def test_replicas_share_one_limit_within_a_twentieth(service: RunningService) -> None:
     user = principal_of({"iss": service.stack.issuer.url, "sub": "flood"}, Settings()).id
     async with connected(service, "root", roles=["sem-admin"]) as admin:

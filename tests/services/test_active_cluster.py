@@ -40,6 +40,7 @@ def worked_on(gateway: Running) -> set[str]:
     return {task.job_id for task in gateway.model.tasks}
 
 
+@pytest.mark.slow(reason="a cluster counts as active for five seconds")
 async def test_the_old_cluster_takes_no_job_once_the_new_one_serves(
     settings: Settings, authority: DevIssuerServer
 ) -> None:
@@ -72,6 +73,7 @@ async def test_what_needs_no_user_makes_no_cluster_active(settings: Settings, au
         assert ids <= worked_on(old)
 
 
+@pytest.mark.slow(reason="a cluster counts as active for five seconds")
 async def test_the_older_cluster_goes_on_when_the_newer_is_gone(settings: Settings, authority: DevIssuerServer) -> None:
     async with running_gateway(settings, authority, cluster="old") as old:
         await completed(old)
@@ -140,6 +142,7 @@ async def test_outside_of_kuberay_there_is_no_mark(settings: Settings, authority
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 1.2])
+@pytest.mark.slow(reason="a cluster counts as active for five seconds")
 async def test_a_gateway_that_starts_later_does_not_take_the_mark_back(
     settings: Settings, authority: DevIssuerServer, pause_s: float
 ) -> None:

@@ -163,6 +163,7 @@ async def test_parts_of_an_upload_whose_gateway_died_leave(
     assert [key for key, _ in await bucket.unfinished()] == ["inputs/under-way"]
 
 
+@pytest.mark.slow(reason="a URL expires")
 async def test_outputs_are_given_by_a_url_that_ends(store: BucketStore, redis: Redis) -> None:
     await store_files(
         store, redis, JOB, {"mask.png": Output("image/png", b"a mask"), "notes.txt": Output("text/plain", b"")}
@@ -188,6 +189,7 @@ async def test_outputs_are_given_by_a_url_that_ends(store: BucketStore, redis: R
     assert await store.get_output("another", "mask.png") is None
 
 
+@pytest.mark.slow(reason="the object store is killed and reads its data again")
 async def test_a_server_that_is_killed_is_said_so_and_used_again(
     store: BucketStore, keeper: OrphanSweeper, redis: Redis, object_store: SeaweedFS
 ) -> None:

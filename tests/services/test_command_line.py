@@ -26,13 +26,13 @@ from serve_app.gateway.auth import principal_of
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.local.server import free_port
 from serve_app.local.valkey import Valkey
-from serve_app.settings import Settings, read_settings
+from serve_app.settings import Settings
 
 SAMPLE = str(Path(__file__).parents[2] / "serve_app" / "samples" / "fibres.jpg")
 
 
 @pytest.fixture(autouse=True)
-def _fresh_settings(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]:
+def _fresh_settings(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Settings are read once per process; here each test is one. Data would go to a folder of the test's own."""
     for name in (
         "REDIS_URL",
@@ -45,9 +45,6 @@ def _fresh_settings(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[N
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SEMAPI_STATE_DIR", str(folder / "state"))
-    read_settings.cache_clear()
-    yield
-    read_settings.cache_clear()
 
 
 @pytest.fixture

@@ -107,6 +107,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("name", LARGE)
+@pytest.mark.slow(reason="a decode worker starts and reads a large picture")
 async def test_a_picture_that_needs_more_than_the_limit_never_gets_it(name: str, narrow: DecodePool, wide: DecodePool):
     data = LARGE[name]()
     answer, peak = await taken(wide, hostile.read_picture, data)

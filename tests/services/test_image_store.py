@@ -25,9 +25,8 @@ pytestmark = pytest.mark.usefixtures("own_keys")
 async def limited(redis: Redis) -> AsyncIterator[Redis]:
     """A Redis with 40 MiB to give beyond what it holds empty."""
     used = (await redis.info("memory"))["used_memory"]
-    await redis.config_set("maxmemory", used + 40 * MIB)
-    yield redis
-    await redis.config_set("maxmemory", 0)
+    async with configured(redis, "maxmemory", used + 40 * MIB):
+        yield redis
 
 
 async def test_bytes_come_back_and_leave(redis: Redis, settings: Settings) -> None:

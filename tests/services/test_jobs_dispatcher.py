@@ -113,6 +113,7 @@ async def test_the_lease_is_held_while_the_call_runs(job_store: JobStore, redis:
     assert job.deliveries == 1
 
 
+@pytest.mark.slow(reason="a silent connection costs a timeout")
 async def test_a_lease_outlives_connections_that_fell_silent(redis: Redis, settings: Settings, valkey: Valkey) -> None:
     """Their commands fail by their deadline, which is as long as a lease."""
     model, others = StubModel(), StubModel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +15,6 @@ from waiting import until
 
 from serve_app.jobs.store import JobStore
 from serve_app.local.valkey import Valkey
-from serve_app.settings import read_settings
 
 CONFIG: dict[str, Any] = {
     "min_replicas": 0,
@@ -30,10 +29,9 @@ CONFIG: dict[str, Any] = {
 
 
 @pytest.fixture
-def decide(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], int]]:
+def decide(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], int]:
     """What Serve decides for a deployment of that many replicas."""
     monkeypatch.setenv("REDIS_URL", valkey.url)
-    read_settings.cache_clear()
     config = AutoscalingConfig(**CONFIG)
     policy = _apply_autoscaling_config(_resolve_policy_callable(config.policy))
 
@@ -59,8 +57,7 @@ def decide(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         )
         return policy(context)[0]
 
-    yield decide
-    read_settings.cache_clear()
+    return decide
 
 
 async def test_replicas_follow_the_jobs_that_wait_and_run(job_store: JobStore, decide: Callable[[int], int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx2
 import pytest
 from gateway_parts import PICTURE, Running, as_admin, failed, listening, running_gateway, until
+from job_help import configured
 from object_store import SeaweedFS
 from PIL import Image
 from receiver import receiving
@@ -163,10 +164,8 @@ async def test_reading_it_is_counted(gateway: Running) -> None:
 async def test_kept_images_end_at_the_share_of_images(gateway: Running) -> None:
     """What is kept is out of the queue's bytes but in Redis' memory: a full store takes no more, and says so."""
     used = (await gateway.redis.info("memory"))["used_memory"]
-    before = (await gateway.redis.config_get("maxmemory"))["maxmemory"]
-    try:
-        # The share is 0.6 of it: room for a few of these images.
-        await gateway.redis.config_set("maxmemory", int((used + 5 * len(LARGE)) / 0.6))
+    # The share is 0.6 of it: room for a few of these images.
+    async with configured(gateway.redis, "maxmemory", int((used + 5 * len(LARGE)) / 0.6)):
         first = (await kept(gateway, LARGE))["job_id"]
 
         async def full() -> httpx2.Response | None:
@@ -177,8 +176,6 @@ async def test_kept_images_end_at_the_share_of_images(gateway: Running) -> None:
         answer: httpx2.Response = await until(full)
         assert answer.json()["type"] == "/problems/store-full"
         assert (await image(gateway, first)).content == LARGE
-    finally:
-        await gateway.redis.config_set("maxmemory", before)
 
 
 async def test_a_bucket_gives_the_image_by_url(

@@ -161,6 +161,7 @@ def test_a_new_start_ends_orphans_and_a_stale_pid_file(kept_folder: Path) -> Non
         postgres.start()
 
 
+@pytest.mark.slow(reason="every server starts twice")
 def test_a_killed_owner_takes_everything_with_it_and_the_next_one_starts(kept_folder: Path) -> None:
     with owner(kept_folder) as first:
         pids = said(first)

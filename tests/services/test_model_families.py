@@ -98,6 +98,7 @@ async def agrees(root: Path, folder: Path, way: type, **more: Any) -> list[Class
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow(reason="transformers builds a model twice")
 async def test_a_family_scores_as_the_library_s_own_pipeline(tmp_path: Path, family: str):
     network, processor, way = FAMILIES[family]
     folder = save(tmp_path, network(), processor)
@@ -105,6 +106,7 @@ async def test_a_family_scores_as_the_library_s_own_pipeline(tmp_path: Path, fam
 
 
 @needs_timm
+@pytest.mark.slow(reason="timm is loaded")
 async def test_a_checkpoint_of_timm_scores_as_the_library_s_own_pipeline(tmp_path: Path):
     await agrees(tmp_path, save_timm(tmp_path), Own)
 
@@ -123,6 +125,7 @@ async def test_a_model_of_one_channel_scores_as_the_library_does(tmp_path: Path)
         assert list(result.all_scores.values()) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow(reason="transformers builds a model")
 async def test_images_in_their_own_sizes_share_a_replica(tmp_path: Path):
     folder = save(tmp_path, resnet(), VIT | IMAGENET | {"do_resize": False})
     await agrees(tmp_path, folder, Own)
@@ -262,6 +265,7 @@ def test_predict_names_the_labels_from_the_threshold_on(tmp_path: Path, monkeypa
     assert sorted(everything.split(", ")) == sorted(LABELS)
 
 
+@pytest.mark.slow(reason="a decode worker imports torchvision")
 async def test_a_decode_worker_loads_libraries_only_for_a_processor_that_needs_them(tmp_path: Path):
     seen = {}
     for family in ("ViT", "ResNet that reads BGR"):

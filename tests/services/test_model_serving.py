@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import ray
-from job_help import submission
+from job_help import configured, submission
 from PIL import Image
 from ray import serve
 from redis import Redis as BlockingRedis
@@ -155,6 +155,7 @@ async def test_a_burst_is_batched_and_scores_as_its_images_alone(service: dict[s
     assert together[0].result["image"]["read_as"] == "8-bit greyscale"
 
 
+@pytest.mark.slow(reason="300 chunks")
 async def test_every_answer_is_its_own_image_s_in_random_chunks(service: dict[str, ServeHandle], redis: Redis):
     """Chunks of random pictures, three at once, so that they share batches; 10,000 batches: tests/unit."""
     tasks = await stored_pictures(redis, 24)
@@ -206,11 +207,8 @@ async def test_files_that_find_no_room_fail_their_job_alone(service: dict[str, S
     async def ends_as(*expected: str | None) -> bool:
         return slugs(await service["bright"].predict(chunk)) == list(expected)
 
-    try:
-        await redis.config_set("maxmemory", int(used * 1.4))  # above the images' share, and not full
+    async with configured(redis, "maxmemory", int(used * 1.4)):  # above the images' share, and not full
         await until(lambda: ends_as("outputs-unstored", "input-lost"), 10)
-    finally:
-        await redis.config_set("maxmemory", 0)
     await until(lambda: ends_as(None, "input-lost"), 10)
     await redis.hset("job:image-0", "token", "another")  # a lease that is no longer ours
     assert slugs(await service["bright"].predict(chunk[:1])) == ["replica-lost"]
@@ -242,6 +240,7 @@ async def test_warm_up_tells_the_version_and_replicas_beat(service: dict[str, Se
     await until(all_beat, 10)
 
 
+@pytest.mark.slow(reason="a replica starts again")
 async def test_a_killed_replica_loses_its_chunk_and_comes_back(service: dict[str, ServeHandle]):
     with pytest.raises(ReplicaLost):
         await service["words"].predict([task(1, "die")])
@@ -277,6 +276,7 @@ async def replaced(redis: Redis, before: set[bytes]) -> None:
     await until(another_beats, 60)
 
 
+@pytest.mark.slow(reason="a forward pass runs into its deadline, and a replica starts again")
 async def test_a_hung_replica_loses_its_chunk_blames_no_other_and_is_replaced(
     service: dict[str, ServeHandle], redis: Redis, tmp_path: Path
 ):
@@ -295,6 +295,7 @@ async def test_a_hung_replica_loses_its_chunk_blames_no_other_and_is_replaced(
     assert slugs(await service["words"].predict([task(2)])) == [None]
 
 
+@pytest.mark.slow(reason="two forward passes run into their deadline, and replicas start again")
 async def test_a_job_that_hangs_alone_ends_failed_after_its_deadline_and_those_beside_it_complete(
     service: dict[str, ServeHandle], redis: Redis
 ):

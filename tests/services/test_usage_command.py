@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from usage_rows import DAY, insert
 
 from serve_app.cli.main import commands
 from serve_app.local.binaries import find_program
-from serve_app.settings import read_settings
 from serve_app.usage.migrations import migrate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,12 +27,10 @@ MONTH = ("--month", "2026-10")
 
 
 @pytest.fixture
-def tables(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def tables(database: str, monkeypatch: pytest.MonkeyPatch) -> str:
     migrate(database)
     monkeypatch.setenv("DATABASE_URL", database)
-    read_settings.cache_clear()
-    yield database
-    read_settings.cache_clear()
+    return database
 
 
 def usage(*arguments: str, answer: str = "") -> Result:
@@ -136,7 +132,6 @@ def test_a_wrong_argument_is_usage(arguments: tuple[str, ...]) -> None:
 
 
 def test_without_a_database_it_says_how_to_name_one() -> None:
-    read_settings.cache_clear()
     assert "--dsn" in usage().stderr
 
 

@@ -276,6 +276,7 @@ def by_libtiff(one: Case, data: bytes) -> Numbers:
     return one.expected if same and (array == one.samples).all() else 255 - one.expected
 
 
+@pytest.mark.slow(reason="two readers read every kind of image")
 def test_where_other_readers_do_not_agree_the_reason_is_known(table: list[tuple[Case, bytes, Any]]) -> None:
     unknown, used, agreed = [], Counter[str](), Counter[str]()
     for (one, data, _), (reader, read) in itertools.product(table, (("Pillow", by_pillow), ("libtiff", by_libtiff))):

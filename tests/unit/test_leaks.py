@@ -93,6 +93,7 @@ def test_files_are_read_to_their_end(tmp_path: Path) -> None:
     assert leaks([tmp_path], ["word-sesame", "other"]) == [f"{tmp_path}/deep/replica.log holds a word of 11 letters"]
 
 
+@pytest.mark.slow(reason="pytest runs in a process of its own")
 def test_a_test_that_leaks_fails_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text((TESTS / "conftest.py").read_text())
     (tmp_path / "test_x.py").write_text(

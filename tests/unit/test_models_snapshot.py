@@ -150,6 +150,7 @@ assert str(ours / "config.json") == try_to_load_from_cache("org/name", "config.j
         ("c", {"HF_HUB_CACHE": "{root}/c", "HUGGINGFACE_HUB_CACHE": "{root}/d", "HF_HOME": "{root}/e"}),
     ],
 )
+@pytest.mark.slow(reason="huggingface_hub is imported in a process of its own")
 def test_a_cache_is_found_where_huggingface_hub_finds_it(tmp_path: Path, below: str, environment: dict[str, str]):
     fill(snapshots(tmp_path / below) / COMMIT)
     reference(tmp_path / below, "main", COMMIT)
