@@ -1,5 +1,5 @@
-"""Every error that a client can meet, as one table. A row is a problem type (RFC 9457): a class to raise and to catch,
-and a heading in docs/problems.md. Below stands what steers the dispatcher and never reaches a client."""
+"""Every error that a client can get, as one table. A row is a problem type (RFC 9457): a class to raise and to catch,
+and a heading in docs/problems.md. The classes after it control the dispatcher and never reach a client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ServiceError(Exception):
         self.detail = detail
         self.retry_after = retry_after
         self.pointers = dict(pointers or {})
-        """JSON Pointer (RFC 6901) into the request body -> the fault there."""
+        """JSON Pointer (RFC 6901) into the request body -> the fault at that place."""
 
 
 class InternalError(ServiceError):
@@ -31,7 +31,7 @@ class InternalError(ServiceError):
 
 
 class RequestError(ServiceError):
-    """The caller can correct it; 4xx."""
+    """The caller can correct the request; 4xx."""
 
 
 class CapacityError(ServiceError):
@@ -54,8 +54,8 @@ Group = TypeVar("Group", bound=ServiceError)
 
 
 def _problem(group: type[Group], slug: str, status: int, title: str) -> type[Group]:
-    """A new problem type. It has to be bound to the name that its slug gives (`queue-full`: QueueFull), by which it is
-    pickled."""
+    """A new problem type. Assign it to the name that its slug gives (`queue-full`: QueueFull), because pickle finds it
+    by that name."""
     name = slug.title().replace("-", "")
     kind: type[Group] = type(name, (group,), dict(__module__=__name__, slug=slug, status=status, title=title))
     PROBLEMS[slug] = kind
@@ -134,7 +134,8 @@ JobDead: Final = _failure("job-dead", "The job was given up after repeated losse
 
 
 class ModelOutage(Exception):
-    """A model could not take its jobs. It steers the dispatcher and appears in logs and metrics; no client gets it."""
+    """A model could not take its jobs. Controls the dispatcher and appears in logs and metrics; clients never get
+    it."""
 
     slug: ClassVar[str]
     title: ClassVar[str]
@@ -145,7 +146,7 @@ class ModelOutage(Exception):
 
 
 class ModelUnready(ModelOutage):
-    """Not the input's fault: the jobs are given back without a delivery counted, and the breaker opens."""
+    """The input is not at fault: the jobs are given back without counting a delivery, and the breaker opens."""
 
     slug, title = "model-unready", "The model is not ready"
 

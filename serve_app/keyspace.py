@@ -1,8 +1,8 @@
 """Every key of the job Redis, whichever room it belongs to: one row each, and the only place that spells its name.
 
-Code builds a key by calling its row: `JOB(id=job_id)`. Scripts in Lua get a function for each key that they name
-(`job_key(id)`, from `lua.py`), the tests hold what is left in Redis to these rows, and docs/redis-keys.md is generated
-from them. Names, types and TTLs stay: during an upgrade an older release uses the same Redis.
+Code builds a key by calling its row: `JOB(id=job_id)`. Lua scripts get a function for each key that they name
+(`job_key(id)`, from `lua.py`), the tests check the keys left in Redis against these rows, and docs/redis-keys.md is
+generated from them. Do not change names, types and TTLs: during an upgrade an older release uses the same Redis.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ Room = Literal["jobs", "images", "usage", "webhooks", "gateway"]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A row. Braces in `template`, the name, hold its parts: `owner` is a principal, `id` that of a job or delivery."""
+    """A row. The braces in `template` are the parts of the name: `owner` is a principal's id, `id` that of a job or
+    delivery."""
 
     template: str
     room: Room
-    """The owner: the room that decides what is in it. Scripts of other rooms may write it too."""
+    """The room that decides what the key contains. Scripts of other rooms may write it too."""
     kind: Kind
     holds: str
     bound: str
-    """What limits its size or their number, in words."""
+    """What limits the size or number of these keys, in words."""
     leaves: str
-    """When it goes."""
+    """When the key is removed."""
     ends: bool = False
-    """True: it has a TTL for as long as it exists."""
+    """True: it has a TTL as long as it exists."""
     most: int | str = ""
     """The most members, fields or entries it may hold: a number, a constant in serve_app, or a setting in capitals."""
 
@@ -39,12 +40,12 @@ class Key:
 
     @property
     def name(self) -> str:
-        """Its name in scripts: the fixed words of the template, as in `wait` and `webhook_queue`."""
+        """The key's name in scripts: the fixed words of the template, as in `wait` and `webhook_queue`."""
         return re.sub(r"\W+", "_", re.sub(r"{\w+}", "", self.template)).strip("_")
 
     @property
     def parts(self) -> list[str]:
-        """What the braces of the template stand for, in their order."""
+        """The names in the braces of the template, in order."""
         return re.findall(r"{(\w+)}", self.template)
 
 

@@ -1,4 +1,4 @@
-"""What the rooms' Lua scripts share: how their texts are read, and how they name the keys of Redis."""
+"""Shared by the Lua scripts of all rooms: how their texts are read, and how they name Redis keys."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def read_script(package: str, name: str) -> str:
 
 
 def key_functions(script: str) -> str:
-    """A Lua function `<name>_key(parts…)` for each key of `keyspace.py` that the script names, to stand before it.
+    """A Lua function `<name>_key(parts…)` for each key of `keyspace.py` that the script names, to be put in front of
+    it.
 
-    Raises KeyError for a name that is no key's.
+    Raises KeyError for a name that is not in `keyspace.py`.
     """
     return "\n".join(_lua(name, _FUNCTIONS[name]) for name in sorted(set(_NAMED.findall(script))))
 

@@ -1,4 +1,4 @@
-"""The gateway as one ASGI application: how it is put together, started and stopped."""
+"""The gateway as one ASGI application: how it is built, started and stopped."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.store import WebhookStore
 
 SHUTDOWN_S: Final = 15.0
-"""Longest time for accepted and claimed work to end; what is still claimed then comes back when its lease runs out."""
+"""Longest time for accepted and claimed work to end. Jobs still claimed then are claimed again when their leases
+expire."""
 CLOSE_S: Final = 1.5
-"""Longest time of each of the three steps after that. All together are less than the 40 s after which Serve kills a
-replica."""
+"""Longest time of each of the three steps after that. All together end before Serve kills a replica after 40 s."""
 CORS_ALLOWED: Final = (
     *("Authorization", "Cache-Control", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer"),
     # Tracing and libraries add these to every request of a page.
@@ -79,7 +79,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Gateway:
-    """What a gateway replica is made of, for its start and its end. Handlers get parts of it by their classes."""
+    """The parts of a gateway replica, for its start and end. Handlers get those that their signatures name by class."""
 
     settings: Settings
     models: Models
@@ -102,11 +102,11 @@ class Gateway:
     tracer: Tracer
     clients: tuple[Redis, ...]
     background: Mapping[str, Callable[[], Awaitable[None]]]
-    """What runs as long as the replica does, by its name in `/readyz`, in the log and in the metric. Some names are
-    older than the classes, and stay: operators may have alerts on them."""
+    """Tasks that run as long as the replica, by their names in `/readyz`, in the log and in the metric. Some names are
+    older than the classes and must stay: operators may have alerts on them."""
     services: EndpointServices
     parts: Sequence[object]
-    """What handlers may name in their signatures."""
+    """The parts that handlers may name in their signatures."""
 
 
 def build_gateway(
@@ -118,9 +118,9 @@ def build_gateway(
     tracer: Tracer,
     cluster: str = "",
 ) -> Starlette:
-    """The gateway of the given models, the first of them the default. Nothing is opened before its lifespan starts.
+    """The gateway of the given models; the first is the default. Opens nothing before its lifespan starts.
 
-    `cluster` is the name of the RayCluster that it is a part of, empty where there is none.
+    `cluster` is the name of the RayCluster to which it belongs, or empty.
     """
     settings.require_database()
     gateway = _assemble(settings, cards, handles, version, tracer, cluster)
@@ -154,7 +154,8 @@ def build_gateway(
 
 
 def _cors(settings: Settings) -> list[Middleware]:
-    """Let pages of the configured origins call the service with a token. Cookies are not allowed: none is read."""
+    """Let pages of the configured origins call the service with a token. Cookies are not allowed, because none is
+    read."""
     if not settings.cors_allowed_origins:
         return []
     cors = Middleware(
@@ -176,7 +177,8 @@ def _assemble(
     tracer: Tracer,
     cluster: str,
 ) -> Gateway:
-    """Requests and background work have a client each: a burst of requests must not keep leases from being renewed."""
+    """Requests and background work have separate Redis clients: a burst of requests must not delay the renewal of
+    leases."""
     requests, work = cast(GroupingRedis, connect_redis(settings, client=GroupingRedis)), connect_redis(settings)
     models = Models(
         {card.name: card for card in cards}, {card.name: load(card.implementation).Params for card in cards}
@@ -244,22 +246,22 @@ def _assemble(
 
 
 async def _stop_claiming(gateway: Gateway) -> None:
-    """As soon as the replica is asked to stop: its open requests may hold it for long before the lifespan ends."""
+    """Runs as soon as the replica is asked to stop: open requests may delay the end of the lifespan for long."""
     await gateway.shutdown.wait()
     for dispatcher in gateway.dispatchers.values():
         dispatcher.drain()
 
 
 async def _end(gateway: Gateway) -> None:
-    """Accepting ends first, then claiming, then the rest; each within its time. Another writer takes what stays in the
+    """Stop accepting, then claiming, then the rest, each within its time. Another writer takes what stays in the
     outbox."""
     gateway.shutdown.set()
     await _within(SHUTDOWN_S, _finish(gateway))
     gateway.reports.close()
     await _within(CLOSE_S, gateway.supervisor.end())
-    gateway.store.close()  # after its last user: using a closed store is a defect
+    gateway.store.close()  # after its last user: using a closed store is a bug
     await _within(CLOSE_S, gateway.writer.close(), gateway.keys.close(), gateway.outcomes.close())
-    # Redis and the exporter of traces are used until here.
+    # Everything before may use Redis and the exporter of traces.
     await _within(CLOSE_S, *(client.aclose() for client in gateway.clients), asyncio.to_thread(gateway.tracer.close))
 
 
@@ -270,7 +272,7 @@ async def _finish(gateway: Gateway) -> None:
 
 
 async def _within(seconds: float, *work: Awaitable[object]) -> None:
-    """Return when all of the work has ended, or after that long; what fails or is late is logged."""
+    """Return when all of the work has ended, or after that long; failures and timeouts are logged."""
     ends = asyncio.gather(*work, return_exceptions=True)
     try:
         async with asyncio.timeout(seconds):

@@ -1,6 +1,6 @@
-"""The audit log: one JSON line for everything an admin changes or tries to, and for every request that is refused.
+"""The audit log: one JSON line for everything that an admin changes or tries to change, and for every refused request.
 
-Lines are the messages of the logger `serve_app.audit`. They hold no token, and no character that could fake a line.
+Lines are messages of the logger `serve_app.audit`. They contain no token and no character that could forge a line.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from serve_app.contracts import AuditEvent, Json, Principal
 from serve_app.texts import sanitize_name, sanitize_text
 
 REFUSALS: Final = frozenset({401, 403, 429})
-"""Statuses that say no to a caller; each has lines of its own to spend."""
+"""Statuses that refuse a caller; each has its own limit of lines."""
 LINES_PER_S: Final = 5.0
 LINES_AT_ONCE: Final = 50.0
 SCRAPES_PER_S: Final = 1 / 60
-"""A scraper with a stale token comes for days; its lines would be most of the log."""
+"""A scraper with a stale token may continue for days; its lines would otherwise be most of the log."""
 SCRAPES_AT_ONCE: Final = 5.0
 SHOWN_MAX: Final = 250
 
@@ -31,14 +31,14 @@ _log = logging.getLogger("serve_app.audit")
 
 @dataclass(frozen=True, slots=True)
 class AuditContext:
-    """An admin who acts: who it is, from which address, in which request."""
+    """The admin who acts: principal, address and request id."""
 
     principal: Principal
     address: str
     request_id: str
 
     def event(self, action: str, target: str, detail: Json | None = None) -> AuditEvent:
-        """The row of the audit table for an action now. `detail` is the decision, if any."""
+        """The row of the audit table for an action that happens now. `detail` is the decision, if any."""
         return AuditEvent(
             event_id=uuid.uuid4().hex,
             timestamp=int(time.time() * 1000),
@@ -52,34 +52,34 @@ class AuditContext:
         )
 
     def with_author(self, decision: Json, event: AuditEvent) -> Json:
-        """A decision with who made it and when."""
+        """A decision with its author and time."""
         return {**decision, "by": self.principal.name, "by_id": self.principal.id, "at": event.timestamp}
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedRequest:
-    """A request as its line tells of it."""
+    """The facts of a request for its line."""
 
     route: str
-    """`METHOD path`, as the route table has it."""
+    """`METHOD path`, as in the route table."""
     status: int
     principal: Principal | None
     address: str
     request_id: str
     target: str = ""
-    """What an admin's action was about."""
+    """The object of an admin's action."""
     refusal: str = ""
-    """The slug of the problem that it was answered with."""
+    """The slug of the problem in the answer."""
     forwarded_for: str = ""
-    """As a proxy, or anybody, has written it."""
+    """As a proxy, or anybody else, wrote it; proves nothing."""
 
 
 class AuditLog:
     """Writes the lines of one gateway replica.
 
-    Refusals are bounded, for anybody can cause them without a token: of each status `LINES_PER_S`, after the first
-    `LINES_AT_ONCE`. Refused scrapes have a few lines of their own. What was left out is counted in the next line. Lines
-    of admins are always written.
+    Anybody can cause refusals without a token, so their lines are limited: `LINES_PER_S` of each status, after the
+    first `LINES_AT_ONCE`. Refused scrapes have a lower limit. The next line contains the number of lines left out.
+    Lines of admins are always written.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -88,18 +88,18 @@ class AuditLog:
         self._scrapes = _Spare(clock(), SCRAPES_PER_S, SCRAPES_AT_ONCE)
 
     def refused(self, request: AuditedRequest, *, scrape: bool) -> None:
-        """A request to a route with a token was answered 401, 403 or 429; `scrape`: it was for metrics."""
+        """A request to a route with a token was answered 401, 403 or 429. `scrape`: it asked for metrics."""
         spare = self._scrapes if scrape else self._spare[request.status]
         if spare.take(self._clock()):
             _write("refused", request, left_out=spare.forget())
 
     def acted(self, request: AuditedRequest) -> None:
-        """An admin changed something, or could not."""
+        """An admin changed something or failed to."""
         _write("acted", request, left_out=0)
 
 
 class _Spare:
-    """The lines that refusals of one sort may still have."""
+    """The remaining lines for refusals of one kind."""
 
     def __init__(self, now: float, per_s: float, at_once: float) -> None:
         self._per_s, self._at_once = per_s, at_once
@@ -115,7 +115,7 @@ class _Spare:
         return True
 
     def forget(self) -> int:
-        """How many were left out since the last line."""
+        """The number of lines left out since the last line."""
         left_out, self._left_out = self._left_out, 0
         return left_out
 
@@ -129,7 +129,7 @@ def _write(event: str, request: AuditedRequest, left_out: int) -> None:
         "principal_id": principal.id if principal else "",
         "what": request.route,
         "target": sanitize_text(request.target, SHOWN_MAX),
-        # Unknown where the client went away: if it was done, the audit table has it.
+        # Unknown if the client disconnected: the audit table shows whether the action was performed.
         "outcome": request.refusal or ("done" if request.status < 400 else "unknown"),
         "status": request.status,
         "from": request.address,

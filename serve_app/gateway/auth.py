@@ -1,8 +1,8 @@
-"""Bearer tokens to principals: OIDC access tokens, checked as RFC 8725 and RFC 9068 ask.
+"""Bearer tokens to principals: OIDC access tokens, checked as RFC 8725 and RFC 9068 require.
 
-What the token says about where its key is (`jku`, `x5u`, `jwk`) is never looked at; keys come from the issuer alone.
-Reasons name the check that failed and never repeat the token. Each `check_…` of the claims returns the sentence that
-`semapi token check` shows for it, or raises `TokenInvalid` with the reason.
+The token's own references to its key (`jku`, `x5u`, `jwk`) are ignored; keys come only from the issuer. Reasons name
+the failed check and never repeat the token. Each `check_…` of the claims returns the sentence that `semapi token check`
+shows for it, or raises `TokenInvalid` with the reason.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ from serve_app.gateway.jwks import Key, KeyRing
 from serve_app.settings import IssuerRule, Settings
 
 TOKEN_MAX_BYTES: Final = 64 * 1024
-"""Serve's proxies and the edge must let such a header through: docs/operations.md, "Large tokens"."""
+"""Serve's proxies and the edge must pass headers of this size: docs/operations.md, "Large tokens"."""
 CACHED_MAX: Final = 4096
 SUBJECT_MAX_CHARACTERS: Final = 1024
 
 Note = Callable[[str, str], None]
-"""Called with the name of each check that passed, and what it found."""
+"""Called with the name of each passed check and its finding."""
 
 Claims = dict[str, Any]
 
 LEEWAY_S: Final = 60
 NUMERIC_DATE_MAX: Final = 253_402_300_799
-"""The end of the year 9999. A larger number is no time, for example one in milliseconds."""
+"""The end of the year 9999. A larger number is not in seconds; it may be in milliseconds."""
 
 ACCESS_TOKEN_TYPES: Final = frozenset({"at+jwt", "application/at+jwt"})
 NEUTRAL_TYPES: Final = frozenset({"jwt"})
 OTHER_KINDS: Final = frozenset({"id", "refresh", "offline", "logout"})
-"""Values of the claims `typ` (Keycloak) and `token_use` (Cognito) of tokens that open no API."""
+"""Values of the claims `typ` (Keycloak) and `token_use` (Cognito) in tokens that are not access tokens."""
 ID_TOKEN_MARKS: Final = ("at_hash", "c_hash", "nonce")
 """Claims that OpenID Connect Core defines for ID tokens. Dex and Authentik write them into access tokens too."""
 SESSION_CLAIMS: Final = ("nonce", "c_hash", "auth_time", "acr", "amr", "sid", "jti")
-"""What other issuers write into ID tokens beside `at_hash`: INDIGO IAM the `jti` alone. Dex writes none of these, but
-for a nonce that its client sent."""
+"""Claims that other issuers write into ID tokens besides `at_hash`; INDIGO IAM only `jti`. Dex writes none of these,
+except a nonce that its client sent."""
 WITHOUT_AUDIENCE: Final = (("access", None), (None, "Bearer"))
 """`token_use` and `typ` of access tokens that may lack `aud`: Cognito's always do, Keycloak's do without a mapper. They
-are for whatever their client may do, so the client is what an operator then names as the audience."""
+are valid for everything that their client may do, so operators then name the client as the audience."""
 CLIENT_CLAIMS: Final = ("azp", "client_id", "cid", "appid")
-"""Where issuers name the client that the token was given to: OpenID Connect, RFC 9068, Okta, Entra v1."""
+"""Claims in which issuers name the client of the token: OpenID Connect, RFC 9068, Okta, Entra v1."""
 
 _jws: Final = jwt.PyJWS()
-for _name in ("Ed25519", "Ed448"):  # RFC 9864; which of the two a key is, `jwks.ALGORITHMS_OF_KEY` has decided
+for _name in ("Ed25519", "Ed448"):  # RFC 9864; `jwks.ALGORITHMS_OF_KEY` has decided which of the two a key is
     _jws.register_algorithm(_name, OKPAlgorithm())
 
 
@@ -64,13 +64,13 @@ class _Verdict:
     principal: Principal
     key: Key
     key_id: str | None
-    """As the token names it."""
+    """As in the token's header."""
     algorithm: str
     expires_at: float
 
 
 class TokenVerifier:
-    """Verifies bearer tokens; what passed once is remembered by hash until it expires or its key goes."""
+    """Verifies bearer tokens. A verified token is cached by its hash until it expires or its key is withdrawn."""
 
     def __init__(self, settings: Settings, keys: KeyRing) -> None:
         self._settings = settings
@@ -78,7 +78,7 @@ class TokenVerifier:
         self._verdicts: OrderedDict[bytes, _Verdict] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
-        """The principal of an access token. Raises `TokenInvalid`, or `KeysUnavailable` when its issuer is away."""
+        """The principal of an access token. Raises `TokenInvalid`, or `KeysUnavailable` when its issuer is down."""
         if len(token) > TOKEN_MAX_BYTES:
             raise TokenInvalid(f"The token is larger than {TOKEN_MAX_BYTES} bytes.")
         if not token.isascii():
@@ -96,7 +96,8 @@ class TokenVerifier:
         return verdict.principal
 
     async def examine(self, token: str, note: Note) -> Principal:
-        """As `verify`, from the beginning: each check that passes is told to `note`, the first that fails is raised."""
+        """As `verify`, without the cache: calls `note` for each check that passes, and raises at the first that
+        fails."""
         if len(token) > TOKEN_MAX_BYTES:
             raise TokenInvalid(f"The token is larger than {TOKEN_MAX_BYTES} bytes.")
         return (await self._judge(token, note)).principal
@@ -128,7 +129,7 @@ class TokenVerifier:
         return _Verdict(principal_of(claims, self._settings), key, key_id, algorithm, expires_at)
 
     def _named(self, header: dict[str, Any], claims: dict[str, Any]) -> tuple[str, str | None, str]:
-        """The issuer, key id and algorithm that the token names, to find the key that must prove them."""
+        """The issuer, key id and algorithm named in the token, to find the key that must prove them."""
         algorithm, issuer, key_id = header.get("alg"), claims.get("iss"), header.get("kid")
         accepted = self._settings.oidc_algorithms
         if not isinstance(algorithm, str) or algorithm not in accepted:
@@ -140,7 +141,7 @@ class TokenVerifier:
         return issuer, key_id, algorithm
 
     async def _replaced(self, key: Key, key_id: str | None, algorithm: str, signed: bytes, signature: bytes) -> Key:
-        """The key that its issuer has put in the place of `key`, if that is what signed the token."""
+        """The key that its issuer has published in place of `key`, if that key signed the token."""
         replacement = await self._keys.find_replacement(key_id, algorithm, key)
         if replacement is None or not _signed_by(replacement, algorithm, signed, signature):
             raise TokenInvalid("The token's signature does not match.")
@@ -148,19 +149,20 @@ class TokenVerifier:
 
 
 def _no_note(name: str, found: str) -> None:
-    """For `verify`, which needs no notes."""
+    """For `verify`, which does not report its checks."""
 
 
 def _signed_by(key: Key, algorithm: str, signed: bytes, signature: bytes) -> bool:
-    """Whether the key made this signature. The token is not read again: of 64 kB that takes 9 ms."""
+    """Whether the key made this signature. The token is not parsed again: for 64 kB that takes 9 ms."""
     verifier = _jws.get_algorithm_by_name(algorithm)
     return verifier.verify(signed, verifier.prepare_key(key.public), signature)
 
 
 def principal_of(claims: dict[str, Any], settings: Settings) -> Principal:
-    """Who verified claims speak of. The id depends on issuer and subject alone; all else may change or be shared.
+    """The principal of verified claims. The id depends on issuer and subject only; everything else may change or be
+    shared.
 
-    The group is the text of its claim, or the first text of its list; None where there is none.
+    The group is the text of its claim, or the first text of its list; otherwise None.
     """
     issuer, subject = claims["iss"], claims.get("sub")
     if not isinstance(subject, str):
@@ -186,7 +188,8 @@ def roles_of(claims: dict[str, Any], paths: Sequence[str]) -> frozenset[str]:
 
 
 def _claim(claims: dict[str, Any], path: str) -> object:
-    """The claim of this whole name, else what its dots lead to: names that are URLs have dots of their own."""
+    """The claim of this whole name, otherwise the member that its dots lead to: names that are URLs contain dots
+    themselves."""
     if path in claims:
         return claims[path]
     value: object = claims
@@ -207,7 +210,7 @@ def _first_text(value: object) -> str | None:
 
 
 def read_unproven(token: str) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """Header, claims and signature as the token has them: nothing is proven. Raises `TokenInvalid` for what is none."""
+    """Header, claims and signature of the token; nothing is verified. Raises `TokenInvalid` for a malformed token."""
     try:
         parts = jwt.decode_complete(token, options={"verify_signature": False})
     except (refusals.PyJWTError, ValueError, RecursionError) as error:
@@ -229,7 +232,7 @@ def bearer_token(scope: Scope) -> str:
 
 
 def check_times(claims: Claims) -> str:
-    """RFC 7519 section 4.1: `exp` and `nbf` bound the token, `iat` does not. All must be times where they are there."""
+    """RFC 7519 section 4.1: `exp` and `nbf` limit the token, `iat` does not. Those present must be valid times."""
     expires_at, not_before = seconds(claims, "exp"), seconds(claims, "nbf")
     seconds(claims, "iat")
     now = time.time()
@@ -243,7 +246,7 @@ def check_times(claims: Claims) -> str:
 
 
 def seconds(claims: Claims, name: str) -> float | None:
-    """A NumericDate: seconds since 1970, with or without a fraction. None where the claim is missing."""
+    """A NumericDate: seconds since 1970, with or without a fraction. None if the claim is missing."""
     value = claims.get(name)
     if value is None and name not in claims:
         return None
@@ -253,7 +256,8 @@ def seconds(claims: Claims, name: str) -> float | None:
 
 
 def check_audience(claims: Claims, rule: IssuerRule) -> str:
-    """That one of the rule's audiences is in its claim. Without audiences every token of the issuer is for us."""
+    """Check that the claim names one of the rule's audiences. Without configured audiences every token of the issuer
+    passes."""
     if not rule.audience:
         return "not checked: OIDC_AUDIENCE is empty"
     named = rule.audience_claim
@@ -268,13 +272,14 @@ def check_audience(claims: Claims, rule: IssuerRule) -> str:
 
 
 def check_kind(header: dict[str, Any], claims: Claims, rule: IssuerRule) -> str:
-    """That the token is what the rule accepts: an access token, or where the rule says so an ID token.
+    """Check that the token is of the kind that the rule accepts: an access token, or an ID token if the rule says so.
 
-    An ID token tells a client who signed in; it is no permission to call an API (RFC 9068 section 4)."""
+    An ID token tells a client who signed in; it is no permission to call an API (RFC 9068 section 4).
+    """
     kind = header.get("typ", "JWT")
     if not isinstance(kind, str) or kind.lower() not in ACCESS_TOKEN_TYPES | NEUTRAL_TYPES:
         raise TokenInvalid("The token's type (header typ) is not that of an access token.")
-    if "events" in claims:  # RFC 8417 section 2.2; OpenID Connect Back-Channel Logout puts the same audience into it
+    if "events" in claims:  # RFC 8417 section 2.2; tokens of OpenID Connect Back-Channel Logout have the same audience
         raise TokenInvalid("This is a security event or logout token (events); send the access token.")
     declared = f"header typ is {kind}" if kind.lower() in ACCESS_TOKEN_TYPES else _declared_access(claims)
     if rule.accept == "id_token":
@@ -295,11 +300,12 @@ def check_kind(header: dict[str, Any], claims: Claims, rule: IssuerRule) -> str:
 
 
 def _check_undeclared(claims: Claims, rule: IssuerRule) -> str:
-    """A token that does not say its kind. The audience of an ID token is the client that it was given to (OpenID
-    Connect Core section 2): one with marks of an ID token must be for somebody else than `azp`, which names the client.
+    """A token that does not declare its kind.
 
-    Without `azp` nobody can tell. Then `at_hash` alone is borne, which is in every token of Dex, unless the token names
-    its audience as its client by another claim."""
+    The audience of an ID token is its client (OpenID Connect Core section 2), which `azp` names: a token with marks of
+    an ID token passes only if its audience differs from `azp`. Without `azp` that cannot be decided. Then `at_hash`
+    alone is accepted, because every token of Dex has it, unless another claim names the audience as the client.
+    """
     marks = [name for name in ID_TOKEN_MARKS if name in claims]
     if not marks:
         return "access token: no mark of an ID token"
@@ -315,7 +321,7 @@ def _check_undeclared(claims: Claims, rule: IssuerRule) -> str:
 
 
 def _check_id_token(claims: Claims, rule: IssuerRule, declared: str) -> str:
-    """OpenID Connect Core section 3.1.3.7: the ID token was given to a client of ours."""
+    """OpenID Connect Core section 3.1.3.7: the client of the ID token must be an accepted one."""
     if declared:
         raise TokenInvalid("This is an access token; of this issuer the service takes ID tokens (OIDC_ISSUER_RULES).")
     for name in ("typ", "token_use"):
@@ -328,7 +334,7 @@ def _check_id_token(claims: Claims, rule: IssuerRule, declared: str) -> str:
 
 
 def _declared_access(claims: Claims) -> str:
-    """By which claim the token says that it is an access token; empty where it does not say."""
+    """The claim that declares an access token; empty if the token does not declare its kind."""
     if claims.get("typ") == "Bearer":
         return "claim typ is Bearer"
     if claims.get("token_use") == "access":
@@ -337,7 +343,7 @@ def _declared_access(claims: Claims) -> str:
 
 
 def _texts(claims: Claims, name: str) -> list[str]:
-    """The texts of a claim: one, or a list of nothing else."""
+    """The texts of a claim: one text, or a list of texts only."""
     value = claims.get(name)
     found = [value] if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):

@@ -1,9 +1,9 @@
-"""Request bodies: JSON, or a form with one file or many; bounded, and counted while they arrive.
+"""Request bodies: JSON, or a form with one file or many; limited, and counted while they arrive.
 
-Forms are read as clients really send them: RFC 7578, with what RFC 2046 and RFC 8187 add, that is a preamble and an
-epilogue, `filename*` alone or beside `filename`, texts with a `charset` or after `_charset_`. Refused with a reason:
-parts with a Content-Transfer-Encoding that changes their bytes (deprecated by RFC 7578 section 4.7), texts in UTF-16,
-UTF-32 or another encoding that is not read here.
+Forms are read as clients really send them: RFC 7578, plus parts of RFC 2046 and RFC 8187: a preamble and an epilogue,
+`filename*` alone or beside `filename`, texts with a `charset` or after `_charset_`. Refused with a reason: parts with a
+Content-Transfer-Encoding that changes their bytes (deprecated by RFC 7578 section 4.7), and texts in UTF-16, UTF-32 or
+another encoding that is not supported here.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from serve_app.settings import MIB, Settings
 
 JSON_MAX_BYTES: Final = 64 * 1024
 FORM_MARGIN_BYTES: Final = 1 * MIB
-"""What a form may hold beside the image: boundaries, part headers, the other fields."""
+"""Allowance for the rest of a form besides the image: boundaries, part headers, the other fields."""
 FIELDS_MAX: Final = 6
 SPOOL_BYTES: Final = 128 * 1024
-"""What each of many files may hold of the memory before it goes to disk."""
+"""Bytes of each of many files that stay in memory; the rest goes to disk."""
 SHOWN_MAX: Final = 100
 FIELD_MAX_BYTES: Final = 64 * 1024
 BOUNDARY_MAX: Final = 70
 """RFC 2046 section 5.1.1."""
 PADDING_MAX: Final = 1024
-"""Blanks that may stand behind the first boundary (RFC 2046: transport padding); all that is held of a preamble."""
+"""Blanks allowed after the first boundary (RFC 2046: transport padding); the only part of a preamble that is held."""
 PLAIN_ENCODINGS: Final = ("", "7bit", "8bit", "binary")
 """Content-Transfer-Encodings that leave the bytes as they are."""
 TEXT_CODECS: Final = ("utf-8", "ascii", "iso8859-1", "cp1252")
-"""As Python names what a text field may be in; every browser's default is one of them."""
+"""Encodings of text fields that are read, by their names in Python; every browser's default is one of them."""
 WIDE_MARKS: Final = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-"""Longer ones first: the mark of UTF-32 begins with that of UTF-16."""
+"""Longer ones first: the byte order mark of UTF-32 begins with that of UTF-16."""
 ASCII_FIRST: Final = {(0, 0, 0): "UTF-32", (0, 1, 0): "UTF-16", (1, 0, 1): "UTF-16", (1, 0, 0): "UTF-32"}
-"""Where the zeros are in the first four bytes of a text that begins with an ASCII character (RFC 4627 section 3): of
-bytes 0, 1 and 2, 1 stands for one that is not zero."""
+"""The first four bytes of a text that begins with an ASCII character (RFC 4627 section 3), with 1 for each byte that is
+not zero."""
 
 Form = dict[str, str | UploadFile]
 
@@ -98,9 +98,10 @@ async def read_form(call: Call, share: UploadShare, settings: Settings) -> Form:
 async def read_files(
     call: Call, share: UploadShare, settings: Settings, name: str
 ) -> tuple[list[UploadFile], dict[str, str]]:
-    """The files of a form whose parts all have this name, and its texts. Raises as `read_form`.
+    """The files of a form whose file parts all have this name, and its texts. Raises as `read_form`. The caller closes
+    the files.
 
-    The caller closes the files. Each is on disk but for its beginning: many of them must not take the memory.
+    Each file is on disk except for its beginning, because many files must not take the memory.
     """
     items = await _parse(call, share, settings.batch_max_bytes + FORM_MARGIN_BYTES, files=settings.batch_max_items)
     files = [value for field, value in items if field == name and isinstance(value, UploadFile)]
@@ -131,8 +132,8 @@ async def _parse(call: Call, share: UploadShare, limit: int, *, files: int) -> l
 
 
 def parse_object(text: bytes, name: str) -> Json:
-    """A JSON object (RFC 8259, UTF-8, with or without a byte order mark), without two members of one name, NaN,
-    infinities (1e999 reads as one) and lone surrogates, which no store could keep."""
+    """A JSON object (RFC 8259, UTF-8, with or without a byte order mark), without repeated names, NaN, infinities
+    (1e999 reads as one) and lone surrogates, which the stores cannot keep."""
     decoded = utf8_text(text, name)
     try:
         value: Any = json.loads(
@@ -145,7 +146,7 @@ def parse_object(text: bytes, name: str) -> Json:
     except RecursionError as error:
         raise BodyInvalid(f"{name} is nested too deeply.") from error
     except ValueError as error:
-        words = str(error).partition(";")[0]  # behind it stands what a program may do
+        words = str(error).partition(";")[0]  # the rest is meant for programs
         raise BodyInvalid(f"{name} is not valid JSON: {words}.") from error
     if not isinstance(value, dict):
         raise BodyInvalid(f"{name} must be a JSON object.")
@@ -163,13 +164,14 @@ def _finite(text: str) -> float:
 
 
 def _declared_length(call: Call) -> int:
-    """What Content-Length says, or 0 for what says nothing. Zeros in front may be thousands, more than int() reads."""
+    """The number in Content-Length, or 0 if it is missing or malformed. There may be more leading zeros than int()
+    reads."""
     digits = call.request.headers.get("content-length", "").lstrip("0")
     return int(digits[:20]) if digits.isdecimal() else 0
 
 
 async def _pieces(call: Call, limit: int, share: UploadShare | None = None) -> AsyncGenerator[bytes, None]:
-    """The body as it arrives: counted, within `limit`, the share and the pace of the request."""
+    """The body as it arrives: counted, within `limit`, the request's share and its pace."""
     declared, pace = _declared_length(call), call.pace
     if declared > limit:
         raise BodyTooLarge(f"The body may have at most {limit} bytes.")
@@ -202,9 +204,9 @@ def _count(call: Call, size: int, limit: int, share: UploadShare | None) -> None
 
 
 def utf8_text(data: bytes, name: str, cure: str = "") -> str:
-    """Bytes as text in UTF-8, without a byte order mark in front (RFC 8259 section 8.1).
+    """Bytes as text in UTF-8, without a byte order mark (RFC 8259 section 8.1).
 
-    Raises `BodyInvalid`, which says so where they are UTF-16 or UTF-32: Windows tools write those unasked.
+    Raises `BodyInvalid`, and names UTF-16 and UTF-32 in the reason: Windows tools write those unasked.
     """
     if wide := _wide_encoding(data):
         raise BodyInvalid(f"{name} is in {wide}; send it in UTF-8 (PowerShell: Out-File -Encoding utf8).")
@@ -226,8 +228,8 @@ def _wide_encoding(data: bytes) -> str | None:
 
 
 class FormParser(MultiPartParser):
-    """Starlette's parser, which takes a form without its closing boundary for a whole one, knows no `filename*`, and
-    decodes text by whatever codec of Python's the caller names: some raise, some make lone surrogates."""
+    """Starlette's parser, corrected: it accepts a form without its closing boundary, ignores `filename*`, and decodes
+    text with any codec of Python that the caller names, of which some raise and some produce lone surrogates."""
 
     ended = False
     _text_charset = "utf-8"
@@ -257,7 +259,7 @@ class FormParser(MultiPartParser):
             super().on_part_end()
             return
         text = self._text_of(part.field_name, bytes(part.data), _header(part.item_headers, b"content-type"))
-        if part.field_name == "_charset_":  # RFC 7578 section 4.6: what the texts after it are in
+        if part.field_name == "_charset_":  # RFC 7578 section 4.6: the encoding of the texts after it
             self._text_charset = _codec(text.strip(), "_charset_")
         else:
             self.items.append((part.field_name, text))
@@ -278,15 +280,15 @@ class FormParser(MultiPartParser):
 
 
 async def after_preamble(pieces: AsyncGenerator[bytes, None], content_type: str) -> AsyncGenerator[bytes, None]:
-    """The pieces of a form from its first boundary on, without the blanks behind it: what stands before means nothing
-    (RFC 2046 section 5.1.1). Later boundaries are the parser's.
+    """The pieces of a form from its first boundary on, without the padding after it; the preamble has no meaning (RFC
+    2046 section 5.1.1). The parser finds later boundaries.
 
-    Raises `MultiPartException` where the Content-Type names no boundary that can be one, or none of the lines is it.
+    Raises `MultiPartException` if the Content-Type has no valid boundary, or no line is that boundary.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not 0 < len(boundary) <= BOUNDARY_MAX:
         raise MultiPartException(f"Its Content-Type needs a boundary of 1 to {BOUNDARY_MAX} characters.")
-    # A line of the preamble may begin as the boundary does.
+    # A line of the preamble may begin like the boundary.
     pattern = rb"\r\n(--" + re.escape(boundary) + rb")(?:[ \t]{0,%d}(?=\r\n)|(?=--))" % PADDING_MAX
     delimiter, held, begun = re.compile(pattern), b"\r\n", False
     async for piece in pieces:
@@ -298,7 +300,7 @@ async def after_preamble(pieces: AsyncGenerator[bytes, None], content_type: str)
             begun = True
             yield found[1] + held[found.end() :]
         else:
-            held = held[-len(boundary) - PADDING_MAX - 5 :]  # the delimiter, but for the last character that it needs
+            held = held[-len(boundary) - PADDING_MAX - 5 :]  # the delimiter without the last character that it needs
     if not begun:
         raise MultiPartException("none of its lines is the boundary of its Content-Type; lines end with CR LF.")
 
@@ -317,7 +319,7 @@ def _check_transfer_encoding(value: bytes) -> None:
 
 
 def _known_codec(name: str) -> str | None:
-    """Python's name of an encoding that is read here."""
+    """Python's name of a supported encoding."""
     try:
         found = codecs.lookup(name).name
     except (LookupError, ValueError):
@@ -332,9 +334,9 @@ def _codec(name: str, where: str) -> str:
 
 
 def _without_extended(disposition: bytes | None) -> bytes | None:
-    """A Content-Disposition whose `name*` and `filename*` (RFC 8187, and in pieces RFC 2231) stand there plainly.
+    """A Content-Disposition with its `name*` and `filename*` (RFC 8187, or split by RFC 2231) converted to plain ones.
 
-    urllib3 before 1.25 sends them alone; where both are there, this one is the whole name (RFC 6266 section 4.3).
+    urllib3 before 1.25 sends only the extended ones; where both exist, the extended one counts (RFC 6266 section 4.3).
     """
     if disposition is None or b"*" not in disposition:
         return disposition
@@ -357,7 +359,7 @@ def _quoted(value: bytes) -> bytes:
 
 
 def close_files(values: Iterable[str | UploadFile]) -> None:
-    """Give the memory or disk of a form's files back."""
+    """Release the memory or disk space of a form's files."""
     for value in values:
         if isinstance(value, UploadFile):
             value.file.close()

@@ -1,4 +1,4 @@
-"""One request on its way through the gateway, and the models that it may name."""
+"""The context of one request, and the served models."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from serve_app.gateway.uploads import Pace
 
 @dataclass(slots=True)
 class Call:
-    """One request: what came, who asks, and what its usage event, log line and audit line will say of it."""
+    """One request: its data, its caller, and the facts for its usage event, log line and audit line."""
 
     request: Request
     request_id: str
     principal: Principal | None = None
     traceparent: str | None = None
-    """Where this request stands in a trace, for the job it may submit."""
+    """The request's position in a trace, for a job that it submits."""
     admission: Admission | None = None
     pace: Pace | None = None
-    """The request's deadline, which gives a body the time it needs."""
+    """The request's deadline, which allows a body its time."""
     refusal: str = ""
-    """The slug of the problem that it was answered with."""
+    """The slug of the problem in the answer."""
     request_bytes: int = 0
     job_id: str = ""
     model: str = ""
     target: str = ""
-    """What an admin's action was about: a principal's id, a job's, or a stop's name."""
+    """The object of an admin's action: the id of a principal or a job, or a stop's name."""
     accepting: bool = False
-    """True: from here on something may be accepted, whatever becomes of the request."""
+    """True: something may be accepted from here on, even if the request fails."""
     accepted: bool = False
-    """True: the request made a job, a batch or the next run of a job, none of which was there before."""
+    """True: the request created a job, a batch or the next run of a job."""
     acts_as_admin: bool = False
-    """True: only an admin may do this, so that it goes into the audit log."""
+    """True: an action that only admins may perform, so it goes into the audit log."""
     waited_s: float = 0.0
-    """How long the answer was held back because the caller asked for that."""
+    """How long the answer was delayed because the caller asked for that."""
     holds: ExitStack = field(default_factory=ExitStack)
-    """What is given back when the answer has been sent."""
+    """Resources that are released when the answer has been sent."""
 
     @property
     def caller(self) -> Principal:
@@ -60,11 +60,11 @@ class Call:
 
     @property
     def audit(self) -> AuditContext:
-        """For what an admin does by this request."""
+        """The author of an admin's action in this request."""
         return AuditContext(self.caller, self.address, self.request_id)
 
     async def charge(self, more: int) -> None:
-        """Count what the request holds beyond one submit. Raises as `Admission.charge`."""
+        """Count the request as this many submits more. Raises as `Admission.charge`."""
         if self.admission is not None and more:
             await self.admission.charge(more)
 
@@ -78,7 +78,7 @@ class Models:
 
     @property
     def names(self) -> list[str]:
-        """In order."""
+        """In order; the first is the default."""
         return list(self.cards)
 
     def card(self, name: str | None) -> ModelCard:

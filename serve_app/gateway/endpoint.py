@@ -1,8 +1,6 @@
-"""The route table's rows, and one wrapper around every handler: request id, deadline, caller, limits, errors as
-problems, usage, audit, headers.
-
-The usage event is in the outbox before the answer starts, also for an answer that is an error.
-"""
+"""The rows of the route table, and one wrapper around every handler: request id, deadline, authentication, limits,
+errors as problems, usage, audit, headers. The usage event is in the outbox before the answer starts, also if the answer
+is an error."""
 
 from __future__ import annotations
 
@@ -48,9 +46,9 @@ _log = logging.getLogger(__name__)
 Problems = tuple[type[ServiceError], ...]
 Method = Literal["GET", "POST", "DELETE"]
 Handler = Callable[..., Awaitable[Response]]
-"""Takes a `Call`, and by name the parts of the gateway that its other parameters are annotated with."""
+"""Takes a `Call`, and the parts of the gateway that its other parameters name by class."""
 Tag = Literal["Jobs", "Older routes", "Batches", "Webhooks", "Usage", "Admin", "Service"]
-"""The groups of the page, in its order."""
+"""The groups of routes on the page, in its order."""
 Content = type[Any] | str
 """A schema is JSON; a text is another media type."""
 
@@ -64,36 +62,36 @@ async def _no_handler(call: Call) -> Response:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RouteSpec:
-    """One row of the route table. It stands above its handler, whose docstring is the long text of the description."""
+    """One row of the route table, above its handler. The handler's docstring is the long text of its description."""
 
     method: Method
     path: str
     summary: str
     tag: Tag
     answers: Mapping[int, tuple[Content, ...]]
-    """The good answers by status; no content is no body."""
+    """The successful answers by status; no content means no body."""
     problems: Problems = ()
-    """Problems of its own, beside those of every route and of every authenticated route."""
+    """Problems of this route, besides those of every route and of every authenticated route."""
     tracked: str | None = None
-    """`endpoint_type` of its usage events. Authenticated and tracked are one thing; None is open to all."""
+    """`endpoint_type` of its usage events. Every authenticated route is tracked; None: open to everybody."""
     deadline: Literal["submit", "read"] = "read"
     overlaps: bool = False
-    """True: the handler runs while the limiter is asked, which saves a round trip; what it found goes out only if the
-    request may pass. For reads of one record alone: a handler that loops, takes a body, changes something or asks
-    another server begins when the limiter has let the request pass, so that a refused one costs nothing else."""
+    """True: the handler runs concurrently with the rate check, which saves a round trip; its result is sent only if the
+    check passes. Only for reads of a single record: a handler that loops, takes a body, changes something or asks
+    another server starts after the check, so that a refused request costs nothing else."""
     admin: bool = False
-    """True: for admins alone, and what is no GET goes into the audit log."""
+    """True: only for admins; requests other than GET go into the audit log."""
     after: Handler | None = None
-    """May hold the answer back beyond the deadline because the caller asks for it; it never fails."""
+    """May delay the answer beyond the deadline because the caller asks for it; it never fails."""
     bodies: Mapping[str, type[BaseModel]] = field(default_factory=lambda: _NONE)
-    """By media type."""
+    """The models of the request body, by media type."""
     example: Any = None
-    """A JSON body that passes."""
+    """A valid JSON body."""
     query: type[BaseModel] | None = None
     headers: tuple[str, ...] = ()
-    """Request headers it obeys, beside `Authorization` and `X-Request-ID`; `openapi.HEADERS` describes each."""
+    """Request headers that it uses, besides `Authorization` and `X-Request-ID`; `openapi.HEADERS` describes each."""
     answer_headers: tuple[str, ...] = ()
-    """Headers of its good answers, beside those that a status or every answer brings."""
+    """Headers of its successful answers, besides those of every answer and of its status."""
     handler: Handler = _no_handler
 
     @property
@@ -103,7 +101,7 @@ class RouteSpec:
 
     @property
     def rate_class(self) -> RateClass:
-        """What the limiter counts it as."""
+        """The class in which the limiter counts it."""
         return "admin" if self.admin else self.deadline
 
 
@@ -111,7 +109,7 @@ class RouteTable(list[RouteSpec]):
     """The rows of a module, in the order of their handlers."""
 
     def add(self, row: RouteSpec) -> Callable[[H], H]:
-        """Decorate the handler of the row."""
+        """Decorate the row's handler."""
 
         def with_handler(handler: H) -> H:
             self.append(replace(row, handler=handler))
@@ -121,8 +119,8 @@ class RouteTable(list[RouteSpec]):
 
 
 def bind(handler: Handler, parts: Sequence[object]) -> Handler:
-    """The handler with the parts that its signature names by their classes. Raises `LookupError` unless there is just
-    one part of each class, so that a gateway whose handler lacks one does not start."""
+    """The handler with the parts that its signature names by class. Raises `LookupError` unless there is exactly one
+    part of each class, so that a gateway with a missing part does not start."""
     kinds = get_type_hints(handler)
     kinds.pop("return", None)
     needed = {name: kind for name, kind in kinds.items() if not issubclass(kind, Call | Response)}
@@ -138,7 +136,7 @@ def _part(kind: type[Any], parts: Sequence[object]) -> object:
 
 @dataclass(frozen=True, slots=True)
 class EndpointServices:
-    """What the wrapper itself uses, for every route alike."""
+    """The parts that the wrapper itself uses on every route."""
 
     settings: Settings
     verifier: TokenVerifier
@@ -148,7 +146,7 @@ class EndpointServices:
     tracer: Tracer
     tasks: RequestTasks
     slow_uploads: ConcurrencyLimit
-    """Requests whose body takes its time."""
+    """Requests whose body arrives slowly."""
     audit: AuditLog = field(default_factory=AuditLog)
     meter: RequestMeter = field(default_factory=RequestMeter)
 
@@ -180,7 +178,7 @@ class Endpoint:
             self._services.tasks.spawn(self._record(call, CLIENT_GONE, started, now))
             raise
         self._finish(call, step, response.status_code, started)
-        # A client that goes away now was still served, and is still counted once.
+        # If the client disconnects now, the request was still served and is counted once.
         await self._record(call, response.status_code, started, now)
         if call.admission is not None:
             for name, value in call.admission.headers:
@@ -206,14 +204,14 @@ class Endpoint:
         return problem_response(error, path=call.request.scope["path"], request_id=call.request_id)
 
     def _unforeseen(self, call: Call, met: Exception, *, is_late: bool) -> ServiceError:
-        """A `TimeoutError` may be that of a pool or a library, long before the request's own deadline."""
+        """A `TimeoutError` may come from a pool or a library, long before the request's own deadline."""
         if is_late and isinstance(met, TimeoutError):
             return call.pace.problem if call.pace else DeadlineExceeded("The request took too long.")
         _log.error("request %s to %s failed", call.request_id, self._route.path, exc_info=met)
         return InternalError("The service failed. The request id helps to find out why.")
 
     async def _held_back(self, call: Call, response: Response) -> Response:
-        """The answer once the caller need not wait any longer. A fault while it waits does not take the answer away."""
+        """The answer after the caller's wait. An error during the wait does not affect the answer."""
         if self._after is None:
             return response
         try:
@@ -223,7 +221,7 @@ class Endpoint:
             return response
 
     def _begin(self, call: Call) -> Step | None:
-        """The request's step in a trace. Probes and scrapes have none: they would fill the traces."""
+        """The request's span in a trace. Probes and scrapes have none, because they would fill the traces."""
         if self._route.tracked is None:
             return None
         parent = call.request.headers.get("traceparent")
@@ -232,7 +230,8 @@ class Endpoint:
         return step
 
     def _finish(self, call: Call, step: Step | None, status: int, started: float) -> None:
-        """The audit line first: nothing that fails later may take it. Nor may a meter's fault take the answer."""
+        """The audit line comes first, so that no later failure prevents it. A failing meter does not affect the
+        answer."""
         self._audit(call, status)
         try:
             self._end(call, step, status, started)
@@ -250,7 +249,7 @@ class Endpoint:
             step.end(facts | {"http.response.status_code": status}, str(status) if status >= 500 else None)
 
     async def _limited(self, call: Call, principal: Principal) -> Response:
-        """A refusal of the limiter comes before any other problem."""
+        """A refusal by the limiter takes precedence over any other problem."""
         admission = call.admission = self._services.limiter.ask(principal, self._route.rate_class)
         if not self._route.overlaps:
             await admission.granted()
@@ -269,8 +268,8 @@ class Endpoint:
         return response
 
     async def _handled(self, call: Call, admission: Admission) -> Response:
-        """The handler's answer. A submit that made nothing does not count in the day's quota, unless it is unknown
-        whether it made something: accepting had begun, and its reply was lost or not awaited."""
+        """The handler's answer. A submit that created nothing does not count towards the day's quota, unless the result
+        is unknown: accepting had begun, and its reply was lost or not awaited."""
         if self._route.rate_class != "submit":
             return await self._handler(call)
         try:
@@ -303,14 +302,14 @@ class Endpoint:
             refusal=call.refusal,
             forwarded_for=call.request.headers.get("x-forwarded-for", ""),
         )
-        if status in REFUSALS:  # of the open routes only /metrics refuses anybody
+        if status in REFUSALS:  # among the open routes only /metrics refuses callers
             self._services.audit.refused(request, scrape=route.tracked is None)
         else:
             self._services.audit.acted(request)
 
     async def _record(self, call: Call, status: int, started: float, now: float) -> None:
-        """Put the usage event into the outbox. Should that fail, the answer still goes out, because the work was done,
-        and the loss is logged."""
+        """Put the usage event into the outbox. If that fails, the answer is still sent, because the work was done, and
+        the loss is logged."""
         if self._route.tracked is None or call.principal is None:
             return
         try:
@@ -337,14 +336,14 @@ class Endpoint:
 
 
 class PathEndpoint:
-    """The ASGI application of one path: its methods, and 405 for every other."""
+    """The ASGI application of one path: its methods, and 405 for any other."""
 
     def __init__(self, methods: Mapping[str, Endpoint]) -> None:
-        # RFC 9110 section 9.1: HEAD wherever GET is.
+        # RFC 9110 section 9.1: HEAD is allowed wherever GET is.
         self._methods = {**methods, **({"HEAD": methods["GET"]} if "GET" in methods else {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Ids are hexadecimal and made in lower case; spreadsheets, forms and some UUID libraries put them in capitals.
+        # Ids are lower-case hexadecimal; spreadsheets, forms and some UUID libraries change them to upper case.
         given = scope["path_params"]
         scope["path_params"] = {name: text.lower() if name.endswith("_id") else text for name, text in given.items()}
         if endpoint := self._methods.get(scope["method"]):
@@ -359,8 +358,11 @@ class PathEndpoint:
 
 
 class OneSpelling:
-    """Middleware: a path with a slash at its end is the path without it. Served, not redirected: a redirect of a POST
-    is one more request, and names a host that the service does not know from behind an edge."""
+    """Middleware: treats a path with a trailing slash as the path without it.
+
+    It does not redirect: a redirected POST is a second request, and behind an edge the service does not know its own
+    host name.
+    """
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application

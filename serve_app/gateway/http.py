@@ -1,4 +1,5 @@
-"""HTTP without routes: answers in JSON, problems, ETags, downloads, streamed bodies, query parameters, request ids."""
+"""HTTP helpers without routes: JSON answers, problems, ETags, downloads, streamed bodies, query parameters, request
+ids."""
 
 from __future__ import annotations
 
@@ -23,19 +24,19 @@ from serve_app.gateway.schemas.common import Problem, problem_type
 
 SECURITY_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 CLIENT_GONE: Final = 499
-"""Status in the usage event of a request whose client went away before the answer."""
+"""Status in the usage event of a request whose client disconnected before the answer."""
 PATH_SHOWN_MAX: Final = 1000
 RETRY_AFTER_S: Final = 2
 POINTERS_MAX: Final = 20
 NAME_SHOWN_MAX: Final = 100
 SEND_S: Final = 10.0
-"""A client that does not take a piece for this long is cut off."""
+"""A client that does not take a piece for this long is disconnected."""
 SPOOL_BYTES: Final = 1024 * 1024
-"""Memory for an answer that must be whole before it is sent; the rest goes to disk."""
+"""Memory for an answer that must be complete before it is sent; the rest goes to disk."""
 PIECE_BYTES: Final = 128 * 1024
 
 json_text: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-"""A document as every answer writes it: one encoder for all, status reads are hot. It writes no line breaks."""
+"""The one encoder for all answers, because status reads are frequent. It writes no line breaks."""
 _TAG: Final = re.compile(r'(?:W/)?("[^"]*")')
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def json_response(document: object, status: int = 200, headers: dict[str, str] |
 
 
 def problem_response(error: ServiceError, *, path: str, request_id: str) -> Response:
-    """The answer to a request that met `error`."""
+    """The answer for `error`."""
     document: Problem = {
         "type": problem_type(error.slug),
         "title": error.title,
@@ -69,7 +70,7 @@ def problem_response(error: ServiceError, *, path: str, request_id: str) -> Resp
 
 
 def _challenge(error: ServiceError) -> str:
-    """RFC 6750 section 3: a request without a token is told the scheme, one with a bad token also why."""
+    """RFC 6750 section 3: without a token the header names the scheme, with an invalid token also the error."""
     challenge = f'Bearer realm="{SERVICE_NAME}"'
     if isinstance(error, TokenInvalid):
         reason = error.detail.replace("\\", "").replace('"', "'")
@@ -78,7 +79,7 @@ def _challenge(error: ServiceError) -> str:
 
 
 def tagged(request: Request, response: Response) -> Response:
-    """The answer with the ETag of its body; 304 without body where the client names that tag."""
+    """The answer with the ETag of its body; 304 without a body if the client sent that tag."""
     tag = f'"{hashlib.sha256(response.body).hexdigest()}"'
     response.headers["ETag"] = tag
     known = ",".join(request.headers.getlist("if-none-match"))
@@ -89,15 +90,14 @@ def tagged(request: Request, response: Response) -> Response:
 
 
 def download_headers(file_name: str) -> dict[str, str]:
-    """Headers that make an answer a file of this name, and nothing that a browser runs."""
+    """Headers that make the answer a download of this name, never rendered by a browser."""
     return {"Content-Disposition": f'attachment; filename="{file_name}"', "Content-Security-Policy": "sandbox"}
 
 
 class StreamingBody(Response):
     """An answer that is sent piece by piece, one of them in memory at a time. `size` is its length in bytes, if known.
 
-    Where the pieces break off, the answer is not completed, so that the server closes the connection and the client
-    sees that it has not got the whole.
+    If the pieces fail, the answer stays incomplete: the server closes the connection, so the client notices.
     """
 
     def __init__(
@@ -110,8 +110,10 @@ class StreamingBody(Response):
         self._pieces, self._size = pieces, size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send head, pieces and end; the answer to HEAD has no pieces. HTTP/1.0 has no chunks (RFC 9112 section 6.1):
-        such a client gets the whole at once, with its size."""
+        """Send head, pieces and end; the answer to HEAD has no pieces.
+
+        HTTP/1.0 has no chunks (RFC 9112 section 6.1): such a client gets the whole answer at once, with its size.
+        """
         if self._size is None and is_http_1_0(scope) and scope["method"] != "HEAD":
             await self._send_whole(send)
             return
@@ -120,7 +122,7 @@ class StreamingBody(Response):
             await send({"type": "http.response.body", "body": b""})
 
     async def _send_whole(self, send: Send) -> None:
-        """Send nothing where the pieces break off: the client must see that it has not got the whole."""
+        """Send nothing if the pieces fail, so that the client notices."""
         with SpooledTemporaryFile(SPOOL_BYTES) as whole:
             try:
                 async for piece in self._pieces:
@@ -137,14 +139,14 @@ class StreamingBody(Response):
                 await send({"type": "http.response.body", "body": b""})
 
     async def send_pieces(self, receive: Receive, send: Send) -> bool:
-        """Send the pieces. False where they or the connection broke off."""
+        """Send the pieces. False if the pieces or the connection failed."""
         sent = 0
         try:
             async for piece in self._pieces:
                 async with asyncio.timeout(SEND_S):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 sent += len(piece)
-        except OSError:  # TimeoutError is one: the caller is too slow, or has just gone
+        except OSError:  # TimeoutError is one: the client is too slow, or has just disconnected
             return False
         except ServiceError as error:
             _log.warning("an answer broke off: %s", error.detail)
@@ -156,7 +158,7 @@ class StreamingBody(Response):
 
 
 def is_http_1_0(scope: Scope) -> bool:
-    """Whether the client speaks HTTP/1.0: `ab`, old instruments' software, nginx unless it is told otherwise."""
+    """Whether the client speaks HTTP/1.0: `ab`, old instruments' software, nginx by default."""
     return scope.get("http_version") in ("1.0", "0.9")
 
 
@@ -170,7 +172,7 @@ async def _no_request() -> Message:
 
 
 def read_query(request: Request, kind: type[Q]) -> Q:
-    """The query parameters that a model describes. Raises `QueryInvalid`, which names the one at fault."""
+    """The query parameters of a model. Raises `QueryInvalid`, which names the invalid one."""
     items = request.query_params.multi_items()
     given = dict(items)
     for name in given:
@@ -187,24 +189,24 @@ def read_query(request: Request, kind: type[Q]) -> Q:
 
 
 def value_invalid(request: Request, words: str) -> ServiceError:
-    """The problem of a value that does not fit, with the likely cause where the query has a `+`, which is a space."""
+    """The problem of an invalid value, with the likely cause if the query has a `+`, which is a space."""
     hint = " In a query a + is a space; write %2B for it." if b"+" in request.scope["query_string"] else ""
     return QueryInvalid(words + hint)
 
 
 def pointers_of(error: ValidationError, root: str = "") -> dict[str, str]:
-    """JSON Pointers (RFC 6901) below `root` to the values that do not fit, and why; the first `POINTERS_MAX`."""
+    """JSON Pointers (RFC 6901) below `root` to the invalid values, and the reasons; the first `POINTERS_MAX`."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)[:POINTERS_MAX]
     return {"/".join((root, *map(escape, fault["loc"]))): fault["msg"] for fault in faults}
 
 
 def escape(part: str | int) -> str:
-    """One token of a JSON Pointer; cut, because the name may be the caller's."""
+    """One token of a JSON Pointer; truncated, because the name may come from the caller."""
     return str(part)[:100].replace("~", "~0").replace("/", "~1")
 
 
 async def send_response(response: Response, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send with the headers that every answer has."""
+    """Send with the headers of every answer."""
     response.headers["X-Request-ID"] = request_id
     for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
@@ -212,14 +214,14 @@ async def send_response(response: Response, request_id: str, scope: Scope, recei
 
 
 def request_id_of(scope: Scope) -> str:
-    """The caller's X-Request-ID when it is safe to log and echo, else a new one; one request keeps one."""
+    """The caller's X-Request-ID if it is safe to log and echo, else a new one; the same for the whole request."""
     if "request_id" not in scope:
         scope["request_id"] = usable_request_id(header_of(scope, b"x-request-id"))
     return str(scope["request_id"])
 
 
 def header_of(scope: Scope, name: bytes) -> str | None:
-    """The first header of this name, in lower case; None without one."""
+    """The first header of this lower-case name, or None."""
     for key, value in scope["headers"]:
         if key == name:
             return str(value.decode("latin-1"))

@@ -17,7 +17,7 @@ from serve_app.jobs.records import Idempotency
 
 KEY_MAX: Final = 255
 THREAD_MIN_BYTES: Final = 256 * 1024
-"""Hashing a smaller image takes less time than starting a thread."""
+"""Hashing a smaller image takes less time than using a thread."""
 _STRING: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 """A string of RFC 8941: printable ASCII, with quote and backslash escaped."""
 _BARE: Final = re.compile(r"[!#$%&'*+\-.^_`|~:/=0-9A-Za-z]+")
@@ -43,7 +43,7 @@ def read_key(request: Request) -> str | None:
 
 
 async def identify(call: Call, key: str, asked: Json, image: bytes | None) -> Idempotency:
-    """The key of this caller on this route, and the fingerprint of the request: `asked` and the image."""
+    """The caller's key on this route, and the fingerprint of the request: of `asked` and the image."""
     path = call.request.scope["path"]
     scope = "\0".join((call.caller.id, call.request.method, path, key))
     digest = "" if image is None else await digest_of(image)

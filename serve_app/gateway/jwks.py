@@ -1,8 +1,8 @@
 """The public keys of the accepted token issuers, by OpenID Connect Discovery 1.0 and RFC 7517.
 
 Keys are cached. An unknown key id, or a signature that does not match, asks the issuer again, each at most every 30
-seconds; one fetch at a time; while an issuer is away its last good keys stay in use. A key the issuer withdrew is
-forgotten with the next refresh.
+seconds, with one fetch at a time. While an issuer is down, its last good keys stay in use. A key that the issuer
+withdrew is dropped with the next refresh.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from serve_app.settings import MIB, Settings
 
 FETCH_TIMEOUT_S: Final = 3.0
 FRESH_S: Final = 600.0
-"""After this age keys are fetched again beside the requests, which also bounds how long a withdrawn key is trusted."""
+"""Keys older than this are fetched again in the background, which also limits how long a withdrawn key is trusted."""
 COOL_DOWN_S: Final = 30.0
 FAILURE_COOL_DOWN_S: Final = 5.0
 DOCUMENT_MAX_BYTES: Final = 1 * MIB
 KEYS_MAX: Final = 1000
-"""Of one issuer; each takes some 20 µs to read. What stands behind them is left out."""
+"""Keys of one issuer; each takes some 20 µs to read. Further ones are ignored."""
 RSA_MIN_BITS: Final = 2048
 RSA_ALGORITHMS: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 ALGORITHMS_OF_KEY: Final = {
@@ -45,31 +45,31 @@ ALGORITHMS_OF_KEY: Final = {
     ("OKP", "Ed25519"): frozenset({"EdDSA", "Ed25519"}),
     ("OKP", "Ed448"): frozenset({"EdDSA", "Ed448"}),
 }
-"""What a key of this type and curve may verify (RFC 7518, RFC 8037, RFC 8812); `Ed25519` and `Ed448` are the names
-that RFC 9864 gives to `EdDSA` with one of the curves."""
+"""Algorithms that a key of this type and curve may verify (RFC 7518, RFC 8037, RFC 8812); `Ed25519` and `Ed448` are the
+names that RFC 9864 gives to `EdDSA` with one of the curves."""
 
 _log = logging.getLogger(__name__)
 
 
 class _KeysUnreadable(ValueError):
-    """The issuer answered, but not with what it should; the text goes to the log, never to a client."""
+    """The issuer's answer is not what it should be; the text goes to the log, never to a client."""
 
 
 class _KeySkipped(ValueError):
-    """One entry of a key set verifies nothing here; the text says why, for the log."""
+    """One entry of a key set cannot verify anything here; the text gives the reason, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One verification key. A refresh keeps the object of a key that is published unchanged, so identity tells whether
-    a cached verdict still holds."""
+    """One verification key. A refresh keeps the object of an unchanged key, so identity shows whether a cached verdict
+    is still valid."""
 
     issuer: str
     id: str | None
     algorithms: frozenset[str]
-    """The algorithms that it may be used with, by its type and its `alg`."""
+    """Its permitted algorithms, by its type and its `alg`."""
     digest: str
-    """SHA-256 of the public key: entries that differ in nothing else are one key."""
+    """SHA-256 of the public key: entries with the same digest are one key."""
     public: Any = field(compare=False, repr=False)
 
 
@@ -89,8 +89,9 @@ class IssuerKeys:
     async def find(self, key_id: str | None, algorithm: str) -> Key:
         """The key of this id that fits the algorithm; without an id the only key that fits (RFC 7515 section 4.1.4).
 
-        Raises `TokenInvalid` where there is none or more than one, `KeysUnavailable` for a key that cannot be looked up
-        while the issuer is away."""
+        Raises `TokenInvalid` if there is none or more than one, and `KeysUnavailable` for a key that cannot be looked
+        up while the issuer is down.
+        """
         if self._keys is None:
             await self._fetch_once()
         elif len(self._fitting(key_id, algorithm)) != 1 and self._clock() >= self._unknown_until:
@@ -110,10 +111,12 @@ class IssuerKeys:
         raise TokenInvalid("The token is signed with a key that its issuer does not publish.")
 
     async def find_replacement(self, key_id: str | None, algorithm: str, failed: Key) -> Key | None:
-        """The key that has taken the place of one whose signature check failed; None where nothing has changed.
+        """The key that has replaced one whose signature check failed; None if nothing has changed.
 
-        An issuer may put a new key under an old id. It is asked at most once in a cool-down: tokens with a wrong
-        signature are no way to make it busy. The cool-down is not that of unknown ids, which anybody can use up."""
+        An issuer may publish a new key under an old id. It is asked at most once per cool-down, so that tokens with
+        wrong signatures cannot overload it. This cool-down is separate from that of unknown ids, which anybody can use
+        up.
+        """
         if self._fitting(key_id, algorithm) == [failed] and self._clock() >= self._mismatch_until:
             await self._fetch_once()
             if self._fitting(key_id, algorithm) == [failed] and not self._away:
@@ -122,8 +125,10 @@ class IssuerKeys:
         return found[0] if len(found) == 1 and found[0] != failed else None
 
     def _fitting(self, key_id: str | None, algorithm: str) -> list[Key]:
-        """The keys that could verify: one entry for each public key. A key without an id is not the one that a token
-        means by an id (RFC 7517 section 4.5)."""
+        """The keys that could verify: one entry for each public key.
+
+        A key without an id does not match a token that names an id (RFC 7517 section 4.5).
+        """
         fitting = (key for key in self._keys or () if algorithm in key.algorithms)
         return list({key.digest: key for key in fitting if key_id is None or key.id == key_id}.values())
 
@@ -133,7 +138,7 @@ class IssuerKeys:
         return self._failed_at > self._fetched_at
 
     async def close(self) -> None:
-        """End a fetch that is under way."""
+        """Cancel a running fetch."""
         if self._refresh is not None:
             self._refresh.cancel()
             await asyncio.wait([self._refresh])
@@ -141,7 +146,7 @@ class IssuerKeys:
     async def _fetch_once(self) -> None:
         self._start_fetch()
         if self._refresh is not None:
-            # A caller that goes away must not cancel the fetch that others wait for.
+            # A caller that disconnects must not cancel the fetch for which others wait.
             await asyncio.shield(self._refresh)
 
     def _start_fetch(self) -> None:
@@ -162,7 +167,7 @@ class IssuerKeys:
             self._refresh = None
 
     async def _read_keys(self) -> Sequence[Key]:
-        # A proxy from the environment may stand between us and a remote issuer, never before one on this machine.
+        # Use a proxy of the environment for remote issuers, never for one on this machine.
         remote = urlsplit(self.issuer).hostname not in ("localhost", "127.0.0.1", "::1")
         async with httpx2.AsyncClient(trust_env=remote, follow_redirects=False, timeout=FETCH_TIMEOUT_S) as client:
             discovery = await self._read(client, self.issuer.rstrip("/") + "/.well-known/openid-configuration")
@@ -209,7 +214,7 @@ class KeyRing:
         return await self._of(issuer).find(key_id, algorithm)
 
     async def find_replacement(self, key_id: str | None, algorithm: str, failed: Key) -> Key | None:
-        """As `IssuerKeys.find_replacement`, of the failed key's issuer."""
+        """As `IssuerKeys.find_replacement`, at the failed key's issuer."""
         return await self._of(failed.issuer).find_replacement(key_id, algorithm, failed)
 
     def _of(self, issuer: str) -> IssuerKeys:
@@ -223,10 +228,12 @@ class KeyRing:
 
 
 def usable_keys(issuer: str, document: dict[str, Any]) -> tuple[list[Key], tuple[str, ...]]:
-    """The keys of a JWK set that verify signatures here, and why the others do not.
+    """The usable keys of a JWK set, and the reasons why others were skipped. A key that cannot be read does not affect
+    the others.
 
-    A key that cannot be read harms no other. Raises ValueError for what is no key set, or one without an entry: an
-    issuer that starts may publish that for a moment, and its last good keys stay."""
+    Raises ValueError for anything but a key set, and for an empty one: a starting issuer may publish that briefly, and
+    its last good keys stay in use.
+    """
     entries = document.get("keys")
     if not isinstance(entries, list) or not entries:
         raise _KeysUnreadable("the key set is not a list of keys")
@@ -242,22 +249,22 @@ def usable_keys(issuer: str, document: dict[str, Any]) -> tuple[list[Key], tuple
 
 
 def _read_key(issuer: str, entry: Any) -> Key:
-    """A key of the set. Members that are null count as left out: some issuers write every member."""
+    """One key of the set. Members that are null count as missing, because some issuers write every member."""
     if not isinstance(entry, dict):
         raise _KeySkipped("not an object")
     members = {name: value for name, value in entry.items() if value is not None}
     key_id = members.get("kid")
     if not isinstance(key_id, str | None):
         raise _KeySkipped("its kid is not a text")
-    if "d" in members:  # an issuer that publishes a private key has lost it
+    if "d" in members:  # an issuer that publishes a private key has leaked it
         raise _KeySkipped(f"kid {key_id!r:.80}: it is private")
-    operations = members.get("key_ops", ["verify"])  # some issuers write `sign`, what they themselves do with it
+    operations = members.get("key_ops", ["verify"])  # some issuers write `sign`, which is their own use of the key
     verifies = isinstance(operations, list) and any(operation in ("verify", "sign") for operation in operations)
     if members.get("use", "sig") != "sig" or not verifies:
         raise _KeySkipped(f"kid {key_id!r:.80}: not for signatures")
     algorithms = _algorithms(members)
     try:
-        # PyJWT wants the name of an algorithm to read a key; which of those that fit makes no difference to that.
+        # PyJWT needs the name of an algorithm to read a key; any of those that fit will do.
         public = PyJWK(members, "EdDSA" if "EdDSA" in algorithms else min(algorithms)).key
         encoded = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -268,7 +275,7 @@ def _read_key(issuer: str, entry: Any) -> Key:
 
 
 def _algorithms(members: dict[str, Any]) -> frozenset[str]:
-    """What the key's type and curve allow, narrowed by its `alg` (RFC 8725 section 3.1)."""
+    """The algorithms of the key's type and curve, restricted by its `alg` (RFC 8725 section 3.1)."""
     kind, curve = members.get("kty"), members.get("crv")
     fitting = None
     if isinstance(kind, str) and isinstance(curve, str | None):
@@ -280,4 +287,4 @@ def _algorithms(members: dict[str, Any]) -> frozenset[str]:
         return fitting
     if not isinstance(algorithm, str) or algorithm not in fitting:
         raise _KeySkipped(f"kid {members.get('kid')!r:.80}: its alg does not fit its type, or is not for signatures")
-    return fitting if "EdDSA" in fitting else frozenset({algorithm})  # of an OKP key both names mean the same
+    return fitting if "EdDSA" in fitting else frozenset({algorithm})  # for an OKP key both names mean the same

@@ -30,20 +30,20 @@ from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 
 WAITS_MAX: Final = 96
-"""Of one replica, which takes 256 requests at once: with the streams a third is left to those who do not wait."""
+"""For one replica, which takes 256 requests at once: waits and streams together leave a third for other requests."""
 WAITS_MAX_PER_USER: Final = 32
 STREAMS_MAX: Final = 64
 STREAMS_MAX_PER_USER: Final = 16
 WAIT_MAX_S: Final = 20
-"""Below the minute that proxies on the way usually allow an answer that has not begun."""
+"""Shorter than the minute that proxies usually allow before an answer starts."""
 WAIT_POLL_S: Final = 2.0
-"""A message may get lost: a waiting request reads the job this often."""
+"""Interval at which a waiting request reads the job, because a message may get lost."""
 KEPT: Final = ("Vary", "Preference-Applied", "Location", "Idempotent-Replayed")
-"""What the answer to an ended job takes over from the one that was there at once."""
+"""Headers that the answer with the ended job takes from the original answer."""
 PING_S: Final = 15.0
-"""Below what proxies on the way, ours too, give a connection on which nothing comes."""
+"""Shorter than proxies, ours included, keep an idle connection open."""
 POLL_S: Final = 3.0
-"""A message may get lost: a stream reads the job this often."""
+"""Interval at which a stream reads the job, because a message may get lost."""
 RECONNECT_MS: Final = 1000
 RETRY: Final = f"retry: {RECONNECT_MS}\n\n"
 RETRY_AFTER_S: Final = 5
@@ -59,7 +59,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class JobPresenter:
-    """The job object of GET, with its position in the queue and how long it may take, while it waits."""
+    """The job object of GET; while the job waits, with its queue position and an estimate of the time it takes."""
 
     jobs: JobStore
     throughputs: Throughputs
@@ -72,7 +72,7 @@ class JobPresenter:
         return schemas.job_object(job, self.job_ttl, queue)
 
     async def respond(self, request: Request, job: Job) -> Response:
-        """200 with the job as it is now, or 304 to a client that has it already."""
+        """200 with the job as it is now, or 304 for a client that already has this state."""
         headers = {"Cache-Control": schemas.CHECKED} if job.ended else {"Retry-After": str(schemas.POLL_AFTER_S)}
         return tagged(request, json_response(await self.show(job), headers=headers))
 
@@ -89,8 +89,8 @@ class JobPresenter:
 
 
 def estimate(place: QueuePosition, rate: Rate, batch: int) -> schemas.Estimate:
-    """Seconds until the job ends. Low: only its owner's older jobs go first. High: all jobs go first that may, and
-    those that run. Jobs end in batches, so that one batch more or less may end in any time."""
+    """Seconds until the job ends. Low: only its owner's older jobs run before it. High: all jobs run before it that
+    may, and those that are running. Jobs end in batches, so either may be off by one batch."""
     low = max(0, place.least + 1 - batch) / rate.fastest
     high = (place.most + place.running + batch) / rate.slowest
     return {"low": math.floor(low), "high": math.ceil(high)}
@@ -98,7 +98,7 @@ def estimate(place: QueuePosition, rate: Rate, batch: int) -> schemas.Estimate:
 
 @dataclass(frozen=True)
 class JobWatch:
-    """What holds a request open until its job changes, and for how many requests at once."""
+    """Holds requests open until their job changes, and limits their number."""
 
     jobs: JobStore
     messages: Messages
@@ -110,9 +110,9 @@ class JobWatch:
 
 
 async def wait_for_end(call: Call, response: Response, watch: JobWatch) -> Response:
-    """`Prefer: wait=N`: 200 with the job when it ends within N seconds, else `response` as it was.
+    """`Prefer: wait=N`: 200 with the job when it ends within N seconds, else the unchanged `response`.
 
-    Waiting comes after the endpoint's deadline and costs the request nothing: should it fail, `response` is sent.
+    The wait comes after the endpoint's deadline and cannot fail the request: on an error, `response` is sent.
     """
     response.headers["Vary"] = "Prefer"
     seconds = wait_of(call.request.headers.getlist("prefer"))
@@ -135,7 +135,7 @@ async def wait_for_end(call: Call, response: Response, watch: JobWatch) -> Respo
 
 
 async def _race(call: Call, watch: JobWatch, seconds: int) -> Job | bool | None:
-    """The ended job; True when the caller has gone; None when there is nothing left to wait for."""
+    """The ended job; True if the client has disconnected; None if there is nothing left to wait for."""
     ending = asyncio.create_task(_end_of(call, watch, seconds))
     gone = asyncio.create_task(disconnected(call.request.receive))
     leaving = asyncio.create_task(watch.shutdown.wait())
@@ -143,7 +143,7 @@ async def _race(call: Call, watch: JobWatch, seconds: int) -> Job | bool | None:
         await asyncio.wait((ending, gone, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
             return gone.done()
-        if error := ending.exception():  # a defect here must not take the answer that is there
+        if error := ending.exception():  # a bug here must not affect the answer that exists
             _log.error("request %s could not wait", call.request_id, exc_info=error)
             return None
         return ending.result()
@@ -158,7 +158,7 @@ async def _end_of(call: Call, watch: JobWatch, seconds: int) -> Job | None:
             try:
                 job = await watch.jobs.read(call.job_id, call.caller.id)
             except CapacityError:
-                job = None  # Redis is away; it may be back in time
+                job = None  # Redis is down; it may recover in time
             except JobUnknown:
                 return None
             if job and job.ended:
@@ -170,7 +170,7 @@ async def _end_of(call: Call, watch: JobWatch, seconds: int) -> Job | None:
 
 
 async def disconnected(receive: Receive) -> None:
-    """Return when the caller has gone. The request's body must have been read, or be none."""
+    """Return when the client has disconnected. The request's body must have been read, or be empty."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -186,13 +186,13 @@ def wait_of(values: Iterable[str]) -> int | None:
 
 
 def _parts(text: str) -> list[str]:
-    """Split at commas outside of quotes. A quote without its end makes the whole malformed."""
+    """Split at commas outside of quotes. An unclosed quote makes the whole value malformed."""
     return [] if text.count('"') % 2 else re.findall(r'(?:"[^"]*"|[^,"])+', text)
 
 
 async def state_now(presenter: JobPresenter, job: Job, seen: str | None) -> Response:
-    """The stream up to now, for a client of HTTP/1.0, to which nothing can be sent without its size. Its `retry` makes
-    the client ask again."""
+    """The stream's current state, for a client of HTTP/1.0, which needs the size of the answer. Its `retry` makes the
+    client ask again."""
     event = "" if event_id(job) == seen else await _event(presenter, job)
     return Response(f"{RETRY}{event}", headers=HEADERS, media_type=MEDIA_TYPE)
 
@@ -202,12 +202,13 @@ async def _event(presenter: JobPresenter, job: Job) -> str:
 
 
 def event_id(job: Job) -> str:
-    """Names a state of the job: a client that has seen it does not get it again."""
+    """Identifies a state of the job: a client that has seen it does not get it again."""
     return f"{job.run}-{job.deliveries}-{job.status.value}"
 
 
 class EventStream(StreamingBody):
-    """The job's changes as server-sent events, until it ends, the time is over, or the caller or the replica goes."""
+    """The job's changes as server-sent events, until it ends, the time is over, the client disconnects or the replica
+    shuts down."""
 
     def __init__(self, call: Call, watch: JobWatch, seen: str | None) -> None:
         self._job_id, self._owner = call.job_id, call.caller.id
@@ -216,7 +217,7 @@ class EventStream(StreamingBody):
         super().__init__(self._events, headers=HEADERS, media_type=MEDIA_TYPE)
 
     async def send_pieces(self, receive: Receive, send: Send) -> bool:
-        """False where the caller is cut off. One that has gone, or comes back to another replica, misses nothing."""
+        """False if the client is disconnected here. A client that reconnects, to whichever replica, misses nothing."""
         sending = asyncio.create_task(super().send_pieces(receive, send))
         gone = asyncio.create_task(disconnected(receive))
         leaving = asyncio.create_task(self._watch.shutdown.wait())
@@ -237,7 +238,7 @@ class EventStream(StreamingBody):
                 try:
                     event, ended = await self._next()
                 except JobUnknown:
-                    return  # the client gets 404 when it comes back
+                    return  # the client gets 404 when it reconnects
                 if event or time.monotonic() - written >= PING_S:
                     yield (event or ": ping\n\n").encode()
                     written = time.monotonic()
@@ -246,11 +247,11 @@ class EventStream(StreamingBody):
                 await changes.rest(max(0.0, min(POLL_S, until - time.monotonic())))
 
     async def _next(self) -> tuple[str, bool]:
-        """The event of the job's state, empty when it has been sent, and whether it is the last one."""
+        """The event of the job's state, empty if it has been sent, and whether it is the last one."""
         try:
             job = await self._watch.jobs.read(self._job_id, self._owner)
         except CapacityError:
-            return "", False  # Redis is away; the stream outlives that
+            return "", False  # Redis is down; the stream stays open
         if (name := event_id(job)) == self._seen:
             return "", job.ended
         self._seen = name

@@ -43,7 +43,7 @@ _log = logging.getLogger("serve_app.request")
 
 
 class RequestLog:
-    """Middleware around the whole application, so that answers of no route have their line too."""
+    """Middleware around the whole application, so that answers outside of routes have their line too."""
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
@@ -63,18 +63,19 @@ class RequestLog:
         try:
             await self._application(scope, receive, send_watched)
         except Exception:
-            status = _FAILED  # what Starlette answers then
+            status = _FAILED  # Starlette then answers with this status
             raise
         finally:
-            # Not by info(): to find its caller, and what Ray adds to each record, cost more than the line itself.
+            # Not info(): finding its caller, and the fields that Ray adds to each record, cost more than the line
+            # itself.
             line = request_line(scope, status, time.perf_counter() - started)
             _log.handle(logging.LogRecord(_log.name, logging.INFO, __file__, 0, line, None, None))
 
 
 def request_line(scope: Scope, status: int, seconds: float) -> str:
-    """The line of an answered request. `latency_ms` is up to the end of the answer.
+    """The line of an answered request. `latency_ms` lasts until the end of the answer.
 
-    `tenant_id` is the group that the verified token names. X-Tenant-ID proves nothing: it is compared, never shown.
+    `tenant_id` is the group in the verified token. X-Tenant-ID proves nothing: it is compared, never logged.
     """
     call: Call | None = scope.get("call")
     principal = call.principal if call else None
@@ -118,19 +119,21 @@ class RequestMeter:
         )
 
     def observe(self, route: str, method: str, status: int, latency_ms: float, problem: str) -> None:
-        """One answer; `problem` is its type's slug or empty. `route` is the path of the route table: what callers make
-        up never is a label."""
+        """Record one answer; `problem` is its type's slug or empty.
+
+        `route` is the path in the route table, so that callers cannot create labels.
+        """
         self._latency.observe(latency_ms, {"route": route, "method": method, "status": str(status)})
         if problem:
             self._problems.inc(1, {"problem": problem})
 
     def limited(self, limit: str, rate_class: str) -> None:
-        """The limiter refused a request: by which limit, and what the request counted as."""
+        """The limiter refused a request: by which limit, and in which class."""
         self._limited.inc(1, {"limit": limit, "asked": rate_class})
 
 
 class BreakerMeter:
-    """Sets, every few seconds, the gauge of the breakers of this replica."""
+    """Updates the gauge of this replica's breakers every few seconds."""
 
     def __init__(self, dispatchers: Mapping[str, Dispatcher]) -> None:
         self._dispatchers = dispatchers

@@ -88,12 +88,12 @@ Mode = Literal["validation", "serialization"]
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The OpenAPI document for programs, and the same as a page for people, ready to be sent."""
+    """The OpenAPI document for programs, and the same as a page for readers, ready to be sent."""
 
     document: bytes
     page: bytes
     problems: frozenset[str]
-    """The slugs of the problem types that have a place on the page."""
+    """The slugs of the problem types that have an anchor on the page."""
 
 
 @lru_cache(maxsize=1)
@@ -103,8 +103,11 @@ def describe(
     every_authenticated: Problems,
     webhooks: tuple[tuple[str, type[BaseModel]], ...],
 ) -> Description:
-    """Document and page of these routes, made once for all gateways of a process. `every…`: problems that each route,
-    or each with a token, may answer. `webhooks`: the events that the service sends, with their bodies."""
+    """Document and page of these routes, made once for all gateways of a process.
+
+    `every…`: problems of every route, or of every route with a token. `webhooks`: the events that the service sends,
+    with their bodies.
+    """
     document = make_document(routes, every, every_authenticated, dict(webhooks), API_VERSION.removeprefix("v"))
     return Description(
         document=json.dumps(document, separators=(",", ":")).encode(),
@@ -182,7 +185,7 @@ def _bodies(route: RouteSpec, schemas: Schemas) -> Json:
 
 
 def _answers(route: RouteSpec, problems: Problems, schemas: Schemas, targets: LinkTargets) -> Json:
-    """By status; the problems of one status are examples of one answer."""
+    """The answers by status; the problems of one status are examples of one answer."""
     limited = route.tracked is not None
     answers: dict[str, Json] = {}
     for status, contents in route.answers.items():
@@ -208,7 +211,7 @@ def _answers(route: RouteSpec, problems: Problems, schemas: Schemas, targets: Li
 
 def _content(content: Content, schemas: Schemas) -> tuple[str, Json]:
     if isinstance(content, str):
-        # Tools take the schema of a stream for that of each event; the text describes those.
+        # Tools take the schema of a stream for that of each event, as the description explains.
         return content, {} if content == "text/event-stream" else {"schema": {"type": "string"}}
     return "application/json", {"schema": schemas.sent(content)}
 
@@ -222,7 +225,7 @@ def _headers(*names: str) -> Json:
 
 
 def _headers_of(status: int, *, limited: bool) -> tuple[str, ...]:
-    """The headers that an answer of this status may have; `limited`: of a route that counts against the limits."""
+    """The headers of an answer with this status; `limited`: the route counts against the limits."""
     brought = {
         201: ("Location",),
         202: ("Location", "Retry-After"),
@@ -263,7 +266,7 @@ def _components(routes: Sequence[RouteSpec], schemas: Schemas, examples: Json) -
 
 
 def operation_id(route: RouteSpec) -> str:
-    """A name for a route that no other has."""
+    """A unique name for a route."""
     words = re.sub(r"\W+", "_", route.path.removeprefix("/api/v1").strip("/")).rstrip("_")
     return f"{route.method.lower()}_{words}"
 
@@ -299,7 +302,7 @@ class LinkTargets:
 
 
 class _WholeObjects(GenerateJsonSchema):
-    """An answer has no field beside those that its schema names, unless the schema allows that."""
+    """An answer has no fields other than those of its schema, unless the schema allows that."""
 
     def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> Json:
         found = super().typed_dict_schema(schema)
@@ -332,7 +335,7 @@ class Schemas:
         return self._references[cast(Hashable, model), "serialization"]
 
     def query(self, model: type[BaseModel] | None) -> list[Json]:
-        """The query parameters of a model. What may be None there may be left out here."""
+        """The query parameters of a model. Those that may be None are optional."""
         if model is None:
             return []
         schema = model.model_json_schema()
@@ -349,7 +352,7 @@ def _parameter(name: str, required: bool, schema: Json, named: Json) -> Json:
 
 
 def problem_example(problem: type[ServiceError], path: str) -> Json:
-    """An answer of this type at this path; of a job's own types, the `problem` of the job."""
+    """The answer with this problem type at this path; for types of jobs, the `problem` of the job."""
     example: Json = {"type": problem_type(problem.slug), "title": problem.title}
     detail = {"detail": f"{problem.title}."}
     if issubclass(problem, JobError):
@@ -359,7 +362,7 @@ def problem_example(problem: type[ServiceError], path: str) -> Json:
 
 
 def _code(text: str) -> Markup:
-    """Text whose words in backticks are code."""
+    """Text with words in backticks as code."""
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(text.split("`"))
     )
@@ -369,7 +372,7 @@ _templates.filters["code"] = _code
 
 
 def write_page(document: Json) -> str:
-    """The document as one HTML page for narrow, wide and dark screens: no script, no font, nothing from elsewhere.
+    """The document as one HTML page for narrow, wide and dark screens: no scripts, no fonts, no external resources.
     Jinja escapes every value."""
     met = _met(document)
     problems = [
@@ -439,7 +442,7 @@ def _answer(document: Json, status: str, answer: Json) -> Json:
 
 
 def _met(document: Json) -> dict[str, list[Json]]:
-    """By slug the operations that may answer it."""
+    """By slug the operations that may answer with it."""
     met: dict[str, list[Json]] = {}
     for operation in _operations(document):
         for slug in (slug for answer in operation["answers"] for slug in answer["problems"]):
@@ -448,7 +451,7 @@ def _met(document: Json) -> dict[str, list[Json]]:
 
 
 def _command(method: str, path: str, content: Json, *, token: bool) -> str:
-    """The request by curl, over lines that a phone can show."""
+    """The request as a curl command, in lines that fit a phone."""
     words = ["curl"] if method == "GET" else [f"curl -X {method}"]
     if token:
         words.append('-H "Authorization: Bearer $TOKEN"')

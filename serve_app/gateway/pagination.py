@@ -14,12 +14,14 @@ from serve_app.jobs.records import PageEnd
 
 _INDEX: Final = re.compile(r"1:(\d{1,16})")
 _PAGE_END: Final = re.compile(r"2:(\d{1,16}):([0-9a-f-]{36})")
-"""The text of a cursor, with the number of its form: the index of an item, or where a page of a list ended."""
+"""The text of a cursor, with its version: the index of an item, or the end of a page."""
 
 
 def next_page(request: Request, place: PageEnd | int | None) -> tuple[str | None, dict[str, str]]:
-    """The cursor of the page after this end of a page, or from this index on, and the header Link that leads there.
-    Without a place this was the last page: no cursor and no header."""
+    """The cursor of the page after this end of a page, or from this index on, and the Link header to it.
+
+    None means that this was the last page: no cursor and no header.
+    """
     if place is None:
         return None, {}
     text = f"1:{place}" if isinstance(place, int) else f"2:{place.at}:{place.id}"
@@ -29,7 +31,7 @@ def next_page(request: Request, place: PageEnd | int | None) -> tuple[str | None
 
 
 def index_of(cursor: str | None) -> int | None:
-    """The index from which a cursor goes on. Raises `QueryInvalid`."""
+    """The index at which a cursor continues. Raises `QueryInvalid`."""
     if cursor is None:
         return None
     if found := _INDEX.fullmatch(_decoded(cursor)):
@@ -38,13 +40,13 @@ def index_of(cursor: str | None) -> int | None:
 
 
 def end_of(cursor: str | None) -> PageEnd | None:
-    """The end of the previous page, after which a cursor goes on. Raises `QueryInvalid`."""
+    """The end of the previous page, after which a cursor continues. Raises `QueryInvalid`."""
     if cursor is None:
         return None
     text = _decoded(cursor)
     if found := _PAGE_END.fullmatch(text):
         return PageEnd(int(found[1]), found[2])
-    if _INDEX.fullmatch(text):  # it named a time alone, which the jobs of a batch share: some would never be listed
+    if _INDEX.fullmatch(text):  # an old cursor: a time alone, which the jobs of a batch share
         raise QueryInvalid("cursor: it is of an earlier release of the service. Begin again with the first page.")
     raise _malformed()
 

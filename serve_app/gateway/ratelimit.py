@@ -1,8 +1,8 @@
-"""Who may ask how much: token buckets and a day's quota for each user and for all together, blocks and overrides by
-admins, and how many requests may be open at once.
+"""Rate limits: token buckets and a daily quota for each user and for all users together, blocks and overrides by
+admins, and limits on concurrent requests.
 
-The buckets are one script for all gateway replicas. It decides before a request costs anything else. Only for the reads
-whose row says `overlaps` it travels in the same group of commands as the read, and costs no round trip of its own.
+The buckets of all gateway replicas are one script, which decides before a request costs anything else. Only for reads
+whose row says `overlaps` it is sent in the same group of commands as the read and costs no round trip of its own.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from serve_app.settings import Settings
 from serve_app.texts import number
 
 ALL_USERS: Final = "house"
-"""The owner of the buckets that all users share, as its keys in Redis have it."""
+"""The owner of the buckets that all users share, as it is in Redis keys."""
 BUCKETS: Final = {"submit": RATE_SUBMIT, "read": RATE_READ}
 DECISIONS_MAX: Final = 1000
-"""Blocks, and as many overrides: decisions that people make by hand, one by one."""
+"""Most blocks, and most overrides: admins make these decisions by hand, one by one."""
 TABLES: Final[Mapping[str, str]] = {"block": LIMITS_BLOCKS(), "override": LIMITS_OVERRIDES()}
 
 RateClass = Literal["submit", "read", "admin"]
-"""What a request counts as. Admin routes count as the admin's own reads but not against all users': a flood must not
-keep out the person who can end it."""
+"""The class in which a request counts. Requests to admin routes count as the admin's own reads, not against all users'
+limit, so that admins can act during an overload."""
 DecisionKind = Literal["block", "override"]
 
 BURST_S: Final = 2
-"""A full bucket: so many seconds' worth of requests at once."""
+"""Seconds' worth of requests in a full bucket: the burst."""
 SECOND_US: Final = 1_000_000
 GRANTED, USER, GLOBAL_LIMIT, QUOTA, BLOCKED = range(5)
 REFUSED_BY: Final = ("", "user", "house", "quota", "block")
-"""What refuses, by verdict."""
+"""The limit that refuses, by verdict."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Reply(NamedTuple):
     verdict: int
     wait: int
     missing: int
-    """What the user's bucket lacks."""
+    """How far the user's bucket is from full."""
     interval: int
     quota: int
     used: int
@@ -80,7 +80,7 @@ class Limiter:
         self._quota, self._role_quotas = settings.quota_submits_per_day, settings.role_quotas
 
     def ask(self, principal: Principal, rate_class: RateClass) -> Admission:
-        """Ask for one request of the principal's; the answer comes with the next replies of Redis."""
+        """Check one request of the principal's; the answer comes with Redis' next replies."""
         bucket = "submit" if rate_class == "submit" else "read"
         own, shared = self._intervals[bucket]
         keys = [*TABLES.values(), BUCKETS[bucket](owner=principal.id), keyspace.QUOTA(owner=principal.id)]
@@ -90,7 +90,7 @@ class Limiter:
         return Admission(self, f"{bucket}s", [len(keys), *keys, principal.id, f"{bucket}s_per_s", own, quota, shared])
 
     def _quota_of(self, principal: Principal) -> int:
-        """The day's quota of a user: the most generous of those of the user's roles, else that of everybody."""
+        """A user's daily quota: the highest of the user's roles, else the general one."""
         if not self._role_quotas:
             return self._quota
         quotas = [self._role_quotas[role] for role in principal.roles if role in self._role_quotas]
@@ -98,7 +98,7 @@ class Limiter:
 
 
 class Admission:
-    """The limiter's answer to one request, on its way or there."""
+    """The limiter's answer to one request, pending or received."""
 
     __slots__ = ("_arguments", "_charged", "_limiter", "_name", "_reply", "_verdict", "refused_by")
 
@@ -107,7 +107,7 @@ class Admission:
         self._verdict: Reply | None = None
         self._charged = 0
         self.refused_by = ""
-        """One of `REFUSED_BY`, once `granted` has raised it."""
+        """One of `REFUSED_BY`, after `granted` has raised."""
         self._reply = limiter.redis.begin("EVALSHA", limiter.hash, *arguments)
 
     async def granted(self) -> None:
@@ -123,10 +123,10 @@ class Admission:
             raise _refusal(self._verdict, self._name)
 
     async def charge(self, more: int) -> None:
-        """Count so many requests beside this one, which was granted: all of them or none.
+        """Count that many more requests in addition to this granted one: all of them or none.
 
-        They may be more than the bucket holds; then the user's next request waits the longer. Raises `RateLimited` when
-        the day's quota does not hold them, `TrackerUnavailable`.
+        They may exceed the bucket; then the user's next request waits longer. Raises `RateLimited` when they exceed the
+        day's quota, and `TrackerUnavailable`.
         """
         count = self._arguments[0]
         keys, arguments = self._arguments[1 : 1 + count], self._arguments[1 + count :]
@@ -140,10 +140,11 @@ class Admission:
         self._verdict, self._charged = reply, more
 
     async def refund(self) -> None:
-        """Give back what was counted for a submit that made nothing: its places in the day's quota, and what `charge`
-        took from the bucket. The request itself stays one of the rate's. Without quota and charge nothing is asked.
+        """Give back the charge of a submit that created nothing: its part of the day's quota, and what `charge` took
+        from the bucket.
 
-        It is a favour: where Redis is away, it is left out and logged.
+        The request itself still counts against the rate. Without quota and charge Redis is not asked. If Redis is down,
+        the refund is skipped and logged.
         """
         reply, more = self._verdict, self._charged
         if reply is None or reply.verdict != GRANTED or not (reply.quota or more):
@@ -158,13 +159,13 @@ class Admission:
         self._charged = 0
 
     def drop(self) -> None:
-        """Nobody waits for the answer any more."""
+        """Ignore the answer: nobody waits for it any more."""
         if not self._reply.cancel() and not self._reply.cancelled():
-            self._reply.exception()  # looked at, so that asyncio does not report it as lost
+            self._reply.exception()  # retrieved, so that asyncio does not report it as lost
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-10); none before the answer is there."""
+        """RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-10); none before the answer has come."""
         reply = self._verdict
         if reply is None:
             return ()
@@ -180,7 +181,7 @@ class Admission:
     async def _replied(self) -> Any:
         try:
             return await self._reply
-        except NoScriptError:  # a Redis that was restarted
+        except NoScriptError:  # Redis was restarted
             return await self._limiter.redis.execute_command("EVAL", self._limiter.script, *self._arguments)
 
 
@@ -191,7 +192,7 @@ def _policy(name: str, interval: int) -> str:
 
 
 def _refusal(reply: Reply, name: str) -> ServiceError:
-    """Why not, and after how many seconds: then the request passes unless others were faster."""
+    """The reason, and the seconds after which the request passes unless others come first."""
     seconds = _seconds(reply.wait)
     if reply.verdict == QUOTA:
         why = f"You may send {reply.quota} submits a day, and have. The next day begins at midnight UTC."
@@ -217,9 +218,9 @@ def _seconds(microseconds: int) -> int:
 
 
 class Decisions:
-    """Blocks and overrides in Redis. Each change and its audit event happen together or not at all.
+    """Blocks and overrides in Redis. Each change is written together with its audit event or not at all.
 
-    Every method raises `TrackerUnavailable` when Redis is away.
+    Every method raises `TrackerUnavailable` when Redis is down.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -227,7 +228,7 @@ class Decisions:
         self._decide = redis.register_script(read_script(__package__, "decide"))
 
     async def keep(self, kind: DecisionKind, owner: str, decision: Json, context: AuditContext) -> Json:
-        """Put a decision into force, in place of the last one, and return it as it is kept. Raises `DecisionsFull`."""
+        """Set a decision, in place of the last one, and return it as stored. Raises `DecisionsFull`."""
         event = context.event(kind, owner, decision)
         kept = context.with_author(decision, event)
         if await self._change(kind, owner, json.dumps(kept), event) == b"full":
@@ -235,7 +236,7 @@ class Decisions:
         return {"principal_id": owner, **kept}
 
     async def remove(self, kind: DecisionKind, owner: str, context: AuditContext) -> None:
-        """Take a decision back. Raises `DecisionUnknown`."""
+        """Remove a decision. Raises `DecisionUnknown`."""
         event = context.event(f"remove-{kind}", owner)
         if await self._change(kind, owner, "", event) == b"unknown":
             raise DecisionUnknown(f"There is no {kind} of this principal id.")
@@ -255,7 +256,7 @@ class Decisions:
 
 
 class ConcurrencyLimit:
-    """A bound on the open requests of a kind, all and of one user: they must leave room for the others."""
+    """Limits the concurrent requests of a kind, in total and per user, so that they leave room for others."""
 
     def __init__(self, limit: int, limit_per_user: int) -> None:
         self._limit, self._limit_per_user = limit, limit_per_user
@@ -264,7 +265,7 @@ class ConcurrencyLimit:
 
     @contextmanager
     def take(self, owner: str) -> Iterator[bool]:
-        """Hold a place inside the block; False when there is none, or none for this user."""
+        """Hold a place inside the block; False if none is free, in total or for this user."""
         free = self.taken.total() < self._limit and self.taken[owner] < self._limit_per_user
         self.taken[owner] += free
         try:

@@ -1,7 +1,5 @@
-"""What a submit body asks for, and what makes it a job that can be accepted.
-
-Both media types, and the items of batches, pass through the same checks.
-"""
+"""The content of a submit body, and the checks that make it an acceptable job. Both media types, and the items of
+batches, pass through the same checks."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from serve_app.jobs.limits import PARAMS_MAX_BYTES
 
 OLDER_FIELDS: Final = ("image_url", "model", "params")
 FIELDS: Final = (*OLDER_FIELDS, "keep", "priority")
-"""Of a body, beside the file `image` of a form."""
+"""Of a body, besides the file `image` of a form."""
 KINDS: Final = (
     ("image_url", str, "a text"),
     ("model", str, "a text"),
@@ -33,7 +31,7 @@ KINDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class SubmitRequest:
-    """The fields of a submit body, whichever of the two media types it came in."""
+    """The fields of a submit body, in either media type."""
 
     image: UploadFile | None
     image_url: str | None
@@ -44,7 +42,7 @@ class SubmitRequest:
 
 
 def request_of_form(form: Form, names: Sequence[str]) -> SubmitRequest:
-    """The request of a form whose fields may be the file `image` and `names`. Raises `BodyInvalid`, `ImageMissing`."""
+    """The request in a form whose fields may be the file `image` and `names`. Raises `BodyInvalid`, `ImageMissing`."""
     image, params = form.get("image"), form.get("params")
     if isinstance(image, str):
         raise ImageMissing("Send the field image as a file: its part needs a filename.")
@@ -59,12 +57,13 @@ def request_of_form(form: Form, names: Sequence[str]) -> SubmitRequest:
 
 
 def request_of_json(fields: Json, names: Sequence[str]) -> SubmitRequest:
-    """The request of a JSON body whose fields may be `names`. Raises `BodyInvalid`."""
+    """The request in a JSON body whose fields may be `names`. Raises `BodyInvalid`."""
     return _submit_request({name: value for name, value in fields.items() if value is not None}, None, names)
 
 
 def wants_image(card: ModelCard, *, sources: int) -> bool:
-    """Whether the model takes an image; checks that it was given exactly one. Raises `BodyInvalid`, `ImageMissing`."""
+    """Whether the model takes an image. Checks that there is exactly one then, and otherwise none. Raises
+    `BodyInvalid`, `ImageMissing`."""
     if card.input_layer == "none":
         if sources:
             raise BodyInvalid(f"The model {card.name} takes parameters only, no image.")
@@ -75,9 +74,10 @@ def wants_image(card: ModelCard, *, sources: int) -> bool:
 
 
 def checked_params(models: Models, card: ModelCard, params: Json) -> Json:
-    """The given parameters, as the model takes them. Raises `ParamsInvalid`.
+    """The given parameters, validated by the model. Raises `ParamsInvalid`.
 
-    Defaults are left to the model: a replica of the release before refuses a parameter that it does not know yet.
+    Defaults are left to the model, because a replica of the previous release refuses a parameter that it does not know
+    yet.
     """
     check_size(params)
     try:
@@ -92,7 +92,7 @@ def checked_params(models: Models, card: ModelCard, params: Json) -> Json:
 
 def check_size(params: Json) -> None:
     """Refuse parameters that are too large for a job's record. Raises `ParamsInvalid`."""
-    if len(json.dumps(params)) > PARAMS_MAX_BYTES:  # ASCII, as the record has them
+    if len(json.dumps(params)) > PARAMS_MAX_BYTES:  # ASCII, as in the record
         words = f"at most {PARAMS_MAX_BYTES} bytes as JSON in ASCII"
         raise ParamsInvalid(f"The parameters of a job may have {words}.", pointers={"/params": words})
 

@@ -1,8 +1,7 @@
-"""The tasks of a gateway replica: those that run as long as it does, those that outlive a request, and the signal that
-ends them.
+"""The tasks of a gateway replica: background tasks, tasks that outlive a request, and the shutdown signal.
 
-A background task that ends is started again after a pause. A replica that cannot keep one running fails its health
-check, because it would go on as half a gateway.
+A background task that ends is restarted after a pause. A replica that cannot keep one running fails its health check,
+because it would otherwise continue with a part missing.
 """
 
 from __future__ import annotations
@@ -23,9 +22,10 @@ LOOK_S: Final = 0.25
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
 ENDS_MAX: Final = 5
-"""Ends in a row after which a task is failing: the pauses between them add up to eight seconds, more than a blip."""
+"""Ends in a row after which a task counts as failing: the pauses between them add up to eight seconds, longer than a
+short outage."""
 STEADY_S: Final = 60.0
-"""After so long without an end, the next one counts as the first. More than the longest pause."""
+"""After this long without an end, the next one counts as the first. Longer than the longest pause."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,38 +33,38 @@ T = TypeVar("T")
 
 
 class ShutdownSignal:
-    """Set once, when this replica is asked to stop. A request that is held open for its caller ends then; the caller
-    comes back to another replica.
+    """Set once, when this replica is asked to stop. A request that is held open for its client ends then; the client
+    reconnects to another replica.
 
-    Serve lets open requests end before it calls anything of ours, so the replica has to look for itself.
+    Serve lets open requests end before it calls our code, so the replica has to poll for it.
     """
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Poll until cancelled."""
         while True:
             if replica_is_shutting_down():
                 self.set()
             await asyncio.sleep(LOOK_S)
 
     def set(self) -> None:
-        """The replica stops."""
+        """Signal the shutdown."""
         self._event.set()
 
     @property
     def is_set(self) -> bool:
-        """Whether the replica stops."""
+        """Whether the replica shuts down."""
         return self._event.is_set()
 
     async def wait(self) -> None:
-        """Return when the replica stops."""
+        """Return when the replica shuts down."""
         await self._event.wait()
 
 
 class RequestTasks:
-    """Work that runs to its end even when the request that started it is cancelled."""
+    """Tasks that run to their end even when the request that started them is cancelled."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -88,18 +88,18 @@ class RequestTasks:
 
 @dataclass(slots=True)
 class _Kept:
-    """The state of one task."""
+    """The state of one background task."""
 
     begun: float
     ends: int = 0
-    """In a row."""
+    """Number in a row."""
     reason: str = ""
-    """Why it ended last."""
+    """Reason of the last end."""
 
 
 class Supervisor:
-    """One per gateway replica. Each task is a function that runs until it is cancelled; one that returns has ended too,
-    unless the replica stops."""
+    """One per gateway replica. Each task is a function that runs until it is cancelled; returning counts as an end too,
+    unless the replica shuts down."""
 
     def __init__(self, shutdown: ShutdownSignal) -> None:
         self._shutdown = shutdown
@@ -110,7 +110,7 @@ class Supervisor:
         )
 
     def start(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run it from now on; `name` is its label in the metric, in `/readyz` and in the log."""
+        """Start the task; `name` is its label in the metric, in `/readyz` and in the log."""
         kept = self._kept[name] = _Kept(_now())
         self._tasks.append(asyncio.create_task(self._keep_up(name, run, kept), name=name))
 
@@ -120,11 +120,11 @@ class Supervisor:
 
     @property
     def states(self) -> Mapping[str, str]:
-        """Of each task, `ready`, or `failing: <why>` while it cannot be kept up."""
+        """The state of each task: `ready`, or `failing: <why>` while it cannot be kept running."""
         return {name: f"failing: {kept.reason}" if _is_failing(kept) else "ready" for name, kept in self._kept.items()}
 
     def check(self) -> None:
-        """Raise `ReplicaLost` while a task cannot be kept up: only a new replica can help."""
+        """Raises `ReplicaLost` while a task cannot be kept running: only a new replica can help."""
         if failing := [f"{name} ({kept.reason})" for name, kept in self._kept.items() if _is_failing(kept)]:
             raise ReplicaLost(f"Background tasks cannot be kept up: {', '.join(failing)}.")
 

@@ -1,4 +1,5 @@
-"""How many bytes of images one gateway replica holds at once, of all users and of one, and how slowly they may come."""
+"""Limits of uploads: the bytes of images that one gateway replica holds at once, in total and per user, and the pace at
+which they must arrive."""
 
 from __future__ import annotations
 
@@ -15,22 +16,23 @@ from serve_app.settings import Settings
 
 RETRY_AFTER_S: Final = 2
 GRACE_S: Final = 10.0
-"""A body's rate counts after this time: connections begin slowly, and links stall."""
+"""A body's rate is checked only after this time, because connections start slowly and links stall."""
 SILENCE_S: Final = 60.0
-"""Longest pause within a body, however fast it came before."""
+"""Longest pause within a body, however fast the rest came."""
 SLOW_AFTER_S: Final = 2.0
-"""A body that takes longer is a slow one, of which only so many may be open at once."""
+"""A body that takes longer counts as slow; the number of open slow ones is limited."""
 SLOW_MAX: Final = 48
-"""Of one replica, which takes 256 requests: beside the waits and streams (`live.py`) a fifth is left to the others."""
+"""Slow bodies of one replica, which takes 256 requests: with waits and streams (`live.py`) a fifth is left for other
+requests."""
 SLOW_MAX_PER_USER: Final = 16
 SLOW_RETRY_AFTER_S: Final = 10
 FETCHES_MAX: Final = 64
-"""Of one replica at once. Their bytes count with the uploads."""
+"""Concurrent fetches of one replica. Their bytes count with the uploads."""
 FETCHES_MAX_PER_USER: Final = 8
 
 
 class UploadBudget:
-    """A bound on the bytes of all requests in flight, so that many large uploads cannot take the replica's memory.
+    """Limits the bytes of all requests in flight, so that many large uploads cannot take the replica's memory.
 
     Bytes count as they arrive, never as they are declared: a client that declares much and sends little holds little.
     One user may hold up to `per_user` of them.
@@ -44,7 +46,7 @@ class UploadBudget:
 
     @contextmanager
     def share(self, owner: str) -> Iterator[UploadShare]:
-        """What one request holds of the budget; given back at the end of the block."""
+        """The share of one request; released at the end of the block."""
         share = UploadShare(self, owner)
         try:
             yield share
@@ -76,7 +78,7 @@ class UploadShare:
         self.held = 0
 
     def expect(self, declared: int) -> None:
-        """Refuse a body that would not fit now, before it is sent in vain; holds nothing. Raises `StoreFull`."""
+        """Refuse a body that would not fit now, before it is sent; reserves nothing. Raises `StoreFull`."""
         self._budget.check(self._owner, max(0, declared - self.held))
 
     def reach(self, total: int) -> None:
@@ -87,9 +89,11 @@ class UploadShare:
 
 
 class Pace:
-    """The time of a request: the body has a minimum rate and a total, and from its end on the work has a deadline.
+    """The time limits of a request: the body has a minimum rate and a total time; after its end the work has a
+    deadline.
 
-    Moves the deadline of the block that the request runs in. Until a body begins to arrive, that is the work's.
+    Moves the deadline of the block in which the request runs. Until a body starts to arrive, that is the deadline of
+    the work.
     """
 
     def __init__(self, deadline: asyncio.Timeout, work_s: float, settings: Settings, slow: ConcurrencyLimit) -> None:
@@ -100,7 +104,7 @@ class Pace:
         self._is_given_up = False
 
     def arrived(self, total: int) -> None:
-        """`total` bytes of the body have arrived; 0 when it begins."""
+        """`total` bytes of the body have arrived; 0 at its start."""
         now = asyncio.get_running_loop().time()
         if self._begun is None:
             self._begun = now
@@ -113,17 +117,19 @@ class Pace:
         self._move(asyncio.get_running_loop().time() + self._work_s)
 
     def _move(self, when: float) -> None:
-        # One that has passed cannot be moved any more; Python 3.11 may lose its cancellation.
+        # An expired deadline cannot be moved any more; Python 3.11 may lose its cancellation.
         if not (self._deadline.expired() or self._is_given_up):
             self._deadline.reschedule(when)
 
     def when_slow(self, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call back once the body has taken longer than a usual one."""
+        """Set a callback for a body that takes longer than usual."""
         return asyncio.get_running_loop().call_later(SLOW_AFTER_S, callback)
 
     def take_slow_place(self, owner: str, holds: ExitStack) -> None:
-        """Count the body as a slow one until `holds` is closed. Without a free place the request ends now: nothing may
-        arrive any more that would give it another chance to end."""
+        """Count the body as slow until `holds` is closed.
+
+        Without a free place the request ends now, because without further bytes it would not be checked again.
+        """
         if holds.enter_context(self._slow.take(owner)):
             return
         self._move(asyncio.get_running_loop().time())
@@ -146,7 +152,7 @@ class Pace:
 
 
 class Turns:
-    """A bound on what runs at once, all and of one user. When it is reached, the next one waits for its turn."""
+    """Limits what runs at once, in total and per user. When the limit is reached, the next one waits for its turn."""
 
     def __init__(self, limit: int, per_user: int) -> None:
         self._all = asyncio.Semaphore(limit)
@@ -168,14 +174,14 @@ class Turns:
 
 
 class ImageFetcher:
-    """Fetches images from the URLs of users: a slow server holds turns of its user alone."""
+    """Fetches images from users' URLs: a slow server holds only turns of its own user."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._turns = Turns(FETCHES_MAX, FETCHES_MAX_PER_USER)
 
     async def fetch(self, url: str, owner: str, share: UploadShare) -> bytes:
-        """The image behind the URL, once it is the user's turn. Its bytes count while they arrive.
+        """The image behind the URL, fetched in the user's turn. Its bytes count while they arrive.
 
         Raises as `images.fetch.fetch`, and `StoreFull`.
         """

@@ -1,10 +1,13 @@
-"""Which of two clusters is the active one while an upgrade has both: the one that came to serve users last.
+"""Decides which of two clusters is active while an upgrade runs both: the one that began to serve users last.
 
 KubeRay routes users to one cluster. After it has switched, the old cluster stays for a while for its open connections,
-and both see the same jobs. `claim.lua` gives a cluster no job while another one is active and asks for jobs of that
-model: so the old cluster holds no job when it ends, and no job waits for a cluster whose model does not work. A cluster
-becomes active only after it has answered a user. One that is gone is forgotten after `ACTIVE_S`; then any cluster may
-claim. Gateways remember since when their cluster serves, so that a Redis that lost its data does not change the order.
+and both see the same jobs. `claim.lua` gives a cluster no job of a model while another cluster is active and asks for
+jobs of that model. So the old cluster holds no job when it ends, and no job waits for a cluster whose model does not
+work.
+
+A cluster becomes active only after it has answered a user. A cluster that stops calling is forgotten after `ACTIVE_S`;
+then any cluster may claim. Gateways remember when their cluster began to serve, so that a Redis that lost its data does
+not change the order.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class ActiveCluster:
-    """One per gateway process. `cluster` is the name of its RayCluster; without one there is nothing to `run`."""
+    """One per gateway process. `cluster` is the name of its RayCluster; without a name there is nothing to `run`."""
 
     def __init__(self, jobs: JobStore) -> None:
         self._scripts = jobs.scripts
@@ -57,7 +60,7 @@ class ActiveCluster:
         serves = self._serves
         with redis_errors():
             is_active, self._since = await self._scripts.run("check_active", self._cluster, int(serves), self._since)
-        if serves:  # otherwise a user answered meanwhile is left for the next call
+        if serves:  # false: keep a user's answer that came during the call for the next call
             self._serves = False
         return bool(is_active)
 

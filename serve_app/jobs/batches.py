@@ -1,6 +1,6 @@
-"""Batches in Redis: many items under one handle, each of them a job, or on its way to be one.
+"""Batches in Redis: many items under one id, each of them a job or about to become one.
 
-Every method raises TrackerUnavailable when Redis is away. An id that is unknown, malformed or another owner's raises
+Every method raises TrackerUnavailable when Redis is down. An id that is unknown, malformed or another owner's raises
 BatchUnknown.
 """
 
@@ -29,7 +29,8 @@ from serve_app.jobs.store import JobStore, check_repeated, refusal
 
 
 class ItemStatus(StrEnum):
-    """The states of an item: before it is a job, those of its job, and that of one that never became a job."""
+    """The states of an item: before it becomes a job, the states of its job, and that of an item that never became a
+    job."""
 
     FETCHING = "FETCHING"
     PENDING = "PENDING"
@@ -42,19 +43,19 @@ class ItemStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """One item of a batch to be accepted, with exactly one of these: a job, a URL, a refusal."""
+    """One item of a batch to be accepted: exactly one of a job, a URL and a refusal is set."""
 
     name: str
     params: Json
     job_id: str = ""
-    """It becomes this job at once, with this input or without one."""
+    """The item becomes this job at once, with or without an input."""
     input: JobInput | None = None
     url: str = ""
-    """It becomes a job once this is fetched."""
+    """The item becomes a job once this URL has been fetched."""
     refusal: Failure | None = None
 
     def as_json(self) -> Json:
-        """The item as batch_accept.lua takes it."""
+        """The item in the form that batch_accept.lua reads."""
         shown: Json = {"name": self.name}
         if self.refusal:
             return {**shown, "slug": self.refusal.slug, "detail": self.refusal.detail}
@@ -68,7 +69,7 @@ class NewItem:
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """A batch to be accepted. `id` is a new UUID that the caller made."""
+    """A batch to be accepted. The caller makes `id`, a new UUID."""
 
     id: str
     owner: str
@@ -80,22 +81,22 @@ class NewBatch:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item of a batch as it is now."""
+    """One item of a batch in its current state."""
 
     index: int
     name: str
     status: ItemStatus
     job_id: str | None
     result: Json | None
-    """None also where it was not read."""
+    """None also if it was not read."""
     failure: Failure | None
     recorded: bool
-    """False: the record of its job is gone, and with it the result."""
+    """False: the record of the job has expired, and its result with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch as it is now, without its items."""
+    """A batch in its current state, without its items."""
 
     id: str
     model: str
@@ -109,7 +110,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchView:
-    """A batch with its counts and some of its items, all of one moment."""
+    """A batch with its counts and some of its items, read in one step."""
 
     batch: Batch
     counts: Mapping[ItemStatus, int]
@@ -122,12 +123,12 @@ class BatchPage:
 
     batches: tuple[Batch, ...]
     end: PageEnd | None
-    """After which batch the next page begins; None: there is nothing more."""
+    """The next page starts after this batch; None on the last page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """An item whose URL its claimer has to fetch."""
+    """An item whose URL the claimer has to fetch."""
 
     item: str
     """`batch/index`."""
@@ -139,17 +140,17 @@ class Fetch:
 
 
 class BatchStore:
-    """The batches beside a job store, through its scripts; tasks may share it."""
+    """The batches beside a job store, through the same scripts; tasks may share it."""
 
     def __init__(self, jobs: JobStore) -> None:
         self._jobs = jobs
         self._scripts = jobs.scripts
 
     async def accept(self, batch: NewBatch) -> str:
-        """Accept a batch whole or not at all: its id, or that of the first with this idempotency key.
+        """Accept a whole batch or nothing: its id, or the id of the first batch with this idempotency key.
 
-        Inputs must be stored: from now on they stay until their jobs end. Raises IdempotencyKeyReused, QueueFull,
-        StoreFull, and StoreUnavailable when a stored input is gone already.
+        Inputs must already be stored; from now on they stay until their jobs end. Raises IdempotencyKeyReused,
+        QueueFull, StoreFull, and StoreUnavailable when a stored input is gone already.
         """
         asked = batch.idempotency
         text = json.dumps([item.as_json() for item in batch.items])
@@ -184,7 +185,7 @@ class BatchStore:
     async def read(
         self, batch_id: str, owner: str, *, first: int = 0, limit: int = 0, results: bool = False
     ) -> BatchView:
-        """The batch, its counts, and up to `limit` of its items from the one with the index `first` on.
+        """The batch, its counts, and up to `limit` items, starting at index `first`.
 
         `results` adds the items' results, up to 64 kB each, and leaves out the counts: counting reads every item, and
         results are read in many small pages.
@@ -203,7 +204,7 @@ class BatchStore:
         return BatchPage(tuple(read_batch(row[0].decode(), row[1]) for row in rows), read_page_end(at, entry))
 
     async def cancel(self, batch_id: str, owner: str) -> None:
-        """End every item that has not ended as CANCELLED, at once. A second time changes nothing."""
+        """Cancel every item that has not ended. A second call changes nothing."""
         await self._ask("batch_cancel", batch_id, owner)
 
     async def remove(self, batch_id: str, owner: str) -> None:
@@ -211,31 +212,32 @@ class BatchStore:
         await self._ask("batch_remove", batch_id, owner)
 
     async def claim_fetches(self, limit: int, without: Sequence[str] = ()) -> list[Fetch]:
-        """Take up to `limit` items whose URL is to be fetched, owner by owner, skipping the owners `without`.
+        """Claim up to `limit` items whose URL is to be fetched, owner by owner, except of the owners `without`.
 
         Each is leased for FETCH_LEASE_S; then it may be claimed again. Items of a model whose queue is full or whose
-        intake is stopped are not taken: they could not become jobs.
+        intake is stopped are not claimed, because they could not become jobs.
         """
         with redis_errors():
             return [read_fetch(*row) for row in await self._scripts.run("fetch_claim", limit, *without)]
 
     async def refuse_item(self, fetch: Fetch, failure: Failure) -> None:
-        """End an item that cannot become a job. An item that was decided before stays as it is."""
+        """End an item that cannot become a job. An item that has already ended or become a job stays as it is."""
         with redis_errors():
             await self._scripts.run("fetch_end", fetch.item, fetch.owner, failure.slug, sentence(failure.detail))
 
     async def count_fault(self, fetch: Fetch, failure: Failure) -> None:
-        """Count a fault of the service itself. The item is claimed again later, and refused after FETCH_FAULTS_MAX."""
+        """Count a fault of the service itself. The item is claimed again later, and refused after FETCH_FAULTS_MAX
+        faults."""
         with redis_errors():
             await self._scripts.run("fetch_fault", fetch.item, fetch.owner, failure.slug, sentence(failure.detail))
 
     async def release_item(self, fetch: Fetch) -> None:
-        """End the lease of an item that is not decided: it can be claimed again at once."""
+        """End the lease of an unfinished item, so that it can be claimed again at once."""
         with redis_errors():
             await self._scripts.run("fetch_give_back", fetch.item, fetch.owner)
 
     async def accept_item(self, fetch: Fetch, job_id: str, stored: JobInput) -> bool:
-        """Make a fetched item a job; False when it was decided before, and the input is not needed.
+        """Make a fetched item a job. False: it had already ended or become a job, and the input is not needed.
 
         Raises QueueFull and StoreFull; the item is then fetched again later.
         """
@@ -247,7 +249,7 @@ class BatchStore:
         return bool(reply[0] == b"done")
 
     async def _ask(self, script: str, batch_id: str, owner: str, *arguments: int) -> Sequence[Any]:
-        """What the script replies after `done`."""
+        """The script's reply after `done`."""
         if not JOB_ID.fullmatch(batch_id):
             raise _no_such_batch()
         with redis_errors():
@@ -271,7 +273,8 @@ def read_batch(batch_id: str, fields: Sequence[bytes]) -> Batch:
 
 
 def read_item(index: int, name: bytes, job_id: bytes, ending: bytes, fields: Sequence[bytes | None]) -> Item:
-    """One row of batch_read.lua. The job's record comes first: a failed job that was retried has not ended."""
+    """One row of batch_read.lua. The job's record takes precedence: a failed job that is being retried has not
+    ended."""
     status, slug, detail, *result = fields or (None, None, None)
     ended: Json = json.loads(ending) if ending else {}
     if status is None:
@@ -288,7 +291,7 @@ def read_item(index: int, name: bytes, job_id: bytes, ending: bytes, fields: Seq
 
 
 def read_fetch(item: bytes, asked: bytes, owner: bytes, model: bytes, _: bytes, traceparent: bytes) -> Fetch:
-    """One item as fetch_claim.lua replies it."""
+    """One item in the reply of fetch_claim.lua."""
     fields = json.loads(asked)
     params = json.loads(fields["params"])
     return Fetch(item.decode(), owner.decode(), model.decode(), fields["url"], params, traceparent.decode() or None)

@@ -1,4 +1,4 @@
-"""Keeps jobs away from a model that does not work, and says when to try it again."""
+"""A circuit breaker: keeps jobs away from a model that does not work, and decides when to try it again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_DELAY_S = 30.0
 class Breaker:
     """Closed: jobs may go to the model. Half open: one warm-up may. Open: nothing, until `delay` has passed.
 
-    It starts half open: a model is not trusted before its first warm-up.
+    It starts half open, because no model is trusted before its first warm-up.
     """
 
     def __init__(self) -> None:
@@ -27,14 +27,15 @@ class Breaker:
 
     @property
     def delay(self) -> float:
-        """Seconds before the next warm-up: doubled by every failure, with jitter so that processes do not meet."""
+        """Seconds before the next warm-up: doubled by every failure, with jitter so that processes do not retry
+        together."""
         if self._state != "open":
             return 0.0
         longest: float = min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._failures - 1, 16))
         return longest * random.uniform(0.5, 1.0)
 
     def open(self, reason: str) -> None:
-        """The model failed. Failures of jobs that went out together count once."""
+        """The model failed. Several failures while it is open count once."""
         if self._state != "open":
             self._failures += 1
         self._state = "open"
@@ -45,7 +46,8 @@ class Breaker:
         self._state = "half open"
 
     def require_warm_up(self) -> None:
-        """The model has to warm up again before it gets more jobs, without delay; no change if it has to anyway."""
+        """Require a warm-up, without delay, before the model gets more jobs. Changes nothing unless the breaker is
+        closed."""
         if self.closed:
             self._state = "half open"
 
@@ -55,5 +57,5 @@ class Breaker:
         self.reason = None
 
     def succeed(self) -> None:
-        """Real work passed: the next failure is a first one again."""
+        """A job succeeded: the next failure counts as the first."""
         self._failures = 0

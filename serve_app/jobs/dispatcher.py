@@ -1,4 +1,4 @@
-"""Brings waiting jobs of one model to its replicas, chunk by chunk, and survives whatever fails on the way."""
+"""Sends waiting jobs of one model to its replicas, chunk by chunk, and continues after every failure."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from serve_app.jobs.records import Chunk
 from serve_app.jobs.store import JobStore
 
 POLL_S = 1.0
-"""A wake call may get lost, and a lease that runs out calls nobody: look this often."""
+"""Interval of looking for jobs without a wake message, which may get lost; an expired lease sends none."""
 WARM_UP_S = 120.0
 """Deadline of a warm-up: long enough for a replica that has to be started first."""
 ATTEMPT_S = 600.0
-"""Deadline of a chunk: the slowest chunks of a full replica, one after the other. A dead replica shows long before."""
+"""Deadline of a chunk: the slowest chunks of a full replica, one after the other. A dead replica is noticed long
+before."""
 CLOSE_S = 10.0
-"""What chunks that a replica has are given at the end. To give back the rest takes some more, all within the 40 s
-after which Serve kills a replica."""
+"""How long chunks that a replica holds may take during a shutdown. Giving back the rest takes a little longer; all of
+it ends before Serve kills the replica after 40 s."""
 
 FINISH_S = 60.0
-"""How long finished work is kept while Redis is away. Then its leases end and the jobs run again."""
+"""How long finished work is kept while Redis is down. Then its leases expire and the jobs run again."""
 RETRY_S = 0.3
 GIVE_BACK_S = 2.0
 
@@ -37,8 +38,8 @@ logger = logging.getLogger(__name__)
 class Dispatcher:
     """One per model and gateway process. `run` it in a task; `close` it before that task is cancelled.
 
-    `version` is the model version that this release was built for: no job goes to another. `attempt_s` is the deadline
-    of one chunk, from the call to the answer.
+    `version` is the model version that this release was built for: jobs go to no other. `attempt_s` is the deadline of
+    one chunk, from call to answer.
     """
 
     def __init__(
@@ -83,12 +84,12 @@ class Dispatcher:
                     await self._pause(POLL_S * random.uniform(0.5, 1.5))
 
     def drain(self) -> None:
-        """Claim no more, and give back at once what no replica has yet."""
+        """Claim no more jobs, and give back at once those that no replica has received."""
         self._closing.set()
         self._handle.drain()
 
     async def close(self, seconds: float = CLOSE_S) -> None:
-        """Drain, let the chunks in flight finish for that long, then give the rest back."""
+        """Drain, wait that long for the chunks that replicas hold, then give back the rest."""
         self.drain()
         async with self._claiming:
             chunks = set(self._chunks)
@@ -107,7 +108,7 @@ class Dispatcher:
             self._breaker.require_warm_up()
 
     async def _claim(self) -> bool:
-        async with self._claiming:  # so that close() sees the chunk of a claim that was under way
+        async with self._claiming:  # so that close() sees the chunk of a running claim
             if self._closing.is_set():
                 return False
             chunk = await self._store.claim(
@@ -127,12 +128,12 @@ class Dispatcher:
     async def _attempt(self, chunk: Chunk) -> None:
         try:
             await attempt(self._store, self._handle, chunk, self._breaker, self._attempt_s)
-        except Exception as error:  # a defect of ours must not go unseen, nor claim more in a tight loop
+        except Exception as error:  # log a bug, and do not repeat it in a tight loop
             logger.exception("A chunk of %s was left to its lease.", self._card.name)
             self._breaker.open(repr(error))
 
     async def _probe(self, woken: asyncio.Event) -> None:
-        """Send a warm-up through the model, and trust it again when that passes."""
+        """Send a warm-up through the model, and trust the model again if it passes."""
         if await self._pause(self._breaker.delay):
             return
         woken.clear()
@@ -161,7 +162,7 @@ class Dispatcher:
         self._breaker.open(reason)
 
     async def _pause(self, seconds: float) -> bool:
-        """Wait, or until close() is called: whether it was."""
+        """Wait for that long or until close() is called; True if it was called."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), seconds)
         return self._closing.is_set()
@@ -187,7 +188,8 @@ async def attempt(store: JobStore, handle: ModelHandle, chunk: Chunk, breaker: B
 
 
 async def _call(store: JobStore, handle: ModelHandle, chunk: Chunk, breaker: Breaker, timeout_s: float) -> None:
-    """The breaker hears of a failure before the jobs wait again, or they would go out to the same failure at once."""
+    """The breaker learns of a failure before the jobs wait again; otherwise they would run into the same failure at
+    once."""
     try:
         async with asyncio.timeout(timeout_s):
             outcomes = await handle.predict(chunk.tasks)
@@ -198,7 +200,7 @@ async def _call(store: JobStore, handle: ModelHandle, chunk: Chunk, breaker: Bre
         breaker.require_warm_up()
         suspects = isinstance(error, ReplicaLost) and error.hung
         await _insist(lambda: store.release_as_lost(chunk.tasks, reason, suspects=suspects))
-    except Exception as error:  # whatever it was, it was not the jobs' fault
+    except Exception as error:  # any other error is not the jobs' fault
         logger.warning("A chunk of %d jobs of %s goes back: %r", len(chunk.tasks), chunk.model, error)
         breaker.open(str(error) or repr(error))
         await _insist(lambda: store.give_back(chunk.tasks))
@@ -223,7 +225,7 @@ async def _finish(store: JobStore, chunk: Chunk, outcomes: Sequence[Outcome]) ->
 
 
 async def _insist(change: Callable[[], Awaitable[object]], seconds: float = FINISH_S) -> None:
-    """Try a change until Redis takes it, for a bounded time. Repeated after a lost answer, it does nothing."""
+    """Repeat a change until Redis accepts it, for a limited time. Repeating it after a lost reply changes nothing."""
     try:
         async with asyncio.timeout(seconds):
             while True:
@@ -237,10 +239,10 @@ async def _insist(change: Callable[[], Awaitable[object]], seconds: float = FINI
 
 
 async def _renew(store: JobStore, chunk: Chunk) -> None:
-    """Hold the lease while the call runs; end when no job of it is ours any more.
+    """Renew the lease during the call; return when it holds no job any more.
 
-    A renewal that gets no answer is repeated within the lease, on another connection: a command's own deadline may be
-    as long as the lease.
+    A renewal without a reply is repeated within the lease, on another connection: a command's own deadline may be as
+    long as the lease.
     """
     term = store.lease_seconds / 3
     pause = term

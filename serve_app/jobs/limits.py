@@ -1,28 +1,28 @@
-"""Limits in the life of a job that need no setting, each with its reason."""
+"""Limits of a job's life that are not settings, each with its reason."""
 
 from __future__ import annotations
 
 RECORD_VERSION = 2
-"""The newest version of a record. A release reads every version up to its own, so a field that is new needs a default
-where it is read. It leaves a newer record alone. A field that older releases may overlook needs no new version."""
+"""The newest version of a record. A release reads every version up to its own, so code that reads a new field needs a
+default for it. A release does not touch newer records. A field that older releases may ignore needs no new version."""
 PLAIN_VERSION = 1
-"""Written where nothing newer is in the record. Version 2 marks items of batches, whose end must be
-reported to the batch, and jobs that keep their input, which must not be deleted at their end."""
+"""Written where a record has no newer features. Version 2 marks items of batches, whose end must be reported to the
+batch, and jobs that keep their input, which must not be deleted when they end."""
 
 SUSPECT_AFTER = 2
-"""Losses after which a job runs alone: one may be an accident, a second makes the job suspect."""
+"""Losses after which a job runs alone: one may be an accident, the second makes the job a suspect."""
 MAX_STRIKES = 3
-"""Losses while it ran alone that make a job dead: only then is the job itself the likely cause."""
+"""Losses of a job that ran alone after which it is dead: only then is the job itself the likely cause."""
 MAX_DELIVERIES = 20
-"""Deliveries that make a job dead whatever the cause, so that no job is tried for ever."""
+"""Deliveries after which a job is dead whatever the cause, so that no job is retried forever."""
 
 PARAMS_MAX_BYTES = 16 * 1024
-"""Of one job, as JSON: they are part of its record, and in a batch of each item's. Anything larger is an input, which
-has a store."""
+"""Limit for one job's parameters as JSON: they are part of its record. Anything larger is an input, which has a
+store."""
 RESULT_MAX_BYTES = 64 * 1024
 """A result is a small record; larger outputs belong in the output store."""
 REASON_MAX_CHARACTERS = 500
-"""How much is kept of the reason for a loss or a failure."""
+"""Characters kept of the reason for a loss or a failure."""
 
 IDEMPOTENCY_TTL_S = 24 * 3600
 """A submit repeated within this time is recognised by its key."""
@@ -32,11 +32,11 @@ IDEMPOTENCY_SWEEP = 100
 """Expired keys removed from an owner's list with each new one: more than are added, and few enough for one step."""
 
 LISTED_MAX = 10_000
-"""Jobs of one owner that can be listed, the latest."""
+"""The latest jobs of one owner that can be listed."""
 LISTED_TTL_S = 7 * 24 * 3600
-"""A list is kept for this long after the owner's last submit: longer than a record, unless JOB_TTL is very long."""
+"""How long a list is kept after the owner's last submit: longer than a record, unless JOB_TTL is very long."""
 PAGE_LOOKS = 500
-"""Records read for one page of a list, so that a filter without matches blocks Redis for a moment only."""
+"""Records read for one page of a list, so that a filter without matches blocks Redis only briefly."""
 
 REMOVED_TTL_S = 24 * 3600
 """A removed job is marked as such for this long. PostgreSQL normally deletes its outcome within seconds."""
@@ -50,10 +50,11 @@ ACTIVE_S = 5.0
 FETCH_LEASE_S = 30.0
 """How long a claim of an item's URL lasts: ten seconds to fetch, plus waiting for a turn and storing the image."""
 FETCH_FAULTS_MAX = 5
-"""Faults of the service itself after which an item is refused, so that none is fetched for ever."""
+"""Faults of the service itself after which an item is refused, so that none is fetched forever."""
 
 MAX_CHUNK_BYTES = 64 * 1024 * 1024
-"""Stored inputs of one chunk, which are in one replica's memory at the same time. Above the largest single input."""
+"""Most bytes of stored inputs in one chunk, which one replica holds in memory at the same time. Above the largest
+single input."""
 MAX_CHUNK_PIXELS = 200_000_000
 """Decoded size of one chunk: a few seconds of work on one core, so that huge images delay others only briefly."""
 

@@ -1,6 +1,6 @@
-"""The process's one subscription: which models have something to claim, and which jobs changed.
+"""One Redis subscription per process: which models have jobs to claim, and which jobs changed.
 
-Hints only: one may get lost with the connection, so a slow poll stands behind whoever waits for one.
+Messages are only hints. One may get lost with the connection, so every waiter also polls, slowly.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from serve_app.contracts import JobStatus
 from serve_app.keyspace import CHANGES, WAKE
 
 LISTEN_S = 5.0
-"""After so long without a word the server is pinged, and after as long again the connection is given up: one whose
-other end has vanished brings no error."""
+"""After so long without a message the server is pinged, and after as long again the connection is closed: a connection
+whose other end has vanished raises no error."""
 RECONNECT_S = 1.0
 EVERY_STATUS: Final = frozenset(JobStatus)
 
@@ -27,19 +27,19 @@ logger = logging.getLogger(__name__)
 
 
 class Watch:
-    """What one waiter hears of its job."""
+    """The changes of its job that one waiter has been notified of."""
 
     def __init__(self, statuses: Collection[str]) -> None:
         self._statuses = statuses
         self._heard = asyncio.Event()
 
     def hear(self, status: str | None = None) -> None:
-        """The job has this status now; without one, it may have changed while nobody listened."""
+        """The job has this status now. Without a status, it may have changed while nobody listened."""
         if status is None or status in self._statuses:
             self._heard.set()
 
     async def rest(self, seconds: float) -> None:
-        """Return when something was heard since the last rest, or after that long. Then look at the job."""
+        """Return when a change was noted since the last call, or after that long. Then read the job."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._heard.wait()
@@ -47,7 +47,7 @@ class Watch:
 
 
 class Messages:
-    """Hands what Redis publishes to those in this process who wait for it. Subscribed while anybody does."""
+    """Distributes Redis' messages to the waiters of this process. Subscribed as long as there is a waiter."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -58,13 +58,14 @@ class Messages:
 
     @asynccontextmanager
     async def wake(self, model: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set when a job of the model may be claimed. Who waits on it clears it."""
+        """An event that is set when a job of the model may be claimed. The waiter clears it."""
         async with self._subscription():
             yield self._wakes.setdefault(model, asyncio.Event())
 
     @asynccontextmanager
     async def watch(self, job_id: str, statuses: Collection[str] = EVERY_STATUS) -> AsyncIterator[Watch]:
-        """Hear of a job's changes to one of these statuses. Look at the job once inside: what was is not told."""
+        """Watch for a job's changes to one of these statuses. Read the job once inside the block: earlier changes are
+        not reported."""
         watch = Watch(statuses)
         async with self._subscription():
             watches = self._watches.setdefault(job_id, [])
@@ -90,11 +91,11 @@ class Messages:
                 await end_tasks([listening])
 
     async def _run(self) -> None:
-        """Come back by itself when Redis was away."""
+        """Subscribe, and again after every failure of Redis."""
         while True:
             try:
                 await self._listen()
-            except Exception as error:  # whatever it was: without it all wait for their polls, gone for good too
+            except Exception as error:  # any error: otherwise all waiters would depend on their polls forever
                 logger.warning("The subscription was lost: %r", error)
                 await asyncio.sleep(RECONNECT_S)
 
@@ -114,7 +115,7 @@ class Messages:
                 is_asked = message is None
 
     def _tell_all(self) -> None:
-        """What was said before we listened is not known."""
+        """Wake every waiter: messages before the subscription are not known."""
         for woken in self._wakes.values():
             woken.set()
         for watches in self._watches.values():

@@ -1,4 +1,4 @@
-"""What the job store takes and returns beyond `contracts`, and how records in Redis are read and written."""
+"""Arguments and results of the job store beyond `contracts`, and how records in Redis are read and written."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from serve_app.jobs import limits
 
 JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 Stopped = Literal["intake", "work"]
-"""What a stop stops: no jobs are taken in, or none are begun."""
+"""What a stop stops: `intake`, no jobs are accepted; `work`, no jobs are claimed."""
 
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
-"""NUL and lone surrogates: PostgreSQL takes them in no text."""
+"""NUL and lone surrogates: PostgreSQL stores them in no text."""
 _UNSTORABLE_ESCAPE: Final = re.compile(r"\\u(0000|d[89a-f])")
-"""How a JSON text may show one of them; valid pairs of surrogates look alike."""
+"""How a JSON text may contain one of them; valid pairs of surrogates look the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """How a submit that is sent again is known: `hash` is of the key, its owner and its route."""
+    """Identifies a repeated submit: `hash` covers the key, its owner and its route."""
 
     hash: str
     fingerprint: str
-    """Of all that the submit asks for: a key that comes with another one is refused."""
+    """Covers the whole submit: the same key with another fingerprint is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class FirstAccepted:
-    """The id that an idempotency key's first request was answered with, and when it was accepted, in ms."""
+    """The id in the answer to an idempotency key's first request, and when that was accepted, in ms."""
 
     id: str
     at: int
@@ -42,7 +42,7 @@ class FirstAccepted:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One job to be accepted. `id` is a new UUID (version 4, lower case) that the caller made."""
+    """One job to be accepted. The caller makes `id`, a new UUID (version 4, lower case)."""
 
     id: str
     owner: str
@@ -58,7 +58,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Jobs claimed together under one lease: `token` proves that they are still ours."""
+    """Jobs claimed together under one lease: `token` proves that we still hold them."""
 
     model: str
     token: str
@@ -68,7 +68,7 @@ class Chunk:
 @dataclass(frozen=True, slots=True, order=True)
 class PageEnd:
     """Where a page of a list ended: the last entry's time, in the list's own unit, and its id. Both, because entries
-    that were made in one step have one time."""
+    added in one step have the same time."""
 
     at: int
     id: str
@@ -80,12 +80,12 @@ class Page:
 
     jobs: tuple[Job, ...]
     end: PageEnd | None
-    """After which entry the next page begins; None: there is nothing more."""
+    """The next page starts after this entry; None on the last page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Jobs of one model that are not ended."""
+    """Jobs of one model that have not ended."""
 
     waiting: int
     leased: int
@@ -93,7 +93,7 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Counters of one model since its beginning."""
+    """Counters of one model since it was first used."""
 
     accepted: int = 0
     reopened: int = 0
@@ -118,20 +118,20 @@ class QueueState:
     oldest_wait_s: float
     """Age of the job that has waited longest; 0 when none waits."""
     waiting: int
-    """Jobs that wait, counted where they stand."""
+    """Waiting jobs, counted in the queues themselves."""
     ledger: Ledger
 
     @property
     def difference(self) -> int:
-        """What the ledger says is in flight, less the jobs that are: 0, or a job was lost or counted twice."""
+        """Jobs in flight by the ledger, minus those in Redis. Not 0: a job was lost or counted twice."""
         return self.ledger.in_flight - self.leased - self.waiting
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """Where a job waits at one moment: at least and at most so many jobs go before it, and so many run already.
+    """Where a job waits: how many jobs run before it, at least and at most, and how many are running now.
 
-    Owners take turns, so before a job with n older ones of its owner each other owner has n + 1 turns at most.
+    Owners take turns, so before a job with n older ones of its owner each other owner has at most n + 1 turns.
     """
 
     least: int
@@ -151,39 +151,39 @@ class StopName:
 
 
 def decode(fields: Mapping[Any, Any]) -> dict[str, str]:
-    """A hash as Redis replies it, in text."""
+    """The fields of a hash from redis-py, as text."""
     return {name.decode(): value.decode() for name, value in fields.items()}
 
 
 def decode_pairs(reply: Sequence[bytes]) -> dict[str, str]:
-    """A hash as a script replies it, in text."""
+    """The fields of a hash in a script's reply, as text."""
     return decode(dict(zip(reply[::2], reply[1::2], strict=True)))
 
 
 def read_ledger(fields: Mapping[str, str]) -> Ledger:
-    """The counters of `ledger:{model}` that this release knows; a newer one may keep more beside them."""
+    """The counters of `ledger:{model}` that this release knows; a newer release may have more."""
     return Ledger(**{counter.name: int(fields.get(counter.name, 0)) for counter in dataclass_fields(Ledger)})
 
 
 def read_queue_position(reply: Sequence[Any]) -> QueuePosition:
-    """The position as `queue_position.lua` replies it."""
+    """The position in the reply of `queue_position.lua`."""
     older, owners, first_class, running, ledger = reply
     others = read_ledger(decode(dict(zip(ledger[::2], ledger[1::2], strict=True)))).in_flight - running - 1
     return QueuePosition(older, min(others, older + (older + 1) * (owners - 1)) if first_class else others, running)
 
 
 def page_start(end: PageEnd | None) -> tuple[str, str]:
-    """Where a page begins, as the scripts of lists take it."""
+    """The start of a page, as arguments of the list scripts."""
     return (str(end.at), end.id) if end else ("+inf", "")
 
 
 def read_page_end(at: bytes, entry: bytes) -> PageEnd | None:
-    """Where a page ended, as the scripts of lists reply it."""
+    """The end of a page in the reply of a list script."""
     return PageEnd(int(at), entry.decode()) if at else None
 
 
 def no_such_job() -> RequestError:
-    """The refusal of an id that is unknown, malformed or someone else's: nothing in it tells which."""
+    """The refusal of an id that is unknown, malformed or another owner's: it does not reveal which."""
     return JobUnknown("There is no job with this id.")
 
 
@@ -193,7 +193,7 @@ def of_newer_release() -> CapacityError:
 
 
 def read_job(job_id: str, fields: Mapping[str, str]) -> Job:
-    """The job that a record's fields tell. Raises TrackerUnavailable for the record of a newer release."""
+    """The job from its record's fields. Raises TrackerUnavailable for a record of a newer release."""
     if int(fields["v"]) > limits.RECORD_VERSION:
         raise of_newer_release()
     return Job(
@@ -237,12 +237,12 @@ def read_task(token: str, reply: Sequence[bytes]) -> Task:
 
 
 def sentence(text: str) -> bytes:
-    """The part of a reason that Redis keeps. It may quote a library or a file: invalid Unicode is replaced."""
+    """The part of a reason that Redis stores. It may quote a library or a file, so invalid Unicode is replaced."""
     return text[: limits.REASON_MAX_CHARACTERS].encode(errors="replace")
 
 
 def result_text(result: Json) -> str | Failure:
-    """A result as JSON text, or the failure of a job whose result cannot be written or is too large."""
+    """A result as JSON text, or a failure if the result cannot be written as JSON or is too large."""
     try:
         text = _as_json(result)
         if _UNSTORABLE_ESCAPE.search(text):
@@ -259,7 +259,7 @@ def _as_json(result: Any) -> str:
 
 
 def _storable(value: Any) -> Any:
-    """The same value with U+FFFD for each character that PostgreSQL takes in no text. Replaced here, so that the record
+    """The value with U+FFFD in place of each character that PostgreSQL cannot store. Replaced here, so that the record
     and PostgreSQL show the same result."""
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)

@@ -1,7 +1,7 @@
 """Scales a model deployment by the jobs that wait and run, for Ray Serve's `autoscaling_config.policy`.
 
-Serve's own policy counts calls; jobs in Redis are none before they are claimed, so it sees a long queue as a short one.
-Ray sends this module to its controller by value and makes the class there, with `policy_kwargs`.
+Serve's own policy counts calls. A waiting job is no call before it is claimed, so that policy takes a long queue for a
+short one. Ray sends this module to its controller by value and makes the class there, with `policy_kwargs`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ DEADLINE_S = 2.0
 
 
 class BacklogPolicy:
-    """One replica per `jobs_per_replica` jobs not ended, at least one while there is any, none when there is none.
-
-    Serve applies `min_replicas`, `max_replicas` and the delays to what this returns.
-    """
+    """One replica per `jobs_per_replica` unfinished jobs, at least one while there is any, otherwise none. Serve
+    applies `min_replicas`, `max_replicas` and the delays to this number."""
 
     def __init__(self, model: str, jobs_per_replica: int) -> None:
         if jobs_per_replica < 1:
@@ -37,7 +35,8 @@ class BacklogPolicy:
         self._polled_at = -POLL_S
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """Called in the controller's event loop at each of its turns: it never waits, it answers from the last poll."""
+        """Called in the controller's event loop in each of its rounds: it never waits, and returns the result of the
+        last poll."""
         now = time.monotonic()
         if now - self._polled_at >= POLL_S and (self._polling is None or self._polling.done()):
             self._polled_at = now
@@ -47,15 +46,16 @@ class BacklogPolicy:
         return -(-self._jobs // self._jobs_per_replica), {"jobs": self._jobs}
 
     async def _poll(self) -> None:
-        """Read the backlog. When that fails the last one stands: a Redis that is away is no reason to scale.
+        """Read the backlog. If that fails, the last value stays: an outage of Redis is no reason to scale.
 
-        Each poll has a connection of its own: nobody tells a policy that it was replaced, so it could not close one.
+        Each poll opens its own connection, because a policy does not learn that it was replaced and could not close
+        one.
         """
         try:
             settings = read_settings()
             async with asyncio.timeout(DEADLINE_S), connect_redis(settings, max_connections=2) as redis:
                 backlog = await JobStore(redis, settings).backlog(self._model)
-        except Exception:  # noqa: S110  said by the gateway's readiness already; here it would be said twice a second
+        except Exception:  # noqa: S110  the gateway's readiness reports it; here it would be logged twice a second
             pass
         else:
             self._jobs = backlog.waiting + backlog.leased

@@ -1,14 +1,14 @@
-"""Which change of a job's status is allowed. The scripts are given this table and change a status in one place alone
-(`change` in lua/common.lua), which asks it; docs/architecture.md draws it."""
+"""The allowed changes of a job's status. The scripts get this table, and the only function that changes a status
+(`change` in lua/common.lua) checks it; docs/architecture.md draws it."""
 
 from __future__ import annotations
 
 from serve_app.contracts import JobStatus
 
 ALLOWED: dict[JobStatus, frozenset[JobStatus]] = {
-    # A waiting job may be finished by a replica whose lease ran out meanwhile: the work is done, so it counts.
+    # A replica whose lease has expired may finish a job that waits again: the work is done, so it counts.
     JobStatus.PENDING: frozenset({JobStatus.PROCESSING, JobStatus.COMPLETED, JobStatus.CANCELLED}),
-    # Back to PENDING: given back, or lost with its replica.
+    # Back to PENDING: given back, or its replica was lost.
     JobStatus.PROCESSING: frozenset(
         {JobStatus.PENDING, JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED},
     ),

@@ -1,8 +1,8 @@
-"""The jobs in Redis: the only code that changes a job. Each change is one Lua script (`lua/`): it happens whole or not
-at all.
+"""The jobs in Redis: the only code that changes a job. Each change is one Lua script (`lua/`), which runs completely or
+not at all.
 
-Every method raises TrackerUnavailable when Redis is away, and StoreFull when it is full and the call needs room. What
-is asked for an owner raises JobUnknown for an id that is unknown, malformed or another owner's.
+Every method raises TrackerUnavailable when Redis is down, and StoreFull when it is full and the call needs room.
+Methods with an owner raise JobUnknown for an id that is unknown, malformed or another owner's.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ from serve_app.settings import Settings, read_settings
 
 
 class JobStore:
-    """Jobs in Redis. One per Redis client and event loop; tasks may share it. It claims jobs for `cluster`."""
+    """Jobs in Redis. One per Redis client and event loop; tasks may share it. It claims jobs on behalf of `cluster`."""
 
     def __init__(self, redis: Redis, settings: Settings, *, cluster: str = "") -> None:
         self._redis = redis
@@ -80,12 +80,11 @@ class JobStore:
     # Submit and read
 
     async def submit(self, submission: Submission) -> Job:
-        """Accept a job: when this returns, Redis has it. A second call with the same id returns the first one's job.
+        """Accept a job: when this returns, Redis has it. A second call with the same id returns the first call's job.
 
-        Its input must be stored: from now on it stays until the job ends. Where the idempotency key was used before,
-        nothing is accepted and the job is that of the first submit, as it was then.
-        Raises IdempotencyKeyReused, QueueFull, StoreFull, IntakeStopped, and StoreUnavailable when the stored input is
-        gone already.
+        Its input must already be stored; from now on it stays until the job ends. If the idempotency key was used
+        before, nothing is accepted, and the first submit's job is returned as it was then. Raises IdempotencyKeyReused,
+        QueueFull, StoreFull, IntakeStopped, and StoreUnavailable when the stored input is gone already.
         """
         stored = submission.input or JobInput("", 0, 0, "")
         with redis_errors():
@@ -115,7 +114,8 @@ class JobStore:
         return _accepted(submission, submission.id, reply[1])
 
     async def find_earlier(self, submission: Submission) -> Job | None:
-        """The job of the first submit with this idempotency key, before the input is stored; None for a new key.
+        """The job of the first submit with this idempotency key, to be called before the input is stored; None for a
+        new key.
 
         Raises IdempotencyKeyReused.
         """
@@ -131,7 +131,7 @@ class JobStore:
         return check_repeated(asked, found) if found[0] else None
 
     async def read(self, job_id: str, owner: str) -> Job:
-        """The job, for its owner alone."""
+        """The job, if it belongs to this owner."""
         if JOB_ID.fullmatch(job_id):
             record = await self._hash(JOB(id=job_id))
             if record and record["owner"] == owner:
@@ -148,7 +148,7 @@ class JobStore:
         status: JobStatus | None = None,
         model: str | None = None,
     ) -> Page:
-        """Up to `limit` of the owner's jobs, newest first. It may hold fewer, even none, and yet not be the last.
+        """Up to `limit` of the owner's jobs, newest first. A page may hold fewer jobs, even none, and not be the last.
 
         `after` is the `end` of the page before; `since` is in microseconds of Redis' clock.
         """
@@ -159,33 +159,35 @@ class JobStore:
         return Page(tuple(read_row(owner, *row) for row in rows), read_page_end(at, entry))
 
     async def queue_position(self, job_id: str) -> QueuePosition | None:
-        """Where the job waits; None when it does not wait."""
+        """The job's queue position; None if it does not wait."""
         with redis_errors():
             reply = await self.scripts.run("queue_position", job_id)
         return read_queue_position(reply) if reply else None
 
-    # What an owner changes
+    # Changes by the owner
 
     async def cancel(self, job_id: str, owner: str) -> Job:
-        """End a job that waits or runs as CANCELLED, at once; the job. A second time changes nothing.
+        """Cancel a job that waits or runs, at once; returns the job. A second call changes nothing.
 
         Raises JobEnded when it is COMPLETED or FAILED.
         """
         return await self._change("cancel", job_id, owner)
 
     async def retry(self, job_id: str, owner: str) -> Job:
-        """Start the next run of a failed job, with the same input and parameters; the job. Bounded as a submit is.
+        """Start the next run of a failed job, with the same input and parameters; returns the job. The limits of a
+        submit apply.
 
         Raises RetryRefused when it did not fail or is dead, InputGone, QueueFull, StoreFull.
         """
         return await self._change("retry", job_id, owner)
 
     async def remove(self, job_id: str, owner: str) -> None:
-        """Remove an ended job: record, input and outcome. Its counts stay. Raises JobNotFinished."""
+        """Remove an ended job: record, input and outcome. The ledger still counts it. Raises JobNotFinished."""
         await self._ask("remove", job_id, owner)
 
     async def removed(self, job_ids: Sequence[str]) -> set[str]:
-        """Which of these jobs were removed within a day. PostgreSQL may still have their outcomes: do not show them."""
+        """Those of the jobs that were removed within a day. PostgreSQL may still have their outcomes: do not show
+        them."""
         if not job_ids:
             return set()
         with redis_errors():
@@ -197,7 +199,7 @@ class JobStore:
         return read_job(job_id, decode_pairs(fields))
 
     async def _ask(self, script: str, job_id: str, owner: str) -> Sequence[Any]:
-        """What the script replies after `done`."""
+        """The script's reply after `done`."""
         if not JOB_ID.fullmatch(job_id):
             raise no_such_job()
         with redis_errors():
@@ -211,11 +213,12 @@ class JobStore:
     async def claim(
         self, model: str, *, limit: int, max_bytes: int, max_pixels: int, chunks_per_replica: int
     ) -> Chunk | None:
-        """Take up to `limit` waiting jobs under one lease. None: nothing waits, the window is full, or another cluster
+        """Claim up to `limit` waiting jobs under one lease. None: nothing waits, the window is full, or another cluster
         is active.
 
         The window is the number of chunks that all claimers together may hold: `chunks_per_replica` for each running
-        replica, at least one. The first job is taken whatever its size; the caps are for those after it.
+        replica, and at least one. The first job is claimed whatever its size; the size limits apply to the following
+        ones.
         """
         token = secrets.token_hex(16)
         with redis_errors():
@@ -225,19 +228,20 @@ class JobStore:
         return Chunk(model, token, tuple(read_task(token, task) for task in reply)) if reply else None
 
     async def renew(self, chunk: Chunk) -> tuple[Task, ...]:
-        """Extend the chunk's lease by another term: those of its tasks that it still holds."""
+        """Extend the chunk's lease by another term; returns the tasks that it still holds."""
         with redis_errors():
             held = await self.scripts.run("renew", chunk.model, chunk.token, *(task.job_id for task in chunk.tasks))
         return tuple(task for task in chunk.tasks if task.job_id.encode() in held)
 
     async def give_back(self, tasks: Sequence[Task]) -> int:
-        """Return jobs that were not begun, to their old place; the delivery does not count. How many it did return."""
+        """Return unstarted jobs to their old place in the queue without counting the delivery; returns their number."""
         return await self._release("give_back", tasks)
 
     async def release_as_lost(self, tasks: Sequence[Task], reason: str, *, suspects: bool = False) -> int:
-        """Return jobs whose replica was lost; the delivery counts, and may make a job dead. How many it did count.
+        """Return jobs whose replica was lost. The delivery counts, and may make a job dead. Returns how many were
+        counted.
 
-        With `suspects` each runs alone from now on, however few losses it has: one of them is likely the cause.
+        With `suspects` each job runs alone from now on, however few losses it has: one of them is likely the cause.
         """
         return await self._release("release_as_lost", tasks, sentence(reason), b"1" if suspects else b"0")
 
@@ -249,14 +253,15 @@ class JobStore:
         return int(reply)
 
     async def start_alone(self, task: Task) -> bool:
-        """Report that a suspect begins alone. False: the lease no longer holds it, do not begin."""
+        """Report that a suspect starts alone. False: the lease no longer holds it, do not start."""
         with redis_errors():
             return bool(await self.scripts.run("start_alone", task.job_id, task.token))
 
     async def complete(self, results: Sequence[tuple[Task, Json]]) -> list[bool]:
         """End jobs as COMPLETED; False for each that had ended before. No lease is needed: finished work counts.
 
-        A result that is no JSON or larger than RESULT_MAX_BYTES ends its job as FAILED, if the lease still holds it.
+        If a result is not JSON or larger than RESULT_MAX_BYTES, its job ends as FAILED, provided that the lease still
+        holds it.
         """
         texts = [(task, result_text(result)) for task, result in results]
         good = [(task, text) for task, text in texts if isinstance(text, str)]
@@ -282,14 +287,14 @@ class JobStore:
             return [bool(done) for done in await self.scripts.run("fail", failures[0][0].token, *arguments)]
 
     async def close_chunk(self, chunk: Chunk) -> None:
-        """Free the chunk's place in the window."""
+        """Remove the chunk from the window of claims."""
         with redis_errors():
             await self.scripts.run("close_chunk", chunk.model, chunk.token)
 
     # Replicas and counts of a model
 
     async def beat(self, card: ReplicaCard) -> None:
-        """Say that a replica runs; it counts for HEARTBEAT_S."""
+        """Report that a replica runs; the report is valid for HEARTBEAT_S."""
         with redis_errors():
             await self.scripts.run("beat", card.model, json.dumps(asdict(card), sort_keys=True))
 
@@ -303,7 +308,7 @@ class JobStore:
         return read_ledger(await self._hash(LEDGER(model=model)))
 
     async def backlog(self, model: str) -> Backlog:
-        """How many jobs of the model wait and run, at one moment."""
+        """How many jobs of the model wait and run, read in one step."""
         with redis_errors():
             async with self._redis.pipeline(transaction=True) as pipeline:
                 pipeline.hgetall(LEDGER(model=model))
@@ -312,7 +317,7 @@ class JobStore:
         return Backlog(waiting=read_ledger(decode(counters)).in_flight - leased, leased=leased)
 
     async def queue_state(self, model: str) -> QueueState:
-        """Every count of a model's queue, at one moment."""
+        """Every count of a model's queue, read in one step."""
         with redis_errors():
             leased, dead, replicas, oldest_ms, waiting, ledger = await self.scripts.run("queue_state", model)
         return QueueState(leased, dead, replicas, oldest_ms / 1000, waiting, read_ledger(decode_pairs(ledger)))
@@ -322,10 +327,10 @@ class JobStore:
     async def dead_page(
         self, models: Sequence[str], limit: int, after: PageEnd | None = None
     ) -> tuple[list[Job], PageEnd | None]:
-        """The newest `limit` dead jobs of these models that come after that place, and where this page ended; None at
-        the end.
+        """The newest `limit` dead jobs of these models after that position, and the end of this page; None on the last
+        page.
 
-        A page may hold fewer, even none, and yet not be the last: jobs that are gone, and records of a newer release,
+        A page may hold fewer jobs, even none, and not be the last: jobs that are gone, and records of a newer release,
         are left out. Times are in milliseconds.
         """
         start = page_start(after)
@@ -342,15 +347,15 @@ class JobStore:
         return jobs, shown[-1][0] if len(found) > limit else None
 
     async def read_dead(self, job_id: str) -> tuple[Job, bool]:
-        """A dead job, and whether its input is still there. Raises JobUnknown for every other id."""
+        """A dead job, and whether its input still exists. Raises JobUnknown for any other id."""
         reply = await self._ask_dead("dead_read", job_id)
         return read_job(job_id, decode_pairs(reply[0])), bool(reply[1])
 
     async def requeue_dead(self, job_id: str, event: AuditEvent) -> int:
-        """Start the next run of a dead job, with no strikes and no deliveries, at its old place; the run's number.
+        """Start the next run of a dead job, without strikes or deliveries, at its old place; returns the run's number.
 
-        The audit event is written in the same step. Bounded as a submit is. Raises JobUnknown, InputGone, and as
-        `submit` where there is no room.
+        The audit event is written in the same step. The limits of a submit apply. Raises JobUnknown, InputGone, and as
+        `submit` when the queue or Redis is full.
         """
         reply = await self._ask_dead("dead_requeue", job_id, *event.pairs())
         if reply[0] == b"input-gone":
@@ -360,7 +365,7 @@ class JobStore:
         return int(reply[1])
 
     async def drop_dead(self, job_id: str, event: AuditEvent) -> None:
-        """Remove a dead job's record, input and outcome; the ledger keeps it as dead. Raises JobUnknown."""
+        """Remove a dead job's record, input and outcome; the ledger still counts it as dead. Raises JobUnknown."""
         await self._ask_dead("dead_drop", job_id, *event.pairs())
 
     async def _ask_dead(self, script: str, job_id: str, *arguments: str | int) -> Any:
@@ -372,16 +377,16 @@ class JobStore:
             raise JobUnknown("There is no dead job with this id. It may have been dropped or requeued.")
         return reply
 
-    # Stops: an admin refuses new jobs, of all models or of one, or lets a model's jobs wait. Accepted jobs stay.
-    # The scripts of submits and claims look at them, so a stop is in force at every gateway once it is written.
+    # Stops: an admin refuses new jobs, of all models or of one, or lets a model's jobs wait. Accepted jobs stay. The
+    # scripts of submits and claims check them, so a stop is in force in every gateway once it is written.
 
     async def add_stop(self, name: StopName, notice: Json, event: AuditEvent) -> None:
-        """Put a stop into force, in place of the last one. `notice`: `message` and `retry_after_s` for users."""
+        """Set a stop, in place of the last one of this name. `notice`: `message` and `retry_after_s` for users."""
         with redis_errors():
             await self.scripts.run("stop", str(name), json.dumps(notice), *event.pairs())
 
     async def remove_stop(self, name: str, event: AuditEvent) -> None:
-        """Take a stop back. Raises StopUnknown."""
+        """Lift a stop. Raises StopUnknown."""
         what, _, model = name.partition(":")
         with redis_errors():
             done = await self.scripts.run("resume", name, model if what == "work" else "", *event.pairs())
@@ -395,7 +400,7 @@ class JobStore:
         return {name.decode(): json.loads(notice) for name, notice in sorted(found.items())}
 
     async def stopped(self, models: Sequence[str]) -> dict[str, list[Stopped]]:
-        """What is stopped of each of these models; a stop without a model holds for all."""
+        """The kinds of stops in force for each of these models; a stop without a model applies to all."""
         stops, kinds = await self.stops(), get_args(Stopped)
         return {model: [kind for kind in kinds if {kind, f"{kind}:{model}"} & stops.keys()] for model in models}
 
@@ -427,7 +432,8 @@ class ReplicaHeartbeat:
 
 
 def check_repeated(asked: Idempotency | None, found: Sequence[bytes]) -> FirstAccepted:
-    """What Redis remembers of a key: fingerprint, id, time. Raises IdempotencyKeyReused for another request's key."""
+    """The first request with this key, from its stored fingerprint, id and time. Raises IdempotencyKeyReused if that
+    was another request."""
     fingerprint, first, at = found
     if asked is None or asked.fingerprint != fingerprint.decode():
         raise IdempotencyKeyReused("This Idempotency-Key came with another request before. Take a new one.")
@@ -468,7 +474,7 @@ _REFUSALS: Final[dict[bytes, Callable[[], ServiceError]]] = {
 
 
 def refusal(reply: Sequence[bytes]) -> ServiceError:
-    """The error for a script's reply that refuses the call; `InternalError` for a word that no script replies."""
+    """The error for a script's reply that refuses the call; `InternalError` for an unknown reply."""
     word = reply[0]
     if word == b"stopped":
         notice = json.loads(reply[1])

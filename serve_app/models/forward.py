@@ -1,5 +1,5 @@
-"""What computes in a replica: one thread with deadlines, batches in which a failing item fails alone, and the gate that
-lets a suspect run with nothing beside it."""
+"""The computation in a replica: one thread with deadlines, batches in which a failing item fails alone, and the gate
+that lets a suspect run alone."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ class BatchRunner:
 
 
 class ExclusiveGate:
-    """Many run together, or one alone, in order of arrival: one that wants to be alone waits for all before it, and
-    holds back all that come after it.
+    """Many may run together, or one alone, in order of arrival: one that wants to be alone waits for all before it, and
+    holds back all after it.
 
     For suspects, jobs that were lost before: if the replica dies while one runs alone, that job is the cause.
     """
@@ -155,7 +155,7 @@ class ExclusiveGate:
 
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[None]:
-        """Run beside others; waits while somebody runs alone or waits to."""
+        """Run beside others; waits while one runs alone or waits to."""
         async with self._entrance:
             self._inside += 1
             self._empty.clear()
@@ -168,7 +168,7 @@ class ExclusiveGate:
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
-        """Run with nothing else; waits until everything that came before has ended."""
+        """Run alone; waits until everything that came before has ended."""
         async with self._entrance:
             await self._empty.wait()
             yield

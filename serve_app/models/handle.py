@@ -86,7 +86,8 @@ async def _bounded(call: Any, timeout_s: float) -> Any:
 
 
 def _translated(error: Exception) -> ReplicaLost | ModelUnready:
-    """Ray returns our own errors as RayTaskErrors with the replica's traceback; the dispatcher needs the originals."""
+    """Ray returns this service's errors as RayTaskErrors with the replica's traceback; the dispatcher needs the
+    originals."""
     if isinstance(error, ReplicaLost):
         return ReplicaLost(error.detail, hung=error.hung)
     if isinstance(error, ModelUnready):

@@ -1,4 +1,4 @@
-"""The state of the models in Redis, for health answers: read when somebody asks, at most once a second."""
+"""The state of the models in Redis, for health answers: read on demand, at most once a second."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from serve_app.jobs.records import Backlog, Stopped
 from serve_app.jobs.store import JobStore
 
 FRESH_S: Final = 1.0
-"""An answer may be so old, however many probes come."""
+"""Longest age of an answer, however many probes come."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One model as the tracker knows it."""
+    """One model in the job store."""
 
     replicas: list[ReplicaCard]
     backlog: Backlog
     stopped: list[Stopped]
-    """What an admin has stopped of it."""
+    """The stops in force for it."""
 
 
 class StatusCache:
-    """The latest state. Callers that come while it is being read wait for that one read."""
+    """The latest state. Concurrent callers share one read."""
 
     def __init__(self, jobs: JobStore, models: Sequence[str]) -> None:
         self._jobs = jobs
@@ -37,10 +37,10 @@ class StatusCache:
         self._stale_at = 0.0
 
     async def latest(self) -> dict[str, ModelStatus] | None:
-        """By model; None while Redis is away."""
+        """By model; None while Redis is down."""
         if self._read is None or (self._read.done() and time.monotonic() >= self._stale_at):
             self._read = asyncio.create_task(self._query())
-        return await asyncio.shield(self._read)  # a probe that gives up takes no answer from the others
+        return await asyncio.shield(self._read)  # a cancelled probe must not cancel the read for others
 
     async def _query(self) -> dict[str, ModelStatus] | None:
         try:

@@ -1,4 +1,5 @@
-"""How fast each model works: the jobs that ended while others waited, by the ledger, as each replica sees it."""
+"""How fast each model works: the jobs that ended while others waited, from the ledger. Each replica measures it
+itself."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ PERIOD_S: Final = 2.0
 """An interval is at least this long, and long enough for one job to end in it."""
 INTERVALS: Final = 30
 INTERVALS_MIN: Final = 3
-"""Fewer say nothing of how much the rate varies."""
+"""With fewer intervals the variation of the rate is unknown."""
 FORGET_S: Final = 300.0
 
 
@@ -37,7 +38,8 @@ class Throughput:
         self._intervals: deque[tuple[float, float]] = deque(maxlen=INTERVALS)
 
     def observe(self, now: float, ledger: Ledger, backlog: Backlog) -> None:
-        """An interval counts only if jobs waited: else it measures how fast jobs come, not how fast they end."""
+        """Add a snapshot. An interval counts only if jobs waited: otherwise it measures how fast jobs come, not how
+        fast they end."""
         ended = ledger.completed + ledger.failed + ledger.dead
         if not backlog.waiting:
             self._begun = None

@@ -1,4 +1,5 @@
-"""Fetches the URLs of batches in the background and makes jobs of them. When this replica ends, another goes on."""
+"""Fetches the URLs of batches in the background and turns them into jobs. When this replica stops, another
+continues."""
 
 from __future__ import annotations
 
@@ -21,17 +22,17 @@ from serve_app.settings import Settings
 AT_ONCE: Final = 16
 """Fetches of one gateway replica at the same time; submits with a URL have the rest of the turns."""
 AT_ONCE_PER_USER: Final = 4
-"""A server that does not answer then holds back its user alone."""
+"""So that a server that does not answer delays only its own user."""
 POLL_S: Final = 1.0
 GIVE_BACK_S: Final = 1.0
-"""Less than the replica's end has for all of its background tasks."""
+"""Less than a stopping replica has for all of its background tasks."""
 
 _log = logging.getLogger(__name__)
 
 
 class UrlFetcher:
-    """One per gateway process. A URL that it has taken and does not finish it gives back; where it cannot, another
-    replica takes the URL when its time is over."""
+    """One per gateway process. It gives back a URL that it claimed and does not finish; if that fails, another replica
+    claims the URL after the lease."""
 
     def __init__(
         self,
@@ -45,17 +46,17 @@ class UrlFetcher:
         self._batches, self._store, self._fetcher = batches, store, fetcher
         self._budget, self._settings, self._shutdown = budget, settings, shutdown
         self._tasks: dict[asyncio.Task[None], str] = {}
-        """With the owner of what each fetches."""
+        """Each fetch with the owner of its item."""
 
     async def run(self) -> None:
-        """Fetch until cancelled, and take no more once the replica stops. No failure ends it."""
+        """Fetch until cancelled, and claim no more once the replica shuts down. No failure ends it."""
         try:
             while not self._shutdown.is_set:
                 if len(self._tasks) < AT_ONCE and (fetch := await self._next()):
                     task = asyncio.create_task(self._work(fetch))
                     self._tasks[task] = fetch.owner
                     task.add_done_callback(self._tasks.pop)
-                elif self._tasks:  # one that ends may make room for what its owner has more of
+                elif self._tasks:  # a fetch that ends may make room for another of its owner
                     await asyncio.wait(self._tasks, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
                 else:
                     await asyncio.sleep(POLL_S)

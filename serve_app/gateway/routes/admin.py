@@ -1,4 +1,4 @@
-"""The admin routes: what runs and what is allowed; blocks, overrides and stops in force; dead jobs.
+"""The admin routes: counts and limits; blocks, overrides and stops; dead jobs.
 
 The endpoint has checked that the caller is an admin before any of these handlers runs.
 """
@@ -73,7 +73,7 @@ async def read_queue(call: Call, jobs: JobStore, models: Models) -> Response:
 
 @ROUTES.add(_row("GET", "/ledger", "Counters of each model's jobs", {200: (schemas.Ledgers,)}))
 async def read_ledger(call: Call, jobs: JobStore, models: Models) -> Response:
-    """Each model's counters, the jobs in flight that follow from them, and those that are counted where they stand."""
+    """Each model's counters, the jobs in flight by these counters, and the jobs counted in the queues themselves."""
     queues = await _queues(jobs, models)
     answer: schemas.Ledgers = {"models": {name: schemas.counters(state) for name, state in queues.items()}}
     return json_response(answer)
@@ -81,7 +81,7 @@ async def read_ledger(call: Call, jobs: JobStore, models: Models) -> Response:
 
 @ROUTES.add(_row("GET", "/limits", "Rates and quotas in force", {200: (schemas.Limits,)}))
 async def read_limits(call: Call, decisions: Decisions, settings: Settings) -> Response:
-    """The rates and quotas in force for everybody, and how many users have others."""
+    """The rates and quotas in force for all users, and how many users have their own."""
     blocks, overrides = await asyncio.gather(decisions.listed("block"), decisions.listed("override"))
     answer: schemas.Limits = {
         "burst_s": BURST_S,
@@ -103,7 +103,7 @@ async def read_limits(call: Call, decisions: Decisions, settings: Settings) -> R
 
 @ROUTES.add(_row("GET", "/blocks", "Blocked users", {200: (schemas.Blocks,)}))
 async def list_blocks(call: Call, decisions: Decisions) -> Response:
-    """200 with the blocks in force, the newest first."""
+    """200 with the blocks in force, newest first."""
     answer: schemas.Blocks = {"blocks": [schemas.decision(kept) for kept in await decisions.listed("block")]}
     return json_response(answer)
 
@@ -120,7 +120,7 @@ async def list_blocks(call: Call, decisions: Decisions) -> Response:
     )
 )
 async def block(call: Call, decisions: Decisions) -> Response:
-    """201 with the block, which is in force."""
+    """201 with the block, which is now in force."""
     return await _decide(call, decisions, "block", await _read_decision(call, schemas.Block))
 
 
@@ -128,13 +128,13 @@ async def block(call: Call, decisions: Decisions) -> Response:
     _row("DELETE", "/blocks/{principal_id}", "Unblock a user", {204: ()}, (errors.DecisionUnknown,)),
 )
 async def unblock(call: Call, decisions: Decisions) -> Response:
-    """204 once the block is taken back."""
+    """204 once the block is removed."""
     return await _take_back(call, decisions, "block")
 
 
 @ROUTES.add(_row("GET", "/overrides", "Users with rates of their own", {200: (schemas.Overrides,)}))
 async def list_overrides(call: Call, decisions: Decisions) -> Response:
-    """200 with the overrides in force, the newest first."""
+    """200 with the overrides in force, newest first."""
     answer: schemas.Overrides = {"overrides": [schemas.decision(kept) for kept in await decisions.listed("override")]}
     return json_response(answer)
 
@@ -151,13 +151,13 @@ async def list_overrides(call: Call, decisions: Decisions) -> Response:
     )
 )
 async def override(call: Call, decisions: Decisions) -> Response:
-    """201 with the override, which is in force."""
+    """201 with the override, which is now in force."""
     return await _decide(call, decisions, "override", await _read_decision(call, schemas.Override))
 
 
 @ROUTES.add(_row("DELETE", "/overrides/{principal_id}", "Give the usual rates", {204: ()}, (errors.DecisionUnknown,)))
 async def remove_override(call: Call, decisions: Decisions) -> Response:
-    """204 once the user's rates are everybody's again."""
+    """204 once the user has the general rates again."""
     return await _take_back(call, decisions, "override")
 
 
@@ -172,7 +172,7 @@ async def remove_override(call: Call, decisions: Decisions) -> Response:
     )
 )
 async def list_dead_jobs(call: Call, jobs: JobStore, models: Models) -> Response:
-    """200 with dead jobs, the newest first, of one model or of all."""
+    """200 with dead jobs, newest first, of one model or of all."""
     query = read_query(call.request, schemas.DeadJobsQuery)
     names = models.names if query.model is None else [models.card(query.model).name]
     found, after = await jobs.dead_page(names, query.limit, _page_end(query.cursor))
@@ -185,7 +185,7 @@ async def list_dead_jobs(call: Call, jobs: JobStore, models: Models) -> Response
 
 @ROUTES.add(_row("GET", "/dead/{job_id}", "A dead job", {200: (schemas.DeadJobDetail,)}, (errors.JobUnknown,)))
 async def read_dead_job(call: Call, jobs: JobStore) -> Response:
-    """200 with all that is known of a dead job but the image itself."""
+    """200 with all data of a dead job except the image itself."""
     job, input_is_kept = await jobs.read_dead(_target(call, "job_id"))
     call.job_id, call.model = job.id, job.model
     return json_response(schemas.dead_job_detail(job, input_is_kept=input_is_kept))
@@ -239,7 +239,7 @@ async def list_stops(call: Call, jobs: JobStore) -> Response:
     )
 )
 async def stop(call: Call, jobs: JobStore, models: Models) -> Response:
-    """201 with the stop, which is in force."""
+    """201 with the stop, which is now in force."""
     try:
         given = schemas.Stop.model_validate(await read_json(call))
     except ValidationError as error:
@@ -255,7 +255,7 @@ async def stop(call: Call, jobs: JobStore, models: Models) -> Response:
 
 @ROUTES.add(_row("DELETE", "/stops/{stop}", "Take a stop back", {204: ()}, (errors.StopUnknown,)))
 async def resume(call: Call, jobs: JobStore) -> Response:
-    """204 once the stop is taken back."""
+    """204 once the stop is lifted."""
     name = _target(call, "stop")
     await jobs.remove_stop(name, call.audit.event("remove-stop", name))
     return Response(status_code=204)
@@ -292,7 +292,7 @@ async def _take_back(call: Call, decisions: Decisions, kind: DecisionKind) -> Re
 
 
 def _target(call: Call, parameter: str) -> str:
-    """The path parameter that names what the action is about."""
+    """The path parameter that names the object of the action."""
     call.target = call.request.path_params[parameter]
     return call.target
 

@@ -51,14 +51,15 @@ from serve_app.usage.outcomes import Outcomes
 JSON_MAX_BYTES: Final = 1024 * 1024
 """Five hundred URLs of two thousand characters."""
 STORED_AT_ONCE: Final = 8
-"""Images of one batch: a bucket takes some 60 ms for each, and all of the largest batch have one deadline."""
+"""Images of one batch stored at the same time: a bucket takes some 60 ms for each, and all images of the largest batch
+have one deadline."""
 NAME_MAX: Final = 255
 PIECE_ITEMS: Final = 20
-"""Items in memory at once, beside the results that have expired; a result has at most 64 kB."""
+"""Items in memory at once, besides expired results from PostgreSQL; a result has at most 64 kB."""
 WITHIN_S: Final = 120.0
-"""Longest time of a whole answer. The largest has 32 MB, which a line of 2 Mbit/s takes in it."""
+"""Longest time of a whole answer. The largest has 32 MB, which takes as long over a line of 2 Mbit/s."""
 OLDER_RESULTS_MAX_BYTES: Final = 128 * MIB
-"""Results from PostgreSQL that answers of one replica hold at once: those of the largest batch have 32 MB."""
+"""Results from PostgreSQL that the answers of one replica hold at once; those of the largest batch have 32 MB."""
 _FIELDS: Final = {"items", "model", "params"}
 _ITEM_FIELDS: Final = {"image_url", "name", "params"}
 _CELLS: Final = ("string", "number", "integer", "boolean")
@@ -75,7 +76,7 @@ ROUTES: Final = RouteTable()
 
 @dataclass(frozen=True)
 class BatchIntake:
-    """What a batch passes through until it is in Redis."""
+    """The services that a batch needs on its way into Redis."""
 
     batches: BatchStore
     store: ImageStore
@@ -87,7 +88,7 @@ class BatchIntake:
 
 @dataclass(frozen=True)
 class StoredResults:
-    """Where the results of batches come from: their records, and PostgreSQL when those have expired."""
+    """The sources of results: the jobs' records, and PostgreSQL when those have expired."""
 
     batches: BatchStore
     jobs: JobStore
@@ -95,12 +96,12 @@ class StoredResults:
     budget: UploadBudget = field(
         default_factory=lambda: UploadBudget(OLDER_RESULTS_MAX_BYTES, OLDER_RESULTS_MAX_BYTES // 2)
     )
-    """For results on their way from PostgreSQL to the client."""
+    """For results between PostgreSQL and the client."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One item of a body. With a `refusal` it is known already that it cannot become a job."""
+    """One item of a body. With a `refusal` it cannot become a job."""
 
     name: str
     params: Json
@@ -111,7 +112,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """A whole body: the model's card, and the entries in their order."""
+    """A whole body: the model's card, and the entries in order."""
 
     card: ModelCard
     entries: tuple[Entry, ...]
@@ -147,7 +148,7 @@ class BatchRequest:
     )
 )
 async def submit_batch(call: Call, intake: BatchIntake) -> Response:
-    """202 with the batch, once it is in Redis with every item: jobs, URLs that wait to be fetched, and refused ones."""
+    """202 with the batch, once Redis has it with every item: jobs, URLs to be fetched, and refused items."""
     key = read_key(call.request)
     with intake.budget.share(call.caller.id) as share:
         kind = media_type(call)
@@ -178,7 +179,7 @@ async def submit_batch(call: Call, intake: BatchIntake) -> Response:
     )
 )
 async def list_batches(call: Call, batches: BatchStore, settings: Settings) -> Response:
-    """200 with a page of the caller's batches, newest first, and the way to the next."""
+    """200 with a page of the caller's batches, newest first, and the cursor of the next page."""
     query = read_query(call.request, schemas.BatchesQuery)
     page = await batches.page(call.caller.id, limit=query.limit, after=end_of(query.cursor))
     cursor, headers = next_page(call.request, page.end)
@@ -204,7 +205,7 @@ async def list_batches(call: Call, batches: BatchStore, settings: Settings) -> R
     )
 )
 async def read_batch(call: Call, batches: BatchStore, settings: Settings) -> Response:
-    """200 with the batch, its counts and a page of its items; unknown, foreign and malformed ids are the same 404."""
+    """200 with the batch, its counts and a page of its items; unknown, foreign and malformed ids get the same 404."""
     query = read_query(call.request, schemas.ItemsQuery)
     first = index_of(query.cursor) or 0
     view = await batches.read(call.request.path_params["batch_id"], call.caller.id, first=first, limit=query.limit)
@@ -228,7 +229,7 @@ async def read_batch(call: Call, batches: BatchStore, settings: Settings) -> Res
     )
 )
 async def remove_batch(call: Call, batches: BatchStore) -> Response:
-    """204 once the batch is forgotten, with its jobs."""
+    """204 once the batch is removed, with its jobs."""
     await batches.remove(call.request.path_params["batch_id"], call.caller.id)
     return Response(status_code=204)
 
@@ -246,7 +247,7 @@ async def remove_batch(call: Call, batches: BatchStore) -> Response:
     )
 )
 async def read_results(call: Call, stored: StoredResults, models: Models) -> Response:
-    """200 with one line for each item in its order, also for those that have not ended; their result is null."""
+    """200 with one line for each item in order, also for items that have not ended; their result is null."""
     query = read_query(call.request, schemas.ResultsQuery)
     as_csv = query.format == "csv" or (query.format is None and "text/csv" in call.request.headers.get("accept", ""))
     if query.bom and not as_csv:
@@ -277,7 +278,7 @@ async def read_results(call: Call, stored: StoredResults, models: Models) -> Res
     )
 )
 async def cancel_batch(call: Call, batches: BatchStore, settings: Settings) -> Response:
-    """200 with the batch, whose items have all ended now: those that had not are CANCELLED. The same a second time."""
+    """200 with the batch: items that had not ended are CANCELLED. A second call changes nothing."""
     batch_id = call.request.path_params["batch_id"]
     await batches.cancel(batch_id, call.caller.id)
     view = await batches.read(batch_id, call.caller.id, limit=ITEMS_SHOWN)
@@ -287,13 +288,13 @@ async def cancel_batch(call: Call, batches: BatchStore, settings: Settings) -> R
 
 
 def _after(view: BatchView, first: int) -> int | None:
-    """The index of the item that follows those of a view; None at the end."""
+    """The index of the item after those of a view; None at the end."""
     index = first + len(view.items)
     return index if index < view.batch.size else None
 
 
 def _request_of_form(intake: BatchIntake, files: list[UploadFile], texts: dict[str, str]) -> BatchRequest:
-    """The batch of a form: one item for each file, parameters for all. Raises `BodyInvalid`, `ModelUnknown`."""
+    """The batch in a form: one item for each file, parameters for all. Raises `BodyInvalid`, `ModelUnknown`."""
     if unknown := texts.keys() - {"model", "params"}:
         raise BodyInvalid(f"Unknown fields in the form, {len(unknown)}: it may hold image, model and params.")
     _check_number(len(files), intake.settings)
@@ -305,7 +306,7 @@ def _request_of_form(intake: BatchIntake, files: list[UploadFile], texts: dict[s
 
 
 def _request_of_json(intake: BatchIntake, fields: Json) -> BatchRequest:
-    """The batch of a JSON body: what is wrong with one item refuses that item.
+    """The batch in a JSON body: an invalid item is refused alone.
 
     Raises `BodyInvalid`, `ModelUnknown`, and `ParamsInvalid` for shared parameters that are too large.
     """
@@ -320,7 +321,7 @@ def _request_of_json(intake: BatchIntake, fields: Json) -> BatchRequest:
         raise BodyInvalid("The field params must be an object.", pointers={"/params": "must be an object"})
     _check_number(len(items), intake.settings)
     card = intake.models.card(model)
-    check_size(params)  # once: every item is to have them
+    check_size(params)  # once, because every item gets them
     return BatchRequest(card, tuple(_entry(intake.models, card, item, params) for item in items))
 
 
@@ -361,7 +362,7 @@ async def _accept(call: Call, intake: BatchIntake, request: BatchRequest, key: s
         await intake.store.check_intake()
         await call.charge(len(request.entries) - 1)
         items = await _stored(intake, request.entries)
-        # From here accepting runs to its end: a client that goes away leaves a whole batch or none.
+        # From here accepting runs to its end: after a disconnect there is a whole batch or none.
         call.accepting = True
         batch_id = await asyncio.shield(intake.tasks.spawn(_commit(intake, replace(batch, items=items))))
         call.accepted = batch_id == batch.id
@@ -377,7 +378,7 @@ async def _accept(call: Call, intake: BatchIntake, request: BatchRequest, key: s
 
 
 async def _replayed_view(intake: BatchIntake, batch: NewBatch, batch_id: str, request: BatchRequest) -> BatchView:
-    """The first answer to a batch that is sent again, when its record is gone. Raises `BatchUnknown` without a key."""
+    """The first answer to a repeated batch, when its record has expired. Raises `BatchUnknown` without a key."""
     accepted_at = await intake.batches.accepted_at(batch)
     items = [(await _inspected(intake, entry))[0] for entry in request.entries]
     return _as_accepted(batch_id, batch.model, items, accepted_at)
@@ -397,7 +398,7 @@ async def _bytes_of(entry: Entry) -> bytes:
 
 
 async def _stored(intake: BatchIntake, entries: Sequence[Entry]) -> tuple[NewItem, ...]:
-    """The items, their images stored some at a time. If they do not all find room, none stays."""
+    """The items, after their images were stored, some at a time. If one does not fit, none stays stored."""
     items: dict[int, NewItem] = {}
 
     async def store(place: int) -> None:
@@ -436,7 +437,7 @@ async def _inspected(intake: BatchIntake, entry: Entry) -> tuple[NewItem, tuple[
 
 async def _commit(intake: BatchIntake, batch: NewBatch) -> str:
     accepting = intake.batches.accept(batch)
-    # Another id: the same batch was accepted meanwhile, with inputs of its own.
+    # Another id: the same batch was accepted meanwhile, with its own inputs.
     return await accepted_with(
         intake.store, _inputs(batch.items), accepting, has_them=lambda batch_id: batch_id == batch.id
     )
@@ -447,7 +448,7 @@ def _inputs(items: Iterable[NewItem]) -> list[JobInput]:
 
 
 def _as_accepted(batch_id: str, model: str, asked: Sequence[NewItem], accepted_at: int) -> BatchView:
-    """The batch as it was when it was accepted, with the first of its items; the ids of its jobs are forgotten."""
+    """The batch as it was when accepted, with its first items; the ids of its jobs are no longer known."""
     items = tuple(_item_as_accepted(index, item) for index, item in enumerate(asked))
     counts = Counter(item.status for item in items)
     left = sum(counts[status] for status in _OPEN)
@@ -466,7 +467,7 @@ def _item_as_accepted(index: int, asked: NewItem) -> Item:
 
 
 class ResultTable:
-    """Results as rows: the single values that the model's schema names have columns of their own."""
+    """Results as rows: single values that the model's schema names have their own columns."""
 
     def __init__(self, result_schema: Json) -> None:
         properties: Json = result_schema.get("properties", {})
@@ -489,7 +490,7 @@ class ResultTable:
 
 
 async def _begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The pieces again; the first is ready before the answer begins, so that a failure at once can be a problem."""
+    """The same pieces, after the first has been made, so that an immediate failure can still become a problem."""
     first = await anext(pieces)
 
     async def all_pieces() -> AsyncIterator[bytes]:
@@ -507,7 +508,7 @@ async def _pieces(
     write: Callable[[schemas.ItemResult], str],
     head: str = "",
 ) -> AsyncIterator[bytes]:
-    """Raises `DeadlineExceeded` when the whole takes longer than `WITHIN_S`, the caller's own slowness included."""
+    """Raises `DeadlineExceeded` when the whole answer takes longer than `WITHIN_S`, including the client's slowness."""
     older, first = _Older(call, stored, view.batch), 0
     until = asyncio.get_running_loop().time() + WITHIN_S
     while view.items:
@@ -522,9 +523,9 @@ async def _pieces(
 
 
 class _Older:
-    """Results of one batch whose records have expired, from PostgreSQL: all of them by one query, at the first of them.
+    """Results of one batch whose records have expired, from PostgreSQL, read by one query when the first is needed.
 
-    They stay in memory until the answer has been sent, and count against the budget of this user and of all.
+    They stay in memory until the answer has been sent, and count against the budgets of this user and of all users.
     """
 
     def __init__(self, call: Call, stored: StoredResults, batch: Batch) -> None:
@@ -533,9 +534,9 @@ class _Older:
         self._share: UploadShare = call.holds.enter_context(stored.budget.share(self._owner))
 
     async def of(self, items: Sequence[Item]) -> dict[str, Any]:
-        """By job: null where its owner removed it, or it was pruned. Raises `UsageUnavailable`."""
+        """By job: null if its owner removed it, or it was pruned. Raises `UsageUnavailable`."""
         expired = _expired(items)
-        if not self._known.keys() >= set(expired):  # again only where records expire while they are read
+        if not self._known.keys() >= set(expired):  # query again only if more records have expired since
             await self._find()
         return {job_id: json.loads(self._known.get(job_id, "null")) for job_id in expired}
 

@@ -100,7 +100,7 @@ ROUTES: Final = RouteTable()
 
 @dataclass(frozen=True)
 class Intake:
-    """What a submit passes through until its job is in Redis."""
+    """The services that a submit needs until its job is in Redis."""
 
     jobs: JobStore
     store: ImageStore
@@ -113,13 +113,13 @@ class Intake:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The job of a submit, and the headers that its answer gets."""
+    """The job of a submit, and the headers of its answer."""
 
     job: Job
     headers: dict[str, str]
 
 
-# Both submits count as `inference`: usage tells what was asked for, not by which route.
+# Both submits count as `inference`: usage records what was requested, not by which route.
 @ROUTES.add(
     RouteSpec(
         "POST",
@@ -224,7 +224,7 @@ async def submit_job(call: Call, intake: Intake) -> Response:
     )
 )
 async def list_jobs(call: Call, jobs: JobStore, settings: Settings) -> Response:
-    """200 with a page of the caller's jobs, newest first, and the way to the next."""
+    """200 with a page of the caller's jobs, newest first, and the cursor of the next page."""
     query = read_query(call.request, schemas.JobsQuery)
     page = await jobs.page(
         call.caller.id,
@@ -258,7 +258,7 @@ async def list_jobs(call: Call, jobs: JobStore, settings: Settings) -> Response:
     )
 )
 async def read_job(call: Call, jobs: JobStore, presenter: JobPresenter) -> Response:
-    """200 while the caller's job exists; unknown, foreign and malformed ids are all the same 404."""
+    """200 while the caller's job exists; unknown, foreign and malformed ids get the same 404."""
     return await presenter.respond(call.request, await _read(call, jobs))
 
 
@@ -274,7 +274,7 @@ async def read_job(call: Call, jobs: JobStore, presenter: JobPresenter) -> Respo
     )
 )
 async def remove_job(call: Call, jobs: JobStore) -> Response:
-    """204 once the ended job is forgotten."""
+    """204 once the ended job is removed."""
     job_id = call.request.path_params["job_id"]
     await jobs.remove(job_id, call.caller.id)
     call.job_id = job_id
@@ -294,7 +294,7 @@ async def remove_job(call: Call, jobs: JobStore) -> Response:
     )
 )
 async def read_events(call: Call, jobs: JobStore, watch: JobWatch) -> Response:
-    """200 with the stream; 204 to who has seen the job's end, by which the specification means: stay away."""
+    """200 with the stream; 204, which ends reconnecting, if the client has seen the job's end."""
     job = await _read(call, jobs)
     seen = header_of(call.request.scope, b"last-event-id")
     if job.ended and seen == event_id(job):
@@ -332,7 +332,7 @@ async def read_events(call: Call, jobs: JobStore, watch: JobWatch) -> Response:
 async def read_result(call: Call, jobs: JobStore, outbox: Outbox, outcomes: Outcomes, settings: Settings) -> Response:
     """200 with the result of a COMPLETED job, 409 before or without one, 410 when it is no longer kept, else 404.
 
-    503 while a job's record may have left before its outcome reached PostgreSQL.
+    503 while a job's record may have expired before its outcome reached PostgreSQL.
     """
     job_id = call.request.path_params["job_id"]
     try:
@@ -368,7 +368,7 @@ async def read_result(call: Call, jobs: JobStore, outbox: Outbox, outcomes: Outc
     )
 )
 async def retry_job(call: Call, jobs: JobStore, store: ImageStore, settings: Settings) -> Response:
-    """202 with the failed job, which runs once more."""
+    """202 with the failed job, which runs again."""
     await store.check_intake()
     call.accepting = True
     job = await jobs.retry(call.request.path_params["job_id"], call.caller.id)
@@ -388,7 +388,7 @@ async def retry_job(call: Call, jobs: JobStore, store: ImageStore, settings: Set
     )
 )
 async def cancel_job(call: Call, jobs: JobStore, settings: Settings) -> Response:
-    """200 with the cancelled job, also the second time; 409 once it is COMPLETED or FAILED."""
+    """200 with the cancelled job, also for a second call; 409 once it is COMPLETED or FAILED."""
     job = await jobs.cancel(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model = job.id, job.model
     return json_response(schemas.job_object(job, settings.job_ttl))
@@ -407,7 +407,7 @@ async def cancel_job(call: Call, jobs: JobStore, settings: Settings) -> Response
     )
 )
 async def read_output(call: Call, jobs: JobStore, store: ImageStore) -> Response:
-    """The file, as a download; or 307 to a URL of the bucket that gives it for an hour.
+    """The file, as a download; or 307 to a URL of the bucket, valid for an hour.
 
     404 while the job has no result, and for a name that its result does not list.
     """
@@ -434,7 +434,7 @@ async def read_output(call: Call, jobs: JobStore, store: ImageStore) -> Response
     )
 )
 async def read_image(call: Call, jobs: JobStore, store: ImageStore) -> Response:
-    """The image as it came, as a download; or 307 to a URL of the bucket that gives it for an hour."""
+    """The unchanged image, as a download; or 307 to a URL of the bucket, valid for an hour."""
     job = await _read(call, jobs)
     if job.input is None or not job.keep:
         raise ImageNotKept("This job's image is not kept: its submit did not ask for that.")
@@ -511,7 +511,7 @@ async def _accept_request(
     if job is None:
         if takes_image and data is None:
             data = await intake.fetcher.fetch(asked.image_url or "", submission.owner, share)
-        # From here accepting runs to its end: a client that goes away leaves a whole job or none.
+        # From here accepting runs to its end: after a disconnect there is a whole job or none.
         call.accepting = True
         job = await asyncio.shield(intake.tasks.spawn(_submit(intake, submission, data)))
     call.job_id, call.accepted = job.id, job.id == submission.id
@@ -528,14 +528,14 @@ async def _submit(intake: Intake, submission: Submission, data: bytes | None) ->
 async def _submit_with_input(intake: Intake, submission: Submission, data: bytes, header: ImageHeader) -> Job:
     stored = await keep_input(intake.store, submission.id, data, header)
     accepting = intake.jobs.submit(replace(submission, input=stored))
-    # Another id: the same submit was accepted meanwhile, with inputs of its own.
+    # Another id: the same submit was accepted meanwhile, with its own inputs.
     return await accepted_with(intake.store, [stored], accepting, has_them=lambda job: job.id == submission.id)
 
 
 async def _older_result(call: Call, outbox: Outbox, outcomes: Outcomes, settings: Settings) -> Response:
     """From PostgreSQL, when the record has expired."""
     job_id = call.request.path_params["job_id"]
-    waiting = await outbox.stats()  # read first: what leaves the outbox in between is found in PostgreSQL
+    waiting = await outbox.stats()  # read first: an entry that leaves the outbox afterwards is found in PostgreSQL
     outcome = await outcomes.find(job_id, call.caller.id)
     if outcome is None and waiting.lag_s >= settings.job_ttl:
         raise UsageUnavailable("Results of older jobs are on their way to where they are kept. Try again in a moment.")
@@ -555,7 +555,7 @@ def _no_result(status: JobStatus, slug: str | None, detail: str | None) -> Reque
 
 
 def _result(call: Call, job_id: str, model: str, completed_at: int | None, result: Any) -> Response:
-    """The same bytes from Redis and from PostgreSQL, which keeps no order of names."""
+    """The same bytes from Redis and from PostgreSQL, which does not keep the order of names."""
     shown = schemas.job_result(job_id, model, completed_at, result)
     body = json.dumps(shown, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return tagged(
@@ -565,10 +565,10 @@ def _result(call: Call, job_id: str, model: str, completed_at: int | None, resul
 
 def _output_names(job: Job) -> set[object]:
     entries = (job.result or {}).get("outputs") if job.status is JobStatus.COMPLETED else None
-    # A model may have a field of this name that means something else.
+    # A model may have a field of this name with another meaning.
     return {one.get("name") for one in entries if isinstance(one, dict)} if isinstance(entries, list) else set()
 
 
 def _microseconds(moment: datetime) -> int:
-    """A time without an offset is UTC."""
+    """In microseconds. A time without an offset is UTC."""
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000)

@@ -1,4 +1,4 @@
-"""The routes by which the service tells of itself: models, version, description, health and metrics."""
+"""The routes about the service itself: models, version, description, health and metrics."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from serve_app.usage.writer import Writer
 from serve_app.webhooks.store import WebhookStore
 
 NOTHING_FROM_ELSEWHERE: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
-"""A page of plain text and its own style sheet; nothing else may ever load or run in it."""
+"""For a page of plain text with its own style sheet; nothing else may ever load or run in it."""
 
 ROUTES: Final = RouteTable()
 MODEL_ROUTES: Final = RouteTable()
-"""For users, and in the table beside the jobs that use the models."""
+"""For users, and listed with the routes of jobs, which use the models."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """What is deployed: the release, its routes (`METHOD path` and a sentence) and their description."""
+    """The deployed release: its version, its routes (`METHOD path` and a sentence) and their description."""
 
     version: str
     endpoints: Mapping[str, str]
@@ -70,7 +70,7 @@ class Health:
     )
 )
 async def list_models(call: Call, jobs: JobStore, models: Models) -> Response:
-    """The served models, the default first, with what their running replicas say of themselves."""
+    """The served models, the default first, with the reports of their running replicas."""
     running = await asyncio.gather(*map(jobs.replicas, models.names))
     cards = models.cards.values()
     answer: schemas.Models = {
@@ -82,7 +82,7 @@ async def list_models(call: Call, jobs: JobStore, models: Models) -> Response:
 
 @ROUTES.add(RouteSpec("GET", "/api/v1/version", "API version and routes", "Service", {200: (schemas.Version,)}))
 async def version(call: Call, release: Release) -> Response:
-    """What is deployed and which routes there are; asks no other part."""
+    """The deployed version and its routes; depends on no other part."""
     answer: schemas.Version = {
         "api_version": API_VERSION,
         "gateway": "Ray Serve",
@@ -103,7 +103,7 @@ async def read_document(call: Call, release: Release) -> Response:
 
 @ROUTES.add(RouteSpec("GET", "/docs", "All routes for people, as a page", "Service", {200: ("text/html",)}))
 async def read_page(call: Call, release: Release) -> Response:
-    """200 with the same as a page for people. It loads nothing and runs no script."""
+    """200 with the same as a page for readers. It loads nothing and runs no script."""
     headers = {"Content-Security-Policy": NOTHING_FROM_ELSEWHERE}
     return Response(release.description.page, headers=headers, media_type="text/html")
 
@@ -119,7 +119,7 @@ async def read_page(call: Call, release: Release) -> Response:
     )
 )
 async def go_to_problem(call: Call, release: Release) -> Response:
-    """303 to the place of a problem type on the page."""
+    """303 to the section of a problem type on the page."""
     slug = call.request.path_params["slug"]
     if slug not in release.description.problems:
         raise RouteUnknown("There is no such problem type. GET /docs lists them.")
@@ -162,7 +162,7 @@ async def health(call: Call, parts: Health) -> Response:
 @ROUTES.add(RouteSpec("GET", "/livez", "The process lives", "Service", {200: (schemas.Alive,)}))
 @ROUTES.add(RouteSpec("GET", "/__health", "The gateway answers", "Service", {200: (schemas.Alive,)}))
 async def alive(call: Call) -> Response:
-    """200 while the process answers; no other part is asked."""
+    """200 while the process answers; depends on no other part."""
     answer: schemas.Alive = {"status": "ok"}
     return json_response(answer)
 
@@ -188,15 +188,15 @@ async def alive(call: Call) -> Response:
     )
 )
 async def ready(call: Call, parts: Health, verifier: TokenVerifier) -> Response:
-    """200 when jobs are accepted and worked on, else 503; with `?verbose` it names the parts, and with a token why.
+    """200 when jobs are accepted and processed, else 503; `?verbose` adds the parts, and a token adds the reasons.
 
-    A reason may be the text of a library, which tells of the inside: strangers get the word before it.
-    PostgreSQL that is away is told, and changes nothing: usage rows wait in the outbox.
+    A reason may be a library's message with internal details, so callers without a token get only the words before it.
+    A failure of PostgreSQL is shown but does not change the status: usage rows wait in the outbox.
     """
     status = await parts.status.latest()
     tracker: Literal["ready", "away"] = "away" if status is None else "ready"
     models = {name: dispatcher.state for name, dispatcher in parts.dispatchers.items()}
-    # A model that sleeps waits for its first job; any other has to have passed its warm-up.
+    # A model scaled to zero waits for its first job; any other must have passed its warm-up.
     fine = {
         name: ("ready", "waiting") if card.wakes_from_zero else ("ready",) for name, card in parts.models.cards.items()
     }
@@ -267,12 +267,12 @@ def _without_reasons(states: Mapping[str, str]) -> dict[str, str]:
 
 
 def _stopped(status: Mapping[str, ModelStatus]) -> dict[str, list[Stopped]]:
-    """What admins have stopped, by model. It is intended, so it makes nothing unready or unhealthy."""
+    """The stops in force, by model. They are intended, so they affect neither readiness nor health."""
     return {name: model.stopped for name, model in status.items() if model.stopped}
 
 
 async def _is_known(call: Call, verifier: TokenVerifier) -> bool:
-    """Whether the request brings a valid token. A probe does not fail for one that is invalid or cannot be checked."""
+    """Whether the request has a valid token. A probe with an invalid or unverifiable one does not fail."""
     try:
         await verifier.verify(bearer_token(call.request.scope))
     except ServiceError:

@@ -19,7 +19,7 @@ ROUTES: Final[tuple[RouteSpec, ...]] = (
     *admin.ROUTES,
     *service.ROUTES,
 )
-"""In matching order: a fixed path stands before the pattern that would also match it."""
+"""In matching order: fixed paths before patterns that would also match them."""
 
 EVERY_ROUTE: Final[Problems] = (errors.MethodNotAllowed, errors.DeadlineExceeded, errors.InternalError)
 """Problems any route may answer with."""

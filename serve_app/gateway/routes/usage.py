@@ -27,17 +27,18 @@ from serve_app.usage.report.text import write_csv
 from serve_app.usage.report.window import ReportError, Window, name_window
 
 SHARE: Final = 0.9
-"""Of the deadline of a read: what a report may take. The rest is for telling the client why there is none."""
+"""Share of a read's deadline that a report may take. The rest is for the answer that explains why there is none."""
 _log = logging.getLogger(__name__)
 
 ROUTES: Final = RouteTable()
 
 
 class Reports:
-    """Usage reports of one gateway replica. Each connects to PostgreSQL anew, so that one that was away is found again.
+    """Usage reports of one gateway replica.
 
-    They are made in one thread, one after the other; a report whose client has gone still runs to its end. Callers take
-    turns: of each, at most one request waits for the thread.
+    Each connects to PostgreSQL anew, which recovers after an outage. One thread makes them, one after the other; a
+    report whose client has disconnected still runs to its end. Callers take turns: at most one request of each waits
+    for the thread.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -49,9 +50,9 @@ class Reports:
     async def answer(
         self, caller: str, window: Window, principal_id: str | None, wanted: Format, *, bom: bool = False
     ) -> Response:
-        """The report of everyone or of one principal, for the caller of this id; a CSV with or without a `BOM`.
+        """The report of all users or of one principal, requested by `caller`; a CSV with or without a `BOM`.
 
-        Raises `TooSlow` after `within_s` seconds, the wait for its turn included, and `ReportError`.
+        Raises `TooSlow` after `within_s` seconds, including the wait for the turn, and `ReportError`.
         """
         deadline = time.monotonic() + self.within_s
         loop = asyncio.get_running_loop()
@@ -69,7 +70,7 @@ class Reports:
         return json_response(make_report(source, window, principal_id=principal_id))
 
     def close(self) -> None:
-        """Take no more. A report under way ends by itself, and is not waited for."""
+        """Start no more reports. A running one ends by itself and is not awaited."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
@@ -107,7 +108,7 @@ async def read_usage(call: Call, reports: Reports) -> Response:
 
 
 def _whose(call: Call, asked: str | None) -> str | None:
-    """The principal whose usage the caller gets; None: everyone's. Raises `AdminRequired`."""
+    """The principal whose usage is returned; None: all users. Raises `AdminRequired`."""
     caller = call.caller
     own = asked == caller.id or (asked is None and not caller.is_admin)
     if own:

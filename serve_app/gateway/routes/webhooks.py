@@ -1,4 +1,4 @@
-"""The routes of webhooks: receivers, their secrets and their deliveries, all of the caller's own."""
+"""The routes of webhooks: the caller's receivers, their secrets and their deliveries."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _row(
 
 @ROUTES.add(_row("GET", "", "Your webhooks", {200: (schemas.Webhooks,)}))
 async def listed(call: Call, webhooks: WebhookStore) -> Response:
-    """200 with all of the caller's, the newest first."""
+    """200 with all of the caller's webhooks, newest first."""
     answer: schemas.Webhooks = {"webhooks": [schemas.webhook(one) for one in await webhooks.listed(call.caller.id)]}
     return json_response(answer)
 
@@ -69,7 +69,7 @@ async def listed(call: Call, webhooks: WebhookStore) -> Response:
     )
 )
 async def register(call: Call, webhooks: WebhookStore) -> Response:
-    """201 with the webhook and its secret, which is shown this once."""
+    """201 with the webhook and its secret, which is shown only once."""
     try:
         given = schemas.Registration.model_validate(await read_json(call))
     except ValidationError as error:
@@ -80,13 +80,13 @@ async def register(call: Call, webhooks: WebhookStore) -> Response:
 
 @ROUTES.add(_row("GET", "/{webhook_id}", "A webhook", {200: (schemas.Webhook,)}, (errors.WebhookUnknown,)))
 async def read(call: Call, webhooks: WebhookStore) -> Response:
-    """200 with one."""
+    """200 with one webhook."""
     return json_response(schemas.webhook(await webhooks.read(call.caller.id, _webhook_id(call))))
 
 
 @ROUTES.add(_row("DELETE", "/{webhook_id}", "Delete a webhook", {204: ()}, (errors.WebhookUnknown,)))
 async def remove(call: Call, webhooks: WebhookStore) -> Response:
-    """204 once it is forgotten; what waited for it is not sent."""
+    """204 once it is deleted; waiting deliveries are not sent."""
     await webhooks.remove(call.caller.id, _webhook_id(call))
     return Response(status_code=204)
 
@@ -101,7 +101,7 @@ async def remove(call: Call, webhooks: WebhookStore) -> Response:
     )
 )
 async def rotate(call: Call, webhooks: WebhookStore) -> Response:
-    """200 with the webhook and its new secret, which is shown this once."""
+    """200 with the webhook and its new secret, which is shown only once."""
     return json_response(schemas.webhook_with_secret(await webhooks.rotate(call.caller.id, _webhook_id(call))))
 
 
@@ -115,7 +115,7 @@ async def rotate(call: Call, webhooks: WebhookStore) -> Response:
     )
 )
 async def send_test(call: Call, webhooks: WebhookStore) -> Response:
-    """202 with the delivery of a test event; once it is taken, a webhook that was switched off is on again."""
+    """202 with the delivery of a test event; if the receiver accepts it, a disabled webhook is enabled again."""
     return _begun(await webhooks.send_test(call.caller.id, _webhook_id(call)))
 
 
@@ -129,7 +129,7 @@ async def send_test(call: Call, webhooks: WebhookStore) -> Response:
     )
 )
 async def deliveries(call: Call, webhooks: WebhookStore) -> Response:
-    """200 with what waits and what ended."""
+    """200 with waiting and ended deliveries."""
     found = await webhooks.deliveries(call.caller.id, _webhook_id(call))
     answer: schemas.Deliveries = {"deliveries": [schemas.delivery_object(one) for one in found]}
     return json_response(answer)
@@ -145,7 +145,7 @@ async def deliveries(call: Call, webhooks: WebhookStore) -> Response:
     )
 )
 async def redeliver(call: Call, webhooks: WebhookStore) -> Response:
-    """202: the delivery begins again, with the id it had."""
+    """202: the delivery starts again, with the same id."""
     delivery = call.request.path_params["delivery_id"]
     await webhooks.redeliver(call.caller.id, _webhook_id(call), delivery)
     return _begun(delivery)

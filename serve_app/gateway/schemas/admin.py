@@ -1,4 +1,4 @@
-"""Admin routes: what they take, and the answers as they are built."""
+"""Admin routes: request bodies, queries and answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RETRY_AFTER_MAX_S: Final = 24 * 3600
 
 
 class Decision(BaseModel):
-    """What all decisions say. The id decides; the name is for people."""
+    """Fields of all decisions. The id identifies the user; the name is for readers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -40,11 +40,11 @@ class Decision(BaseModel):
 
 
 class Block(Decision):
-    """The user gets 403 until it is taken back, and reads the reason."""
+    """The user gets 403 with this reason until the block is removed."""
 
 
 class Override(Decision):
-    """Rates and quota of one user; what is not given is as for everybody. A quota of 0 is none."""
+    """Rates and quota of one user; values left out stay the general ones. A quota of 0 means no quota."""
 
     submits_per_s: Rate | None = None
     reads_per_s: Rate | None = None
@@ -58,7 +58,7 @@ class Override(Decision):
 
 
 class Stop(BaseModel):
-    """What an admin asks for. Who is refused reads the message."""
+    """A stop to be set. Refused users read the message."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -75,7 +75,7 @@ class Stop(BaseModel):
 
 
 class DeadJobsQuery(BaseModel):
-    """Which dead jobs are asked for."""
+    """Filters of dead jobs."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -104,10 +104,8 @@ class Queue(States):
 
 
 class Counters(TypedDict):
-    """accepted + reopened = completed + failed + cancelled + dead + in_flight, which is waiting + running + difference.
-
-    A difference other than 0 is a job that was lost or counted twice.
-    """
+    """accepted + reopened = completed + failed + cancelled + dead + in_flight, and in_flight = waiting + running +
+    difference. A difference other than 0 is a job that was lost or counted twice."""
 
     accepted: Count
     reopened: Count
@@ -128,7 +126,7 @@ class Ledgers(TypedDict):
 
 
 class UserLimits(TypedDict):
-    """What one user may ask for; a quota of 0 is none."""
+    """Limits of one user; a quota of 0 means no quota."""
 
     submits_per_s: float
     reads_per_s: float
@@ -136,14 +134,14 @@ class UserLimits(TypedDict):
 
 
 class GlobalLimits(TypedDict):
-    """What all users together may ask for."""
+    """Limits of all users together."""
 
     submits_per_s: float
     reads_per_s: float
 
 
 class Limits(TypedDict):
-    """The limits in force for everybody, and how many users have a decision of their own."""
+    """The general limits in force, and how many users have a decision of their own."""
 
     burst_s: float
     user: UserLimits
@@ -154,7 +152,7 @@ class Limits(TypedDict):
 
 
 class KeptBlock(TypedDict):
-    """A block in force, who decided it and when."""
+    """A block in force, its author and time."""
 
     principal_id: str
     name: str
@@ -165,7 +163,7 @@ class KeptBlock(TypedDict):
 
 
 class KeptOverride(KeptBlock):
-    """Other rates in force, who decided them and when."""
+    """Rates in force for one user, their author and time."""
 
     submits_per_s: NotRequired[float]
     reads_per_s: NotRequired[float]
@@ -173,13 +171,13 @@ class KeptOverride(KeptBlock):
 
 
 class Blocks(TypedDict):
-    """The newest first."""
+    """Newest first."""
 
     blocks: list[KeptBlock]
 
 
 class Overrides(TypedDict):
-    """The newest first."""
+    """Newest first."""
 
     overrides: list[KeptOverride]
 
@@ -198,14 +196,14 @@ class DeadJob(TypedDict):
 
 
 class DeadJobs(TypedDict):
-    """The newest first; `next_cursor` is null on the last page."""
+    """Newest first; `next_cursor` is null on the last page."""
 
     data: list[DeadJob]
     next_cursor: str | None
 
 
 class DeadJobInput(TypedDict):
-    """What the job works on; never the bytes."""
+    """The input of the job, without its bytes."""
 
     media_type: str
     bytes: Count
@@ -214,7 +212,7 @@ class DeadJobInput(TypedDict):
 
 
 class DeadJobDetail(DeadJob):
-    """All that is known of it."""
+    """All data of a dead job."""
 
     submitted_at: Moment
     started_at: Moment | None
@@ -223,7 +221,7 @@ class DeadJobDetail(DeadJob):
 
 
 class Requeued(TypedDict):
-    """The run that waits now."""
+    """The new run, which waits."""
 
     job_id: str
     status: Literal["PENDING"]
@@ -231,7 +229,7 @@ class Requeued(TypedDict):
 
 
 class KeptStop(TypedDict):
-    """A stop in force, who made it and when; without a model it is everybody's."""
+    """A stop in force, its author and time; without a model it applies to all."""
 
     stop: str
     what: Stopped
@@ -244,13 +242,14 @@ class KeptStop(TypedDict):
 
 
 class Stops(TypedDict):
-    """By name."""
+    """The stops in force, ordered by name."""
 
     stops: list[KeptStop]
 
 
 def states(queue: QueueState) -> States:
-    """The shape of the predecessor, plus `cancelled`, which it did not have; it counted dead jobs as failed."""
+    """The shape of the predecessor, plus `cancelled`, which the predecessor did not have; it counted dead jobs as
+    failed."""
     ledger = queue.ledger
     return {
         "total": ledger.accepted,
@@ -265,14 +264,14 @@ def states(queue: QueueState) -> States:
 
 
 def queue(each: dict[str, States]) -> Queue:
-    """All models together, and each."""
+    """All models together, and each model."""
     words = next(iter(each.values()))
     total = {word: sum(cast(dict[str, int], states)[word] for states in each.values()) for word in words}
     return cast(Queue, {**total, "models": each})
 
 
 def counters(queue: QueueState) -> Counters:
-    """The counters of one model, and the jobs in flight: as they follow from the counters, and as they are counted."""
+    """The counters of one model, and its jobs in flight: by these counters, and as counted in the queues."""
     ledger = queue.ledger
     return {
         "accepted": ledger.accepted,
@@ -289,7 +288,7 @@ def counters(queue: QueueState) -> Counters:
 
 
 def dead_job(job: Job) -> DeadJob:
-    """The dead job as the list shows it."""
+    """The dead job as in a list."""
     failure = job.failure
     return {
         "job_id": job.id,
@@ -304,7 +303,7 @@ def dead_job(job: Job) -> DeadJob:
 
 
 def dead_job_detail(job: Job, *, input_is_kept: bool) -> DeadJobDetail:
-    """The dead job with everything that is known of it but the image itself."""
+    """The dead job with all its data except the image itself."""
     stored: DeadJobInput | None = None
     if job.input is not None:
         stored = {
@@ -323,11 +322,11 @@ def dead_job_detail(job: Job, *, input_is_kept: bool) -> DeadJobDetail:
 
 
 def decision(kept: Json) -> Any:
-    """A block or an override (`KeptBlock`, `KeptOverride`) as Redis keeps it, its time as text."""
+    """A block or an override (`KeptBlock`, `KeptOverride`) as stored in Redis, with its time as text."""
     return {**kept, "at": timestamp(kept["at"])}
 
 
 def stop_object(name: str, kept: Json) -> KeptStop:
-    """The stop of this name (`intake`, `intake:MODEL`, `work:MODEL`) with what Redis keeps of it."""
+    """The stop of this name (`intake`, `intake:MODEL`, `work:MODEL`) with its record in Redis."""
     what, _, model = name.partition(":")
     return cast(KeptStop, {"stop": name, "what": what, "model": model or None, **kept, "at": timestamp(kept["at"])})

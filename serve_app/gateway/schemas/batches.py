@@ -1,4 +1,4 @@
-"""Batches: what their routes take, and the answers as they are built."""
+"""Batches: request bodies, queries and answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from serve_app.jobs.batches import BatchView, ItemStatus
 from serve_app.texts import BOM_HELP
 
 ITEMS_SHOWN: Final = 100
-"""Items of an answer, unless asked for another number."""
+"""Items in an answer, unless the query has another number."""
 
 Name = Annotated[str, Field(description="Of your choice; the answers show it.")]
 Binary = Annotated[str, Field(json_schema_extra={"format": "binary"})]
@@ -38,7 +38,7 @@ class BatchForm(FormShape):
 
 
 class NewItem(BaseModel):
-    """One item. What is wrong with it refuses it alone."""
+    """One item. An error in it refuses this item only."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +48,7 @@ class NewItem(BaseModel):
 
 
 class BatchBody(BaseModel):
-    """Images by URL, fetched after the batch was accepted; for a model without images, parameters alone."""
+    """Images by URL, fetched after the batch is accepted; for a model without images, only parameters."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -58,7 +58,7 @@ class BatchBody(BaseModel):
 
 
 class BatchLinks(TypedDict):
-    """Where the batch is, and what goes with it."""
+    """Links to the batch and to its parts and actions."""
 
     self: str
     results: str
@@ -66,7 +66,7 @@ class BatchLinks(TypedDict):
 
 
 class BatchRow(TypedDict):
-    """A batch as lists show it. `open`: items that have not ended."""
+    """A batch as in a list. `open`: items that have not ended."""
 
     batch_id: str
     model: str
@@ -79,7 +79,7 @@ class BatchRow(TypedDict):
 
 
 class Counts(TypedDict):
-    """Items by status; together they are all items."""
+    """Items by status; the sum is the number of items."""
 
     fetching: Count
     pending: Count
@@ -91,7 +91,8 @@ class Counts(TypedDict):
 
 
 class Item(TypedDict):
-    """An item: `FETCHING` until its URL was fetched, `REFUSED` where it can be no job, else as its job."""
+    """An item: `FETCHING` until its URL has been fetched, `REFUSED` if it cannot become a job, else the job's
+    status."""
 
     index: Count
     name: str
@@ -101,7 +102,7 @@ class Item(TypedDict):
 
 
 class ItemResult(Item):
-    """An item as a line of the results has it."""
+    """An item as a line of the results."""
 
     result: Any
 
@@ -115,14 +116,14 @@ class Batch(BatchRow):
 
 
 class BatchPage(TypedDict):
-    """A page of batches, the newest first; `next_cursor` leads to the next page, None: this is the last."""
+    """A page of batches, newest first; `next_cursor` leads to the next page and is null on the last."""
 
     data: list[BatchRow]
     next_cursor: str | None
 
 
 class BatchesQuery(BaseModel):
-    """Where to go on in the caller's batches."""
+    """Where to continue in the caller's batches."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -154,7 +155,7 @@ def batch_path(batch_id: str) -> str:
 
 
 def batch_row(batch: records.Batch, job_ttl: int) -> BatchRow:
-    """The batch as lists show it: without counts and items."""
+    """The batch as in a list: without counts and items."""
     path = batch_path(batch.id)
     return {
         "batch_id": batch.id,

@@ -1,7 +1,7 @@
-"""The vocabulary of all schemas: times, counts, problems, and the rules by which bodies and queries are read.
+"""Shared by all schemas: times, counts, problems, and the rules for reading bodies and queries.
 
-An answer is a `TypedDict`: a plain dict whose fields mypy checks where it is built, and pydantic describes in OpenAPI.
-A body or a query is a pydantic model, because it has to be validated.
+An answer is a `TypedDict`: a plain dict whose fields mypy checks where it is built, and which pydantic describes in
+OpenAPI. A body or a query is a pydantic model, because it must be validated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from serve_app.texts import sanitize_text
 PRINCIPAL_ID: Final = "[0-9a-f]{32}"
 TEXT_MAX: Final = 500
 _LOST_PLUS: Final = re.compile(r"(\d{4}-?\d\d-?\d\d[Tt ]\d\d(?::?\d\d)*(?:[.,]\d+)?) (\d\d(?::?\d\d)?)")
-"""A time whose offset has a space for its `+`; nothing else has a space and digits behind the time of day."""
+"""A time whose offset has a space in place of its `+`; only then a space and digits follow the time of day."""
 _TITLES: Final = {slug: kind.title for slug, kind in PROBLEMS.items() if issubclass(kind, JobError | RequestError)}
 
 Moment = Annotated[
@@ -40,18 +40,18 @@ def _sanitized(text: object) -> object:
 
 
 Text = Annotated[str, BeforeValidator(_sanitized)]
-"""A text that an admin wrote, without what the log or PostgreSQL could not keep."""
+"""An admin's text, without characters that the log or PostgreSQL cannot store."""
 
 
 class Pointer(TypedDict):
-    """Where in the body something is wrong (RFC 6901), and what."""
+    """A place in the body (RFC 6901), and its error."""
 
     pointer: str
     detail: str
 
 
 class Problem(TypedDict):
-    """RFC 9457. Decide by `type`; `detail` is for people."""
+    """RFC 9457. Programs decide by `type`; `detail` is for readers."""
 
     type: str
     title: str
@@ -71,13 +71,13 @@ class JobProblem(TypedDict):
 
 
 class FormShape(BaseModel):
-    """The fields of a form. What may be left out cannot be null."""
+    """The fields of a form. Optional fields cannot be null."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=lambda schema: _fields_without_null(schema))
 
 
 def without_null(schema: Json) -> Json:
-    """The schema of a form field or query parameter that may be left out but cannot be null."""
+    """The schema of an optional form field or query parameter, which cannot be null."""
     kinds: list[Any] = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     rest = {name: value for name, value in schema.items() if name != "anyOf" and (name, value) != ("default", None)}
     return {**rest, **kinds[0]} if len(kinds) == 1 else rest | ({"anyOf": kinds} if kinds else {})
@@ -93,7 +93,7 @@ def problem_type(slug: str) -> str:
 
 
 def job_problem(slug: str, detail: str) -> JobProblem:
-    """Why a job ended without a result or never began, as part of an object."""
+    """Why a job ended without a result or never started, as part of an object."""
     return {"type": problem_type(slug), "title": _TITLES.get(slug, "The job failed"), "detail": detail}
 
 
@@ -109,21 +109,21 @@ def timestamp_or_none(milliseconds: int | None) -> str | None:
 
 
 def expires_at(completed_at: int | None, job_ttl: int) -> str | None:
-    """Until when at least the record of a job or batch that ended then is kept; None before it has ended."""
+    """Until when at least the record of a job or batch that ended at this time is kept; None before it has ended."""
     return None if completed_at is None else timestamp(completed_at + job_ttl * 1000)
 
 
 def with_plus(value: object) -> object:
-    """A time as it was meant: an unescaped `+` of a query is a space (application/x-www-form-urlencoded)."""
+    """A time with its `+` restored: in a query an unescaped `+` is a space (application/x-www-form-urlencoded)."""
     found = _LOST_PLUS.fullmatch(value.strip()) if isinstance(value, str) else None
     return f"{found[1]}+{found[2]}" if found else value
 
 
 def zone_with_plus(value: object) -> object:
-    """A time zone as it was meant, for example `Etc/GMT+5`: none has a space in its name."""
+    """A time zone with its `+` restored, for example `Etc/GMT+5`: no name contains a space."""
     return value.replace(" ", "+") if isinstance(value, str) else value
 
 
 def lower_case(value: object) -> object:
-    """An id as it was made; some programs write it in capitals."""
+    """An id in lower case; some programs change it to upper case."""
     return value.lower() if isinstance(value, str) else value

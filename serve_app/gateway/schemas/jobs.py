@@ -1,4 +1,4 @@
-"""Jobs: what their routes take, and the answers as they are built, in the resource form and in the older form."""
+"""Jobs: request bodies, queries and answers, in the resource form and in the older form."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from serve_app.gateway.schemas.common import (
 
 POLL_AFTER_S: Final = 1
 CHECKED: Final = "private, no-cache"
-"""Cache-Control of an answer that will hardly change: the client may keep it, but must revalidate it."""
+"""Cache-Control of an answer that rarely changes: the client may store it, but must revalidate it."""
 NOT_FOUND_REASON: Final = "Job not found or TTL expired"
 UNFINISHED_REASON: Final = "Job not completed yet"
 CANCELLED: Final = Failure("job-cancelled", "The job was cancelled.")
-"""Clients of the older routes know no cancelled jobs: there such a job is FAILED for this reason."""
+"""Clients of the older routes do not know cancelled jobs: for them such a job is FAILED for this reason."""
 
 Keep = Annotated[bool, Field(description="Keep the image as long as the job's record; GET …/image gives it.")]
 Class = Annotated[Priority, Field(description="`bulk` waits while any `normal` job of the model does.")]
@@ -46,7 +46,7 @@ class OlderSubmitForm(FormShape):
 
 
 class SubmitForm(OlderSubmitForm):
-    """One image, as a file or by URL, for one model; whether it is kept, and how much it hurries."""
+    """One image, as a file or by URL, for one model; whether it is kept, and its priority."""
 
     keep: Keep = False
     priority: Class = Priority.NORMAL
@@ -70,7 +70,7 @@ class SubmitBody(OlderSubmitBody):
 
 
 class JobId(BaseModel):
-    """Which job; other fields are left unread."""
+    """The job's id; other fields are ignored."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -78,7 +78,7 @@ class JobId(BaseModel):
 
 
 class JobLinks(TypedDict):
-    """Where the job is, tells its changes, has its result, and is taken back."""
+    """Links to the job, its events, its result and its actions."""
 
     self: str
     events: str
@@ -88,21 +88,21 @@ class JobLinks(TypedDict):
 
 
 class Estimate(TypedDict):
-    """Seconds until the job has ended, if the model goes on as in the last minutes."""
+    """Seconds until the job ends, at the model's current rate."""
 
     low: Annotated[float, Field(ge=0)]
     high: Annotated[float, Field(ge=0)]
 
 
 class QueuePosition(TypedDict):
-    """Where a pending job waits; no estimate while the model's pace is not known."""
+    """Where a pending job waits; without an estimate while the model's rate is unknown."""
 
     position: Annotated[int, Field(ge=1)]
     estimate_s: Estimate | None
 
 
 class JobRow(TypedDict):
-    """A job as lists show it."""
+    """A job as in a list."""
 
     job_id: str
     status: JobStatus
@@ -121,13 +121,13 @@ class JobRow(TypedDict):
 
 
 class Job(JobRow):
-    """A job. `result` is as the model's result_schema says (GET /api/v1/models)."""
+    """A job. `result` follows the model's result_schema (GET /api/v1/models)."""
 
     result: dict[str, Any] | None
 
 
 class JobResult(TypedDict):
-    """What came out of a job, as the model's result_schema says."""
+    """The result of a job; it follows the model's result_schema."""
 
     job_id: str
     model: str
@@ -136,7 +136,7 @@ class JobResult(TypedDict):
 
 
 class JobPage(TypedDict):
-    """A page of jobs, the newest first; `next_cursor` leads to the next page, None: this is the last."""
+    """A page of jobs, newest first; `next_cursor` leads to the next page and is null on the last."""
 
     data: list[JobRow]
     next_cursor: str | None
@@ -172,7 +172,7 @@ class OlderJobResults(TypedDict):
 
 
 class JobsQuery(BaseModel):
-    """Which of the caller's jobs, and where to go on."""
+    """Filters of the caller's jobs, and where to continue."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -189,7 +189,7 @@ def job_path(job_id: str) -> str:
 
 
 def job_object(job: contracts.Job, job_ttl: int, queue: QueuePosition | None = None) -> Job:
-    """The job as the resource routes show it; `queue` is its position, where that was looked up."""
+    """The job in the form of the resource routes; `queue` is its position, if that was read."""
     path = job_path(job.id)
     links: JobLinks = {
         "self": path,
@@ -218,7 +218,7 @@ def job_object(job: contracts.Job, job_ttl: int, queue: QueuePosition | None = N
 
 
 def job_row(job: contracts.Job, job_ttl: int) -> JobRow:
-    """The job as lists show it: without its result."""
+    """The job as in a list: without its result."""
     row: dict[str, Any] = dict(job_object(job, job_ttl))
     del row["result"]
     return cast(JobRow, row)
@@ -264,7 +264,7 @@ def results_of(job: contracts.Job) -> OlderJobResults:
 
 
 def job_result(job_id: str, model: str, completed_at: int | None, result: Any) -> JobResult:
-    """The result alone, of a job that is COMPLETED."""
+    """The result of a COMPLETED job."""
     return {
         "job_id": job_id,
         "model": model,
@@ -291,5 +291,5 @@ def results_not_found(job_id: str) -> OlderJobResults:
 
 
 def _older_status(job: contracts.Job) -> OlderStatus:
-    """The older routes know no cancelled jobs."""
+    """The older routes do not know cancelled jobs."""
     return "FAILED" if job.status is JobStatus.CANCELLED else cast(OlderStatus, job.status.value)

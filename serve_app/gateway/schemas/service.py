@@ -14,7 +14,7 @@ from serve_app.jobs.records import Stopped
 
 
 class Version(TypedDict):
-    """What is deployed."""
+    """The deployed version."""
 
     api_version: str
     gateway: str
@@ -31,7 +31,7 @@ class QueueLength(TypedDict):
 
 
 class Health(TypedDict):
-    """For people and the older clients."""
+    """For readers and the older clients."""
 
     status: Literal["healthy", "degraded"]
     model_loaded: bool
@@ -39,7 +39,7 @@ class Health(TypedDict):
     redis_connected: bool
     queue: QueueLength
     stopped: NotRequired[dict[str, list[Stopped]]]
-    """By model: what admins have stopped."""
+    """The stops in force, by model."""
 
 
 class Alive(TypedDict):
@@ -49,23 +49,23 @@ class Alive(TypedDict):
 
 
 class ReadinessQuery(BaseModel):
-    """How much is told."""
+    """How detailed the answer is."""
 
     verbose: Annotated[str, Field(description="Name the parts; with a good token also why one is not ready.")] = ""
 
 
 class Readiness(TypedDict):
-    """Whether jobs are worked on; with `?verbose` the parts too."""
+    """Whether jobs are processed; with `?verbose` also the parts."""
 
     status: Literal["ready", "not ready"]
     tracker: NotRequired[Literal["ready", "away"]]
     store: NotRequired[str]
     background: NotRequired[dict[str, str]]
-    """What runs in the background of the gateway that answers, by name: `ready`, or `failing`."""
+    """Background tasks of the answering gateway, by name: `ready`, or `failing`."""
     models: NotRequired[dict[str, str]]
     usage: NotRequired[str]
     memory: NotRequired[str]
-    """Only where Redis' memory is not measured: why."""
+    """Only if Redis' memory is not measured: the reason."""
     stopped: NotRequired[dict[str, list[Stopped]]]
 
 
@@ -74,7 +74,7 @@ class Document(RootModel[dict[str, Any]]):
 
 
 class Replica(TypedDict):
-    """A running replica, and what it says of its model."""
+    """A running replica, and its report about the model."""
 
     replica: str
     version: str
@@ -100,7 +100,7 @@ class Models(TypedDict):
 
 
 def model_object(card: ModelCard, replicas: Sequence[ReplicaCard]) -> Model:
-    """The model with what its running replicas say of themselves."""
+    """The model with the reports of its running replicas."""
     return {
         "name": card.name,
         "input": card.input_layer,

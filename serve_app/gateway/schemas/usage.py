@@ -1,4 +1,4 @@
-"""Usage: the query of its route, and the report that it answers."""
+"""Usage: the query and the answer of its route."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Zone = Annotated[Word, BeforeValidator(zone_with_plus)]
 
 
 class UsageQuery(BaseModel):
-    """The words of `semapi usage`, and whose usage it is about."""
+    """The options of `semapi usage`, and whose usage to report."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,4 +1,4 @@
-"""Webhooks: what their routes take, the answers as they are built, and the bodies of the events."""
+"""Webhooks: request bodies and answers, and the bodies of the events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DeliveryStatus = Literal["waiting", "delivered", "failed"]
 
 
 class Registration(BaseModel):
-    """Where to, and of what; without `events` all of them."""
+    """The URL, and the events to send to it; without `events` all of them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,7 +26,7 @@ class Registration(BaseModel):
 
 
 class WebhookLinks(TypedDict):
-    """Where the webhook is, and what was sent by it."""
+    """Links to the webhook and its deliveries."""
 
     self: str
     deliveries: str
@@ -49,26 +49,26 @@ class Webhook(TypedDict):
 
 
 class WebhookWithSecret(Webhook):
-    """As it is shown once, when the secret is made."""
+    """Shown once, when the secret is made."""
 
     secret: Annotated[str, Field(pattern="^whsec_")]
 
 
 class Webhooks(TypedDict):
-    """The newest first."""
+    """Newest first."""
 
     webhooks: list[Webhook]
 
 
 @with_config(ConfigDict(extra="allow"))
 class Attempt(TypedDict):
-    """One try to deliver."""
+    """One attempt to deliver."""
 
     at: Moment
 
 
 class Delivery(TypedDict):
-    """An event on its way to one receiver."""
+    """One event for one receiver."""
 
     delivery_id: Annotated[str, Field(description="The header webhook-id of every attempt.")]
     type: str
@@ -80,19 +80,19 @@ class Delivery(TypedDict):
 
 
 class Deliveries(TypedDict):
-    """Those that wait, then those that ended."""
+    """Waiting deliveries first, then ended ones."""
 
     deliveries: list[Delivery]
 
 
 class StartedDelivery(TypedDict):
-    """What is on its way."""
+    """The delivery that was started."""
 
     delivery_id: str
 
 
 SENT: Final[Mapping[str, type[BaseModel]]] = {**dict.fromkeys(EVENT_TYPES, JobEvent), TEST_EVENT: WebhookTestEvent}
-"""By event type: its body."""
+"""The body of each event type."""
 
 
 def webhook(endpoint: store.Webhook) -> Webhook:
@@ -101,7 +101,7 @@ def webhook(endpoint: store.Webhook) -> Webhook:
     return {
         "webhook_id": endpoint.id,
         "url": endpoint.url,
-        "events": cast(list[EventType], endpoint.events),  # a tuple, which JSON does not tell from a list
+        "events": cast(list[EventType], endpoint.events),  # a tuple, which is a list in JSON
         "enabled": endpoint.disabled_at is None,
         "disabled_at": timestamp_or_none(endpoint.disabled_at),
         "disabled_reason": endpoint.disabled_why or None,
