@@ -30,7 +30,7 @@ OWN_KINDS: Final = re.compile(r"^(?:[^./]+/)?v\d|^(?!gateway\.)[^/]+\.k8s\.io/")
 
 
 def check_repository(root: File) -> list[Finding]:
-    """All that is wrong in every overlay, by place. A finding that several overlays share is reported once."""
+    """The findings in every overlay, by place. A finding that several overlays share is reported once."""
     found: dict[tuple[str, str, str], Finding] = {}
     for documents, findings in environments(root).values():
         for one in (*findings, *check_documents(documents)):
@@ -39,14 +39,14 @@ def check_repository(root: File) -> list[Finding]:
 
 
 def check_documents(documents: list[Document]) -> list[Finding]:
-    """All that is wrong in the documents of one cluster, by place. What the schemas refuse is reported alone: the other
-    checks rely on them."""
+    """The findings in the documents of one cluster, by place. If the schemas refuse any, only those are reported,
+    because the other checks rely on the schemas."""
     checks = (application.check, capacity.check, network.check)
     return sorted(check_schemas(documents)) or sorted({finding for one in checks for finding in one(documents)})
 
 
 def check_schemas(documents: list[Document]) -> Iterator[Finding]:
-    """What the schemas of Kubernetes refuse, so that a typo is found without a cluster."""
+    """The findings of the Kubernetes schemas, so that a typo is found without a cluster."""
     for document in documents:
         is_own = document.kind != NAMES_OF_SECRETS and OWN_KINDS.search(str(document.at("apiVersion")))
         if is_own and (fault := _refused(json.dumps(document.body))):
@@ -55,7 +55,7 @@ def check_schemas(documents: list[Document]) -> Iterator[Finding]:
 
 @cache
 def _refused(body: str) -> tuple[Path, str] | None:
-    """As text, so that what environments have in common is looked at once."""
+    """Takes text, so that documents that several environments share are checked once."""
     try:
         kubernetes_validate.validate(json.loads(body), OLDEST, strict=True)
     except kubernetes_validate.ValidationError as error:
@@ -66,7 +66,7 @@ def _refused(body: str) -> tuple[Path, str] | None:
 
 
 def main() -> int:
-    """Check what the arguments name, and print the findings."""
+    """Check the manifests that the arguments name, and print the findings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=File, default=ROOT, help="the checkout (default: this one)")
     parser.add_argument("--production", action="store_true", help="rendered manifests from standard input")

@@ -183,7 +183,7 @@ def run(target: Target, arguments: List[str]) -> None:
         os.environ.update(target.variables)
         program, *fixed = target.command
         path = str(VENV / "bin" / program)
-        os.execv(path, [path, *fixed, *arguments])  # signals and the exit status are then the program's own
+        os.execv(path, [path, *fixed, *arguments])  # signals and the exit status are then those of the program
 
 
 if __name__ == "__main__":

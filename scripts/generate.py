@@ -45,11 +45,11 @@ class Output(NamedTuple):
     source: str
     """The file that holds the facts."""
     renew: Callable[[str, str], str]
-    """Takes the file's text (empty if there is none yet) and the source; returns the text as it should be."""
+    """Takes the current text of the file (empty if it does not exist) and the source; returns the generated text."""
 
 
 def notice(source: str) -> str:
-    """The line that keeps people from editing what is generated."""
+    """The line that warns against editing a generated text."""
     return f"Generated from {source} by `make generate`: change it there."
 
 
@@ -79,7 +79,7 @@ def read_yaml(path: str) -> Any:
 
 
 def secrets(page: str, source: str) -> str:
-    """Which Secret holds what, for docs/security.md."""
+    """The contents of each Secret, for docs/security.md."""
     listed = read_yaml(source)["secrets"]
     rows = [
         (f"`{name}`", f"`{key}`", row["opens"], row["for"])
@@ -90,7 +90,8 @@ def secrets(page: str, source: str) -> str:
 
 
 def external_secrets(_: str, source: str) -> str:
-    """The Secrets that the component external-secrets fetches: all that no component and no operator makes."""
+    """The Secrets that the component external-secrets fetches: all except those that other components and operators
+    make."""
     read = read_yaml(source)
     documents = []
     for name in (one for one in read["secrets"] if one not in read["made_elsewhere"]):
@@ -109,7 +110,7 @@ def external_secrets(_: str, source: str) -> str:
 
 
 def descriptions(source: str, kind: type[BaseModel]) -> dict[str, str]:
-    """The text below each field of a class, on one line."""
+    """The docstring below each field of a class, on one line."""
     module = ast.parse((ROOT / source).read_text("utf-8"))
     [body] = [node.body for node in module.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__]
     found = {}
@@ -131,7 +132,7 @@ def fields(source: str, kind: type[BaseModel], written: Callable[[str], str] = s
 
 
 def values(field: FieldInfo) -> str:
-    """What may be written for a field: `whole number, 1 to 500`."""
+    """The valid values of a field: `whole number, 1 to 500`."""
     if get_origin(field.annotation) is Literal:
         *first, last = (f"`{choice}`" for choice in get_args(field.annotation))
         return f"{', '.join(first)} or {last}"
@@ -158,12 +159,12 @@ VALUES: Final = {
     "int": "whole number",
     "float": "number",
 }
-"""A part of a field's type, and what to call its values."""
+"""A part of a field's type, and the name of its values."""
 BOUNDS: Final = {"Ge": "at least", "Gt": "above", "Le": "at most"}
 
 
 def default(field: FieldInfo) -> str:
-    """A default as one would write it into the environment or the file."""
+    """A default in the form of the environment or the file."""
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
@@ -261,7 +262,7 @@ def redis_keys(_: str, source: str) -> str:
 
 
 def _bound(key: keyspace.Key) -> str:
-    """The bound in words, behind its number or the name of the setting that sets it."""
+    """The bound in words, after its number or the name of its setting."""
     most = key.most
     if isinstance(most, str) and "." in most:
         most = int(resolve_name(f"serve_app.{most}"))
@@ -301,7 +302,7 @@ def serve_config(variant: str) -> dict[str, Any]:
 
 
 def changed(value: Any, changes: Any) -> Any:
-    """A value with changes: mappings key by key, lists of named things by their names."""
+    """A value with changes: mappings by key, lists of named objects by name."""
     if isinstance(value, dict) and isinstance(changes, dict):
         return value | {name: changed(value.get(name), change) for name, change in changes.items()}
     if isinstance(value, list) and isinstance(changes, list):
@@ -337,7 +338,7 @@ def manifests(source: str, documents: list[dict[str, Any]]) -> str:
 
 
 class Dumper(yaml.SafeDumper):
-    """Indents lists, and writes a value that stands in two places twice."""
+    """Indents lists, and writes a repeated value in full."""
 
     def ignore_aliases(self, _: Any) -> bool:
         return True
@@ -347,7 +348,7 @@ class Dumper(yaml.SafeDumper):
 
 
 def dumped(value: Any, *, flow: bool | None = None) -> str:
-    """As YAML, the innermost mappings and lists on one line each unless `flow` is False."""
+    """As YAML, with the innermost mappings and lists on one line each unless `flow` is False."""
     return str(yaml.dump(value, Dumper=Dumper, sort_keys=False, default_flow_style=flow, width=120, allow_unicode=True))
 
 
@@ -364,25 +365,25 @@ class Network:
         self.policies: dict[str, dict[str, Any]] = table["policies"]
         self.mesh: dict[str, dict[str, Any]] = table["mesh"]
         self.ways: dict[tuple[str, str], Ports] = {}
-        """Who may reach whom, on which ports."""
+        """The ports of each connection, by source and target."""
         for row in self.addresses:
             ports = [{"protocol": one, "port": row["port"]} for one in row.get("protocols", ["TCP"])]
             for source in (name for listed in row["from"] for name in (RAY if listed == "ray" else (listed,))):
                 self.ways.setdefault((source, row["to"]), []).extend(ports)
 
     def sources(self, to: str) -> list[str]:
-        """Everybody who may reach a party."""
+        """Every source that may reach a party."""
         return [name for name in self.parties if (name, to) in self.ways]
 
     def ports(self, sources: list[str], targets: list[str]) -> Ports:
-        """The ports of the targets that the sources may reach; in one rule they must be the same for all."""
+        """The ports of the targets that the sources may reach; one rule requires the same ports for all."""
         first, *others = [self.ways.get((source, to), []) for source in sources for to in targets]
         if not first or any(other != first for other in others):
             sys.exit(f"k8s/network.yaml: no one rule says what {sources} may reach of {targets}.")
         return first
 
     def peer(self, names: list[str]) -> dict[str, Any]:
-        """Pods of this namespace, or one party outside of it, as a policy names them."""
+        """A peer of a network policy: pods of this namespace, or one party outside."""
         outside = self.parties[names[0]].get("peer")
         if not outside:
             return {"podSelector": selector(names)}
@@ -400,7 +401,7 @@ def selector(pods: list[str]) -> dict[str, Any]:
 
 
 def addresses(page: str, source: str) -> str:
-    """Every address and who is let in, for docs/security.md."""
+    """Every address and its permitted sources, for docs/security.md."""
     rows = [
         (f"`{row['to']}:{row['port']}`", row["what"], ", ".join(row["from"]) or "nobody")
         for row in Network(source).addresses
@@ -409,7 +410,7 @@ def addresses(page: str, source: str) -> str:
 
 
 def network_policies(_: str, source: str) -> str:
-    """What the table opens, as network policies."""
+    """The table's connections as network policies."""
     network = Network(source)
     policies = []
     for name, row in network.policies.items():
@@ -427,7 +428,8 @@ def network_policies(_: str, source: str) -> str:
 
 
 def mesh_rules(_: str, source: str) -> str:
-    """The same by account, as rules of the service mesh. The first closes every pod that no other selects."""
+    """The table's connections by account, as rules of the service mesh. The first rule closes every pod that no other
+    selects."""
     network = Network(source)
     policies = [authorization("allow-nothing", {})]
     for name, row in network.mesh.items():

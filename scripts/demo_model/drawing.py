@@ -24,7 +24,7 @@ SPRITE = 96
 
 
 class Sheet:
-    """What is drawn so far. `angle` turns every stroke about the middle of the field (radians)."""
+    """The drawing so far. `angle` turns every stroke about the middle of the field (radians)."""
 
     def __init__(self, size: Size, level: float, angle: float = 0.0) -> None:
         self.size = size
@@ -133,7 +133,7 @@ def rounded(shape: Points, points: int = 28) -> Points:
 
 
 def scatter(rng: Rng, height: float, radii: Points, gap: float, tries: int = 8) -> list[tuple[float, float, float]]:
-    """Places (x, y, radius) at least `gap` times the sum of two radii apart; what finds no room is left out."""
+    """Places (x, y, radius) at least `gap` times the sum of two radii apart; those without room are left out."""
     placed = np.empty((len(radii), 3))
     count = 0
     for radius in radii:

@@ -1,1 +1,1 @@
-"""What can be known of the manifests without a cluster. `scripts/check_manifests.py` is the program."""
+"""Checks of the manifests that need no cluster. `scripts/check_manifests.py` is the program."""

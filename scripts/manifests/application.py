@@ -1,4 +1,4 @@
-"""What Serve would say of its config, what the service would say of its settings, and what production refuses.
+"""Checks of the Serve config and the service's settings, and of what production refuses.
 
 Serve drops unknown keys silently, and accepts the text "8" as a number; the service ignores unknown settings. The
 service itself checks the values of secrets: docs/settings.md, Production.
@@ -31,20 +31,21 @@ FROM_ELSEWHERE: Final = {
     "redis_url": "redis://:of-the-secret-not-known-here@redis:6379/0",
     "model_cache_dir": "/models",
 }
-"""What a pod has from a Secret and from its image."""
+"""Settings that a pod gets from a Secret and from its image."""
 PLACEHOLDER: Final = re.compile(r"\b(?:REPLACE|CHANGE)[-_]?(?:ME|WITH)|\bexample\.(?:com|net|org)\b", re.IGNORECASE)
 DIGEST: Final = re.compile(r"@sha256:[0-9a-f]{64}$")
 DEVELOPMENT: Final = "dev-issuer"
 WIDEST: Final = 4096
 """The largest network, in addresses, that a rule for egress to the API server or a store may name."""
 DURABLE: Final = ("appendonly yes", "appendfsync always", "maxmemory-policy noeviction")
-"""What the job Redis starts with, so that accepted jobs are on a disk."""
+"""Options of the job Redis that keep accepted jobs on disk."""
 
 Fault = tuple[Path, str]
 
 
 def check(documents: list[Document]) -> Iterator[Finding]:
-    """What Serve would drop, refuse or fail to build, and what the service would do with its settings."""
+    """Keys and values that Serve would drop, refuse or fail to build, and settings that the service would ignore or
+    refuse."""
     for document in of_kind(documents, "RayService"):
         if not (config := config_of(document)):
             yield document.finding(CONFIG, "It must be one YAML mapping, with no key twice.")
@@ -57,7 +58,7 @@ def check(documents: list[Document]) -> Iterator[Finding]:
 
 
 def config_of(document: Document) -> dict[str, Any]:
-    """The Serve config of a RayService; empty where its text is no mapping."""
+    """The Serve config of a RayService; empty if its text is not a mapping."""
     try:
         [value] = yaml.load_all(str(document.at(*CONFIG)), UniqueKeys)
     except (yaml.YAMLError, ValueError):
@@ -97,7 +98,7 @@ def _application_faults(application: dict[str, Any]) -> Iterator[Fault]:
     except ValidationError as error:
         yield from _reported(error, ("args",))
         return
-    except Exception as error:  # whatever it is, it would be raised in the cluster
+    except Exception as error:  # any error of the builder would be raised in the cluster too
         first = str(error).partition("\n")[0]
         yield ("import_path",), f"Serve cannot build this application: {type(error).__name__}: {first}"
         return
@@ -118,7 +119,7 @@ def built(application: dict[str, Any]) -> list[Deployment]:
 
 
 def settings_of(documents: list[Document]) -> list[Document]:
-    """The ConfigMap with the settings; a list, for it may be missing."""
+    """The ConfigMap with the settings, as a list, because it may be missing."""
     label = ("metadata", "labels", "app.kubernetes.io/component")
     return [document for document in of_kind(documents, "ConfigMap") if document.at(*label) == COMPONENT]
 
@@ -141,7 +142,8 @@ def check_settings(documents: list[Document]) -> Iterator[Finding]:
 
 
 def production_faults(document: Document) -> Iterator[Finding]:
-    """What the service refuses in prod, and whether ENVIRONMENT is `prod`: otherwise it refuses none of it."""
+    """The settings that the service refuses in prod, and whether ENVIRONMENT is `prod`: otherwise the service checks
+    none of them."""
     if document.at("data", "ENVIRONMENT") != "prod":
         yield document.finding(("data", "ENVIRONMENT"), "Only with `prod` does the service refuse weak values.")
     try:
@@ -154,15 +156,15 @@ def production_faults(document: Document) -> Iterator[Finding]:
 
 
 def _tried(document: Document) -> Settings:
-    """The settings as a pod would read them, without variables of this shell. ENVIRONMENT is left out: in prod the
-    service demands values of the site, which are not in git."""
+    """The settings in a pod, without variables of this shell. ENVIRONMENT is left out: in prod the service requires
+    values of the site, which are not in git."""
     given: dict[str, Any] = {str(name).lower(): str(value) for name, value in document.mapping("data").items()}
     given.pop("environment", None)
     return Settings(_env_prefix="NOT_FROM_THIS_SHELL_", **{**FROM_ELSEWHERE, **given})  # type: ignore[call-arg]
 
 
 def refusals(documents: list[Document]) -> Iterator[Finding]:
-    """What production refuses of the manifests of one cluster, whatever environment they name."""
+    """The findings of production in the manifests of one cluster, whatever environment they name."""
     for document in documents:
         for path, sentence in _production_faults(document):
             yield document.finding(path, sentence)
@@ -186,7 +188,7 @@ def texts(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
 
 
 def _production_faults(document: Document) -> Iterator[tuple[Path, str]]:
-    """What is wrong in one document by itself."""
+    """The findings in a single document."""
     for path, text in texts(document.body):
         if PLACEHOLDER.search(text):
             yield path, f"`{text}` is a placeholder; put the site's own value there."
@@ -202,7 +204,7 @@ def _production_faults(document: Document) -> Iterator[tuple[Path, str]]:
 
 
 def _forgets(document: Document) -> Iterator[tuple[Path, str]]:
-    """Stores that could lose what was accepted."""
+    """Stores that could lose accepted jobs."""
     if document.kind == "StatefulSet" and not document.items("spec", "volumeClaimTemplates"):
         yield ("spec",), "A store without a volume forgets everything; claim one."
     if document.name.startswith("redis-") and "start.sh" in document.mapping("data"):
@@ -225,7 +227,7 @@ def _pods(documents: list[Document]) -> Iterator[Finding]:
 
 
 def _production_settings(documents: list[Document]) -> Iterator[Finding]:
-    """What the service itself would refuse, or would accept because ENVIRONMENT is not `prod`."""
+    """Values that the service itself would refuse, or would accept because ENVIRONMENT is not `prod`."""
     yield from check_settings(documents)
     for document in settings_of(documents):
         for finding in production_faults(document):

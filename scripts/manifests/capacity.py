@@ -1,6 +1,8 @@
-"""Whether all that Serve may start fits: each replica on some worker, all of them on all workers, all in the quota.
+"""Whether all that Serve may start has room: each replica on some worker, all of them on all workers, everything in the
+quota.
 
-A replica without room is no error anywhere: Serve says DEPLOYING or UPSCALING for ever, and an upgrade never switches.
+A replica without room is no error anywhere: Serve reports DEPLOYING or UPSCALING forever, and an upgrade never
+switches.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from manifests.documents import CLUSTER, Document, Finding, Path, Pod, of_kind, 
 CLUSTERS_AT_ONCE: Final = 2
 """During a blue/green upgrade."""
 AUTOSCALER: Final = {"cpu": "500m", "memory": "512Mi"}
-"""What KubeRay gives the autoscaler where the manifest says nothing."""
+"""KubeRay's defaults for the autoscaler."""
 
 
 @dataclass(frozen=True)
 class Replicas:
-    """What one deployment may start."""
+    """The replicas that one deployment may start."""
 
     name: str
     path: Path
@@ -36,7 +38,7 @@ class Replicas:
     per_node: int
 
     def fit_on(self, node: dict[str, float]) -> int:
-        """How many fit on a node with these free resources."""
+        """How many of them a node with these free resources can hold."""
         counts = [int(node.get(name, 0) / amount + 1e-9) for name, amount in self.needs.items()]
         return min([*counts, self.per_node])
 
@@ -61,11 +63,12 @@ def node_types(document: Document) -> dict[str, dict[str, Any]]:
 
 
 def replicas_of(document: Document) -> Iterator[Replicas]:
-    """The deployments of a Serve config with what each replica needs; an application that cannot be built has none."""
+    """The deployments of a Serve config with the resources of each replica; an application that cannot be built has
+    none."""
     for number, application in enumerate(config_of(document).get("applications") or []):
         path: Path = (*CONFIG, "applications", number, "args")
         deployments: list[Deployment] = []
-        with suppress(Exception):  # whatever the builder raises; `application` reports it
+        with suppress(Exception):  # any error of the builder; `application` reports it
             deployments = built(application)
         names = [one.get("name") for one in (application.get("args") or {}).get("models") or []]
         overrides = {one.get("name"): one for one in application.get("deployments") or []}
@@ -117,7 +120,7 @@ def _idle_workers(document: Document, replicas: list[Replicas], types: dict[str,
 
 
 def _homes(document: Document) -> Iterator[tuple[Path, str]]:
-    """An unknown home group causes no error: replicas go where there is room, and the burst group never ends."""
+    """An unknown home group causes no error: replicas start anywhere, and the burst group never ends."""
     groups = [pod.group for pod in pods_of([document])[1:]]
     for number, application in enumerate(config_of(document)["applications"]):
         for place, model in enumerate(application["args"].get("models") or []):
@@ -127,7 +130,7 @@ def _homes(document: Document) -> Iterator[tuple[Path, str]]:
 
 
 def _quota(documents: list[Document], service: Document) -> Iterator[Finding]:
-    """Two clusters with all their workers, and everything else, must fit into the namespace's quota."""
+    """Two clusters with all their workers, and all other pods, must fit into the namespace's quota."""
     for quota in of_kind(documents, "ResourceQuota"):
         for name, bound in quota.mapping("spec", "hard").items():
             side, _, resource = name.partition(".")
@@ -138,7 +141,7 @@ def _quota(documents: list[Document], service: Document) -> Iterator[Finding]:
 
 
 def needed(documents: list[Document], service: Document, side: str, resource: str) -> Decimal:
-    """What an upgrade needs: the old and the new cluster and everything around them, including pods of Jobs, which may
+    """The resources of an upgrade: the old and the new cluster and all other pods, including those of Jobs, which may
     run meanwhile."""
     total = Decimal(0)
     for pod in pods_of([one for one in documents if one.kind != "RayService"]):

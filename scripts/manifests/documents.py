@@ -1,5 +1,4 @@
-"""What the manifests hold, as a cluster gets them: every overlay rendered by kubectl, the pods that it describes, and
-what is found wrong in it."""
+"""The manifests as a cluster gets them: every overlay rendered by kubectl, its pods, and findings."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ DEADLINE_S: Final = 60.0
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """A fault, its place, and what to do."""
+    """An error, its place, and its remedy."""
 
     file: str
     resource: str
@@ -77,12 +76,12 @@ class Document:
         return value
 
     def mapping(self, *path: str | int) -> dict[str, Any]:
-        """The mapping at that path; empty where there is none."""
+        """The mapping at that path; empty if there is none."""
         value = self.at(*path)
         return value if isinstance(value, dict) else {}
 
     def items(self, *path: str | int) -> list[Any]:
-        """The list at that path; empty where there is none."""
+        """The list at that path; empty if there is none."""
         value = self.at(*path)
         return value if isinstance(value, list) else []
 
@@ -103,7 +102,7 @@ class Pod:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Those of its pods, with what KubeRay adds."""
+        """The labels of its pods, including those that KubeRay adds."""
         labels = {name: str(value) for name, value in self.document.mapping(*self.path, "metadata", "labels").items()}
         if self.group:
             labels |= {"ray.io/is-ray-node": "yes", "ray.io/cluster": self.document.name}
@@ -122,12 +121,12 @@ class Pod:
 
     @property
     def group_path(self) -> Path:
-        """Where the group of Ray nodes stands."""
+        """The path of the group of Ray nodes."""
         return self.path[:-1]
 
     @property
     def ray_path(self) -> Path:
-        """The container in which Ray runs: KubeRay takes the first."""
+        """The path of Ray's container: KubeRay takes the first."""
         return (*self.spec_path, "containers", 0)
 
     @property
@@ -136,11 +135,12 @@ class Pod:
         return {str(one.get("name")): one.get("value") for one in self.document.items(*self.ray_path, "env")}
 
     def count(self, key: str) -> int:
-        """`minReplicas` and the like of its group; 0 where it is not given."""
+        """`minReplicas` and the like of its group; 0 if it is missing."""
         return int(self.document.at(*self.group_path, key) or 0)
 
     def containers(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """All containers with their places, init containers too, and the autoscaler's that KubeRay adds to a head."""
+        """All containers with their paths, including init containers and the autoscaler's, which KubeRay adds to a
+        head."""
         for kind in ("initContainers", "containers"):
             for number, container in enumerate(self.document.items(*self.spec_path, kind)):
                 yield (*self.spec_path, kind, number), container
@@ -163,7 +163,7 @@ def pods_of(documents: list[Document]) -> list[Pod]:
 
 
 def matches(selector: dict[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a label selector fits the labels. Of expressions it knows `In`, the only one here."""
+    """Whether a label selector matches the labels. Of expressions only `In` is supported, the only one here."""
     wanted = {name: [value] for name, value in (selector.get("matchLabels") or {}).items()}
     for rule in selector.get("matchExpressions") or []:
         wanted[rule["key"]] = {"In": rule["values"]}[rule["operator"]]
@@ -171,7 +171,7 @@ def matches(selector: dict[str, Any], labels: Mapping[str, str]) -> bool:
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """Refuses a duplicate key in a mapping; PyYAML by itself silently takes the last."""
+    """Refuses a repeated key in a mapping; PyYAML by itself silently takes the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -186,7 +186,7 @@ Read = tuple[list[Document], list[Finding]]
 
 
 def environments(root: File) -> dict[str, Read]:
-    """What each overlay gives a cluster, the RayService and the names of the secrets with it."""
+    """The documents of each overlay, with the RayService and the names of the secrets."""
     secrets, faults = secrets_of(root)
     found = {}
     for name in sorted(path.parent.name for path in (root / OVERLAYS).glob("*/kustomization.yaml")):
@@ -196,7 +196,7 @@ def environments(root: File) -> dict[str, Read]:
 
 
 def rendered(root: File, folder: str) -> Read:
-    """A kustomization, built."""
+    """The output of a kustomization."""
     if (kubectl := find_kubectl()) is None:
         return [], [Finding(folder, "?", "", "kubectl is needed to build this; `make setup` installs one.")]
     command = [kubectl, "kustomize", "--load-restrictor", "LoadRestrictionsNone", str(root / folder)]
@@ -210,7 +210,7 @@ def rendered(root: File, folder: str) -> Read:
 
 
 def find_kubectl() -> str | None:
-    """The one of this environment (its version is locked), else the machine's."""
+    """kubectl of this environment (its version is locked), else the machine's."""
     own = File(sys.executable).with_name("kubectl")
     return str(own) if os.access(own, os.X_OK) else shutil.which("kubectl")
 
@@ -221,13 +221,13 @@ def service_of(root: File, name: str) -> Read:
 
 
 def secrets_of(root: File) -> Read:
-    """The list of secrets that are not in git, as if it were a resource."""
+    """The list of secrets that are not in git, in the form of a resource."""
     documents, findings = read((root / SECRETS).read_text("utf-8"), SECRETS)
     return [replace(one, body={**one.body, "kind": NAMES_OF_SECRETS}) for one in documents], findings
 
 
 def read(text: str, file: str) -> Read:
-    """The documents of a YAML text, and what keeps it from being one."""
+    """The documents of a YAML text, and its syntax errors."""
     try:
         values = [value for value in yaml.load_all(text, UniqueKeys) if value]
     except yaml.YAMLError as error:
@@ -237,12 +237,12 @@ def read(text: str, file: str) -> Read:
 
 
 def of_kind(documents: list[Document], *kinds: str) -> Iterator[Document]:
-    """Those of the given kinds."""
+    """The documents of the given kinds."""
     return (document for document in documents if document.kind in kinds)
 
 
 def report(findings: Sequence[Finding]) -> int:
-    """Print a line for each; the exit status of the program that found them."""
+    """Print a line for each finding; returns the program's exit status."""
     for finding in findings:
         print(finding)
     print(f"{len(findings)} findings" if findings else "no findings", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Who may reach whom: the table k8s/network.yaml, the rules of the policies, and what no policy may open."""
+"""Network access: the table k8s/network.yaml, the rules of the policies, and what no policy may open."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Party:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the policies apply to it."""
+        """Whether the policies apply to this party."""
         return self.namespace == NAMESPACE and not self.address
 
 
@@ -45,7 +45,7 @@ class Cell:
 
 
 def read_table(path: Path, overlay: str) -> list[Cell]:
-    """Every connection that the policies of an overlay decide: each party to each address but its own."""
+    """Every connection that the policies of an overlay decide: each party to each address except its own."""
     table = yaml.safe_load(path.read_text("utf-8"))
     here = {
         name: Party(name, row.get("namespace", NAMESPACE), row.get("labels", {}), row.get("address", ""))

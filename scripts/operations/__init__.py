@@ -1,1 +1,1 @@
-"""The commands of `scripts/cluster`, one module for each part. PyYAML is all that it needs besides Python."""
+"""The commands of `scripts/cluster`, one module for each part. They need only Python and PyYAML."""

@@ -181,8 +181,8 @@ def forwarded(run: Runner, service: str, port: int) -> Iterator[int]:
 
 
 def access(run: Runner, port: int, *, dashboard: bool) -> str:
-    """Keep the service open on a port of this machine, in dev the issuer too, until Ctrl-C or until nobody reads the
-    output of this program any more."""
+    """Keep the service open on a port of this machine, in dev the issuer too, until Ctrl-C or until the reader of this
+    program's output is gone."""
     tunnels = [(port, SERVICE, SERVICE_PORT)]
     tunnels += [(ISSUER_PORT, ISSUER, ISSUER_PORT)] if run.target.environment == "dev" else []
     tunnels += [(8265, f"{NAME}-head-svc", 8265)] if dashboard else []

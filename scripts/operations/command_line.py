@@ -52,7 +52,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # nobody reads the output, so no message would be read either
+    except BrokenPipeError:  # the output has no reader, so a message would have none either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         os.dup2(sys.stdout.fileno(), sys.stderr.fileno())
         return 1

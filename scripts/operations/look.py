@@ -1,4 +1,4 @@
-"""What runs, its logs, and what would be applied."""
+"""The state of the service, its logs, and the manifests that would be applied."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Which environment on which cluster is meant: from its overlay, its local file and the options. And the guards against
-a wrong one."""
+"""The chosen environment and cluster, from the environment's overlay, the local file and the options; and the checks
+against choosing a wrong one."""
 
 from __future__ import annotations
 

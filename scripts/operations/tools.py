@@ -1,6 +1,5 @@
-"""What must be installed: the tools that this program drives, each new enough; a cluster that knows every kind of the
-overlay; the programs of a node, which are built from the Go modules that scripts/node pins.
-"""
+"""The requirements: the tools that this program runs, each new enough; a cluster that knows every kind of the overlay;
+the programs of a node, which are built from the Go modules that scripts/node pins."""
 
 from __future__ import annotations
 

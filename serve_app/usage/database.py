@@ -202,7 +202,7 @@ def as_parameter(rows: Sequence[Row]) -> str:
 
 
 def as_refused(entry_id: bytes, fields: Fields, reason: str) -> str:
-    """A refused entry for people: JSON with the reason, every value cut to a readable length."""
+    """A refused entry in readable form: JSON with the reason, every value cut to a readable length."""
     shown = {_show(name): _show(value) for name, value in fields.items()}
     return json.dumps({"entry": entry_id.decode(), "reason": sanitize_text(reason, _SHOWN_LIMIT), "fields": shown})
 

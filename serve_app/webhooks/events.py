@@ -1,7 +1,8 @@
-"""What a receiver gets: the event types, the body of each, and its signature.
+"""The content of deliveries: the event types, the body of each, and its signature.
 
-Bodies are thin: the receiver reads the result from the job. Signatures follow Standard Webhooks 1.0.0: HMAC-SHA256 over
-`id.timestamp.body`, base64, with `v1,` in front."""
+Bodies are short: the receiver reads the result from the job. Signatures follow Standard Webhooks 1.0.0: HMAC-SHA256
+over `id.timestamp.body`, base64, prefixed with `v1,`.
+"""
 
 from __future__ import annotations
 
@@ -62,12 +63,12 @@ class WebhookTestEvent(BaseModel):
 
 
 def moment(milliseconds: int) -> datetime:
-    """A time of Redis as bodies contain it."""
+    """A time of Redis in the form of the bodies."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def new_secret() -> str:
-    """A new secret as its owner gets it: `whsec_` and base64."""
+    """A new secret in the form that its owner gets: `whsec_` and base64."""
     return PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode("ascii")
 
 

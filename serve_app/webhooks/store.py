@@ -1,6 +1,7 @@
-"""Webhooks and their deliveries as Redis keeps them, and what their owners do with them. Each change is one script.
+"""Webhooks and their deliveries in Redis, and their owners' operations on them. Each change is one script.
 
-Every method raises `TrackerUnavailable` when Redis is away. Another owner's webhook is as unknown as a missing one."""
+Every method raises `TrackerUnavailable` when Redis is down. Another owner's webhook is treated like a missing one.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +93,7 @@ class WebhookStore:
             raise _unknown()
 
     async def rotate(self, owner: str, endpoint: str) -> Webhook:
-        """Give it a new secret; the old one also signs for another day. Raises `WebhookUnknown`."""
+        """Give the webhook a new secret; the old one also signs for another day. Raises `WebhookUnknown`."""
         if not ENDPOINT_ID.fullmatch(endpoint) or not await self._run("rotate", owner, endpoint, new_secret()):
             raise _unknown()
         return await self.read(owner, endpoint)

@@ -6,7 +6,7 @@ local KEPT_MS = 60000
 
 local function capacity_of(interval) return math.max(BURST_US, interval) end
 
--- What is missing in the bucket now, what would be missing after one more request, and how long that request must wait.
+-- How far the bucket is from full now and after one more request, and how long that request must wait.
 local function read_bucket(kept, now, interval)
   local full_at, owed = string.match(kept or '', '^(%d+) ?(%d*)$')
   -- At most a whole bucket and its debt: the clock may have gone back, or the rate may have been raised.
@@ -15,7 +15,7 @@ local function read_bucket(kept, now, interval)
   return missing, missing + interval, math.max(missing + interval - capacity_of(interval), 0)
 end
 
--- Store what is missing. The write may fail: a Redis that refuses writes must not block reads.
+-- Store how far the bucket is from full. The write may fail: a Redis that refuses writes must not block reads.
 local function write_bucket(bucket, now, missing, interval)
   local owed = missing - capacity_of(interval)
   local kept = string.format(owed > 0 and '%.0f %.0f' or '%.0f', now + missing, owed)

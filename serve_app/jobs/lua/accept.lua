@@ -1,7 +1,7 @@
 -- How jobs are accepted: alone, as items of a batch, or after their URL was fetched; and how a repeated request is
 -- recognised.
 
--- What was accepted earlier with this idempotency key, as the script's reply; nil without a key or for a new one.
+-- The reply for a request whose idempotency key was used before; nil without a key or for a new one.
 local function earlier_submit(hash)
   if hash == '' then return nil end
   local first = redis.call('HMGET', idem_key(hash), 'fingerprint', 'id', 'at')
@@ -24,10 +24,10 @@ local function remember_request(owner, hash, fingerprint, id)
   end
 end
 
--- What a job counts towards QUEUE_MAX_BYTES until it ends: its input, wherever that is stored, and its parameters.
+-- The bytes of a job that count towards QUEUE_MAX_BYTES until it ends: its input, wherever stored, and its parameters.
 local function weight_of(record) return record.bytes + #record.params end
 
--- Accept a new job. The caller has asked `refusal`, which says whether there is room and how many jobs are in flight.
+-- Accept a new job. The caller has called `refusal`, which checks for room and counts the jobs in flight.
 local function accept(record, in_flight)
   record.turn = count(record.model, 'accepted')
   local version = (record.item or record.keep) and VERSION or PLAIN_VERSION

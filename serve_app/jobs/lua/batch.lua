@@ -1,4 +1,4 @@
--- What the end of a job means for its batch. `item` is `batch/index`, as in the job's record.
+-- Effects of a job's end on its batch. `item` is `batch/index`, as in the job's record.
 
 local function parts_of(item)
   local batch, index = string.match(item, '^([^/]+)/(%d+)$')
@@ -18,7 +18,7 @@ local function finish_item(item, now, status, slug, detail, run)
   end
 end
 
--- An item's job runs again, so its batch, unless it is gone, is open again.
+-- An item's job runs again, so its batch is open again, unless it has expired.
 local function reopen_item(item)
   local batch, index = parts_of(item)
   if redis.call('EXISTS', batch_key(batch)) == 0 then return end
@@ -35,7 +35,7 @@ local function queue_fetch(item, owner, now_us)
   redis.call('ZADD', fetch_ring_key(), 'NX', now_us, owner)
 end
 
--- This item is no longer to be fetched: forget its URL, and stop counting its parameters towards QUEUE_MAX_BYTES.
+-- An item no longer needs a fetch: remove its URL, and stop counting its parameters towards QUEUE_MAX_BYTES.
 local function end_fetch(item, owner)
   redis.call('ZREM', fetching_key(), item)
   redis.call('ZREM', fetch_key(owner), item)

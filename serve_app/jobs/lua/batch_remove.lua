@@ -1,7 +1,7 @@
 -- Remove a batch whose items have all ended, and their jobs: {'done'}, or the reason.
 local batch, owner = ...
 
--- What the batch knows of an ended job whose record has expired: enough for PostgreSQL to find its outcome.
+-- The batch's data about an ended job whose record has expired: enough for PostgreSQL to find its outcome.
 local function remembered(job, index)
   local known = redis.call('HMGET', batch_key(batch), 'model', 'submitted_at', 'completed_at')
   local ending = cjson.decode(redis.call('HGET', items_key(batch), index .. ':end') or '{}')

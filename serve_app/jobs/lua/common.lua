@@ -41,7 +41,7 @@ end
 local function may(record, status) return ALLOWED[record.status][status] end
 
 -- Change the status of a job, and other fields of its record. Only this function does, so every change is in ALLOWED.
--- Callers ask `may` or `load_held` before their first write, because an error does not undo writes.
+-- Callers use `may` or `load_held` before their first write, because an error does not undo writes.
 local function change(record, status, ...)
   if not may(record, status) then error('a job may not go from ' .. record.status .. ' to ' .. status) end
   record.status = status
@@ -249,8 +249,8 @@ local function load_dead(id)
   if record and redis.call('ZSCORE', dead_key(record.model), id) then return record end
 end
 
--- End a delivery that brought no answer. It is a strike only if this lease reported that the job ran alone. With
--- `suspects` the job runs alone from now on.
+-- End a delivery without an answer. It is a strike only if this lease reported that the job ran alone. With `suspects`
+-- the job runs alone from now on.
 local function release_as_lost(record, reason, suspects)
   local strikes = record.strikes + (record.alone == record.token and 1 or 0)
   if strikes < MAX_STRIKES and record.deliveries + 0 < MAX_DELIVERIES then

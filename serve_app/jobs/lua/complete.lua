@@ -1,5 +1,5 @@
--- End jobs with a result (id, result, id, result, …): 1 or 0 for each. No token is asked for: finished work counts,
--- even after the lease was lost.
+-- End jobs with a result (id, result, id, result, …): 1 or 0 for each. No token is needed: finished work counts, even
+-- after the lease was lost.
 local results, ended = { ... }, {}
 for place = 1, #results, 2 do
   local record = load(results[place])

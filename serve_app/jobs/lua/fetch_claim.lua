@@ -1,14 +1,14 @@
 -- Claim up to `limit` items whose URL is to be fetched, owner by owner: {item, its request, owner, model, priority,
 -- traceparent}, … A claim lasts FETCH_LEASE_MS; then another gateway may claim the item. An item that could not become
--- a job now is not fetched: it moves behind its owner's other items. The `busy` owners have enough fetches under way and
--- keep their turn.
+-- a job now is not fetched: it moves behind its owner's other items. The `busy` owners have enough fetches under way
+-- and keep their turn.
 local limit = ...
 local busy, is_busy = { select(2, ...) }, {}
 for _, owner in ipairs(busy) do is_busy[owner] = true end
 limit = tonumber(limit)
-local MORE_LOOKS = 50 -- at items that could not become a job now
+local MORE_LOOKS = 50 -- more items to look at, because some could not become a job now
 
--- The batch of an item to be fetched is gone, and the item with it.
+-- The batch of an item to be fetched has expired, and the item with it.
 local function forget_fetch() redis.call('DECR', fetches_key()) end
 
 local function return_expired()

@@ -1,5 +1,5 @@
--- Record the outcome of a fetch, a slug and its detail, or '', '' and the job: {'done'}; {'known'} when it
--- was decided before; or the reason why it cannot become a job now, as in submit.lua.
+-- Record the outcome of a fetch, a slug and its detail, or '', '' and the job: {'done'}; {'known'} when the item had
+-- already ended or become a job; or the reason why it cannot become a job now, as in submit.lua.
 local item, owner, slug, detail = ...
 if not awaits_fetch(item) then return { 'known' } end
 if slug ~= '' then

@@ -1,5 +1,5 @@
--- The service itself failed on an item: {'again'}, and it is claimed again when its claim
--- expires; {'refused'} after too many faults; {'known'} when it was decided before.
+-- The service itself failed on an item: {'again'}, and it is claimed again when its claim expires; {'refused'} after
+-- too many faults; {'known'} when it had already ended or become a job.
 local item, owner, slug, detail = ...
 if not awaits_fetch(item) then return { 'known' } end
 local batch, index = parts_of(item)

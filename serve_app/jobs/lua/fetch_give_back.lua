@@ -1,3 +1,3 @@
--- Give back a claimed item that is not decided: another gateway may claim it at once.
+-- Give back a claimed, unfinished item: another gateway may claim it at once.
 local item, owner = ...
 if redis.call('ZREM', fetching_key(), item) == 1 and awaits_fetch(item) then queue_fetch(item, owner, NOW_US) end

@@ -30,14 +30,14 @@ for _, entry in ipairs(redis.call('XRANGE', webhook_events_key(), '-', '+', 'COU
 end
 
 local claimed, slow_claimed = {}, 0
--- True when slow receivers already have their share of the claims: this one is put off, so that it holds up no other.
+-- True when slow receivers already have their share of the claims: this one is put off, so that it delays no other.
 local function must_step_back(endpoint)
   if redis.call('HEXISTS', webhook_key(endpoint), 'slow') == 0 then return false end
   slow_claimed = slow_claimed + 1
   return slow_claimed > most_slow
 end
 
--- The owner of an endpoint that has not yet been quick; else nil.
+-- The owner of an endpoint that was slow last time or has never succeeded; else nil.
 local function unproven(endpoint)
   local known = redis.call('HMGET', webhook_key(endpoint), 'owner', 'delivered_at', 'slow')
   return (known[3] or not known[2]) and known[1] or nil

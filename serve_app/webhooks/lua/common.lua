@@ -1,4 +1,4 @@
--- What the scripts of the webhooks share. The lines above (keys, numbers) come from store.py.
+-- Shared by the scripts of the webhooks. The lines above (keys, numbers) come from store.py.
 
 local CLOCK = redis.call('TIME')
 local NOW = CLOCK[1] * 1000 + math.floor(CLOCK[2] / 1000)
