@@ -1,8 +1,10 @@
-"""On the path of `make coverage` alone: saves what a process has measured every second.
+"""On the path of `make coverage` alone: in Ray's workers, saves what coverage has measured every second.
 
 Ray ends its workers without Python's own exit, so nothing would be left of a replica's measurement otherwise.
 """
 
+import contextlib
+import sys
 import threading
 import time
 
@@ -14,8 +16,10 @@ SAVED_EVERY_S = 1.0
 def _save_for_ever(measuring: coverage.Coverage) -> None:
     while True:
         time.sleep(SAVED_EVERY_S)
-        measuring.save()
+        with contextlib.suppress(coverage.CoverageException):  # the next turn saves it
+            measuring.save()
 
 
-if measuring := getattr(coverage.process_startup, "coverage", None):
+measuring = getattr(coverage.process_startup, "coverage", None)
+if measuring and any(argument.endswith("default_worker.py") for argument in sys.orig_argv):
     threading.Thread(target=_save_for_ever, args=(measuring,), name="coverage", daemon=True).start()
