@@ -51,7 +51,7 @@ server, an exhausted plan, a proxy that cannot reach its server."""
 OTHER_PRIMARY: Final = {"READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "NOAUTH"}
 """Codes after which a new connection may reach another primary under the same name, or be authorised."""
 _PIPELINED: Final = re.compile(r"""of pipeline caused error: \(['"](.*)""", re.DOTALL)
-SAID_AGAIN_S: Final = 60.0
+LOG_AGAIN_S: Final = 60.0
 SILENCES = (TimeoutError, builtins.TimeoutError)
 UNREACHED: Final = (ConnectionError, TimeoutError, InvalidResponse, AuthenticationWrongNumberOfArgsError)
 """No Redis that we can use, or another server in its place, for example HTTP or TLS on a wrong port."""
@@ -297,22 +297,22 @@ class _RedisErrors:
             raise StoreFull("The job Redis is full. Try again in a moment.", retry_after=5) from error
         if isinstance(error, UNREACHED):
             if error.status_code or isinstance(error, InvalidResponse):
-                _say(error)
+                _log_refusal(error)
             raise TrackerUnavailable("The job tracker is away. Try again in a moment.", retry_after=2) from error
         if isinstance(error, ResponseError) and _is_not_now(error):
-            _say(error)
+            _log_refusal(error)
             raise TrackerUnavailable("The job tracker takes no jobs now. Try again later.", retry_after=5) from error
 
 
 _ERRORS = _RedisErrors()
-_said: dict[str, float] = {}
+_logged_at: dict[str, float] = {}
 
 
-def _say(error: RedisError) -> None:
+def _log_refusal(error: RedisError) -> None:
     """Log why Redis refuses, at most once a minute for each code."""
     code, now = code_of(error), time.monotonic()
-    if now - _said.get(code, -SAID_AGAIN_S) >= SAID_AGAIN_S:
-        _said[code] = now
+    if now - _logged_at.get(code, -LOG_AGAIN_S) >= LOG_AGAIN_S:
+        _logged_at[code] = now
         _log.warning("Redis refuses with %s: %s", code, error)
 
 

@@ -145,16 +145,16 @@ class BodyWanted:
         if BODY_WANTED not in (scope.get("extensions") or {}):
             await self._application(scope, receive, send)
             return
-        told = False
+        announced = False
 
-        async def receive_when_told() -> Message:
-            nonlocal told
-            if not told:
-                told = True
+        async def announce_and_receive() -> Message:
+            nonlocal announced
+            if not announced:
+                announced = True
                 await send({"type": BODY_WANTED})
             return await receive()
 
-        await self._application(scope, receive_when_told, send)
+        await self._application(scope, announce_and_receive, send)
 
 
 def _waits(scope: Scope) -> bool:

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from operations import access, deploy, here, image, kind, kuberay, look, readiness, tools
+from operations import access, deploy, here, image, kind, kuberay, readiness, status, tools
 from operations.deploy import Deployment, Removal, Rollback
 from operations.runner import Runner
 from operations.steps import Aborted, Step, StepFailed, carry_out
@@ -146,10 +146,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Runner, Options], list[Step]]]] = {
     "image": ("build the image and bring it to the cluster", lambda run, options: [_image(run)]),
     "deploy": ("bring the newest image into the cluster, and wait until it serves", _deploy),
     "smoke": ("send a sample through the whole service, and check the result", lambda run, options: [_smoke(run)]),
-    "status": ("what runs, and why it is not ready", _reading("status", lambda run, o: look.status(run))),
+    "status": ("what runs, and why it is not ready", _reading("status", lambda run, o: status.status(run))),
     "logs": (
         "the newest lines of a component",
-        _reading("logs", lambda run, o: look.logs(run, o.component, o.lines, o.follow)),
+        _reading("logs", lambda run, o: status.logs(run, o.component, o.lines, o.follow)),
     ),
     "access": (
         "open the service on this machine's port 8080 until Ctrl-C",
@@ -164,7 +164,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Runner, Options], list[Step]]]] = {
     "rollback": ("back to the release before, or to a named one", lambda r, o: [*Rollback(r, o.to).steps(), _smoke(r)]),
     "reset": ("build, then delete everything and deploy anew; never in prod", _reset),
     "remove": ("delete the service and its namespace; never in prod", _remove),
-    "config": ("the settings as resolved", _reading("config", lambda r, o: look.config(r, manifests=o.manifests))),
+    "config": ("the settings as resolved", _reading("config", lambda r, o: status.config(r, manifests=o.manifests))),
 }
 
 
@@ -201,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
         added[name].add_argument("--nodes", type=int, choices=range(1, here.MOST_NODES + 1), default=1, help=nodes)
     added["deploy"].add_argument("--release", default="", help=which)
     added["deploy"].add_argument("--rebuild", action="store_true", help="build the image first")
-    added["logs"].add_argument("component", choices=look.COMPONENTS)
+    added["logs"].add_argument("component", choices=status.COMPONENTS)
     added["logs"].add_argument("--lines", type=int, default=100)
     added["logs"].add_argument("--follow", action="store_true", help="until Ctrl-C")
     added["access"].add_argument("--port", type=int, default=8080, help="of this machine (8080)")

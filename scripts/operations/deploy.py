@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from operations import readiness, release
-from operations.readiness import Look
+from operations.readiness import Observation
 from operations.release import SHOWN
 from operations.render import Renderer, documents, made_by, secret_keys
 from operations.runner import Json, Runner, name_of
@@ -222,10 +222,11 @@ def _restart_head(run: Runner) -> Json | None:
     old = {name_of(pod) for pod in run.objects("pods", *selector)}
     run.change(run.kubectl("delete", "pod", *selector, "--wait"), deadline_s=readiness.SERVERS_DEADLINE_S)
 
-    def look() -> Look:
+    def look() -> Observation:
         heads = [pod for pod in run.objects("pods", *selector) if name_of(pod) not in old]
         done = "ready" if heads and all(map(readiness.is_ready, heads)) else ""
-        return Look(done, "waiting for the new head", readiness.reasons(run), any(map(readiness.is_stuck, heads)))
+        stuck = any(map(readiness.is_stuck, heads))
+        return Observation(done, "waiting for the new head", readiness.reasons(run), stuck)
 
     if not run.dry:
         readiness.until(run, run.timeout_s, look)

@@ -41,7 +41,7 @@ BEGINNING, END = 80, 300
 
 
 @dataclass(frozen=True)
-class Look:
+class Observation:
     """What one look at the cluster found."""
 
     done: str = ""
@@ -58,10 +58,10 @@ class Broken(StepFailed):
     """Looking again would find the same."""
 
 
-def until(run: Runner, deadline_s: float, look: Callable[[], Look]) -> str:
-    """Look until all is ready, and return the result. Raises StepFailed with the reasons otherwise."""
+def until(run: Runner, deadline_s: float, look: Callable[[], Observation]) -> str:
+    """Observe until all is ready, and return the result. Raises StepFailed with the reasons otherwise."""
     began = answered = mending = time.monotonic()
-    tell, found = _progress_printer(run, began), Look()
+    tell, found = _progress_printer(run, began), Observation()
     while True:
         try:
             found = look()
@@ -106,17 +106,17 @@ def until_ready(run: Runner, image: str) -> str:
         run.ask(run.kubectl(*command))
         return ""
 
-    def look() -> Look:
+    def look() -> Observation:
         service = run.object("rayservice", NAME)
         if service and is_current(service) and _serving_image(run, service) == image:
-            return Look(done=f"{service['status'].get('numServeEndpoints') or 'all'} endpoints serve")
+            return Observation(done=f"{service['status'].get('numServeEndpoints') or 'all'} endpoints serve")
         pods, advice = run.objects("pods", "--selector", CLUSTER_LABEL), ""
         if service and _holds(service, "UpgradeInProgress") and _holds(service, "Ready"):
             advice = f"the release before still serves; {run.target.command('rollback')} takes the new one back"
         newest = cluster_of(service, "pendingServiceStatus") or cluster_of(service, "activeServiceStatus")
         reasons = [*_reasons(run, pods), *service_reasons(service)]
         stuck = is_given_up(service) or any(map(is_stuck, _pods_of(pods, newest)))
-        return Look("", _progress(service, pods), reasons, stuck, advice)
+        return Observation("", _progress(service, pods), reasons, stuck, advice)
 
     return until(run, run.timeout_s, look)
 
@@ -128,13 +128,13 @@ def until_servers(run: Runner, names: Sequence[str]) -> str:
             run.ask(run.kubectl("rollout", "status", name, f"--timeout={SERVERS_DEADLINE_S:g}s"))
         return ""
 
-    def look() -> Look:
+    def look() -> Observation:
         missing = [name for name in names if not is_rolled_out(run.object(name))]
         if not missing:
-            return Look(done=", ".join(name.rpartition("/")[2] for name in names))
+            return Observation(done=", ".join(name.rpartition("/")[2] for name in names))
         pods = run.objects("pods", "--selector", f"!{CLUSTER_LABEL},!job-name")
         progress = f"waiting for {', '.join(name.rpartition('/')[2] for name in missing)}"
-        return Look("", progress, _reasons(run, pods), any(map(is_stuck, pods)))
+        return Observation("", progress, _reasons(run, pods), any(map(is_stuck, pods)))
 
     return until(run, SERVERS_DEADLINE_S, look)
 
@@ -145,10 +145,10 @@ def until_migrated(run: Runner, job: str) -> str:
         run.ask(run.kubectl("wait", f"job/{job}", "--for=condition=Complete"))
         return ""
 
-    def look() -> Look:
+    def look() -> Observation:
         found = run.object("job", job) or {}
         if _holds(found, "Complete"):
-            return Look(done="migrated")
+            return Observation(done="migrated")
         pods = run.objects("pods", "--selector", f"job-name={job}")
         mark = mark_of(run.object("rayservice", NAME))
         back = run.target.command(f"deploy --release {mark}")
@@ -156,7 +156,7 @@ def until_migrated(run: Runner, job: str) -> str:
         if _holds(found, "Failed"):
             log = run.ask(run.kubectl("logs", f"job/{job}", "--tail", "5")).reason
             raise Broken("\n  ".join(filter(None, ["the migration failed", log or "its log is empty", advice])))
-        return Look("", "the migration runs", _reasons(run, pods), any(map(is_stuck, pods)), advice)
+        return Observation("", "the migration runs", _reasons(run, pods), any(map(is_stuck, pods)), advice)
 
     return until(run, SERVERS_DEADLINE_S, look)
 

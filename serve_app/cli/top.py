@@ -22,7 +22,7 @@ ENDS: Final = ("completed", "failed", "cancelled", "dead")
 
 
 @dataclass(frozen=True)
-class Look:
+class Scrape:
     """One scrape: the value of each sample by name and labels, and its time."""
 
     samples: dict[tuple[str, str, str], float]
@@ -48,7 +48,7 @@ def top(
     """
     try:
         with connected(ServiceClient, url, issuer, as_admin=True) as client:
-            before = now = look(client)
+            before = now = scrape(client)
             if once:
                 output.print(table(now, now))
                 return
@@ -56,7 +56,7 @@ def top(
                 while True:
                     time.sleep(interval)
                     try:
-                        before, now = now, look(client)
+                        before, now = now, scrape(client)
                     except CapacityError as error:  # a short outage: try again at the next scrape
                         errors.print(f"semapi: {error.detail}", style="red", markup=False)
                     live.update(table(before, now), refresh=True)
@@ -64,16 +64,16 @@ def top(
         return
 
 
-def look(client: ServiceClient) -> Look:
+def scrape(client: ServiceClient) -> Scrape:
     """Scrape once. Raises ServiceError."""
     samples: dict[tuple[str, str, str], float] = defaultdict(float)
     for metric in text_string_to_metric_families(client.metrics()):
         for sample in metric.samples:
             samples[sample.name, sample.labels.get("model", ""), sample.labels.get("event", "")] = sample.value
-    return Look(dict(samples), time.monotonic())
+    return Scrape(dict(samples), time.monotonic())
 
 
-def table(before: Look, now: Look) -> Table:
+def table(before: Scrape, now: Scrape) -> Table:
     """One row per model; rates are measured between the two scrapes."""
     seconds = max(now.at - before.at, 1e-9)
     shown = Table(title="jobs", caption=_outbox(now))
@@ -94,7 +94,7 @@ def table(before: Look, now: Look) -> Table:
     return shown
 
 
-def _outbox(now: Look) -> str:
+def _outbox(now: Scrape) -> str:
     lost = now.of("semapi_usage_dropped_total") + now.of("semapi_usage_refused_total")
     entries, lag = now.of("semapi_outbox_entries"), now.of("semapi_outbox_lag_seconds")
     return f"usage: {entries:.0f} events on their way, the oldest for {lag:.1f} s; {lost:.0f} not stored"

@@ -96,7 +96,7 @@ class IssuerKeys:
             await self._fetch_once()
         elif len(self._fitting(key_id, algorithm)) != 1 and self._clock() >= self._unknown_until:
             await self._fetch_once()
-            if len(self._fitting(key_id, algorithm)) != 1 and not self._away:
+            if len(self._fitting(key_id, algorithm)) != 1 and not self._is_down:
                 self._unknown_until = self._clock() + COOL_DOWN_S
         elif self._clock() - self._fetched_at >= FRESH_S:
             self._start_fetch()
@@ -106,7 +106,7 @@ class IssuerKeys:
         if found:
             several = "names no key (header kid)" if key_id is None else "names a key by an id that is not unique"
             raise TokenInvalid(f"The token {several}, and {len(found)} keys of its issuer fit.")
-        if self._keys is None or self._away:
+        if self._keys is None or self._is_down:
             raise KeysUnavailable("The token issuer cannot be reached. Try again in a moment.", retry_after=5)
         raise TokenInvalid("The token is signed with a key that its issuer does not publish.")
 
@@ -119,7 +119,7 @@ class IssuerKeys:
         """
         if self._fitting(key_id, algorithm) == [failed] and self._clock() >= self._mismatch_until:
             await self._fetch_once()
-            if self._fitting(key_id, algorithm) == [failed] and not self._away:
+            if self._fitting(key_id, algorithm) == [failed] and not self._is_down:
                 self._mismatch_until = self._clock() + COOL_DOWN_S
         found = self._fitting(key_id, algorithm)
         return found[0] if len(found) == 1 and found[0] != failed else None
@@ -133,7 +133,7 @@ class IssuerKeys:
         return list({key.digest: key for key in fitting if key_id is None or key.id == key_id}.values())
 
     @property
-    def _away(self) -> bool:
+    def _is_down(self) -> bool:
         """Whether the last fetch failed."""
         return self._failed_at > self._fetched_at
 

@@ -374,7 +374,7 @@ _templates.filters["code"] = _code
 def write_page(document: Json) -> str:
     """The document as one HTML page for narrow, wide and dark screens: no scripts, no fonts, no external resources.
     Jinja escapes every value."""
-    met = _met(document)
+    by_problem = _operations_by_problem(document)
     problems = [
         {
             "slug": one.slug,
@@ -384,7 +384,7 @@ def write_page(document: Json) -> str:
             "met": operations,
         }
         for one in PROBLEMS.values()
-        for operations in (met.get(one.slug, []),)
+        for operations in (by_problem.get(one.slug, []),)
     ]
     return _templates.get_template("docs.html").render(
         info=document["info"],
@@ -441,13 +441,13 @@ def _answer(document: Json, status: str, answer: Json) -> Json:
     }
 
 
-def _met(document: Json) -> dict[str, list[Json]]:
+def _operations_by_problem(document: Json) -> dict[str, list[Json]]:
     """By slug the operations that may answer with it."""
-    met: dict[str, list[Json]] = {}
+    operations: dict[str, list[Json]] = {}
     for operation in _operations(document):
         for slug in (slug for answer in operation["answers"] for slug in answer["problems"]):
-            met.setdefault(slug, []).append(operation)
-    return met
+            operations.setdefault(slug, []).append(operation)
+    return operations
 
 
 def _command(method: str, path: str, content: Json, *, token: bool) -> str:

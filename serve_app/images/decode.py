@@ -133,10 +133,10 @@ def _from_png(data: bytes, header: ImageHeader, max_pixels: int) -> _Reading:
 
 
 def _from_jpeg(data: bytes, max_pixels: int) -> _Reading:
-    plain, told = clean(data)
+    plain, metadata = clean(data)
     _open(plain, "JPEG", max_pixels)
     image = _open(completed(plain), "JPEG", max_pixels)
-    image.info.update(told)
+    image.info.update(metadata)
     return _from_pillow(image)
 
 

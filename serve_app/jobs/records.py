@@ -246,7 +246,7 @@ def result_text(result: Json) -> str | Failure:
     try:
         text = _as_json(result)
         if _UNSTORABLE_ESCAPE.search(text):
-            text = _as_json(_storable(result))
+            text = _as_json(_sanitized(result))
     except (TypeError, ValueError, RecursionError):
         return ModelRejected("The model's result cannot be written as JSON.").as_failure()
     if len(text) > limits.RESULT_MAX_BYTES:  # ASCII: json.dumps escapes the rest
@@ -258,14 +258,14 @@ def _as_json(result: Any) -> str:
     return json.dumps(result, allow_nan=False, separators=(",", ":"))
 
 
-def _storable(value: Any) -> Any:
+def _sanitized(value: Any) -> Any:
     """The value with U+FFFD in place of each character that PostgreSQL cannot store. Replaced here, so that the record
     and PostgreSQL show the same result."""
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, dict):
-        return {_storable(name): _storable(part) for name, part in value.items()}
-    return [_storable(part) for part in value] if isinstance(value, list | tuple) else value
+        return {_sanitized(name): _sanitized(part) for name, part in value.items()}
+    return [_sanitized(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _read_input(reference: str, size: str, pixels: str, media_type: str) -> JobInput | None:

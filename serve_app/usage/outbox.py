@@ -132,7 +132,7 @@ class Outbox:
             if self._spool.add(recorded.text):
                 recorded.answer(True)
             else:
-                recorded.fail(_away())
+                recorded.fail(_unavailable())
         if self._drainer is None:
             self._drainer = asyncio.create_task(self._drain())
 
@@ -230,7 +230,7 @@ class _Recorded:
             self.stored.set_exception(error)
 
 
-def _away() -> CapacityError:
+def _unavailable() -> CapacityError:
     return TrackerUnavailable("The job tracker is away. Try again in a moment.", retry_after=2)
 
 

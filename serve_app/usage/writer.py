@@ -83,7 +83,7 @@ class Writer:
         if not self._joined:
             entries = await self._rejoin()
         else:
-            entries = await self._take_over() or _ours(await self._read(">", WAIT_MS))
+            entries = await self._take_over() or _without_foreign(await self._read(">", WAIT_MS))
         if entries:
             await self._acknowledge(entries, await self._store(entries))
         return len(entries) >= BATCH
@@ -92,7 +92,7 @@ class Writer:
         """Join the group, creating it in a new or emptied Redis; returns what this writer took and did not
         acknowledge."""
         await self._join_script(keys=(OUTBOX(),), args=(GROUP, FORGOTTEN_MS))
-        entries = _ours(await self._read("0", None))
+        entries = _without_foreign(await self._read("0", None))
         self._joined = not entries
         return entries
 
@@ -110,7 +110,7 @@ class Writer:
         entries = dict(cast(list[tuple[bytes, Fields]], reply[1]))
         if not entries:
             self._swept_at = now
-        return _ours(entries)
+        return _without_foreign(entries)
 
     async def _store(self, entries: Entries) -> list[str]:
         """Commit the rows; returns the entries that can never be stored."""
@@ -153,7 +153,7 @@ class Writer:
         self.trouble, self._failures = None, 0
 
 
-def _ours(entries: Entries) -> Entries:
+def _without_foreign(entries: Entries) -> Entries:
     """Without entries left pending for a newer release, which takes them over like those of a dead writer."""
     since = (time.time() - FOREIGN_KEPT_S) * 1000
     return {

@@ -74,7 +74,7 @@ class Sender:
                     await self._turn()
                     self._in_trouble = False
                 except Exception as error:  # after any error the due deliveries are still there for the next turn
-                    self._tell(error)
+                    self._log_trouble(error)
                     await asyncio.sleep(PAUSE_S)
         finally:
             await end_tasks(self._attempts)
@@ -102,9 +102,9 @@ class Sender:
             facts = (done.verdict, int(done.pause_s * 1000), done.record["duration_ms"], json.dumps(done.record))
             await self._end_attempt(args=(claimed.token, endpoint, delivery, *facts))
         except Exception as error:  # it is attempted again when the claim has expired
-            self._tell(error)
+            self._log_trouble(error)
 
-    def _tell(self, error: Exception) -> None:
+    def _log_trouble(self, error: Exception) -> None:
         """Log once per trouble, not once per attempt."""
         if not self._in_trouble:
             _log.warning("webhooks are delayed: %s", type(error).__name__, exc_info=error)

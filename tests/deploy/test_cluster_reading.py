@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from cluster_world import ROOT, ray_service
-from operations import look, readiness, render, tools
+from operations import readiness, render, status, tools
 from operations.steps import duration, table
 from operations.target import NAME
 
@@ -205,12 +205,12 @@ def test_the_tables_of_status_fit_the_names_of_a_real_cluster() -> None:
     assert len(name) == 49
     containers = [{"ready": True, "restartCount": 12}, {"ready": False, "restartCount": 0}]
     labels = {"app.kubernetes.io/component": "postgres-backup"}
-    status = {"phase": "Succeeded", "containerStatuses": containers}
-    lines = table(look.pod_rows([{"metadata": {"name": name, "labels": labels}, "status": status}]))
+    pod_status = {"phase": "Succeeded", "containerStatuses": containers}
+    lines = table(status.pod_rows([{"metadata": {"name": name, "labels": labels}, "status": pod_status}]))
     row = [name, "postgres-backup", "Succeeded", "1/2", "12"]
     assert [line.split() for line in lines] == [["POD", "COMPONENT", "PHASE", "READY", "RESTARTS"], row]
     assert max(map(len, lines)) <= 100
-    assert look.cluster_rows(ray_service())[1] == ("green", "serves", "RUNNING")
+    assert status.cluster_rows(ray_service())[1] == ("green", "serves", "RUNNING")
 
 
 @pytest.mark.parametrize(

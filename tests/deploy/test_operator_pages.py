@@ -12,7 +12,7 @@ import pytest
 import yaml
 from check_manifests import check_schemas
 from manifests.documents import Document, Pod, of_kind, pods_of, read
-from operations import command_line, deploy, kuberay, look, target, tools
+from operations import command_line, deploy, kuberay, status, target, tools
 from overlays import ROOT, amount
 
 K8S = ROOT / "k8s"
@@ -49,7 +49,7 @@ def test_the_row_of_a_command_tells_its_options_and_components() -> None:
     told = {row[0]: str(row) for row in rows("Command")}
     options = "release", "rebuild", "lines", "follow", "port", "dashboard", "admin", "manifests"
     assert [name for name in options if f"`--{name}" not in str(told)] == []
-    assert [name for name in look.COMPONENTS if f"`{name}`" not in told["`logs`"]] == []
+    assert [name for name in status.COMPONENTS if f"`{name}`" not in told["`logs`"]] == []
     assert [name for name in deploy.COMPONENTS if f"`{name}`" not in told["`restart`"]] == []
 
 

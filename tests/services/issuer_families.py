@@ -52,7 +52,7 @@ def published(key: Any) -> Json:
 
 
 @dataclass
-class House:
+class FakeIssuer:
     """One issuer: how it signs, what it publishes, and what its tokens hold beside `iss`, `iat` and `exp`."""
 
     algorithm: str = "RS256"
@@ -81,25 +81,25 @@ class House:
 
 
 @asynccontextmanager
-async def houses(found: dict[str, House]) -> AsyncIterator[None]:
+async def issuers(found: dict[str, FakeIssuer]) -> AsyncIterator[None]:
     """Serve these issuers; their URLs end as the products' own do."""
 
     async def discovery(request: Request) -> JSONResponse:
-        house = found[request.path_params["name"]]
-        return JSONResponse({"issuer": house.url, "jwks_uri": f"{house.url.rstrip('/')}/jwks"})
+        issuer = found[request.path_params["name"]]
+        return JSONResponse({"issuer": issuer.url, "jwks_uri": f"{issuer.url.rstrip('/')}/jwks"})
 
     async def jwks(request: Request) -> JSONResponse:
-        house = found[request.path_params["name"]]
-        house.asked += 1
-        return JSONResponse(house.key_set())
+        issuer = found[request.path_params["name"]]
+        issuer.asked += 1
+        return JSONResponse(issuer.key_set())
 
     routes = [
         Route("/{name:path}/.well-known/openid-configuration", discovery),
         Route("/{name:path}/jwks", jwks),
     ]
     async with listening(Starlette(routes=routes)) as url:
-        for name, house in found.items():
-            house.url = f"{url}/{name}" + ("/" if name in TRAILING_SLASH else "")
+        for name, issuer in found.items():
+            issuer.url = f"{url}/{name}" + ("/" if name in TRAILING_SLASH else "")
         yield
 
 

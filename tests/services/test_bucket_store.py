@@ -42,7 +42,7 @@ async def store(redis: Redis, settings: Settings, in_bucket: dict[str, object]) 
 
 
 @pytest.fixture
-def keeper(store: BucketStore, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> OrphanSweeper:
+def sweeper(store: BucketStore, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> OrphanSweeper:
     """One to whom every object is old enough."""
     monkeypatch.setattr(store_module, "YOUNG_S", -60)
     return OrphanSweeper(store, redis)
@@ -73,7 +73,7 @@ async def test_bytes_from_before_the_bucket_are_read(store: BucketStore, redis: 
 
 
 async def test_the_sweep_deletes_only_what_nobody_keeps(
-    store: BucketStore, keeper: OrphanSweeper, redis: Redis, settings: Settings
+    store: BucketStore, sweeper: OrphanSweeper, redis: Redis, settings: Settings
 ) -> None:
     """A waiting job keeps its input, an upload under way its own, a record its outputs; ended and lost ones do not."""
     job_store = JobStore(redis, settings)
@@ -84,10 +84,10 @@ async def test_the_sweep_deletes_only_what_nobody_keeps(
     await submit(job_store, waiting)
     await redis.delete(f"blob:{lost}", f"outputs:{lost}")
     await store.bucket.put("someone-elses", b"x", "text/plain")
-    assert await keeper.sweep() == 2
+    assert await sweeper.sweep() == 2
     kept = [f"{kind}/{job_id}" for kind in ("inputs", "outputs") for job_id in (waiting, coming)]
     assert [key.removesuffix("/mask.png") for key in await stored(store)] == [*kept, "someone-elses"]
-    assert await keeper.sweep() == 0
+    assert await sweeper.sweep() == 0
 
 
 async def test_a_redis_that_came_back_empty_costs_no_young_object(store: BucketStore, redis: Redis) -> None:
@@ -98,7 +98,7 @@ async def test_a_redis_that_came_back_empty_costs_no_young_object(store: BucketS
 
 
 async def test_the_input_of_a_completed_job_leaves(
-    store: BucketStore, keeper: OrphanSweeper, redis: Redis, settings: Settings
+    store: BucketStore, sweeper: OrphanSweeper, redis: Redis, settings: Settings
 ) -> None:
     job_store = JobStore(redis, settings)
     await store.put(JOB, b"image")
@@ -107,28 +107,28 @@ async def test_the_input_of_a_completed_job_leaves(
     assert chunk is not None
     assert chunk.tasks[0].input is not None
     assert await store.get(chunk.tasks[0].input.reference) == b"image"
-    assert await keeper.sweep() == 0
+    assert await sweeper.sweep() == 0
     await job_store.complete([(chunk.tasks[0], {"label": "Tips"})])
     assert (await job_store.read(JOB, "ada")).status is JobStatus.COMPLETED
     assert await store.get(f"blob:{JOB}") is None
-    assert await keeper.sweep() == 1
+    assert await sweeper.sweep() == 1
     assert await stored(store) == []
 
 
 async def test_a_sweep_of_many_pages_sees_all(
-    store: BucketStore, keeper: OrphanSweeper, monkeypatch: pytest.MonkeyPatch
+    store: BucketStore, sweeper: OrphanSweeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "PAGE_KEYS", 2)
     monkeypatch.setattr(store_module, "PAGES_OF_A_PASS", 2)
     for number in range(7):
         await store.bucket.put(f"inputs/{number}", b"x", "text/plain")
-    assert [await keeper.sweep(), await keeper.sweep()] == [4, 3]
+    assert [await sweeper.sweep(), await sweeper.sweep()] == [4, 3]
     assert await stored(store) == []
 
 
 async def test_of_several_gateways_one_sweeps(store: BucketStore, redis: Redis) -> None:
-    keepers = [OrphanSweeper(store, redis) for _ in range(5)]
-    turns = await asyncio.gather(*(one._is_my_turn() for one in keepers))
+    sweepers = [OrphanSweeper(store, redis) for _ in range(5)]
+    turns = await asyncio.gather(*(one._is_my_turn() for one in sweepers))
     assert sorted(turns) == [False] * 4 + [True]
     assert 0 < await redis.ttl(SWEEP_TURN()) <= store_module.SWEEP_EVERY_S
 
@@ -151,7 +151,7 @@ async def test_a_failed_upload_leaves_no_parts(store: BucketStore) -> None:
 
 
 async def test_parts_of_an_upload_whose_gateway_died_leave(
-    store: BucketStore, keeper: OrphanSweeper, redis: Redis
+    store: BucketStore, sweeper: OrphanSweeper, redis: Redis
 ) -> None:
     bucket = store.bucket
     await redis.set("blob:under-way", b"s3:inputs/under-way", ex=60)
@@ -159,7 +159,7 @@ async def test_parts_of_an_upload_whose_gateway_died_leave(
         where = {"Bucket": bucket._bucket, "Key": f"{bucket._prefix}inputs/{name}"}
         begun = bucket._client.create_multipart_upload(**where)
         bucket._client.upload_part(**where, UploadId=begun["UploadId"], PartNumber=1, Body=bytes(PART_BYTES))
-    assert await keeper.sweep() == 1
+    assert await sweeper.sweep() == 1
     assert [key for key, _ in await bucket.unfinished()] == ["inputs/under-way"]
 
 
@@ -191,10 +191,10 @@ async def test_outputs_are_given_by_a_url_that_ends(store: BucketStore, redis: R
 
 @pytest.mark.slow(reason="the object store is killed and reads its data again")
 async def test_a_server_that_is_killed_is_said_so_and_used_again(
-    store: BucketStore, keeper: OrphanSweeper, redis: Redis, object_store: SeaweedFS
+    store: BucketStore, sweeper: OrphanSweeper, redis: Redis, object_store: SeaweedFS
 ) -> None:
     reference = await store.put(JOB, b"safe")
-    await keeper.check()
+    await sweeper.check()
     assert store.trouble == ""
     object_store.kill()
     try:
@@ -203,18 +203,18 @@ async def test_a_server_that_is_killed_is_said_so_and_used_again(
             with pytest.raises(StoreUnavailable) as caught:
                 await call()  # type: ignore[misc]
             assert caught.value.retry_after
-        await keeper.check()
+        await sweeper.check()
         assert store.trouble.startswith("away: ")
         assert not await redis.exists("blob:other")
         with pytest.raises(StoreUnavailable):
-            await keeper.sweep()
+            await sweeper.sweep()
         assert await redis.exists(reference)
     finally:
         object_store.start()
     ended = time.monotonic() + 30
     while store.trouble:
         assert time.monotonic() < ended, "the bucket is not seen again"
-        await keeper.check()
+        await sweeper.check()
     while (found := await read_again(store, reference)) is None:  # it answers before it has found all its data
         assert time.monotonic() < ended, "the object does not come back"
     assert found == b"safe"
@@ -230,11 +230,11 @@ async def test_a_server_that_hangs_is_known_after_one_look_and_costs_no_submit_i
     monkeypatch.setattr(bucket_module, "READ_TIMEOUT_S", 0.5)
     store = open_store(redis, settings.model_copy(update=in_bucket))
     assert isinstance(store, BucketStore)
-    keeper = OrphanSweeper(store, redis)
+    sweeper = OrphanSweeper(store, redis)
     os.kill(object_store.pid, signal.SIGSTOP)
     try:
         hanging = [asyncio.create_task(store.put(f"job-{number}", b"x")) for number in range(bucket_module.THREADS)]
-        await keeper.check()
+        await sweeper.check()
         assert "timeout" in store.trouble.lower()
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):
@@ -248,7 +248,7 @@ async def test_a_server_that_hangs_is_known_after_one_look_and_costs_no_submit_i
     ended = time.monotonic() + 30
     while store.trouble:
         assert time.monotonic() < ended, "the bucket is not seen again"
-        await keeper.check()
+        await sweeper.check()
     await store.put(JOB, b"x")
     assert f"inputs/{JOB}" in await stored(store)
     store.close()

@@ -257,12 +257,12 @@ async def read_results(call: Call, stored: StoredResults, models: Models) -> Res
     call.model = view.batch.model
     headers: dict[str, str] = {}
     if not as_csv:
-        lines = await _begun(_pieces(call, stored, view, _line))
+        lines = await _started(_pieces(call, stored, view, _line))
         return StreamingBody(lines, headers=headers, media_type="application/x-ndjson")
     card = models.cards.get(view.batch.model)
     table = ResultTable(card.result_schema if card else {})
     headers["Content-Disposition"] = f'attachment; filename="batch-{batch_id}.csv"'
-    rows = await _begun(_pieces(call, stored, view, table.row, (BOM if query.bom else "") + table.head()))
+    rows = await _started(_pieces(call, stored, view, table.row, (BOM if query.bom else "") + table.head()))
     return StreamingBody(rows, headers=headers, media_type="text/csv")
 
 
@@ -489,7 +489,7 @@ class ResultTable:
         return csv_row([*cells, result or ""], line_end="\r\n")
 
 
-async def _begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _started(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The same pieces, after the first has been made, so that an immediate failure can still become a problem."""
     first = await anext(pieces)
 

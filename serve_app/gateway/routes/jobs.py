@@ -206,7 +206,7 @@ async def read_results(call: Call, jobs: JobStore) -> Response:
 async def submit_job(call: Call, intake: Intake) -> Response:
     """202 with the job object, once the job is in Redis."""
     accepted = await _accept(call, intake, FIELDS)
-    return _begun(accepted.job, intake.settings, accepted.headers)
+    return _accepted_response(accepted.job, intake.settings, accepted.headers)
 
 
 @ROUTES.add(
@@ -373,7 +373,7 @@ async def retry_job(call: Call, jobs: JobStore, store: ImageStore, settings: Set
     call.accepting = True
     job = await jobs.retry(call.request.path_params["job_id"], call.caller.id)
     call.job_id, call.model, call.accepted = job.id, job.model, True
-    return _begun(job, settings, {})
+    return _accepted_response(job, settings, {})
 
 
 @ROUTES.add(
@@ -462,7 +462,7 @@ async def _id_in_body(call: Call) -> str:
     return job_id
 
 
-def _begun(job: Job, settings: Settings, headers: dict[str, str]) -> Response:
+def _accepted_response(job: Job, settings: Settings, headers: dict[str, str]) -> Response:
     """202 with a job that waits."""
     headers = {"Location": schemas.job_path(job.id), "Retry-After": str(schemas.POLL_AFTER_S), **headers}
     return json_response(schemas.job_object(job, settings.job_ttl), 202, headers)

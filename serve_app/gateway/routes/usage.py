@@ -91,7 +91,7 @@ async def read_usage(call: Call, reports: Reports) -> Response:
     query = read_query(call.request, UsageQuery)
     if query.bom and query.format != "csv":
         raise QueryInvalid(BOM_WITHOUT_CSV)
-    principal_id = _whose(call, query.principal_id)
+    principal_id = _principal_of(call, query.principal_id)
     try:
         window = name_window(
             "json", query.since, query.until, query.month, query.timezone, query.bucket, datetime.now(UTC)
@@ -107,7 +107,7 @@ async def read_usage(call: Call, reports: Reports) -> Response:
         raise value_invalid(call.request, f"{error}.") from error
 
 
-def _whose(call: Call, asked: str | None) -> str | None:
+def _principal_of(call: Call, asked: str | None) -> str | None:
     """The principal whose usage is returned; None: all users. Raises `AdminRequired`."""
     caller = call.caller
     own = asked == caller.id or (asked is None and not caller.is_admin)

@@ -116,7 +116,7 @@ async def rotate(call: Call, webhooks: WebhookStore) -> Response:
 )
 async def send_test(call: Call, webhooks: WebhookStore) -> Response:
     """202 with the delivery of a test event; if the receiver accepts it, a disabled webhook is enabled again."""
-    return _begun(await webhooks.send_test(call.caller.id, _webhook_id(call)))
+    return _started(await webhooks.send_test(call.caller.id, _webhook_id(call)))
 
 
 @ROUTES.add(
@@ -148,13 +148,13 @@ async def redeliver(call: Call, webhooks: WebhookStore) -> Response:
     """202: the delivery starts again, with the same id."""
     delivery = call.request.path_params["delivery_id"]
     await webhooks.redeliver(call.caller.id, _webhook_id(call), delivery)
-    return _begun(delivery)
+    return _started(delivery)
 
 
 def _webhook_id(call: Call) -> str:
     return str(call.request.path_params["webhook_id"])
 
 
-def _begun(delivery: str) -> Response:
+def _started(delivery: str) -> Response:
     answer: schemas.StartedDelivery = {"delivery_id": delivery}
     return json_response(answer, 202)

@@ -78,7 +78,7 @@ def _statements(scope: Scope, recent_limit: int, most_names: int) -> dict[str, s
         "overview": statements.overview(scope),
         "endpoint_counts": statements.counts(scope, "coalesce(NULLIF(endpoint_type, ''), '<unknown>')", many),
         "status_counts": statements.counts(scope, "coalesce(status_code::text, '<null>')", many, by_name=True),
-        "user_counts": statements.people(scope, top),
+        "user_counts": statements.users(scope, top),
         "path_counts": statements.counts(scope, "url_path", top),
         "time_buckets": statements.timeline(scope),
         "hour_heatmap": statements.heatmap(scope),

@@ -182,7 +182,7 @@ def counts(scope: Scope, name: LiteralString, limit: int, *, by_name: bool = Fal
     return write(CELLS + _COUNTS, scope, name=SQL(name), label=SQL(name), order=order, limit=Literal(limit))
 
 
-def people(scope: Scope, limit: int) -> str:
+def users(scope: Scope, limit: int) -> str:
     """Requests by user under the latest name, largest first; users who share a name stay apart."""
     name = SQL("coalesce(NULLIF({}, ''), '<unknown>')").format(SQL(LATEST_NAME))
     order = SQL("n DESC, name")
