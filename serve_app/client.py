@@ -173,7 +173,7 @@ class ServiceClient:
         return answer
 
     def _strange(self, answer: httpx2.Response) -> CapacityError:
-        return CapacityError(f"{self._http.base_url} answered {answer.status_code} with something else than JSON.")
+        return CapacityError(f"{self._http.base_url} answered {answer.status_code} without JSON.")
 
 
 def may_need_proxy(url: str) -> bool:

@@ -304,7 +304,9 @@ class Settings(BaseSettings):
         if strangers := self.oidc_issuer_rules.keys() - set(self.oidc_issuers):
             raise ValueError(f"OIDC_ISSUER_RULES: {', '.join(sorted(strangers))} is not in OIDC_ISSUERS")
         if unknown := [name for name in self.oidc_algorithms if name not in TOKEN_ALGORITHMS]:
-            raise ValueError(f"OIDC_ALGORITHMS: {', '.join(unknown)} is none of {', '.join(TOKEN_ALGORITHMS)}")
+            raise ValueError(
+                f"OIDC_ALGORITHMS: unknown {', '.join(unknown)}; choose from {', '.join(TOKEN_ALGORITHMS)}"
+            )
         if not self.oidc_algorithms:
             raise ValueError("OIDC_ALGORITHMS must name at least one algorithm")
 

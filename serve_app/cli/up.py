@@ -69,7 +69,7 @@ def _run(once: bool, port: int, issuer_port: int, dashboard_port: int, config: P
 
     settings = settings_or_give_up()
     if once and not _can_sample(settings):
-        give_up("OIDC_ISSUERS names an issuer of yours: set SEMAPI_TOKEN to a token of it for the sample")
+        give_up("OIDC_ISSUERS names another issuer: set SEMAPI_TOKEN to one of its tokens for the sample")
     try:
         folder = state_folder()
     except LocalError as error:

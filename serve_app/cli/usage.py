@@ -126,7 +126,7 @@ def _window(
     from serve_app.usage.report.window import ReportError, name_window
 
     if since is not None and window_mins is not None:
-        raise ReportError("--since and --window-mins both say where the window begins; take one")
+        raise ReportError("--since and --window-mins both set the start of the window; use one of them")
     start = f"{window_mins}m" if window_mins else since
     return name_window(mode.value, start, until, month, timezone, bucket.value, datetime.now(UTC))
 

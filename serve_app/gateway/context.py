@@ -87,4 +87,4 @@ class Models:
             return next(iter(self.cards.values()))
         if card := self.cards.get(name):
             return card
-        raise ModelUnknown("No model of this name is served here. GET /api/v1/models lists them.")
+        raise ModelUnknown("There is no model of this name. GET /api/v1/models lists them.")

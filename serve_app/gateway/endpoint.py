@@ -254,7 +254,7 @@ class Endpoint:
         if not self._route.overlaps:
             await admission.granted()
             if self._route.admin and not principal.is_admin:
-                raise AdminRequired("Your token names no role that makes you an admin here.")
+                raise AdminRequired("Your token does not contain the admin role.")
             return await self._handled(call, admission)
         try:
             response = await self._handler(call)

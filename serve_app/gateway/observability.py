@@ -174,7 +174,7 @@ def _queue_families(queues: Mapping[str, QueueState]) -> list[Metric]:
     oldest = GaugeMetricFamily("semapi_oldest_wait_seconds", "Age of the job that waits longest.", labels=["model"])
     dead = GaugeMetricFamily("semapi_dead_jobs", "Dead jobs that are kept.", labels=["model"])
     replicas = GaugeMetricFamily("semapi_model_replicas", "Replicas that beat.", labels=["model"])
-    jobs = CounterMetricFamily("semapi_jobs", "Jobs by what became of them; the ledger.", labels=["model", "event"])
+    jobs = CounterMetricFamily("semapi_jobs", "Jobs by outcome, from the ledger.", labels=["model", "event"])
     difference = GaugeMetricFamily("semapi_ledger_difference", "In flight by ledger, less jobs.", labels=["model"])
     for model, queue in queues.items():
         difference.add_metric([model], queue.difference)

@@ -232,7 +232,7 @@ class Decisions:
         event = context.event(kind, owner, decision)
         kept = context.with_author(decision, event)
         if await self._change(kind, owner, json.dumps(kept), event) == b"full":
-            raise DecisionsFull(f"There are {DECISIONS_MAX} already. Take some back that are no longer needed.")
+            raise DecisionsFull(f"There are {DECISIONS_MAX} already. Remove some that are no longer needed.")
         return {"principal_id": owner, **kept}
 
     async def remove(self, kind: DecisionKind, owner: str, context: AuditContext) -> None:

@@ -140,7 +140,7 @@ class Pace:
         """The problem to answer once the deadline has passed."""
         if self._is_given_up:
             return StoreFull(
-                f"You have {SLOW_MAX_PER_USER} slow uploads under way here, or all users {SLOW_MAX}. Send some later.",
+                f"You have {SLOW_MAX_PER_USER} slow uploads open, or all users {SLOW_MAX}. Send some later.",
                 retry_after=SLOW_RETRY_AFTER_S,
             )
         if self._begun is None:

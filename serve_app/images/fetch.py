@@ -91,7 +91,7 @@ def _check_response(response: httpx2.Response, max_bytes: int) -> None:
         raise ImageUrlFailed("The server of the image URL sent a compressed body, which was not asked for.")
     kind = response.headers.get("content-type", "image/").lower()
     if not kind.startswith(CONTENT_TYPES):
-        raise ImageUrlFailed("The image URL leads to something else than an image (by its Content-Type).")
+        raise ImageUrlFailed("The image URL does not return an image (by its Content-Type).")
     length = response.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > max_bytes:
         raise _too_large(max_bytes)

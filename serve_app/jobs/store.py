@@ -436,7 +436,7 @@ def check_repeated(asked: Idempotency | None, found: Sequence[bytes]) -> FirstAc
     was another request."""
     fingerprint, first, at = found
     if asked is None or asked.fingerprint != fingerprint.decode():
-        raise IdempotencyKeyReused("This Idempotency-Key came with another request before. Take a new one.")
+        raise IdempotencyKeyReused("This Idempotency-Key was used for another request. Use a new one.")
     return FirstAccepted(first.decode(), int(at))
 
 
@@ -461,10 +461,10 @@ _REFUSALS: Final[dict[bytes, Callable[[], ServiceError]]] = {
     b"ended": lambda: JobEnded("The job has ended already; its outcome stays."),
     b"unended": lambda: JobNotFinished("The job has not ended. Cancel it first.", retry_after=1),
     b"unfailed": lambda: RetryRefused("Only a job that failed can run again."),
-    b"dead": lambda: RetryRefused("The job was given up after repeated losses; only an admin can let it run again."),
+    b"dead": lambda: RetryRefused("The job is dead after repeated losses; only an admin can requeue it."),
     b"input-gone": lambda: InputGone("The job's input is gone, so it cannot run again. Submit it anew."),
     b"input": lambda: StoreUnavailable(
-        "The stored input was gone before the job was accepted. Send it again.", retry_after=1
+        "The stored input was deleted before the job was accepted. Send it again.", retry_after=1
     ),
     b"jobs": lambda: QueueFull("Too many jobs wait for this model. Try again later.", retry_after=limits.RETRY_AFTER_S),
     b"bytes": lambda: QueueFull(

@@ -94,7 +94,9 @@ class Cluster:
         """
         for port in (self.api_port, self.dashboard_port):
             if not is_free(port):
-                raise LocalError(f"Port {port} is taken by another program; end it or take another: semapi up --help.")
+                raise LocalError(
+                    f"Port {port} is in use by another program; stop it or choose another port: semapi up --help."
+                )
         make_folder(self.folder)
         application_command = self._application_command()
         password(self.token_file)

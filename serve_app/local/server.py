@@ -136,7 +136,9 @@ class Server(ABC):
     def _launch(self) -> None:
         self.port = self.port or free_port()
         if not is_free(self.port):
-            raise LocalError(f"Port {self.port} is taken by another program; end it or take another: semapi up --help.")
+            raise LocalError(
+                f"Port {self.port} is in use by another program; stop it or choose another port: semapi up --help."
+            )
         account = service_account() if self.as_service else None
         supervisor = supervised(
             self._command(),

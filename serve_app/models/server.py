@@ -229,7 +229,7 @@ class ModelServer:
             answer = self._model.postprocess(output, one.params, one.prepared.notes)
             result = await self._store_outputs(task, answer) if isinstance(answer, Answer) else answer
         except StoreFull:  # a failure of this job only: the others end as they do
-            return _failed(task, OutputsUnstored("The model's files found no room. Retry the job when there is some."))
+            return _failed(task, OutputsUnstored("There was no room for the model's files. Retry the job later."))
         except CapacityError as error:
             raise ModelUnready(f"The image store takes no files: {error.detail}") from error
         except (ServiceError, ModelOutage) as error:

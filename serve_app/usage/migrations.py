@@ -80,7 +80,7 @@ def migrate(database_url: str, *, wait_s: float = 0.0, say: Callable[[str], None
     except psycopg.OperationalError as error:
         raise MigrationError(f"PostgreSQL is not reachable; check DATABASE_URL. It said: {error}") from error
     except psycopg.Error as error:
-        raise MigrationError(f"PostgreSQL refused a migration; nothing was changed. It said: {error}") from error
+        raise MigrationError(f"PostgreSQL refused a migration; nothing was changed: {error}") from error
 
 
 def _wait_for_server(database_url: str, wait_s: float, say: Callable[[str], None]) -> None:

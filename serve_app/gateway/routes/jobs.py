@@ -303,8 +303,8 @@ async def read_events(call: Call, jobs: JobStore, watch: JobWatch) -> Response:
         return await state_now(watch.presenter, job, seen)
     if not call.holds.enter_context(watch.streams.take(call.caller.id)):
         raise TooManyStreams(
-            f"You have {STREAMS_MAX_PER_USER} streams open here, or all users {STREAMS_MAX}. Close some, or ask again "
-            "by Prefer: wait.",
+            f"You have {STREAMS_MAX_PER_USER} streams open here, or all users {STREAMS_MAX}. Close some, or use "
+            "Prefer: wait.",
             retry_after=RETRY_AFTER_S,
         )
     return EventStream(call, watch, seen)
@@ -538,7 +538,7 @@ async def _older_result(call: Call, outbox: Outbox, outcomes: Outcomes, settings
     waiting = await outbox.stats()  # read first: an entry that leaves the outbox afterwards is found in PostgreSQL
     outcome = await outcomes.find(job_id, call.caller.id)
     if outcome is None and waiting.lag_s >= settings.job_ttl:
-        raise UsageUnavailable("Results of older jobs are on their way to where they are kept. Try again in a moment.")
+        raise UsageUnavailable("Results of older jobs are still being stored. Try again in a moment.")
     if outcome is None:
         raise no_such_job()
     call.job_id, call.model = job_id, outcome.model

@@ -99,7 +99,7 @@ async def read_usage(call: Call, reports: Reports) -> Response:
         return await reports.answer(call.caller.id, window, principal_id, query.format, bom=query.bom)
     except TooSlow as error:
         within_s = reports.within_s
-        raise DeadlineExceeded(f"There was no report after {within_s:g} seconds; ask for a shorter time.") from error
+        raise DeadlineExceeded(f"The report took longer than {within_s:g} seconds; choose a shorter window.") from error
     except DatabaseAway as error:
         _log.warning("no usage report: %s", error)
         raise UsageUnavailable("The usage records cannot be read now. Usage is counted all the same.") from error
