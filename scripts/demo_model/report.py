@@ -49,44 +49,45 @@ CONDITIONS = {
 PAGE = """# The demo model
 
 **This is a stand-in.** It was trained on drawn textures, never on a micrograph. It shows that the service works from
-token to result where the real model cannot be downloaded; its answer for a real sample means nothing. Every result
-carries `"demo": true`, and `ENVIRONMENT=prod` refuses the model.
+token to result where the real model cannot be downloaded; its result for a real sample is meaningless. Every result
+has `"demo": true`, and `ENVIRONMENT=prod` refuses the model.
 [How to serve the real model](swap-the-model.md).
 
 A vision transformer (1.4 million parameters, input 128 x 128, patches of 16) with the ten classes of
 [t0m-R/vit-sem-classification](https://huggingface.co/t0m-R/vit-sem-classification) in the same order. The weights are
-stored in half precision and computed in single; their sha256 is
+stored in half precision and used in single precision; their sha256 is
 `{digest}`.
 
-`make train-demo` draws {training:,} pictures and trains the model from fixed seeds. That takes four and a half
-minutes on two quiet cores (9 core-minutes). Two runs on one machine give the same weights; another processor rounds
-differently, so its weights and their checksum differ.
+`make train-demo` draws {training:,} pictures and trains the model from fixed seeds. This takes four and a half
+minutes on two idle cores (9 core-minutes). Two runs on one machine give the same weights; another processor rounds
+differently, so its weights and checksum differ.
 `make report-demo` measures the model and writes this page.
 
 ## Test pictures
 
-{count} held-out pictures of {width} x {height} pixels. They have other seeds, and every condition is taken from a range
-that does not overlap those for training. The held-out ranges lie between the training ranges; a second, harder set of
-{outside_count} pictures (*outside*) lies beyond their ends, in all conditions at once:
+{count} held-out pictures of {width} x {height} pixels. They use other seeds and other conditions than the
+training pictures: every held-out range lies between the training ranges. A second, harder set of
+{outside_count} pictures (*outside*) lies outside the training ranges in all conditions at once:
 
 | condition | training | held-out | outside |
 |---|---|---|---|
 {conditions}
 
-Training pictures are smaller ({sizes} pixels wide, because drawing costs by the pixel). During training they are also
-cropped, mirrored and varied in scale, contrast, focus and noise, which covers a part of the gaps between the ranges.
+Training pictures are smaller ({sizes} pixels wide, because drawing time grows with the number of pixels). During
+training they are also cropped, mirrored and varied in scale, contrast, focus and noise, which covers some of
+the gaps between the ranges.
 
 ## Results
 
-**{accuracy:.1f} %** of the held-out pictures get the right label. The mean confidence is {confidence:.1f} %, the
-expected calibration error {calibration:.1f} points. Label smoothing keeps the model from being certain.
+**{accuracy:.1f} %** of the held-out pictures get the correct label. The mean confidence is {confidence:.1f} %, the
+expected calibration error {calibration:.1f} points. Label smoothing keeps the model from being overconfident.
 
-On the *outside* set **{outside:.1f} %** are right, with a mean confidence of {outside_confidence:.1f} %: that is how
-well the model generalises beyond its training conditions.
+On the *outside* set **{outside:.1f} %** are correct, with a mean confidence of {outside_confidence:.1f} %. This
+shows how well the model generalises beyond its training conditions.
 
-![Confusion matrix: drawn class by row, answer by column](pictures/demo-confusion.png)
+![Confusion matrix: drawn class by row, predicted class by column](pictures/demo-confusion.png)
 
-| class | right | mean confidence |
+| class | correct | mean confidence |
 |---|---|---|
 {classes}
 
@@ -97,13 +98,13 @@ Ten held-out pictures of each class, one class per row, in the order of the tabl
 ## Pictures of no class
 
 The model has ten labels and none for "something else". A tenth of its training pictures were blank, noise or soft
-shapes, with equal probability for all classes as the target, so such pictures get low scores. The answer is still a
-label: there is no *I do not know* ([for users](users.md#the-result)), only a low first score, and not every picture of
-no class gets one. The noise and the blanks below are new pictures of kinds that were in training; no cat was.
+shapes, with equal probability for all classes as the target, so such pictures get low scores. But the result is
+always one of the ten labels ([for users](users.md#the-result)), and not every picture of no class gets a low score. The
+training included noise and blank pictures like those below, but no cats.
 
 ![A cat, noise, and blank pictures](pictures/demo-strangers.jpg)
 
-| picture | first answer | score | second answer | score |
+| picture | first label | score | second label | score |
 |---|---|---|---|---|
 {unknown}
 """
