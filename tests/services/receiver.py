@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serve_app.connections import end_tasks
 
@@ -20,6 +21,7 @@ class Message:
     line: str
     headers: dict[str, str]
     body: bytes
+    at: float = field(default_factory=time.monotonic)
 
     @property
     def id(self) -> str:
@@ -43,6 +45,10 @@ class Receiver:
     @property
     def url(self) -> str:
         return f"http://{self.here}/hooks?who=me"
+
+    def most_within(self, seconds: float) -> int:
+        """The most requests that came within any such time."""
+        return max(sum(one.at <= other.at < one.at + seconds for other in self.got) for one in self.got)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

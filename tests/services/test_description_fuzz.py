@@ -41,6 +41,8 @@ from serve_app.models.registry import ModelConfig, card
 SEM_CLASSIFIER: Final = "serve_app.models.sem_classifier:SemClassifier"
 EXAMPLES: Final = int(os.environ.get("FUZZ_EXAMPLES", "5"))
 GOOD_SHARE: Final = 0.3
+SHARE_FROM: Final = 50
+"""From so many requests on the share is held to GOOD_SHARE; of fewer, at least one must be good."""
 CARDS: Final = [
     card(ModelConfig(name=name, implementation=implementation, min_replicas=0))
     for name, implementation in (("sem-classifier", SEM_CLASSIFIER), ("words", "tests.toy_model:WordStatistics"))
@@ -127,7 +129,8 @@ async def test_a_route_answers_as_described(method: str, path: str, there: Known
     best = min(int(status[0]) for status in DOCUMENT["paths"][path][method.lower()]["responses"])
     good = sum(count for status, count in statuses.items() if status // 100 == best)
     assert sum(statuses.values()) >= EXAMPLES
-    assert good >= GOOD_SHARE * sum(statuses.values()), statuses
+    few = sum(statuses.values()) < SHARE_FROM
+    assert good >= (1 if few else GOOD_SHARE * sum(statuses.values())), statuses
 
 
 def _fuzz(there: Known, method: str, path: str) -> Counter[int]:
