@@ -202,7 +202,7 @@ def test_a_second_start_is_refused_and_names_the_first(kept_folder: Path) -> Non
 def test_a_taken_port_is_one_clear_line(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(LocalError, match=f"Port {port} is taken"):
+        with pytest.raises(LocalError, match=f"Port {port} is in use by another program"):
             Valkey(folder, port).start()
 
 
@@ -296,7 +296,7 @@ def test_servers_of_yours_win(folder: Path, valkey: Valkey) -> None:
 def test_a_stack_that_cannot_start_leaves_nothing_running(kept_folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         stack = LocalStack(kept_folder, Settings(), issuer_port=taken.getsockname()[1])
-        with pytest.raises(LocalError, match="is taken"), stack:
+        with pytest.raises(LocalError, match="is in use"), stack:
             pytest.fail("the issuer's port was taken")
     assert [server.pid for server in stack.servers] == [0, 0, 0]
     with LocalStack(kept_folder, Settings(), issuer_port=free_port()) as second:
