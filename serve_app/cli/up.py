@@ -194,7 +194,8 @@ def _show_rows(database_url: str, job_id: str) -> None:
             while time.monotonic() < deadline:
                 outcomes, requests = connection.execute(counting, {"id": job_id}).fetchone() or (0, 0)
                 if outcomes and requests:
-                    output.print(f"    in PostgreSQL: {outcomes} outcome, {requests} requests of this job")
+                    noun = "request" if requests == 1 else "requests"
+                    output.print(f"    in PostgreSQL: {outcomes} outcome, {requests} {noun} of this job")
                     return
                 time.sleep(0.1)
     except psycopg.Error as error:
