@@ -77,6 +77,7 @@ def lock(arguments: List[str]) -> None:
         command = [str(PYTHON), "-m", "uv", "pip", "compile", "--universal", "--python-version", "3.11"]
         command += ["--generate-hashes", "--no-emit-index-url", "--quiet"]
         command += [] if name == "torch-gpu" else ["--no-emit-package", "torch"]
+        command += ["--override", str((REQUIREMENTS / "overrides.txt").relative_to(ROOT))] if name == "serve" else []
         command += ["--custom-compile-command", "make lock", *arguments]
         command += [str(source.relative_to(ROOT)), "-o", str(target.relative_to(ROOT))]
         subprocess.run(command, cwd=str(ROOT), check=True)

@@ -113,6 +113,7 @@ WebhooksFull: Final = _problem(RequestError, "webhooks-full", 409, "No more webh
 RouteUnknown: Final = _problem(RequestError, "route-unknown", 404, "No such route")
 MethodNotAllowed: Final = _problem(RequestError, "method-not-allowed", 405, "The method is not allowed here")
 
+ModelRefused: Final = _problem(CapacityError, "model-refused", 503, "The model cannot be served here")
 RateLimited: Final = _problem(CapacityError, "rate-limited", 429, "Too many requests")
 TooManyStreams: Final = _problem(CapacityError, "too-many-streams", 429, "Too many streams are open")
 IntakeStopped: Final = _problem(CapacityError, "intake-stopped", 503, "No jobs are taken in now")
@@ -149,6 +150,13 @@ class ModelUnready(ModelOutage):
     """The input is not at fault: the jobs are given back without counting a delivery, and the breaker opens."""
 
     slug, title = "model-unready", "The model is not ready"
+
+
+class TransientFailure(ModelOutage):
+    """A model failed for a reason that is not the input's and may pass: the job runs again after a pause, three times
+    at most. Then it is dead, with this reason."""
+
+    slug, title = "transient-failure", "The model failed for a reason that may pass"
 
 
 class ReplicaLost(ModelOutage):

@@ -49,7 +49,7 @@ from serve_app.jobs.active import ActiveCluster
 from serve_app.jobs.batches import BatchStore
 from serve_app.jobs.dispatcher import Dispatcher
 from serve_app.jobs.store import JobStore
-from serve_app.models.registry import load
+from serve_app.models.registry import load, refusal
 from serve_app.settings import Settings
 from serve_app.tracing import Tracer
 from serve_app.usage.outbox import Outbox
@@ -181,7 +181,9 @@ def _assemble(
     leases."""
     requests, work = cast(GroupingRedis, connect_redis(settings, client=GroupingRedis)), connect_redis(settings)
     models = Models(
-        {card.name: card for card in cards}, {card.name: load(card.implementation).Params for card in cards}
+        {card.name: card for card in cards},
+        {card.name: load(card.implementation).Params for card in cards},
+        {card.name: reason for card in cards if (reason := refusal(card, settings))},
     )
     keys, shutdown, tasks = KeyRing(settings), ShutdownSignal(), RequestTasks()
     jobs, claiming = JobStore(requests, settings), JobStore(work, settings, cluster=cluster)

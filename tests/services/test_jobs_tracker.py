@@ -268,9 +268,7 @@ async def test_jobs_of_a_forward_pass_that_hung_run_alone_at_their_first_loss_an
     job_store: JobStore,
 ) -> None:
     jobs = [await job_store.submit(submission("ann")) for _ in range(3)]
-    assert (
-        await job_store.release_as_lost((await claimed(job_store, 8)).tasks, "A forward pass hung.", suspects=True) == 3
-    )
+    assert await job_store.release_as_lost((await claimed(job_store, 8)).tasks, "A forward pass hung.", "suspects") == 3
     for _ in jobs:
         [task] = (await claimed(job_store, 8)).tasks
         assert task.alone

@@ -133,6 +133,7 @@ class BatchRequest:
             errors.IdempotencyKeyReused,
             errors.ParamsInvalid,
             errors.ModelUnknown,
+            errors.ModelRefused,
             errors.BatchUnknown,
             errors.IntakeStopped,
             errors.QueueFull,
@@ -294,11 +295,12 @@ def _after(view: BatchView, first: int) -> int | None:
 
 
 def _request_of_form(intake: BatchIntake, files: list[UploadFile], texts: dict[str, str]) -> BatchRequest:
-    """The batch in a form: one item for each file, parameters for all. Raises `BodyInvalid`, `ModelUnknown`."""
+    """The batch in a form: one item for each file, parameters for all. Raises `BodyInvalid`, `ModelUnknown`,
+    `ModelRefused`."""
     if unknown := texts.keys() - {"model", "params"}:
         raise BodyInvalid(f"Unknown fields in the form, {len(unknown)}: it may hold image, model and params.")
     _check_number(len(files), intake.settings)
-    card = intake.models.card(texts.get("model"))
+    card = intake.models.takes_jobs(texts.get("model"))
     params = parse_object(texts["params"].encode(), "The field params") if "params" in texts else {}
     checked = checked_params(intake.models, card, params)
     wants_image(card, sources=1)
@@ -308,7 +310,7 @@ def _request_of_form(intake: BatchIntake, files: list[UploadFile], texts: dict[s
 def _request_of_json(intake: BatchIntake, fields: Json) -> BatchRequest:
     """The batch in a JSON body: an invalid item is refused alone.
 
-    Raises `BodyInvalid`, `ModelUnknown`, and `ParamsInvalid` for shared parameters that are too large.
+    Raises `BodyInvalid`, `ModelUnknown`, `ModelRefused`, and `ParamsInvalid` for shared parameters that are too large.
     """
     if fields.keys() - _FIELDS:
         raise BodyInvalid("Unknown fields in the body: it may hold items, model and params.")
@@ -320,7 +322,7 @@ def _request_of_json(intake: BatchIntake, fields: Json) -> BatchRequest:
     if not isinstance(params, dict):
         raise BodyInvalid("The field params must be an object.", pointers={"/params": "must be an object"})
     _check_number(len(items), intake.settings)
-    card = intake.models.card(model)
+    card = intake.models.takes_jobs(model)
     check_size(params)  # once, because every item gets them
     return BatchRequest(card, tuple(_entry(intake.models, card, item, params) for item in items))
 

@@ -79,6 +79,7 @@ _SUBMIT: Final[Problems] = (
     errors.IdempotencyKeyReused,
     errors.ParamsInvalid,
     errors.ModelUnknown,
+    errors.ModelRefused,
     errors.ImageMissing,
     errors.ImageTypeUnsupported,
     errors.ImageTooLarge,
@@ -486,7 +487,7 @@ async def _accept(call: Call, intake: Intake, fields: Sequence[str]) -> Accepted
 async def _accept_request(
     call: Call, intake: Intake, share: UploadShare, asked: SubmitRequest, key: str | None
 ) -> Accepted:
-    card = intake.models.card(asked.model)
+    card = intake.models.takes_jobs(asked.model)
     call.model = card.name
     takes_image = wants_image(card, sources=(asked.image is not None) + (asked.image_url is not None))
     if asked.keep and not takes_image:
