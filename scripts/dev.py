@@ -98,11 +98,18 @@ class Target(NamedTuple):
 TARGETS: Dict[str, Target] = {
     "help": Target("This list.", show_help, None),
     "run": Target("Start the service, and classify a sample (ARGS=--once: then end).", ("semapi", "up"), "run"),
-    "test": Target("Run the tests of the product (ARGS=tests/unit: some of them).", PARALLEL),
+    "test": Target(
+        "Run the tests of the product, but for those of test-faults (ARGS=tests/unit: some of them).",
+        (*PARALLEL, "-m", "not fault"),
+    ),
+    "test-faults": Target(
+        "Run the long tests of the product: servers killed, frozen, full or starved under load, and measurements.",
+        (*PARALLEL, "-m", "fault"),
+    ),
     "test-deploy": Target(
         "Run the tests of the manifests, the image, scripts/cluster and their pages.", (*PARALLEL, *DEPLOY)
     ),
-    "test-all": Target("Run both in one.", (*PARALLEL, *PRODUCT, *DEPLOY)),
+    "test-all": Target("Run the tests of all three.", (*PARALLEL, *PRODUCT, *DEPLOY)),
     "coverage": Target(
         "Run the tests of the product with coverage, replicas included (25 minutes on two cores).",
         (*PARALLEL, "--cov=serve_app"),

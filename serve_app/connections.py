@@ -34,7 +34,9 @@ from serve_app.errors import StoreFull, TrackerUnavailable
 from serve_app.settings import Settings
 
 COMMAND_TIMEOUT_S = 3.0
-CONNECT_TIMEOUT_S = 1.0
+CONNECT_TIMEOUT_S = 2.0
+"""Deadline of a connection. TCP sends a lost SYN again after one second (RFC 6298), so a deadline of one second fails
+on a single lost packet. COMMAND_TIMEOUT_S must be longer: a group of commands connects within it."""
 CANCEL_AGAIN_S = 0.5
 OUR_FAULTS: Final = {"ERR", "WRONGTYPE", "NOSCRIPT", "CROSSSLOT", "NOGROUP", "BUSYGROUP", "BUSYKEY", "UNKNOWN"}
 """Codes of error replies to invalid commands or faulty scripts: bugs of ours. All other codes mean that the server or

@@ -17,7 +17,7 @@ from leaks import LeakScan, leaks
 from object_store import SECRET, SeaweedFS
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
-from schedule import SLOW_S, ByFile, give_time, in_order, unmarked
+from schedule import MARKS, SLOW_S, ByFile, faults, give_time, in_order, unmarked
 from servers import QuickPostgres, copied_database, empty_redis, make_template
 
 from serve_app.connections import connect_redis
@@ -32,11 +32,15 @@ OTHERS = {"columns", "secrets_dir", "semapi_token", "semapi_url", "semapi_state_
 for name in [name for name in os.environ if name.lower() in OTHERS.union(Settings.model_fields)]:
     del os.environ[name]
 
+LEFT = pytest.StashKey[int]()
+"""How many tests with the mark `fault` were deselected."""
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """One seed, printed at the head of a run, for the order of the tests and for what hypothesis makes up."""
-    config.addinivalue_line("markers", f"slow(reason): takes more than {SLOW_S:.0f} s")
+    for name, meaning in MARKS.items():
+        config.addinivalue_line("markers", f"{name}(reason): {meaning}")
     if config.getoption("--hypothesis-seed") is None and config.pluginmanager.hasplugin("randomly"):
         hypothesis.core.global_force_seed = config.getoption("randomly_seed")
 
@@ -51,9 +55,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = in_order(items, parallel=hasattr(config, "workerinput"))
 
 
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Count the tests that are left to `make test-faults`; a worker passes the count to the process that reports."""
+    if items:
+        stash = items[0].config.stash
+        stash[LEFT] = stash.get(LEFT, 0) + faults(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[LEFT] = getattr(node, "workeroutput", {}).get("left", 0)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left"] = session.config.stash.get(LEFT, 0)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if left := terminalreporter.config.stash.get(LEFT, 0):
+        terminalreporter.write_line(f"{left} with the mark `fault` did not run: make test-faults, or make test-all")
     if found := unmarked(terminalreporter.stats.get("passed", [])):
-        terminalreporter.section(f"more than {SLOW_S:.0f} s without the mark `slow`")
+        terminalreporter.section(f"more than {SLOW_S:.0f} s without the mark `slow` or `fault`")
         terminalreporter.write("".join(f"{line}\n" for line in found))
 
 

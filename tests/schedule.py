@@ -15,8 +15,13 @@ WHOLE: Final = ("tests/serve/",)
 APART: Final = tuple(f"tests/serve/test_{name}.py" for name in ("proxy_limits", "semapi_up", "take_down"))
 """Files there that start services of their own: any worker may run them."""
 SLOW_S: Final = 5.0
-"""A test that takes longer is marked `slow`, with the reason."""
+"""A test that takes longer is marked `slow` or `fault`, with the reason."""
 SLOW_TIMEOUT_S: Final = 300
+MARKS: Final = {
+    "slow": f"takes more than {SLOW_S:.0f} s",
+    "fault": "injects faults or measures under load, and takes long: `make test-faults` runs it, `make test` does not",
+}
+"""Long tests carry one of these marks."""
 
 
 class ByFile(LoadScopeScheduling):
@@ -36,25 +41,36 @@ def in_order(items: Iterable[pytest.Item], *, parallel: bool) -> list[pytest.Ite
     found = list(items)
     slow: dict[Path, int] = {}
     for item in found:
-        is_slow = item.get_closest_marker("slow") is not None and not _is_whole(item.path)
+        is_slow = _mark(item) is not None and not _is_whole(item.path)
         slow[item.path] = slow.get(item.path, 0) + is_slow
     return sorted(found, key=lambda item: (_is_whole(item.path) is not parallel, -slow[item.path]))
 
 
 def give_time(item: pytest.Item) -> None:
-    """A slow test has more time than the others, unless it says itself how much."""
-    mark = item.get_closest_marker("slow")
+    """A long test has more time than the others, unless it says itself how much."""
+    mark = _mark(item)
     if mark is None:
         return
-    assert set(mark.kwargs) == {"reason"}, f"{item.nodeid}: slow(reason=…)"
+    assert set(mark.kwargs) == {"reason"}, f"{item.nodeid}: {mark.name}(reason=…)"
     if item.get_closest_marker("timeout") is None:
         item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
 
 
 def unmarked(reports: Iterable[Any]) -> list[str]:
     """The tests that took longer than SLOW_S and are not marked, a line each."""
-    called = [report for report in reports if report.when == "call" and "slow" not in report.keywords]
+    called = [report for report in reports if report.when == "call" and not MARKS.keys() & report.keywords]
     return [f"{report.duration:6.1f} s {report.nodeid}" for report in called if report.duration > SLOW_S]
+
+
+def faults(items: Iterable[pytest.Item]) -> int:
+    """How many of these tests are marked `fault`."""
+    return sum(item.get_closest_marker("fault") is not None for item in items)
+
+
+def _mark(item: pytest.Item) -> pytest.Mark | None:
+    found = [mark for mark in map(item.get_closest_marker, MARKS) if mark is not None]
+    assert len(found) <= 1, f"{item.nodeid}: slow or fault, not both"
+    return found[0] if found else None
 
 
 def _is_part(file: str, folder: str) -> bool:

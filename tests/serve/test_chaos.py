@@ -17,7 +17,7 @@ TIMED = {"second_start_p99_s"}
 """Of `make chaos` alone: how long Serve takes to miss a replica depends on what else the machine does."""
 
 
-@pytest.mark.slow(reason="three faults under load")
+@pytest.mark.fault(reason="three faults under load")
 @pytest.mark.timeout(1500)
 def test_three_kills_under_load_leave_nothing_lost_wrong_or_twice(
     service: RunningService, picture_files: list[Path], references: list[Json]

@@ -17,7 +17,7 @@ RUNNING = 300
 """Jobs that the model has, when it is made to hold still and all are cancelled."""
 
 
-@pytest.mark.slow(reason="every job is submitted, read and cancelled one by one")
+@pytest.mark.fault(reason="every job is submitted, read and cancelled one by one")
 async def test_no_gateway_misses_a_job_and_every_cancelled_one_ends(service: RunningService, client: Client) -> None:
     before = {name: len(lines) for name, lines in service.request_lines().items()}
 

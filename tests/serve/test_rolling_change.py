@@ -13,7 +13,7 @@ UNDER_WAY = 8
 """Jobs that the users of this test have at once: about two seconds of work."""
 
 
-@pytest.mark.slow(reason="every replica is replaced under load")
+@pytest.mark.fault(reason="every replica is replaced under load")
 async def test_a_rolling_change_costs_no_job_and_no_delivery(
     service: RunningService, client: Client, pictures: list[bytes]
 ) -> None:

@@ -25,7 +25,7 @@ PARTS = ("haproxy", "gcs_server", "raylet", "valkey-server", "postgres", "local.
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="HAProxy mode and child subreapers need Linux")
-@pytest.mark.slow(reason="a whole run with a Ray of its own")
+@pytest.mark.fault(reason="a whole run with a Ray of its own")
 def test_haproxy_lets_the_largest_token_through_and_a_killed_run_leaves_no_process_behind(folder: Path) -> None:
     script = Path(__file__).with_name("short_run.py")
     path = os.pathsep.join(map(str, (script.parent, script.parents[1], script.parents[2] / "scripts")))
@@ -47,7 +47,7 @@ def test_haproxy_lets_the_largest_token_through_and_a_killed_run_leaves_no_proce
     shutil.rmtree(started["ray_folder"])
 
 
-@pytest.mark.slow(reason="a service of its own")
+@pytest.mark.fault(reason="a service of its own")
 async def test_streams_do_not_hold_up_a_gateway_that_is_replaced(servers_folder: Path) -> None:
     homeless = {"name": WORDS, "implementation": "toy_model:WordStatistics", "min_replicas": 0, "num_cpus": 1000}
     folder = servers_folder / "leaving"

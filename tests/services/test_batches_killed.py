@@ -56,7 +56,7 @@ async def counts(gateway: Running, batch_id: str) -> Json:
     return dict((await gateway.get(f"/api/v1/batches/{batch_id}")).json()["counts"])
 
 
-@pytest.mark.slow(reason="a gateway in a process of its own")
+@pytest.mark.fault(reason="a gateway in a process of its own")
 async def test_a_killed_gateway_leaves_its_items_to_others(
     settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,7 +79,7 @@ def test_a_picture_depends_on_its_number_alone() -> None:
     assert all(training(number)[0].tobytes() == training(number)[0].tobytes() for number in range(len(LABELS) + 1))
 
 
-@pytest.mark.slow(reason="the demo model classifies every held-out picture")
+@pytest.mark.fault(reason="the demo model classifies every held-out picture")
 def test_held_out_pictures_get_the_right_label(model: SemClassifier) -> None:
     right = 0
     for number in range(HELD_OUT_COUNT):

@@ -410,7 +410,7 @@ class Steady(Answering):
         return [self.answer(task) for task in tasks]
 
 
-@pytest.mark.slow(reason="160 jobs at a constant rate")
+@pytest.mark.fault(reason="160 jobs at a constant rate")
 async def test_at_a_constant_rate_jobs_end_within_their_estimates(
     settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

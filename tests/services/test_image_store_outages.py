@@ -12,7 +12,7 @@ import pytest
 TESTS = Path(__file__).with_name("image_store_outages.py")
 
 
-@pytest.mark.slow(reason="a Ray of its own, in a process of its own")
+@pytest.mark.fault(reason="a Ray of its own, in a process of its own")
 @pytest.mark.timeout(560)
 def test_the_whole_path_with_a_bucket_and_its_outages() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "--show-capture=no", str(TESTS)]

@@ -472,7 +472,7 @@ class TrackerMachine(RuleBasedStateMachine):
             assert set(ring) == {job.owner for job in waiting if job.priority is priority}
 
 
-@pytest.mark.slow(reason="2,000 random steps")
+@pytest.mark.fault(reason="2,000 random steps")
 @pytest.mark.timeout(max(600, STEPS // 20))
 def test_any_sequence_of_calls_keeps_the_books(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, number in (("limits.SUSPECT_AFTER", 1), ("limits.MAX_STRIKES", 2), ("limits.MAX_DELIVERIES", 4)):

@@ -276,7 +276,7 @@ async def replaced(redis: Redis, before: set[bytes]) -> None:
     await until(another_beats, 60)
 
 
-@pytest.mark.slow(reason="a forward pass runs into its deadline, and a replica starts again")
+@pytest.mark.fault(reason="a forward pass runs into its deadline, and a replica starts again")
 async def test_a_hung_replica_loses_its_chunk_blames_no_other_and_is_replaced(
     service: dict[str, ServeHandle], redis: Redis, tmp_path: Path
 ):
@@ -295,7 +295,7 @@ async def test_a_hung_replica_loses_its_chunk_blames_no_other_and_is_replaced(
     assert slugs(await service["words"].predict([task(2)])) == [None]
 
 
-@pytest.mark.slow(reason="two forward passes run into their deadline, and replicas start again")
+@pytest.mark.fault(reason="two forward passes run into their deadline, and replicas start again")
 async def test_a_job_that_hangs_alone_ends_failed_after_its_deadline_and_those_beside_it_complete(
     service: dict[str, ServeHandle], redis: Redis
 ):

@@ -135,7 +135,7 @@ async def test_a_request_refused_while_redis_is_away_is_counted_once_it_is_back(
     assert rows(tables, "SELECT count(*) FROM api_usage") == [(6,)]
 
 
-@pytest.mark.slow(reason="PostgreSQL is stopped for a minute")
+@pytest.mark.fault(reason="PostgreSQL is stopped for a minute")
 async def test_a_thousand_requests_while_postgresql_is_stopped_for_a_minute_are_a_thousand_rows(
     settings: Settings, authority: DevIssuerServer, tables: str, postgres: Postgres
 ) -> None:

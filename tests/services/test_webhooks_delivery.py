@@ -232,7 +232,7 @@ async def test_a_receiver_that_streams_for_ever_has_taken_it(town: Town, receive
         assert (await until(lambda: town.attempted(endpoint, 1))).status == "delivered"
 
 
-@pytest.mark.slow(reason="deliveries run into their deadline")
+@pytest.mark.fault(reason="deliveries run into their deadline")
 async def test_a_receiver_that_never_answers_keeps_nobody_else_waiting(town: Town, receiver: Receiver) -> None:
     async with receiving() as dead:
         dead.answers = [silent]
@@ -358,7 +358,7 @@ async def test_the_log_keeps_the_last_ones_and_every_record_leaves_in_the_end(to
     assert left == {"webhook-events", "webhook-totals"} - ({"webhook-events"} - left)
 
 
-@pytest.mark.slow(reason="10,000 events")
+@pytest.mark.fault(reason="10,000 events")
 async def test_jobs_end_while_events_pile_up_and_redis_is_full(town: Town, receiver: Receiver) -> None:
     """Nothing of webhooks is ever a reason for a job not to end; and what ended is told even then."""
     endpoint = await town.register(receiver.url)
@@ -382,7 +382,7 @@ async def told(town: Town, endpoint: Webhook, number: int) -> bool:
     return [one.status for one in found] == ["delivered"] * number
 
 
-@pytest.mark.slow(reason="deliveries run into their deadline")
+@pytest.mark.fault(reason="deliveries run into their deadline")
 async def test_many_receivers_that_hang_leave_places_for_the_others(town: Town, receiver: Receiver) -> None:
     """Once they are known to be slow they may have half of the places, and two for each owner."""
     async with receiving() as dead:

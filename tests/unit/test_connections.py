@@ -1,11 +1,26 @@
-"""Tasks that use Redis end when they are told to, although a send may lose a cancellation."""
+"""Connections outlive a lost packet. Tasks that use Redis end when they are cancelled, although a send may lose a
+cancellation."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
 
-from serve_app.connections import end_tasks
+from pydantic import SecretStr
+from redis.asyncio import BlockingConnectionPool
+
+from serve_app.connections import COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, connect_redis, end_tasks
+from serve_app.settings import Settings
+
+SYN_AGAIN_S = 1.0
+"""After this time TCP sends a lost SYN again: the initial retransmission timeout of RFC 6298."""
+
+
+def test_a_connection_outlives_a_lost_packet_and_fails_before_its_command() -> None:
+    pool = connect_redis(Settings(redis_url=SecretStr("redis://nowhere.example"))).connection_pool
+    assert isinstance(pool, BlockingConnectionPool)
+    assert pool.connection_kwargs["socket_connect_timeout"] == CONNECT_TIMEOUT_S
+    assert SYN_AGAIN_S + 0.5 <= CONNECT_TIMEOUT_S <= COMMAND_TIMEOUT_S - 0.5
 
 
 async def test_a_task_that_lost_its_cancellation_is_cancelled_again() -> None:

@@ -274,3 +274,13 @@ def test_help_lists_every_target(words: list[str]) -> None:
     listed = {line.split()[0] for line in shown.splitlines() if line.startswith("  ")}
     targets = (dev.ROOT / "Makefile").read_text().split("TARGETS := ")[1].splitlines()[0].split()
     assert listed == set(targets) == set(dev.TARGETS)
+
+
+def test_what_one_target_leaves_out_another_runs() -> None:
+    """`make test` and `make test-faults` complement each other; `make test-all` and `make coverage` select nothing."""
+    commands = {name: target.command for name, target in dev.TARGETS.items() if isinstance(target.command, tuple)}
+    common = len(dev.PARALLEL)
+    assert commands["test"][common:] == ("-m", "not fault")
+    assert commands["test-faults"][common:] == ("-m", "fault")
+    assert commands["test-all"][common:] == (*dev.PRODUCT, *dev.DEPLOY)
+    assert "-m" not in commands["coverage"][common:]
