@@ -20,6 +20,7 @@ from tests.tiny_vit import LABELS, SIZE, write_snapshot
 
 IMPLEMENTATIONS = [
     "serve_app.models.sem_classifier:SemClassifier",
+    "serve_app.models.circles:Circles",
     "tests.toy_model:WordStatistics",
     "tests.toy_files:BrightMask",
 ]
