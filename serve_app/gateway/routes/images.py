@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -53,6 +54,7 @@ from serve_app.usage.images import Image, Images, NewImage
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.outcomes import Outcomes, find_older
 
+IMAGE_ID: Final = re.compile(r"[0-9a-f]{64}")
 ACCEPTING_S: Final = 60.0
 """Longer than it takes from an image's row to its job. An older image without a job lost it."""
 _AGAIN: Final = "Send the image again, and it is looked at again."
@@ -117,7 +119,8 @@ class ImageRecords:
 
     async def find(self, call: Call) -> Image:
         """The caller's image in the path. Raises `ImageUnknown`, `ImagesUnavailable`."""
-        found = await self.images.find(call.caller.id, call.request.path_params["image_id"])
+        image_id = call.request.path_params["image_id"]
+        found = await self.images.find(call.caller.id, image_id) if IMAGE_ID.fullmatch(image_id) else None
         if found is None:
             raise ImageUnknown("There is no image with this id.")
         call.job_id, call.model = found.job_id, found.model
