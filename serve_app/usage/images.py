@@ -133,9 +133,10 @@ class Images:
         await self._queries.close()
 
     async def _fetch(self, statement: LiteralString, fields: dict[str, Any]) -> list[Image]:
+        rows = await self._ask(statement, fields)
         return [
-            Image(*row[:5], (row[5] - _EPOCH) // _MICROSECOND, row[6].total_seconds())
-            for row in await self._ask(statement, fields)
+            Image(image_id, job_id, model, media_type, size, (created - _EPOCH) // _MICROSECOND, age.total_seconds())
+            for image_id, job_id, model, media_type, size, created, age in rows
         ]
 
     async def _ask(self, statement: LiteralString, fields: dict[str, Any]) -> list[Any]:
