@@ -22,6 +22,7 @@ IMPLEMENTATIONS = [
     "serve_app.models.sem_classifier:SemClassifier",
     "tests.toy_model:WordStatistics",
     "tests.toy_files:BrightMask",
+    "serve_app.models.thumbnail:ThumbnailModel",
 ]
 
 

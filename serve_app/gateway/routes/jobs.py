@@ -13,7 +13,7 @@ from typing import Any, Final
 from starlette.responses import RedirectResponse, Response
 
 from serve_app import errors
-from serve_app.contracts import Job, JobStatus, Json
+from serve_app.contracts import Job, JobStatus, Json, ModelCard
 from serve_app.errors import (
     BodyInvalid,
     BodyTypeUnsupported,
@@ -61,10 +61,12 @@ from serve_app.gateway.submission import (
     request_of_form,
     request_of_json,
     wants_image,
+    with_file_name,
 )
 from serve_app.gateway.supervisor import RequestTasks
 from serve_app.gateway.uploads import ImageFetcher, UploadBudget, UploadShare
 from serve_app.images.header import MEDIA_TYPES, ImageHeader, inspect
+from serve_app.images.names import name_in_url
 from serve_app.images.store import ImageStore, accepted_with, keep_input
 from serve_app.jobs.records import JOB_ID, Submission, no_such_job
 from serve_app.jobs.store import JobStore
@@ -493,6 +495,8 @@ async def _accept_request(
     if asked.keep and not takes_image:
         raise BodyInvalid(f"The model {card.name} takes no image, so there is none to keep.")
     params = checked_params(intake.models, card, asked.params)
+    name = (asked.image.filename if asked.image else name_in_url(asked.image_url or "")) or ""
+    params = with_file_name(intake.models, card, params, name)
     data = await asked.image.read() if asked.image is not None else None
     submission = Submission(
         id=str(uuid.uuid4()),
@@ -514,16 +518,17 @@ async def _accept_request(
             data = await intake.fetcher.fetch(asked.image_url or "", submission.owner, share)
         # From here accepting runs to its end: after a disconnect there is a whole job or none.
         call.accepting = True
-        job = await asyncio.shield(intake.tasks.spawn(_submit(intake, submission, data)))
+        job = await asyncio.shield(intake.tasks.spawn(_submit(intake, submission, data, card)))
     call.job_id, call.accepted = job.id, job.id == submission.id
     return Accepted(job, {"Idempotent-Replayed": "true"} if job.id != submission.id else {})
 
 
-async def _submit(intake: Intake, submission: Submission, data: bytes | None) -> Job:
+async def _submit(intake: Intake, submission: Submission, data: bytes | None, card: ModelCard) -> Job:
     await intake.store.check_intake()
     if data is None:
         return await intake.jobs.submit(submission)
-    return await _submit_with_input(intake, submission, data, inspect(data, intake.settings))
+    header = inspect(data, intake.settings, in_steps=card.reads_in_steps)
+    return await _submit_with_input(intake, submission, data, header)
 
 
 async def _submit_with_input(intake: Intake, submission: Submission, data: bytes, header: ImageHeader) -> Job:
