@@ -122,11 +122,7 @@ async def wait_for_end(call: Call, response: Response, watch: JobWatch) -> Respo
         if not free:
             return response
         response.headers["Preference-Applied"] = f"wait={seconds}"
-        begun = time.monotonic()
-        try:
-            ended = await _race(call, watch, seconds)
-        finally:
-            call.waited_s = time.monotonic() - begun
+        ended = await end_within(call, watch, seconds)
     if isinstance(ended, Job):
         answer = await watch.presenter.respond(call.request, ended)
         answer.headers.update({name: response.headers[name] for name in KEPT if name in response.headers})
@@ -134,8 +130,17 @@ async def wait_for_end(call: Call, response: Response, watch: JobWatch) -> Respo
     return Response(status_code=CLIENT_GONE) if ended else response
 
 
-async def _race(call: Call, watch: JobWatch, seconds: int) -> Job | bool | None:
-    """The ended job; True if the client has disconnected; None if there is nothing left to wait for."""
+async def end_within(call: Call, watch: JobWatch, seconds: float) -> Job | bool | None:
+    """The job of the call once it has ended; True if the client has disconnected; None if there is nothing left to
+    wait for. The caller holds a place of `watch.waits`. The time does not count as the request's."""
+    begun = time.monotonic()
+    try:
+        return await _race(call, watch, seconds)
+    finally:
+        call.waited_s = time.monotonic() - begun
+
+
+async def _race(call: Call, watch: JobWatch, seconds: float) -> Job | bool | None:
     ending = asyncio.create_task(_end_of(call, watch, seconds))
     gone = asyncio.create_task(disconnected(call.request.receive))
     leaving = asyncio.create_task(watch.shutdown.wait())
@@ -151,7 +156,7 @@ async def _race(call: Call, watch: JobWatch, seconds: int) -> Job | bool | None:
         await end_tasks([ending, gone, leaving])
 
 
-async def _end_of(call: Call, watch: JobWatch, seconds: int) -> Job | None:
+async def _end_of(call: Call, watch: JobWatch, seconds: float) -> Job | None:
     deadline = time.monotonic() + seconds
     async with watch.messages.watch(call.job_id, ENDED) as changes:
         while True:
