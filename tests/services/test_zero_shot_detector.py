@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gateway_parts import IMAGE_MODEL, PICTURE, running_gateway
 from PIL import Image
 from pydantic import ValidationError
 
 from serve_app.errors import ModelRejected, ModelUnready
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.models.detection import Detections
 from serve_app.models.registry import ModelConfig, card, make, refusal
 from serve_app.models.zero_shot_detector import REVISION, DetectorOptions, ZeroShotDetector, ZeroShotParams
@@ -66,6 +68,7 @@ def rows(result: Detections) -> list[tuple[str, tuple[float, ...], float]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow(reason="transformers builds a model twice")
 def test_objects_are_those_of_the_library_s_own_pipeline(family: str, tmp_path: Path) -> None:
     from transformers import (
         AutoImageProcessor,
@@ -123,6 +126,20 @@ def test_the_default_checkpoint_is_pinned_and_refused_with_the_command_where_it_
     # The process-wide MODEL_* are those of the classifier.
     private = Settings(model_source="private", model_id="org/tiny", model_cache_dir=tmp_path)
     assert DetectorOptions().over(private).model_id == "google/owlvit-base-patch32"
+
+
+async def test_a_submit_without_the_checkpoint_gets_the_command(
+    tmp_path: Path, settings: Settings, authority: DevIssuerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    owl = card(ModelConfig(name="owl", implementation=IMPLEMENTATION, min_replicas=0))
+    async with running_gateway(settings, authority, cards=(IMAGE_MODEL, owl)) as gateway:
+        before = await gateway.keys()
+        answer = await gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE)}, data={"model": "owl"})
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/model-refused")
+        assert answer.json()["detail"].endswith(f"hf download google/owlvit-base-patch32 --revision {REVISION}")
+        assert await gateway.keys() == before
+        assert await gateway.submit(model=IMAGE_MODEL.name)
 
 
 def test_a_checkpoint_that_lacks_a_part_says_which(tmp_path: Path) -> None:
