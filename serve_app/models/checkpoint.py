@@ -1,23 +1,21 @@
-"""A checkpoint of transformers: the network, and of a classifier what its outputs mean and what it takes."""
+"""A checkpoint of transformers: the network, what its outputs mean and what it takes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any
 
 from serve_app.errors import ModelUnready
 from serve_app.models.preprocessing import Preprocessing, probes
 from serve_app.models.snapshot import Snapshot
 
-AUTO_CLASSES: Final = {
-    "image classification": "AutoModelForImageClassification",
-    "zero-shot object detection": "AutoModelForZeroShotObjectDetection",
-}
 
-
-def load_network(snapshot: Snapshot, task: str = "image classification") -> Any:
-    """The snapshot's network as a torch module in float32: local safetensors, no foreign code.
+def load_network(
+    snapshot: Snapshot, kind: str = "AutoModelForImageClassification", task: str = "image classification"
+) -> Any:
+    """The snapshot's network as a torch module in float32: local safetensors, no foreign code. `kind` is the class of
+    transformers that reads it, `task` names its head.
 
     Raises `ModelUnready`, also where weights are missing: transformers would fill them with random numbers.
     """
@@ -29,7 +27,7 @@ def load_network(snapshot: Snapshot, task: str = "image classification") -> Any:
 
     disable_progress_bar()  # it would fill the replica's log
     try:
-        network, found = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(
+        network, found = getattr(transformers, kind).from_pretrained(
             snapshot.folder,
             local_files_only=True,
             use_safetensors=True,

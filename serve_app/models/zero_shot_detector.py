@@ -131,7 +131,7 @@ class ZeroShotDetector(Model):
     def load(self, settings: Settings) -> None:
         settings = self.options.over(settings)
         snapshot = _find(settings)
-        network = load_network(snapshot, "zero-shot object detection")
+        network = load_network(snapshot, "AutoModelForZeroShotObjectDetection", "zero-shot object detection")
         import torch
 
         torch.set_num_threads(settings.inference_threads or processors())
