@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from serve_app.contracts import Json
-from serve_app.errors import ModelRejected, ModelUnready
+from serve_app.errors import JobError, ModelRejected, ModelUnready
 from serve_app.images.decode import read_pixels
 from serve_app.images.resize import Geometry
 from serve_app.models.checkpoint import load_network
@@ -36,7 +36,6 @@ ALL_LABELS_AT_ONCE: Final = ("owlvit", "owlv2")
 """Networks that score labels independently: one pass looks at the image once for all its labels."""
 
 Label = Annotated[str, Field(min_length=1, max_length=100)]
-Box = tuple[int, int, int, int]
 
 
 class DetectorOptions(CheckpointOptions):
@@ -101,7 +100,7 @@ class Found:
 
     score: float
     label: str
-    box: Box
+    box: tuple[int, int, int, int]
 
 
 class ZeroShotDetector(Model):
@@ -177,7 +176,7 @@ class ZeroShotDetector(Model):
         notes = {**pixels.how, "resized_to": recipe.preparation.describe(), "digest": digest(data)}
         return Prepared(item, notes)
 
-    def forward(self, items: Sequence[Item]) -> list[list[Found] | ModelRejected]:
+    def forward(self, items: Sequence[Item]) -> list[list[Found] | JobError]:
         """The objects of each image, best first. Images of one shape share a pass."""
         refused = {place: reason for place, item in enumerate(items) if (reason := self._refusal(item.labels))}
         places = [place for place in range(len(items)) if place not in refused]
@@ -190,7 +189,7 @@ class ZeroShotDetector(Model):
             for place in range(len(items))
         ]
 
-    def _refusal(self, labels: Sequence[str]) -> ModelRejected | None:
+    def _refusal(self, labels: Sequence[str]) -> JobError | None:
         for label in labels:
             if (count := len(self._tokenizer(label)["input_ids"])) > self._longest:
                 return ModelRejected(
@@ -239,8 +238,8 @@ class ZeroShotDetector(Model):
             if score:  # as the pipeline does
                 yield index, Found(score, label, tuple(box))
 
-    def postprocess(self, output: list[Found] | ModelRejected, params: ZeroShotParams, notes: Json) -> Detections:
-        if isinstance(output, ModelRejected):
+    def postprocess(self, output: list[Found] | JobError, params: ZeroShotParams, notes: Json) -> Detections:
+        if isinstance(output, JobError):
             raise output
         image_digest = notes["digest"]
         most = min(how_many_fit(label) for label in params.wanted)
