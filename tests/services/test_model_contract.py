@@ -25,6 +25,7 @@ IMPLEMENTATIONS = [
     "serve_app.models.layout:Layout",
     "tests.toy_model:WordStatistics",
     "tests.toy_files:BrightMask",
+    "serve_app.models.thumbnail:ThumbnailModel",
 ]
 
 
