@@ -17,13 +17,20 @@ class ServiceError(Exception):
     title: ClassVar[str] = "The service failed"
 
     def __init__(
-        self, detail: str, *, retry_after: int | None = None, pointers: Mapping[str, str] | None = None
+        self,
+        detail: str,
+        *,
+        retry_after: int | None = None,
+        pointers: Mapping[str, str] | None = None,
+        job_id: str = "",
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after = retry_after
         self.pointers = dict(pointers or {})
         """JSON Pointer (RFC 6901) into the request body -> the fault at that place."""
+        self.job_id = job_id
+        """The job that the request made, if it made one."""
 
 
 class InternalError(ServiceError):
@@ -90,6 +97,7 @@ IdempotencyKeyInvalid: Final = _problem(
 IdempotencyKeyReused: Final = _problem(
     RequestError, "idempotency-key-reused", 422, "The idempotency key belongs to another request"
 )
+InputRejected: Final = _problem(RequestError, "input-rejected", 422, "The input could not be processed")
 ModelUnknown: Final = _problem(RequestError, "model-unknown", 404, "No such model")
 JobUnknown: Final = _problem(RequestError, "job-unknown", 404, "No such job")
 InputGone: Final = _problem(RequestError, "input-gone", 409, "The job's input is gone")
@@ -123,6 +131,10 @@ StoreUnavailable: Final = _problem(CapacityError, "store-unavailable", 503, "The
 TrackerUnavailable: Final = _problem(CapacityError, "tracker-unavailable", 503, "The job tracker is not reachable")
 KeysUnavailable: Final = _problem(CapacityError, "keys-unavailable", 503, "The token issuer's keys are not reachable")
 UsageUnavailable: Final = _problem(CapacityError, "usage-unavailable", 503, "The usage records are not reachable")
+PredictionFailed: Final = _problem(CapacityError, "prediction-failed", 503, "The prediction failed")
+PredictionUnfinished: Final = _problem(
+    CapacityError, "prediction-unfinished", 504, "The prediction takes longer than the request waits"
+)
 DeadlineExceeded: Final = _problem(CapacityError, "deadline-exceeded", 504, "The request took too long")
 
 ImageUndecodable: Final = _failure("image-undecodable", "The image's pixels could not be decoded")

@@ -31,12 +31,12 @@ from serve_app.gateway.background.url_fetcher import UrlFetcher
 from serve_app.gateway.context import Models
 from serve_app.gateway.endpoint import Endpoint, EndpointServices, OneSpelling, PathEndpoint
 from serve_app.gateway.http import SECURITY_HEADERS, problem_response, request_id_of
+from serve_app.gateway.intake import Intake
 from serve_app.gateway.jwks import KeyRing
 from serve_app.gateway.live import JobPresenter, JobWatch
 from serve_app.gateway.observability import BreakerMeter, RequestLog
 from serve_app.gateway.ratelimit import ConcurrencyLimit, Decisions, Limiter
 from serve_app.gateway.routes.batches import BatchIntake, StoredResults
-from serve_app.gateway.routes.jobs import Intake
 from serve_app.gateway.routes.service import Health, Release
 from serve_app.gateway.routes.table import ROUTES, description
 from serve_app.gateway.routes.usage import Reports

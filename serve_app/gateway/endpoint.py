@@ -31,7 +31,7 @@ from serve_app.errors import (
 from serve_app.gateway.audit import REFUSALS, AuditedRequest, AuditLog
 from serve_app.gateway.auth import TokenVerifier, bearer_token
 from serve_app.gateway.context import Call
-from serve_app.gateway.http import CLIENT_GONE, problem_response, request_id_of, send_response
+from serve_app.gateway.http import CLIENT_GONE, ClientGone, problem_response, request_id_of, send_response
 from serve_app.gateway.observability import RequestMeter
 from serve_app.gateway.ratelimit import Admission, ConcurrencyLimit, Limiter, RateClass
 from serve_app.gateway.supervisor import RequestTasks
@@ -198,6 +198,8 @@ class Endpoint:
                 return await self._limited(call, call.principal)
         except ServiceError as met:
             error = met
+        except ClientGone:
+            return Response(status_code=CLIENT_GONE)
         except Exception as met:
             error = self._unforeseen(call, met, is_late=deadline.expired())
         call.refusal = error.slug

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,7 +20,7 @@ from serve_app.contracts import ENDED, Job, JobStatus
 from serve_app.errors import CapacityError, JobUnknown
 from serve_app.gateway.background.throughput import Rate, Throughputs
 from serve_app.gateway.context import Call, Models
-from serve_app.gateway.http import CLIENT_GONE, StreamingBody, json_response, json_text, tagged
+from serve_app.gateway.http import CLIENT_GONE, ClientGone, StreamingBody, json_response, json_text, tagged
 from serve_app.gateway.ratelimit import ConcurrencyLimit
 from serve_app.gateway.schemas import jobs as schemas
 from serve_app.gateway.supervisor import ShutdownSignal
@@ -37,7 +37,9 @@ STREAMS_MAX_PER_USER: Final = 16
 WAIT_MAX_S: Final = 20
 """Shorter than the minute that proxies usually allow before an answer starts."""
 WAIT_POLL_S: Final = 2.0
-"""Interval at which a waiting request reads the job, because a message may get lost."""
+"""Interval at which a waiting request reads the job it waits for, because a message may get lost."""
+ANSWER_S: Final = 0.5
+"""Time left for the answer when a handler's wait ends at its deadline."""
 KEPT: Final = ("Vary", "Preference-Applied", "Location", "Idempotent-Replayed")
 """Headers that the answer with the ended job takes from the original answer."""
 PING_S: Final = 15.0
@@ -122,41 +124,64 @@ async def wait_for_end(call: Call, response: Response, watch: JobWatch) -> Respo
         if not free:
             return response
         response.headers["Preference-Applied"] = f"wait={seconds}"
-        begun = time.monotonic()
         try:
-            ended = await _race(call, watch, seconds)
-        finally:
-            call.waited_s = time.monotonic() - begun
-    if isinstance(ended, Job):
-        answer = await watch.presenter.respond(call.request, ended)
-        answer.headers.update({name: response.headers[name] for name in KEPT if name in response.headers})
-        return answer
-    return Response(status_code=CLIENT_GONE) if ended else response
+            (ended,) = await _ended(call, watch, [call.job_id], seconds)
+        except ClientGone:
+            return Response(status_code=CLIENT_GONE)
+    if ended is None:
+        return response
+    answer = await watch.presenter.respond(call.request, ended)
+    answer.headers.update({name: response.headers[name] for name in KEPT if name in response.headers})
+    return answer
 
 
-async def _race(call: Call, watch: JobWatch, seconds: int) -> Job | bool | None:
-    """The ended job; True if the client has disconnected; None if there is nothing left to wait for."""
-    ending = asyncio.create_task(_end_of(call, watch, seconds))
+def take_wait(call: Call, watch: JobWatch) -> bool:
+    """Hold a place among the waiting requests until the answer has been sent; False if none is free. Take it before
+    `ended_within`, and before the jobs are submitted if an answer without their results is of no use."""
+    return call.holds.enter_context(watch.waits.take(call.caller.id))
+
+
+async def ended_within(call: Call, watch: JobWatch, jobs: Sequence[Job], seconds: float) -> list[Job]:
+    """The jobs in order, each as it ended; one that has not ended after that long, or shortly before the request's
+    deadline, as it was given. For handlers, which hold a place (`take_wait`). Raises `ClientGone`."""
+    if call.pace is not None:
+        seconds = min(seconds, call.pace.left_s - ANSWER_S)
+    ended = await _ended(call, watch, [job.id for job in jobs], seconds)
+    return [found or given for found, given in zip(ended, jobs, strict=True)]
+
+
+async def _ended(call: Call, watch: JobWatch, job_ids: Sequence[str], seconds: float) -> Sequence[Job | None]:
+    """Each job that has ended; None for one that has not, and for all if the wait was broken off: this replica shuts
+    down, or fails. Raises `ClientGone`."""
+    begun = time.monotonic()
+    ending = asyncio.create_task(_ends_of(watch, call.caller.id, job_ids, begun + seconds))
     gone = asyncio.create_task(disconnected(call.request.receive))
     leaving = asyncio.create_task(watch.shutdown.wait())
     try:
         await asyncio.wait((ending, gone, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
-            return gone.done()
+            if gone.done():
+                raise ClientGone
+            return [None] * len(job_ids)
         if error := ending.exception():  # a bug here must not affect the answer that exists
             _log.error("request %s could not wait", call.request_id, exc_info=error)
-            return None
+            return [None] * len(job_ids)
         return ending.result()
     finally:
+        call.waited_s = time.monotonic() - begun
         await end_tasks([ending, gone, leaving])
 
 
-async def _end_of(call: Call, watch: JobWatch, seconds: int) -> Job | None:
-    deadline = time.monotonic() + seconds
-    async with watch.messages.watch(call.job_id, ENDED) as changes:
+async def _ends_of(watch: JobWatch, owner: str, job_ids: Sequence[str], deadline: float) -> list[Job | None]:
+    """One after the other: the others may end meanwhile."""
+    return [await _end_of(watch, owner, job_id, deadline) for job_id in job_ids]
+
+
+async def _end_of(watch: JobWatch, owner: str, job_id: str, deadline: float) -> Job | None:
+    async with watch.messages.watch(job_id, ENDED) as changes:
         while True:
             try:
-                job = await watch.jobs.read(call.job_id, call.caller.id)
+                job = await watch.jobs.read(job_id, owner)
             except CapacityError:
                 job = None  # Redis is down; it may recover in time
             except JobUnknown:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from starlette.responses import RedirectResponse, Response
 
 from serve_app import errors
-from serve_app.contracts import Job, JobStatus, Json
+from serve_app.contracts import Job, JobStatus
 from serve_app.errors import (
     BodyInvalid,
     BodyTypeUnsupported,
@@ -28,7 +25,7 @@ from serve_app.errors import (
     UsageUnavailable,
 )
 from serve_app.gateway.bodies import close_files, media_type, read_form, read_json
-from serve_app.gateway.context import Call, Models
+from serve_app.gateway.context import Call
 from serve_app.gateway.endpoint import Problems, RouteSpec, RouteTable
 from serve_app.gateway.http import (
     StreamingBody,
@@ -39,7 +36,8 @@ from serve_app.gateway.http import (
     read_query,
     tagged,
 )
-from serve_app.gateway.idempotency import identify, read_key
+from serve_app.gateway.idempotency import read_key
+from serve_app.gateway.intake import Accepted, Intake, WantedJob, accept
 from serve_app.gateway.live import (
     RETRY_AFTER_S,
     STREAMS_MAX,
@@ -62,11 +60,10 @@ from serve_app.gateway.submission import (
     request_of_json,
     wants_image,
 )
-from serve_app.gateway.supervisor import RequestTasks
-from serve_app.gateway.uploads import ImageFetcher, UploadBudget, UploadShare
-from serve_app.images.header import MEDIA_TYPES, ImageHeader, inspect
-from serve_app.images.store import ImageStore, accepted_with, keep_input
-from serve_app.jobs.records import JOB_ID, Submission, no_such_job
+from serve_app.gateway.uploads import UploadShare
+from serve_app.images.header import MEDIA_TYPES
+from serve_app.images.store import ImageStore
+from serve_app.jobs.records import JOB_ID, no_such_job
 from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 from serve_app.usage.outbox import Outbox
@@ -97,27 +94,6 @@ _BY_ID: Final = {"job_id": "6f0a1f0e-5f0c-4f5e-9d8e-3c1f2b7a9d10"}
 _WAITED: Final = ("Preference-Applied", "Vary")
 
 ROUTES: Final = RouteTable()
-
-
-@dataclass(frozen=True)
-class Intake:
-    """The services that a submit needs until its job is in Redis."""
-
-    jobs: JobStore
-    store: ImageStore
-    models: Models
-    budget: UploadBudget
-    fetcher: ImageFetcher
-    tasks: RequestTasks
-    settings: Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The job of a submit, and the headers of its answer."""
-
-    job: Job
-    headers: dict[str, str]
 
 
 # Both submits count as `inference`: usage records what was requested, not by which route.
@@ -494,43 +470,8 @@ async def _accept_request(
         raise BodyInvalid(f"The model {card.name} takes no image, so there is none to keep.")
     params = checked_params(intake.models, card, asked.params)
     data = await asked.image.read() if asked.image is not None else None
-    submission = Submission(
-        id=str(uuid.uuid4()),
-        owner=call.caller.id,
-        model=card.name,
-        params=params,
-        priority=asked.priority,
-        keep=asked.keep,
-        traceparent=call.traceparent,
-    )
-    job = None
-    if key is not None:
-        fingerprint: Json = {"model": card.name, "params": params, "image_url": asked.image_url}
-        fingerprint |= {"keep": asked.keep, "priority": asked.priority}
-        submission = replace(submission, idempotency=await identify(call, key, fingerprint, data))
-        job = await intake.jobs.find_earlier(submission)
-    if job is None:
-        if takes_image and data is None:
-            data = await intake.fetcher.fetch(asked.image_url or "", submission.owner, share)
-        # From here accepting runs to its end: after a disconnect there is a whole job or none.
-        call.accepting = True
-        job = await asyncio.shield(intake.tasks.spawn(_submit(intake, submission, data)))
-    call.job_id, call.accepted = job.id, job.id == submission.id
-    return Accepted(job, {"Idempotent-Replayed": "true"} if job.id != submission.id else {})
-
-
-async def _submit(intake: Intake, submission: Submission, data: bytes | None) -> Job:
-    await intake.store.check_intake()
-    if data is None:
-        return await intake.jobs.submit(submission)
-    return await _submit_with_input(intake, submission, data, inspect(data, intake.settings))
-
-
-async def _submit_with_input(intake: Intake, submission: Submission, data: bytes, header: ImageHeader) -> Job:
-    stored = await keep_input(intake.store, submission.id, data, header)
-    accepting = intake.jobs.submit(replace(submission, input=stored))
-    # Another id: the same submit was accepted meanwhile, with its own inputs.
-    return await accepted_with(intake.store, [stored], accepting, has_them=lambda job: job.id == submission.id)
+    wanted = WantedJob(card.name, params, data, asked.image_url, asked.keep, asked.priority)
+    return await accept(call, intake, share, wanted, key)
 
 
 async def _older_result(call: Call, outbox: Outbox, outcomes: Outcomes, settings: Settings) -> Response:

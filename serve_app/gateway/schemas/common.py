@@ -59,6 +59,7 @@ class Problem(TypedDict):
     detail: str
     instance: str
     request_id: str
+    job_id: NotRequired[Annotated[str, Field(description="The job that the request made, if it made one.")]]
     errors: NotRequired[list[Pointer]]
 
 
