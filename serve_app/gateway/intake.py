@@ -1,19 +1,20 @@
-"""From a checked request to jobs in Redis, and for routes that answer with the result also to the jobs' ends.
+"""Accepting a submit: from a request's body to a job in Redis, for every route that makes jobs other than as a batch.
 
-A route that waits: `take_wait` (live.py), then `accept` or `accept_all`, then `ended_within` (live.py), then
-`result_of`.
+A handler that answers with results: `live.take_wait`, `accept_all`, `live.ended_within`, `result_of`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
-from serve_app.contracts import Job, JobStatus, Json, Priority
+from serve_app.contracts import Job, JobStatus, Json
 from serve_app.errors import (
+    BodyInvalid,
+    BodyTypeUnsupported,
     ImageTooCostly,
     ImageUndecodable,
     InputRejected,
@@ -24,8 +25,16 @@ from serve_app.errors import (
     PredictionUnfinished,
     ServiceError,
 )
+from serve_app.gateway.bodies import close_files, media_type, read_form, read_json
 from serve_app.gateway.context import Call, Models
-from serve_app.gateway.idempotency import identify
+from serve_app.gateway.idempotency import identify, read_key
+from serve_app.gateway.submission import (
+    SubmitRequest,
+    checked_params,
+    request_of_form,
+    request_of_json,
+    wants_image,
+)
 from serve_app.gateway.supervisor import RequestTasks
 from serve_app.gateway.uploads import ImageFetcher, UploadBudget, UploadShare
 from serve_app.images.header import ImageHeader, inspect
@@ -52,22 +61,6 @@ class Intake:
 
 
 @dataclass(frozen=True, slots=True)
-class WantedJob:
-    """A job to accept. The model takes jobs (`Models.takes_jobs`) and has checked the parameters (`checked_params`).
-
-    With neither `data` nor `image_url` the job has parameters only.
-    """
-
-    model: str
-    params: Json
-    data: bytes | None = None
-    """The image's bytes, not looked at yet."""
-    image_url: str | None = None
-    keep: bool = False
-    priority: Priority = Priority.NORMAL
-
-
-@dataclass(frozen=True, slots=True)
 class Accepted:
     """The job of a submit, and the headers of its answer."""
 
@@ -75,20 +68,99 @@ class Accepted:
     headers: dict[str, str]
 
 
-async def accept(call: Call, intake: Intake, share: UploadShare, wanted: WantedJob, key: str | None) -> Accepted:
-    """The job of the caller, once it is in Redis: a new one, or the earlier one of the same idempotency key.
+@dataclass(frozen=True, slots=True)
+class WantedJob:
+    """A job to accept, of a model that takes jobs (`Models.takes_jobs`)."""
 
-    Raises as `inspect`, `ImageFetcher.fetch`, `ImageStore.put` and `JobStore.submit`.
-    """
-    return await _accept(call, intake, share, wanted, key, {})
+    model: str
+    params: Json
+    """Checked by the model (`checked_params`)."""
+    data: bytes | None
+    """The image as it came; None for a model without."""
 
 
-async def accept_all(
-    call: Call, intake: Intake, share: UploadShare, wanted: Sequence[WantedJob], key: str | None
-) -> list[Accepted]:
-    """As `accept`, for several jobs of one request, in order: all of them or none. Each counts as a submit.
+async def accept_body(call: Call, intake: Intake, fields: Sequence[str]) -> Accepted:
+    """Accept the job of a form or JSON body, whose fields may be the file `image` and `fields`."""
+    key = read_key(call.request)
+    with intake.budget.share(call.caller.id) as share:
+        kind = media_type(call)
+        if kind == "multipart/form-data":
+            form = await read_form(call, share, intake.settings)
+            try:
+                return await accept_request(call, intake, share, request_of_form(form, fields), key)
+            finally:
+                close_files(form.values())
+        if kind == "application/json":
+            return await accept_request(call, intake, share, request_of_json(await read_json(call), fields), key)
+        raise BodyTypeUnsupported("Send multipart/form-data with the file field image, or application/json.")
 
-    If one is refused, those before it are cancelled.
+
+async def accept_request(
+    call: Call, intake: Intake, share: UploadShare, asked: SubmitRequest, key: str | None
+) -> Accepted:
+    """Accept the job of a request, or find the job that its idempotency key made before."""
+    card = intake.models.takes_jobs(asked.model)
+    call.model = card.name
+    takes_image = wants_image(card, sources=(asked.image is not None) + (asked.image_url is not None))
+    if asked.keep and not takes_image:
+        raise BodyInvalid(f"The model {card.name} takes no image, so there is none to keep.")
+    params = checked_params(intake.models, card, asked.params)
+    data = await asked.image.read() if asked.image is not None else None
+    submission = Submission(
+        id=str(uuid.uuid4()),
+        owner=call.caller.id,
+        model=card.name,
+        params=params,
+        priority=asked.priority,
+        keep=asked.keep,
+        traceparent=call.traceparent,
+    )
+    if key is not None:
+        fingerprint: Json = {"model": card.name, "params": params, "image_url": asked.image_url}
+        fingerprint |= {"keep": asked.keep, "priority": asked.priority}
+        submission = replace(submission, idempotency=await identify(call, key, fingerprint, data))
+        if job := await intake.jobs.find_earlier(submission):
+            return accepted_as(call, submission, job)
+    if takes_image and data is None:
+        data = await intake.fetcher.fetch(asked.image_url or "", submission.owner, share)
+    return await run_accepting(call, intake, submission, submit(intake, submission, data))
+
+
+async def run_accepting(
+    call: Call, intake: Intake, submission: Submission, accepting: Coroutine[Any, Any, Job]
+) -> Accepted:
+    """Run `accepting` to its end: after a disconnect there is a whole job or none."""
+    call.accepting = True
+    return accepted_as(call, submission, await asyncio.shield(intake.tasks.spawn(accepting)))
+
+
+def accepted_as(call: Call, submission: Submission, job: Job) -> Accepted:
+    """The answer's job: that of the submission, or that of the first submit with the same idempotency key."""
+    call.job_id, call.accepted = job.id, job.id == submission.id
+    return Accepted(job, {} if call.accepted else {"Idempotent-Replayed": "true"})
+
+
+async def submit(intake: Intake, submission: Submission, data: bytes | None) -> Job:
+    """Store the image, if there is one, and submit the job. Raises as `inspect`, the image store and the job store."""
+    await intake.store.check_intake()
+    if data is None:
+        return await intake.jobs.submit(submission)
+    return await submit_with_input(intake, submission, data, inspect(data, intake.settings))
+
+
+async def submit_with_input(intake: Intake, submission: Submission, data: bytes, header: ImageHeader) -> Job:
+    """As `submit`, of an image whose header is known."""
+    stored = await keep_input(intake.store, submission.id, data, header)
+    accepting = intake.jobs.submit(replace(submission, input=stored))
+    # Another id: the same submit was accepted meanwhile, with its own inputs.
+    return await accepted_with(intake.store, [stored], accepting, has_them=lambda job: job.id == submission.id)
+
+
+async def accept_all(call: Call, intake: Intake, wanted: Sequence[WantedJob], key: str | None) -> list[Accepted]:
+    """Accept the jobs of one request, in order: all of them or none. Each counts as a submit. A repeated idempotency
+    key finds the earlier ones.
+
+    Raises as `submit`; the jobs accepted before a refusal are cancelled.
     """
     for one in wanted:
         if one.data is not None:
@@ -97,20 +169,36 @@ async def accept_all(
     accepted: list[Accepted] = []
     try:
         for place, one in enumerate(wanted):
-            place_key = None if key is None else f"{key}\0{place}"  # no key contains NUL
-            accepted.append(await _accept(call, intake, share, one, place_key, {"of": len(wanted)}))
+            part = {"place": place, "of": len(wanted)}
+            accepted.append(await _accept_part(call, intake, one, key and f"{key}\0{place}", part))
     except ServiceError:
-        for job in (one.job for one in accepted if not one.headers):
-            await intake.jobs.cancel(job.id, call.caller.id)
+        for new in (one.job for one in accepted if not one.headers):
+            await intake.jobs.cancel(new.id, call.caller.id)
         call.job_id, call.accepted = "", False
         raise
     call.job_id, call.accepted = accepted[0].job.id, any(not one.headers for one in accepted)
     return accepted
 
 
+async def _accept_part(call: Call, intake: Intake, wanted: WantedJob, key: str | None, part: Json) -> Accepted:
+    submission = Submission(
+        id=str(uuid.uuid4()),
+        owner=call.caller.id,
+        model=wanted.model,
+        params=wanted.params,
+        traceparent=call.traceparent,
+    )
+    if key is not None:
+        fingerprint: Json = {"model": wanted.model, "params": wanted.params, **part}
+        submission = replace(submission, idempotency=await identify(call, key, fingerprint, wanted.data))
+        if job := await intake.jobs.find_earlier(submission):
+            return accepted_as(call, submission, job)
+    return await run_accepting(call, intake, submission, submit(intake, submission, wanted.data))
+
+
 def result_of(job: Job) -> Json:
-    """The result of a job that was waited for. Raises the problem of one that has none: `PredictionUnfinished` if it
-    still waits or runs, `InputRejected`, `PredictionFailed`, or `JobHasNoResult` if it was cancelled."""
+    """The result of a job that was waited for. Raises `PredictionUnfinished` if it still waits or runs, and
+    `InputRejected`, `PredictionFailed` or `JobHasNoResult` if it ended without one."""
     if job.status is JobStatus.COMPLETED:
         return job.result or {}
     if job.failure is not None:
@@ -122,47 +210,4 @@ def result_of(job: Job) -> Json:
         raise PredictionFailed(reason, job_id=job.id)
     if job.ended:
         raise JobHasNoResult("The job was cancelled.", job_id=job.id)
-    raise PredictionUnfinished(f"The job {job.id} has not ended yet. Read it at its Location.", job_id=job.id)
-
-
-async def _accept(
-    call: Call, intake: Intake, share: UploadShare, wanted: WantedJob, key: str | None, marks: Json
-) -> Accepted:
-    data = wanted.data
-    submission = Submission(
-        id=str(uuid.uuid4()),
-        owner=call.caller.id,
-        model=wanted.model,
-        params=wanted.params,
-        priority=wanted.priority,
-        keep=wanted.keep,
-        traceparent=call.traceparent,
-    )
-    job = None
-    if key is not None:
-        fingerprint: Json = {"model": wanted.model, "params": wanted.params, "image_url": wanted.image_url}
-        fingerprint |= {"keep": wanted.keep, "priority": wanted.priority, **marks}
-        submission = replace(submission, idempotency=await identify(call, key, fingerprint, data))
-        job = await intake.jobs.find_earlier(submission)
-    if job is None:
-        if wanted.image_url is not None:
-            data = await intake.fetcher.fetch(wanted.image_url, submission.owner, share)
-        # From here accepting runs to its end: after a disconnect there is a whole job or none.
-        call.accepting = True
-        job = await asyncio.shield(intake.tasks.spawn(_submit(intake, submission, data)))
-    call.job_id, call.accepted = job.id, job.id == submission.id
-    return Accepted(job, {"Idempotent-Replayed": "true"} if job.id != submission.id else {})
-
-
-async def _submit(intake: Intake, submission: Submission, data: bytes | None) -> Job:
-    await intake.store.check_intake()
-    if data is None:
-        return await intake.jobs.submit(submission)
-    return await _submit_with_input(intake, submission, data, inspect(data, intake.settings))
-
-
-async def _submit_with_input(intake: Intake, submission: Submission, data: bytes, header: ImageHeader) -> Job:
-    stored = await keep_input(intake.store, submission.id, data, header)
-    accepting = intake.jobs.submit(replace(submission, input=stored))
-    # Another id: the same submit was accepted meanwhile, with its own inputs.
-    return await accepted_with(intake.store, [stored], accepting, has_them=lambda job: job.id == submission.id)
+    raise PredictionUnfinished(f"The job {job.id} has not ended yet; it goes on.", job_id=job.id)

@@ -7,9 +7,9 @@ import logging
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Literal, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -37,9 +37,9 @@ STREAMS_MAX_PER_USER: Final = 16
 WAIT_MAX_S: Final = 20
 """Shorter than the minute that proxies usually allow before an answer starts."""
 WAIT_POLL_S: Final = 2.0
-"""Interval at which a waiting request reads the job it waits for, because a message may get lost."""
+"""Interval at which a waiting request reads the job, because a message may get lost."""
 ANSWER_S: Final = 0.5
-"""Time left for the answer when a handler's wait ends at its deadline."""
+"""Time left for the answer when a handler waits until its deadline."""
 KEPT: Final = ("Vary", "Preference-Applied", "Location", "Idempotent-Replayed")
 """Headers that the answer with the ended job takes from the original answer."""
 PING_S: Final = 15.0
@@ -55,6 +55,8 @@ _PREFERENCE: Final = re.compile(
     r"""\s*([!#$%&'*+.^`|~\w-]+)\s*(?:=\s*([^\s",;]*|"[^"]*"))?\s*(?:;(?:"[^"]*"|[^",])*)?"""
 )
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -124,57 +126,64 @@ async def wait_for_end(call: Call, response: Response, watch: JobWatch) -> Respo
         if not free:
             return response
         response.headers["Preference-Applied"] = f"wait={seconds}"
-        try:
-            (ended,) = await _ended(call, watch, [call.job_id], seconds)
-        except ClientGone:
-            return Response(status_code=CLIENT_GONE)
-    if ended is None:
-        return response
-    answer = await watch.presenter.respond(call.request, ended)
-    answer.headers.update({name: response.headers[name] for name in KEPT if name in response.headers})
-    return answer
+        ended = await end_within(call, watch, seconds)
+    if isinstance(ended, Job):
+        answer = await watch.presenter.respond(call.request, ended)
+        answer.headers.update({name: response.headers[name] for name in KEPT if name in response.headers})
+        return answer
+    return Response(status_code=CLIENT_GONE) if ended else response
+
+
+async def end_within(call: Call, watch: JobWatch, seconds: float) -> Job | Literal[True] | None:
+    """The job of the call once it has ended; True if the client has disconnected; None if there is nothing left to
+    wait for. The caller holds a place of `watch.waits`. The time does not count as the request's."""
+    begun = time.monotonic()
+    try:
+        return await _race(call, watch, _end_of(watch, call.caller.id, call.job_id, begun + seconds))
+    finally:
+        call.waited_s = time.monotonic() - begun
 
 
 def take_wait(call: Call, watch: JobWatch) -> bool:
-    """Hold a place among the waiting requests until the answer has been sent; False if none is free. Take it before
-    `ended_within`, and before the jobs are submitted if an answer without their results is of no use."""
+    """Hold a place among the waiting requests until the answer has been sent. False if none is free."""
     return call.holds.enter_context(watch.waits.take(call.caller.id))
 
 
 async def ended_within(call: Call, watch: JobWatch, jobs: Sequence[Job], seconds: float) -> list[Job]:
     """The jobs in order, each as it ended; one that has not ended after that long, or shortly before the request's
-    deadline, as it was given. For handlers, which hold a place (`take_wait`). Raises `ClientGone`."""
+    deadline, as it was given. The handler holds a place (`take_wait`). Raises `ClientGone`."""
+    begun = time.monotonic()
     if call.pace is not None:
         seconds = min(seconds, call.pace.left_s - ANSWER_S)
-    ended = await _ended(call, watch, [job.id for job in jobs], seconds)
-    return [found or given for found, given in zip(ended, jobs, strict=True)]
+    try:
+        ended = await _race(call, watch, _ends_of(watch, call.caller.id, jobs, begun + seconds))
+    finally:
+        call.waited_s = time.monotonic() - begun
+    if ended is True:
+        raise ClientGone
+    return ended or list(jobs)
 
 
-async def _ended(call: Call, watch: JobWatch, job_ids: Sequence[str], seconds: float) -> Sequence[Job | None]:
-    """Each job that has ended; None for one that has not, and for all if the wait was broken off: this replica shuts
-    down, or fails. Raises `ClientGone`."""
-    begun = time.monotonic()
-    ending = asyncio.create_task(_ends_of(watch, call.caller.id, job_ids, begun + seconds))
+async def _race(call: Call, watch: JobWatch, ends: Coroutine[Any, Any, T]) -> T | Literal[True] | None:
+    """The jobs' ends; True if the client has disconnected; None if there is nothing left to wait for."""
+    ending = asyncio.create_task(ends)
     gone = asyncio.create_task(disconnected(call.request.receive))
     leaving = asyncio.create_task(watch.shutdown.wait())
     try:
         await asyncio.wait((ending, gone, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
-            if gone.done():
-                raise ClientGone
-            return [None] * len(job_ids)
+            return True if gone.done() else None
         if error := ending.exception():  # a bug here must not affect the answer that exists
             _log.error("request %s could not wait", call.request_id, exc_info=error)
-            return [None] * len(job_ids)
+            return None
         return ending.result()
     finally:
-        call.waited_s = time.monotonic() - begun
         await end_tasks([ending, gone, leaving])
 
 
-async def _ends_of(watch: JobWatch, owner: str, job_ids: Sequence[str], deadline: float) -> list[Job | None]:
-    """One after the other: the others may end meanwhile."""
-    return [await _end_of(watch, owner, job_id, deadline) for job_id in job_ids]
+async def _ends_of(watch: JobWatch, owner: str, jobs: Sequence[Job], deadline: float) -> list[Job]:
+    """One after the other: the later ones may end meanwhile."""
+    return [await _end_of(watch, owner, job.id, deadline) or job for job in jobs]
 
 
 async def _end_of(watch: JobWatch, owner: str, job_id: str, deadline: float) -> Job | None:

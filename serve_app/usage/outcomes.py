@@ -16,6 +16,7 @@ from serve_app.contracts import JobStatus
 from serve_app.errors import UsageUnavailable
 from serve_app.settings import Settings
 from serve_app.usage.database import Database
+from serve_app.usage.outbox import Outbox
 
 WITHIN_S: Final = 3.0
 """Deadline of one look-up, including the wait for its turn."""
@@ -89,3 +90,13 @@ class Outcomes:
         except BaseException:  # also on cancellation: the connection may be in the middle of a query
             await self._database.close()
             raise
+
+
+async def find_older(outbox: Outbox, outcomes: Outcomes, job_id: str, owner: str, job_ttl: int) -> Ended | None:
+    """As `Outcomes.find`, for a job without a record. Raises `UsageUnavailable` also while its outcome may wait in the
+    outbox."""
+    waiting = await outbox.stats()  # read first: an entry that leaves the outbox afterwards is found in PostgreSQL
+    outcome = await outcomes.find(job_id, owner)
+    if outcome is None and waiting.lag_s >= job_ttl:
+        raise UsageUnavailable("Results of older jobs are still being stored. Try again in a moment.")
+    return outcome

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,7 +12,6 @@ from serve_app import errors
 from serve_app.contracts import Job, JobStatus
 from serve_app.errors import (
     BodyInvalid,
-    BodyTypeUnsupported,
     ImageNotKept,
     JobHasNoResult,
     JobNotFinished,
@@ -22,9 +20,8 @@ from serve_app.errors import (
     RequestError,
     ResultExpired,
     TooManyStreams,
-    UsageUnavailable,
 )
-from serve_app.gateway.bodies import close_files, media_type, read_form, read_json
+from serve_app.gateway.bodies import read_json
 from serve_app.gateway.context import Call
 from serve_app.gateway.endpoint import Problems, RouteSpec, RouteTable
 from serve_app.gateway.http import (
@@ -36,8 +33,7 @@ from serve_app.gateway.http import (
     read_query,
     tagged,
 )
-from serve_app.gateway.idempotency import read_key
-from serve_app.gateway.intake import Accepted, Intake, WantedJob, accept
+from serve_app.gateway.intake import Intake, accept_body
 from serve_app.gateway.live import (
     RETRY_AFTER_S,
     STREAMS_MAX,
@@ -51,23 +47,14 @@ from serve_app.gateway.live import (
 )
 from serve_app.gateway.pagination import end_of, next_page
 from serve_app.gateway.schemas import jobs as schemas
-from serve_app.gateway.submission import (
-    FIELDS,
-    OLDER_FIELDS,
-    SubmitRequest,
-    checked_params,
-    request_of_form,
-    request_of_json,
-    wants_image,
-)
-from serve_app.gateway.uploads import UploadShare
+from serve_app.gateway.submission import FIELDS, OLDER_FIELDS
 from serve_app.images.header import MEDIA_TYPES
 from serve_app.images.store import ImageStore
 from serve_app.jobs.records import JOB_ID, no_such_job
 from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 from serve_app.usage.outbox import Outbox
-from serve_app.usage.outcomes import Outcomes
+from serve_app.usage.outcomes import Outcomes, find_older
 
 _BODY: Final[Problems] = (errors.BodyInvalid, errors.BodyTooLarge, errors.BodyTypeUnsupported)
 _SUBMIT: Final[Problems] = (
@@ -115,7 +102,7 @@ ROUTES: Final = RouteTable()
 )
 async def submit_inference(call: Call, intake: Intake) -> Response:
     """200 with id and status, as the first public version of this route answered."""
-    accepted = await _accept(call, intake, OLDER_FIELDS)
+    accepted = await accept_body(call, intake, OLDER_FIELDS)
     return json_response(schemas.submitted(accepted.job), headers=accepted.headers)
 
 
@@ -182,7 +169,7 @@ async def read_results(call: Call, jobs: JobStore) -> Response:
 )
 async def submit_job(call: Call, intake: Intake) -> Response:
     """202 with the job object, once the job is in Redis."""
-    accepted = await _accept(call, intake, FIELDS)
+    accepted = await accept_body(call, intake, FIELDS)
     return _accepted_response(accepted.job, intake.settings, accepted.headers)
 
 
@@ -445,42 +432,10 @@ def _accepted_response(job: Job, settings: Settings, headers: dict[str, str]) ->
     return json_response(schemas.job_object(job, settings.job_ttl), 202, headers)
 
 
-async def _accept(call: Call, intake: Intake, fields: Sequence[str]) -> Accepted:
-    key = read_key(call.request)
-    with intake.budget.share(call.caller.id) as share:
-        kind = media_type(call)
-        if kind == "multipart/form-data":
-            form = await read_form(call, share, intake.settings)
-            try:
-                return await _accept_request(call, intake, share, request_of_form(form, fields), key)
-            finally:
-                close_files(form.values())
-        if kind == "application/json":
-            return await _accept_request(call, intake, share, request_of_json(await read_json(call), fields), key)
-        raise BodyTypeUnsupported("Send multipart/form-data with the file field image, or application/json.")
-
-
-async def _accept_request(
-    call: Call, intake: Intake, share: UploadShare, asked: SubmitRequest, key: str | None
-) -> Accepted:
-    card = intake.models.takes_jobs(asked.model)
-    call.model = card.name
-    takes_image = wants_image(card, sources=(asked.image is not None) + (asked.image_url is not None))
-    if asked.keep and not takes_image:
-        raise BodyInvalid(f"The model {card.name} takes no image, so there is none to keep.")
-    params = checked_params(intake.models, card, asked.params)
-    data = await asked.image.read() if asked.image is not None else None
-    wanted = WantedJob(card.name, params, data, asked.image_url, asked.keep, asked.priority)
-    return await accept(call, intake, share, wanted, key)
-
-
 async def _older_result(call: Call, outbox: Outbox, outcomes: Outcomes, settings: Settings) -> Response:
     """From PostgreSQL, when the record has expired."""
     job_id = call.request.path_params["job_id"]
-    waiting = await outbox.stats()  # read first: an entry that leaves the outbox afterwards is found in PostgreSQL
-    outcome = await outcomes.find(job_id, call.caller.id)
-    if outcome is None and waiting.lag_s >= settings.job_ttl:
-        raise UsageUnavailable("Results of older jobs are still being stored. Try again in a moment.")
+    outcome = await find_older(outbox, outcomes, job_id, call.caller.id, settings.job_ttl)
     if outcome is None:
         raise no_such_job()
     call.job_id, call.model = job_id, outcome.model
