@@ -122,6 +122,7 @@ RouteUnknown: Final = _problem(RequestError, "route-unknown", 404, "No such rout
 MethodNotAllowed: Final = _problem(RequestError, "method-not-allowed", 405, "The method is not allowed here")
 
 ModelRefused: Final = _problem(CapacityError, "model-refused", 503, "The model cannot be served here")
+ModelNotReady: Final = _problem(CapacityError, "model-not-ready", 503, "The model is not ready")
 RateLimited: Final = _problem(CapacityError, "rate-limited", 429, "Too many requests")
 TooManyStreams: Final = _problem(CapacityError, "too-many-streams", 429, "Too many streams are open")
 IntakeStopped: Final = _problem(CapacityError, "intake-stopped", 503, "No jobs are taken in now")

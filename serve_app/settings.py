@@ -234,6 +234,10 @@ class Settings(BaseSettings):
     submit_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds that a submit may take once its body is in, fetching an `image_url` included; then 504
     [deadline-exceeded](problems.md#deadline-exceeded)."""
+    predict_model: str = "ocr"
+    """Model that `POST /predict` asks."""
+    detector_model: str = "circles"
+    """Model that the name `aiq-detector` means in the [KServe V1 protocol](protocols.md)."""
     predict_wait_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds that a route which answers with the result waits for its job, and at most what is left of
     `SUBMIT_TIMEOUT_S`."""

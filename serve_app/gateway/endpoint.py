@@ -47,7 +47,7 @@ Problems = tuple[type[ServiceError], ...]
 Method = Literal["GET", "POST", "DELETE"]
 Handler = Callable[..., Awaitable[Response]]
 """Takes a `Call`, and the parts of the gateway that its other parameters name by class."""
-Tag = Literal["Jobs", "Older routes", "Batches", "Webhooks", "Usage", "Admin", "Service"]
+Tag = Literal["Jobs", "Predictions", "Older routes", "Batches", "Webhooks", "Usage", "Admin", "Service"]
 """The groups of routes on the page, in its order."""
 Content = type[Any] | str
 """A schema is JSON; a text is another media type."""

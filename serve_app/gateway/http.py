@@ -32,6 +32,8 @@ POINTERS_MAX: Final = 20
 NAME_SHOWN_MAX: Final = 100
 SEND_S: Final = 10.0
 """A client that does not take a piece for this long is disconnected."""
+PROTOCOLS: Final = ("/v1/", "/v2/")
+"""Beginnings of the paths of protocols whose clients read `error`."""
 SPOOL_BYTES: Final = 1024 * 1024
 """Memory for an answer that must be complete before it is sent; the rest goes to disk."""
 PIECE_BYTES: Final = 128 * 1024
@@ -65,6 +67,8 @@ def problem_response(error: ServiceError, *, path: str, request_id: str) -> Resp
     }
     if error.job_id:
         document["job_id"] = error.job_id
+    if path.startswith(PROTOCOLS):
+        document["error"] = error.detail
     if error.pointers:
         document["errors"] = [{"pointer": pointer, "detail": detail} for pointer, detail in error.pointers.items()]
     headers = {"Location": job_path(error.job_id)} if error.job_id else {}

@@ -42,6 +42,8 @@ HEADERS: Final[Mapping[str, str]] = {
     "Idempotent-Replayed": "`true`: this job was accepted before, by the same key.",
     "Prefer": "`wait=N`: answer when the job has ended, after N seconds (20 at most) in any case (RFC 7240).",
     "Preference-Applied": "`wait=N`: so long was the job waited for, at most.",
+    "prediction-time-latency": "Milliseconds from the whole request to the answer.",
+    "Inference-Header-Content-Length": "Bytes of the JSON at the beginning of a body with binary tensors.",
     "Vary": "`Prefer`: the answer depends on it.",
     "Last-Event-ID": "The id of the last event that you have: what it said is not said again.",
     "If-None-Match": "The `ETag` of the answer that you have: 304 where it still holds.",
@@ -63,6 +65,12 @@ PATH_PARAMETERS: Final[Mapping[str, Json]] = {
         "pattern": f"^{OUTPUT_NAME.pattern}$",
         "description": "Of a file, as the result lists it.",
     },
+    "model": {"type": "string", "description": "The name of a model, as GET /api/v1/models lists it."},
+    "model_name": {
+        "type": "string",
+        "description": "The name of a model, as GET /api/v1/models lists it; in /v1 also `aiq-detector`.",
+    },
+    "version": {"type": "string", "description": "Of the release, as GET /v2 names it."},
     "batch_id": {"type": "string", "description": "The id that the submit of the batch answered."},
     "principal_id": {
         "type": "string",
