@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,8 +24,8 @@ SLICE: Final = 1024 * 1024
 """Characters of base64 decoded at a time, a multiple of four: a few milliseconds."""
 THREAD_MIN_BYTES: Final = 256 * 1024
 """Smaller texts are decoded in less time than using a thread takes."""
-ESCAPED_QUOTES_MAX: Final = 100_000
-"""In one text."""
+QUOTES_MAX: Final = 20_000
+"""Looked at in one body: some ten milliseconds. Parameters within their limit have fewer."""
 ESCAPES_MAX: Final = 64
 """Backslashes before a quote."""
 _QUOTE: Final = b'"'
@@ -79,9 +80,10 @@ class LongJson:
 
     def _rest(self, body: bytearray, end: int) -> bytes:
         rest = bytearray()
+        quotes = iter(range(QUOTES_MAX))
         copied, opening = 0, body.find(_QUOTE, 0, end)
         while opening >= 0:
-            closing = _closing(body, opening + 1, end)
+            closing = _closing(body, opening + 1, end, quotes)
             if closing < 0:
                 break  # the parser says so
             if closing - opening > LONG:
@@ -97,11 +99,11 @@ class LongJson:
         return bytes(rest + body[copied:end])
 
 
-def _closing(body: bytearray, start: int, end: int) -> int:
-    """Where the text that begins at `start` ends; -1 if it does not. The work is bounded: raises `BodyInvalid` for
-    texts with more escapes than any image or parameter has."""
+def _closing(body: bytearray, start: int, end: int, quotes: Iterator[int]) -> int:
+    """Where the text that begins at `start` ends; -1 if it does not. Takes one of `quotes` for each quote looked at.
+    Raises `BodyInvalid` when none is left, or for more escapes than any image or parameter has."""
     closing = start - 1
-    for _ in range(ESCAPED_QUOTES_MAX):
+    for _ in quotes:
         closing = body.find(_QUOTE, closing + 1, end)
         if closing < 0:
             return -1
@@ -111,7 +113,7 @@ def _closing(body: bytearray, start: int, end: int) -> int:
             break
         if escapes % 2 == 0:
             return closing
-    raise BodyInvalid("A text of the body has too many escapes.")
+    raise BodyInvalid("The JSON has too many texts or escapes.")
 
 
 async def decoded(text: LongText | str, pointer: str) -> bytes:
