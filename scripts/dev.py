@@ -130,6 +130,16 @@ TARGETS: Dict[str, Target] = {
         ("python", "-m", "loadtest.bench_usage"),
         variables=MODULES,
     ),
+    "bench-mixed": Target(
+        "Run 1,000 jobs over all models from two users while a replica is killed (about 10 minutes).",
+        ("python", "-m", "loadtest.mixed"),
+        variables=MODULES,
+    ),
+    "rows": Target(
+        "Try what the source systems could do on a running service (ARGS=--help).",
+        ("python", "-m", "loadtest.source_rows"),
+        variables=MODULES,
+    ),
     "bench-engines": Target(
         "Compare ENGINE=openvino with ENGINE=torch for the model of MODEL_SOURCE.",
         ("python", "-m", "loadtest.bare"),

@@ -166,6 +166,9 @@ class Settings(BaseSettings):
     """Largest image in bytes (50 MiB), uploaded or fetched."""
     image_max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
     """Largest image in pixels: width × height of one frame."""
+    image_max_pixels_in_steps: Annotated[int, Field(ge=1)] = 500_000_000
+    """The same for TIFF and JPEG images of models that read them in steps ([`thumbnail`](thumbnails.md)), if it is
+    larger."""
     image_max_frames: Annotated[int, Field(ge=1)] = 64
     """Highest frame of an animation (GIF, APNG, WebP) that `page` can choose: all frames before it are decoded too.
     There is no limit on frames and pages that are not read."""

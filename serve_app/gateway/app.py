@@ -204,7 +204,7 @@ def _assemble(
         **{f"Dispatcher {name}": dispatcher.run for name, dispatcher in dispatchers.items()},
         "Writer": writer.run,
         "Sender": Sender(work, settings, job_path).run,
-        "Fetcher": UrlFetcher(batches, store, fetcher, budget, settings, shutdown).run,
+        "Fetcher": UrlFetcher(batches, store, fetcher, budget, models, settings, shutdown).run,
         "BreakerMeter": BreakerMeter(dispatchers).run,
         "Rates": throughputs.run,
         "Departure": shutdown.run,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
 from collections.abc import Sequence
 from typing import Final
@@ -16,6 +17,10 @@ NAMESPACE: Final = uuid.UUID("5c0f9f0e-4f1d-5a52-9f5b-6d6b1c3f4a77")
 """Of the ids of objects (UUIDv5, RFC 9562)."""
 DETECTIONS_MAX: Final = 250
 """Most objects of a result, which has room for 64 kB."""
+ROOM: Final = 62_000
+"""Bytes of a result that its objects may take."""
+OBJECT_BYTES: Final = 240
+"""Most bytes of an object as JSON, without its label."""
 
 
 class Centroid(Schema):
@@ -48,6 +53,11 @@ class Detections(ResultWithOutputs):
 def digest(data: bytes) -> str:
     """What the ids of the objects in an image depend on; `preprocess` computes it from the file's bytes."""
     return hashlib.sha256(data).hexdigest()
+
+
+def how_many_fit(label: str) -> int:
+    """Most objects of this label in a result: DETECTIONS_MAX, or fewer where the label is long."""
+    return min(DETECTIONS_MAX, ROOM // (OBJECT_BYTES + len(json.dumps(label))))
 
 
 def detection(image_digest: str, bbox: Sequence[float], score: float, label: str) -> Detection:
