@@ -23,6 +23,7 @@ class ServiceError(Exception):
         retry_after: int | None = None,
         pointers: Mapping[str, str] | None = None,
         job_id: str = "",
+        location: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -31,6 +32,8 @@ class ServiceError(Exception):
         """JSON Pointer (RFC 6901) into the request body -> the fault at that place."""
         self.job_id = job_id
         """The job that the request made, if it made one."""
+        self.location = location
+        """Path of what the request conflicts with."""
 
 
 class InternalError(ServiceError):
@@ -110,6 +113,10 @@ OutputUnknown: Final = _problem(RequestError, "output-unknown", 404, "No such ou
 BatchUnknown: Final = _problem(RequestError, "batch-unknown", 404, "No such batch")
 BatchNotEnded: Final = _problem(RequestError, "batch-not-ended", 409, "The batch has not ended")
 ImageNotKept: Final = _problem(RequestError, "image-not-kept", 404, "The image is not kept")
+ImageUnknown: Final = _problem(RequestError, "image-unknown", 404, "No such image")
+ImageExists: Final = _problem(RequestError, "image-exists", 409, "You have this image already")
+ImagesFull: Final = _problem(RequestError, "images-full", 409, "No more images fit")
+ObjectUnknown: Final = _problem(RequestError, "object-unknown", 404, "No such object")
 DecisionUnknown: Final = _problem(RequestError, "decision-unknown", 404, "There is no such block or override")
 StopUnknown: Final = _problem(RequestError, "stop-unknown", 404, "There is no such stop")
 DecisionsFull: Final = _problem(RequestError, "decisions-full", 409, "No more blocks or overrides fit")
@@ -136,6 +143,7 @@ PredictionFailed: Final = _problem(CapacityError, "prediction-failed", 503, "The
 PredictionUnfinished: Final = _problem(
     CapacityError, "prediction-unfinished", 504, "The prediction takes longer than the request waits"
 )
+ImagesUnavailable: Final = _problem(CapacityError, "images-unavailable", 503, "The images are not reachable")
 DeadlineExceeded: Final = _problem(CapacityError, "deadline-exceeded", 504, "The request took too long")
 
 ImageUndecodable: Final = _failure("image-undecodable", "The image's pixels could not be decoded")

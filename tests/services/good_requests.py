@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -48,6 +49,8 @@ class GoodRequests:
             case.body = {"file": PICTURE}
         elif name == "POST /api/v1/batches":
             case.body = BATCH if case.media_type == "application/json" else {"image": [PICTURE, PICTURE]}
+        elif name.endswith("/images") and case.method == "POST":
+            case.body = {"file": PICTURE + uuid.uuid4().bytes}  # the same image twice is refused
         elif case.media_type == "multipart/form-data":
             case.body = {"image": PICTURE}
         elif case.path in ("/api/v1/jobs", "/api/v1/inference"):
@@ -73,7 +76,9 @@ class GoodRequests:
         if maker is not None:
             return await maker()
         found = {"principal_id": NOBODY, "slug": "job-unknown", "model": MODEL, "model_name": MODEL, "version": VERSION}
-        if "/webhooks" in case.path:
+        if "/images" in case.path:
+            found |= await self._once("image", self._image)
+        elif "/webhooks" in case.path:
             found |= await self._once("hook", self._hook)
         elif "/jobs" in case.path:
             found |= await self._once("job", self._job)
@@ -91,6 +96,8 @@ class GoodRequests:
             "DELETE /api/v1/jobs/{job_id}": self._ended_job,
             "POST /api/v1/jobs/{job_id}/retry": self._failed_job,
             "POST /api/v1/jobs/{job_id}/cancel": self._cancelled_job,
+            "DELETE /api/v1/images/{image_id}": self._image,
+            "DELETE /images/{image_id}": self._image,
             "DELETE /api/v1/batches/{batch_id}": self._ended_batch,
             "DELETE /api/v1/webhooks/{webhook_id}": self._new_hook,
             "GET /api/v1/admin/dead/{job_id}": self._dead_job,
@@ -103,6 +110,10 @@ class GoodRequests:
 
     async def _job(self) -> dict[str, str]:
         return {"job_id": await self._gateway.completed_with_file(USER), "name": "mask.png"}
+
+    async def _image(self) -> dict[str, str]:
+        sent = (await self._gateway.send_image(USER, PICTURE + uuid.uuid4().bytes)).json()
+        return {"image_id": sent["image_id"], "object_id": sent["detection"]["detections"][0]["object_id"]}
 
     async def _ended_job(self) -> dict[str, str]:
         job_id = await self._gateway.submit(USER)
