@@ -167,6 +167,8 @@ class ModelCard:
     """True if the deployment may have no replica until a job comes."""
     options: Json = field(default_factory=dict)
     """The block's `settings`."""
+    reads_in_steps: bool = False
+    """Whether images for it may have up to IMAGE_MAX_PIXELS_IN_STEPS pixels."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ ROBOTO = Path("dashboard", "client", "build", "static", "media")
 ROBOTO_STYLES = ("300", "400", "500", "700", "400italic")
 DEJAVU = Path("/usr/share/fonts/truetype/dejavu")
 DEJAVU_STYLES = ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono")
-WORDS = re.findall(
+WORDS: list[str] = re.findall(
     r"\w+",
     "sample image grain surface detector voltage vacuum carbon layer polished section powder mean value"
     " distance beam current crystal edge contrast electron microscope measured heated cleaned coated glass"

@@ -19,10 +19,12 @@ from serve_app.gateway.submission import (
     request_of_form,
     request_of_json,
     wants_image,
+    with_file_name,
 )
 from serve_app.gateway.supervisor import RequestTasks
 from serve_app.gateway.uploads import ImageFetcher, UploadBudget, UploadShare
 from serve_app.images.header import ImageHeader, inspect
+from serve_app.images.names import name_in_url
 from serve_app.images.store import ImageStore, accepted_with, keep_input
 from serve_app.jobs.records import Submission
 from serve_app.jobs.store import JobStore
@@ -76,6 +78,8 @@ async def accept_request(
     if asked.keep and not takes_image:
         raise BodyInvalid(f"The model {card.name} takes no image, so there is none to keep.")
     params = checked_params(intake.models, card, asked.params)
+    name = (asked.image.filename if asked.image else name_in_url(asked.image_url or "")) or ""
+    params = with_file_name(intake.models, card, params, name)
     data = await asked.image.read() if asked.image is not None else None
     submission = Submission(
         id=str(uuid.uuid4()),
@@ -116,7 +120,8 @@ async def submit(intake: Intake, submission: Submission, data: bytes | None) -> 
     await intake.store.check_intake()
     if data is None:
         return await intake.jobs.submit(submission)
-    return await submit_with_input(intake, submission, data, inspect(data, intake.settings))
+    in_steps = intake.models.card(submission.model).reads_in_steps
+    return await submit_with_input(intake, submission, data, inspect(data, intake.settings, in_steps=in_steps))
 
 
 async def submit_with_input(intake: Intake, submission: Submission, data: bytes, header: ImageHeader) -> Job:

@@ -94,6 +94,9 @@ class Model(ABC):
 
     input_layer: ClassVar[Literal["image", "none"]] = "image"
     """`image`: a job carries one image. `none`: a job has parameters only, and `preprocess` gets no data."""
+    reads_in_steps: ClassVar[bool] = False
+    """True: `preprocess` reads large TIFF and JPEG files in steps (`images.reduced`), so jobs of this model may have
+    images of up to IMAGE_MAX_PIXELS_IN_STEPS."""
     Params: ClassVar[type[Schema]]
     """What a submit may carry beside the input."""
     Result: ClassVar[type[Schema]]

@@ -107,4 +107,5 @@ def card(config: ModelConfig) -> ModelCard:
         max_batch_size=config.max_batch_size,
         chunks_per_replica=config.chunks_per_replica,
         wakes_from_zero=config.min_replicas == 0,
+        reads_in_steps=model.reads_in_steps,
     )

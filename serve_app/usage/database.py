@@ -1,4 +1,4 @@
-"""The writer's PostgreSQL connection, and what each kind of outbox entry becomes in its tables.
+"""Connections to PostgreSQL, and what each kind of outbox entry becomes in its tables.
 
 Values stay what they are in the stream. PostgreSQL converts them, so only PostgreSQL decides what can be
 stored, and every entry that it refuses is found in the same way."""
@@ -9,11 +9,12 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, LiteralString
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from serve_app.connections import end_tasks
 from serve_app.texts import sanitize_text
 
 CONNECT_TIMEOUT_S: Final = 5
@@ -85,6 +86,40 @@ class Database:
             for kind, insert in INSERTS.items():
                 if group := [row for row in rows if row.kind == kind]:
                     await connection.execute(insert, [as_parameter(group)])
+
+
+class Queries:
+    """Asks one query at a time, over one connection that is opened when needed."""
+
+    def __init__(self, url: str) -> None:
+        self._database = Database(url)
+        self._turn = asyncio.Lock()
+
+    async def fetch(
+        self, statement: LiteralString, parameters: Sequence[Any] | Mapping[str, Any], within_s: float
+    ) -> list[Any]:
+        """The rows of one statement, committed, within so many seconds including the wait for its turn.
+
+        Raises `psycopg.Error`, `TimeoutError` or `OSError`; the statement may have been committed then.
+        """
+        async with asyncio.timeout(within_s), self._turn:
+            asking = asyncio.create_task(self._ask(statement, parameters))
+            try:
+                return await asyncio.shield(asking)
+            finally:  # else psycopg waits ten seconds for a silent server to cancel the query
+                await end_tasks([asking])
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._database.close()
+
+    async def _ask(self, statement: LiteralString, parameters: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+        try:
+            connection = await self._database.open()
+            return await (await connection.execute(statement, parameters)).fetchall()
+        except BaseException:  # also on cancellation: the connection may be in the middle of a query
+            await self._database.close()
+            raise
 
 
 def _is_refusal(error: psycopg.Error) -> bool:

@@ -27,6 +27,7 @@ IMPLEMENTATIONS = [
     "serve_app.models.document:Document",
     "tests.toy_model:WordStatistics",
     "tests.toy_files:BrightMask",
+    "serve_app.models.thumbnail:ThumbnailModel",
 ]
 
 
