@@ -20,7 +20,7 @@ from serve_app.jobs.dispatcher import CLOSE_S, GIVE_BACK_S
 from serve_app.settings import MIB, Settings
 
 SLOW = ConcurrencyLimit(1, 1)
-OPEN = {"/api/v1/version", "/health", "/__health", "/livez", "/readyz", "/healthz", "/metrics"}
+OPEN = {"/api/v1/version", "/config", "/health", "/__health", "/livez", "/readyz", "/healthz", "/metrics"}
 OPEN |= {"/openapi.json", "/docs", "/problems/{slug}"}
 
 
