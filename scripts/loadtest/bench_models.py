@@ -32,7 +32,7 @@ BATCHES = {"ocr": 4, "layout": 4, "table": 4, "document": 2}
 """As in serve_app/serve.yaml."""
 FOUND = 0.7
 """Least overlap of a table with what the layout says."""
-MICROGRAPHS = {
+MICROGRAPHS: dict[str, drawn.Fields] = {
     "zeiss-1024x768-palette.tif": {
         "accelerating_voltage": (25.0, "kV"),
         "working_distance": (14.8, "mm"),
@@ -128,7 +128,7 @@ class Bench:
             if path is None or not path.is_file():
                 print(f"# {name} is skipped: it is not in --micrographs, {self._micrographs or 'which is not given'}")
             else:
-                given.append((path.read_bytes(), dict(fields)))
+                given.append((path.read_bytes(), fields))
         read = ocr.answers([file for file, _ in given], [{"data_bar": True}] * len(given))
         right = total = 0
         for place, ((_, fields), result) in enumerate(zip(given, read, strict=True)):
