@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -23,6 +24,7 @@ TRANSACTION_TIMEOUT_S: Final = 15.0
 _DETAIL_LIMIT: Final = 4000
 _SHOWN_LIMIT: Final = 2000
 Fields = Mapping[bytes, bytes]
+Parameters = Sequence[Any] | Mapping[str, Any]
 
 
 class Database:
@@ -95,31 +97,51 @@ class Queries:
         self._database = Database(url)
         self._turn = asyncio.Lock()
 
-    async def fetch(
-        self, statement: LiteralString, parameters: Sequence[Any] | Mapping[str, Any], within_s: float
-    ) -> list[Any]:
-        """The rows of one statement, committed, within so many seconds including the wait for its turn.
+    async def fetch(self, statement: LiteralString, parameters: Parameters, within_s: float) -> list[Any]:
+        """The rows of a statement that reads, within so many seconds, including the wait for its turn.
 
-        Raises `psycopg.Error`, `TimeoutError` or `OSError`; the statement may have been committed then.
+        Raises `psycopg.Error`, `TimeoutError` or `OSError`.
         """
-        async with asyncio.timeout(within_s), self._turn:
-            asking = asyncio.create_task(self._ask(statement, parameters))
-            try:
-                return await asyncio.shield(asking)
-            finally:  # else psycopg waits ten seconds for a silent server to cancel the query
-                await end_tasks([asking])
+        return await self._in_turn(partial(_read, statement, parameters), within_s)
+
+    async def change(self, statement: LiteralString, parameters: Parameters, within_s: float) -> list[Any]:
+        """The rows of a statement that writes, once they are committed. Otherwise as `fetch`.
+
+        In a transaction: a server that hangs before the commit has changed nothing when it continues.
+        """
+        return await self._in_turn(partial(_write, statement, parameters), within_s)
 
     async def close(self) -> None:
         """Close the connection."""
         await self._database.close()
 
-    async def _ask(self, statement: LiteralString, parameters: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
+    async def _in_turn(
+        self, ask: Callable[[psycopg.AsyncConnection], Awaitable[list[Any]]], within_s: float
+    ) -> list[Any]:
+        async with asyncio.timeout(within_s), self._turn:
+            asking = asyncio.create_task(self._ask(ask))
+            try:
+                return await asyncio.shield(asking)
+            finally:  # else psycopg waits ten seconds for a silent server to cancel the query
+                await end_tasks([asking])
+
+    async def _ask(self, ask: Callable[[psycopg.AsyncConnection], Awaitable[list[Any]]]) -> list[Any]:
         try:
-            connection = await self._database.open()
-            return await (await connection.execute(statement, parameters)).fetchall()
+            return await ask(await self._database.open())
         except BaseException:  # also on cancellation: the connection may be in the middle of a query
             await self._database.close()
             raise
+
+
+async def _read(statement: LiteralString, parameters: Parameters, connection: psycopg.AsyncConnection) -> list[Any]:
+    return await (await connection.execute(statement, parameters)).fetchall()
+
+
+async def _write(statement: LiteralString, parameters: Parameters, connection: psycopg.AsyncConnection) -> list[Any]:
+    await connection.execute("BEGIN")
+    rows = await _read(statement, parameters, connection)
+    await connection.execute("COMMIT")
+    return rows
 
 
 def _is_refusal(error: psycopg.Error) -> bool:

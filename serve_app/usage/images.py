@@ -4,12 +4,15 @@ job's outcome, and is not stored twice."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, LiteralString
 
 import psycopg
 
+from serve_app.contracts import Json
 from serve_app.errors import ImagesFull, ImagesUnavailable
 from serve_app.settings import Settings
 from serve_app.usage.database import Queries
@@ -98,7 +101,7 @@ class Images:
     async def add(self, new: NewImage) -> tuple[Image, bool]:
         """The user's image with this id, and whether it is new. Raises `ImagesFull`."""
         fields = {**_names(new), "media_type": new.media_type, "bytes": new.bytes, "most": self._most}
-        if added := await self._fetch(_ADD, fields):
+        if added := _images(await self._change(_ADD, fields)):
             return added[0], True
         if found := await self.find(new.owner, new.id):
             return found, False
@@ -106,46 +109,56 @@ class Images:
 
     async def find(self, owner: str, image_id: str) -> Image | None:
         """The user's image with this id."""
-        found = await self._fetch(_FIND, {"owner": owner, "image_id": image_id})
+        found = _images(await self._read(_FIND, {"owner": owner, "image_id": image_id}))
         return found[0] if found else None
 
     async def replace(self, new: NewImage, previous: str) -> Image | None:
         """Give the image another job instead of the previous one; None if that is not its job any more."""
-        changed = await self._fetch(_REPLACE, {**_names(new), "previous": previous})
+        changed = _images(await self._change(_REPLACE, {**_names(new), "previous": previous}))
         return changed[0] if changed else None
 
     async def withdraw(self, owner: str, image_id: str, job_id: str) -> None:
         """Remove the image if this is its job."""
-        await self._ask(_WITHDRAW, {"owner": owner, "image_id": image_id, "job_id": job_id})
+        await self._change(_WITHDRAW, {"owner": owner, "image_id": image_id, "job_id": job_id})
 
     async def delete(self, owner: str, image_id: str, job_id: str) -> bool:
         """Remove the image and what its job found, in one step. False if this is not its job any more."""
-        return bool(await self._ask(_DELETE, {"owner": owner, "image_id": image_id, "job_id": job_id}))
+        return bool(await self._change(_DELETE, {"owner": owner, "image_id": image_id, "job_id": job_id}))
 
     async def page(self, owner: str, *, limit: int, after: tuple[int, str] | None) -> list[Image]:
         """Up to `limit` of the user's images, newest first. `after`: time and job of the last one before them."""
         at, job_id = after or _LAST
         fields = {"owner": owner, "at": _EPOCH + at * _MICROSECOND, "after": job_id, "limit": limit}
-        return await self._fetch(_PAGE, fields)
+        return _images(await self._read(_PAGE, fields))
 
     async def close(self) -> None:
         """Close the connection."""
         await self._queries.close()
 
-    async def _fetch(self, statement: LiteralString, fields: dict[str, Any]) -> list[Image]:
-        rows = await self._ask(statement, fields)
-        return [
-            Image(image_id, job_id, model, media_type, size, (created - _EPOCH) // _MICROSECOND, age.total_seconds())
-            for image_id, job_id, model, media_type, size, created, age in rows
-        ]
-
-    async def _ask(self, statement: LiteralString, fields: dict[str, Any]) -> list[Any]:
-        try:
+    async def _read(self, statement: LiteralString, fields: Json) -> list[Any]:
+        with _reached():
             return await self._queries.fetch(statement, fields, WITHIN_S)
-        except (psycopg.Error, TimeoutError, OSError) as error:
-            _log.warning("the images cannot be reached: %s", type(error).__name__)
-            raise ImagesUnavailable("Images cannot be stored or read now. Try again in a moment.") from error
+
+    async def _change(self, statement: LiteralString, fields: Json) -> list[Any]:
+        with _reached():
+            return await self._queries.change(statement, fields, WITHIN_S)
 
 
-def _names(new: NewImage) -> dict[str, Any]:
+@contextmanager
+def _reached() -> Iterator[None]:
+    try:
+        yield
+    except (psycopg.Error, TimeoutError, OSError) as error:
+        _log.warning("the images cannot be reached: %s", type(error).__name__)
+        raise ImagesUnavailable("Images cannot be stored or read now. Try again in a moment.") from error
+
+
+def _images(rows: list[Any]) -> list[Image]:
+    return [
+        Image(image_id, job_id, model, media_type, size, (created - _EPOCH) // _MICROSECOND, age.total_seconds())
+        for image_id, job_id, model, media_type, size, created, age in rows
+    ]
+
+
+def _names(new: NewImage) -> Json:
     return {"owner": new.owner, "image_id": new.id, "job_id": new.job_id, "model": new.model}

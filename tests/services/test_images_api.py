@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
 import httpx2
+import psutil
 import psycopg
 import pytest
 from gateway_parts import (
@@ -25,7 +28,10 @@ from waiting import until
 from serve_app.contracts import Json, Outcome
 from serve_app.gateway.routes import images as routes
 from serve_app.local.issuer import DevIssuerServer
+from serve_app.local.postgres import Postgres
 from serve_app.settings import Settings
+from serve_app.usage import images as table
+from serve_app.usage.report.prune import prune
 from tests.pictures import encode, gradient
 
 PATH = "/api/v1/images"
@@ -230,6 +236,39 @@ async def test_without_postgresql_nothing_is_accepted_and_it_recovers_alone(gate
         assert await gateway.keys() == set()
         connection.execute("ALTER TABLE elsewhere RENAME TO images")
     assert (await gateway.send_image()).status_code == 200
+
+
+async def test_a_postgresql_that_falls_silent_is_told_in_time_and_leaves_nothing(
+    gateway: Running, tables: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.send_image(picture=OTHER)  # the connection is there
+    before = await gateway.keys()
+    monkeypatch.setattr(table, "WITHIN_S", 0.5)
+    server = psutil.Process(postgres.pid)
+    processes = [server, *server.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        began = time.monotonic()
+        assert told(await gateway.send_image()) == (503, "images-unavailable")
+        assert time.monotonic() - began < 5
+    finally:
+        for process in processes:
+            process.resume()
+    assert await gateway.keys() == before
+    monkeypatch.undo()
+    assert (await gateway.send_image()).status_code == 200
+    assert len(rows(tables)) == 2
+    assert len(gateway.detector.tasks) == 2
+
+
+async def test_pruned_images_are_gone_with_their_results(gateway: Running, tables: str) -> None:
+    sent = (await gateway.send_image()).json()
+    await outcome_is_stored(tables, sent["job_id"])
+    done = prune(tables, datetime.now(UTC) + timedelta(hours=1))
+    assert (done.images, done.outcomes) == (1, 1)
+    assert told(await gateway.get(f"{PATH}/{ID}")) == (404, "image-unknown")
+    assert (await gateway.send_image()).json()["detection"]["count"] == 2
 
 
 @pytest.mark.gateway(queue_max_jobs=1)
