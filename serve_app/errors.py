@@ -17,13 +17,20 @@ class ServiceError(Exception):
     title: ClassVar[str] = "The service failed"
 
     def __init__(
-        self, detail: str, *, retry_after: int | None = None, pointers: Mapping[str, str] | None = None
+        self,
+        detail: str,
+        *,
+        retry_after: int | None = None,
+        pointers: Mapping[str, str] | None = None,
+        location: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after = retry_after
         self.pointers = dict(pointers or {})
         """JSON Pointer (RFC 6901) into the request body -> the fault at that place."""
+        self.location = location
+        """Path of what the request conflicts with."""
 
 
 class InternalError(ServiceError):
@@ -104,6 +111,10 @@ SignedUrlExpired: Final = _problem(RequestError, "signed-url-expired", 410, "The
 BatchUnknown: Final = _problem(RequestError, "batch-unknown", 404, "No such batch")
 BatchNotEnded: Final = _problem(RequestError, "batch-not-ended", 409, "The batch has not ended")
 ImageNotKept: Final = _problem(RequestError, "image-not-kept", 404, "The image is not kept")
+ImageUnknown: Final = _problem(RequestError, "image-unknown", 404, "No such image")
+ImageExists: Final = _problem(RequestError, "image-exists", 409, "You have this image already")
+ImagesFull: Final = _problem(RequestError, "images-full", 409, "No more images fit")
+ObjectUnknown: Final = _problem(RequestError, "object-unknown", 404, "No such object")
 DecisionUnknown: Final = _problem(RequestError, "decision-unknown", 404, "There is no such block or override")
 StopUnknown: Final = _problem(RequestError, "stop-unknown", 404, "There is no such stop")
 DecisionsFull: Final = _problem(RequestError, "decisions-full", 409, "No more blocks or overrides fit")
@@ -125,6 +136,7 @@ StoreUnavailable: Final = _problem(CapacityError, "store-unavailable", 503, "The
 TrackerUnavailable: Final = _problem(CapacityError, "tracker-unavailable", 503, "The job tracker is not reachable")
 KeysUnavailable: Final = _problem(CapacityError, "keys-unavailable", 503, "The token issuer's keys are not reachable")
 UsageUnavailable: Final = _problem(CapacityError, "usage-unavailable", 503, "The usage records are not reachable")
+ImagesUnavailable: Final = _problem(CapacityError, "images-unavailable", 503, "The images are not reachable")
 DeadlineExceeded: Final = _problem(CapacityError, "deadline-exceeded", 504, "The request took too long")
 
 ImageUndecodable: Final = _failure("image-undecodable", "The image's pixels could not be decoded")

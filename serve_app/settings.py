@@ -207,6 +207,14 @@ class Settings(BaseSettings):
     """Items of one batch."""
     batch_max_bytes: Annotated[int, Field(ge=1)] = 64 * MIB
     """Bytes of the files of one batch together (64 MiB); beyond it 413 [body-too-large](problems.md#body-too-large)."""
+    images_model: str = "circles"
+    """Model of the [images API](detections.md): a served model that finds objects. `dummy-detector` answers one fixed
+    circle, for trying clients."""
+    images_wait_s: Annotated[float, Field(ge=0, le=20)] = 20.0
+    """Seconds that `POST /api/v1/images` waits for the objects; then it answers 202, and they are read later."""
+    images_max_per_user: Annotated[int, Field(ge=1)] = 10_000
+    """Images that one user may have; beyond it 409 [images-full](problems.md#images-full). They stay until their owner
+    deletes them or the operator [prunes](reports.md#retention) them."""
 
     model_source: Literal["demo", "hugging_face", "private"] = "demo"
     """`demo`: the model in this repository, trained on drawn textures. `hugging_face`: a snapshot in the machine's

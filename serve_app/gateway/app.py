@@ -37,6 +37,7 @@ from serve_app.gateway.live import JobPresenter, JobWatch
 from serve_app.gateway.observability import BreakerMeter, RequestLog
 from serve_app.gateway.ratelimit import ConcurrencyLimit, Decisions, Limiter
 from serve_app.gateway.routes.batches import BatchIntake, StoredResults
+from serve_app.gateway.routes.images import ImageRecords
 from serve_app.gateway.routes.service import Health, Release
 from serve_app.gateway.routes.table import ROUTES, description
 from serve_app.gateway.routes.usage import Reports
@@ -53,6 +54,7 @@ from serve_app.jobs.store import JobStore
 from serve_app.models.registry import load, refusal
 from serve_app.settings import Settings
 from serve_app.tracing import Tracer
+from serve_app.usage.images import Images
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.outcomes import Outcomes
 from serve_app.usage.writer import Writer
@@ -89,6 +91,7 @@ class Gateway:
     dispatchers: Mapping[str, Dispatcher]
     outbox: Outbox
     outcomes: Outcomes
+    images: Images
     writer: Writer
     keys: KeyRing
     reports: Reports
@@ -191,6 +194,7 @@ def _assemble(
     batches = BatchStore(jobs)
     store, webhooks = open_store(requests, settings), WebhookStore(requests, settings)
     outbox, outcomes, writer = Outbox(requests, settings), Outcomes(settings), Writer(work, settings)
+    images = Images(settings)
     active, supervisor = ActiveCluster(claiming), Supervisor(shutdown)
     verifier, limiter = TokenVerifier(settings, keys), Limiter(requests, settings)
     budget = UploadBudget(settings.upload_bytes_in_flight, settings.upload_bytes_per_user)
@@ -222,6 +226,7 @@ def _assemble(
         dispatchers=dispatchers,
         outbox=outbox,
         outcomes=outcomes,
+        images=images,
         writer=writer,
         keys=keys,
         reports=reports,
@@ -242,6 +247,7 @@ def _assemble(
             *(presenter, watch, stored_results, Decisions(requests)),
             *(limiter, UrlSigner(requests, settings)),
             Intake(jobs, store, models, budget, fetcher, tasks, settings),
+            ImageRecords(images, jobs, outbox, outcomes, settings),
             BatchIntake(batches, store, models, budget, tasks, settings),
             Health(status, store, dispatchers, supervisor, writer, models),
             Release(version, {f"{route.method:<4} {route.path}": route.summary for route in ROUTES}, description()),
@@ -264,7 +270,9 @@ async def _end(gateway: Gateway) -> None:
     gateway.reports.close()
     await _within(CLOSE_S, gateway.supervisor.end())
     gateway.store.close()  # after its last user: using a closed store is a bug
-    await _within(CLOSE_S, gateway.writer.close(), gateway.keys.close(), gateway.outcomes.close())
+    await _within(
+        CLOSE_S, gateway.writer.close(), gateway.keys.close(), gateway.outcomes.close(), gateway.images.close()
+    )
     # Everything before may use Redis and the exporter of traces.
     await _within(CLOSE_S, *(client.aclose() for client in gateway.clients), asyncio.to_thread(gateway.tracer.close))
 

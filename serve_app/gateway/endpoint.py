@@ -47,7 +47,7 @@ Problems = tuple[type[ServiceError], ...]
 Method = Literal["GET", "POST", "DELETE"]
 Handler = Callable[..., Awaitable[Response]]
 """Takes a `Call`, and the parts of the gateway that its other parameters name by class."""
-Tag = Literal["Jobs", "Older routes", "Batches", "Webhooks", "Usage", "Admin", "Service"]
+Tag = Literal["Jobs", "Older routes", "Batches", "Images", "Webhooks", "Usage", "Admin", "Service"]
 """The groups of routes on the page, in its order."""
 Content = type[Any] | str
 """A schema is JSON; a text is another media type."""
@@ -92,6 +92,8 @@ class RouteSpec:
     """Request headers that it uses, besides `Authorization` and `X-Request-ID`; `openapi.HEADERS` describes each."""
     answer_headers: tuple[str, ...] = ()
     """Headers of its successful answers, besides those of every answer and of its status."""
+    at_root: bool = False
+    """True: the same route is also under `/api/v1`; this path is a predecessor's."""
     handler: Handler = _no_handler
 
     @property

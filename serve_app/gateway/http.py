@@ -67,6 +67,8 @@ def problem_response(error: ServiceError, *, path: str, request_id: str) -> Resp
     retry_after = error.retry_after or (RETRY_AFTER_S if isinstance(error, CapacityError) else None)
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
+    if error.location is not None:
+        headers["Location"] = error.location
     return Response(json_text(document).encode(), error.status, headers, media_type="application/problem+json")
 
 

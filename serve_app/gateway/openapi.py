@@ -19,7 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from serve_app.contracts import SERVICE_NAME, Json
-from serve_app.errors import PROBLEMS, JobError, ServiceError
+from serve_app.errors import PROBLEMS, ImageExists, JobError, ServiceError
 from serve_app.gateway.endpoint import Content, Problems, RouteSpec, Tag
 from serve_app.gateway.schemas.common import PRINCIPAL_ID, Problem, problem_type, without_null
 from serve_app.models.contract import OUTPUT_NAME
@@ -65,6 +65,8 @@ PATH_PARAMETERS: Final[Mapping[str, Json]] = {
         "description": "Of a file, as the result lists it.",
     },
     "batch_id": {"type": "string", "description": "The id that the submit of the batch answered."},
+    "image_id": {"type": "string", "description": "The SHA-256 of the image's bytes, in hexadecimal."},
+    "object_id": {"type": "string", "description": "Of an object, as the list of the image's objects names it."},
     "principal_id": {
         "type": "string",
         "pattern": f"^{PRINCIPAL_ID}$",
@@ -202,7 +204,8 @@ def _answers(route: RouteSpec, problems: Problems, schemas: Schemas, targets: Li
         by_status[problem.status].append(problem)
     for status, met in sorted(by_status.items()):
         answer = answers.setdefault(str(status), {"description": _titles(met)})
-        answer["headers"] = _headers(*_headers_of(status, limited=limited))
+        names = dict.fromkeys((*_headers_of(status, limited=limited), *(("Location",) if ImageExists in met else ())))
+        answer["headers"] = _headers(*names)
         answer.setdefault("content", {})["application/problem+json"] = {
             "schema": schemas.sent(Problem),
             "examples": {one.slug: {"$ref": f"#/components/examples/{one.slug}"} for one in met},
@@ -269,7 +272,7 @@ def _components(routes: Sequence[RouteSpec], schemas: Schemas, examples: Json) -
 def operation_id(route: RouteSpec) -> str:
     """A unique name for a route."""
     words = re.sub(r"\W+", "_", route.path.removeprefix("/api/v1").strip("/")).rstrip("_")
-    return f"{route.method.lower()}_{words}"
+    return f"{route.method.lower()}_{'root_' if route.at_root else ''}{words}"
 
 
 def parameters_of(path: str) -> list[str]:
@@ -457,7 +460,7 @@ def _command(method: str, path: str, content: Json, *, token: bool) -> str:
     if token:
         words.append('-H "Authorization: Bearer $TOKEN"')
     if "multipart/form-data" in content:
-        words.append("-F image=@image.tif")
+        words.append(f"-F {'file' if '/images' in path else 'image'}=@image.tif")
     elif "application/json" in content:
         words.append(f"--json {shlex.quote(json.dumps(content['application/json']['example']))}")
     return " \\\n  ".join([*words, f'"$URL{path}"'])

@@ -116,18 +116,25 @@ def locate(settings: Settings, cache: Path | None = None) -> Snapshot:
     """
     if settings.model_source == "demo":
         return _complete(Snapshot(DEMO_FOLDER, DEMO_ID, "", demo=True), "run make train-demo")
-    fetch = f"hf download {settings.model_id}"
-    if settings.model_revision:
-        fetch += f" --revision {settings.model_revision}"
+    fetch = fetch_command(settings)
     root = cache or _hugging_face_cache()
     if settings.model_source == "private" and settings.model_cache_dir:
         root = settings.model_cache_dir
-        fetch += f" --cache-dir {root}"
     repository = root / _repository_name(settings.model_id)
     if settings.model_source == "private" and not repository.is_dir() and (root / CONFIG).exists():
         return _complete(_flat(root, settings), f"hf download {settings.model_id} --local-dir {root}")
     folder = _revision_folder(repository, settings, fetch)
     return _complete(Snapshot(folder, settings.model_id, folder.name, demo=False), fetch)
+
+
+def fetch_command(settings: Settings) -> str:
+    """The command that downloads the model to where the settings look for it."""
+    fetch = f"hf download {settings.model_id}"
+    if settings.model_revision:
+        fetch += f" --revision {settings.model_revision}"
+    if settings.model_source == "private" and settings.model_cache_dir:
+        fetch += f" --cache-dir {settings.model_cache_dir}"
+    return fetch
 
 
 def _hugging_face_cache() -> Path:

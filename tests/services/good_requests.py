@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -38,6 +39,8 @@ class GoodRequests:
             case.body = self._bodies[name]
         elif name == "POST /api/v1/batches":
             case.body = BATCH if case.media_type == "application/json" else {"image": [PICTURE, PICTURE]}
+        elif name.endswith("/images") and case.method == "POST":
+            case.body = {"file": PICTURE + uuid.uuid4().bytes}  # the same image twice is refused
         elif case.media_type == "multipart/form-data":
             case.body = {"image": PICTURE}
         elif case.path in ("/api/v1/jobs", "/api/v1/inference"):
@@ -60,7 +63,9 @@ class GoodRequests:
         if maker is not None:
             return await maker()
         found = {"principal_id": NOBODY, "slug": "job-unknown"}
-        if "/webhooks" in case.path:
+        if "/images" in case.path:
+            found |= await self._once("image", self._image)
+        elif "/webhooks" in case.path:
             found |= await self._once("hook", self._hook)
         elif "/jobs" in case.path:
             found |= await self._once("job", self._job)
@@ -78,6 +83,8 @@ class GoodRequests:
             "DELETE /api/v1/jobs/{job_id}": self._ended_job,
             "POST /api/v1/jobs/{job_id}/retry": self._failed_job,
             "POST /api/v1/jobs/{job_id}/cancel": self._cancelled_job,
+            "DELETE /api/v1/images/{image_id}": self._image,
+            "DELETE /images/{image_id}": self._image,
             "DELETE /api/v1/batches/{batch_id}": self._ended_batch,
             "DELETE /api/v1/webhooks/{webhook_id}": self._new_hook,
             "GET /api/v1/admin/dead/{job_id}": self._dead_job,
@@ -90,6 +97,10 @@ class GoodRequests:
 
     async def _job(self) -> dict[str, str]:
         return {"job_id": await self._gateway.completed_with_file(USER), "name": "mask.png"}
+
+    async def _image(self) -> dict[str, str]:
+        sent = (await self._gateway.send_image(USER, PICTURE + uuid.uuid4().bytes)).json()
+        return {"image_id": sent["image_id"], "object_id": sent["detection"]["detections"][0]["object_id"]}
 
     async def _ended_job(self) -> dict[str, str]:
         job_id = await self._gateway.submit(USER)

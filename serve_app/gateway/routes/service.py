@@ -11,6 +11,7 @@ from typing import Final, Literal
 from starlette.responses import Response
 
 from serve_app import errors
+from serve_app.contracts import SERVICE_NAME
 from serve_app.errors import AdminRequired, RouteUnknown, ServiceError
 from serve_app.gateway.auth import TokenVerifier, bearer_token
 from serve_app.gateway.background.status_cache import ModelStatus, StatusCache
@@ -89,6 +90,22 @@ async def version(call: Call, release: Release) -> Response:
         "service": "SEM Classifier API",
         "release": release.version,
         "endpoints": dict(release.endpoints),
+    }
+    return json_response(answer)
+
+
+@ROUTES.add(RouteSpec("GET", "/config", "Settings that are no secret", "Service", {200: (schemas.Config,)}))
+async def config(call: Call, release: Release, models: Models, settings: Settings) -> Response:
+    """What a client of the images API may want to know; depends on no other part."""
+    card = models.cards.get(settings.images_model)
+    answer: schemas.Config = {
+        "app_name": SERVICE_NAME,
+        "app_version": release.version,
+        "environment": settings.environment,
+        "api_prefix": "/api/v1",
+        "mode": "dummy" if card is not None and card.implementation.endswith(":DummyDetector") else "real",
+        "model_name": settings.images_model,
+        "max_upload_size": settings.image_max_bytes,
     }
     return json_response(answer)
 

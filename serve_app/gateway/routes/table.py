@@ -7,12 +7,13 @@ from typing import Final
 from serve_app import errors
 from serve_app.gateway.endpoint import Problems, RouteSpec
 from serve_app.gateway.openapi import Description, describe
-from serve_app.gateway.routes import admin, batches, jobs, service, usage, webhooks
+from serve_app.gateway.routes import admin, batches, images, jobs, service, usage, webhooks
 from serve_app.gateway.schemas.webhooks import SENT
 
 ROUTES: Final[tuple[RouteSpec, ...]] = (
     *jobs.ROUTES,
     *batches.ROUTES,
+    *images.ROUTES,
     *service.MODEL_ROUTES,
     *usage.ROUTES,
     *webhooks.ROUTES,

@@ -23,6 +23,18 @@ class Version(TypedDict):
     endpoints: Annotated[dict[str, str], Field(description="`METHOD path` and a sentence.")]
 
 
+class Config(TypedDict):
+    """Settings that are no secret, by the names of the predecessor."""
+
+    app_name: str
+    app_version: str
+    environment: Literal["local", "dev", "stage", "prod"]
+    api_prefix: str
+    mode: Annotated[Literal["dummy", "real"], Field(description="`dummy`: every image has the same one circle.")]
+    model_name: Annotated[str, Field(description="Of the images API.")]
+    max_upload_size: Annotated[Count, Field(description="Bytes of an image.")]
+
+
 class QueueLength(TypedDict):
     """Jobs that have not ended."""
 
