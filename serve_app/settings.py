@@ -245,6 +245,13 @@ class Settings(BaseSettings):
     submit_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds that a submit may take once its body is in, fetching an `image_url` included; then 504
     [deadline-exceeded](problems.md#deadline-exceeded)."""
+    predict_model: str = "ocr"
+    """Model that `POST /predict` asks."""
+    detector_model: str = "circles"
+    """Model that the name `aiq-detector` means in the [KServe V1 protocol](protocols.md)."""
+    predict_wait_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds that a route which answers with the result waits for its job, and at most what is left of
+    `SUBMIT_TIMEOUT_S`."""
     upload_min_bytes_per_s: Annotated[int, Field(ge=1)] = 32_000
     """Least rate of a request body after its first 10 seconds (of a read: after `READ_TIMEOUT_S`, if that is less).
     Below it, or after 60 seconds without a byte, 504. Bodies that take more than 2 s are limited to 48 at once in a
