@@ -52,6 +52,7 @@ HEADERS: Final[Mapping[str, str]] = {
     "Link": "The next page, as `rel=next` (RFC 8288).",
     "Location": "Where it is.",
     "Content-Disposition": "Names the file, as a download.",
+    "Referrer-Policy": "`no-referrer`: a browser does not pass the signed URL on.",
     "Retry-After": "Seconds to wait before the next request.",
     "Allow": "The methods of this path.",
     "WWW-Authenticate": "The scheme, and why a token was refused (RFC 6750).",
