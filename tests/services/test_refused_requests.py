@@ -44,7 +44,7 @@ async def ended_batch(gateway: Running, size: int) -> str:
 
 
 async def of_ada(gateway: Running) -> dict[str, str]:
-    """Something for each name that stands in a path. Nothing works on it any more: webhook and image are made up."""
+    """Something for each name that stands in a path. Nothing works on it any more: webhook, image and model are made up."""
     return {
         "job_id": await gateway.completed_with_file("ada"),
         "name": "mask.png",
@@ -55,6 +55,7 @@ async def of_ada(gateway: Running) -> dict[str, str]:
         "object_id": str(uuid.uuid4()),
         "delivery_id": f"msg_{uuid.uuid4().hex}",
         "stop": "intake",
+        **{name: uuid.uuid4().hex for name in ("model", "model_name", "version")},
     }
 
 
