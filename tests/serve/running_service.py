@@ -29,7 +29,6 @@ ENVIRONMENT = {
     "LEASE_SECONDS": "6",
     "DECODE_TIMEOUT_S": "60",  # a decode worker that a test freezes must not be replaced meanwhile
     "RAY_metrics_report_interval_ms": "2000",
-    "RAY_prestart_worker_first_driver": "0",  # eight workers, of which a small service needs four
     "PYTHONPATH": script_path(TESTS, TESTS / "serve"),
 }
 
