@@ -77,6 +77,7 @@ def lock(arguments: List[str]) -> None:
         command = [str(PYTHON), "-m", "uv", "pip", "compile", "--universal", "--python-version", "3.11"]
         command += ["--generate-hashes", "--no-emit-index-url", "--quiet"]
         command += [] if name == "torch-gpu" else ["--no-emit-package", "torch"]
+        command += ["--override", str((REQUIREMENTS / "overrides.txt").relative_to(ROOT))] if name == "serve" else []
         command += ["--custom-compile-command", "make lock", *arguments]
         command += [str(source.relative_to(ROOT)), "-o", str(target.relative_to(ROOT))]
         subprocess.run(command, cwd=str(ROOT), check=True)
@@ -127,6 +128,16 @@ TARGETS: Dict[str, Target] = {
     "bench-usage": Target(
         "Measure the usage report over ten million generated rows (about 10 minutes, 6 GB of disk).",
         ("python", "-m", "loadtest.bench_usage"),
+        variables=MODULES,
+    ),
+    "bench-mixed": Target(
+        "Run 1,000 jobs over all models from two users while a replica is killed (about 10 minutes).",
+        ("python", "-m", "loadtest.mixed"),
+        variables=MODULES,
+    ),
+    "rows": Target(
+        "Try what the source systems could do on a running service (ARGS=--help).",
+        ("python", "-m", "loadtest.source_rows"),
         variables=MODULES,
     ),
     "bench-engines": Target(

@@ -218,7 +218,7 @@ CONFIG_HEADING: Final = ("Key", "Value", "Default", "Meaning")
 
 def problem_types() -> dict[str, str]:
     """Each problem's slug, and the line below its heading: its status and title."""
-    lines = {kind.slug: f"**Not shown** · {kind.title}" for kind in (errors.ModelUnready, errors.ReplicaLost)}
+    lines = {kind.slug: f"**Not shown** · {kind.title}" for kind in errors.ModelOutage.__subclasses__()}
     for slug, kind in errors.PROBLEMS.items():
         status = "Job FAILED" if issubclass(kind, errors.JobError) else kind.status
         lines[slug] = f"**{status}** · {kind.title}"

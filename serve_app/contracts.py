@@ -138,6 +138,8 @@ class Outcome:
     job_id: str
     result: Json | None = None
     failure: Failure | None = None
+    transient: bool = False
+    """The failure may pass: the job runs again after a pause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,10 @@ class ModelCard:
     """`max_ongoing_requests` of the deployment: chunks that one replica holds at once."""
     wakes_from_zero: bool
     """True if the deployment may have no replica until a job comes."""
+    options: Json = field(default_factory=dict)
+    """The block's `settings`."""
+    reads_in_steps: bool = False
+    """Whether images for it may have up to IMAGE_MAX_PIXELS_IN_STEPS pixels."""
 
 
 @dataclass(frozen=True, slots=True)

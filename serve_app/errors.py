@@ -17,13 +17,23 @@ class ServiceError(Exception):
     title: ClassVar[str] = "The service failed"
 
     def __init__(
-        self, detail: str, *, retry_after: int | None = None, pointers: Mapping[str, str] | None = None
+        self,
+        detail: str,
+        *,
+        retry_after: int | None = None,
+        pointers: Mapping[str, str] | None = None,
+        job_id: str = "",
+        location: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after = retry_after
         self.pointers = dict(pointers or {})
         """JSON Pointer (RFC 6901) into the request body -> the fault at that place."""
+        self.job_id = job_id
+        """The job that the request made, if it made one."""
+        self.location = location
+        """Path of what the request conflicts with."""
 
 
 class InternalError(ServiceError):
@@ -90,6 +100,7 @@ IdempotencyKeyInvalid: Final = _problem(
 IdempotencyKeyReused: Final = _problem(
     RequestError, "idempotency-key-reused", 422, "The idempotency key belongs to another request"
 )
+InputRejected: Final = _problem(RequestError, "input-rejected", 422, "The input could not be processed")
 ModelUnknown: Final = _problem(RequestError, "model-unknown", 404, "No such model")
 JobUnknown: Final = _problem(RequestError, "job-unknown", 404, "No such job")
 InputGone: Final = _problem(RequestError, "input-gone", 409, "The job's input is gone")
@@ -102,6 +113,10 @@ OutputUnknown: Final = _problem(RequestError, "output-unknown", 404, "No such ou
 BatchUnknown: Final = _problem(RequestError, "batch-unknown", 404, "No such batch")
 BatchNotEnded: Final = _problem(RequestError, "batch-not-ended", 409, "The batch has not ended")
 ImageNotKept: Final = _problem(RequestError, "image-not-kept", 404, "The image is not kept")
+ImageUnknown: Final = _problem(RequestError, "image-unknown", 404, "No such image")
+ImageExists: Final = _problem(RequestError, "image-exists", 409, "You have this image already")
+ImagesFull: Final = _problem(RequestError, "images-full", 409, "No more images fit")
+ObjectUnknown: Final = _problem(RequestError, "object-unknown", 404, "No such object")
 DecisionUnknown: Final = _problem(RequestError, "decision-unknown", 404, "There is no such block or override")
 StopUnknown: Final = _problem(RequestError, "stop-unknown", 404, "There is no such stop")
 DecisionsFull: Final = _problem(RequestError, "decisions-full", 409, "No more blocks or overrides fit")
@@ -113,6 +128,8 @@ WebhooksFull: Final = _problem(RequestError, "webhooks-full", 409, "No more webh
 RouteUnknown: Final = _problem(RequestError, "route-unknown", 404, "No such route")
 MethodNotAllowed: Final = _problem(RequestError, "method-not-allowed", 405, "The method is not allowed here")
 
+ModelRefused: Final = _problem(CapacityError, "model-refused", 503, "The model cannot be served here")
+ModelNotReady: Final = _problem(CapacityError, "model-not-ready", 503, "The model is not ready")
 RateLimited: Final = _problem(CapacityError, "rate-limited", 429, "Too many requests")
 TooManyStreams: Final = _problem(CapacityError, "too-many-streams", 429, "Too many streams are open")
 IntakeStopped: Final = _problem(CapacityError, "intake-stopped", 503, "No jobs are taken in now")
@@ -122,6 +139,11 @@ StoreUnavailable: Final = _problem(CapacityError, "store-unavailable", 503, "The
 TrackerUnavailable: Final = _problem(CapacityError, "tracker-unavailable", 503, "The job tracker is not reachable")
 KeysUnavailable: Final = _problem(CapacityError, "keys-unavailable", 503, "The token issuer's keys are not reachable")
 UsageUnavailable: Final = _problem(CapacityError, "usage-unavailable", 503, "The usage records are not reachable")
+PredictionFailed: Final = _problem(CapacityError, "prediction-failed", 503, "The prediction failed")
+PredictionUnfinished: Final = _problem(
+    CapacityError, "prediction-unfinished", 504, "The prediction takes longer than the request waits"
+)
+ImagesUnavailable: Final = _problem(CapacityError, "images-unavailable", 503, "The images are not reachable")
 DeadlineExceeded: Final = _problem(CapacityError, "deadline-exceeded", 504, "The request took too long")
 
 ImageUndecodable: Final = _failure("image-undecodable", "The image's pixels could not be decoded")
@@ -149,6 +171,13 @@ class ModelUnready(ModelOutage):
     """The input is not at fault: the jobs are given back without counting a delivery, and the breaker opens."""
 
     slug, title = "model-unready", "The model is not ready"
+
+
+class TransientFailure(ModelOutage):
+    """A model failed for a reason that is not the input's and may pass: the job runs again after a pause, three times
+    at most. Then it is dead, with this reason."""
+
+    slug, title = "transient-failure", "The model failed for a reason that may pass"
 
 
 class ReplicaLost(ModelOutage):

@@ -166,6 +166,9 @@ class Settings(BaseSettings):
     """Largest image in bytes (50 MiB), uploaded or fetched."""
     image_max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
     """Largest image in pixels: width × height of one frame."""
+    image_max_pixels_in_steps: Annotated[int, Field(ge=1)] = 500_000_000
+    """The same for TIFF and JPEG images of models that read them in steps ([`thumbnail`](thumbnails.md)), if it is
+    larger."""
     image_max_frames: Annotated[int, Field(ge=1)] = 64
     """Highest frame of an animation (GIF, APNG, WebP) that `page` can choose: all frames before it are decoded too.
     There is no limit on frames and pages that are not read."""
@@ -201,6 +204,14 @@ class Settings(BaseSettings):
     """Items of one batch."""
     batch_max_bytes: Annotated[int, Field(ge=1)] = 64 * MIB
     """Bytes of the files of one batch together (64 MiB); beyond it 413 [body-too-large](problems.md#body-too-large)."""
+    images_model: str = "circles"
+    """Model of the [images API](detections.md): a served model that finds objects. `dummy-detector` answers one fixed
+    circle, for trying clients."""
+    images_wait_s: Annotated[float, Field(ge=0, le=20)] = 20.0
+    """Seconds that `POST /api/v1/images` waits for the objects; then it answers 202, and they are read later."""
+    images_max_per_user: Annotated[int, Field(ge=1)] = 10_000
+    """Images that one user may have; beyond it 409 [images-full](problems.md#images-full). They stay until their owner
+    deletes them or the operator [prunes](reports.md#retention) them."""
 
     model_source: Literal["demo", "hugging_face", "private"] = "demo"
     """`demo`: the model in this repository, trained on drawn textures. `hugging_face`: a snapshot in the machine's
@@ -234,6 +245,13 @@ class Settings(BaseSettings):
     submit_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds that a submit may take once its body is in, fetching an `image_url` included; then 504
     [deadline-exceeded](problems.md#deadline-exceeded)."""
+    predict_model: str = "ocr"
+    """Model that `POST /predict` asks."""
+    detector_model: str = "circles"
+    """Model that the name `aiq-detector` means in the [KServe V1 protocol](protocols.md)."""
+    predict_wait_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds that a route which answers with the result waits for its job, and at most what is left of
+    `SUBMIT_TIMEOUT_S`."""
     upload_min_bytes_per_s: Annotated[int, Field(ge=1)] = 32_000
     """Least rate of a request body after its first 10 seconds (of a read: after `READ_TIMEOUT_S`, if that is less).
     Below it, or after 60 seconds without a byte, 504. Bodies that take more than 2 s are limited to 48 at once in a

@@ -146,6 +146,23 @@ def save_timm(root: Path) -> Path:
     return folder
 
 
+def save_timm_wrapper(root: Path, name: str, labels: tuple[str, ...]) -> Path:
+    """As transformers saves a network of timm: bicubic, and of the centre nine tenths."""
+    import torch
+    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
+    pretrained = {"input_size": [3, SIDE, SIDE], "interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center"}
+    pretrained |= {"mean": IMAGENET["image_mean"], "std": IMAGENET["image_std"], "num_classes": len(labels)}
+    config = {"architecture": "test_vit", "pretrained_cfg": pretrained, "label_names": list(labels)}
+    sizes = {"num_classes": len(labels), "model_args": {"img_size": SIDE}}
+    folder = root / f"models--{name.replace('/', '--')}" / "snapshots" / COMMIT
+    torch.manual_seed(7)
+    network = TimmWrapperForImageClassification(TimmWrapperConfig.from_dict(config | sizes))
+    spread(network)
+    network.save_pretrained(folder)
+    return folder
+
+
 def libraries() -> dict[str, bool]:
     """Which heavy ones this process has loaded; run in a decode worker."""
     return {name: sys.modules.get(name) is not None for name in ("torch", "transformers")}

@@ -136,3 +136,32 @@ def one_of_each() -> dict[str, bytes]:
         "webp-moving": frames("WEBP", 3),
         "bmp": encode(gradient(), "BMP"),
     }
+
+
+def large_tiff(side: int, dtype: str, *, tile: int = 0, rows: int = 0, samples: int = 1) -> bytes:
+    """A square page of constant tiles or strips, of four levels in turn that are each stored once: a small file that is
+    quickly made, however many pixels it has."""
+    kind, across = np.dtype(dtype), -(-side // tile) if tile else 1
+    count = across * across if tile else -(-side // rows)
+    shape = (tile, tile, samples) if tile else (rows, side, samples)
+    top = np.iinfo(kind).max
+    stored = [
+        zlib.compress(np.full(shape, top * level // 5, kind.newbyteorder("<")).tobytes(), 1) for level in range(1, 5)
+    ]
+    starts = [8 + sum(map(len, stored[:level])) for level in range(4)]
+    order = [(index // across + index % across) % 4 for index in range(count)]
+    body = b"II*\0" + struct.pack("<I", 8 + sum(map(len, stored))) + b"".join(stored)
+    entries = {
+        **{256: [side], 257: [side], 258: [8 * kind.itemsize] * samples, 259: [8], 262: [2 if samples == 3 else 1]},
+        **({322: [tile], 323: [tile]} if tile else {278: [rows]}),
+        277: [samples],
+        324 if tile else 273: [starts[level] for level in order],
+        325 if tile else 279: [len(stored[level]) for level in order],
+    }
+    place, values, table = len(body) + 2 + 12 * len(entries) + 4, b"", b""
+    for tag, numbers in sorted(entries.items()):
+        packed = struct.pack(f"<{len(numbers)}I", *numbers)
+        head = struct.pack("<HHI", tag, 4, len(numbers))
+        table += head + (packed if len(numbers) == 1 else struct.pack("<I", place + len(values)))
+        values += packed if len(numbers) > 1 else b""
+    return body + struct.pack("<H", len(entries)) + table + bytes(4) + values

@@ -21,7 +21,7 @@ done
 writable=$(find "$PREFIX" ! -type l -writable -print -quit)
 [ -z "$writable" ] || fail "$writable can be changed by uid $(id -u)"
 
-python -m pip check
+python -c "import cv2, img2table, onnxruntime, rapid_layout, rapidocr"
 ray --version
 "$(python -c 'from ray.serve._private.haproxy import get_haproxy_binary; print(get_haproxy_binary())')" -v | sed -n 1p
 

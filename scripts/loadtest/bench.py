@@ -20,6 +20,7 @@ import psycopg
 
 from loadtest.bare import bare_pipeline, bare_routes
 from loadtest.client import prepared, send_all
+from loadtest.cold_start import cold_starts
 from loadtest.results import BUILD, MACHINE, report, results, write_record
 from loadtest.service import HAS_HAPROXY, LocalService, temporary_folder, wait_until
 from loadtest.workload import RANDOM_MODEL, draw, random_snapshot, small_jpeg
@@ -54,6 +55,8 @@ def main() -> int:
         for repetition in range(options.repetitions):
             print(f"# repetition {repetition + 1} of {options.repetitions}", flush=True)
             bench.measure()
+    print("# first jobs of sleeping models", flush=True)
+    bench.raw |= cold_starts(options.repetitions)
     record = write_record(
         "bench",
         mode=MODE,

@@ -45,7 +45,7 @@ def classify(
             url,
             find_token(issuer),
             model=model,
-            params=_json_object(params),
+            params=json_object(params),
             keep=keep,
             priority=priority,
             timeout_s=timeout,
@@ -63,7 +63,8 @@ def classify(
         raise typer.Exit(1)
 
 
-def _json_object(text: str) -> Json:
+def json_object(text: str) -> Json:
+    """The value of --params. Raises ValueError if it is no JSON object."""
     try:
         value = json.loads(text)
     except ValueError as error:

@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli import admin, batch, classify, config, jobs, predict, token, top, up, usage, webhooks
+from serve_app.cli import admin, batch, classify, config, evaluate, jobs, predict, token, top, up, usage, webhooks
 from serve_app.contracts import SERVICE_NAME
+
+EXTRAS = {"scipy": "serve,vision", "cv2": "serve,vision"}
+"""The extras that install a missing library, unless it is one of [serve,local]."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -31,6 +34,7 @@ commands.add_typer(batch.commands, name="batch")
 commands.add_typer(jobs.commands, name="jobs")
 commands.add_typer(usage.commands, name="usage")
 commands.add_typer(webhooks.commands, name="webhooks")
+commands.add_typer(evaluate.commands, name="evaluate")
 commands.add_typer(admin.dead, name="dead")
 commands.add_typer(admin.intake, name="intake")
 
@@ -51,4 +55,5 @@ def app() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "serve_app").partition(".")[0] == "serve_app":
             raise
-        sys.exit(f"semapi: this needs {error.name}: pip install 'sem-image-classifier[serve,local]'")
+        extra = EXTRAS.get(error.name or "", "serve,local")
+        sys.exit(f"semapi: this needs {error.name}: pip install 'sem-image-classifier[{extra}]'")

@@ -91,7 +91,7 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dsn: Dsn = "",
 ) -> None:
-    """Delete old requests and empty old outcomes; sums, job ids and owners stay."""
+    """Delete old requests and images and empty old outcomes; sums, job ids and owners stay."""
     from serve_app.usage.report import prune as retention  # psycopg belongs to the extra [serve]
     from serve_app.usage.report.window import ReportError, parse_time
 
@@ -104,12 +104,16 @@ def prune(
         url = dsn or _configured()
         old = retention.count_old(url, cut)
         typer.echo(
-            f"before {cut:%Y-%m-%d %H:%M} UTC: {old.requests} requests to delete, {old.outcomes} outcomes to empty"
+            f"before {cut:%Y-%m-%d %H:%M} UTC: {old.requests} requests and {old.images} images to delete, "
+            f"{old.outcomes} outcomes to empty"
         )
-        if old == retention.Old(0, 0) or not (yes or typer.confirm("Go on?")):
+        if old == retention.Old(0, 0, 0) or not (yes or typer.confirm("Go on?")):
             return
         done = retention.prune(url, cut)
-        typer.echo(f"deleted {done.requests} requests, emptied {done.outcomes} outcomes; the hourly sums are kept")
+        typer.echo(
+            f"deleted {done.requests} requests and {done.images} images, emptied {done.outcomes} outcomes; "
+            "the hourly sums are kept"
+        )
     except ReportError as error:
         _fail(str(error))
 

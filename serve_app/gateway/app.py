@@ -31,12 +31,13 @@ from serve_app.gateway.background.url_fetcher import UrlFetcher
 from serve_app.gateway.context import Models
 from serve_app.gateway.endpoint import Endpoint, EndpointServices, OneSpelling, PathEndpoint
 from serve_app.gateway.http import SECURITY_HEADERS, problem_response, request_id_of
+from serve_app.gateway.intake import Intake
 from serve_app.gateway.jwks import KeyRing
 from serve_app.gateway.live import JobPresenter, JobWatch
 from serve_app.gateway.observability import BreakerMeter, RequestLog
 from serve_app.gateway.ratelimit import ConcurrencyLimit, Decisions, Limiter
 from serve_app.gateway.routes.batches import BatchIntake, StoredResults
-from serve_app.gateway.routes.jobs import Intake
+from serve_app.gateway.routes.images import ImageRecords
 from serve_app.gateway.routes.service import Health, Release
 from serve_app.gateway.routes.table import ROUTES, description
 from serve_app.gateway.routes.usage import Reports
@@ -49,9 +50,10 @@ from serve_app.jobs.active import ActiveCluster
 from serve_app.jobs.batches import BatchStore
 from serve_app.jobs.dispatcher import Dispatcher
 from serve_app.jobs.store import JobStore
-from serve_app.models.registry import load
+from serve_app.models.registry import load, refusal
 from serve_app.settings import Settings
 from serve_app.tracing import Tracer
+from serve_app.usage.images import Images
 from serve_app.usage.outbox import Outbox
 from serve_app.usage.outcomes import Outcomes
 from serve_app.usage.writer import Writer
@@ -88,6 +90,7 @@ class Gateway:
     dispatchers: Mapping[str, Dispatcher]
     outbox: Outbox
     outcomes: Outcomes
+    images: Images
     writer: Writer
     keys: KeyRing
     reports: Reports
@@ -181,13 +184,16 @@ def _assemble(
     leases."""
     requests, work = cast(GroupingRedis, connect_redis(settings, client=GroupingRedis)), connect_redis(settings)
     models = Models(
-        {card.name: card for card in cards}, {card.name: load(card.implementation).Params for card in cards}
+        {card.name: card for card in cards},
+        {card.name: load(card.implementation).Params for card in cards},
+        {card.name: reason for card in cards if (reason := refusal(card, settings))},
     )
     keys, shutdown, tasks = KeyRing(settings), ShutdownSignal(), RequestTasks()
     jobs, claiming = JobStore(requests, settings), JobStore(work, settings, cluster=cluster)
     batches = BatchStore(jobs)
     store, webhooks = open_store(requests, settings), WebhookStore(requests, settings)
     outbox, outcomes, writer = Outbox(requests, settings), Outcomes(settings), Writer(work, settings)
+    images = Images(settings)
     active, supervisor = ActiveCluster(claiming), Supervisor(shutdown)
     verifier, limiter = TokenVerifier(settings, keys), Limiter(requests, settings)
     budget = UploadBudget(settings.upload_bytes_in_flight, settings.upload_bytes_per_user)
@@ -202,7 +208,7 @@ def _assemble(
         **{f"Dispatcher {name}": dispatcher.run for name, dispatcher in dispatchers.items()},
         "Writer": writer.run,
         "Sender": Sender(work, settings, job_path).run,
-        "Fetcher": UrlFetcher(batches, store, fetcher, budget, settings, shutdown).run,
+        "Fetcher": UrlFetcher(batches, store, fetcher, budget, models, settings, shutdown).run,
         "BreakerMeter": BreakerMeter(dispatchers).run,
         "Rates": throughputs.run,
         "Departure": shutdown.run,
@@ -219,6 +225,7 @@ def _assemble(
         dispatchers=dispatchers,
         outbox=outbox,
         outcomes=outcomes,
+        images=images,
         writer=writer,
         keys=keys,
         reports=reports,
@@ -238,6 +245,7 @@ def _assemble(
             *(settings, models, jobs, batches, store, outbox, outcomes, webhooks, verifier, reports),
             *(presenter, watch, stored_results, Decisions(requests)),
             Intake(jobs, store, models, budget, fetcher, tasks, settings),
+            ImageRecords(images, jobs, outbox, outcomes, settings),
             BatchIntake(batches, store, models, budget, tasks, settings),
             Health(status, store, dispatchers, supervisor, writer, models),
             Release(version, {f"{route.method:<4} {route.path}": route.summary for route in ROUTES}, description()),
@@ -260,7 +268,9 @@ async def _end(gateway: Gateway) -> None:
     gateway.reports.close()
     await _within(CLOSE_S, gateway.supervisor.end())
     gateway.store.close()  # after its last user: using a closed store is a bug
-    await _within(CLOSE_S, gateway.writer.close(), gateway.keys.close(), gateway.outcomes.close())
+    await _within(
+        CLOSE_S, gateway.writer.close(), gateway.keys.close(), gateway.outcomes.close(), gateway.images.close()
+    )
     # Everything before may use Redis and the exporter of traces.
     await _within(CLOSE_S, *(client.aclose() for client in gateway.clients), asyncio.to_thread(gateway.tracer.close))
 

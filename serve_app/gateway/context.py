@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from serve_app.contracts import ModelCard, Principal
-from serve_app.errors import ModelUnknown, TokenMissing
+from serve_app.errors import ModelRefused, ModelUnknown, TokenMissing
 from serve_app.gateway.audit import AuditContext
 from serve_app.gateway.ratelimit import Admission
 from serve_app.gateway.uploads import Pace
@@ -75,11 +75,20 @@ class Models:
 
     cards: Mapping[str, ModelCard]
     params: Mapping[str, type[BaseModel]]
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    """Why models cannot be served here, by name."""
 
     @property
     def names(self) -> list[str]:
         """In order; the first is the default."""
         return list(self.cards)
+
+    def takes_jobs(self, name: str | None) -> ModelCard:
+        """The model of this name, or the default, for a job. Raises `ModelUnknown`, `ModelRefused`."""
+        card = self.card(name)
+        if reason := self.refusals.get(card.name):
+            raise ModelRefused(reason)
+        return card
 
     def card(self, name: str | None) -> ModelCard:
         """The model of this name, or the default. Raises `ModelUnknown`."""

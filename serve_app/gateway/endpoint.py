@@ -31,7 +31,7 @@ from serve_app.errors import (
 from serve_app.gateway.audit import REFUSALS, AuditedRequest, AuditLog
 from serve_app.gateway.auth import TokenVerifier, bearer_token
 from serve_app.gateway.context import Call
-from serve_app.gateway.http import CLIENT_GONE, problem_response, request_id_of, send_response
+from serve_app.gateway.http import CLIENT_GONE, ClientGone, problem_response, request_id_of, send_response
 from serve_app.gateway.observability import RequestMeter
 from serve_app.gateway.ratelimit import Admission, ConcurrencyLimit, Limiter, RateClass
 from serve_app.gateway.supervisor import RequestTasks
@@ -47,7 +47,7 @@ Problems = tuple[type[ServiceError], ...]
 Method = Literal["GET", "POST", "DELETE"]
 Handler = Callable[..., Awaitable[Response]]
 """Takes a `Call`, and the parts of the gateway that its other parameters name by class."""
-Tag = Literal["Jobs", "Older routes", "Batches", "Webhooks", "Usage", "Admin", "Service"]
+Tag = Literal["Jobs", "Predictions", "Older routes", "Batches", "Images", "Webhooks", "Usage", "Admin", "Service"]
 """The groups of routes on the page, in its order."""
 Content = type[Any] | str
 """A schema is JSON; a text is another media type."""
@@ -92,6 +92,8 @@ class RouteSpec:
     """Request headers that it uses, besides `Authorization` and `X-Request-ID`; `openapi.HEADERS` describes each."""
     answer_headers: tuple[str, ...] = ()
     """Headers of its successful answers, besides those of every answer and of its status."""
+    at_root: bool = False
+    """True: the same route is also under `/api/v1`; this path is a predecessor's."""
     handler: Handler = _no_handler
 
     @property
@@ -198,6 +200,8 @@ class Endpoint:
                 return await self._limited(call, call.principal)
         except ServiceError as met:
             error = met
+        except ClientGone:
+            return Response(status_code=CLIENT_GONE)
         except Exception as met:
             error = self._unforeseen(call, met, is_late=deadline.expired())
         call.refusal = error.slug

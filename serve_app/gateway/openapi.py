@@ -19,7 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from serve_app.contracts import SERVICE_NAME, Json
-from serve_app.errors import PROBLEMS, JobError, ServiceError
+from serve_app.errors import PROBLEMS, ImageExists, JobError, ServiceError
 from serve_app.gateway.endpoint import Content, Problems, RouteSpec, Tag
 from serve_app.gateway.schemas.common import PRINCIPAL_ID, Problem, problem_type, without_null
 from serve_app.models.contract import OUTPUT_NAME
@@ -42,6 +42,8 @@ HEADERS: Final[Mapping[str, str]] = {
     "Idempotent-Replayed": "`true`: this job was accepted before, by the same key.",
     "Prefer": "`wait=N`: answer when the job has ended, after N seconds (20 at most) in any case (RFC 7240).",
     "Preference-Applied": "`wait=N`: so long was the job waited for, at most.",
+    "prediction-time-latency": "Milliseconds from the whole request to the answer.",
+    "Inference-Header-Content-Length": "Bytes of the JSON at the beginning of a body with binary tensors.",
     "Vary": "`Prefer`: the answer depends on it.",
     "Last-Event-ID": "The id of the last event that you have: what it said is not said again.",
     "If-None-Match": "The `ETag` of the answer that you have: 304 where it still holds.",
@@ -63,7 +65,15 @@ PATH_PARAMETERS: Final[Mapping[str, Json]] = {
         "pattern": f"^{OUTPUT_NAME.pattern}$",
         "description": "Of a file, as the result lists it.",
     },
+    "model": {"type": "string", "description": "The name of a model, as GET /api/v1/models lists it."},
+    "model_name": {
+        "type": "string",
+        "description": "The name of a model, as GET /api/v1/models lists it; in /v1 also `aiq-detector`.",
+    },
+    "version": {"type": "string", "description": "Of the release, as GET /v2 names it."},
     "batch_id": {"type": "string", "description": "The id that the submit of the batch answered."},
+    "image_id": {"type": "string", "description": "The SHA-256 of the image's bytes, in hexadecimal."},
+    "object_id": {"type": "string", "description": "Of an object, as the list of the image's objects names it."},
     "principal_id": {
         "type": "string",
         "pattern": f"^{PRINCIPAL_ID}$",
@@ -201,7 +211,8 @@ def _answers(route: RouteSpec, problems: Problems, schemas: Schemas, targets: Li
         by_status[problem.status].append(problem)
     for status, met in sorted(by_status.items()):
         answer = answers.setdefault(str(status), {"description": _titles(met)})
-        answer["headers"] = _headers(*_headers_of(status, limited=limited))
+        names = dict.fromkeys((*_headers_of(status, limited=limited), *(("Location",) if ImageExists in met else ())))
+        answer["headers"] = _headers(*names)
         answer.setdefault("content", {})["application/problem+json"] = {
             "schema": schemas.sent(Problem),
             "examples": {one.slug: {"$ref": f"#/components/examples/{one.slug}"} for one in met},
@@ -268,7 +279,7 @@ def _components(routes: Sequence[RouteSpec], schemas: Schemas, examples: Json) -
 def operation_id(route: RouteSpec) -> str:
     """A unique name for a route."""
     words = re.sub(r"\W+", "_", route.path.removeprefix("/api/v1").strip("/")).rstrip("_")
-    return f"{route.method.lower()}_{words}"
+    return f"{route.method.lower()}_{'root_' if route.at_root else ''}{words}"
 
 
 def parameters_of(path: str) -> list[str]:
@@ -456,7 +467,7 @@ def _command(method: str, path: str, content: Json, *, token: bool) -> str:
     if token:
         words.append('-H "Authorization: Bearer $TOKEN"')
     if "multipart/form-data" in content:
-        words.append("-F image=@image.tif")
+        words.append(f"-F {'file' if '/images' in path else 'image'}=@image.tif")
     elif "application/json" in content:
         words.append(f"--json {shlex.quote(json.dumps(content['application/json']['example']))}")
     return " \\\n  ".join([*words, f'"$URL{path}"'])

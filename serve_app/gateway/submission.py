@@ -16,6 +16,7 @@ from serve_app.errors import BodyInvalid, ImageMissing, ParamsInvalid
 from serve_app.gateway.bodies import Form, parse_object
 from serve_app.gateway.context import Models
 from serve_app.gateway.http import escape, pointers_of
+from serve_app.images.names import safe_name
 from serve_app.jobs.limits import PARAMS_MAX_BYTES
 
 OLDER_FIELDS: Final = ("image_url", "model", "params")
@@ -88,6 +89,14 @@ def checked_params(models: Models, card: ModelCard, params: Json) -> Json:
         raise ParamsInvalid(f"The parameters of {card.name} are not valid at {where}.", pointers=pointers) from error
     check_size(checked)
     return checked
+
+
+def with_file_name(models: Models, card: ModelCard, params: Json, given: str) -> Json:
+    """The checked parameters with the image's file name, made safe, if the model declares `file_name` and the caller
+    left it out."""
+    if not given or "file_name" in params or "file_name" not in models.params[card.name].model_fields:
+        return params
+    return {**params, "file_name": safe_name(given)}
 
 
 def check_size(params: Json) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from serve_app.errors import ImageTooCostly, ImageUndecodable, RequestError, Ser
 from serve_app.images.header import ImageHeader, inspect
 from serve_app.images.jpeg import clean, completed
 from serve_app.images.png import deep_samples, read_png
-from serve_app.images.tiff import read_page
+from serve_app.images.tiff import Page, read_page
 from serve_app.images.window import Bar, to_eight_bits
 from serve_app.settings import Settings
 
@@ -55,7 +56,7 @@ class Pixels:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class Reading:
     """Samples as the decoder returned them, before windowing."""
 
     values: Numbers
@@ -77,15 +78,26 @@ def read_pixels(data: bytes, settings: Settings, page: int | None = None) -> Pix
     Raises `ImageUndecodable` with a reason, also for a truncated file: half an image is never returned. Raises
     `ImageTooCostly` if memory runs out.
     """
+    header = inspected(data, settings, page)
+    with decoding(header):
+        return finish(read(data, header, settings.image_max_pixels), header)
+
+
+def inspected(data: bytes, settings: Settings, page: int | None = None, *, in_steps: bool = False) -> ImageHeader:
+    """As `inspect`, for a job that has been accepted. Raises `ImageUndecodable`."""
     try:
-        header = inspect(data, settings, page)
+        return inspect(data, settings, page, in_steps=in_steps)
     except RequestError as error:
         raise ImageUndecodable(error.detail) from error
+
+
+@contextmanager
+def decoding(header: ImageHeader) -> Iterator[None]:
+    """Turns the errors of decoders inside the block into `ImageUndecodable` and `ImageTooCostly`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they describe the sender's file; the limits are checked here
-            reading = _read(data, header, settings.image_max_pixels)
-            return _finish(reading, header)
+            yield
     except ServiceError:
         raise
     except MemoryError as error:
@@ -101,46 +113,53 @@ def _reason(error: Exception) -> str:
     return words if isinstance(error, (OSError, ValueError)) and words else "the file is damaged"
 
 
-def _read(data: bytes, header: ImageHeader, max_pixels: int) -> _Reading:
+def read(data: bytes, header: ImageHeader, max_pixels: int) -> Reading:
+    """The samples of the picture that `header` names."""
     if header.format == "TIFF":
         return _from_tiff(data, header, max_pixels)
     if header.format == "PNG":
         return _from_png(data, header, max_pixels)
     if header.format == "JPEG":
-        return _from_jpeg(data, max_pixels)
-    image = _open(data, header.format, max_pixels)
+        return read_jpeg(data, max_pixels)
+    image = open_bounded(data, header.format, max_pixels)
     if header.frame > 1:
         image.seek(header.frame - 1)
-    return _from_pillow(image)
+    return from_pillow(image)
 
 
-def _from_png(data: bytes, header: ImageHeader, max_pixels: int) -> _Reading:
+def _from_png(data: bytes, header: ImageHeader, max_pixels: int) -> Reading:
     png = read_png(data, animated=header.frame > 1)
-    image = _open(png.clean, "PNG", max_pixels)
+    image = open_bounded(png.clean, "PNG", max_pixels)
     if png.bits == 16:
         if header.frame > 1:
             raise ValueError("of a 16-bit animation only the first picture is read")
         values, alpha = deep_samples(png)
         mode, kind = ("I;16", "greyscale") if values.ndim == 2 else ("RGB;16", "colour")
-        reading = _Reading(values, mode, f"16-bit {kind}", orientation=_exif_orientation(image), alpha=alpha)
+        reading = Reading(values, mode, f"16-bit {kind}", orientation=_exif_orientation(image), alpha=alpha)
     else:
         if header.frame > 1:
             image.seek(header.frame - 1)
-        reading = _from_pillow(image)
+        reading = from_pillow(image)
     if png.damaged:
         return replace(reading, read_as=f"{reading.read_as}, damaged {' and '.join(png.damaged)} left out")
     return reading
 
 
-def _from_jpeg(data: bytes, max_pixels: int) -> _Reading:
+def read_jpeg(data: bytes, max_pixels: int, scale: int = 1, *, whole: bool = True) -> Reading:
+    """The samples of a JPEG file, perhaps scaled to a half, a quarter or an eighth while it is decoded.
+
+    Without `whole`, the check for missing pixels takes little memory (`completed`).
+    """
     plain, metadata = clean(data)
-    _open(plain, "JPEG", max_pixels)
-    image = _open(completed(plain), "JPEG", max_pixels)
+    open_bounded(plain, "JPEG", max_pixels)
+    image = open_bounded(completed(plain, whole=whole), "JPEG", max_pixels)
     image.info.update(metadata)
-    return _from_pillow(image)
+    if scale > 1:
+        image.draft(None, (max(1, image.width // scale), max(1, image.height // scale)))
+    return from_pillow(image)
 
 
-def _open(data: bytes, kind: str, max_pixels: int) -> Image.Image:
+def open_bounded(data: bytes, kind: str, max_pixels: int) -> Image.Image:
     """Open without decoding. Pillow's own size limit is off: `inspect` checked the size, and it is checked again
     here."""
     Image.MAX_IMAGE_PIXELS = None
@@ -150,9 +169,13 @@ def _open(data: bytes, kind: str, max_pixels: int) -> Image.Image:
     return image
 
 
-def _from_tiff(data: bytes, header: ImageHeader, max_pixels: int) -> _Reading:
-    page = read_page(data, header, max_pixels)
-    return _Reading(
+def _from_tiff(data: bytes, header: ImageHeader, max_pixels: int) -> Reading:
+    return of_page(read_page(data, header, max_pixels))
+
+
+def of_page(page: Page) -> Reading:
+    """The samples of a TIFF page."""
+    return Reading(
         page.values,
         page.mode,
         page.read_as,
@@ -164,10 +187,11 @@ def _from_tiff(data: bytes, header: ImageHeader, max_pixels: int) -> _Reading:
     )
 
 
-def _from_pillow(image: Image.Image) -> _Reading:
+def from_pillow(image: Image.Image) -> Reading:
+    """The samples of an opened image."""
     image.load()
     values, read_as = _samples(image)
-    return _Reading(values, image.mode, read_as, orientation=_exif_orientation(image))
+    return Reading(values, image.mode, read_as, orientation=_exif_orientation(image))
 
 
 def _exif_orientation(image: Image.Image) -> int:
@@ -179,6 +203,7 @@ def _exif_orientation(image: Image.Image) -> int:
 
 
 def _samples(image: Image.Image) -> tuple[Numbers, str]:
+    """The samples of a loaded image, with transparency laid on white, and what to call them."""
     mode = image.mode
     if mode == "1":
         return np.asarray(image.convert("L")), "1-bit black and white"
@@ -228,7 +253,8 @@ def _on_white(image: Image.Image) -> tuple[Numbers, str]:
     return np.asarray(flat), "transparency laid on white"
 
 
-def _finish(reading: _Reading, header: ImageHeader) -> Pixels:
+def finish(reading: Reading, header: ImageHeader) -> Pixels:
+    """Samples as 8-bit grey or RGB, opaque and upright."""
     values, read_as, alpha = reading.values, reading.read_as, reading.alpha
     how: Json = {}
     unseen = alpha is not None and not alpha.any()

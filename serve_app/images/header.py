@@ -57,8 +57,16 @@ class ImageHeader:
         return self.width * self.height
 
 
-def inspect(data: bytes | BinaryIO, settings: Settings, page: int | None = None) -> ImageHeader:
+IN_STEPS = ("JPEG", "TIFF")
+"""The formats that `images.reduced` reads in steps."""
+
+
+def inspect(
+    data: bytes | BinaryIO, settings: Settings, page: int | None = None, *, in_steps: bool = False
+) -> ImageHeader:
     """The header of an image within the limits of `settings`; a file object is read whole, from its start.
+
+    `in_steps`: the image is for a model that reads large JPEG and TIFF files in steps, for which a higher limit holds.
 
     `page` chooses a page or frame, from 1; the default is the largest picture of a TIFF, and the first of other files.
     Raises `ImageTypeUnsupported`, `ImageTooLarge` (bytes, pixels of the chosen page, frames to decode before it) or
@@ -86,11 +94,11 @@ def inspect(data: bytes | BinaryIO, settings: Settings, page: int | None = None)
         raise ImageTooLarge(f"Of an animation only the first {settings.image_max_frames} frames can be chosen.")
     if width == 0 or height == 0:
         raise ImageUnreadable(f"The image's header says {width} x {height}: there is nothing to read.")
-    pixels = width * height
-    if pixels > settings.image_max_pixels:
-        raise ImageTooLarge(
-            f"The image has {width} x {height} = {pixels:,} pixels; at most {settings.image_max_pixels:,} are accepted."
-        )
+    pixels, most = width * height, settings.image_max_pixels
+    if in_steps and layout.format in IN_STEPS:
+        most = max(most, settings.image_max_pixels_in_steps)
+    if pixels > most:
+        raise ImageTooLarge(f"The image has {width} x {height} = {pixels:,} pixels; at most {most:,} are accepted.")
     return ImageHeader(
         layout.format, MEDIA_TYPES[layout.format], width, height, layout.frames, frame, directory, plane, lost
     )

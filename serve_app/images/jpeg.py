@@ -18,6 +18,7 @@ from serve_app.images.header import JPEG_BARE, JPEG_EOI, JPEG_FRAMES, JPEG_SOS, 
 
 HUFFMAN: Final = (0xC0, 0xC1, 0xC2)
 PROGRESSIVE: Final = 0xC2
+PROGRESSIVE_KINDS: Final = (0xC2, 0xC6, 0xCA, 0xCE)
 APP0, APP1, APP14, APP15, COM = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 COLOUR_SPACE: Final = {APP0: b"JFIF\0", APP14: b"Adobe"}
 COLOUR_SPACE_BYTES: Final = 16
@@ -59,8 +60,10 @@ def clean(data: bytes) -> tuple[bytes, dict[str, bytes]]:
     return b"".join(kept), orientation
 
 
-def completed(data: bytes) -> bytes:
+def completed(data: bytes, *, whole: bool = True) -> bytes:
     """A cleaned file up to its end marker, which is added if missing. Raises `ValueError` if pixels are missing.
+
+    Without `whole`, a progressive file is judged by its end marker alone: comparing it takes memory for all its pixels.
 
     libjpeg fills missing pixels with grey and reports it only by a warning that no binding passes on. But complete
     pixel data decode alike whatever follows them, and incomplete data do not: so two different tails are tried."""
@@ -75,6 +78,8 @@ def completed(data: bytes) -> bytes:
         raise ValueError(
             "the file is truncated: it has no end marker, and of a progressive picture scans may be missing"
         )
+    if kind == PROGRESSIVE and not whole:
+        return body + END
     scale = 2 if kind == PROGRESSIVE else 8  # at an eighth only the first scan of a progressive file counts
     one, other = (_drawn(body + tail + END, scale) for tail in (b"", FILLER))
     differ = (one != other).reshape(*one.shape[:2], -1).any(axis=2)

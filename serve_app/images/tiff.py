@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import imagecodecs
@@ -62,10 +63,12 @@ class Page:
     """Values that the file declares as no data."""
     bar: Bar | None
     """The data bar, if the instrument's metadata name it."""
+    steps: str = ""
+    """Which pixels were kept, if not all."""
 
 
-def read_page(data: bytes, header: ImageHeader, max_pixels: int) -> Page:
-    """The page of a TIFF file that `header` names.
+def read_page(data: bytes, header: ImageHeader, max_pixels: int, step: int = 1) -> Page:
+    """The page of a TIFF file that `header` names; with a `step` at that fraction of its width and height.
 
     Raises `ValueError` with a readable reason if the file is truncated or of an unsupported kind, and nearly any
     exception if it is damaged."""
@@ -78,8 +81,13 @@ def read_page(data: bytes, header: ImageHeader, max_pixels: int) -> Page:
         check_size(page, max_pixels)
         old = page.compression in (OLD_JPEG, WORD_RLE, THUNDERSCAN)
         if old or (page.photometric == YCBCR and page.compression not in JPEG):
+            if step > 1:
+                raise ValueError(f"it is too large to be read whole, as {compression_name(page)} of its kind must be")
             return _by_libtiff(page, data, header)
-        return _page(page, read_samples(page, data, header.plane, max_pixels))
+        samples, steps = read_samples(page, data, header.plane, max_pixels, step)
+        found = _page(page, samples)
+        bar = replace(found.bar, lines=math.ceil(found.bar.lines / step)) if found.bar else None
+        return replace(found, bar=bar, steps=steps)
 
 
 def _check_tags(page: TiffPage, data: bytes) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from tifffile import COMPRESSION, TiffPage
 from tifffile.tifffile import jpeg_shape
 
@@ -24,6 +25,9 @@ Numbers = NDArray[Any]
 
 MAX_SAMPLES = 16
 ROWS_COMPARED = 512
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR = 0, 1, 2, 6
+PIECE_MAX_BYTES = 256 * 1024 * 1024
+"""Largest strip or tile of a page that is read in steps, unpacked."""
 SURPLUS = 65_536
 """Bytes that a strip may unpack to beyond twice its size; more is treated as a bomb."""
 COUNTS = (279, 325)
@@ -48,13 +52,18 @@ BYTES: dict[int, Callable[..., Any]] = {
 PICTURES = (*CCITT, *JPEG, *JPEG_2000, WEBP)
 
 
-def read_samples(page: TiffPage, data: bytes, plane: int, max_pixels: int) -> Numbers:
-    """The samples of a page as (height, width, samples). `plane` counts the pictures of one directory, from 0.
+def read_samples(page: TiffPage, data: bytes, plane: int, max_pixels: int, step: int = 1) -> tuple[Numbers, str]:
+    """The samples of a page as (height, width, samples), and which were kept. `plane` counts the pictures of one
+    directory, from 0.
+
+    With a `step` the samples are a fraction of the page: means of step x step pixels if they are 8-bit grey or RGB,
+    else every step-th pixel. No more than one strip or tile is in memory besides them.
 
     Raises `ValueError` with a readable reason if data are missing or of an unsupported kind, and nearly any exception
     if they are damaged."""
     check_size(page, max_pixels)
-    return _Pieces(page, data, plane).samples()
+    pieces = _Pieces(page, data, plane, step)
+    return pieces.samples(), pieces.kept
 
 
 def check_size(page: TiffPage, max_pixels: int) -> None:
@@ -70,8 +79,8 @@ def check_size(page: TiffPage, max_pixels: int) -> None:
 class _Pieces:
     """The strips or tiles of one page, each decoded within its bound and copied to its position."""
 
-    def __init__(self, page: TiffPage, data: bytes, plane: int) -> None:
-        self._page, self._data = page, data
+    def __init__(self, page: TiffPage, data: bytes, plane: int, step: int) -> None:
+        self._page, self._data, self._step = page, data, step
         self._bits = bits_of(page)
         self._order = page.parent.byteorder
         samples = page.samplesperpixel
@@ -84,8 +93,11 @@ class _Pieces:
         if min(self._rows, self._columns) < 1 or page.tiledepth > 1:
             raise ValueError(f"its tiles are of {page.tiledepth} x {self._rows} x {self._columns} pixels")
         self._row_bytes = (self._columns * self._together * self._bits + 7) // 8
-        if self._is_one_piece():
+        if step == 1 and self._is_one_piece():
             self._rows = page.imagelength
+        self._means = step > 1 and self._is_plain_picture()
+        if step > 1:
+            self._check_pieces()
         self._across = math.ceil(page.imagewidth / self._columns)
         self._count = self._across * math.ceil(page.imagelength / self._rows)
         self._counted = any(tag in page.tags for tag in COUNTS)
@@ -106,6 +118,31 @@ class _Pieces:
             offsets[index] == offsets[0] + index * size and page.databytecounts[index] > 0 for index in range(strips)
         )
 
+    def _is_plain_picture(self) -> bool:
+        page = self._page
+        fits = not page.is_tiled or (self._rows % self._step == 0 and self._columns % self._step == 0)
+        plain = page.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR) and page.samplesperpixel in (1, 3)
+        return fits and plain and self._bits == 8 and _dtype(page, 8) == np.uint8
+
+    def _check_pieces(self) -> None:
+        """Refuse strips and tiles that would take the memory themselves."""
+        size = min(self._rows, self._page.imagelength) * self._columns * self._together
+        size *= _dtype(self._page, self._bits).itemsize
+        if size > PIECE_MAX_BYTES:
+            kind = "tiles" if self._page.is_tiled else "strips"
+            raise ValueError(
+                f"its {kind} are too large to be read one by one ({size >> 20:,} MiB each, and at most "
+                f"{PIECE_MAX_BYTES >> 20} are read): save it with smaller ones"
+            )
+
+    @property
+    def kept(self) -> str:
+        """Which pixels are in `samples`, in words; empty if all."""
+        if self._step == 1:
+            return ""
+        square = f"{self._step}x{self._step}"
+        return f"means of {square} pixels" if self._means else f"one pixel in {square}"
+
     def samples(self) -> Numbers:
         """The page as (height, width, samples)."""
         page = self._page
@@ -121,9 +158,12 @@ class _Pieces:
         height, width = page.imagelength, page.imagewidth
         if min(len(page.dataoffsets), len(page.databytecounts)) < self._count * self._separate * page.imagedepth:
             raise ValueError("some of its strips or tiles are missing")
-        whole = np.empty((height, width, page.samplesperpixel), _dtype(page, self._bits))
+        step = self._step
+        shape = (math.ceil(height / step), math.ceil(width / step), page.samplesperpixel)
+        whole = np.empty(shape, _dtype(page, self._bits))
         for plane in range(self._separate):
             part = whole[:, :, plane : plane + self._together]
+            held = np.empty((0, width, self._together), np.uint8)
             for number in range(self._count):
                 top, left = number // self._across * self._rows, number % self._across * self._columns
                 rows = self._rows if page.is_tiled else min(self._rows, height - top)
@@ -132,7 +172,16 @@ class _Pieces:
                 down, along = min(rows, height - top), min(self._columns, width - left)
                 if piece.shape[0] < down or piece.shape[1] < along:
                     raise ValueError("a strip or tile holds fewer pixels than it should: the file is damaged")
-                part[top : top + down, left : left + along] = piece[:down, :along]
+                piece = piece[:down, :along]
+                if self._means:
+                    if not page.is_tiled:  # a strip may end within the rows of a mean
+                        top, piece = top - len(held), np.concatenate((held, piece)) if len(held) else piece
+                        whole_rows = len(piece) - (len(piece) % step if top + len(piece) < height else 0)
+                        piece, held = piece[:whole_rows], piece[whole_rows:]
+                    _place(part, _means(piece, step), top // step, left // step)
+                else:
+                    kept = piece[-top % step :: step, -left % step :: step]
+                    _place(part, kept, math.ceil(top / step), math.ceil(left / step))
         return whole
 
     def _piece(self, index: int, rows: int, predictor: int) -> Numbers:
@@ -194,6 +243,18 @@ class _Pieces:
             words = values.view(f"u{kind.itemsize}")
             return np.asarray(imagecodecs.delta_decode(words, axis=-2)).view(kind)
         return values
+
+
+def _place(whole: Numbers, part: Numbers, top: int, left: int) -> None:
+    whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+
+
+def _means(piece: Numbers, step: int) -> Numbers:
+    """Means of step x step pixels, of fewer at the right and lower edge."""
+    if not len(piece):
+        return piece[:, ::step]
+    flat = np.ascontiguousarray(piece[:, :, 0] if piece.shape[2] == 1 else piece)
+    return np.asarray(Image.fromarray(flat).reduce(step)).reshape(-1, math.ceil(piece.shape[1] / step), piece.shape[2])
 
 
 def bits_of(page: TiffPage) -> int:

@@ -7,9 +7,10 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from serve_app.connections import end_tasks
-from serve_app.contracts import ModelCard, ModelHandle, Outcome
+from serve_app.contracts import Failure, ModelCard, ModelHandle, Outcome, Task
 from serve_app.errors import CapacityError, ModelUnready, ReplicaLost, ServiceError
 from serve_app.jobs import limits
 from serve_app.jobs.breaker import Breaker
@@ -199,7 +200,7 @@ async def _call(store: JobStore, handle: ModelHandle, chunk: Chunk, breaker: Bre
         logger.warning("A chunk of %d jobs of %s was lost: %s", len(chunk.tasks), chunk.model, reason)
         breaker.require_warm_up()
         suspects = isinstance(error, ReplicaLost) and error.hung
-        await _insist(lambda: store.release_as_lost(chunk.tasks, reason, suspects=suspects))
+        await _insist(lambda: store.release_as_lost(chunk.tasks, reason, "suspects" if suspects else ""))
     except Exception as error:  # any other error is not the jobs' fault
         logger.warning("A chunk of %d jobs of %s goes back: %r", len(chunk.tasks), chunk.model, error)
         breaker.open(str(error) or repr(error))
@@ -219,9 +220,19 @@ def _check(chunk: Chunk, outcomes: Sequence[Outcome]) -> None:
 async def _finish(store: JobStore, chunk: Chunk, outcomes: Sequence[Outcome]) -> None:
     pairs = list(zip(chunk.tasks, outcomes, strict=True))
     results = [(task, outcome.result) for task, outcome in pairs if outcome.result is not None]
-    failures = [(task, outcome.failure) for task, outcome in pairs if outcome.failure is not None]
+    failures = [(task, outcome.failure) for task, outcome in pairs if outcome.failure and not outcome.transient]
+    transient = [(task, outcome.failure) for task, outcome in pairs if outcome.failure and outcome.transient]
     await _insist(lambda: store.complete(results))
     await _insist(lambda: store.fail(failures))
+    await _run_again(store, transient)
+
+
+async def _run_again(store: JobStore, failures: Sequence[tuple[Task, Failure]]) -> None:
+    """Return jobs whose failure may pass, after a pause in which their lease is renewed."""
+    if failures:
+        await asyncio.sleep(limits.TRANSIENT_PAUSE_S * random.uniform(1, 1.5))
+    for task, failure in failures:
+        await _insist(partial(store.release_as_lost, [task], failure.detail, "transient"))
 
 
 async def _insist(change: Callable[[], Awaitable[object]], seconds: float = FINISH_S) -> None:

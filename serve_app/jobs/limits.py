@@ -15,6 +15,10 @@ MAX_STRIKES = 3
 """Losses of a job that ran alone after which it is dead: only then is the job itself the likely cause."""
 MAX_DELIVERIES = 20
 """Deliveries after which a job is dead whatever the cause, so that no job is retried forever."""
+TRANSIENT_TRIES = 3
+"""Deliveries of a job whose model fails for a reason that may pass, after which it is dead."""
+TRANSIENT_PAUSE_S = 1.0
+"""Pause before such a job waits again."""
 
 PARAMS_MAX_BYTES = 16 * 1024
 """Limit for one job's parameters as JSON: they are part of its record. Anything larger is an input, which has a

@@ -58,6 +58,7 @@ def _head(settings: Settings) -> str:
         "VERSION": limits.RECORD_VERSION,
         "PLAIN_VERSION": limits.PLAIN_VERSION,
         "MAX_STRIKES": limits.MAX_STRIKES,
+        "TRANSIENT_TRIES": limits.TRANSIENT_TRIES,
         "MAX_DELIVERIES": limits.MAX_DELIVERIES,
         "SUSPECT_AFTER": limits.SUSPECT_AFTER,
         "IDEMPOTENCY_TTL_S": limits.IDEMPOTENCY_TTL_S,

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from operator import itemgetter
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args
 
 from redis.asyncio import Redis
 
@@ -65,6 +65,9 @@ from serve_app.jobs.records import (
 from serve_app.jobs.scripts import Scripts
 from serve_app.keyspace import IDEM, JOB, LEASE, LEDGER, REMOVED, STOPS
 from serve_app.settings import Settings, read_settings
+
+Loss = Literal["", "suspects", "transient"]
+"""Why a delivery ended without an answer, for `release_as_lost`."""
 
 
 class JobStore:
@@ -237,13 +240,14 @@ class JobStore:
         """Return unstarted jobs to their old place in the queue without counting the delivery; returns their number."""
         return await self._release("give_back", tasks)
 
-    async def release_as_lost(self, tasks: Sequence[Task], reason: str, *, suspects: bool = False) -> int:
+    async def release_as_lost(self, tasks: Sequence[Task], reason: str, kind: Loss = "") -> int:
         """Return jobs whose replica was lost. The delivery counts, and may make a job dead. Returns how many were
         counted.
 
-        With `suspects` each job runs alone from now on, however few losses it has: one of them is likely the cause.
+        `suspects`: each job runs alone from now on, however few losses it has, because one of them is likely the cause.
+        `transient`: the model failed for a reason that may pass; the job is dead after `limits.TRANSIENT_TRIES`.
         """
-        return await self._release("release_as_lost", tasks, sentence(reason), b"1" if suspects else b"0")
+        return await self._release("release_as_lost", tasks, sentence(reason), kind.encode())
 
     async def _release(self, script: str, tasks: Sequence[Task], *arguments: bytes) -> int:
         if not tasks:

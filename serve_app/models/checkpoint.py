@@ -1,4 +1,4 @@
-"""A checkpoint of AutoModelForImageClassification: the network, what its outputs mean and what it takes."""
+"""A checkpoint of transformers: the network, what its outputs mean and what it takes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from serve_app.models.preprocessing import Preprocessing, probes
 from serve_app.models.snapshot import Snapshot
 
 
-def load_network(snapshot: Snapshot) -> Any:
-    """The snapshot's classifier as a torch module in float32: local safetensors, no foreign code.
+def load_network(
+    snapshot: Snapshot, kind: str = "AutoModelForImageClassification", task: str = "image classification"
+) -> Any:
+    """The snapshot's network as a torch module in float32: local safetensors, no foreign code. `kind` is the class of
+    transformers that reads it, `task` names its head.
 
     Raises `ModelUnready`, also where weights are missing: transformers would fill them with random numbers.
     """
     _check_timm(snapshot)
     _check_weights(snapshot)
     import torch
-    from transformers import AutoModelForImageClassification
+    import transformers
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # it would fill the replica's log
     try:
-        network, found = AutoModelForImageClassification.from_pretrained(
+        network, found = getattr(transformers, kind).from_pretrained(
             snapshot.folder,
             local_files_only=True,
             use_safetensors=True,
@@ -38,7 +41,7 @@ def load_network(snapshot: Snapshot) -> Any:
     if missing := sorted(name for name in found["missing_keys"] if name in learned):
         raise ModelUnready(
             f"The weights in {snapshot.folder} lack {', '.join(missing[:4])}{' …' if missing[4:] else ''}: "
-            "the checkpoint has no trained head for image classification."
+            f"the checkpoint has no trained head for {task}."
         )
     return network.eval()
 

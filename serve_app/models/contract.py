@@ -90,19 +90,37 @@ class Prepared:
 
 
 class Model(ABC):
-    """Base of all models. The replica makes one instance, without arguments, and calls `load` first."""
+    """Base of all models. The replica makes one instance and calls `load` first."""
 
     input_layer: ClassVar[Literal["image", "none"]] = "image"
     """`image`: a job carries one image. `none`: a job has parameters only, and `preprocess` gets no data."""
+    reads_in_steps: ClassVar[bool] = False
+    """True: `preprocess` reads large TIFF and JPEG files in steps (`images.reduced`), so jobs of this model may have
+    images of up to IMAGE_MAX_PIXELS_IN_STEPS."""
     Params: ClassVar[type[Schema]]
     """What a submit may carry beside the input."""
     Result: ClassVar[type[Schema]]
     """What a completed job holds; at most 64 kB as JSON."""
+    Options: ClassVar[type[Schema]] = Schema
+    """What an operator may set for this model in its block of the Serve config (`settings`): a checkpoint, an engine, a
+    threshold. An instance has the values as `options`."""
 
     recipe: Any = None
     """What `preprocess` needs to know about the loaded model (an input size, a limit). Set by `load`, picklable."""
     labels: tuple[str, ...] = ()
     """The classes the model can answer, in the order of its outputs. Set by `load`; empty when it has none."""
+
+    def __init__(self, options: Schema | None = None) -> None:
+        self.options: Any = options if options is not None else self.Options()
+
+    @classmethod
+    def missing(cls, settings: Settings, options: Any) -> str | None:
+        """What this machine lacks to serve the model, in one sentence with the command that gets it, or None.
+
+        Called when a gateway starts, for models that may have no replica: submits to one that lacks something are
+        refused with this sentence. Look at packages and files only; import no heavy library.
+        """
+        return None
 
     @abstractmethod
     def load(self, settings: Settings) -> None:
@@ -122,7 +140,8 @@ class Model(ABC):
     def preprocess(data: bytes | None, params: Any, recipe: Any) -> Prepared:
         """Turn one input into one item. Runs in a decode worker process that a hostile input may kill.
 
-        Raises a `JobError` (`ImageUndecodable`, `ModelRejected`) when the input is at fault.
+        Raises a `JobError` (`ImageUndecodable`, `ModelRejected`) when the input is at fault, and `TransientFailure`,
+        as `forward` and `postprocess` may, when the same input may succeed a little later.
         """
 
     @abstractmethod

@@ -12,13 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from serve_app.errors import ModelRejected, ModelTimeout, ModelUnready, ReplicaLost
+from serve_app.errors import ModelRejected, ModelTimeout, ModelUnready, ReplicaLost, TransientFailure
 from serve_app.models.contract import Model
 
 T = TypeVar("T")
 
 NICE = 10
 """Steps of niceness above the gateway's; without them status reads starve while the processors are busy."""
+TRANSIENT = (ConnectionError, TimeoutError, BlockingIOError, InterruptedError)
+"""Exceptions of a forward pass that no input causes: a service or device that the model uses did not answer."""
 log = logging.getLogger(__name__)
 
 
@@ -90,7 +92,7 @@ class BatchRunner:
         self._deadline_s = deadline_s
 
     async def run(self, items: Sequence[Any]) -> list[Any]:
-        """One output, or `ModelRejected` or `ModelTimeout`, per item, in order.
+        """One output, or `ModelRejected`, `TransientFailure` or `ModelTimeout`, per item, in order.
 
         If a pass with a single item hangs, that item is the cause (`ModelTimeout`). Raises `ReplicaLost` with `hung`
         if a pass with several items hangs, without it if the thread hung before; `ModelUnready` if the model fails on
@@ -105,7 +107,7 @@ class BatchRunner:
             answers = [await self._single(item) for item in items]
         except ReplicaLost as error:
             return self._blamed(items, error)
-        if any(isinstance(answer, ModelRejected) for answer in answers):
+        if any(isinstance(answer, ModelRejected | TransientFailure) for answer in answers):
             await self._check_model()
         return answers
 
@@ -120,8 +122,10 @@ class BatchRunner:
             return (await self._forward([item]))[0]
         except ReplicaLost:
             raise
-        except ModelRejected as error:
+        except (ModelRejected, TransientFailure) as error:
             return error
+        except TRANSIENT as error:
+            return TransientFailure(f"{type(error).__name__}: {error}")
         except Exception as error:
             return ModelRejected(f"The model failed on this input: {type(error).__name__}.")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serve_app.contracts import ModelCard
 from serve_app.models.contract import Model, Schema
+from serve_app.settings import Settings
 
 
 class ModelConfig(BaseModel):
@@ -42,6 +43,9 @@ class ModelConfig(BaseModel):
     """Accelerators that Ray reserves for a replica."""
     resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Custom resources of Ray that a replica takes: it runs only on nodes that were started with them."""
+    settings: dict[str, Any] = {}
+    """Settings of this model alone, as its class declares them (`Options`): for `SemClassifier` another checkpoint or
+    engine than the process-wide `MODEL_*` and `ENGINE` name."""
 
     home_group: str = ""
     """Worker group that replicas go to first and leave last. When it is full they go to others."""
@@ -64,16 +68,37 @@ def load(implementation: str) -> type[Model]:
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, Model)):
         raise ValueError(f"{implementation} is not a subclass of serve_app.models.contract.Model")
-    for schema in ("Params", "Result"):
+    for schema in ("Params", "Result", "Options"):
         if not (isinstance(value := getattr(found, schema, None), type) and issubclass(value, Schema)):
             raise ValueError(f"{implementation} needs a subclass of serve_app.models.contract.Schema named {schema}")
     return found
+
+
+def options(config: ModelConfig) -> Schema:
+    """The block's `settings`, as the model's class declares them. Raises ValueError with each wrong key."""
+    try:
+        return load(config.implementation).Options.model_validate(config.settings)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors())
+        raise ValueError(f"model {config.name}: its settings are not valid: {wrong}") from error
+
+
+def make(config: ModelConfig) -> Model:
+    """An instance of the model with its options, not loaded yet."""
+    return load(config.implementation)(options(config))
+
+
+def refusal(card: ModelCard, settings: Settings) -> str | None:
+    """Why this machine cannot serve a model that sleeps, and what to do. A model that never sleeps says so itself."""
+    model = load(card.implementation)
+    return model.missing(settings, model.Options.model_validate(card.options)) if card.wakes_from_zero else None
 
 
 def card(config: ModelConfig) -> ModelCard:
     """What the gateway needs to know about the model."""
     model = load(config.implementation)
     return ModelCard(
+        options=options(config).model_dump(mode="json", exclude_unset=True),
         name=config.name,
         implementation=config.implementation,
         input_layer=model.input_layer,
@@ -82,4 +107,5 @@ def card(config: ModelConfig) -> ModelCard:
         max_batch_size=config.max_batch_size,
         chunks_per_replica=config.chunks_per_replica,
         wakes_from_zero=config.min_replicas == 0,
+        reads_in_steps=model.reads_in_steps,
     )

@@ -21,7 +21,7 @@ from serve_app.models.checkpoint import check_fit, is_multi_label, load_network,
 from serve_app.models.contract import Model, Prepared, Schema
 from serve_app.models.engines import Engine, Score, load_engine, sigmoid, softmax
 from serve_app.models.preprocessing import OwnProcessor, Preprocessing, choose
-from serve_app.models.snapshot import Snapshot, locate
+from serve_app.models.snapshot import CheckpointOptions, Snapshot, locate
 from serve_app.settings import Settings
 
 DEFAULT_THRESHOLD = 0.5
@@ -84,6 +84,7 @@ class SemClassifier(Model):
 
     Params = ClassifierParams
     Result = Classification
+    Options = CheckpointOptions
 
     _engine: Engine
     _preprocessing: Preprocessing
@@ -92,6 +93,7 @@ class SemClassifier(Model):
     _description: Json
 
     def load(self, settings: Settings) -> None:
+        settings = self.options.over(settings)
         snapshot = locate(settings)
         network = load_network(snapshot)
         multi_label = is_multi_label(network.config)

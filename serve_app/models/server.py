@@ -28,6 +28,7 @@ from serve_app.errors import (
     ReplicaLost,
     ServiceError,
     StoreFull,
+    TransientFailure,
 )
 from serve_app.images.bucket_store import open_store
 from serve_app.models import registry
@@ -75,7 +76,7 @@ class ModelServer:
         self._decode_ms, self._forward_ms, self._batch_size = _histograms()
         # Ray estimates a histogram's sum from the middles of its buckets; the mean batch size needs an exact count.
         self._items = metrics.Counter("model_items", "Items that were in a batch.")
-        self._model: Model = registry.load(config.implementation)()
+        self._model: Model = registry.make(config)
         self._thread = ForwardThread()
         await self._thread.run(self._model.load, settings, deadline_s=LOAD_TIMEOUT_S)
         prepare = partial(self._model.prepare_worker, self._model.recipe)
@@ -114,7 +115,7 @@ class ModelServer:
         async with self._gate.shared():
             ready = await self._prepare(data, params)
             output = await self._forward(ready.prepared.item)
-        if isinstance(output, JobError):
+        if isinstance(output, JobError | TransientFailure):
             raise ModelUnready(f"The model refuses its own warm-up input: {output.detail}")
         self._model.postprocess(output, params, ready.prepared.notes)
         return self._version
@@ -183,7 +184,7 @@ class ModelServer:
         ]
         return {outcome.job_id: outcome for outcome in await _all(*ends)}
 
-    async def _fetch_and_prepare(self, task: Task) -> _Ready | ServiceError:
+    async def _fetch_and_prepare(self, task: Task) -> _Ready | ServiceError | TransientFailure:
         """The task's input, prepared, or the error that the input caused. Holds bytes only inside a slot."""
         try:
             params = self._model.Params.model_validate(task.params)
@@ -198,7 +199,7 @@ class ModelServer:
                 return await self._run_preprocess(data, params)
         except CapacityError as error:
             raise ModelUnready(f"The image store is away: {error.detail}") from error
-        except ServiceError as error:
+        except (ServiceError, TransientFailure) as error:
             return error
         finally:
             self._decode_ms.observe((time.perf_counter() - started) * 1000)
@@ -219,11 +220,11 @@ class ModelServer:
             self._items.inc(len(items))
             self._forward_ms.observe((time.perf_counter() - started) * 1000)
 
-    async def _conclude(self, task: Task, one: _Ready | ServiceError, output: Any) -> Outcome:
+    async def _conclude(self, task: Task, one: _Ready | ServiceError | TransientFailure, output: Any) -> Outcome:
         """The outcome of a task: its result, once its files are stored, or its failure."""
-        if isinstance(one, ServiceError):
+        if not isinstance(one, _Ready):
             return _failed(task, one)
-        if isinstance(output, JobError):
+        if isinstance(output, JobError | TransientFailure):
             return _failed(task, output)
         try:
             answer = self._model.postprocess(output, one.params, one.prepared.notes)
@@ -285,7 +286,8 @@ async def _to_the_end(work: Awaitable[T]) -> T:
 
 
 def _failed(task: Task, error: ServiceError | ModelOutage) -> Outcome:
-    return Outcome(task.job_id, failure=Failure(error.slug, error.detail))
+    is_transient = isinstance(error, TransientFailure)
+    return Outcome(task.job_id, failure=Failure(error.slug, error.detail), transient=is_transient)
 
 
 def _replica_card(config: ModelConfig, version: str, model: Model) -> ReplicaCard:

@@ -12,9 +12,13 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from serve_app.contracts import Json
 from serve_app.errors import ModelUnready
+from serve_app.models.contract import Schema
 from serve_app.settings import COMMIT, Settings
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
@@ -27,6 +31,34 @@ FILES = (CONFIG, PREPROCESSOR, PROCESSOR, INDEX, "*.safetensors")
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 SHARD = re.compile(r"[\w.-]+\.safetensors")
+
+
+class CheckpointOptions(Schema):
+    """Settings of one model that take the place of the process-wide ones, so that two checkpoints of a class can be
+    served side by side. A block that names a source uses none of the process-wide MODEL_* variables."""
+
+    model_source: Literal["demo", "hugging_face", "private"] | None = None
+    model_id: str = ""
+    model_revision: str = ""
+    model_cache_dir: Path | None = None
+    engine: Literal["torch", "openvino"] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.model_source is None and (self.model_id or self.model_revision or self.model_cache_dir):
+            raise ValueError("model_source is missing: hugging_face, private or demo")
+        if self.model_source == "hugging_face" and not (self.model_id and self.model_revision):
+            raise ValueError("model_source: hugging_face needs model_id and model_revision")
+        if self.model_source == "private" and not (self.model_id and self.model_cache_dir):
+            raise ValueError("model_source: private needs model_id and model_cache_dir")
+        if self.model_cache_dir and not self.model_cache_dir.is_absolute():
+            raise ValueError("model_cache_dir must be an absolute path")
+        return self
+
+    def over(self, settings: Settings) -> Settings:
+        """The process-wide settings with these in their place."""
+        chosen = self.model_dump(exclude={"engine"}) if self.model_source else {}
+        return settings.model_copy(update={**chosen, **({"engine": self.engine} if self.engine else {})})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +116,25 @@ def locate(settings: Settings, cache: Path | None = None) -> Snapshot:
     """
     if settings.model_source == "demo":
         return _complete(Snapshot(DEMO_FOLDER, DEMO_ID, "", demo=True), "run make train-demo")
-    fetch = f"hf download {settings.model_id}"
-    if settings.model_revision:
-        fetch += f" --revision {settings.model_revision}"
+    fetch = fetch_command(settings)
     root = cache or _hugging_face_cache()
     if settings.model_source == "private" and settings.model_cache_dir:
         root = settings.model_cache_dir
-        fetch += f" --cache-dir {root}"
     repository = root / _repository_name(settings.model_id)
     if settings.model_source == "private" and not repository.is_dir() and (root / CONFIG).exists():
         return _complete(_flat(root, settings), f"hf download {settings.model_id} --local-dir {root}")
     folder = _revision_folder(repository, settings, fetch)
     return _complete(Snapshot(folder, settings.model_id, folder.name, demo=False), fetch)
+
+
+def fetch_command(settings: Settings) -> str:
+    """The command that downloads the model to where the settings look for it."""
+    fetch = f"hf download {settings.model_id}"
+    if settings.model_revision:
+        fetch += f" --revision {settings.model_revision}"
+    if settings.model_source == "private" and settings.model_cache_dir:
+        fetch += f" --cache-dir {settings.model_cache_dir}"
+    return fetch
 
 
 def _hugging_face_cache() -> Path:

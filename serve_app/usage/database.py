@@ -1,4 +1,4 @@
-"""The writer's PostgreSQL connection, and what each kind of outbox entry becomes in its tables.
+"""Connections to PostgreSQL, and what each kind of outbox entry becomes in its tables.
 
 Values stay what they are in the stream. PostgreSQL converts them, so only PostgreSQL decides what can be
 stored, and every entry that it refuses is found in the same way."""
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, LiteralString
+from functools import partial
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from serve_app.connections import end_tasks
 from serve_app.texts import sanitize_text
 
 CONNECT_TIMEOUT_S: Final = 5
@@ -22,6 +24,7 @@ TRANSACTION_TIMEOUT_S: Final = 15.0
 _DETAIL_LIMIT: Final = 4000
 _SHOWN_LIMIT: Final = 2000
 Fields = Mapping[bytes, bytes]
+Parameters = Sequence[Any] | Mapping[str, Any]
 
 
 class Database:
@@ -85,6 +88,60 @@ class Database:
             for kind, insert in INSERTS.items():
                 if group := [row for row in rows if row.kind == kind]:
                     await connection.execute(insert, [as_parameter(group)])
+
+
+class Queries:
+    """Asks one query at a time, over one connection that is opened when needed."""
+
+    def __init__(self, url: str) -> None:
+        self._database = Database(url)
+        self._turn = asyncio.Lock()
+
+    async def fetch(self, statement: LiteralString, parameters: Parameters, within_s: float) -> list[Any]:
+        """The rows of a statement that reads, within so many seconds, including the wait for its turn.
+
+        Raises `psycopg.Error`, `TimeoutError` or `OSError`.
+        """
+        return await self._in_turn(partial(_read, statement, parameters), within_s)
+
+    async def change(self, statement: LiteralString, parameters: Parameters, within_s: float) -> list[Any]:
+        """The rows of a statement that writes, once they are committed. Otherwise as `fetch`.
+
+        In a transaction: a server that hangs before the commit has changed nothing when it continues.
+        """
+        return await self._in_turn(partial(_write, statement, parameters), within_s)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._database.close()
+
+    async def _in_turn(
+        self, ask: Callable[[psycopg.AsyncConnection], Awaitable[list[Any]]], within_s: float
+    ) -> list[Any]:
+        async with asyncio.timeout(within_s), self._turn:
+            asking = asyncio.create_task(self._ask(ask))
+            try:
+                return await asyncio.shield(asking)
+            finally:  # else psycopg waits ten seconds for a silent server to cancel the query
+                await end_tasks([asking])
+
+    async def _ask(self, ask: Callable[[psycopg.AsyncConnection], Awaitable[list[Any]]]) -> list[Any]:
+        try:
+            return await ask(await self._database.open())
+        except BaseException:  # also on cancellation: the connection may be in the middle of a query
+            await self._database.close()
+            raise
+
+
+async def _read(statement: LiteralString, parameters: Parameters, connection: psycopg.AsyncConnection) -> list[Any]:
+    return await (await connection.execute(statement, parameters)).fetchall()
+
+
+async def _write(statement: LiteralString, parameters: Parameters, connection: psycopg.AsyncConnection) -> list[Any]:
+    await connection.execute("BEGIN")
+    rows = await _read(statement, parameters, connection)
+    await connection.execute("COMMIT")
+    return rows
 
 
 def _is_refusal(error: psycopg.Error) -> bool:

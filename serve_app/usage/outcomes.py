@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Sequence
@@ -11,11 +10,11 @@ from typing import Any, Final, LiteralString
 
 import psycopg
 
-from serve_app.connections import end_tasks
 from serve_app.contracts import JobStatus
 from serve_app.errors import UsageUnavailable
 from serve_app.settings import Settings
-from serve_app.usage.database import Database
+from serve_app.usage.database import Queries
+from serve_app.usage.outbox import Outbox
 
 WITHIN_S: Final = 3.0
 """Deadline of one look-up, including the wait for its turn."""
@@ -44,8 +43,7 @@ class Outcomes:
     """Looks up outcomes, one query at a time, over one connection that is opened when needed."""
 
     def __init__(self, settings: Settings) -> None:
-        self._database = Database(settings.database_url.get_secret_value())
-        self._turn = asyncio.Lock()
+        self._queries = Queries(settings.database_url.get_secret_value())
 
     async def find(self, job_id: str, owner: str) -> Ended | None:
         """How this job of this owner ended; None if it is unknown, removed or another owner's.
@@ -68,24 +66,21 @@ class Outcomes:
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._database.close()
+        await self._queries.close()
 
     async def _look(self, job_ids: Sequence[str], owner: str) -> list[Any]:
         try:
-            async with asyncio.timeout(WITHIN_S), self._turn:
-                asking = asyncio.create_task(self._ask(job_ids, owner))
-                try:
-                    return await asyncio.shield(asking)
-                finally:  # else psycopg waits ten seconds for a silent server to cancel the query
-                    await end_tasks([asking])
+            return await self._queries.fetch(_FIND, [list(job_ids), owner], WITHIN_S)
         except (psycopg.Error, TimeoutError, OSError) as error:
             _log.warning("no outcome could be read: %s", type(error).__name__)
             raise UsageUnavailable("Results of older jobs cannot be read now. Try again in a moment.") from error
 
-    async def _ask(self, job_ids: Sequence[str], owner: str) -> list[Any]:
-        try:
-            connection = await self._database.open()
-            return await (await connection.execute(_FIND, [list(job_ids), owner])).fetchall()
-        except BaseException:  # also on cancellation: the connection may be in the middle of a query
-            await self._database.close()
-            raise
+
+async def find_older(outbox: Outbox, outcomes: Outcomes, job_id: str, owner: str, job_ttl: int) -> Ended | None:
+    """As `Outcomes.find`, for a job without a record. Raises `UsageUnavailable` also while its outcome may wait in the
+    outbox."""
+    waiting = await outbox.stats()  # read first: an entry that leaves the outbox afterwards is found in PostgreSQL
+    outcome = await outcomes.find(job_id, owner)
+    if outcome is None and waiting.lag_s >= job_ttl:
+        raise UsageUnavailable("Results of older jobs are still being stored. Try again in a moment.")
+    return outcome

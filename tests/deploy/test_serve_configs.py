@@ -42,14 +42,18 @@ def cluster() -> dict[str, Any]:
 RAY_CLUSTER = ray_service()["rayClusterConfig"]
 GROUPS = {group["groupName"]: group for group in RAY_CLUSTER["workerGroupSpecs"]}
 MODELS, BURST = GROUPS["models"], GROUPS["burst"]
-[MODEL] = cluster()["applications"][0]["args"]["models"]
+MODEL, *SLEEPING = cluster()["applications"][0]["args"]["models"]
 
 
 @pytest.mark.parametrize("config", [laptop(), cluster()], ids=["laptop", "cluster"])
 def test_serve_knows_every_key_and_takes_the_arguments(config: dict[str, Any]) -> None:
     assert list(faults(config)) == []
     [application] = config["applications"]
-    assert {one.name for one in built(application)} == {"gateway", "sem-classifier"}
+    assert {one.name for one in built(application)} == {
+        "gateway",
+        MODEL["name"],
+        *(model["name"] for model in SLEEPING),
+    }
 
 
 def test_ray_knows_every_variable_of_its_own() -> None:

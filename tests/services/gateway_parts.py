@@ -26,6 +26,7 @@ from serve_app.images.store import ImageStore
 from serve_app.jobs.limits import MAX_DELIVERIES
 from serve_app.jobs.store import JobStore
 from serve_app.local.issuer import DevIssuerServer, Issuer, SigningKeys
+from serve_app.models.detection import Detections, detection
 from serve_app.models.registry import ModelConfig, card
 from serve_app.settings import Settings
 from serve_app.tracing import Tracer
@@ -41,6 +42,13 @@ HEAD = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r
 END = b"--b--\r\n"
 IMAGE_MODEL = card(ModelConfig(name="sem-classifier", implementation="serve_app.models.sem_classifier:SemClassifier"))
 TEXT_MODEL = card(ModelConfig(name="words", implementation="tests.toy_model:WordStatistics"))
+DETECTOR = card(
+    ModelConfig(name="dummy-detector", implementation="serve_app.models.dummy_detector:DummyDetector", min_replicas=0)
+)
+IMAGES_API: dict[str, Any] = {"cards": (IMAGE_MODEL, TEXT_MODEL, DETECTOR), "images_model": DETECTOR.name}
+"""What `running_gateway` needs for the images API."""
+CIRCLES = (detection("0" * 64, (10, 10.4, 50, 49.6), 0.9, "coin"), detection("0" * 64, (1, 2, 5, 6), 0.5, "coin"))
+DETECTIONS: Json = Detections(count=2, detections=CIRCLES, model={}, image={}).model_dump(mode="json")
 RESULT = {"label": "Tips", "confidence": 0.9, "all_scores": {"Tips": 0.9, "Powder": 0.1}, "device_used": "cpu"}
 
 
@@ -88,6 +96,9 @@ class Answering:
 class Running:
     """A running gateway, a client of it, and what stands behind it."""
 
+    detector: Answering
+    """The model of the images API."""
+
     def __init__(
         self,
         application: Starlette,
@@ -121,6 +132,11 @@ class Running:
         job_id = await self.submit_with_files({"mask.png": Output("image/png", b"a mask")}, user, keep="true")
         self.model.answer = usual
         return job_id
+
+    async def send_image(self, user: str = "ada", picture: bytes = PICTURE, **headers: str) -> httpx2.Response:
+        """The answer to an image, sent to the images API."""
+        files = {"file": ("a.png", picture)}
+        return await self.client.post("/api/v1/images", headers={**self.bearer(user), **headers}, files=files)
 
     async def submit_with_files(self, outputs: Mapping[str, Output], user: str = "ada", **fields: str) -> str:
         """A job that has ended, whose files were stored as a replica stores them: while it works on it."""
@@ -191,7 +207,9 @@ async def running_gateway(
     changes = {"oidc_issuers": (authority.url,), "oidc_audience": (AUDIENCE,), **changes}
     settings = settings.model_copy(update=changes)
     model = model or Answering()
-    handles = {card.name: model for card in cards}
+    detector = Answering()
+    detector.answer = lambda task: Outcome(task.job_id, result=DETECTIONS)
+    handles = {card.name: detector if card is DETECTOR else model for card in cards}
     application = build_gateway(settings, cards, handles, version=VERSION, tracer=tracer, cluster=cluster)
     redis = connect_redis(settings)
     transport = httpx2.ASGITransport(application)
@@ -205,10 +223,12 @@ async def running_gateway(
         ) as client,
     ):
         running = Running(application, client, redis, model, authority)
+        running.detector = detector
         if any(name.endswith("_timeout_s") for name in changes):
             await _keys_known(running)
         yield running
         model.open.set()
+        detector.open.set()
     await redis.aclose()
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from gateway_parts import PICTURE, Running, as_admin
+from gateway_parts import PICTURE, VERSION, Running, as_admin
 from schemathesis import Case
 
 USER: Final = "root"
@@ -17,6 +20,9 @@ OVERRIDE: Final = {**BLOCK, "submits_per_s": 5}
 STOP: Final = {"what": "intake", "model": "words", "message": "A test."}
 HOOK: Final = {"url": "https://lab.example.org/hook"}
 BATCH: Final = {"model": "words", "items": [{"params": {"text": "a b"}}, {"image_url": "https://example.org/a.png"}]}
+MODEL: Final = "sem-classifier"
+B64: Final = base64.b64encode(PICTURE).decode()
+TENSOR: Final = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [B64]}
 WORDS: Final = {"model": "words", "params": {"text": "a b"}}
 
 
@@ -34,10 +40,17 @@ class GoodRequests:
         case.query, case.headers = {}, {}
         name = f"{case.method} {case.path}"
         case.path_parameters = asyncio.run_coroutine_threadsafe(self._names(case, name), self._loop).result(30)
-        if name in self._bodies:
+        if name in self._bodies and case.media_type == "application/octet-stream":
+            case.body = json.dumps(self._bodies[name]).encode()
+            case.headers = {"Inference-Header-Content-Length": str(len(case.body))}
+        elif name in self._bodies:
             case.body = self._bodies[name]
+        elif case.path.endswith("/predict"):
+            case.body = {"file": PICTURE}
         elif name == "POST /api/v1/batches":
             case.body = BATCH if case.media_type == "application/json" else {"image": [PICTURE, PICTURE]}
+        elif name.endswith("/images") and case.method == "POST":
+            case.body = {"file": PICTURE + uuid.uuid4().bytes}  # the same image twice is refused
         elif case.media_type == "multipart/form-data":
             case.body = {"image": PICTURE}
         elif case.path in ("/api/v1/jobs", "/api/v1/inference"):
@@ -50,6 +63,9 @@ class GoodRequests:
         "POST /api/v1/admin/blocks": BLOCK,
         "POST /api/v1/admin/overrides": OVERRIDE,
         "POST /api/v1/admin/stops": STOP,
+        "POST /v1/models/{model_name}:predict": {"instances": [{"image": {"b64": B64}}]},
+        "POST /v2/models/{model_name}/infer": {"inputs": [TENSOR]},
+        "POST /v2/models/{model_name}/versions/{version}/infer": {"inputs": [TENSOR]},
     }
 
     async def _names(self, case: Case, name: str) -> dict[str, str]:
@@ -59,8 +75,10 @@ class GoodRequests:
         maker = self._makers().get(name)
         if maker is not None:
             return await maker()
-        found = {"principal_id": NOBODY, "slug": "job-unknown"}
-        if "/webhooks" in case.path:
+        found = {"principal_id": NOBODY, "slug": "job-unknown", "model": MODEL, "model_name": MODEL, "version": VERSION}
+        if "/images" in case.path:
+            found |= await self._once("image", self._image)
+        elif "/webhooks" in case.path:
             found |= await self._once("hook", self._hook)
         elif "/jobs" in case.path:
             found |= await self._once("job", self._job)
@@ -78,6 +96,8 @@ class GoodRequests:
             "DELETE /api/v1/jobs/{job_id}": self._ended_job,
             "POST /api/v1/jobs/{job_id}/retry": self._failed_job,
             "POST /api/v1/jobs/{job_id}/cancel": self._cancelled_job,
+            "DELETE /api/v1/images/{image_id}": self._image,
+            "DELETE /images/{image_id}": self._image,
             "DELETE /api/v1/batches/{batch_id}": self._ended_batch,
             "DELETE /api/v1/webhooks/{webhook_id}": self._new_hook,
             "GET /api/v1/admin/dead/{job_id}": self._dead_job,
@@ -90,6 +110,10 @@ class GoodRequests:
 
     async def _job(self) -> dict[str, str]:
         return {"job_id": await self._gateway.completed_with_file(USER), "name": "mask.png"}
+
+    async def _image(self) -> dict[str, str]:
+        sent = (await self._gateway.send_image(USER, PICTURE + uuid.uuid4().bytes)).json()
+        return {"image_id": sent["image_id"], "object_id": sent["detection"]["detections"][0]["object_id"]}
 
     async def _ended_job(self) -> dict[str, str]:
         job_id = await self._gateway.submit(USER)

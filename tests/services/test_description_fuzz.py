@@ -18,7 +18,7 @@ import pytest_asyncio
 import requests
 import schemathesis
 from described import DOCUMENT
-from gateway_parts import Running, as_admin, listening, running_gateway
+from gateway_parts import DETECTOR, IMAGES_API, Running, as_admin, listening, running_gateway
 from good_requests import USER, GoodRequests
 from hypothesis import strategies
 from hypothesis.stateful import run_state_machine_as_test
@@ -46,7 +46,7 @@ SHARE_FROM: Final = 50
 CARDS: Final = [
     card(ModelConfig(name=name, implementation=implementation, min_replicas=0))
     for name, implementation in (("sem-classifier", SEM_CLASSIFIER), ("words", "tests.toy_model:WordStatistics"))
-]
+] + [DETECTOR]
 """Models that may sleep: the service is healthy without replicas of them."""
 OPERATIONS: Final = [(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods]
 HELD: Final = [
@@ -94,11 +94,16 @@ class Known:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def only(valkey: Valkey, postgres: Postgres, template: str, authority: DevIssuerServer) -> AsyncIterator[Known]:
     """The gateway of all routes, on a socket, without limits that a flood would meet."""
-    plenty = {"rate_reads_per_s": 1e5, "rate_submits_per_s": 1e5, "quota_submits_per_day": 0}
+    plenty: dict[str, Any] = {
+        "predict_model": "sem-classifier",
+        "rate_reads_per_s": 1e5,
+        "rate_submits_per_s": 1e5,
+        "quota_submits_per_day": 0,
+    }
     house = {"rate_house_reads_per_s": 1e5, "rate_house_submits_per_s": 1e5}
     with copied_database(postgres, template) as database_url, empty_redis(valkey, database_url) as settings:
         async with (
-            running_gateway(settings, authority, cards=CARDS, **plenty, **house) as gateway,
+            running_gateway(settings, authority, **(IMAGES_API | {"cards": CARDS}), **plenty, **house) as gateway,
             listening(gateway.application) as url,
         ):
             there = Known(gateway, url)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import httpx2
 import pytest
-from gateway_parts import Running, id_of
+from gateway_parts import CIRCLES, IMAGES_API, Running, id_of
 
 from serve_app.contracts import Json
 from serve_app.gateway.endpoint import RouteSpec
@@ -21,6 +21,8 @@ OF_USERS: Final = [
 ]
 OF_ADMINS: Final = [route for route in ROUTES if route.admin]
 OLDER: Final = ["/api/v1/jobs/status", "/api/v1/jobs/results"]
+
+pytestmark = pytest.mark.gateway(**IMAGES_API)
 
 
 @pytest.fixture
@@ -42,6 +44,8 @@ async def ids_of_ada(gateway: Running) -> dict[str, str]:
         "webhook_id": webhook_id,
         "batch_id": batch["batch_id"],
         "delivery_id": trial.json()["delivery_id"],
+        "image_id": (await gateway.send_image("ada")).json()["image_id"],
+        "object_id": str(CIRCLES[0].object_id),
     }
 
 

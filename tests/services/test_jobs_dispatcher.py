@@ -18,9 +18,10 @@ from redis_address import Address
 from waiting import until
 
 from serve_app.connections import connect_redis, end_tasks
-from serve_app.contracts import Job, JobStatus, ModelCard, ReplicaCard
+from serve_app.contracts import Failure, Job, JobStatus, ModelCard, Outcome, ReplicaCard, Task
 from serve_app.errors import JobEnded, ModelUnready, ReplicaLost, ServiceError
 from serve_app.jobs.dispatcher import Dispatcher
+from serve_app.jobs.limits import TRANSIENT_TRIES
 from serve_app.jobs.records import Backlog
 from serve_app.jobs.store import JobStore
 from serve_app.local.valkey import Valkey
@@ -57,6 +58,31 @@ async def ended(job_store: JobStore, jobs: list[Job]) -> list[Job]:
 
 def assert_right(jobs: list[Job]) -> None:
     assert [job.result for job in jobs] == [{"double": 2 * job.params["n"]} for job in jobs]
+
+
+class Flaky(StubModel):
+    """Fails a job in a way that may pass as often as its `n` says, then answers it."""
+
+    def _answer(self, task: Task) -> Outcome:
+        tries = sum(one.job_id == task.job_id for call in self.calls for one in call)
+        if tries > task.params["n"]:
+            return super()._answer(task)
+        return Outcome(task.job_id, failure=Failure("transient-failure", "the device is busy"), transient=True)
+
+
+async def test_a_job_whose_failure_may_pass_runs_three_times_and_then_is_dead_with_its_reason(
+    job_store: JobStore,
+) -> None:
+    jobs = await submit(job_store, TRANSIENT_TRIES + 1)
+    async with running(job_store, Flaky()) as dispatcher:
+        *passed, poison = await ended(job_store, jobs)
+        assert dispatcher.state == "ready"
+    assert_right(passed)
+    assert [job.deliveries for job in (*passed, poison)] == [1, 2, 3, 3]
+    assert poison.failure is not None
+    assert poison.failure.slug == "job-dead"
+    assert "the device is busy" in poison.failure.detail
+    assert (await job_store.ledger(MODEL)).dead == 1
 
 
 async def state_is(dispatcher: Dispatcher, start: str) -> None:

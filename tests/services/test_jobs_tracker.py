@@ -30,6 +30,7 @@ from serve_app.jobs.limits import (
     MAX_STRIKES,
     RESULT_MAX_BYTES,
     SUSPECT_AFTER,
+    TRANSIENT_TRIES,
 )
 from serve_app.jobs.records import Idempotency
 from serve_app.jobs.store import JobStore, refusal
@@ -268,14 +269,28 @@ async def test_jobs_of_a_forward_pass_that_hung_run_alone_at_their_first_loss_an
     job_store: JobStore,
 ) -> None:
     jobs = [await job_store.submit(submission("ann")) for _ in range(3)]
-    assert (
-        await job_store.release_as_lost((await claimed(job_store, 8)).tasks, "A forward pass hung.", suspects=True) == 3
-    )
+    assert await job_store.release_as_lost((await claimed(job_store, 8)).tasks, "A forward pass hung.", "suspects") == 3
     for _ in jobs:
         [task] = (await claimed(job_store, 8)).tasks
         assert task.alone
     found = [await job_store.read(job.id, "ann") for job in jobs]
     assert [(job.deliveries, job.strikes) for job in found] == [(2, 0)] * 3
+
+
+async def test_a_failure_that_may_pass_is_tried_again_and_then_makes_the_job_dead_with_its_reason(
+    job_store: JobStore,
+) -> None:
+    job = await job_store.submit(submission("ann"))
+    for delivery in range(1, TRANSIENT_TRIES + 1):
+        [task] = (await claimed(job_store)).tasks
+        assert await job_store.release_as_lost([task], "the device is busy", "transient") == 1
+        assert (await job_store.read(job.id, "ann")).deliveries == delivery
+    dead = await job_store.read(job.id, "ann")
+    assert (dead.status, dead.strikes) == (JobStatus.FAILED, 0)
+    assert dead.failure is not None
+    assert dead.failure.slug == "job-dead"
+    assert f"after {TRANSIENT_TRIES} deliveries" in dead.failure.detail
+    assert "the device is busy" in dead.failure.detail
 
 
 async def test_three_strikes_make_a_job_dead(job_store: JobStore, redis: Redis) -> None:

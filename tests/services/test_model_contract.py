@@ -20,8 +20,14 @@ from tests.tiny_vit import LABELS, SIZE, write_snapshot
 
 IMPLEMENTATIONS = [
     "serve_app.models.sem_classifier:SemClassifier",
+    "serve_app.models.circles:Circles",
+    "serve_app.models.ocr:Ocr",
+    "serve_app.models.layout:Layout",
+    "serve_app.models.table:Table",
+    "serve_app.models.document:Document",
     "tests.toy_model:WordStatistics",
     "tests.toy_files:BrightMask",
+    "serve_app.models.thumbnail:ThumbnailModel",
 ]
 
 

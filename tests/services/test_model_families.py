@@ -21,9 +21,21 @@ from serve_app.errors import ModelRejected, ModelUnready
 from serve_app.models import sem_classifier
 from serve_app.models.pool import DecodePool
 from serve_app.models.preprocessing import Fast, Own
+from serve_app.models.registry import ModelConfig, card, make, refusal
 from serve_app.models.sem_classifier import Classification, ClassifierParams, SemClassifier
 from serve_app.settings import Settings
-from tests.checkpoints import FAMILIES, IMAGENET, LABELS, SQUARE, libraries, resnet, save, save_timm, vit
+from tests.checkpoints import (
+    FAMILIES,
+    IMAGENET,
+    LABELS,
+    SQUARE,
+    libraries,
+    resnet,
+    save,
+    save_timm,
+    save_timm_wrapper,
+    vit,
+)
 
 VIT = {"image_processor_type": "ViTImageProcessor", "size": SQUARE}
 MULTI = {"problem_type": "multi_label_classification"}
@@ -109,6 +121,42 @@ async def test_a_family_scores_as_the_library_s_own_pipeline(tmp_path: Path, fam
 @pytest.mark.slow(reason="timm is loaded")
 async def test_a_checkpoint_of_timm_scores_as_the_library_s_own_pipeline(tmp_path: Path):
     await agrees(tmp_path, save_timm(tmp_path), Own)
+
+
+SCALES = ("10 um", "100 nm", "1 mm")
+
+
+async def beside_the_first(tmp_path: Path, second: Path) -> None:
+    """Two blocks of one class answer each by its own checkpoint: the first by MODEL_*, the second by its settings."""
+    first = save(tmp_path / "first", vit(), VIT)
+    own = {"model_source": "private", "model_id": "org/scale", "model_cache_dir": str(second.parents[2])}
+    implementation = "serve_app.models.sem_classifier:SemClassifier"
+    blocks = [
+        ModelConfig(name="sem-classifier", implementation=implementation),
+        ModelConfig(name="vit-sem-scale-classifier", implementation=implementation, min_replicas=0, settings=own),
+    ]
+    assert [refusal(card(block), settings_of(tmp_path / "first")) for block in blocks] == [None, None]
+    for block, folder, labels in zip(blocks, (first, second), (LABELS, SCALES), strict=True):
+        model = make(block)
+        assert isinstance(model, SemClassifier)
+        model.load(settings_of(tmp_path / "first"))
+        assert model.labels == labels
+        for data, result in zip(pictures(), await classify(model, pictures()), strict=True):
+            assert result.all_scores == pytest.approx(reference(folder, data), abs=1e-6)
+            assert result.model["id"] == ("org/tiny" if folder == first else "org/scale")
+
+
+@pytest.mark.slow(reason="transformers builds two models")
+async def test_two_checkpoints_are_served_side_by_side(tmp_path: Path):
+    named = {"id2label": dict(enumerate(SCALES)), "label2id": {label: at for at, label in enumerate(SCALES)}}
+    network = vit(patch_size=16, **named)
+    await beside_the_first(tmp_path, save(tmp_path / "second", network, VIT | IMAGENET | {"resample": 3}, "org/scale"))
+
+
+@needs_timm
+@pytest.mark.slow(reason="timm is loaded")
+async def test_a_wrapped_checkpoint_of_timm_is_served_beside_another(tmp_path: Path):
+    await beside_the_first(tmp_path, save_timm_wrapper(tmp_path / "second", "org/scale", SCALES))
 
 
 async def test_a_model_of_one_channel_scores_as_the_library_does(tmp_path: Path):

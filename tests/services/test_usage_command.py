@@ -144,7 +144,7 @@ def test_prune_asks_and_then_empties(tables: str) -> None:
             return counted.fetchone() or (0, 0)
 
     refused = usage("prune", "--older-than", "7d", answer="n\n")
-    assert "1 requests to delete, 1 outcomes to empty" in refused.stdout
+    assert "1 requests and 0 images to delete, 1 outcomes to empty" in refused.stdout
     assert rows_and_results() == (2, 2)
     assert usage("prune", "--older-than", "7d", "--yes").exit_code == 0
     assert rows_and_results() == (1, 1)

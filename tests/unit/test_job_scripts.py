@@ -18,7 +18,7 @@ NAMES = {path.stem for path in (JOBS / "lua").glob("*.lua")} - set(scripts.SHARE
     [
         ("cancel", ("job",), "cancel.lua takes (id, owner), not 1 arguments"),
         ("cancel", ("job", "owner", "token"), "cancel.lua takes (id, owner), not 3 arguments"),
-        ("release_as_lost", ("token",), "release_as_lost.lua takes (token, reason, suspects, ...), not 1 arguments"),
+        ("release_as_lost", ("token",), "release_as_lost.lua takes (token, reason, kind, ...), not 1 arguments"),
     ],
 )
 async def test_a_wrong_number_of_arguments_is_refused(name: str, arguments: tuple[str, ...], declared: str) -> None:

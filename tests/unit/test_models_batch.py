@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.errors import ModelRejected, ModelTimeout, ModelUnready, ReplicaLost
+from serve_app.errors import ModelRejected, ModelTimeout, ModelUnready, ReplicaLost, TransientFailure
 from serve_app.models.forward import BatchRunner, ForwardThread
 from tests.toy_model import WordStatistics
 
@@ -49,6 +49,29 @@ def thread() -> Iterator[ForwardThread]:
     made = ForwardThread()
     yield made
     made.close()
+
+
+class Flaky(Halves):
+    """A device that is busy with 7; `broken` makes it busy with everything."""
+
+    def forward(self, items: Sequence[Any]) -> list[Any]:
+        if self.broken or 7 in items:
+            raise ConnectionError("the device is busy")
+        return [item // 2 for item in items]
+
+
+async def test_an_item_whose_failure_may_pass_is_not_rejected(thread: ForwardThread):
+    answers = await BatchRunner(Flaky(), thread, known_good=2, deadline_s=5).run([2, 7, 4])
+    assert (answers[0], answers[2]) == (1, 2)
+    assert isinstance(answers[1], TransientFailure)
+    assert answers[1].detail == "ConnectionError: the device is busy"
+
+
+async def test_a_model_that_fails_on_its_warm_up_item_too_is_unready(thread: ForwardThread):
+    flaky = Flaky()
+    flaky.broken = True
+    with pytest.raises(ModelUnready):
+        await BatchRunner(flaky, thread, known_good=2, deadline_s=5).run([2, 4])
 
 
 async def test_only_the_failing_items_are_rejected(thread: ForwardThread):

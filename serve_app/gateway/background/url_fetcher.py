@@ -12,6 +12,7 @@ from typing import Final
 from serve_app.connections import end_tasks
 from serve_app.contracts import Failure
 from serve_app.errors import CapacityError, InternalError, RequestError, ServiceError
+from serve_app.gateway.context import Models
 from serve_app.gateway.supervisor import ShutdownSignal
 from serve_app.gateway.uploads import ImageFetcher, UploadBudget
 from serve_app.images.header import inspect
@@ -40,11 +41,12 @@ class UrlFetcher:
         store: ImageStore,
         fetcher: ImageFetcher,
         budget: UploadBudget,
+        models: Models,
         settings: Settings,
         shutdown: ShutdownSignal,
     ) -> None:
         self._batches, self._store, self._fetcher = batches, store, fetcher
-        self._budget, self._settings, self._shutdown = budget, settings, shutdown
+        self._budget, self._models, self._settings, self._shutdown = budget, models, settings, shutdown
         self._tasks: dict[asyncio.Task[None], str] = {}
         """Each fetch with the owner of its item."""
 
@@ -103,6 +105,8 @@ class UrlFetcher:
         await self._store.check_intake()
         with self._budget.share(fetch.owner) as share:
             data = await self._fetcher.fetch(fetch.url, fetch.owner, share)
-            header, job_id = inspect(data, self._settings), str(uuid.uuid4())
+            card = self._models.cards.get(fetch.model)
+            in_steps = card is not None and card.reads_in_steps
+            header, job_id = inspect(data, self._settings, in_steps=in_steps), str(uuid.uuid4())
             stored = await keep_input(self._store, job_id, data, header)
             await accepted_with(self._store, [stored], self._batches.accept_item(fetch, job_id, stored), has_them=bool)

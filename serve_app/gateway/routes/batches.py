@@ -37,10 +37,11 @@ from serve_app.gateway.pagination import end_of, index_of, next_page
 from serve_app.gateway.schemas import batches as schemas
 from serve_app.gateway.schemas.batches import ITEMS_SHOWN
 from serve_app.gateway.schemas.jobs import POLL_AFTER_S
-from serve_app.gateway.submission import check_size, checked_params, wants_image
+from serve_app.gateway.submission import check_size, checked_params, wants_image, with_file_name
 from serve_app.gateway.supervisor import RequestTasks
 from serve_app.gateway.uploads import UploadBudget, UploadShare
 from serve_app.images.header import ImageHeader, inspect
+from serve_app.images.names import name_in_url
 from serve_app.images.store import ImageStore, accepted_with, drop_inputs, keep_input
 from serve_app.jobs.batches import Batch, BatchStore, BatchView, Item, ItemStatus, NewBatch, NewItem
 from serve_app.jobs.store import JobStore
@@ -133,6 +134,7 @@ class BatchRequest:
             errors.IdempotencyKeyReused,
             errors.ParamsInvalid,
             errors.ModelUnknown,
+            errors.ModelRefused,
             errors.BatchUnknown,
             errors.IntakeStopped,
             errors.QueueFull,
@@ -294,21 +296,27 @@ def _after(view: BatchView, first: int) -> int | None:
 
 
 def _request_of_form(intake: BatchIntake, files: list[UploadFile], texts: dict[str, str]) -> BatchRequest:
-    """The batch in a form: one item for each file, parameters for all. Raises `BodyInvalid`, `ModelUnknown`."""
+    """The batch in a form: one item for each file, parameters for all. Raises `BodyInvalid`, `ModelUnknown`,
+    `ModelRefused`."""
     if unknown := texts.keys() - {"model", "params"}:
         raise BodyInvalid(f"Unknown fields in the form, {len(unknown)}: it may hold image, model and params.")
     _check_number(len(files), intake.settings)
-    card = intake.models.card(texts.get("model"))
+    card = intake.models.takes_jobs(texts.get("model"))
     params = parse_object(texts["params"].encode(), "The field params") if "params" in texts else {}
     checked = checked_params(intake.models, card, params)
     wants_image(card, sources=1)
-    return BatchRequest(card, tuple(Entry((file.filename or "")[:NAME_MAX], checked, file) for file in files))
+    return BatchRequest(card, tuple(_entry_of_file(intake.models, card, checked, file) for file in files))
+
+
+def _entry_of_file(models: Models, card: ModelCard, params: Json, file: UploadFile) -> Entry:
+    name = file.filename or ""
+    return Entry(name[:NAME_MAX], with_file_name(models, card, params, name), file)
 
 
 def _request_of_json(intake: BatchIntake, fields: Json) -> BatchRequest:
     """The batch in a JSON body: an invalid item is refused alone.
 
-    Raises `BodyInvalid`, `ModelUnknown`, and `ParamsInvalid` for shared parameters that are too large.
+    Raises `BodyInvalid`, `ModelUnknown`, `ModelRefused`, and `ParamsInvalid` for shared parameters that are too large.
     """
     if fields.keys() - _FIELDS:
         raise BodyInvalid("Unknown fields in the body: it may hold items, model and params.")
@@ -320,7 +328,7 @@ def _request_of_json(intake: BatchIntake, fields: Json) -> BatchRequest:
     if not isinstance(params, dict):
         raise BodyInvalid("The field params must be an object.", pointers={"/params": "must be an object"})
     _check_number(len(items), intake.settings)
-    card = intake.models.card(model)
+    card = intake.models.takes_jobs(model)
     check_size(params)  # once, because every item gets them
     return BatchRequest(card, tuple(_entry(intake.models, card, item, params) for item in items))
 
@@ -337,7 +345,8 @@ def _entry(models: Models, card: ModelCard, item: Any, params: Json) -> Entry:
     try:
         url, own = _read_item(item)
         wants_image(card, sources=int(url is not None))
-        return Entry(name, checked_params(models, card, params if own is None else own), url=url or "")
+        checked = checked_params(models, card, params if own is None else own)
+        return Entry(name, with_file_name(models, card, checked, name or name_in_url(url or "")), url=url or "")
     except RequestError as error:
         return Entry(name, {}, refusal=Failure(error.slug, error.detail))
 
@@ -361,7 +370,7 @@ async def _accept(call: Call, intake: BatchIntake, request: BatchRequest, key: s
     if batch_id is None:
         await intake.store.check_intake()
         await call.charge(len(request.entries) - 1)
-        items = await _stored(intake, request.entries)
+        items = await _stored(intake, request.card, request.entries)
         # From here accepting runs to its end: after a disconnect there is a whole batch or none.
         call.accepting = True
         batch_id = await asyncio.shield(intake.tasks.spawn(_commit(intake, replace(batch, items=items))))
@@ -380,7 +389,7 @@ async def _accept(call: Call, intake: BatchIntake, request: BatchRequest, key: s
 async def _replayed_view(intake: BatchIntake, batch: NewBatch, batch_id: str, request: BatchRequest) -> BatchView:
     """The first answer to a repeated batch, when its record has expired. Raises `BatchUnknown` without a key."""
     accepted_at = await intake.batches.accepted_at(batch)
-    items = [(await _inspected(intake, entry))[0] for entry in request.entries]
+    items = [(await _inspected(intake, request.card, entry))[0] for entry in request.entries]
     return _as_accepted(batch_id, batch.model, items, accepted_at)
 
 
@@ -397,12 +406,12 @@ async def _bytes_of(entry: Entry) -> bytes:
     return await entry.file.read()
 
 
-async def _stored(intake: BatchIntake, entries: Sequence[Entry]) -> tuple[NewItem, ...]:
+async def _stored(intake: BatchIntake, card: ModelCard, entries: Sequence[Entry]) -> tuple[NewItem, ...]:
     """The items, after their images were stored, some at a time. If one does not fit, none stays stored."""
     items: dict[int, NewItem] = {}
 
     async def store(place: int) -> None:
-        items[place] = await _item(intake, entries[place])
+        items[place] = await _item(intake, card, entries[place])
 
     try:
         for first in range(0, len(entries), STORED_AT_ONCE):
@@ -416,12 +425,14 @@ async def _stored(intake: BatchIntake, entries: Sequence[Entry]) -> tuple[NewIte
     return tuple(items[place] for place in range(len(entries)))
 
 
-async def _item(intake: BatchIntake, entry: Entry) -> NewItem:
-    item, image = await _inspected(intake, entry)
+async def _item(intake: BatchIntake, card: ModelCard, entry: Entry) -> NewItem:
+    item, image = await _inspected(intake, card, entry)
     return replace(item, input=await keep_input(intake.store, item.job_id, *image)) if image else item
 
 
-async def _inspected(intake: BatchIntake, entry: Entry) -> tuple[NewItem, tuple[bytes, ImageHeader] | None]:
+async def _inspected(
+    intake: BatchIntake, card: ModelCard, entry: Entry
+) -> tuple[NewItem, tuple[bytes, ImageHeader] | None]:
     """The item that an entry becomes, and the image to store for it."""
     if entry.refusal or entry.url:
         return NewItem(entry.name, entry.params, url=entry.url, refusal=entry.refusal), None
@@ -430,7 +441,7 @@ async def _inspected(intake: BatchIntake, entry: Entry) -> tuple[NewItem, tuple[
         return item, None
     data = await _bytes_of(entry)
     try:
-        return item, (data, inspect(data, intake.settings))
+        return item, (data, inspect(data, intake.settings, in_steps=card.reads_in_steps))
     except RequestError as error:
         return NewItem(entry.name, {}, refusal=Failure(error.slug, error.detail)), None
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from starlette.responses import RedirectResponse, Response
 
 from serve_app import errors
-from serve_app.contracts import Job, JobStatus, Json
+from serve_app.contracts import Job, JobStatus
 from serve_app.errors import (
     BodyInvalid,
-    BodyTypeUnsupported,
     ImageNotKept,
     JobHasNoResult,
     JobNotFinished,
@@ -25,10 +20,9 @@ from serve_app.errors import (
     RequestError,
     ResultExpired,
     TooManyStreams,
-    UsageUnavailable,
 )
-from serve_app.gateway.bodies import close_files, media_type, read_form, read_json
-from serve_app.gateway.context import Call, Models
+from serve_app.gateway.bodies import read_json
+from serve_app.gateway.context import Call
 from serve_app.gateway.endpoint import Problems, RouteSpec, RouteTable
 from serve_app.gateway.http import (
     StreamingBody,
@@ -39,7 +33,7 @@ from serve_app.gateway.http import (
     read_query,
     tagged,
 )
-from serve_app.gateway.idempotency import identify, read_key
+from serve_app.gateway.intake import Intake, accept_body
 from serve_app.gateway.live import (
     RETRY_AFTER_S,
     STREAMS_MAX,
@@ -53,24 +47,14 @@ from serve_app.gateway.live import (
 )
 from serve_app.gateway.pagination import end_of, next_page
 from serve_app.gateway.schemas import jobs as schemas
-from serve_app.gateway.submission import (
-    FIELDS,
-    OLDER_FIELDS,
-    SubmitRequest,
-    checked_params,
-    request_of_form,
-    request_of_json,
-    wants_image,
-)
-from serve_app.gateway.supervisor import RequestTasks
-from serve_app.gateway.uploads import ImageFetcher, UploadBudget, UploadShare
-from serve_app.images.header import MEDIA_TYPES, ImageHeader, inspect
-from serve_app.images.store import ImageStore, accepted_with, keep_input
-from serve_app.jobs.records import JOB_ID, Submission, no_such_job
+from serve_app.gateway.submission import FIELDS, OLDER_FIELDS
+from serve_app.images.header import MEDIA_TYPES
+from serve_app.images.store import ImageStore
+from serve_app.jobs.records import JOB_ID, no_such_job
 from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
 from serve_app.usage.outbox import Outbox
-from serve_app.usage.outcomes import Outcomes
+from serve_app.usage.outcomes import Outcomes, find_older
 
 _BODY: Final[Problems] = (errors.BodyInvalid, errors.BodyTooLarge, errors.BodyTypeUnsupported)
 _SUBMIT: Final[Problems] = (
@@ -79,6 +63,7 @@ _SUBMIT: Final[Problems] = (
     errors.IdempotencyKeyReused,
     errors.ParamsInvalid,
     errors.ModelUnknown,
+    errors.ModelRefused,
     errors.ImageMissing,
     errors.ImageTypeUnsupported,
     errors.ImageTooLarge,
@@ -96,27 +81,6 @@ _BY_ID: Final = {"job_id": "6f0a1f0e-5f0c-4f5e-9d8e-3c1f2b7a9d10"}
 _WAITED: Final = ("Preference-Applied", "Vary")
 
 ROUTES: Final = RouteTable()
-
-
-@dataclass(frozen=True)
-class Intake:
-    """The services that a submit needs until its job is in Redis."""
-
-    jobs: JobStore
-    store: ImageStore
-    models: Models
-    budget: UploadBudget
-    fetcher: ImageFetcher
-    tasks: RequestTasks
-    settings: Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The job of a submit, and the headers of its answer."""
-
-    job: Job
-    headers: dict[str, str]
 
 
 # Both submits count as `inference`: usage records what was requested, not by which route.
@@ -138,7 +102,7 @@ class Accepted:
 )
 async def submit_inference(call: Call, intake: Intake) -> Response:
     """200 with id and status, as the first public version of this route answered."""
-    accepted = await _accept(call, intake, OLDER_FIELDS)
+    accepted = await accept_body(call, intake, OLDER_FIELDS)
     return json_response(schemas.submitted(accepted.job), headers=accepted.headers)
 
 
@@ -205,7 +169,7 @@ async def read_results(call: Call, jobs: JobStore) -> Response:
 )
 async def submit_job(call: Call, intake: Intake) -> Response:
     """202 with the job object, once the job is in Redis."""
-    accepted = await _accept(call, intake, FIELDS)
+    accepted = await accept_body(call, intake, FIELDS)
     return _accepted_response(accepted.job, intake.settings, accepted.headers)
 
 
@@ -468,77 +432,10 @@ def _accepted_response(job: Job, settings: Settings, headers: dict[str, str]) ->
     return json_response(schemas.job_object(job, settings.job_ttl), 202, headers)
 
 
-async def _accept(call: Call, intake: Intake, fields: Sequence[str]) -> Accepted:
-    key = read_key(call.request)
-    with intake.budget.share(call.caller.id) as share:
-        kind = media_type(call)
-        if kind == "multipart/form-data":
-            form = await read_form(call, share, intake.settings)
-            try:
-                return await _accept_request(call, intake, share, request_of_form(form, fields), key)
-            finally:
-                close_files(form.values())
-        if kind == "application/json":
-            return await _accept_request(call, intake, share, request_of_json(await read_json(call), fields), key)
-        raise BodyTypeUnsupported("Send multipart/form-data with the file field image, or application/json.")
-
-
-async def _accept_request(
-    call: Call, intake: Intake, share: UploadShare, asked: SubmitRequest, key: str | None
-) -> Accepted:
-    card = intake.models.card(asked.model)
-    call.model = card.name
-    takes_image = wants_image(card, sources=(asked.image is not None) + (asked.image_url is not None))
-    if asked.keep and not takes_image:
-        raise BodyInvalid(f"The model {card.name} takes no image, so there is none to keep.")
-    params = checked_params(intake.models, card, asked.params)
-    data = await asked.image.read() if asked.image is not None else None
-    submission = Submission(
-        id=str(uuid.uuid4()),
-        owner=call.caller.id,
-        model=card.name,
-        params=params,
-        priority=asked.priority,
-        keep=asked.keep,
-        traceparent=call.traceparent,
-    )
-    job = None
-    if key is not None:
-        fingerprint: Json = {"model": card.name, "params": params, "image_url": asked.image_url}
-        fingerprint |= {"keep": asked.keep, "priority": asked.priority}
-        submission = replace(submission, idempotency=await identify(call, key, fingerprint, data))
-        job = await intake.jobs.find_earlier(submission)
-    if job is None:
-        if takes_image and data is None:
-            data = await intake.fetcher.fetch(asked.image_url or "", submission.owner, share)
-        # From here accepting runs to its end: after a disconnect there is a whole job or none.
-        call.accepting = True
-        job = await asyncio.shield(intake.tasks.spawn(_submit(intake, submission, data)))
-    call.job_id, call.accepted = job.id, job.id == submission.id
-    return Accepted(job, {"Idempotent-Replayed": "true"} if job.id != submission.id else {})
-
-
-async def _submit(intake: Intake, submission: Submission, data: bytes | None) -> Job:
-    await intake.store.check_intake()
-    if data is None:
-        return await intake.jobs.submit(submission)
-    return await _submit_with_input(intake, submission, data, inspect(data, intake.settings))
-
-
-async def _submit_with_input(intake: Intake, submission: Submission, data: bytes, header: ImageHeader) -> Job:
-    stored = await keep_input(intake.store, submission.id, data, header)
-    accepting = intake.jobs.submit(replace(submission, input=stored))
-    # Another id: the same submit was accepted meanwhile, with its own inputs.
-    return await accepted_with(intake.store, [stored], accepting, has_them=lambda job: job.id == submission.id)
-
-
 async def _older_result(call: Call, outbox: Outbox, outcomes: Outcomes, settings: Settings) -> Response:
     """From PostgreSQL, when the record has expired."""
     job_id = call.request.path_params["job_id"]
-    waiting = await outbox.stats()  # read first: an entry that leaves the outbox afterwards is found in PostgreSQL
-    outcome = await outcomes.find(job_id, call.caller.id)
-    if outcome is None and waiting.lag_s >= settings.job_ttl:
-        raise UsageUnavailable("Results of older jobs are still being stored. Try again in a moment.")
+    outcome = await find_older(outbox, outcomes, job_id, call.caller.id, settings.job_ttl)
     if outcome is None:
         raise no_such_job()
     call.job_id, call.model = job_id, outcome.model

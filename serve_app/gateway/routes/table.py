@@ -7,13 +7,16 @@ from typing import Final
 from serve_app import errors
 from serve_app.gateway.endpoint import Problems, RouteSpec
 from serve_app.gateway.openapi import Description, describe
-from serve_app.gateway.routes import admin, batches, jobs, service, usage, webhooks
+from serve_app.gateway.routes import admin, batches, images, jobs, predictions, protocols, service, usage, webhooks
 from serve_app.gateway.schemas.webhooks import SENT
 
 ROUTES: Final[tuple[RouteSpec, ...]] = (
     *jobs.ROUTES,
     *batches.ROUTES,
+    *images.ROUTES,
     *service.MODEL_ROUTES,
+    *predictions.ROUTES,
+    *protocols.ROUTES,
     *usage.ROUTES,
     *webhooks.ROUTES,
     *admin.ROUTES,

@@ -249,13 +249,14 @@ local function load_dead(id)
   if record and redis.call('ZSCORE', dead_key(record.model), id) then return record end
 end
 
--- End a delivery without an answer. It is a strike only if this lease reported that the job ran alone. With `suspects`
--- the job runs alone from now on.
-local function release_as_lost(record, reason, suspects)
-  local strikes = record.strikes + (record.alone == record.token and 1 or 0)
-  if strikes < MAX_STRIKES and record.deliveries + 0 < MAX_DELIVERIES then
+-- End a delivery without an answer, of a `kind` as in release_as_lost.lua. It is a strike only if this lease reported that
+-- the job ran alone and the replica was lost.
+local function release_as_lost(record, reason, kind)
+  local transient = kind == 'transient'
+  local strikes = record.strikes + (record.alone == record.token and not transient and 1 or 0)
+  if strikes < MAX_STRIKES and record.deliveries + 0 < (transient and TRANSIENT_TRIES or MAX_DELIVERIES) then
     put_back(record, record.deliveries, strikes)
-    if suspects then redis.call('HSET', job_key(record.id), 'suspect', '1') end
+    if kind == 'suspects' then redis.call('HSET', job_key(record.id), 'suspect', '1') end
     return
   end
   redis.call('HDEL', job_key(record.id), 'alone')

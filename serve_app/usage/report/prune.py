@@ -1,6 +1,7 @@
 """Retention: old rows are deleted, the hourly sums stay.
 
-Outcomes keep id and owner, so that an ended job can be told apart from one that never existed.
+Images go with their results. Outcomes keep id and owner, so that an ended job can be told apart from one that never
+existed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ row."""
 _COUNT: Final = """
     SELECT (SELECT count(*) FROM api_usage WHERE timestamp < %(before)s),
         (SELECT count(*) FROM job_outcomes WHERE completed_at < %(before)s
-            AND (result IS NOT NULL OR detail IS NOT NULL))
+            AND (result IS NOT NULL OR detail IS NOT NULL)),
+        (SELECT count(*) FROM images WHERE submitted_at < %(before)s)
+"""
+_DELETE_IMAGES: Final = """
+    WITH gone AS (
+        DELETE FROM images WHERE id = ANY (ARRAY(
+            SELECT id FROM images WHERE id > %(after)s AND submitted_at < %(before)s ORDER BY id LIMIT %(batch)s))
+        RETURNING id
+    )
+    SELECT count(*), max(id) FROM gone
 """
 _DELETE_REQUESTS: Final = """
     WITH gone AS (
@@ -46,10 +56,11 @@ _EMPTY_OUTCOMES: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Old:
-    """How many rows a prune affects: requests to delete, outcomes to empty."""
+    """How many rows a prune affects: requests and images to delete, outcomes to empty."""
 
     requests: int
     outcomes: int
+    images: int
 
 
 def pruned_before(wanted: datetime, now: datetime) -> datetime:
@@ -62,16 +73,18 @@ def pruned_before(wanted: datetime, now: datetime) -> datetime:
 def count_old(url: str, before: datetime) -> Old:
     """What `prune` would change. Raises `ReportError`."""
     with connected(url) as connection:
-        return Old(*(connection.execute(_COUNT, {"before": before}).fetchone() or (0, 0)))
+        return Old(*(connection.execute(_COUNT, {"before": before}).fetchone() or (0, 0, 0)))
 
 
 def prune(url: str, before: datetime) -> Old:
-    """Delete requests and empty outcomes older than `before`; returns how many. Raises `ReportError`.
+    """Delete requests and images and empty outcomes older than `before`; returns how many. Raises `ReportError`.
 
     Safe to repeat after an interruption.
     """
     with connected(url) as connection:
-        return Old(_in_batches(connection, _DELETE_REQUESTS, before), _in_batches(connection, _EMPTY_OUTCOMES, before))
+        images = _in_batches(connection, _DELETE_IMAGES, before)  # first: an image without its result is none
+        requests = _in_batches(connection, _DELETE_REQUESTS, before)
+        return Old(requests, _in_batches(connection, _EMPTY_OUTCOMES, before), images)
 
 
 def _in_batches(connection: psycopg.Connection, statement: LiteralString, before: datetime) -> int:
