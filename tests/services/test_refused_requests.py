@@ -44,13 +44,15 @@ async def ended_batch(gateway: Running, size: int) -> str:
 
 
 async def of_ada(gateway: Running) -> dict[str, str]:
-    """Something for each name that stands in a path. Nothing works on it any more: her webhook is made up."""
+    """Something for each name that stands in a path. Nothing works on it any more: webhook and image are made up."""
     return {
         "job_id": await gateway.completed_with_file("ada"),
         "name": "mask.png",
         "principal_id": id_of(gateway, "ada"),
         "webhook_id": uuid.uuid4().hex,
         "batch_id": await ended_batch(gateway, 3),
+        "image_id": uuid.uuid4().hex * 2,
+        "object_id": str(uuid.uuid4()),
         "delivery_id": f"msg_{uuid.uuid4().hex}",
         "stop": "intake",
     }
