@@ -439,7 +439,9 @@ async def test_bad_input_is_refused_with_a_reason_and_leaves_nothing(waiting: Ru
     for name, path, status, slug, parts in CASES:
         found = await send(waiting, path, "eve", **parts)
         problem = found.json()
-        if (found.status_code, problem.get("type")) != (status, f"/problems/{slug}") or not problem["detail"]:
+        media = "application/json" if path[:4] in ("/v1/", "/v2/") else "application/problem+json"
+        shown = (found.status_code, problem.get("type"), found.headers["content-type"])
+        if shown != (status, f"/problems/{slug}", media) or not problem["detail"]:
             wrong.append(f"{path} {name}: {found.status_code} {problem}")
         if slug not in documented(path) or (path[:4] in ("/v1/", "/v2/") and problem["error"] != problem["detail"]):
             wrong.append(f"{path} {name}: {slug} is not documented, or the protocol's clients do not see it")
