@@ -22,6 +22,7 @@ class ServiceError(Exception):
         *,
         retry_after: int | None = None,
         pointers: Mapping[str, str] | None = None,
+        job_id: str = "",
         location: str | None = None,
     ) -> None:
         super().__init__(detail)
@@ -29,6 +30,8 @@ class ServiceError(Exception):
         self.retry_after = retry_after
         self.pointers = dict(pointers or {})
         """JSON Pointer (RFC 6901) into the request body -> the fault at that place."""
+        self.job_id = job_id
+        """The job that the request made, if it made one."""
         self.location = location
         """Path of what the request conflicts with."""
 
@@ -97,6 +100,7 @@ IdempotencyKeyInvalid: Final = _problem(
 IdempotencyKeyReused: Final = _problem(
     RequestError, "idempotency-key-reused", 422, "The idempotency key belongs to another request"
 )
+InputRejected: Final = _problem(RequestError, "input-rejected", 422, "The input could not be processed")
 ModelUnknown: Final = _problem(RequestError, "model-unknown", 404, "No such model")
 JobUnknown: Final = _problem(RequestError, "job-unknown", 404, "No such job")
 InputGone: Final = _problem(RequestError, "input-gone", 409, "The job's input is gone")
@@ -106,6 +110,8 @@ JobHasNoResult: Final = _problem(RequestError, "job-has-no-result", 409, "The jo
 RetryRefused: Final = _problem(RequestError, "retry-refused", 409, "This job cannot be retried")
 ResultExpired: Final = _problem(RequestError, "result-expired", 410, "The result is no longer kept")
 OutputUnknown: Final = _problem(RequestError, "output-unknown", 404, "No such output")
+SignedUrlInvalid: Final = _problem(RequestError, "signed-url-invalid", 403, "The signed URL is not valid")
+SignedUrlExpired: Final = _problem(RequestError, "signed-url-expired", 410, "The signed URL has expired")
 BatchUnknown: Final = _problem(RequestError, "batch-unknown", 404, "No such batch")
 BatchNotEnded: Final = _problem(RequestError, "batch-not-ended", 409, "The batch has not ended")
 ImageNotKept: Final = _problem(RequestError, "image-not-kept", 404, "The image is not kept")
@@ -125,6 +131,7 @@ RouteUnknown: Final = _problem(RequestError, "route-unknown", 404, "No such rout
 MethodNotAllowed: Final = _problem(RequestError, "method-not-allowed", 405, "The method is not allowed here")
 
 ModelRefused: Final = _problem(CapacityError, "model-refused", 503, "The model cannot be served here")
+ModelNotReady: Final = _problem(CapacityError, "model-not-ready", 503, "The model is not ready")
 RateLimited: Final = _problem(CapacityError, "rate-limited", 429, "Too many requests")
 TooManyStreams: Final = _problem(CapacityError, "too-many-streams", 429, "Too many streams are open")
 IntakeStopped: Final = _problem(CapacityError, "intake-stopped", 503, "No jobs are taken in now")
@@ -134,6 +141,10 @@ StoreUnavailable: Final = _problem(CapacityError, "store-unavailable", 503, "The
 TrackerUnavailable: Final = _problem(CapacityError, "tracker-unavailable", 503, "The job tracker is not reachable")
 KeysUnavailable: Final = _problem(CapacityError, "keys-unavailable", 503, "The token issuer's keys are not reachable")
 UsageUnavailable: Final = _problem(CapacityError, "usage-unavailable", 503, "The usage records are not reachable")
+PredictionFailed: Final = _problem(CapacityError, "prediction-failed", 503, "The prediction failed")
+PredictionUnfinished: Final = _problem(
+    CapacityError, "prediction-unfinished", 504, "The prediction takes longer than the request waits"
+)
 ImagesUnavailable: Final = _problem(CapacityError, "images-unavailable", 503, "The images are not reachable")
 DeadlineExceeded: Final = _problem(CapacityError, "deadline-exceeded", 504, "The request took too long")
 

@@ -95,8 +95,8 @@ class Settings(BaseSettings):
     """The job Redis, version 7.0 or later, with `maxmemory-policy noeviction` and its data on disk: `redis://` or
     `rediss://` with user and password. Empty: `semapi up` starts a Valkey of its own."""
     database_url: SecretStr = SecretStr("")
-    """PostgreSQL 15 or later, for usage and outcomes: `postgresql://user:password@host/database`. Empty: `semapi up`
-    starts one of its own."""
+    """PostgreSQL 15 or later, for usage, outcomes and images: `postgresql://user:password@host/database`. Empty:
+    `semapi up` starts one of its own."""
 
     oidc_issuers: CommaList = ("http://localhost:18080/default",)
     """Accepted [token issuers](issuers/README.md), written exactly as in the `iss` of their tokens. Their keys are
@@ -190,6 +190,9 @@ class Settings(BaseSettings):
     """Secret of that key."""
     output_max_bytes: Annotated[int, Field(ge=1)] = 16 * MIB
     """Bytes of the files that a model returns with one result, all together (16 MiB)."""
+    url_signing_key: SecretStr = SecretStr("")
+    """Key of the [signed URLs](api.md#get-apiv1filesjob_idname) of outputs, 16 characters or more. Empty: a random key
+    in the job Redis, which all gateways share. Another key makes all earlier URLs invalid."""
     image_url_private_hosts: CommaList = ()
     """Hosts, `host` or `host:port`, that `image_url` may reach although their address is private. For development;
     every other private address is refused."""
@@ -245,6 +248,13 @@ class Settings(BaseSettings):
     submit_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Seconds that a submit may take once its body is in, fetching an `image_url` included; then 504
     [deadline-exceeded](problems.md#deadline-exceeded)."""
+    predict_model: str = "ocr"
+    """Model that `POST /predict` asks."""
+    detector_model: str = "circles"
+    """Model that the name `aiq-detector` means in the [KServe V1 protocol](protocols.md)."""
+    predict_wait_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds that a route which answers with the result waits for its job, and at most what is left of
+    `SUBMIT_TIMEOUT_S`."""
     upload_min_bytes_per_s: Annotated[int, Field(ge=1)] = 32_000
     """Least rate of a request body after its first 10 seconds (of a read: after `READ_TIMEOUT_S`, if that is less).
     Below it, or after 60 seconds without a byte, 504. Bodies that take more than 2 s are limited to 48 at once in a
@@ -312,6 +322,8 @@ class Settings(BaseSettings):
         return self
 
     def _check_tokens(self) -> None:
+        if 0 < len(self.url_signing_key.get_secret_value()) < SECRET_MIN_CHARACTERS:
+            raise ValueError(f"URL_SIGNING_KEY is shorter than {SECRET_MIN_CHARACTERS} characters")
         if strangers := self.oidc_issuer_rules.keys() - set(self.oidc_issuers):
             raise ValueError(f"OIDC_ISSUER_RULES: {', '.join(sorted(strangers))} is not in OIDC_ISSUERS")
         if unknown := [name for name in self.oidc_algorithms if name not in TOKEN_ALGORITHMS]:
@@ -379,7 +391,7 @@ class Settings(BaseSettings):
     def _weak_values(self) -> list[str]:
         """Placeholders and secrets that can be guessed or overheard."""
         refused = []
-        for name in ("redis_url", "database_url", "metrics_token", "s3_secret_access_key"):
+        for name in ("redis_url", "database_url", "metrics_token", "s3_secret_access_key", "url_signing_key"):
             if PLACEHOLDER.search(getattr(self, name).get_secret_value()):
                 refused.append(f"{name.upper()} holds a placeholder")
         if any(map(PLACEHOLDER.search, self.oidc_audience)):

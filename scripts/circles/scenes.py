@@ -68,7 +68,7 @@ def _background(random: Random, shape: tuple[int, int]) -> Picture:
     """A table: plain, cloth, wood, stone or leaves, unevenly lit."""
     colour = random.uniform(15, 245, 3) * random.choice([0, 1]) + random.uniform(10, 245) * random.choice([0.3, 1])
     colour = np.clip(colour, 5, 250).astype(np.float32)
-    kind = random.integers(5)
+    kind = random.integers(7)
     texture = np.zeros(shape, np.float32)
     if kind == 1:
         pitch = random.uniform(3, 9)
@@ -78,13 +78,52 @@ def _background(random: Random, shape: tuple[int, int]) -> Picture:
         thin, long = random.uniform(2, 8), random.uniform(60, 300)
         grain = (thin, long) if random.random() < 0.5 else (long, thin)
         texture = noise_of_grain(random, shape, grain) * random.uniform(4, 18)
-    elif kind >= 3:
+    elif kind in (3, 4):
         for size in (2, 5, 14, 40, 90):
             texture = texture + noise_of_grain(random, shape, (size, size)) * random.uniform(0, 9 if kind == 3 else 16)
+    elif kind >= 5:
+        texture = _pattern(random, shape, kind == 6)
     light = noise_of_grain(random, shape, (shape[0], shape[1])) * random.uniform(0, 25)
     tint = random.uniform(0.7, 1.1, 3).astype(np.float32)
     table: Picture = colour + (texture + light)[..., None] * tint
     return table
+
+
+def _pattern(random: Random, shape: tuple[int, int], zigzag: bool) -> Picture:
+    """Woven cloth: stripes, straight or in zigzag, with a thread's grain."""
+    down, across = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    turn = random.uniform(0, np.pi)
+    along, beside = across * np.cos(turn) + down * np.sin(turn), down * np.cos(turn) - across * np.sin(turn)
+    if zigzag:
+        width = random.uniform(15, 60)
+        beside = beside + np.abs(along % (2 * width) - width) * random.uniform(0.5, 1.5)
+    levels = random.uniform(-60, 60, random.integers(2, 7)).astype(np.float32)
+    stripes = levels[(beside / random.uniform(6, 40)).astype(int) % len(levels)]
+    thread = np.sin(along * random.uniform(0.6, 2)) * np.sin(beside * random.uniform(0.6, 2)) * random.uniform(0, 15)
+    pattern: Picture = (stripes + thread + noise_of_grain(random, shape, (3, 3)) * random.uniform(0, 8)).astype(
+        np.float32
+    )
+    return pattern
+
+
+def _fingers(random: Random, picture: Picture) -> NDArray[np.uint8]:
+    """Shaded rods over the picture; the mask of where they are."""
+    height, width = picture.shape[:2]
+    covered = np.zeros((height, width), np.uint8)
+    for _ in range(random.integers(1, 4)):
+        thick = int(random.uniform(0.08, 0.3) * max(height, width))
+        tip = int(random.uniform(0.1, 0.9) * width), int(random.uniform(0.1, 0.9) * height)
+        turn = random.uniform(0, 2 * np.pi)
+        mask = np.zeros((height, width), np.uint8)
+        end = int(tip[0] + 900 * np.cos(turn)), int(tip[1] + 900 * np.sin(turn))
+        cv2.line(mask, tip, end, 255, thick, cv2.LINE_AA)
+        depth = cv2.distanceTransform((mask > 127).astype(np.uint8), cv2.DIST_L2, 3) * (2 / thick)
+        skin = np.array((220, 170, 140), np.float32) * np.float32(random.uniform(0.4, 1.1))
+        shaded = skin * (0.65 + 0.35 * np.sqrt(np.clip(depth, 0, 1)))[..., None]
+        opacity = cv2.GaussianBlur(mask, (0, 0), random.uniform(0.6, 4)).astype(np.float32)[..., None] / 255
+        picture[:] = picture + (shaded - picture) * opacity
+        covered |= (mask > 127).astype(np.uint8)
+    return covered
 
 
 def _distractors(random: Random, picture: Picture) -> None:
@@ -204,12 +243,16 @@ def _placed(
     return discs
 
 
-def _truth(discs: Sequence[Disc], shape: tuple[int, int]) -> NDArray[np.float64]:
+def _truth(
+    discs: Sequence[Disc], shape: tuple[int, int], covered: NDArray[np.uint8] | None = None
+) -> NDArray[np.float64]:
     """Boxes, clipped to the picture, of the discs of which enough is visible; later ones lie on earlier ones."""
     owner = np.zeros(shape, np.int32)
     for number, disc in enumerate(discs, 1):
         place, _, _, opacity = disc.frame(shape)
         owner[place][opacity > 0.5] = number
+    if covered is not None:
+        owner[covered > 0] = 0
     boxes = []
     for number, disc in enumerate(discs, 1):
         area = np.pi * disc.radius**2 * disc.ratio
@@ -233,24 +276,29 @@ def coins(seed: int, *, count: int | None = None, overlap: float | None = None, 
     picture = _background(random, shape)
     if distract:
         _distractors(random, picture)
-    number = int(random.choice([0, 1, 1, 1, 2, 3, 4, 6, 8, 14])) if count is None else count
-    radius = random.uniform(0.5, 1) * min(230.0, 300 / np.sqrt(max(number, 1)))
+        if random.random() < 0.15:
+            _fingers(random, picture)
+        if random.random() < 0.4:
+            picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), random.uniform(1, 7)), np.float32)
+    number = int(random.choice([0, 1, 1, 1, 2, 3, 5, 7, 10, 16])) if count is None else count
+    radius = random.uniform(0.3, 1) * min(230.0, 280 / np.sqrt(max(number, 1)))
     discs = _placed(
         random,
         shape,
         number,
         radius,
         random.uniform(0, 0.3),
-        random.choice([0, 0, 0.1, 0.3]) if overlap is None else overlap,
+        random.choice([0, 0, 0.1, 0.3, 0.45]) if overlap is None else overlap,
     )
     light = random.uniform(0, 2 * np.pi)
     for disc in discs:
         _paint_coin(random, picture, disc, light)
+    covered = _fingers(random, picture) if distract and random.random() < 0.12 else None
     taken = _taken(random, picture, random.uniform(0, 1.6), random.choice([0.5, 2, 6]))
     if random.random() < 0.6:
         packed = cv2.imencode(".jpg", taken, [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(50, 95))])[1]
         taken = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)
-    return Scene(taken, _truth(discs, shape))
+    return Scene(taken, _truth(discs, shape, covered))
 
 
 def spheres(seed: int, *, count: int | None = None, bar: bool | None = None, noise: float | None = None) -> Scene:

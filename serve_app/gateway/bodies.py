@@ -75,19 +75,24 @@ async def read_json(call: Call, limit: int = JSON_MAX_BYTES) -> Json:
     """
     if media_type(call) != "application/json":
         raise BodyTypeUnsupported("Send application/json.")
+    return parse_object(bytes(await read_bytes(call, limit)), "The body")
+
+
+async def read_bytes(call: Call, limit: int, share: UploadShare | None = None) -> bytearray:
+    """The body, of at most `limit` bytes, counted in the share. Raises `BodyTooLarge`, `BodyInvalid`, `StoreFull`."""
     body = bytearray()
-    async with aclosing(_pieces(call, limit)) as pieces:
+    async with aclosing(_pieces(call, limit, share)) as pieces:
         async for piece in pieces:
             body += piece
-    return parse_object(bytes(body), "The body")
+    return body
 
 
-async def read_form(call: Call, share: UploadShare, settings: Settings) -> Form:
+async def read_form(call: Call, share: UploadShare, settings: Settings, *, fields: int = FIELDS_MAX) -> Form:
     """The fields of a multipart/form-data body; files above 1 MiB are on disk. The caller closes the file.
 
     Raises `BodyTooLarge`, `BodyInvalid`, and `StoreFull` when the replica holds too many uploads already.
     """
-    items = await _parse(call, share, settings.image_max_bytes + FORM_MARGIN_BYTES, files=1)
+    items = await _parse(call, share, settings.image_max_bytes + FORM_MARGIN_BYTES, files=1, fields=fields)
     form = dict(items)
     if len(form) < len(items):
         close_files(value for _, value in items)
@@ -112,13 +117,15 @@ async def read_files(
     return files, texts
 
 
-async def _parse(call: Call, share: UploadShare, limit: int, *, files: int) -> list[tuple[str, str | UploadFile]]:
+async def _parse(
+    call: Call, share: UploadShare, limit: int, *, files: int, fields: int = FIELDS_MAX
+) -> list[tuple[str, str | UploadFile]]:
     headers = call.request.headers
     async with (
         aclosing(_pieces(call, limit, share)) as pieces,
         aclosing(after_preamble(pieces, headers["content-type"])) as form,
     ):
-        parser = FormParser(headers, form, max_files=files, max_fields=FIELDS_MAX, max_part_size=FIELD_MAX_BYTES)
+        parser = FormParser(headers, form, max_files=files, max_fields=fields, max_part_size=FIELD_MAX_BYTES)
         if files > 1:
             parser.spool_max_size = SPOOL_BYTES
         try:
@@ -132,8 +139,16 @@ async def _parse(call: Call, share: UploadShare, limit: int, *, files: int) -> l
 
 
 def parse_object(text: bytes, name: str) -> Json:
-    """A JSON object (RFC 8259, UTF-8, with or without a byte order mark), without repeated names, NaN, infinities
-    (1e999 reads as one) and lone surrogates, which the stores cannot keep."""
+    """A JSON object, as `parse_json` reads it."""
+    value = parse_json(text, name)
+    if not isinstance(value, dict):
+        raise BodyInvalid(f"{name} must be a JSON object.")
+    return value
+
+
+def parse_json(text: bytes, name: str) -> Any:
+    """A JSON text (RFC 8259, UTF-8, with or without a byte order mark), without repeated names, NaN, infinities
+    (1e999 reads as one) and lone surrogates, which the stores cannot keep. Raises `BodyInvalid`."""
     decoded = utf8_text(text, name)
     try:
         value: Any = json.loads(
@@ -148,8 +163,6 @@ def parse_object(text: bytes, name: str) -> Json:
     except ValueError as error:
         words = str(error).partition(";")[0]  # the rest is meant for programs
         raise BodyInvalid(f"{name} is not valid JSON: {words}.") from error
-    if not isinstance(value, dict):
-        raise BodyInvalid(f"{name} must be a JSON object.")
     return value
 
 

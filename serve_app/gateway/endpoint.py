@@ -31,7 +31,7 @@ from serve_app.errors import (
 from serve_app.gateway.audit import REFUSALS, AuditedRequest, AuditLog
 from serve_app.gateway.auth import TokenVerifier, bearer_token
 from serve_app.gateway.context import Call
-from serve_app.gateway.http import CLIENT_GONE, problem_response, request_id_of, send_response
+from serve_app.gateway.http import CLIENT_GONE, ClientGone, problem_response, request_id_of, send_response
 from serve_app.gateway.observability import RequestMeter
 from serve_app.gateway.ratelimit import Admission, ConcurrencyLimit, Limiter, RateClass
 from serve_app.gateway.supervisor import RequestTasks
@@ -47,7 +47,7 @@ Problems = tuple[type[ServiceError], ...]
 Method = Literal["GET", "POST", "DELETE"]
 Handler = Callable[..., Awaitable[Response]]
 """Takes a `Call`, and the parts of the gateway that its other parameters name by class."""
-Tag = Literal["Jobs", "Older routes", "Batches", "Images", "Webhooks", "Usage", "Admin", "Service"]
+Tag = Literal["Jobs", "Predictions", "Older routes", "Batches", "Images", "Webhooks", "Usage", "Admin", "Service"]
 """The groups of routes on the page, in its order."""
 Content = type[Any] | str
 """A schema is JSON; a text is another media type."""
@@ -200,6 +200,8 @@ class Endpoint:
                 return await self._limited(call, call.principal)
         except ServiceError as met:
             error = met
+        except ClientGone:
+            return Response(status_code=CLIENT_GONE)
         except Exception as met:
             error = self._unforeseen(call, met, is_late=deadline.expired())
         call.refusal = error.slug
@@ -304,8 +306,8 @@ class Endpoint:
             refusal=call.refusal,
             forwarded_for=call.request.headers.get("x-forwarded-for", ""),
         )
-        if status in REFUSALS:  # among the open routes only /metrics refuses callers
-            self._services.audit.refused(request, scrape=route.tracked is None)
+        if status in REFUSALS:
+            self._services.audit.refused(request, scrape=route.path == "/metrics")
         else:
             self._services.audit.acted(request)
 

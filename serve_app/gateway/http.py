@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from serve_app.contracts import SERVICE_NAME, usable_request_id
 from serve_app.errors import CapacityError, QueryInvalid, ServiceError, TokenInvalid
 from serve_app.gateway.schemas.common import Problem, problem_type
+from serve_app.gateway.schemas.jobs import job_path
 
 SECURITY_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 CLIENT_GONE: Final = 499
@@ -31,6 +32,8 @@ POINTERS_MAX: Final = 20
 NAME_SHOWN_MAX: Final = 100
 SEND_S: Final = 10.0
 """A client that does not take a piece for this long is disconnected."""
+PROTOCOLS: Final = ("/v1/", "/v2/")
+"""Beginnings of the paths of protocols whose clients read `error`."""
 SPOOL_BYTES: Final = 1024 * 1024
 """Memory for an answer that must be complete before it is sent; the rest goes to disk."""
 PIECE_BYTES: Final = 128 * 1024
@@ -38,9 +41,14 @@ PIECE_BYTES: Final = 128 * 1024
 json_text: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 """The one encoder for all answers, because status reads are frequent. It writes no line breaks."""
 _TAG: Final = re.compile(r'(?:W/)?("[^"]*")')
+_HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 _log = logging.getLogger(__name__)
 
 Q = TypeVar("Q", bound=BaseModel)
+
+
+class ClientGone(Exception):
+    """The client has disconnected while its answer was waited for."""
 
 
 def json_response(document: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -58,9 +66,13 @@ def problem_response(error: ServiceError, *, path: str, request_id: str) -> Resp
         "instance": quote(path[:PATH_SHOWN_MAX], errors="replace"),
         "request_id": request_id,
     }
+    if error.job_id:
+        document["job_id"] = error.job_id
+    if path.startswith(PROTOCOLS):
+        document["error"] = error.detail
     if error.pointers:
         document["errors"] = [{"pointer": pointer, "detail": detail} for pointer, detail in error.pointers.items()]
-    headers = {}
+    headers = {"Location": job_path(error.job_id)} if error.job_id else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = _challenge(error)
     retry_after = error.retry_after or (RETRY_AFTER_S if isinstance(error, CapacityError) else None)
@@ -68,7 +80,12 @@ def problem_response(error: ServiceError, *, path: str, request_id: str) -> Resp
         headers["Retry-After"] = str(retry_after)
     if error.location is not None:
         headers["Location"] = error.location
-    return Response(json_text(document).encode(), error.status, headers, media_type="application/problem+json")
+    return Response(json_text(document).encode(), error.status, headers, media_type=problem_media(path))
+
+
+def problem_media(path: str) -> str:
+    """The media type of problems at this path. KServe's client shows `error` of `application/json` only."""
+    return "application/json" if path.startswith(PROTOCOLS) else "application/problem+json"
 
 
 def _challenge(error: ServiceError) -> str:
@@ -94,6 +111,16 @@ def tagged(request: Request, response: Response) -> Response:
 def download_headers(file_name: str) -> dict[str, str]:
     """Headers that make the answer a download of this name, never rendered by a browser."""
     return {"Content-Disposition": f'attachment; filename="{file_name}"', "Content-Security-Policy": "sandbox"}
+
+
+def origin_of(request: Request) -> str:
+    """Scheme and host as the caller wrote them, for a URL in the answer to the same caller; empty without a usable
+    Host."""
+    host = request.headers.get("host", "")
+    if not _HOST.fullmatch(host):
+        return ""
+    secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", "").lower())
+    return f"{'https' if secure else 'http'}://{host}"
 
 
 class StreamingBody(Response):

@@ -1,4 +1,7 @@
-"""Accepting a submit: from a request's body to a job in Redis, for every route that makes a single job."""
+"""Accepting a submit: from a request's body to a job in Redis, for every route that makes jobs other than as a batch.
+
+A handler that answers with results: `live.take_wait`, `accept_all`, `live.ended_within`, `result_of`.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,22 @@ import asyncio
 import uuid
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
-from serve_app.contracts import Job, Json
-from serve_app.errors import BodyInvalid, BodyTypeUnsupported
+from serve_app.contracts import Job, JobStatus, Json
+from serve_app.errors import (
+    BodyInvalid,
+    BodyTypeUnsupported,
+    ImageTooCostly,
+    ImageUndecodable,
+    InputRejected,
+    JobHasNoResult,
+    ModelRejected,
+    ModelTimeout,
+    PredictionFailed,
+    PredictionUnfinished,
+    ServiceError,
+)
 from serve_app.gateway.bodies import close_files, media_type, read_form, read_json
 from serve_app.gateway.context import Call, Models
 from serve_app.gateway.idempotency import identify, read_key
@@ -29,6 +44,9 @@ from serve_app.images.store import ImageStore, accepted_with, keep_input
 from serve_app.jobs.records import Submission
 from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
+
+FAULTS_OF_INPUTS: Final = frozenset({ImageUndecodable.slug, ImageTooCostly.slug, ModelRejected.slug})
+"""Failures that the same input meets again."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +68,17 @@ class Accepted:
 
     job: Job
     headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WantedJob:
+    """A job to accept, of a model that takes jobs (`Models.takes_jobs`)."""
+
+    model: str
+    params: Json
+    """Checked by the model (`checked_params`)."""
+    data: bytes | None
+    """The image as it came; None for a model without."""
 
 
 async def accept_body(call: Call, intake: Intake, fields: Sequence[str]) -> Accepted:
@@ -130,3 +159,60 @@ async def submit_with_input(intake: Intake, submission: Submission, data: bytes,
     accepting = intake.jobs.submit(replace(submission, input=stored))
     # Another id: the same submit was accepted meanwhile, with its own inputs.
     return await accepted_with(intake.store, [stored], accepting, has_them=lambda job: job.id == submission.id)
+
+
+async def accept_all(call: Call, intake: Intake, wanted: Sequence[WantedJob], key: str | None) -> list[Accepted]:
+    """Accept the jobs of one request, in order: all of them or none. Each counts as a submit. A repeated idempotency
+    key finds the earlier ones.
+
+    Raises as `submit`; the jobs accepted before a refusal are cancelled.
+    """
+    for one in wanted:
+        if one.data is not None:
+            inspect(one.data, intake.settings, in_steps=intake.models.card(one.model).reads_in_steps)
+    await call.charge(len(wanted) - 1)
+    accepted: list[Accepted] = []
+    try:
+        for place, one in enumerate(wanted):
+            part = {"place": place, "of": len(wanted)}
+            accepted.append(await _accept_part(call, intake, one, key and f"{key}\0{place}", part))
+    except ServiceError:
+        for new in (one.job for one in accepted if not one.headers):
+            await intake.jobs.cancel(new.id, call.caller.id)
+        call.job_id, call.accepted = "", False
+        raise
+    call.job_id, call.accepted = accepted[0].job.id, any(not one.headers for one in accepted)
+    return accepted
+
+
+async def _accept_part(call: Call, intake: Intake, wanted: WantedJob, key: str | None, part: Json) -> Accepted:
+    submission = Submission(
+        id=str(uuid.uuid4()),
+        owner=call.caller.id,
+        model=wanted.model,
+        params=wanted.params,
+        traceparent=call.traceparent,
+    )
+    if key is not None:
+        fingerprint: Json = {"model": wanted.model, "params": wanted.params, **part}
+        submission = replace(submission, idempotency=await identify(call, key, fingerprint, wanted.data))
+        if job := await intake.jobs.find_earlier(submission):
+            return accepted_as(call, submission, job)
+    return await run_accepting(call, intake, submission, submit(intake, submission, wanted.data))
+
+
+def result_of(job: Job) -> Json:
+    """The result of a job that was waited for. Raises `PredictionUnfinished` if it still waits or runs, and
+    `InputRejected`, `PredictionFailed` or `JobHasNoResult` if it ended without one."""
+    if job.status is JobStatus.COMPLETED:
+        return job.result or {}
+    if job.failure is not None:
+        reason = f"{job.failure.slug}: {job.failure.detail}"
+        if job.failure.slug in FAULTS_OF_INPUTS:
+            raise InputRejected(reason, job_id=job.id)
+        if job.failure.slug == ModelTimeout.slug:
+            raise PredictionUnfinished(reason, job_id=job.id)
+        raise PredictionFailed(reason, job_id=job.id)
+    if job.ended:
+        raise JobHasNoResult("The job was cancelled.", job_id=job.id)
+    raise PredictionUnfinished(f"The job {job.id} has not ended yet; it goes on.", job_id=job.id)

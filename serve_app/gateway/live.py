@@ -7,9 +7,9 @@ import logging
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Literal, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,7 +20,7 @@ from serve_app.contracts import ENDED, Job, JobStatus
 from serve_app.errors import CapacityError, JobUnknown
 from serve_app.gateway.background.throughput import Rate, Throughputs
 from serve_app.gateway.context import Call, Models
-from serve_app.gateway.http import CLIENT_GONE, StreamingBody, json_response, json_text, tagged
+from serve_app.gateway.http import CLIENT_GONE, ClientGone, StreamingBody, json_response, json_text, tagged
 from serve_app.gateway.ratelimit import ConcurrencyLimit
 from serve_app.gateway.schemas import jobs as schemas
 from serve_app.gateway.supervisor import ShutdownSignal
@@ -38,6 +38,8 @@ WAIT_MAX_S: Final = 20
 """Shorter than the minute that proxies usually allow before an answer starts."""
 WAIT_POLL_S: Final = 2.0
 """Interval at which a waiting request reads the job, because a message may get lost."""
+ANSWER_S: Final = 0.5
+"""Time left for the answer when a handler waits until its deadline."""
 KEPT: Final = ("Vary", "Preference-Applied", "Location", "Idempotent-Replayed")
 """Headers that the answer with the ended job takes from the original answer."""
 PING_S: Final = 15.0
@@ -53,6 +55,8 @@ _PREFERENCE: Final = re.compile(
     r"""\s*([!#$%&'*+.^`|~\w-]+)\s*(?:=\s*([^\s",;]*|"[^"]*"))?\s*(?:;(?:"[^"]*"|[^",])*)?"""
 )
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -130,24 +134,45 @@ async def wait_for_end(call: Call, response: Response, watch: JobWatch) -> Respo
     return Response(status_code=CLIENT_GONE) if ended else response
 
 
-async def end_within(call: Call, watch: JobWatch, seconds: float) -> Job | bool | None:
+async def end_within(call: Call, watch: JobWatch, seconds: float) -> Job | Literal[True] | None:
     """The job of the call once it has ended; True if the client has disconnected; None if there is nothing left to
     wait for. The caller holds a place of `watch.waits`. The time does not count as the request's."""
     begun = time.monotonic()
     try:
-        return await _race(call, watch, seconds)
+        return await _race(call, watch, _end_of(watch, call.caller.id, call.job_id, begun + seconds))
     finally:
         call.waited_s = time.monotonic() - begun
 
 
-async def _race(call: Call, watch: JobWatch, seconds: float) -> Job | bool | None:
-    ending = asyncio.create_task(_end_of(call, watch, seconds))
+def take_wait(call: Call, watch: JobWatch) -> bool:
+    """Hold a place among the waiting requests until the answer has been sent. False if none is free."""
+    return call.holds.enter_context(watch.waits.take(call.caller.id))
+
+
+async def ended_within(call: Call, watch: JobWatch, jobs: Sequence[Job], seconds: float) -> list[Job]:
+    """The jobs in order, each as it ended; one that has not ended after that long, or shortly before the request's
+    deadline, as it was given. The handler holds a place (`take_wait`). Raises `ClientGone`."""
+    begun = time.monotonic()
+    if call.pace is not None:
+        seconds = min(seconds, call.pace.left_s - ANSWER_S)
+    try:
+        ended = await _race(call, watch, _ends_of(watch, call.caller.id, jobs, begun + seconds))
+    finally:
+        call.waited_s = time.monotonic() - begun
+    if ended is True:
+        raise ClientGone
+    return ended or list(jobs)
+
+
+async def _race(call: Call, watch: JobWatch, ends: Coroutine[Any, Any, T]) -> T | Literal[True] | None:
+    """The jobs' ends; True if the client has disconnected; None if there is nothing left to wait for."""
+    ending = asyncio.create_task(ends)
     gone = asyncio.create_task(disconnected(call.request.receive))
     leaving = asyncio.create_task(watch.shutdown.wait())
     try:
         await asyncio.wait((ending, gone, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
-            return gone.done()
+            return True if gone.done() else None
         if error := ending.exception():  # a bug here must not affect the answer that exists
             _log.error("request %s could not wait", call.request_id, exc_info=error)
             return None
@@ -156,12 +181,16 @@ async def _race(call: Call, watch: JobWatch, seconds: float) -> Job | bool | Non
         await end_tasks([ending, gone, leaving])
 
 
-async def _end_of(call: Call, watch: JobWatch, seconds: float) -> Job | None:
-    deadline = time.monotonic() + seconds
-    async with watch.messages.watch(call.job_id, ENDED) as changes:
+async def _ends_of(watch: JobWatch, owner: str, jobs: Sequence[Job], deadline: float) -> list[Job]:
+    """One after the other: the later ones may end meanwhile."""
+    return [await _end_of(watch, owner, job.id, deadline) or job for job in jobs]
+
+
+async def _end_of(watch: JobWatch, owner: str, job_id: str, deadline: float) -> Job | None:
+    async with watch.messages.watch(job_id, ENDED) as changes:
         while True:
             try:
-                job = await watch.jobs.read(call.job_id, call.caller.id)
+                job = await watch.jobs.read(job_id, owner)
             except CapacityError:
                 job = None  # Redis is down; it may recover in time
             except JobUnknown:

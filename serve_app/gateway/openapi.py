@@ -21,6 +21,7 @@ from pydantic_core import core_schema
 from serve_app.contracts import SERVICE_NAME, Json
 from serve_app.errors import PROBLEMS, ImageExists, JobError, ServiceError
 from serve_app.gateway.endpoint import Content, Problems, RouteSpec, Tag
+from serve_app.gateway.http import problem_media
 from serve_app.gateway.schemas.common import PRINCIPAL_ID, Problem, problem_type, without_null
 from serve_app.models.contract import OUTPUT_NAME
 
@@ -42,6 +43,8 @@ HEADERS: Final[Mapping[str, str]] = {
     "Idempotent-Replayed": "`true`: this job was accepted before, by the same key.",
     "Prefer": "`wait=N`: answer when the job has ended, after N seconds (20 at most) in any case (RFC 7240).",
     "Preference-Applied": "`wait=N`: so long was the job waited for, at most.",
+    "prediction-time-latency": "Milliseconds from the whole request to the answer.",
+    "Inference-Header-Content-Length": "Bytes of the JSON at the beginning of a body with binary tensors.",
     "Vary": "`Prefer`: the answer depends on it.",
     "Last-Event-ID": "The id of the last event that you have: what it said is not said again.",
     "If-None-Match": "The `ETag` of the answer that you have: 304 where it still holds.",
@@ -49,6 +52,7 @@ HEADERS: Final[Mapping[str, str]] = {
     "Link": "The next page, as `rel=next` (RFC 8288).",
     "Location": "Where it is.",
     "Content-Disposition": "Names the file, as a download.",
+    "Referrer-Policy": "`no-referrer`: a browser does not pass the signed URL on.",
     "Retry-After": "Seconds to wait before the next request.",
     "Allow": "The methods of this path.",
     "WWW-Authenticate": "The scheme, and why a token was refused (RFC 6750).",
@@ -63,6 +67,12 @@ PATH_PARAMETERS: Final[Mapping[str, Json]] = {
         "pattern": f"^{OUTPUT_NAME.pattern}$",
         "description": "Of a file, as the result lists it.",
     },
+    "model": {"type": "string", "description": "The name of a model, as GET /api/v1/models lists it."},
+    "model_name": {
+        "type": "string",
+        "description": "The name of a model, as GET /api/v1/models lists it; in /v1 also `aiq-detector`.",
+    },
+    "version": {"type": "string", "description": "Of the release, as GET /v2 names it."},
     "batch_id": {"type": "string", "description": "The id that the submit of the batch answered."},
     "image_id": {"type": "string", "description": "The SHA-256 of the image's bytes, in hexadecimal."},
     "object_id": {"type": "string", "description": "Of an object, as the list of the image's objects names it."},
@@ -205,7 +215,7 @@ def _answers(route: RouteSpec, problems: Problems, schemas: Schemas, targets: Li
         answer = answers.setdefault(str(status), {"description": _titles(met)})
         names = dict.fromkeys((*_headers_of(status, limited=limited), *(("Location",) if ImageExists in met else ())))
         answer["headers"] = _headers(*names)
-        answer.setdefault("content", {})["application/problem+json"] = {
+        answer.setdefault("content", {})[problem_media(route.path)] = {
             "schema": schemas.sent(Problem),
             "examples": {one.slug: {"$ref": f"#/components/examples/{one.slug}"} for one in met},
         }
@@ -432,13 +442,15 @@ def _operation(document: Json, method: str, path: str, operation: Json) -> Json:
 
 def _answer(document: Json, status: str, answer: Json) -> Json:
     content = answer.get("content", {})
-    schemas = {media: _schema_name(body.get("schema", {})) for media, body in content.items() if "problem" not in media}
+    named = {media: _schema_name(body.get("schema", {})) for media, body in content.items()}
+    schemas = {media: name for media, name in named.items() if name != Problem.__name__}
+    problems = next((content[media]["examples"] for media, name in named.items() if name == Problem.__name__), ())
     examples = [document["components"]["schemas"][name].get("examples") for name in schemas.values() if name]
     return {
         "status": status,
         "description": answer["description"],
         "schemas": schemas,
-        "problems": list(content.get("application/problem+json", {}).get("examples", ())),
+        "problems": list(problems),
         "headers": list(answer["headers"]),
         "example": next((_shown(found[0]) for found in examples if found), None),
     }

@@ -4,6 +4,7 @@ which they must arrive."""
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -120,6 +121,12 @@ class Pace:
         # An expired deadline cannot be moved any more; Python 3.11 may lose its cancellation.
         if not (self._deadline.expired() or self._is_given_up):
             self._deadline.reschedule(when)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline."""
+        when = self._deadline.when()
+        return math.inf if when is None else when - asyncio.get_running_loop().time()
 
     def when_slow(self, callback: Callable[[], None]) -> asyncio.TimerHandle:
         """Set a callback for a body that takes longer than usual."""

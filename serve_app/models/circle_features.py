@@ -247,11 +247,23 @@ FEATURES: Final = (
     "lightness",
     "noise",
     "agreement",
+    "rival_around",
+    "rival_inside",
+    "chain_rim",
+    "chain_gap",
+    "chain_near",
+    "chain_excess",
+    "offset",
+    "on_line",
+    "on_line_one_side",
 )
 
 
-def features(field: Fields, ellipses: Ellipses, agreement: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One row of `FEATURES` per ellipse. `agreement` is the number of candidates that were merged into each."""
+def features(
+    field: Fields, ellipses: Ellipses, agreement: NDArray[np.float64], edges: NDArray[np.uint8]
+) -> NDArray[np.float64]:
+    """One row of `FEATURES` per ellipse. `agreement` is the number of candidates that were merged into each, `edges` a
+    mask of the edge chains."""
     across, share, seen = _across(field, ellipses, np.concatenate([INSIDE, RIM, OUTSIDE]))
     strength = np.abs(across) * seen
     aligned = np.where((share > 0.9) & seen, strength, 0)
@@ -290,6 +302,9 @@ def features(field: Fields, ellipses: Ellipses, agreement: NDArray[np.float64]) 
         _lightness(field, ellipses),
         np.full(len(ellipses), field.noise),
         np.log1p(agreement),
+        *_rivals(ellipses, rows[3]),
+        *_on_chains(field, ellipses, edges),
+        *_sharpness(field, ellipses),
     ]
     return np.stack([np.asarray(row, np.float64) for row in rows], axis=1)
 
@@ -324,10 +339,47 @@ def _lightness(field: Fields, ellipses: Ellipses) -> Any:
     return _mean(inner[..., 0], inner_seen, 1) - _mean(outer[..., 0], outer_seen, 1)
 
 
-def hand_score(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Contrast with what is around and support of the rim; among circles inside each other the outer is preferred."""
-    column = {name: values[:, place] for place, name in enumerate(FEATURES)}
-    agreed = 0.7 + 0.3 * np.clip(column["agreement"] / 1.6, 0, 1)
-    worth = np.sqrt(np.clip(column["coarse_mean"] / 12, 0, 1) * column["support"]) * agreed
-    larger = np.clip(1 + 0.3 * np.log(np.maximum(column["size"], 1e-3) / 0.1), 0.5, 1.6)
-    return np.clip(worth * larger, 0, 1)
+def _rivals(ellipses: Ellipses, support: Any) -> list[Any]:
+    """Best support of an ellipse around each, and of one inside it, with nearly the same centre."""
+    size = np.sqrt(ellipses[:, 2] * ellipses[:, 3])
+    apart = np.hypot(ellipses[:, None, 0] - ellipses[:, 0], ellipses[:, None, 1] - ellipses[:, 1])
+    ratio = size[None, :] / size[:, None]
+    near = apart < 0.3 * np.minimum(size[:, None], size[None, :])
+    around, inside = near & (ratio > 1.05) & (ratio < 1.8), near & (ratio < 1 / 1.05) & (ratio > 0.5)
+    return [np.where(around, support, 0).max(axis=1), np.where(inside, support, 0).max(axis=1)]
+
+
+def _on_chains(field: Fields, ellipses: Ellipses, edges: NDArray[np.uint8]) -> list[Any]:
+    """How much of the rim lies on edge chains that run along it, its longest gap, the density of chains around, and how
+    much more the rim has."""
+    size = np.sqrt(ellipses[:, 2] * ellipses[:, 3])[:, None]
+    rim = 1 + np.array([-1.0, 0.0, 1.0]) / size
+    _, share, seen = _across(field, ellipses, rim)
+    chains = edges.astype(np.float32)
+    on = (_sample(chains, _points(ellipses, rim))[..., 0] > 0.4) & seen
+    met: Any = (on & (share > 0.9)).any(axis=1)
+    visible = seen.any(axis=1)
+    near = np.array([0.7, 0.78, 0.86, 1.14, 1.22, 1.3])
+    at = _points(ellipses, near)
+    around = _mean(_sample(chains, at)[..., 0] > 0.4, _seen(field, at), (1, 2))
+    cover = _mean(met, visible, 1)
+    return [cover, _longest_gap(met), around, cover - np.minimum(3 * around, 1)]
+
+
+def _sharpness(field: Fields, ellipses: Ellipses) -> list[Any]:
+    """How far the strongest edge of a ray lies from the ellipse, on which share of the rays it lies on it, and on
+    which it does so with the same side brighter."""
+    size = np.sqrt(ellipses[:, 2] * ellipses[:, 3])
+    offsets = np.clip(np.maximum(0.12, 2.5 / size), 0, 0.3)[:, None] * REFINE_STEPS
+    across, share, seen = _across(field, ellipses, 1 + offsets)
+    strength = np.abs(across) * seen
+    best = strength.argmax(axis=1)[:, None]
+    off = np.abs(np.take_along_axis(np.broadcast_to(offsets[:, :, None], strength.shape), best, 1)[:, 0])
+    off, limit = off * size[:, None], np.maximum(1.0, 0.02 * size)[:, None]
+    aligned = np.take_along_axis(share, best, 1)[:, 0] > 0.9
+    strong = np.take_along_axis(strength, best, 1)[:, 0] > 0.4
+    on = (off <= limit) & aligned & strong
+    visible = seen.any(axis=1)
+    brighter = np.take_along_axis(across, best, 1)[:, 0] > 0
+    one_side = np.maximum((on & brighter).sum(1), (on & ~brighter).sum(1)) / np.maximum(visible.sum(1), 1)
+    return [_mean(np.minimum(off / limit, 6), visible, 1), _mean(on, visible, 1), one_side]

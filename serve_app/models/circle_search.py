@@ -7,13 +7,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.models.circle_features import SIDE, Ellipses, Fields, boxes_of, features, fields, hand_score, refined
+from serve_app.models.circle_arcs import edge_chains
+from serve_app.models.circle_arcs import ellipses as ellipses_of
+from serve_app.models.circle_features import SIDE, Ellipses, Fields, boxes_of, features, fields, refined
+from serve_app.models.circle_score import scores
 
 SMALLEST_SIDE: Final = 24
 """A working picture with a shorter side holds no circle that could be told from noise."""
 LEAST_RADIUS: Final = 7.0
-MOST_RADIUS: Final = 280.0
-CANDIDATES_MOST: Final = 300
 SAME: Final = 0.9
 """Intersection over union of boxes from which two candidates are one."""
 OVERLAP_MOST: Final = 0.55
@@ -68,29 +69,21 @@ def channels(rgb: NDArray[np.uint8], field: Fields) -> list[NDArray[np.uint8]]:
     return [grey, unlike, np.ascontiguousarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[..., 1])]
 
 
-def hough_circles(grey: NDArray[np.uint8]) -> Ellipses:
-    """Circles by OpenCV's gradient voting."""
+def candidates(rgb: NDArray[np.uint8], field: Fields) -> tuple[Ellipses, NDArray[np.uint8]]:
+    """All ellipses worth a closer look, from each channel at half the size and from the first two at full size; and a
+    mask of the edges of those two."""
     import cv2
 
-    smooth = cv2.GaussianBlur(grey, (0, 0), 2)
-    found = cv2.HoughCircles(
-        smooth,
-        cv2.HOUGH_GRADIENT_ALT,
-        1.5,
-        0.05 * max(grey.shape),
-        param1=100,
-        param2=0.7,
-        minRadius=int(LEAST_RADIUS),
-        maxRadius=int(MOST_RADIUS),
-    )
-    rows = np.zeros((0, 3)) if found is None else np.asarray(found, np.float64).reshape(-1, np.shape(found)[-1])[:, :3]
-    return np.column_stack([rows, rows[:, 2], np.zeros(len(rows))])
-
-
-def candidates(rgb: NDArray[np.uint8], field: Fields) -> Ellipses:
-    """All ellipses worth a closer look."""
-    found = np.concatenate([hough_circles(grey) for grey in channels(rgb, field)])
-    return found[:CANDIDATES_MOST]
+    found, edges = [], np.zeros(field.shape, np.uint8)
+    for number, grey in enumerate(channels(rgb, field)):
+        half = np.asarray(cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
+        found.append(ellipses_of(edge_chains(half)) * [2, 2, 2, 2, 1] + [0.5, 0.5, 0, 0, 0])
+        if number < 2:
+            chains = edge_chains(grey)
+            found.append(ellipses_of(chains))
+            for chain in chains:
+                edges[chain[:, 1], chain[:, 0]] = 1
+    return np.concatenate(found), edges
 
 
 def overlaps(boxes: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -136,12 +129,13 @@ def proposals(rgb: NDArray[np.uint8]) -> tuple[Ellipses, NDArray[np.float64]]:
     if min(rgb.shape[:2]) < SMALLEST_SIDE:
         return np.zeros((0, 5)), np.zeros((0, 0))
     field = fields(rgb)
-    found = refined(field, candidates(rgb, field))
+    proposed, edges = candidates(rgb, field)
+    found = refined(field, proposed)
     size = np.sqrt(found[:, 2] * found[:, 3])
     found, counts = merged(found[(size > LEAST_RADIUS) & (found[:, 2] < 3.5 * found[:, 3])])
     if not len(found):
         return found, np.zeros((0, 0))
-    return found, features(field, found, counts)
+    return found, features(field, found, counts, edges)
 
 
 def find(pixels: NDArray[np.uint8]) -> tuple[Any, NDArray[np.float64]]:
@@ -154,4 +148,4 @@ def find(pixels: NDArray[np.uint8]) -> tuple[Any, NDArray[np.float64]]:
     height, width = pixels.shape[:2]
     scale = np.array([width / work.shape[1], height / work.shape[0]] * 2)
     boxes = (boxes_of(found) + 0.5) * scale
-    return np.clip(boxes, 0, [width, height, width, height]), hand_score(values)
+    return np.clip(boxes, 0, [width, height, width, height]), scores(values)

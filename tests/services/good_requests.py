@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
 
-from gateway_parts import PICTURE, Running, as_admin
+from gateway_parts import PICTURE, VERSION, Running, as_admin
 from schemathesis import Case
 
 USER: Final = "root"
@@ -18,6 +21,9 @@ OVERRIDE: Final = {**BLOCK, "submits_per_s": 5}
 STOP: Final = {"what": "intake", "model": "words", "message": "A test."}
 HOOK: Final = {"url": "https://lab.example.org/hook"}
 BATCH: Final = {"model": "words", "items": [{"params": {"text": "a b"}}, {"image_url": "https://example.org/a.png"}]}
+MODEL: Final = "sem-classifier"
+B64: Final = base64.b64encode(PICTURE).decode()
+TENSOR: Final = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [B64]}
 WORDS: Final = {"model": "words", "params": {"text": "a b"}}
 
 
@@ -29,14 +35,23 @@ class GoodRequests:
         self._loop = asyncio.get_running_loop()
         self._made: dict[str, dict[str, str]] = {}
         """What is named in the paths of reads."""
+        self._query: dict[str, str] = {}
+        """Of the signed URL of that job's file."""
 
     def improve(self, case: Case) -> None:
         """Make a made-up request one that passes; headers that mean something are left out."""
         case.query, case.headers = {}, {}
         name = f"{case.method} {case.path}"
         case.path_parameters = asyncio.run_coroutine_threadsafe(self._names(case, name), self._loop).result(30)
-        if name in self._bodies:
+        if "/files/" in case.path:
+            case.query = dict(self._query)
+        if name in self._bodies and case.media_type == "application/octet-stream":
+            case.body = json.dumps(self._bodies[name]).encode()
+            case.headers = {"Inference-Header-Content-Length": str(len(case.body))}
+        elif name in self._bodies:
             case.body = self._bodies[name]
+        elif case.path.endswith("/predict"):
+            case.body = {"file": PICTURE}
         elif name == "POST /api/v1/batches":
             case.body = BATCH if case.media_type == "application/json" else {"image": [PICTURE, PICTURE]}
         elif name.endswith("/images") and case.method == "POST":
@@ -53,6 +68,9 @@ class GoodRequests:
         "POST /api/v1/admin/blocks": BLOCK,
         "POST /api/v1/admin/overrides": OVERRIDE,
         "POST /api/v1/admin/stops": STOP,
+        "POST /v1/models/{model_name}:predict": {"instances": [{"image": {"b64": B64}}]},
+        "POST /v2/models/{model_name}/infer": {"inputs": [TENSOR]},
+        "POST /v2/models/{model_name}/versions/{version}/infer": {"inputs": [TENSOR]},
     }
 
     async def _names(self, case: Case, name: str) -> dict[str, str]:
@@ -62,12 +80,12 @@ class GoodRequests:
         maker = self._makers().get(name)
         if maker is not None:
             return await maker()
-        found = {"principal_id": NOBODY, "slug": "job-unknown"}
+        found = {"principal_id": NOBODY, "slug": "job-unknown", "model": MODEL, "model_name": MODEL, "version": VERSION}
         if "/images" in case.path:
             found |= await self._once("image", self._image)
         elif "/webhooks" in case.path:
             found |= await self._once("hook", self._hook)
-        elif "/jobs" in case.path:
+        elif "/jobs" in case.path or "/files/" in case.path:
             found |= await self._once("job", self._job)
         elif "/batches" in case.path:
             found |= await self._once("batch", self._batch)
@@ -96,7 +114,10 @@ class GoodRequests:
         }
 
     async def _job(self) -> dict[str, str]:
-        return {"job_id": await self._gateway.completed_with_file(USER), "name": "mask.png"}
+        job_id = await self._gateway.completed_with_file(USER)
+        url = (await self._gateway.post(f"/api/v1/jobs/{job_id}/outputs/mask.png/url", USER)).json()["url"]
+        self._query = dict(parse_qsl(urlsplit(url).query))
+        return {"job_id": job_id, "name": "mask.png"}
 
     async def _image(self) -> dict[str, str]:
         sent = (await self._gateway.send_image(USER, PICTURE + uuid.uuid4().bytes)).json()

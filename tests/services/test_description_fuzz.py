@@ -94,7 +94,12 @@ class Known:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def only(valkey: Valkey, postgres: Postgres, template: str, authority: DevIssuerServer) -> AsyncIterator[Known]:
     """The gateway of all routes, on a socket, without limits that a flood would meet."""
-    plenty = {"rate_reads_per_s": 1e5, "rate_submits_per_s": 1e5, "quota_submits_per_day": 0}
+    plenty: dict[str, Any] = {
+        "predict_model": "sem-classifier",
+        "rate_reads_per_s": 1e5,
+        "rate_submits_per_s": 1e5,
+        "quota_submits_per_day": 0,
+    }
     house = {"rate_house_reads_per_s": 1e5, "rate_house_submits_per_s": 1e5}
     with copied_database(postgres, template) as database_url, empty_redis(valkey, database_url) as settings:
         async with (

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import PARAGRAPH, bar, lines, png
-from PIL import Image
+from loadtest.drawn import PARAGRAPH, font, lines, png
+from PIL import Image, ImageDraw
 from pydantic import ValidationError
 
 from serve_app.errors import ModelUnready
@@ -71,6 +71,14 @@ def test_more_text_than_a_result_holds_is_in_a_file(ocr: Ocr, monkeypatch: pytes
     whole = json.loads(answer.outputs["text.json"].data)
     assert whole["text"] == "\n".join(PARAGRAPH)
     assert len(whole["boxes"]) == len(PARAGRAPH)
+
+
+def bar(fields: list[tuple[float, float, str]]) -> Image.Image:
+    """White on black, each text at its place."""
+    image = Image.new("L", (1024, 120), 0)
+    for left, top, text in fields:
+        ImageDraw.Draw(image).text((left, top), text, fill=255, font=font("", 20))
+    return image
 
 
 def test_fields_of_a_data_bar(ocr: Ocr) -> None:

@@ -44,15 +44,19 @@ async def ended_batch(gateway: Running, size: int) -> str:
 
 
 async def of_ada(gateway: Running) -> dict[str, str]:
-    """Something for each name that stands in a path. Nothing works on it any more: her webhook is made up."""
+    """Something for each name that stands in a path. Nothing works on it any more: webhook and image are made up."""
     return {
         "job_id": await gateway.completed_with_file("ada"),
         "name": "mask.png",
         "principal_id": id_of(gateway, "ada"),
         "webhook_id": uuid.uuid4().hex,
         "batch_id": await ended_batch(gateway, 3),
+        "image_id": uuid.uuid4().hex * 2,
+        "object_id": str(uuid.uuid4()),
         "delivery_id": f"msg_{uuid.uuid4().hex}",
         "stop": "intake",
+        **dict.fromkeys(("model", "model_name"), "sem-classifier"),
+        "version": "1",
     }
 
 
@@ -92,7 +96,7 @@ def _is_of_a_handler(command: str, ids: dict[str, str]) -> bool:
         return False  # a script's own commands come one by one
     if command.startswith(("HGETALL limits:", "HGETALL stops", "ZCARD dead:", "ZREVRANGEBYSCORE dead:")):
         return True
-    return any(value in command for name, value in ids.items() if name not in ("name", "stop"))
+    return any(value in command for name, value in ids.items() if name.endswith("_id"))
 
 
 @pytest.mark.gateway(**PLENTY)

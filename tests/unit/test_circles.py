@@ -60,16 +60,16 @@ def totals(model: Circles, scenes: list[Scene], **params: Any) -> tuple[float, f
 
 
 def test_coins_are_found(model: Circles):
-    precision, recall = totals(model, [coins(seed, overlap=0) for seed in range(900, 916)])
+    precision, recall = totals(model, [coins(seed, overlap=0) for seed in range(900, 908)])
     assert precision >= 0.8
-    assert recall >= 0.8
+    assert recall >= 0.9
 
 
 def test_spheres_in_micrographs_are_found_and_the_data_bar_is_not_searched(model: Circles):
-    scenes = [spheres(seed, noise=6, bar=True) for seed in range(900, 908)]
+    scenes = [spheres(seed, noise=6, bar=True) for seed in range(900, 905)]
     precision, recall = totals(model, scenes)
-    assert precision >= 0.9
-    assert recall >= 0.8
+    assert precision >= 0.95
+    assert recall >= 0.95
     for scene in scenes:
         found = result(model, png(scene), sensitivity=1)
         assert found.image["data_bar"] == "rows from 384 are a data bar and were not searched"

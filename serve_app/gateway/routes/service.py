@@ -76,9 +76,31 @@ async def list_models(call: Call, jobs: JobStore, models: Models) -> Response:
     cards = models.cards.values()
     answer: schemas.Models = {
         "default": models.names[0],
-        "models": [schemas.model_object(card, replicas) for card, replicas in zip(cards, running, strict=True)],
+        "models": [
+            schemas.model_object(card, replicas, models.refusals.get(card.name))
+            for card, replicas in zip(cards, running, strict=True)
+        ],
     }
     return json_response(answer)
+
+
+@MODEL_ROUTES.add(
+    RouteSpec(
+        "GET",
+        "/api/v1/models/{model}",
+        "A model: parameters, result, labels, limits and state",
+        "Jobs",
+        {200: (schemas.ModelDetail,)},
+        (errors.ModelUnknown,),
+        tracked="models",
+    )
+)
+async def read_model(call: Call, jobs: JobStore, models: Models, settings: Settings) -> Response:
+    """200 with the model. Labels, engine and version are those of a running replica, and null while none runs."""
+    card = models.card(call.request.path_params["model"])
+    call.model = card.name
+    replicas = await jobs.replicas(card.name)
+    return json_response(schemas.model_detail(card, replicas, models.refusals.get(card.name), settings))
 
 
 @ROUTES.add(RouteSpec("GET", "/api/v1/version", "API version and routes", "Service", {200: (schemas.Version,)}))
@@ -213,14 +235,9 @@ async def ready(call: Call, parts: Health, verifier: TokenVerifier) -> Response:
     status = await parts.status.latest()
     tracker: Literal["ready", "away"] = "away" if status is None else "ready"
     models = {name: dispatcher.state for name, dispatcher in parts.dispatchers.items()}
-    # A model scaled to zero waits for its first job; any other must have passed its warm-up.
-    fine = {
-        name: ("ready", "waiting") if card.wakes_from_zero else ("ready",) for name, card in parts.models.cards.items()
-    }
     store = parts.store.trouble or "ready"
     background = dict(parts.supervisor.states)
-    whole = tracker == store == "ready" and all(state in fine[name] for name, state in models.items())
-    whole = whole and all(state == "ready" for state in background.values())
+    whole = await is_ready(parts)
     answer: schemas.Readiness = {"status": "ready" if whole else "not ready"}
     if "verbose" in call.request.query_params:
         if not await _is_known(call, verifier):
@@ -268,6 +285,18 @@ async def metrics(
     )
     queues = dict(zip(models.names, states, strict=True))
     return Response(write_metrics(queues, stopped, waiting, deliveries), media_type=METRICS_MEDIA_TYPE)
+
+
+async def is_ready(parts: Health) -> bool:
+    """Whether jobs are accepted and processed."""
+    if await parts.status.latest() is None or parts.store.trouble:
+        return False
+    # A model scaled to zero waits for its first job; any other must have passed its warm-up.
+    fine = {
+        name: ("ready", "waiting") if card.wakes_from_zero else ("ready",) for name, card in parts.models.cards.items()
+    }
+    working = all(dispatcher.state in fine[name] for name, dispatcher in parts.dispatchers.items())
+    return working and all(state == "ready" for state in parts.supervisor.states.values())
 
 
 async def _check_scraper(call: Call, verifier: TokenVerifier, settings: Settings) -> None:

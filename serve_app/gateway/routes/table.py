@@ -7,7 +7,7 @@ from typing import Final
 from serve_app import errors
 from serve_app.gateway.endpoint import Problems, RouteSpec
 from serve_app.gateway.openapi import Description, describe
-from serve_app.gateway.routes import admin, batches, images, jobs, service, usage, webhooks
+from serve_app.gateway.routes import admin, batches, images, jobs, predictions, protocols, service, usage, webhooks
 from serve_app.gateway.schemas.webhooks import SENT
 
 ROUTES: Final[tuple[RouteSpec, ...]] = (
@@ -15,6 +15,8 @@ ROUTES: Final[tuple[RouteSpec, ...]] = (
     *batches.ROUTES,
     *images.ROUTES,
     *service.MODEL_ROUTES,
+    *predictions.ROUTES,
+    *protocols.ROUTES,
     *usage.ROUTES,
     *webhooks.ROUTES,
     *admin.ROUTES,

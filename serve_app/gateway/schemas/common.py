@@ -59,7 +59,9 @@ class Problem(TypedDict):
     detail: str
     instance: str
     request_id: str
+    job_id: NotRequired[Annotated[str, Field(description="The job that the request made, if it made one.")]]
     errors: NotRequired[list[Pointer]]
+    error: NotRequired[Annotated[str, Field(description="On the routes of protocols: the detail, as they name it.")]]
 
 
 class JobProblem(TypedDict):

@@ -8,9 +8,12 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import BaseModel, Field, RootModel
 from typing_extensions import TypedDict
 
-from serve_app.contracts import ModelCard, ReplicaCard
+from serve_app.contracts import Json, ModelCard, ReplicaCard
 from serve_app.gateway.schemas.common import Count
+from serve_app.images.header import MEDIA_TYPES
+from serve_app.jobs.limits import PARAMS_MAX_BYTES, RESULT_MAX_BYTES
 from serve_app.jobs.records import Stopped
+from serve_app.settings import Settings
 
 
 class Version(TypedDict):
@@ -95,13 +98,40 @@ class Replica(TypedDict):
 
 
 class Model(TypedDict):
-    """A served model."""
+    """A served model. `asleep`: its next job starts a replica; `starting`: it should have one, and has none yet;
+    `refused`: this machine lacks something for it, which `reason` says."""
 
     name: str
+    state: Literal["serving", "asleep", "starting", "refused"]
+    reason: str | None
     input: Literal["image", "none"]
     params_schema: dict[str, Any]
     result_schema: dict[str, Any]
     replicas: list[Replica]
+
+
+class ModelLimits(TypedDict):
+    """What one job of the model may have, and what it may take."""
+
+    media_types: Annotated[list[str], Field(description="Of the image; empty for a model without.")]
+    image_bytes: int
+    image_pixels: int
+    image_frames: int
+    params_bytes: int
+    result_bytes: int
+    outputs_bytes: int
+    decode_s: float
+    forward_s: float
+    batch: Annotated[int, Field(description="Most jobs in one forward pass.")]
+
+
+class ModelDetail(Model):
+    """A served model with its limits. Labels, engine and version are null while no replica runs."""
+
+    labels: list[str] | None
+    engine: str | None
+    version: Annotated[str | None, Field(description="The revision of its checkpoint, or of the library it is from.")]
+    limits: ModelLimits
 
 
 class Models(TypedDict):
@@ -111,10 +141,12 @@ class Models(TypedDict):
     models: list[Model]
 
 
-def model_object(card: ModelCard, replicas: Sequence[ReplicaCard]) -> Model:
-    """The model with the reports of its running replicas."""
+def model_object(card: ModelCard, replicas: Sequence[ReplicaCard], refusal: str | None) -> Model:
+    """The model with the reports of its running replicas. `refusal`: why it cannot be served here."""
     return {
         "name": card.name,
+        "state": _state(card, replicas, refusal),
+        "reason": refusal,
         "input": card.input_layer,
         "params_schema": card.params_schema,
         "result_schema": card.result_schema,
@@ -123,3 +155,38 @@ def model_object(card: ModelCard, replicas: Sequence[ReplicaCard]) -> Model:
             for one in replicas
         ],
     }
+
+
+def model_detail(
+    card: ModelCard, replicas: Sequence[ReplicaCard], refusal: str | None, settings: Settings
+) -> ModelDetail:
+    """As `model_object`, with what the first replica reports and the limits of a job."""
+    description: Json = replicas[0].description if replicas else {}
+    return {
+        **model_object(card, replicas, refusal),
+        "labels": description.get("labels"),
+        "engine": description.get("engine"),
+        "version": description.get("revision"),
+        "limits": {
+            "media_types": [] if card.input_layer == "none" else list(MEDIA_TYPES.values()),
+            "image_bytes": settings.image_max_bytes,
+            "image_pixels": settings.image_max_pixels,
+            "image_frames": settings.image_max_frames,
+            "params_bytes": PARAMS_MAX_BYTES,
+            "result_bytes": RESULT_MAX_BYTES,
+            "outputs_bytes": settings.output_max_bytes,
+            "decode_s": settings.decode_timeout_s,
+            "forward_s": settings.forward_timeout_s,
+            "batch": card.max_batch_size,
+        },
+    }
+
+
+def _state(
+    card: ModelCard, replicas: Sequence[ReplicaCard], refusal: str | None
+) -> Literal["serving", "asleep", "starting", "refused"]:
+    if refusal is not None:
+        return "refused"
+    if replicas:
+        return "serving"
+    return "asleep" if card.wakes_from_zero else "starting"
