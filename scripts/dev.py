@@ -140,6 +140,11 @@ TARGETS: Dict[str, Target] = {
         ("python", "-m", "loadtest.source_rows"),
         variables=MODULES,
     ),
+    "bench-models": Target(
+        "Measure accuracy and speed of the models of pages on drawn pages (about 10 minutes on two cores).",
+        ("python", "-m", "loadtest.bench_models"),
+        variables=MODULES,
+    ),
     "bench-engines": Target(
         "Compare ENGINE=openvino with ENGINE=torch for the model of MODEL_SOURCE.",
         ("python", "-m", "loadtest.bare"),

@@ -435,6 +435,14 @@ QUOTA: Final = Key(
     "at midnight UTC",
     ends=True,
 )
+URL_KEY: Final = Key(
+    "url-key",
+    "gateway",
+    "string",
+    "the random key of signed URLs, without URL_SIGNING_KEY",
+    "one",
+    "never; without it earlier URLs are refused",
+)
 LIMITS_BLOCKS: Final = Key(
     "limits:blocks",
     "gateway",

@@ -190,6 +190,9 @@ class Settings(BaseSettings):
     """Secret of that key."""
     output_max_bytes: Annotated[int, Field(ge=1)] = 16 * MIB
     """Bytes of the files that a model returns with one result, all together (16 MiB)."""
+    url_signing_key: SecretStr = SecretStr("")
+    """Key of the [signed URLs](api.md#get-apiv1filesjob_idname) of outputs, 16 characters or more. Empty: a random key
+    in the job Redis, which all gateways share. Another key makes all earlier URLs invalid."""
     image_url_private_hosts: CommaList = ()
     """Hosts, `host` or `host:port`, that `image_url` may reach although their address is private. For development;
     every other private address is refused."""
@@ -319,6 +322,8 @@ class Settings(BaseSettings):
         return self
 
     def _check_tokens(self) -> None:
+        if 0 < len(self.url_signing_key.get_secret_value()) < SECRET_MIN_CHARACTERS:
+            raise ValueError(f"URL_SIGNING_KEY is shorter than {SECRET_MIN_CHARACTERS} characters")
         if strangers := self.oidc_issuer_rules.keys() - set(self.oidc_issuers):
             raise ValueError(f"OIDC_ISSUER_RULES: {', '.join(sorted(strangers))} is not in OIDC_ISSUERS")
         if unknown := [name for name in self.oidc_algorithms if name not in TOKEN_ALGORITHMS]:
@@ -386,7 +391,7 @@ class Settings(BaseSettings):
     def _weak_values(self) -> list[str]:
         """Placeholders and secrets that can be guessed or overheard."""
         refused = []
-        for name in ("redis_url", "database_url", "metrics_token", "s3_secret_access_key"):
+        for name in ("redis_url", "database_url", "metrics_token", "s3_secret_access_key", "url_signing_key"):
             if PLACEHOLDER.search(getattr(self, name).get_secret_value()):
                 refused.append(f"{name.upper()} holds a placeholder")
         if any(map(PLACEHOLDER.search, self.oidc_audience)):

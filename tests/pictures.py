@@ -165,3 +165,16 @@ def large_tiff(side: int, dtype: str, *, tile: int = 0, rows: int = 0, samples: 
         table += head + (packed if len(numbers) == 1 else struct.pack("<I", place + len(values)))
         values += packed if len(numbers) > 1 else b""
     return body + struct.pack("<H", len(entries)) + table + bytes(4) + values
+
+
+def large_jpeg(side: int) -> bytes:
+    """A square baseline JPEG of one colour: rows of blocks between restart markers are coded alike, so they are written
+    once and repeated."""
+    at_once = 8 * 16
+    part = encode(Image.new("RGB", (side, at_once), (200, 90, 30)), "JPEG", restart_marker_rows=1)
+    head = part.index(b"\xff\xda")
+    begin = head + 2 + int(struct.unpack_from(">H", part, head + 2)[0])
+    first = part[begin : part.index(b"\xff\xd0", begin)]
+    size = part.index(b"\xff\xc0") + 5
+    scan = b"".join(first + bytes((0xFF, 0xD0 + row % 8)) for row in range(-(-side // 16)))
+    return part[:size] + struct.pack(">H", side) + part[size + 2 : begin] + scan[:-2] + b"\xff\xd9"

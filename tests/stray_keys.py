@@ -112,6 +112,7 @@ UNBOUNDED: Final = {
     "dead-bytes:{model}",
     "ledger:{model}",
     "held-bytes",
+    "url-key",
     "stops",
     "fetch-ring",  # a member for each `fetch:`
     "fetches",

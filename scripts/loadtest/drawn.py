@@ -176,3 +176,206 @@ def _drawn(source: random.Random, cells: dict[Place, str], rows: int, columns: i
         for y in (ys[0], ys[1 if (1, 2, 0, 1) not in cells or cells.get((0, 1, 0, 1)) else heading], ys[-1]):
             draw.line((box[0], y, box[2], y), fill=0, width=thick)
     return DrawnTable(noisy(image, source, source.uniform(0, 8)), box, rows, columns, cells)
+
+
+# Pages.
+
+
+@dataclass(frozen=True)
+class DrawnPage:
+    """A picture, its text line by line, and the boxes of its tables."""
+
+    image: Image.Image
+    text: tuple[str, ...]
+    tables: tuple[Box, ...] = ()
+
+
+def text_page(seed: int) -> DrawnPage:
+    """Lines of one font and size, tilted by up to 5 degrees, with noise."""
+    source = random.Random(seed)
+    size = source.randint(18, 34)
+    face = font(faces()[seed % len(faces())], size)
+    text = tuple(_sentence(source, face, 1000) for _ in range(source.randint(8, 16)))
+    step = size * source.uniform(1.35, 1.8)
+    image = Image.new("L", (1240, int(160 + step * len(text))), 255)
+    draw = ImageDraw.Draw(image)
+    for place, line in enumerate(text):
+        draw.text((100, 80 + place * step), line, fill=source.randint(0, 60), font=face)
+    turned = image.rotate(source.uniform(-5, 5), Image.Resampling.BICUBIC, fillcolor=255)
+    return DrawnPage(noisy(turned, source, source.uniform(0, 12)), text)
+
+
+def _sentence(source: random.Random, face: Font, width: int) -> str:
+    words = [source.choice(WORDS).capitalize()]
+    while face.getlength(" ".join(words)) < width - 160:
+        number = f"{source.uniform(0, 500):.1f}"
+        words.append(
+            number if source.random() < 0.12 else source.choice(WORDS) + ("," if source.random() < 0.1 else "")
+        )
+    return " ".join(words).rstrip(",") + "."
+
+
+def report_page(seed: int) -> DrawnPage:
+    """A page of a report: title, paragraphs and one or two tables with captions, every second one without lines
+    between columns."""
+    source = random.Random(seed)
+    image = Image.new("L", (1240, 1754), 255)
+    draw = ImageDraw.Draw(image)
+    face = font(source.choice(faces()), 22)
+    draw.text((120, 90), _name(source), fill=0, font=font("", 40))
+    y, tables = 190.0, []
+    for place in range(source.randint(1, 2)):
+        y = _paragraph(source, draw, face, y)
+        drawn = table(source.randrange(1000), lined=(seed + place) % 2 == 0)
+        shrink = min(1.0, 1000 / drawn.image.width, 430 / drawn.image.height)
+        small = drawn.image.resize((int(drawn.image.width * shrink), int(drawn.image.height * shrink)))
+        draw.text((120, y), f"Table {place + 1}. {_name(source)} and {_name(source).lower()}", fill=0, font=face)
+        image.paste(small, (110, int(y) + 20))
+        left, top, right, bottom = (side * shrink for side in drawn.box)
+        tables.append((left + 110, top + y + 20, right + 110, bottom + y + 20))
+        y += small.height + 50
+    _paragraph(source, draw, face, y)
+    return DrawnPage(noisy(image, source, 3), (), tuple(tables))
+
+
+def _paragraph(source: random.Random, draw: ImageDraw.ImageDraw, face: Font, y: float) -> float:
+    for _ in range(source.randint(4, 7)):
+        draw.text((120, y), _sentence(source, face, 1000), fill=0, font=face)
+        y += 32
+    return y + 40
+
+
+# Data bars.
+
+Fields = dict[str, tuple[float | str, str | None]]
+
+
+@dataclass(frozen=True)
+class DrawnBar:
+    """The lower strip of a micrograph, and its fields."""
+
+    image: Image.Image
+    fields: Fields
+
+
+MAKERS = ("Zeiss", "FEI", "JEOL", "Hitachi", "Tescan")
+
+
+def data_bar(seed: int) -> DrawnBar:
+    """In the style of one of five makers."""
+    source = random.Random(seed)
+    maker = MAKERS[seed % len(MAKERS)]
+    values = _values(source)
+    texts = {"Zeiss": _zeiss, "FEI": _fei, "JEOL": _jeol, "Hitachi": _hitachi, "Tescan": _tescan}[maker](values)
+    size = source.randint(16, 22)
+    face = font([one for one in faces() if one][seed % (len(faces()) - 1)], size)
+    image = Image.new("L", (1280, 200), 90)
+    image = noisy(image, source, 30)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 100, 1280, 200), fill=0)
+    for left, row, text in texts:
+        draw.text((left, 110 + 40 * row), text, fill=255, font=face)
+    return DrawnBar(image, _fields_of(maker, values))
+
+
+Values = dict[str, tuple[float | str, str | None]]
+
+
+def _values(source: random.Random) -> Values:
+    return {
+        "accelerating_voltage": (source.choice((1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0)), "kV"),
+        "working_distance": (round(source.uniform(2, 25), 1), "mm"),
+        "magnification": (float(source.choice((50, 120, 500, 1000, 2500, 5000, 10_000, 20_000, 50_000))), "x"),
+        "scale_bar": source.choice(
+            ((1.0, "µm"), (2.0, "µm"), (10.0, "µm"), (50.0, "µm"), (200.0, "nm"), (500.0, "nm"))
+        ),
+        "field_width": (round(source.uniform(5, 900), 1), "µm"),
+        "pixel_size": (round(source.uniform(2, 90), 2), "nm"),
+        "beam_current": (float(source.randint(10, 900)), "pA"),
+        "date": (f"{source.randint(10, 28)}/{source.randint(10, 12)}/20{source.randint(10, 25)}", None),
+    }
+
+
+def _amount(value: tuple[float | str, str | None], digits: int = 0, space: str = " ") -> str:
+    return f"{value[0]:.{digits}f}{space}{value[1]}"
+
+
+Texts = list[tuple[int, int, str]]
+
+
+def _zeiss(values: Values) -> Texts:
+    times = float(values["magnification"][0])
+    mag = f"{times / 1000:.2f} K X" if times >= 1000 else f"{times:.0f} X"
+    return [
+        (30, 0, _amount(values["scale_bar"])),
+        (240, 0, f"EHT = {_amount(values['accelerating_voltage'], 2)}"),
+        (520, 0, "Signal A = InLens"),
+        (800, 0, f"Date :{values['date'][0]}"),
+        (240, 1, f"WD = {_amount(values['working_distance'], 1)}"),
+        (520, 1, f"Mag = {mag}"),
+        (800, 1, f"Pixel Size = {_amount(values['pixel_size'], 2)}"),
+        (1130, 1, "ZEISS"),
+    ]
+
+
+def _fei(values: Values) -> Texts:
+    mag = f"{values['magnification'][0]:,.0f} x".replace(",", " ")
+    columns = (
+        ("HV", _amount(values["accelerating_voltage"], 2)),
+        ("curr", _amount(values["beam_current"])),
+        ("mag", mag),
+        ("HFW", _amount(values["field_width"], 1)),
+        ("mode", "SE"),
+        ("det", "TLD"),
+        ("WD", _amount(values["working_distance"], 1)),
+    )
+    texts = [(20 + 130 * place, row, column[row]) for place, column in enumerate(columns) for row in (0, 1)]
+    return [*texts, (1060, 0, _amount(values["scale_bar"])), (1060, 1, "Helios")]
+
+
+def _jeol(values: Values) -> Texts:
+    return [
+        (30, 0, "JEOL"),
+        (160, 0, "SEI"),
+        (300, 0, _amount(values["accelerating_voltage"], 1, "")),
+        (460, 0, f"X{values['magnification'][0]:,.0f}"),
+        (660, 0, f"WD {_amount(values['working_distance'], 1, '')}"),
+        (1000, 0, _amount(values["scale_bar"], 0, "")),
+    ]
+
+
+def _hitachi(values: Values) -> Texts:
+    times = float(values["magnification"][0])
+    mag = f"x{times / 1000:.1f}k" if times >= 1000 else f"x{times:.0f}"
+    words = f"{_amount(values['accelerating_voltage'], 1, '')} {_amount(values['working_distance'], 1, '')} {mag} SE(U)"
+    scale = _amount(values["scale_bar"], 2, "").replace("µ", "u")
+    return [(30, 0, f"S-4800 {words} {values['date'][0]}"), (1000, 0, scale)]
+
+
+def _tescan(values: Values) -> Texts:
+    times = float(values["magnification"][0])
+    mag = f"{times / 1000:.2f} kx" if times >= 1000 else f"{times:.0f} x"
+    return [
+        (30, 0, f"SEM HV: {_amount(values['accelerating_voltage'], 1)}"),
+        (330, 0, f"WD: {_amount(values['working_distance'], 2)}"),
+        (1000, 0, "VEGA3 TESCAN"),
+        (30, 1, f"View field: {_amount(values['field_width'], 1)}"),
+        (330, 1, "Det: BSE"),
+        (560, 1, f"SEM MAG: {mag}"),
+        (800, 1, _amount(values["scale_bar"])),
+        (950, 1, f"Date(m/d/y): {values['date'][0]}"),
+    ]
+
+
+def _fields_of(maker: str, values: Values) -> Fields:
+    """The fields that a maker's bar shows."""
+    more = {
+        "Zeiss": (("pixel_size", "date"), {"detector": "InLens", "maker": "ZEISS"}),
+        "FEI": (("field_width", "beam_current"), {"detector": "TLD", "mode": "SE", "maker": "FEI"}),
+        "JEOL": ((), {"detector": "SEI", "maker": "JEOL"}),
+        "Hitachi": (("date",), {"detector": "SE(U)"}),
+        "Tescan": (("field_width", "date"), {"detector": "BSE", "maker": "TESCAN"}),
+    }[maker]
+    names = ("accelerating_voltage", "working_distance", "magnification", "scale_bar", *more[0])
+    shown: Fields = {name: values[name] for name in names}
+    return shown | {name: (value, None) for name, value in more[1].items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -13,6 +13,9 @@ from serve_app.cli.config import settings_or_give_up
 from serve_app.cli.console import explain, give_up
 from serve_app.contracts import Json
 from serve_app.errors import ModelUnready
+
+if TYPE_CHECKING:
+    from serve_app.models.registry import ModelConfig
 
 DEFAULT_CONFIG = Path(serve_app.__file__).parent / "serve.yaml"
 
@@ -27,7 +30,7 @@ class LocalModel:
         parameters that do not fit end the command."""
         from serve_app.models import registry  # numpy and the model's own libraries
 
-        config = _block(name)
+        config = find_block(name)
         kind = registry.load(config.implementation)
         self.name = name
         self.input_layer = kind.input_layer
@@ -55,7 +58,7 @@ class LocalModel:
         return result.model_dump(mode="json")
 
 
-def _block(name: str) -> Any:
+def find_block(name: str) -> ModelConfig:
     """The model's block of the Serve config. Raises ValueError if there is none."""
     from serve_app.models.registry import ModelConfig
 

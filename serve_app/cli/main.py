@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli import admin, batch, classify, config, evaluate, jobs, predict, token, top, up, usage, webhooks
+from serve_app.cli import (
+    admin,
+    batch,
+    classify,
+    config,
+    evaluate,
+    jobs,
+    model,
+    predict,
+    token,
+    top,
+    up,
+    usage,
+    webhooks,
+)
 from serve_app.contracts import SERVICE_NAME
 
 EXTRAS = {"scipy": "serve,vision", "cv2": "serve,vision"}
@@ -35,6 +49,7 @@ commands.add_typer(jobs.commands, name="jobs")
 commands.add_typer(usage.commands, name="usage")
 commands.add_typer(webhooks.commands, name="webhooks")
 commands.add_typer(evaluate.commands, name="evaluate")
+commands.add_typer(model.commands, name="model")
 commands.add_typer(admin.dead, name="dead")
 commands.add_typer(admin.intake, name="intake")
 

@@ -42,6 +42,7 @@ from serve_app.gateway.routes.service import Health, Release
 from serve_app.gateway.routes.table import ROUTES, description
 from serve_app.gateway.routes.usage import Reports
 from serve_app.gateway.schemas.jobs import job_path
+from serve_app.gateway.signing import UrlSigner
 from serve_app.gateway.supervisor import RequestTasks, ShutdownSignal, Supervisor
 from serve_app.gateway.uploads import SLOW_MAX, SLOW_MAX_PER_USER, ImageFetcher, UploadBudget
 from serve_app.images.bucket_store import BucketStore, OrphanSweeper, open_store
@@ -244,6 +245,7 @@ def _assemble(
         parts=(
             *(settings, models, jobs, batches, store, outbox, outcomes, webhooks, verifier, reports),
             *(presenter, watch, stored_results, Decisions(requests)),
+            *(limiter, UrlSigner(requests, settings)),
             Intake(jobs, store, models, budget, fetcher, tasks, settings),
             ImageRecords(images, jobs, outbox, outcomes, settings),
             BatchIntake(batches, store, models, budget, tasks, settings),

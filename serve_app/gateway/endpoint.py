@@ -306,8 +306,8 @@ class Endpoint:
             refusal=call.refusal,
             forwarded_for=call.request.headers.get("x-forwarded-for", ""),
         )
-        if status in REFUSALS:  # among the open routes only /metrics refuses callers
-            self._services.audit.refused(request, scrape=route.tracked is None)
+        if status in REFUSALS:
+            self._services.audit.refused(request, scrape=route.path == "/metrics")
         else:
             self._services.audit.acted(request)
 

@@ -41,6 +41,7 @@ PIECE_BYTES: Final = 128 * 1024
 json_text: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 """The one encoder for all answers, because status reads are frequent. It writes no line breaks."""
 _TAG: Final = re.compile(r'(?:W/)?("[^"]*")')
+_HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 _log = logging.getLogger(__name__)
 
 Q = TypeVar("Q", bound=BaseModel)
@@ -79,7 +80,12 @@ def problem_response(error: ServiceError, *, path: str, request_id: str) -> Resp
         headers["Retry-After"] = str(retry_after)
     if error.location is not None:
         headers["Location"] = error.location
-    return Response(json_text(document).encode(), error.status, headers, media_type="application/problem+json")
+    return Response(json_text(document).encode(), error.status, headers, media_type=problem_media(path))
+
+
+def problem_media(path: str) -> str:
+    """The media type of problems at this path. KServe's client shows `error` of `application/json` only."""
+    return "application/json" if path.startswith(PROTOCOLS) else "application/problem+json"
 
 
 def _challenge(error: ServiceError) -> str:
@@ -105,6 +111,16 @@ def tagged(request: Request, response: Response) -> Response:
 def download_headers(file_name: str) -> dict[str, str]:
     """Headers that make the answer a download of this name, never rendered by a browser."""
     return {"Content-Disposition": f'attachment; filename="{file_name}"', "Content-Security-Policy": "sandbox"}
+
+
+def origin_of(request: Request) -> str:
+    """Scheme and host as the caller wrote them, for a URL in the answer to the same caller; empty without a usable
+    Host."""
+    host = request.headers.get("host", "")
+    if not _HOST.fullmatch(host):
+        return ""
+    secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", "").lower())
+    return f"{'https' if secure else 'http'}://{host}"
 
 
 class StreamingBody(Response):

@@ -108,7 +108,6 @@ def parts_of(page: pages.Pixels, found: Sequence[Region], read: Sequence[Piece])
     pieces = [piece for piece in read if piece.conf >= LEAST_CONFIDENCE]
     tables = tables_in(found)
     kept = [one for one in found if one.score >= LEAST_SCORE and (one.label.lower() != "table" or one.box in tables)]
-    kept = _without_doubles(kept)
     inside: dict[int, list[Piece]] = {place: [] for place in range(len(kept))}
     outside: list[Piece] = []
     for piece in pieces:
@@ -121,15 +120,6 @@ def parts_of(page: pages.Pixels, found: Sequence[Region], read: Sequence[Piece])
     places = {id(region): place for place, region in enumerate(kept)}
     picture = bgr(page)
     return [_part(picture, region, inside[places[id(region)]]) for region in regions.in_order(kept)]
-
-
-def _without_doubles(found: Sequence[Region]) -> list[Region]:
-    """The best of regions that cover each other, whatever their labels."""
-    kept: list[Region] = []
-    for region in found:  # the best first
-        if all(regions.overlap(region.box, other.box) < 0.7 for other in kept):
-            kept.append(region)
-    return kept
 
 
 def _holds(box: Box, inner: Box) -> bool:

@@ -54,4 +54,4 @@ class DummyDetector(Model):
         return file.getvalue(), DummyParams()
 
     def describe(self) -> Json:
-        return {**super().describe(), "id": "dummy-detector", "engine": "none", "stand_in": True}
+        return {**super().describe(), "id": "dummy-detector", "revision": "1", "engine": "none", "stand_in": True}

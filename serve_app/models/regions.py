@@ -27,6 +27,8 @@ MOST_PIXELS: Final = 2_000_000
 """Of a page that is looked at: networks take 600 to 800 pixels a side."""
 LEAST_SCORE: Final = 0.3
 MOST_REGIONS: Final = 300
+SAME: Final = 0.7
+"""Overlap from which two regions are one, whatever their labels."""
 
 
 class LayoutOptions(CheckpointOptions):
@@ -158,13 +160,14 @@ class Checkpoint:
 
 
 def _clipped(regions: list[Region], picture: Pixels) -> list[Region]:
-    """The best regions, cut to the page; what has no area left is none."""
+    """The best regions, cut to the page; what has no area left is none, nor is what a better one covers."""
     height, width = picture.shape[:2]
-    kept = []
+    kept: list[Region] = []
     for region in sorted(regions, key=lambda region: -region.score):
         left, top, right, bottom = region.box
         box = max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)
-        if np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3]:
+        whole = np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3]
+        if whole and all(overlap(box, other.box) < SAME for other in kept):
             kept.append(Region(region.label, min(max(region.score, 0.0), 1.0), box))
     return kept[:MOST_REGIONS]
 

@@ -8,6 +8,7 @@ import json
 import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
 
 from gateway_parts import PICTURE, VERSION, Running, as_admin
 from schemathesis import Case
@@ -34,12 +35,16 @@ class GoodRequests:
         self._loop = asyncio.get_running_loop()
         self._made: dict[str, dict[str, str]] = {}
         """What is named in the paths of reads."""
+        self._query: dict[str, str] = {}
+        """Of the signed URL of that job's file."""
 
     def improve(self, case: Case) -> None:
         """Make a made-up request one that passes; headers that mean something are left out."""
         case.query, case.headers = {}, {}
         name = f"{case.method} {case.path}"
         case.path_parameters = asyncio.run_coroutine_threadsafe(self._names(case, name), self._loop).result(30)
+        if "/files/" in case.path:
+            case.query = dict(self._query)
         if name in self._bodies and case.media_type == "application/octet-stream":
             case.body = json.dumps(self._bodies[name]).encode()
             case.headers = {"Inference-Header-Content-Length": str(len(case.body))}
@@ -80,7 +85,7 @@ class GoodRequests:
             found |= await self._once("image", self._image)
         elif "/webhooks" in case.path:
             found |= await self._once("hook", self._hook)
-        elif "/jobs" in case.path:
+        elif "/jobs" in case.path or "/files/" in case.path:
             found |= await self._once("job", self._job)
         elif "/batches" in case.path:
             found |= await self._once("batch", self._batch)
@@ -109,7 +114,10 @@ class GoodRequests:
         }
 
     async def _job(self) -> dict[str, str]:
-        return {"job_id": await self._gateway.completed_with_file(USER), "name": "mask.png"}
+        job_id = await self._gateway.completed_with_file(USER)
+        url = (await self._gateway.post(f"/api/v1/jobs/{job_id}/outputs/mask.png/url", USER)).json()["url"]
+        self._query = dict(parse_qsl(urlsplit(url).query))
+        return {"job_id": job_id, "name": "mask.png"}
 
     async def _image(self) -> dict[str, str]:
         sent = (await self._gateway.send_image(USER, PICTURE + uuid.uuid4().bytes)).json()

@@ -12,6 +12,7 @@ from pebble.pool.channel import WorkerChannel
 
 from serve_app.errors import ImageUndecodable
 from serve_app.images.decode import read_pixels
+from serve_app.models.thumbnail import ThumbnailModel, ThumbnailParams
 from serve_app.settings import MIB, Settings
 from tests import peak
 
@@ -40,6 +41,11 @@ def read_picture(data: bytes) -> tuple[str, float]:
     before = peak.mib("VmRSS")
     read_as = read_pixels(data, Settings()).how["read_as"]
     return str(read_as), peak.mib() - before
+
+
+def make_thumbnail(data: bytes) -> object:
+    """What the model says of a file."""
+    return ThumbnailModel.preprocess(data, ThumbnailParams(width=300, height=300), Settings()).notes
 
 
 def read_for_ever(data: bytes) -> None:

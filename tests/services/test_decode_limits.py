@@ -120,6 +120,25 @@ async def test_a_picture_that_needs_more_than_the_limit_never_gets_it(name: str,
         assert await narrow.run(hostile.echo, "after") == "after"
 
 
+SIDE = 20_000
+IN_STEPS: dict[str, Callable[[], bytes]] = {
+    "TIFF of 8 bits in tiles": lambda: pictures.large_tiff(SIDE, "uint8", tile=2000),
+    "TIFF of 8 bits in strips": lambda: pictures.large_tiff(SIDE, "uint8", rows=150),
+    "TIFF of 8-bit colour": lambda: pictures.large_tiff(SIDE, "uint8", tile=512, samples=3),
+    "TIFF of 16 bits in tiles": lambda: pictures.large_tiff(SIDE, "uint16", tile=1024),
+    "TIFF of 16 bits in strips": lambda: pictures.large_tiff(SIDE, "uint16", rows=200),
+    "JPEG": lambda: pictures.large_jpeg(SIDE),
+}
+
+
+@pytest.mark.parametrize("name", IN_STEPS)
+async def test_a_thumbnail_of_400_megapixels_fits_into_the_smallest_worker(name: str, narrow: DecodePool):
+    answer, peak = await taken(narrow, hostile.make_thumbnail, IN_STEPS[name]())
+    assert isinstance(answer, dict), answer
+    assert (answer["width"], answer["height"]) == (SIDE, SIDE)
+    assert peak < LIMIT_MIB
+
+
 HUGE = 160 * 2**20
 PEAK_MIB = 60
 """More than every other reading of a small picture takes; each of the bombs that unpack has 150 MB or more."""

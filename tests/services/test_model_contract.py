@@ -2,8 +2,6 @@
 
 import importlib.util
 import io
-import json
-import pickle
 import sys
 from pathlib import Path
 
@@ -12,13 +10,16 @@ import pytest
 from PIL import Image
 
 from serve_app.errors import ImageUndecodable, ModelRejected, ModelUnready
-from serve_app.models.contract import Answer, Model
+from serve_app.models.conformance import check
+from serve_app.models.contract import Model
 from serve_app.models.registry import load
 from serve_app.models.sem_classifier import ClassifierParams, SemClassifier
 from serve_app.settings import Settings
 from tests.tiny_vit import LABELS, SIZE, write_snapshot
 
 IMPLEMENTATIONS = [
+    "serve_app.models.dummy_detector:DummyDetector",
+    "serve_app.models.example:Example",
     "serve_app.models.sem_classifier:SemClassifier",
     "serve_app.models.circles:Circles",
     "serve_app.models.ocr:Ocr",
@@ -71,29 +72,7 @@ def pictures(count: int) -> list[bytes]:
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_model_keeps_the_contract(implementation: str, cache: Path):
     model = loaded(load(implementation)(), settings_of(cache))
-    data, params = model.warm_up_input()
-    assert (data is None) == (model.input_layer == "none")
-    assert type(params).model_validate(params.model_dump(mode="json")) == params
-
-    function, recipe = pickle.loads(pickle.dumps((model.preprocess, model.recipe)))  # noqa: S301  as the pool does
-    prepared = pickle.loads(pickle.dumps(function(data, params, recipe)))  # noqa: S301
-    outputs = model.forward([prepared.item] * 3)
-    assert len(outputs) == 3
-    for output in outputs:
-        result = model.postprocess(output, params, prepared.notes)
-        if isinstance(result, Answer):
-            result.check(Settings().output_max_bytes)
-            result = result.listed()
-        assert isinstance(result, model.Result)
-        text = json.dumps(result.model_dump(mode="json"), allow_nan=False)
-        assert len(text) < 64_000
-        assert model.Result.model_validate_json(text) == result
-
-    described = model.describe()
-    assert {"device", "labels", "id", "revision"} <= set(described)
-    json.dumps(described, allow_nan=False)
-    for schema in (model.Params, model.Result):
-        assert schema.model_json_schema()["additionalProperties"] is False
+    assert {promise: fault for promise, fault in check(model) if fault} == {}
 
 
 def test_a_batch_scores_as_its_items_alone(classifier: SemClassifier):

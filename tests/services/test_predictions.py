@@ -20,12 +20,14 @@ from gateway_parts import (
     VERSION,
     Running,
     failed,
-    held_back,
     listening,
     running_gateway,
+    service_of,
+    until,
 )
 
 from serve_app.contracts import Json, Outcome, Task
+from serve_app.gateway.live import WAITS_MAX
 from serve_app.gateway.routes.table import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES
 from serve_app.local.issuer import DevIssuerServer
 from serve_app.models.registry import ModelConfig, card
@@ -149,6 +151,16 @@ async def test_what_takes_longer_than_the_wait_is_a_job_to_come_back_for(impatie
     assert (await impatient.get(later.headers["location"], "bob")).status_code == 404
 
 
+async def test_without_a_place_to_wait_predict_is_202_and_the_protocols_are_429(waiting: Running) -> None:
+    service_of(waiting).watch.waits.taken["others"] = WAITS_MAX
+    later = await send(waiting, "/predict", files={"file": ("a.png", PICTURE)})
+    assert later.status_code == 202
+    refused = await send(waiting, V1, json={"inputs": [{"data": B64}]})
+    assert (refused.status_code, refused.json()["type"]) == (429, "/problems/rate-limited")
+    assert "retry-after" in refused.headers
+    assert len((await waiting.get("/api/v1/jobs")).json()["data"]) == 1
+
+
 @pytest.mark.parametrize(
     ("slug", "status", "problem"),
     [
@@ -173,8 +185,11 @@ async def test_a_failed_job_is_a_problem_with_its_reason(
 async def test_a_job_cancelled_while_its_request_waits_is_409(waiting: Running) -> None:
     waiting.model.open.clear()
     asking = asyncio.create_task(send(waiting, "/predict", files={"file": ("a.png", PICTURE)}))
-    await held_back(waiting)
-    (job,) = (await waiting.get("/api/v1/jobs")).json()["data"]
+
+    async def accepted() -> list[Json]:
+        return list((await waiting.get("/api/v1/jobs")).json()["data"])
+
+    (job,) = await until(accepted)
     await waiting.post(job["links"]["cancel"])
     assert (await asking).json()["type"] == "/problems/job-has-no-result"
 
@@ -439,7 +454,9 @@ async def test_bad_input_is_refused_with_a_reason_and_leaves_nothing(waiting: Ru
     for name, path, status, slug, parts in CASES:
         found = await send(waiting, path, "eve", **parts)
         problem = found.json()
-        if (found.status_code, problem.get("type")) != (status, f"/problems/{slug}") or not problem["detail"]:
+        media = "application/json" if path[:4] in ("/v1/", "/v2/") else "application/problem+json"
+        shown = (found.status_code, problem.get("type"), found.headers["content-type"])
+        if shown != (status, f"/problems/{slug}", media) or not problem["detail"]:
             wrong.append(f"{path} {name}: {found.status_code} {problem}")
         if slug not in documented(path) or (path[:4] in ("/v1/", "/v2/") and problem["error"] != problem["detail"]):
             wrong.append(f"{path} {name}: {slug} is not documented, or the protocol's clients do not see it")

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from serve_app.errors import ModelRejected, ModelUnready
 from serve_app.local.issuer import DevIssuerServer
+from serve_app.models.conformance import check
 from serve_app.models.detection import Detections
 from serve_app.models.registry import ModelConfig, card, make, refusal
 from serve_app.models.zero_shot_detector import REVISION, DetectorOptions, ZeroShotDetector, ZeroShotParams
@@ -155,6 +156,13 @@ def test_a_checkpoint_that_lacks_a_part_says_which(tmp_path: Path) -> None:
     reason = refusal(card(block(tmp_path)), Settings())
     assert reason is not None
     assert "pickled weights such as pytorch_model.bin are refused" in reason
+
+
+def test_it_keeps_the_contract(tmp_path: Path) -> None:
+    save(tmp_path, "OWLv2")
+    model = load(tmp_path)
+    inputs = [(data, ZeroShotParams(labels=("coin", "ring"), threshold=0.4)) for data in pictures()]
+    assert {promise: fault for promise, fault in check(model, inputs) if fault} == {}
 
 
 def test_a_label_that_the_network_cannot_take_fails_its_job_alone(tmp_path: Path) -> None:

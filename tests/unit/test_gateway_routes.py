@@ -23,6 +23,7 @@ SLOW = ConcurrencyLimit(1, 1)
 OPEN = {"/api/v1/version", "/health", "/__health", "/livez", "/readyz", "/healthz", "/metrics"}
 OPEN |= {"/openapi.json", "/docs", "/problems/{slug}", "/v2", "/v2/health/live", "/v2/health/ready"}
 OPEN |= {"/config"}
+OPEN |= {"/api/v1/files/{job_id}/{name}"}
 
 
 def test_only_these_routes_are_open_and_all_others_are_counted() -> None:

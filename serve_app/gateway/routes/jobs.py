@@ -9,7 +9,7 @@ from typing import Any, Final
 from starlette.responses import RedirectResponse, Response
 
 from serve_app import errors
-from serve_app.contracts import Job, JobStatus
+from serve_app.contracts import Job, JobStatus, Principal
 from serve_app.errors import (
     BodyInvalid,
     ImageNotKept,
@@ -19,7 +19,9 @@ from serve_app.errors import (
     OutputUnknown,
     RequestError,
     ResultExpired,
+    SignedUrlInvalid,
     TooManyStreams,
+    UserBlocked,
 )
 from serve_app.gateway.bodies import read_json
 from serve_app.gateway.context import Call
@@ -30,6 +32,7 @@ from serve_app.gateway.http import (
     header_of,
     is_http_1_0,
     json_response,
+    origin_of,
     read_query,
     tagged,
 )
@@ -46,10 +49,13 @@ from serve_app.gateway.live import (
     wait_for_end,
 )
 from serve_app.gateway.pagination import end_of, next_page
+from serve_app.gateway.ratelimit import Limiter
 from serve_app.gateway.schemas import jobs as schemas
+from serve_app.gateway.signing import UrlSigner
 from serve_app.gateway.submission import FIELDS, OLDER_FIELDS
+from serve_app.images.bucket_store import URL_LIFE_S
 from serve_app.images.header import MEDIA_TYPES
-from serve_app.images.store import ImageStore
+from serve_app.images.store import ImageStore, StoredOutput
 from serve_app.jobs.records import JOB_ID, no_such_job
 from serve_app.jobs.store import JobStore
 from serve_app.settings import Settings
@@ -376,13 +382,79 @@ async def read_output(call: Call, jobs: JobStore, store: ImageStore) -> Response
     404 while the job has no result, and for a name that its result does not list.
     """
     name = call.request.path_params["name"]
-    job = await _read(call, jobs)
-    found = await store.get_output(job.id, name) if name in _output_names(job) else None
-    if found is None:
-        raise OutputUnknown("This job has no output of this name. Its result lists those it has.")
+    found = await find_output(store, await _read(call, jobs), name)
     if found.data is None:
         return RedirectResponse(found.url, 307)
     return Response(found.data, 200, download_headers(name), media_type=found.media_type)
+
+
+@ROUTES.add(
+    RouteSpec(
+        "POST",
+        "/api/v1/jobs/{job_id}/outputs/{name}/url",
+        "A URL of a file for an hour, without a token",
+        "Jobs",
+        {200: (schemas.OutputUrl,)},
+        (errors.JobUnknown, errors.OutputUnknown, errors.StoreUnavailable),
+        tracked="job_results",
+    )
+)
+async def make_output_url(call: Call, jobs: JobStore, store: ImageStore, signer: UrlSigner) -> Response:
+    """200 with a URL of the bucket, or of this service where files are in Redis. Each call makes a new one."""
+    name = call.request.path_params["name"]
+    job = await _read(call, jobs)
+    found = await find_output(store, job, name)
+    url = found.url or origin_of(call.request) + await signer.sign(job, name)
+    answer: schemas.OutputUrl = {"url": url, "expires_in": URL_LIFE_S}
+    return json_response(answer)
+
+
+@ROUTES.add(
+    RouteSpec(
+        "GET",
+        "/api/v1/files/{job_id}/{name}",
+        "A file by its signed URL",
+        "Jobs",
+        {200: ("*/*",)},
+        (
+            errors.QueryInvalid,
+            errors.SignedUrlInvalid,
+            errors.SignedUrlExpired,
+            errors.OutputUnknown,
+            errors.RateLimited,
+            errors.StoreUnavailable,
+            errors.TrackerUnavailable,
+        ),
+        query=schemas.SignedQuery,
+        answer_headers=("Content-Disposition", "Referrer-Policy"),
+    )
+)
+async def read_signed(call: Call, jobs: JobStore, store: ImageStore, signer: UrlSigner, limiter: Limiter) -> Response:
+    """The file, as a download. The request counts towards the rate of the job's owner, whoever sends it."""
+    query = read_query(call.request, schemas.SignedQuery)
+    job_id, name = call.request.path_params["job_id"], call.request.path_params["name"]
+    await signer.verify(job_id, name, query)
+    try:
+        await limiter.ask(Principal(query.owner, ""), "read").granted()
+        job = await jobs.read(job_id, query.owner)
+    except UserBlocked as error:  # the reason is the owner's business
+        raise SignedUrlInvalid("This URL is not valid any more.") from error
+    except JobUnknown as error:
+        raise OutputUnknown("This file is gone: files are deleted with their job.") from error
+    call.job_id, call.model = job.id, job.model
+    found = await find_output(store, job, name)
+    if found.data is None:  # it is in a bucket now, which has its own URLs
+        raise OutputUnknown("This file has moved. Ask its owner for a new URL.")
+    headers = {**download_headers(name), "Referrer-Policy": "no-referrer"}
+    return Response(found.data, 200, headers, media_type=found.media_type)
+
+
+async def find_output(store: ImageStore, job: Job, name: str) -> StoredOutput:
+    """A file that the job's result lists. Raises `OutputUnknown`."""
+    found = await store.get_output(job.id, name) if name in _output_names(job) else None
+    if found is None:
+        raise OutputUnknown("This job has no output of this name. Its result lists those it has.")
+    return found
 
 
 @ROUTES.add(

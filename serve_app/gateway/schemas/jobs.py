@@ -135,6 +135,23 @@ class JobResult(TypedDict):
     result: dict[str, Any]
 
 
+class OutputUrl(TypedDict):
+    """A URL that gives a file to whoever has it, without a token, for so many seconds."""
+
+    url: str
+    expires_in: Annotated[int, Field(ge=1)]
+
+
+class SignedQuery(BaseModel):
+    """What a signed URL holds beside job and file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    expires: Annotated[int, Field(ge=0, le=2**40, description="When it ends, in seconds since 1970.")]
+    owner: Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="Principal id of the job's owner.")]
+    signature: Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="HMAC-SHA256 of all the rest.")]
+
+
 class JobPage(TypedDict):
     """A page of jobs, newest first; `next_cursor` leads to the next page and is null on the last."""
 
