@@ -33,6 +33,8 @@ from serve_app.usage.migrations import migrate
 SCRIPTS = Path(__file__).resolve().parents[1]
 LAPTOP = Path(serve_app.__file__).with_name("serve.yaml")
 POLL_S = 0.05
+LOOK_S = 0.25
+"""Pause between two questions to Serve's dashboard or its metrics: each costs processor time that the service needs."""
 EXPORT_DEADLINE_S = 40.0
 """For metrics, which replicas push to Ray's node agent every few seconds."""
 HAS_HAPROXY = sys.platform == "linux"
@@ -161,7 +163,7 @@ class LocalService:
 
     def wait_until_whole(self, deployment: str, replicas: int, seconds: float = 60) -> None:
         """Return when that many replicas run and the service is whole. Raises TimeoutError."""
-        wait_until(lambda: len(self.replicas(deployment)) == replicas and self.is_whole(), seconds)
+        wait_until(lambda: len(self.replicas(deployment)) == replicas and self.is_whole(), seconds, LOOK_S)
 
     def is_whole(self) -> bool:
         """Serve is done with every deployment, and the service calls itself healthy and ready.
@@ -189,7 +191,7 @@ class LocalService:
                 totals[found[1]] += float(found[2])
             return (totals["batch_size_count"], totals["items"]) if totals["items"] >= at_least else None
 
-        return wait_until(look, EXPORT_DEADLINE_S)
+        return wait_until(look, EXPORT_DEADLINE_S, LOOK_S)
 
     def _answers_well(self) -> bool:
         answers = [get(self.cluster.url + path) for path in ("/health", "/readyz")]
@@ -218,13 +220,13 @@ def temporary_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def wait_until(look: Callable[[], T | None], seconds: float) -> T:
+def wait_until(look: Callable[[], T | None], seconds: float, pause_s: float = POLL_S) -> T:
     """Call `look` until its result is true, and return that. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"the condition was not met within {seconds:g} s")
-        time.sleep(POLL_S)
+        time.sleep(pause_s)
     return found
 
 

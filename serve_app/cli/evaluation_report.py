@@ -21,6 +21,8 @@ HEADLINE: Final = 0.5
 """The threshold of the figures shown for each image."""
 RED, GREEN = (255, 0, 0), (0, 160, 0)
 LINE: Final = 3
+TEXT_MIN: Final = 11
+"""Height of the letters in pixels; larger in large images."""
 THUMBNAIL: Final = 560
 """Longest side of a picture in the HTML file, in pixels."""
 
@@ -131,19 +133,22 @@ def draw(pixels: Any, row: ImageRow) -> Image:
 
     picture = Image.fromarray(pixels).convert("RGB")
     pen = ImageDraw.Draw(picture)
+    size = max(TEXT_MIN, min(picture.size) // 40)
     for box in row.true:
-        _frame(pen, box, GREEN, "GT", above=False)
+        left, _, _, bottom = _frame(pen, box, GREEN)
+        pen.text((left + LINE + 1, bottom - LINE - 1), "GT", fill=GREEN, font_size=size, anchor="ls")
     for one in row.found:
-        _frame(pen, one.bbox, RED, f"{one.label}: {one.score:.2f}", above=True)
+        left, top, *_ = _frame(pen, one.bbox, RED)
+        place = (left, top - 2) if top > size + 2 else (left + LINE + 1, top + LINE + size)
+        pen.text(place, f"{one.label}: {one.score:.2f}", fill=RED, font_size=size, anchor="ls")
     return picture
 
 
-def _frame(pen: Any, box: Box, colour: tuple[int, int, int], text: str, *, above: bool) -> None:
-    left, top, right, bottom = box
-    pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=LINE)
-    room = pen.textbbox((0, 0), text)[3] + 1
-    inside = top + LINE + 1
-    pen.text((left + LINE + 1, top - room if above and top >= room else inside), text, fill=colour)
+def _frame(pen: Any, box: Box, colour: tuple[int, int, int]) -> Box:
+    """Draw the box and return its sides."""
+    left, top, right, bottom = box[0], box[1], max(box[0], box[2]), max(box[1], box[3])
+    pen.rectangle((left, top, right, bottom), outline=colour, width=LINE)
+    return left, top, right, bottom
 
 
 def picture_names(names: Sequence[str]) -> dict[str, str]:

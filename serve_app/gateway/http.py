@@ -80,7 +80,12 @@ def problem_response(error: ServiceError, *, path: str, request_id: str) -> Resp
         headers["Retry-After"] = str(retry_after)
     if error.location is not None:
         headers["Location"] = error.location
-    return Response(json_text(document).encode(), error.status, headers, media_type="application/problem+json")
+    return Response(json_text(document).encode(), error.status, headers, media_type=problem_media(path))
+
+
+def problem_media(path: str) -> str:
+    """The media type of problems at this path. KServe's client shows `error` of `application/json` only."""
+    return "application/json" if path.startswith(PROTOCOLS) else "application/problem+json"
 
 
 def _challenge(error: ServiceError) -> str:

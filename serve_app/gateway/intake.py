@@ -169,7 +169,7 @@ async def accept_all(call: Call, intake: Intake, wanted: Sequence[WantedJob], ke
     """
     for one in wanted:
         if one.data is not None:
-            inspect(one.data, intake.settings)
+            inspect(one.data, intake.settings, in_steps=intake.models.card(one.model).reads_in_steps)
     await call.charge(len(wanted) - 1)
     accepted: list[Accepted] = []
     try:

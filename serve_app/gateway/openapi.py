@@ -21,6 +21,7 @@ from pydantic_core import core_schema
 from serve_app.contracts import SERVICE_NAME, Json
 from serve_app.errors import PROBLEMS, ImageExists, JobError, ServiceError
 from serve_app.gateway.endpoint import Content, Problems, RouteSpec, Tag
+from serve_app.gateway.http import problem_media
 from serve_app.gateway.schemas.common import PRINCIPAL_ID, Problem, problem_type, without_null
 from serve_app.models.contract import OUTPUT_NAME
 
@@ -214,7 +215,7 @@ def _answers(route: RouteSpec, problems: Problems, schemas: Schemas, targets: Li
         answer = answers.setdefault(str(status), {"description": _titles(met)})
         names = dict.fromkeys((*_headers_of(status, limited=limited), *(("Location",) if ImageExists in met else ())))
         answer["headers"] = _headers(*names)
-        answer.setdefault("content", {})["application/problem+json"] = {
+        answer.setdefault("content", {})[problem_media(route.path)] = {
             "schema": schemas.sent(Problem),
             "examples": {one.slug: {"$ref": f"#/components/examples/{one.slug}"} for one in met},
         }
@@ -441,13 +442,15 @@ def _operation(document: Json, method: str, path: str, operation: Json) -> Json:
 
 def _answer(document: Json, status: str, answer: Json) -> Json:
     content = answer.get("content", {})
-    schemas = {media: _schema_name(body.get("schema", {})) for media, body in content.items() if "problem" not in media}
+    named = {media: _schema_name(body.get("schema", {})) for media, body in content.items()}
+    schemas = {media: name for media, name in named.items() if name != Problem.__name__}
+    problems = next((content[media]["examples"] for media, name in named.items() if name == Problem.__name__), ())
     examples = [document["components"]["schemas"][name].get("examples") for name in schemas.values() if name]
     return {
         "status": status,
         "description": answer["description"],
         "schemas": schemas,
-        "problems": list(content.get("application/problem+json", {}).get("examples", ())),
+        "problems": list(problems),
         "headers": list(answer["headers"]),
         "example": next((_shown(found[0]) for found in examples if found), None),
     }

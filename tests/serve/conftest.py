@@ -18,7 +18,7 @@ from web_server import Handler, web_server
 
 from serve_app.contracts import Json
 
-JOBS = 200
+JOBS = 96
 START_S = 300
 WEIGHTS = {"MODEL_SOURCE": "demo", "ENGINE": "torch", "INFERENCE_THREADS": "1"}  # replicas share the processors
 
@@ -60,7 +60,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 def service(servers_folder: Path, picture_url: str, collector: Collector) -> Iterator[RunningService]:
-    """The running service: three gateways, two classifiers, a toy that sleeps, one that scales and one that holds many
+    """The running service: two gateways, two classifiers, a toy that sleeps, one that scales and one that holds many
     jobs at once."""
     classifier = {"implementation": "serve_app.models.sem_classifier:SemClassifier", "max_batch_size": BATCH}
     sleeper = {"implementation": "toy_model:WordStatistics", "min_replicas": 0, "downscale_delay_s": 1}

@@ -21,7 +21,7 @@ WORDS = "words"
 PACED = "paced-words"
 HELD = "held-words"
 BATCH = 8
-GATEWAYS = 3
+GATEWAYS = 2
 METRICS_TOKEN = "a-scraper-of-the-tests"
 ENVIRONMENT = {
     "OIDC_AUDIENCE": "sem-image-classifier",

@@ -17,6 +17,10 @@ from serve_app.contracts import Json
 
 CONNECTIONS = 8
 STREAM_S = 120
+LONGEST_PAUSE_S = 1.0
+"""Between two reads of one job: readers must not take the processors from the model."""
+LOOK_S = 0.25
+"""Between two looks at what takes long to come: each may ask Serve's dashboard, which costs more than the wait."""
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 BOUNDARY = "one-picture-3f9a"
 HEAD = (
@@ -83,13 +87,15 @@ class Client:
                     yield json.loads(line.removeprefix("data: "))
 
     async def _ended(self, job_id: str) -> Json:
+        pause = 4 * POLL_S
         while True:
             answer = await self._insist("GET", f"/api/v1/jobs/{job_id}")
             assert answer.status_code == 200, answer.text
             job: Json = answer.json()
             if job["status"] in ENDED:
                 return job
-            await asyncio.sleep(4 * POLL_S)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def _submit(self, stream: Callable[[], AsyncIterator[bytes]] | None = None, **body: Any) -> str:
         answer = await self._insist("POST", "/api/v1/jobs", stream, **body)
@@ -129,10 +135,11 @@ async def connected(service: RunningService, user: str, **claims: Any) -> AsyncI
 
 async def until(look: Callable[[], Any], seconds: float = 30) -> Any:
     """What `look` gives, once it is true."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, POLL_S
     while not (found := look()):
         assert time.monotonic() < deadline, "the awaited condition did not come"
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(pause)
+        pause = min(1.2 * pause, LOOK_S)
     return found
 
 

@@ -18,7 +18,7 @@ TEXT = "a grain beside a grain"
 ASLEEP_S = 90
 
 
-@pytest.mark.slow(reason="200 jobs")
+@pytest.mark.slow(reason="96 jobs")
 async def test_a_burst_runs_in_batches_and_every_score_is_that_of_the_image_alone(
     service: RunningService, client: Client, pictures: list[bytes], references: list[Json]
 ) -> None:

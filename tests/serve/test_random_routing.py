@@ -1,4 +1,4 @@
-"""Three gateways, and every request goes to any of them: a job is there for each from the moment it was accepted."""
+"""Two gateways, and every request goes to either: a job is there for both from the moment it was accepted."""
 
 from __future__ import annotations
 

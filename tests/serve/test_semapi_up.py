@@ -37,7 +37,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.slow(reason="a whole run with a Ray of its own")
+@pytest.mark.fault(reason="Valkey is killed under a whole run, with a Ray of its own")
 def test_a_run_outlives_a_refused_sample_and_a_dead_valkey_and_leaves_its_logs(folder: Path) -> None:
     folder.chmod(0o711)
     state = folder / "state"

@@ -1,4 +1,4 @@
-"""Three gateway replicas of a running Serve count one user together."""
+"""The gateway replicas of a running Serve count one user together."""
 
 from __future__ import annotations
 

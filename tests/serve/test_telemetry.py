@@ -9,7 +9,7 @@ import time
 
 import httpx2
 from collector import Collector
-from loadtest.service import EXPORT_DEADLINE_S, POLL_S
+from loadtest.service import EXPORT_DEADLINE_S, LOOK_S
 from monitoring import METRIC, dashboard_expressions, rules
 from running_service import METRICS_TOKEN, RunningService
 from service_client import Client, connected, until
@@ -53,7 +53,7 @@ async def test_every_metric_named_there_exists_in_what_is_exported(
     deadline = time.monotonic() + EXPORT_DEADLINE_S
     while missing := named - await _shown(service):
         assert time.monotonic() < deadline, f"not exported: {sorted(missing)}"
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(LOOK_S)
 
 
 async def _refused_by_the_limiter(service: RunningService) -> None:

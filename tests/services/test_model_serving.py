@@ -155,7 +155,7 @@ async def test_a_burst_is_batched_and_scores_as_its_images_alone(service: dict[s
     assert together[0].result["image"]["read_as"] == "8-bit greyscale"
 
 
-@pytest.mark.slow(reason="300 chunks")
+@pytest.mark.slow(reason="100 chunks")
 async def test_every_answer_is_its_own_image_s_in_random_chunks(service: dict[str, ServeHandle], redis: Redis):
     """Chunks of random pictures, three at once, so that they share batches; 10,000 batches: tests/unit."""
     tasks = await stored_pictures(redis, 24)
@@ -163,7 +163,7 @@ async def test_every_answer_is_its_own_image_s_in_random_chunks(service: dict[st
     apart = np.abs(alone[:, None] - alone).max(axis=2)[np.triu_indices(len(tasks), 1)]
     assert apart.min() > 2e-4, "the tolerance would not tell these pictures apart"
     chance = random.Random(20261121)
-    chunks = iter([chance.sample(range(24), chance.randint(1, 8)) for _ in range(300)])
+    chunks = iter([chance.sample(range(24), chance.randint(1, 8)) for _ in range(100)])
 
     async def send() -> None:
         for places in chunks:

@@ -55,6 +55,8 @@ async def of_ada(gateway: Running) -> dict[str, str]:
         "object_id": str(uuid.uuid4()),
         "delivery_id": f"msg_{uuid.uuid4().hex}",
         "stop": "intake",
+        **dict.fromkeys(("model", "model_name"), "sem-classifier"),
+        "version": "1",
     }
 
 
@@ -94,7 +96,7 @@ def _is_of_a_handler(command: str, ids: dict[str, str]) -> bool:
         return False  # a script's own commands come one by one
     if command.startswith(("HGETALL limits:", "HGETALL stops", "ZCARD dead:", "ZREVRANGEBYSCORE dead:")):
         return True
-    return any(value in command for name, value in ids.items() if name not in ("name", "stop"))
+    return any(value in command for name, value in ids.items() if name.endswith("_id"))
 
 
 @pytest.mark.gateway(**PLENTY)

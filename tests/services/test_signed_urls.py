@@ -7,11 +7,13 @@ from typing import Any
 
 import httpx2
 import pytest
-from gateway_parts import UNKNOWN_ID, Running, audit_lines, id_of
+from gateway_parts import RESULT, UNKNOWN_ID, Running, audit_lines, id_of, running_gateway, service_of
+from waiting import until
 
-from serve_app.contracts import Output
+from serve_app.contracts import Outcome, Output, Task
 from serve_app.gateway import signing
 from serve_app.gateway.schemas.jobs import SignedQuery
+from serve_app.local.issuer import DevIssuerServer
 from serve_app.settings import Settings
 
 FILES = {"mask.png": Output("image/png", b"a mask")}
@@ -135,3 +137,23 @@ async def test_all_gateways_share_the_key_of_redis_and_an_own_key_replaces_it(ga
         await own.verify(job_id, "mask.png", query)
     with pytest.raises(ValueError, match="URL_SIGNING_KEY is shorter than 16"):
         Settings(url_signing_key="short")
+
+
+async def test_in_a_bucket_the_url_is_the_bucket_s(
+    settings: Settings, authority: DevIssuerServer, in_bucket: dict[str, object]
+) -> None:
+    async with running_gateway(settings, authority, **in_bucket) as gateway:
+        model = gateway.model
+        model.open.clear()
+        files = [{"name": "mask.png", "media_type": "image/png", "bytes": 6}]
+        model.answer = lambda task: Outcome(task.job_id, result={**RESULT, "outputs": files})
+        job_id = await gateway.submit()
+        task: Task = await until(lambda: next(iter(model.tasks), None))
+        assert await service_of(gateway).store.put_outputs(job_id, task.token, FILES)
+        model.open.set()
+        await gateway.ended(job_id)
+        url = await url_of(gateway, job_id)
+        assert url.params["X-Amz-Expires"] == "3600"
+        async with httpx2.AsyncClient() as client:
+            answer = await client.get(url)
+        assert (answer.status_code, answer.content) == (200, b"a mask")

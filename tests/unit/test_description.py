@@ -15,6 +15,7 @@ from serve_app import errors
 from serve_app.contracts import Json
 from serve_app.errors import PROBLEMS, JobError
 from serve_app.gateway.endpoint import RouteSpec
+from serve_app.gateway.http import problem_media
 from serve_app.gateway.openapi import HEADERS, PATH_PARAMETERS, make_document, parameters_of
 from serve_app.gateway.routes.table import EVERY_AUTHENTICATED_ROUTE, EVERY_ROUTE, ROUTES, description
 
@@ -56,7 +57,7 @@ def test_routes_say_what_they_need_and_which_problems_they_have() -> None:
         told = {
             slug
             for answer in operation["responses"].values()
-            for slug in answer.get("content", {}).get("application/problem+json", {}).get("examples", {})
+            for slug in answer.get("content", {}).get(problem_media(route.path), {}).get("examples", {})
         }
         met = {*route.problems, *EVERY_ROUTE, *(EVERY_AUTHENTICATED_ROUTE if route.tracked else ())}
         assert told == {problem.slug for problem in met}
