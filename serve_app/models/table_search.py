@@ -33,6 +33,7 @@ def tables_by_columns(page: Pixels) -> list[Box]:
     start = 0
     while start < len(lines):
         end = _run(chunks, lines, start, height)
+        start = _without_caption(chunks, lines, start, end)
         if end > start + 1 and _is_table(chunks, lines[start:end], height):
             found.append(_box(chunks, lines[_heading(chunks, lines, start, height) : end], height))
         start = max(end, start + 1)
@@ -106,6 +107,15 @@ def _run(chunks: Numbers, lines: Sequence[list[int]], start: int, height: float)
         if len(line) > 1:
             end = place + 1
     return end
+
+
+def _without_caption(chunks: Numbers, lines: Sequence[list[int]], start: int, end: int) -> int:
+    """The first line that is no farther from the next one than rows usually are."""
+    centres = [float(chunks[line][:, [1, 3]].mean()) for line in lines[start:end]]
+    steps = np.diff(centres)
+    while len(steps) > LEAST_ROWS - 1 and steps[0] > 1.6 * np.median(steps):
+        start, steps = start + 1, steps[1:]
+    return start
 
 
 def _heading(chunks: Numbers, lines: Sequence[list[int]], start: int, height: float) -> int:
