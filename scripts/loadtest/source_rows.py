@@ -229,7 +229,9 @@ def row_75(service: Service) -> None:
     """KServe's first protocol answers all instances, in both forms."""
     answer = _predict_v1(service)
     assert answer.status_code == 200, answer.text
-    assert {"bounding_box", "centroid", "radius", "label", "score"} <= answer.json()["predictions"][0].keys()
+    first, second = answer.json()["predictions"]
+    assert first == second
+    assert {"bounding_box", "centroid", "radius", "label", "score"} <= first[0].keys()
     data = base64.b64encode(png(coins()[0])).decode()
     answer = service.client.post("/v1/models/aiq-detector:predict", json={"inputs": [{"data": data}]})
     assert answer.status_code == 200, answer.text
@@ -439,14 +441,7 @@ def walk(service: Service, numbers: list[int]) -> int:
             ROWS[number](service)
         except Skipped as reason:
             print(f"row {number} skipped  {words} ({reason})", flush=True)
-        except (
-            AssertionError,
-            httpx2.HTTPError,
-            KeyError,
-            ValueError,
-            IndexError,
-            subprocess.SubprocessError,
-        ) as error:
+        except Exception as error:  # a row that breaks is short, and the walk goes on
             short += 1
             print(f"row {number} short  {words}: {type(error).__name__}: {str(error)[:400]}", flush=True)
         else:
