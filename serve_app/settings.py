@@ -95,8 +95,8 @@ class Settings(BaseSettings):
     """The job Redis, version 7.0 or later, with `maxmemory-policy noeviction` and its data on disk: `redis://` or
     `rediss://` with user and password. Empty: `semapi up` starts a Valkey of its own."""
     database_url: SecretStr = SecretStr("")
-    """PostgreSQL 15 or later, for usage and outcomes: `postgresql://user:password@host/database`. Empty: `semapi up`
-    starts one of its own."""
+    """PostgreSQL 15 or later, for usage, outcomes and images: `postgresql://user:password@host/database`. Empty:
+    `semapi up` starts one of its own."""
 
     oidc_issuers: CommaList = ("http://localhost:18080/default",)
     """Accepted [token issuers](issuers/README.md), written exactly as in the `iss` of their tokens. Their keys are

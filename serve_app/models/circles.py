@@ -6,11 +6,11 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from serve_app.contracts import Json, Output
 from serve_app.errors import ModelRejected
@@ -46,6 +46,12 @@ class CircleParams(Schema):
         description="Which page or frame of the file, from 1. By default TIFF's largest picture, else the first",
     )
 
+    @model_validator(mode="after")
+    def _radii_agree(self) -> Self:
+        if self.max_radius is not None and self.max_radius < self.min_radius:
+            raise ValueError("max_radius must be at least min_radius")
+        return self
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -72,7 +78,7 @@ class Found:
 
 
 class Circles(Model):
-    """Proposes ellipses, scores each by its rim and its contrast, and keeps the best of those that overlap."""
+    """Proposes ellipses from edges, scores each by rim and contrast, and keeps the best of those that overlap."""
 
     Params = CircleParams
     Result = Detections
@@ -99,8 +105,6 @@ class Circles(Model):
     def preprocess(data: bytes | None, params: CircleParams, recipe: Settings) -> Prepared:
         if data is None:
             raise ModelRejected("This model needs an image.")
-        if params.max_radius is not None and params.max_radius < params.min_radius:
-            raise ModelRejected("`max_radius` is smaller than `min_radius`.")
         read = read_pixels(data, recipe, params.page)
         height, width = read.array.shape[:2]
         cropped = without_bar(read.array)

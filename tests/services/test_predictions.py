@@ -37,6 +37,7 @@ from tests.pictures import encode, gradient
 DETECTOR: Final = card(
     ModelConfig(name="dummy-detector", implementation="serve_app.models.dummy_detector:DummyDetector", min_replicas=0)
 )
+TABLE: Final = card(ModelConfig(name="table", implementation="serve_app.models.table:Table", min_replicas=0))
 CIRCLE: Final = {
     "object_id": "7f8d2c52-0c43-5b4a-9d0a-000000000000",
     "bbox": [10.0, 10.0, 50.0, 50.0],
@@ -51,6 +52,7 @@ B64: Final = base64.b64encode(PICTURE).decode()
 LARGE: Final = encode(gradient(900, 700), "BMP")
 """Its base64 is decoded beside the loop."""
 V1: Final = "/v1/models/dummy-detector:predict"
+TABLES: Final = "/api/v1/models/table/predict"
 V2: Final = "/v2/models/dummy-detector/infer"
 LENGTH: Final = "Inference-Header-Content-Length"
 
@@ -69,7 +71,7 @@ def answer(task: Task) -> Outcome:
 async def waiting(settings: Settings, authority: DevIssuerServer) -> AsyncIterator[Running]:
     changes = {"predict_model": "dummy-detector", "detector_model": "dummy-detector", "image_max_bytes": 2_000_000}
     plenty = {"rate_submits_per_s": 1000.0, "rate_house_submits_per_s": 1000.0}
-    cards = (IMAGE_MODEL, TEXT_MODEL, DETECTOR)
+    cards = (IMAGE_MODEL, TEXT_MODEL, DETECTOR, TABLE)
     async with running_gateway(settings, authority, cards=cards, **changes, **plenty) as gateway:
         gateway.model.answer = answer
         yield gateway
@@ -120,7 +122,13 @@ async def test_a_model_is_named_in_the_path_and_takes_its_parameters_either_way(
     assert (found.json()["text"], found.json()["confidence"], found.json()["boxes"]) == ("Tips", 0.9, [])
     words = await send(waiting, "/api/v1/models/words/predict", files={"params": (None, '{"text": "a b"}')})
     assert words.json()["result"] == WORDS
-    assert [task.params for task in waiting.model.tasks] == [{"threshold": 0.5}, {"text": "a b"}]
+    boxes = {"table_bboxes": "[[10, 10, 40, 30]]", "iocr_json": "[]"}
+    assert (await send(waiting, TABLES, files={"file": ("a.png", PICTURE)}, data=boxes)).status_code == 200
+    assert [task.params for task in waiting.model.tasks] == [
+        {"threshold": 0.5},
+        {"text": "a b"},
+        {"table_bboxes": [[10.0, 10.0, 40.0, 30.0]], "iocr_json": []},
+    ]
 
 
 async def test_the_same_key_finds_the_same_job_with_its_result(waiting: Running) -> None:
@@ -223,7 +231,9 @@ async def test_aiq_detector_answers_in_the_shape_of_the_source(waiting: Running)
         found = await send(waiting, "/v1/models/aiq-detector:predict", json=body)
         assert found.json() == {"predictions": predictions}
     assert (await waiting.get("/v1/models/aiq-detector")).json() == {"name": "aiq-detector", "ready": True}
-    assert (await waiting.get("/v1/models")).json() == {"models": ["sem-classifier", "words", "dummy-detector"]}
+    assert (await waiting.get("/v1/models")).json() == {
+        "models": ["sem-classifier", "words", "dummy-detector", "table"]
+    }
 
 
 async def test_v2_gives_tensors_in_both_forms(waiting: Running) -> None:
@@ -284,7 +294,7 @@ async def test_a_model_says_what_it_takes_and_whether_it_serves(waiting: Running
         *("torch", "4d00"),
     )
     states = {one["name"]: one["state"] for one in (await waiting.get("/api/v1/models")).json()["models"]}
-    assert states == {"sem-classifier": "serving", "words": "starting", "dummy-detector": "asleep"}
+    assert states == {"sem-classifier": "serving", "words": "starting", "dummy-detector": "asleep", "table": "asleep"}
     assert (await waiting.get("/api/v1/models/no-such")).json()["type"] == "/problems/model-unknown"
 
 
@@ -337,6 +347,10 @@ PREDICT: Final = [
     predict("a parameter twice", 400, "body-invalid", files=ONE, data={"params": '{"label": "a"}', "label": "b"}),
     predict("many fields", 400, "body-invalid", files=ONE, data={f"f{at}": "1" for at in range(70)}),
     predict("a bad key", 400, "idempotency-key-invalid", files=ONE, headers={"Idempotency-Key": "two words"}),
+    *(
+        predict(f"boxes {boxes}", 400, "body-invalid", TABLES, files=ONE, data={"table_bboxes": boxes})
+        for boxes in ("[]", "x", "[[1, 2, 3]]", '[["a", 2, 3, 4]]', "{}", "5")
+    ),
     predict("an unknown model", 404, "model-unknown", "/api/v1/models/no-such/predict", files=ONE),
     predict("a file for a model without", 400, "body-invalid", "/api/v1/models/words/predict", files=ONE),
     predict("a form that ends early", 400, "body-invalid", content=b"--b\r\n", headers=FORM),
@@ -442,6 +456,7 @@ CASES: Final = [*PREDICT, *INSTANCES, *INPUTS]
 def documented(path: str) -> set[str]:
     """The problem types of the route that answers at this path."""
     template = path.replace("dummy-detector", "{model_name}").replace("words", "{model_name}")
+    template = template.replace("/table/", "/{model_name}/")
     template = template.replace("no-such", "{model_name}").replace("versions/7", "versions/{version}")
     template = template.replace("/api/v1/models/{model_name}", "/api/v1/models/{model}")
     (route,) = (route for route in ROUTES if (route.method, route.path) == ("POST", template))
