@@ -168,10 +168,10 @@ async def test_a_fault_of_the_service_refuses_no_url(
 ) -> None:
     faults = [RuntimeError("a fault")]
 
-    def faulty(data: bytes, asked: Settings) -> ImageHeader:
+    def faulty(data: bytes, asked: Settings, **options: bool) -> ImageHeader:
         if faults:
             raise faults.pop()
-        return inspect(data, asked)
+        return inspect(data, asked, **options)
 
     monkeypatch.setattr(url_fetcher, "inspect", faulty)
     async with pictures_on_the_web() as web:
