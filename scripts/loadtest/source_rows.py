@@ -20,7 +20,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -76,13 +77,16 @@ class Service:
         return image_id, answer.json()["detection"]
 
 
-def reached(url: str, token: str, other: str) -> Service:
+@contextmanager
+def reached(url: str, token: str, other: str) -> Iterator[Service]:
     """The service at this address, for the users of two tokens."""
-    clients = [
-        httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {one}"}, timeout=60, trust_env=False)
-        for one in (token, other)
-    ]
-    return Service(url, clients[0], clients[1], token)
+    with _client(url, token) as one, _client(url, other) as two:
+        yield Service(url, one, two, token)
+
+
+def _client(url: str, token: str) -> httpx2.Client:
+    headers = {"Authorization": f"Bearer {token}"}
+    return httpx2.Client(base_url=url, headers=headers, timeout=60, trust_env=False)
 
 
 def png(image: Image.Image) -> bytes:
@@ -457,7 +461,8 @@ def main() -> int:
     parser.add_argument("--other-token", required=True, help="another user's")
     parser.add_argument("rows", nargs="*", type=int, default=list(ROWS), help="these rows only")
     options = parser.parse_args()
-    return 1 if walk(reached(options.server, options.token, options.other_token), options.rows) else 0
+    with reached(options.server, options.token, options.other_token) as service:
+        return 1 if walk(service, options.rows) else 0
 
 
 if __name__ == "__main__":

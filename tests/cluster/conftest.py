@@ -59,6 +59,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     for item in chosen:
         item.add_marker(pytest.mark.timeout(TEST_S))
+        item.add_marker(pytest.mark.slow(reason="a cluster of its own"))
     items[:] = sorted(chosen, key=_place)
 
 

@@ -14,6 +14,8 @@ DEADLINE_S = 120.0
 """What a broken release is given. Its answer must come within this and what the command needs to apply it."""
 APPLY_S = 90.0
 RESIZED_S = 180.0
+SWITCHED_S = 20.0
+"""A cluster claims jobs once it has answered a user, and users keep their connections to the old one for 10 s."""
 SHOWN = "import serve_app.texts as texts; print(open(texts.__file__).read())"
 ACTIVE = """
 import json, os
@@ -52,9 +54,12 @@ def test_changed_setting(cluster: RealCluster, record: Record) -> None:
     cluster.set(JOB_TTL="3599")
     with Load(cluster, "changed-setting") as load:
         cluster.run("deploy")
-        claims_for = cluster.in_redis(ACTIVE)
+        after = cluster.active()
+        wait(lambda: cluster.in_redis(ACTIVE) == after, SWITCHED_S, f"jobs are not claimed for {after}")
+        both = cluster.objects("rayclusters")
         cluster.wait_until_alone()
-    assert claims_for == cluster.active() != before
+    assert len(both) == 2, "the old cluster ended before it stopped claiming"
+    assert cluster.active() == after != before
     _settled(record, cluster, load)
 
 

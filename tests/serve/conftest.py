@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from collector import Collector, listening_collector
 from loadtest.bare import answers_one_at_a_time
+from loadtest.service import LAPTOP
 from pictures import encode, texture
 from redis import Redis
 from running_service import BATCH, HELD, MODEL, PACED, WORDS, RunningService
@@ -60,8 +62,8 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="session")
 def service(servers_folder: Path, picture_url: str, collector: Collector) -> Iterator[RunningService]:
-    """The running service: two gateways, two classifiers, a toy that sleeps, one that scales and one that holds many
-    jobs at once."""
+    """The running service: two gateways, two classifiers, a toy that sleeps, one that scales, one that holds many jobs
+    at once, and the sleeping models of `make run`."""
     classifier = {"implementation": "serve_app.models.sem_classifier:SemClassifier", "max_batch_size": BATCH}
     sleeper = {"implementation": "toy_model:WordStatistics", "min_replicas": 0, "downscale_delay_s": 1}
     paced = {"implementation": "toy_model:PacedWords", "max_batch_size": 2, "max_replicas": 2}
@@ -72,6 +74,7 @@ def service(servers_folder: Path, picture_url: str, collector: Collector) -> Ite
         {"name": WORDS, **sleeper},
         {"name": PACED, **paced},
         {"name": HELD, **held},
+        *({**model, "downscale_delay_s": 1} for model in laptop_models() if model.get("min_replicas") == 0),
     ]
     environment = {**WEIGHTS, "IMAGE_URL_PRIVATE_HOSTS": picture_url.split("/")[2]}
     environment["TRACES_ENDPOINT"] = collector.url
@@ -81,6 +84,12 @@ def service(servers_folder: Path, picture_url: str, collector: Collector) -> Ite
         yield running
         with Redis.from_url(running.stack.environment["REDIS_URL"]) as redis:
             assert strays(redis) == []
+
+
+def laptop_models() -> list[Json]:
+    """The models of `make run`."""
+    models: list[Json] = yaml.safe_load(LAPTOP.read_text())["applications"][0]["args"]["models"]
+    return models
 
 
 @pytest.fixture
