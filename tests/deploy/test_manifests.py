@@ -67,7 +67,7 @@ IN_SERVICE = {
     "no such model": ("sem_classifier:SemClassifier", "sem_classifier:Classifier", "import_path", "not a subclass"),
     "an override of no deployment": (
         *(DEPLOYMENTS, f"        deployments: [{{name: gatewya, max_ongoing_requests: 3}}]\n{DEPLOYMENTS}"),
-        *("deployments[0].name", "gateway, sem-classifier"),
+        *("deployments[0].name", "dummy-detector, gateway, "),
     ),
     "an override with a misspelt key": (
         *(DEPLOYMENTS, f"        deployments: [{{name: gateway, autoscaling_config: {{target: 3}}}}]\n{DEPLOYMENTS}"),
