@@ -24,6 +24,7 @@ def given() -> list[Document]:
 
 
 @pytest.mark.parametrize("environment", ["dev", "stage", "prod"])
+@pytest.mark.slow(reason="kustomize renders the environments")
 def test_what_a_cluster_gets_has_no_fault(environment: str) -> None:
     documents, findings = as_shipped()[environment]
     assert [str(finding) for finding in [*findings, *check_documents(documents)]] == []
