@@ -30,7 +30,7 @@ from redis.exceptions import (
     TimeoutError,  # noqa: A004
 )
 
-from serve_app.errors import StoreFull, TrackerUnavailable
+from serve_app.errors import CapacityError, StoreFull, TrackerUnavailable
 from serve_app.settings import Settings
 
 COMMAND_TIMEOUT_S = 3.0
@@ -288,6 +288,11 @@ def _is_not_now(error: ResponseError) -> bool:
     return code_of(error) not in OUR_FAULTS or bool(NOT_OURS.match(_reply_of(error)))
 
 
+def tracker_unreachable() -> CapacityError:
+    """The error of a Redis that does not answer."""
+    return TrackerUnavailable("The job tracker cannot be reached. Try again in a moment.", retry_after=2)
+
+
 class _RedisErrors:
     """A class, because a generator would cost every command three microseconds."""
 
@@ -300,7 +305,7 @@ class _RedisErrors:
         if isinstance(error, UNREACHED):
             if error.status_code or isinstance(error, InvalidResponse):
                 _log_refusal(error)
-            raise TrackerUnavailable("The job tracker is away. Try again in a moment.", retry_after=2) from error
+            raise tracker_unreachable() from error
         if isinstance(error, ResponseError) and _is_not_now(error):
             _log_refusal(error)
             raise TrackerUnavailable("The job tracker takes no jobs now. Try again later.", retry_after=5) from error

@@ -21,6 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serve_app.errors import StoreUnavailable
+from serve_app.images.store import store_unreachable
 from serve_app.settings import MIB, Settings
 
 PART_BYTES: Final = 8 * MIB
@@ -31,7 +32,6 @@ CALL_TIMEOUT_S: Final = 60.0
 CONNECT_TIMEOUT_S: Final = 2.0
 READ_TIMEOUT_S: Final = 10.0
 ATTEMPTS: Final = 2
-RETRY_AFTER_S: Final = 5
 GONE: Final = frozenset({"NoSuchKey", "NoSuchUpload", "404"})
 
 T = TypeVar("T")
@@ -144,9 +144,7 @@ class Bucket:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 return await asyncio.wrap_future(work)
         except (BotoCoreError, ClientError, Boto3Error, TimeoutError) as error:
-            raise StoreUnavailable(
-                "The image store is away. Try again in a moment.", retry_after=RETRY_AFTER_S
-            ) from error
+            raise store_unreachable() from error
 
 
 def _connect(settings: Settings, endpoint: str) -> Any:

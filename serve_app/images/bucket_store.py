@@ -15,11 +15,11 @@ from serve_app.connections import redis_errors
 from serve_app.contracts import Output
 from serve_app.errors import StoreUnavailable, TrackerUnavailable
 from serve_app.images.store import (
-    RETRY_AFTER_S,
     UNCLAIMED_S,
     ImageStore,
     StoredImage,
     StoredOutput,
+    store_unreachable,
 )
 from serve_app.keyspace import BLOB, OUTPUTS, SWEEP_TURN
 from serve_app.settings import Settings
@@ -58,7 +58,7 @@ class BucketStore(ImageStore):
 
     async def put(self, job_id: str, data: bytes) -> str:
         if self.trouble:  # at once, so that a hung server does not hold a thread
-            raise StoreUnavailable("The image store is away. Try again in a moment.", retry_after=RETRY_AFTER_S)
+            raise store_unreachable()
         reference, key = BLOB(id=job_id), f"inputs/{job_id}"
         with redis_errors():
             # Mark first: an object without a mark may be deleted at any moment.

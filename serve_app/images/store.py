@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from serve_app.connections import code_of, redis_errors
 from serve_app.contracts import JobInput, Output
-from serve_app.errors import ServiceError, StoreFull, TrackerUnavailable
+from serve_app.errors import CapacityError, ServiceError, StoreFull, StoreUnavailable, TrackerUnavailable
 from serve_app.images.header import ImageHeader
 from serve_app.keyspace import BLOB, JOB, OUTPUTS
 from serve_app.lua import read_script
@@ -54,6 +54,11 @@ class StoredImage:
 
     pieces: AsyncIterator[bytes] | None = None
     url: str = ""
+
+
+def store_unreachable() -> CapacityError:
+    """The error of a bucket that does not answer."""
+    return StoreUnavailable("The image store cannot be reached. Try again in a moment.", retry_after=RETRY_AFTER_S)
 
 
 class ImageStore:

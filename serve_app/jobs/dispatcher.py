@@ -246,7 +246,7 @@ async def _insist(change: Callable[[], Awaitable[object]], seconds: float = FINI
                 except CapacityError:
                     await asyncio.sleep(RETRY_S * random.uniform(0.5, 1.5))
     except TimeoutError:
-        logger.error("The job tracker was away for %g s; the jobs' leases end and they run again.", seconds)
+        logger.error("The job tracker could not be reached for %g s; the jobs' leases end and they run again.", seconds)
 
 
 async def _renew(store: JobStore, chunk: Chunk) -> None:

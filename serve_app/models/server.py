@@ -198,7 +198,7 @@ class ModelServer:
                     return InputLost("The stored input is gone; submit it again.")
                 return await self._run_preprocess(data, params)
         except CapacityError as error:
-            raise ModelUnready(f"The image store is away: {error.detail}") from error
+            raise ModelUnready(f"The image store cannot be reached: {error.detail}") from error
         except (ServiceError, TransientFailure) as error:
             return error
         finally:

@@ -13,9 +13,8 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from serve_app.connections import end_tasks, redis_errors
+from serve_app.connections import end_tasks, redis_errors, tracker_unreachable
 from serve_app.contracts import UsageEvent
-from serve_app.errors import CapacityError, TrackerUnavailable
 from serve_app.keyspace import OUTBOX, OUTBOX_DROPPED, OUTBOX_TOTALS
 from serve_app.lua import read_script
 from serve_app.settings import Settings
@@ -98,7 +97,7 @@ class Outbox:
             await end_tasks([self._drainer])
             await self._drain_once()
         if lost := self.spooled + self._spool.missed:
-            _log.error("%d usage events are lost: Redis was away until this gateway ended", lost)
+            _log.error("%d usage events are lost: Redis could not be reached until this gateway ended", lost)
 
     async def _send(self) -> None:
         try:
@@ -132,7 +131,7 @@ class Outbox:
             if self._spool.add(recorded.text):
                 recorded.answer(True)
             else:
-                recorded.fail(_unavailable())
+                recorded.fail(tracker_unreachable())
         if self._drainer is None:
             self._drainer = asyncio.create_task(self._drain())
 
@@ -228,10 +227,6 @@ class _Recorded:
     def fail(self, error: Exception) -> None:
         if not self.stored.done():
             self.stored.set_exception(error)
-
-
-def _unavailable() -> CapacityError:
-    return TrackerUnavailable("The job tracker is away. Try again in a moment.", retry_after=2)
 
 
 def _as_json(event: UsageEvent) -> str:

@@ -168,7 +168,7 @@ def _explain(error: Exception) -> str:
     if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
         return "PostgreSQL lacks tables of this version; run `semapi migrate`"
     if isinstance(error, psycopg.Error | TimeoutError):
-        return "PostgreSQL is away or refuses"
+        return "PostgreSQL cannot be reached or refuses"
     if isinstance(error, RedisError):
-        return "Redis is away or refuses"
+        return "Redis cannot be reached or refuses"
     return f"unexpected {type(error).__name__}"

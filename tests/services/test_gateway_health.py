@@ -110,7 +110,7 @@ async def test_postgres_away_is_told_and_makes_nothing_unready(
 
         async def told() -> bool:
             shown = (await gateway.client.get("/readyz?verbose")).json()
-            return bool(shown["usage"] == "PostgreSQL is away or refuses" and shown["status"] == "ready")
+            return bool(shown["usage"] == "PostgreSQL cannot be reached or refuses" and shown["status"] == "ready")
 
         await until(told)
         assert [await status(gateway, path) for path in ("/readyz", "/healthz", "/health", "/livez")] == [200] * 4

@@ -46,7 +46,7 @@ async def test_postgres_away_loses_and_delays_nothing(
         await asyncio.to_thread(postgres.kill)
         await record(100)
         await until(lambda: writer.trouble is not None)
-        assert writer.trouble == "PostgreSQL is away or refuses"
+        assert writer.trouble == "PostgreSQL cannot be reached or refuses"
         await record(100)
         assert (await outbox.stats()).waiting == 200
         await asyncio.to_thread(postgres.start)
@@ -65,7 +65,7 @@ async def test_redis_away_and_emptied_is_survived(
         await until_settled(redis)
         await asyncio.to_thread(valkey.kill)
         assert await outbox.record(usage_event(event_id="meanwhile"))
-        await until(lambda: writer.trouble == "Redis is away or refuses")
+        await until(lambda: writer.trouble == "Redis cannot be reached or refuses")
         await asyncio.to_thread(valkey.start)
         assert await outbox.record(usage_event(event_id="after"))
         await until(lambda: outbox.spooled == 0)

@@ -101,7 +101,7 @@ def notes(quality: Json) -> list[str]:
         "Rows come from the gateway: one for each authenticated request to a tracked route. A request without a valid "
         "token leaves none.",
         "Rows are written asynchronously: a response can precede its row by about a second, longer while PostgreSQL "
-        "is away.",
+        "cannot be reached.",
         "Job state in Redis and usage in PostgreSQL are separate stores; outcomes are of jobs that ended in the "
         "window, requests of answers given in it.",
     ]
@@ -137,7 +137,7 @@ def _gaps(spans: int, missing: int | None) -> str:
     rest = "how many of them were this user's is not known" if missing is None else "no other number includes them"
     return (
         f"{number} in {_count(spans, 'span')} that touch this window were counted, not stored one by one, because the "
-        f"outbox was full, or Redis was away for longer than a gateway keeps events; {rest}."
+        f"outbox was full, or Redis could not be reached for longer than a gateway keeps events; {rest}."
     )
 
 
