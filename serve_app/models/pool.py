@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import importlib
 import logging
 import multiprocessing
@@ -225,6 +226,7 @@ def _death(error: ProcessExpired) -> JobError:
 
 def _guarded(function: Callable[..., T], args: tuple[object, ...]) -> T:
     """Runs in the worker. Lets only picklable exceptions through: any other would break the whole pool."""
+    gc.collect()  # an earlier input may be held by the trace of its error
     try:
         return function(*args)
     except (ServiceError, ModelOutage, MemoryError):
@@ -247,6 +249,7 @@ def _prepare_worker(module: str, memory_bytes: int, prepare: Callable[[], object
         limit = int(pages.read_text(encoding="ascii").split()[0]) * resource.getpagesize() + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the core file of a crash would hold the user's input
+    gc.freeze()  # what was imported stays: `_call` need not look through it
 
 
 def _return_freed_memory() -> None:
