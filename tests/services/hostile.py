@@ -80,6 +80,7 @@ def die_as_the_system_kills() -> None:
 
 def die_with_the_lock() -> None:
     """What the system does when it kills a worker at the worst moment: it had just locked the pipe to its pool."""
+    gc.unfreeze()
     channel = next(one for one in gc.get_objects() if isinstance(one, WorkerChannel))
     channel.mutex.reader_mutex.acquire()
     channel.mutex.writer_mutex.acquire()
