@@ -145,7 +145,7 @@ def _result(parts: Sequence[Part], pieces: Sequence[Piece], page: Page) -> Read:
     boxes = [box_of(_in_image(part.region, page.scale)).model_dump(mode="json") for part in parts]
     listed = [_as_entry(part, box, page.scale) for part, box in zip(parts, boxes, strict=True)]
     whole = {"width": width, "height": height, "confidence": confidence, "regions": listed}
-    markdown = "\n\n".join(text for part in parts if (text := as_markdown(part))) + "\n"
+    markdown = "\n\n".join(text for part in parts if (text := as_markdown(part)))
     short = pages.text_that_fits(markdown, ROOM)
     kept = pages.that_fit(boxes, pages.RESULT_ROOM - pages.size_of(short))
     fields: Json = {
@@ -158,7 +158,7 @@ def _result(parts: Sequence[Part], pieces: Sequence[Piece], page: Page) -> Read:
     }
     outputs = {
         AS_JSON: Output("application/json", pages.as_json(whole)),
-        AS_MARKDOWN: Output("text/markdown", markdown.encode()),
+        AS_MARKDOWN: Output("text/markdown", f"{markdown}\n".encode()),
     }
     return Read(fields, outputs)
 

@@ -67,6 +67,8 @@ def test_a_new_model_runs_as_it_was_written(tmp_path: Path, monkeypatch: pytest.
         ("x" * 64, "not a name of a model"),
         ("json", "already a Python module json"),
         ("taken", "taken.py exists"),
+        ("none", "None has another meaning there"),
+        ("schema", "Schema has another meaning there"),
     ],
 )
 def test_a_name_that_cannot_be_a_model_s_is_refused(
