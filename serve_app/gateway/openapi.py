@@ -185,7 +185,7 @@ def _request(route: RouteSpec, schemas: Schemas) -> Json:
 
 
 def _path_parameter(name: str) -> Json:
-    schema = dict(PATH_PARAMETERS[name])
+    schema = {"minLength": 1, **PATH_PARAMETERS[name]}  # without it the path is that of the list
     return {"name": name, "in": "path", "required": True, "description": schema.pop("description"), "schema": schema}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib
 import logging
 import multiprocessing
@@ -43,6 +44,10 @@ LOOK_S = 0.2
 """How often a waiting call checks that its pool still works."""
 END_TIMEOUT_S = 10.0
 """How long a pool may take to end its workers before they are killed."""
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+"""Of glibc's malloc.h."""
+RETURNED_BYTES = 4 * MIB
+"""Larger buffers of a worker go back to the system when they are freed."""
 DEATHS_ALLOWED = 1
 """An input gets a second worker after the first died: the system may have killed that one for another reason."""
 
@@ -231,6 +236,7 @@ def _guarded(function: Callable[..., T], args: tuple[object, ...]) -> T:
 
 def _prepare_worker(module: str, memory_bytes: int, prepare: Callable[[], object] | None) -> None:
     """Runs first in every worker: imports what it needs, then sets its limits and ties its life to the replica's."""
+    _return_freed_memory()
     importlib.import_module(module)
     if prepare is not None:
         prepare()
@@ -241,6 +247,18 @@ def _prepare_worker(module: str, memory_bytes: int, prepare: Callable[[], object
         limit = int(pages.read_text(encoding="ascii").split()[0]) * resource.getpagesize() + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the core file of a crash would hold the user's input
+
+
+def _return_freed_memory() -> None:
+    """Let large buffers go back to the system when they are freed.
+
+    glibc otherwise keeps those of up to 32 MiB, in an arena for each thread, and an image would have less memory after
+    other images than in a new worker. Options by mallopt(3).
+    """
+    with suppress(OSError, AttributeError):  # a C library without them
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, RETURNED_BYTES)
+        libc.mallopt(M_ARENA_MAX, 1)
 
 
 def _end_with_parent() -> None:

@@ -51,6 +51,7 @@ def is_without_fault(documents: list[Document]) -> bool:
 
 
 @pytest.mark.parametrize("component", sorted({*AROUND, *SERVICE}))
+@pytest.mark.slow(reason="kustomize renders every component")
 def test_every_component_alone_has_no_fault(site: Path, component: str) -> None:
     service = built(site, "service/trial", of_service(*{component} & {*SERVICE}))
     documents = built(site, "overlays/trial", around(*{component} & {*AROUND})) + secrets_of(site)[0]

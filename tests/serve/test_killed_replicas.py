@@ -21,7 +21,7 @@ SLOW = 20
 victim mostly has some of them, but that is Serve's to decide and nothing that a run can demand."""
 
 
-@pytest.mark.slow(reason="96 jobs, and a replica starts again")
+@pytest.mark.fault(reason="96 jobs, and a replica is killed and starts again")
 async def test_a_killed_model_replica_costs_no_job(
     service: RunningService, client: Client, pictures: list[bytes], references: list[Json]
 ) -> None:
@@ -40,7 +40,7 @@ async def test_a_killed_model_replica_costs_no_job(
     service.wait_until_whole(MODEL, replicas=2)
 
 
-@pytest.mark.slow(reason="96 jobs, and a replica starts again")
+@pytest.mark.fault(reason="96 jobs, and a replica is killed and starts again")
 async def test_a_killed_gateway_replica_costs_no_job(
     service: RunningService, client: Client, pictures: list[bytes], references: list[Json]
 ) -> None:

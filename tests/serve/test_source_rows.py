@@ -7,7 +7,7 @@ from loadtest.source_rows import ROWS, reached, walk
 from running_service import RunningService
 
 
-@pytest.mark.slow(reason="the first job of each of seven sleeping models starts a replica")
+@pytest.mark.fault(reason="the first job of each of seven sleeping models starts a replica")
 def test_no_row_of_the_source_systems_is_short(service: RunningService, capsys: pytest.CaptureFixture[str]) -> None:
     users = [service.token(f"{name}-{uuid.uuid4().hex[:8]}") for name in ("ada", "grace")]
     with reached(service.cluster.url, *users) as both:

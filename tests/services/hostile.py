@@ -54,6 +54,11 @@ def read_for_ever(data: bytes) -> None:
         read_pixels(data, Settings())
 
 
+def address_space() -> float:
+    """What the memory limit of the worker bounds, in MiB."""
+    return peak.mib("VmSize")
+
+
 def peak_since(before: float) -> float:
     return peak.mib() - before
 

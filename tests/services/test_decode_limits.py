@@ -67,6 +67,13 @@ async def taken(pool: DecodePool, function: Callable[..., object], *args: object
         return answer, await pool.run(hostile.peak_since, before)
 
 
+async def held(pool: DecodePool) -> float:
+    """The worker's address space, in MiB, which its limit bounds."""
+    async with pool.slot():
+        return await pool.run(hostile.address_space)
+
+
+@pytest.mark.slow(reason="a worker takes a gigabyte, piece by piece")
 async def test_the_memory_of_a_worker_is_bounded(narrow: DecodePool, wide: DecodePool):
     answer, peak = await taken(wide, hostile.swell, 1024)
     assert answer == 1024, "the machine itself has not that much"
@@ -113,9 +120,11 @@ async def test_a_picture_that_needs_more_than_the_limit_never_gets_it(name: str,
     answer, peak = await taken(wide, hostile.read_picture, data)
     assert isinstance(answer, tuple), answer
     assert peak > LIMIT_MIB + SLACK_MIB, "a limit that the file does not reach shows nothing"
+    before = await held(narrow)
     answer, peak = await taken(narrow, hostile.read_picture, data)
     assert type(answer) in (ImageTooCostly, ImageUndecodable)
     assert peak < LIMIT_MIB + SLACK_MIB
+    assert await held(narrow) < before + SLACK_MIB, "the next picture has less memory"
     async with narrow.slot():
         assert await narrow.run(hostile.echo, "after") == "after"
 
@@ -132,6 +141,7 @@ IN_STEPS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", IN_STEPS)
+@pytest.mark.slow(reason="400 million pixels are read")
 async def test_a_thumbnail_of_400_megapixels_fits_into_the_smallest_worker(name: str, narrow: DecodePool):
     answer, peak = await taken(narrow, hostile.make_thumbnail, IN_STEPS[name]())
     assert isinstance(answer, dict), answer
@@ -216,6 +226,7 @@ async def test_a_small_file_that_unpacks_to_much_or_claims_much_costs_little(nam
     assert peak < PEAK_MIB
 
 
+@pytest.mark.slow(reason="decode workers run into their time limit")
 async def test_the_time_limit_holds_inside_the_decoders():
     async for pool in opened(decode_memory_mib=4096, decode_timeout_s=2.0):
         data = tall_tiff()

@@ -157,6 +157,7 @@ def _fuzz(there: Known, method: str, path: str) -> Counter[int]:
     return statuses
 
 
+@pytest.mark.slow(reason="20 walks over the links")
 async def test_links_lead_from_a_submit_to_its_job(there: Known) -> None:
     followed: Counter[tuple[str, int]] = Counter()
     await asyncio.to_thread(_follow, there, followed)

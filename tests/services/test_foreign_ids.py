@@ -14,7 +14,7 @@ from serve_app.gateway.endpoint import RouteSpec
 from serve_app.gateway.openapi import parameters_of
 from serve_app.gateway.routes.table import ROUTES
 
-OURS: Final = {"slug"}
+OURS: Final = {"slug", "model", "model_name", "version"}
 """Names in paths that are nobody's."""
 OF_USERS: Final = [
     route for route in ROUTES if route.tracked and not route.admin and set(parameters_of(route.path)) - OURS

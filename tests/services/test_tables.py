@@ -159,6 +159,7 @@ def test_tables_that_a_result_cannot_hold_are_in_a_file(model: Table, monkeypatc
     assert json.loads(found.outputs["tables.json"].data)["tables"][0]["num_rows"] == drawn.rows
 
 
+@pytest.mark.slow(reason="layout and text are read with their shipped weights")
 def test_a_document() -> None:
     document = Document()
     document.load(SETTINGS)

@@ -76,6 +76,7 @@ async def test_a_job_of_somebody_without_webhooks_leaves_nothing(town: Town) -> 
     assert [name for name in await town.redis.keys() if name.startswith(b"webhook")] == []
 
 
+@pytest.mark.slow(reason="retries wait")
 async def test_retries_follow_the_schedule_with_one_id_and_end_by_switching_off(town: Town, receiver: Receiver) -> None:
     endpoint = await town.register(receiver.url)
     receiver.answers = [500]
