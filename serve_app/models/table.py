@@ -201,7 +201,7 @@ class Table(Model):
     def _boxes(self, items: Sequence[Page]) -> list[list[Box]]:
         """The tables of each page, in its own pixels."""
         unknown = [item for item in items if item.params.table_bboxes is None]
-        found = iter(self._finder.find([item.pixels for item in unknown]) if unknown else ())
+        found = iter(regions.found_in(self._finder, [item.pixels for item in unknown]) if unknown else ())
         boxes = []
         for item in items:
             if item.params.table_bboxes is not None:

@@ -123,6 +123,8 @@ async def test_a_model_is_named_in_the_path_and_takes_its_parameters_either_way(
     path = "/api/v1/models/sem-classifier/predict"
     found = await send(waiting, path, files={"file": ("a.png", PICTURE)}, data={"threshold": "0.5"})
     assert (found.json()["text"], found.json()["confidence"], found.json()["boxes"]) == ("Tips", 0.9, [])
+    wrong = await send(waiting, path, files={"file": ("a.png", PICTURE)}, data={"threshold": "2"})
+    assert wrong.json()["detail"] == "The parameters of sem-classifier are not valid at /threshold."
     words = await send(waiting, "/api/v1/models/words/predict", files={"params": (None, '{"text": "a b"}')})
     assert words.json()["result"] == WORDS
     thumbnail = "/api/v1/models/thumbnail/predict"

@@ -165,7 +165,8 @@ def test_a_document() -> None:
     document.load(SETTINGS)
     drawn: DrawnTable = table(1, lined=True)
     page = Image.new("L", (1000, 1300), 255)
-    page.paste(lines(PARAGRAPH), (50, 60))
+    page.paste(lines(["Grain sizes"], size=48), (50, 0))
+    page.paste(lines(PARAGRAPH), (50, 110))
     page.paste(drawn.image.resize((drawn.image.width * 3 // 4, drawn.image.height * 3 // 4)), (50, 400))
     page.paste(lines(PARAGRAPH[:2]), (50, 1000))
     found = answer(document, page)
@@ -174,7 +175,7 @@ def test_a_document() -> None:
     assert labels == [box.text for box in found.result.boxes]
     assert found.result.tables == labels.count("table") == 1
     markdown = found.outputs["document.md"].data.decode()
-    assert markdown.startswith(" ".join(PARAGRAPH))
+    assert markdown.startswith(f"# Grain sizes\n\n{' '.join(PARAGRAPH)}\n\n")
     assert markdown.count("\n| --- |") == 1
     [region] = [region for region in whole["regions"] if region["label"] == "table"]
     assert region["table"]["num_cols"] == drawn.columns

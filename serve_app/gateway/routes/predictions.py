@@ -113,7 +113,7 @@ async def _wanted(models: Models, card: ModelCard, form: Form) -> WantedJob:
         params = checked_params(models, card, _params(card, texts))
     except ParamsInvalid as error:  # fields of the form, so the form is wrong
         pointers = {name.removeprefix("/params"): fault for name, fault in error.pointers.items()}
-        raise BodyInvalid(error.detail, pointers=pointers) from error
+        raise BodyInvalid(error.detail.replace(" /params/", " /"), pointers=pointers) from error
     name = file.filename if isinstance(file, UploadFile) else None
     return WantedJob(card.name, with_file_name(models, card, params, name or ""), data)
 
