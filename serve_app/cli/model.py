@@ -122,6 +122,11 @@ def _check(config: ModelConfig, files: list[bytes], params: Json) -> bool:
     loaded = registry.make(config)
     loaded.load(process)
     loaded.prepare_worker(loaded.recipe)
+    for number, (data, chosen) in enumerate(inputs, 1):
+        try:
+            loaded.preprocess(data, chosen, loaded.recipe)
+        except ServiceError as error:  # the file is at fault, not the model
+            give_up(f"image {number}: {error}")
     return all([_say(promise, fault) for promise, fault in conformance.check(loaded, inputs)])
 
 

@@ -109,6 +109,7 @@ def test_a_command_on_a_broken_model_ends_with_1(tmp_path: Path, monkeypatch: py
         (("nowhere:Nothing",), "No module named 'nowhere'"),
         (("owl",), "there is no model owl"),
         (("dummy-detector", "--images", str(picture), "--params", '{"depth": 1}'), "the parameters do not fit"),
+        (("dummy-detector", "--images", __file__), "image 1: The file is of no type known here"),
         (("dummy-detector", "--settings", '{"depth": 1}'), "its settings are not valid: depth"),
         (("dummy-detector", "--params", "["), "--params is not JSON"),
     ):
