@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -46,8 +47,9 @@ def new(
         give_up(f"{file} exists")
     if find_spec(module) is not None:
         give_up(f"there is already a Python module {module}: choose another name")
-    text = EXAMPLE.read_text(encoding="utf-8")
-    _, _, body = text.partition("\n\n")
+    _, _, body = EXAMPLE.read_text(encoding="utf-8").partition("\n\n")
+    if iskeyword(module) or iskeyword(kind) or kind in re.findall(r"\w+", body.replace("Example", "")):
+        give_up(f"{module}.py would have a class {kind}, and {kind} has another meaning there: choose another name")
     head = f'"""The model {name}: it measures the brightness of an image, until you change it."""\n\n'
     try:
         file.write_text(head + body.replace("Example", kind).replace('"example"', f'"{name}"'), encoding="utf-8")
@@ -120,6 +122,11 @@ def _check(config: ModelConfig, files: list[bytes], params: Json) -> bool:
     loaded = registry.make(config)
     loaded.load(process)
     loaded.prepare_worker(loaded.recipe)
+    for number, (data, chosen) in enumerate(inputs, 1):
+        try:
+            loaded.preprocess(data, chosen, loaded.recipe)
+        except ServiceError as error:  # the file is at fault, not the model
+            give_up(f"image {number}: {error}")
     return all([_say(promise, fault) for promise, fault in conformance.check(loaded, inputs)])
 
 

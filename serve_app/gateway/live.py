@@ -38,7 +38,7 @@ WAIT_MAX_S: Final = 20
 """Shorter than the minute that proxies usually allow before an answer starts."""
 WAIT_POLL_S: Final = 2.0
 """Interval at which a waiting request reads the job, because a message may get lost."""
-ANSWER_S: Final = 0.5
+ANSWER_S: Final = 1.0
 """Time left for the answer when a handler waits until its deadline."""
 KEPT: Final = ("Vary", "Preference-Applied", "Location", "Idempotent-Replayed")
 """Headers that the answer with the ended job takes from the original answer."""

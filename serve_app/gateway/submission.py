@@ -22,6 +22,8 @@ from serve_app.jobs.limits import PARAMS_MAX_BYTES
 OLDER_FIELDS: Final = ("image_url", "model", "params")
 FIELDS: Final = (*OLDER_FIELDS, "keep", "priority")
 """Of a body, besides the file `image` of a form."""
+GIVEN_MAX_BYTES: Final = 4 * PARAMS_MAX_BYTES
+"""Of the parameters of a request, as JSON. A model may shorten them; what the job keeps has PARAMS_MAX_BYTES."""
 KINDS: Final = (
     ("image_url", str, "a text"),
     ("model", str, "a text"),
@@ -80,7 +82,7 @@ def checked_params(models: Models, card: ModelCard, params: Json) -> Json:
     Defaults are left to the model, because a replica of the previous release refuses a parameter that it does not know
     yet.
     """
-    check_size(params)
+    check_size(params, GIVEN_MAX_BYTES)
     try:
         checked = models.params[card.name].model_validate(params).model_dump(mode="json", exclude_unset=True)
     except ValidationError as error:
@@ -99,10 +101,10 @@ def with_file_name(models: Models, card: ModelCard, params: Json, given: str) ->
     return {**params, "file_name": safe_name(given)}
 
 
-def check_size(params: Json) -> None:
-    """Refuse parameters that are too large for a job's record. Raises `ParamsInvalid`."""
-    if len(json.dumps(params)) > PARAMS_MAX_BYTES:  # ASCII, as in the record
-        words = f"at most {PARAMS_MAX_BYTES} bytes as JSON in ASCII"
+def check_size(params: Json, most: int = PARAMS_MAX_BYTES) -> None:
+    """Refuse parameters that are too large, by default for a job's record. Raises `ParamsInvalid`."""
+    if len(json.dumps(params)) > most:  # ASCII, as in the record
+        words = f"at most {most} bytes as JSON in ASCII"
         raise ParamsInvalid(f"The parameters of a job may have {words}.", pointers={"/params": words})
 
 

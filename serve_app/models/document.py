@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from serve_app.settings import Settings
 AS_JSON, AS_MARKDOWN = "document.json", "document.md"
 LEAST_CONFIDENCE: Final = 0.5
 """Of a piece of text."""
+LARGE: Final = 1.2
+"""Height of a title's letters, in usual ones: CDLA takes titles of one line at the top of a page for headers."""
 UNLABELLED: Final = "text"
 """Label of text outside every region."""
 ROOM: Final = pages.RESULT_ROOM // 2
@@ -85,7 +88,7 @@ class Document(Model):
 
     def forward(self, items: Sequence[Page]) -> list[Read]:
         pictures = [item.pixels for item in items]
-        found, read = self._finder.find(pictures), self._reader.read(pictures)
+        found, read = regions.found_in(self._finder, pictures), self._reader.read(pictures)
         return [
             _result(parts_of(item.pixels, some, pieces), pieces, item)
             for item, some, pieces in zip(items, found, read, strict=True)
@@ -104,7 +107,7 @@ class Document(Model):
 
 def parts_of(page: pages.Pixels, found: Sequence[Region], read: Sequence[Piece]) -> list[Part]:
     """The regions in reading order with what stands in them. A piece belongs to the smallest region around its centre;
-    pieces outside all regions make regions of their own."""
+    pieces outside all regions make regions of their own. What is called a header in large letters is a title."""
     pieces = [piece for piece in read if piece.conf >= LEAST_CONFIDENCE]
     tables = tables_in(found)
     kept = [one for one in found if one.score >= LEAST_SCORE and (one.label.lower() != "table" or one.box in tables)]
@@ -117,9 +120,17 @@ def parts_of(page: pages.Pixels, found: Sequence[Region], read: Sequence[Piece])
     for piece in outside:
         inside[len(kept)] = [piece]
         kept.append(Region(UNLABELLED, piece.conf, piece.box))
+    usual = statistics.median(_height(piece) for piece in pieces) if pieces else 0.0
+    for place, region in enumerate(kept):
+        if region.label == "header" and any(_height(piece) >= LARGE * usual for piece in inside.get(place, ())):
+            kept[place] = Region("title", region.score, region.box)
     places = {id(region): place for place, region in enumerate(kept)}
     picture = bgr(page)
     return [_part(picture, region, inside[places[id(region)]]) for region in regions.in_order(kept)]
+
+
+def _height(piece: Piece) -> float:
+    return reading.sides(piece.corners)[1]
 
 
 def _holds(box: Box, inner: Box) -> bool:
@@ -142,10 +153,10 @@ def _result(parts: Sequence[Part], pieces: Sequence[Piece], page: Page) -> Read:
     height, width = (round(side * page.scale) for side in page.pixels.shape[:2])
     used = [piece for piece in pieces if piece.conf >= LEAST_CONFIDENCE]
     confidence = reading.confidence_of(used)
-    boxes = [box_of(_in_image(part.region, page.scale)).model_dump(mode="json") for part in parts]
+    boxes = [box_of(part.region.scaled(page.scale)).model_dump(mode="json") for part in parts]
     listed = [_as_entry(part, box, page.scale) for part, box in zip(parts, boxes, strict=True)]
     whole = {"width": width, "height": height, "confidence": confidence, "regions": listed}
-    markdown = "\n\n".join(text for part in parts if (text := as_markdown(part))) + "\n"
+    markdown = "\n\n".join(text for part in parts if (text := as_markdown(part)))
     short = pages.text_that_fits(markdown, ROOM)
     kept = pages.that_fit(boxes, pages.RESULT_ROOM - pages.size_of(short))
     fields: Json = {
@@ -158,13 +169,9 @@ def _result(parts: Sequence[Part], pieces: Sequence[Piece], page: Page) -> Read:
     }
     outputs = {
         AS_JSON: Output("application/json", pages.as_json(whole)),
-        AS_MARKDOWN: Output("text/markdown", markdown.encode()),
+        AS_MARKDOWN: Output("text/markdown", f"{markdown}\n".encode()),
     }
     return Read(fields, outputs)
-
-
-def _in_image(region: Region, scale: float) -> Region:
-    return Region(region.label, region.score, pages.scaled(region.box, scale))
 
 
 def _as_entry(part: Part, box: Json, scale: float) -> Json:

@@ -54,8 +54,7 @@ class Layout(Model):
     def forward(self, items: Sequence[Page]) -> list[list[Region]]:
         found = self._finder.find([item.pixels for item in items])
         return [
-            [Region(one.label, one.score, pages.scaled(one.box, item.scale)) for one in regions.in_order(some)]
-            for item, some in zip(items, found, strict=True)
+            [one.scaled(item.scale) for one in regions.in_order(some)] for item, some in zip(items, found, strict=True)
         ]
 
     def postprocess(self, output: Sequence[Region], params: LayoutParams, notes: Json) -> LayoutResult:

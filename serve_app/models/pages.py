@@ -29,6 +29,8 @@ from serve_app.settings import Settings
 
 RESULT_ROOM: Final = 56_000
 """Bytes of a result's 64 kB that text, boxes and tables may take together; the rest is for `model` and `image`."""
+LONGEST_SIDE: Final = 10_000
+"""Of a page, in pixels: OpenCV takes at most 32,767, and padding makes strips as high as an eighth of their width."""
 LOGGERS: Final = (
     "RapidLayout",
     "RapidOCR",
@@ -83,18 +85,23 @@ class Page:
 
 
 def prepare(data: bytes | None, params: PageParams, settings: Settings, most_pixels: int) -> Prepared:
-    """The image as a `Page` of at most `most_pixels`."""
+    """The image as a `Page` of at most `most_pixels`, and no side above LONGEST_SIDE."""
     if data is None:
         raise ModelRejected("This model needs an image.")
     pixels = read_pixels(data, settings, params.page)
-    height, width = pixels.array.shape[:2]
-    shrink = (most_pixels / (height * width)) ** 0.5
+    array, scale = shrunk(pixels.array, most_pixels)
+    how = pixels.how if scale == 1 else {**pixels.how, "resized_to": f"{array.shape[1]}x{array.shape[0]}, box"}
+    return Prepared(Page(array, scale, params), how)
+
+
+def shrunk(pixels: Pixels, most_pixels: int) -> tuple[Pixels, float]:
+    """The picture with at most `most_pixels`, and what a length in it is multiplied by for one in `pixels`."""
+    height, width = pixels.shape[:2]
+    shrink = min((most_pixels / (height * width)) ** 0.5, LONGEST_SIDE / max(height, width))
     if shrink >= 1:
-        return Prepared(Page(pixels.array, 1.0, params), pixels.how)
+        return pixels, 1.0
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    image = Image.fromarray(pixels.array).resize(size, Image.Resampling.BOX, reducing_gap=2.0)
-    notes = {**pixels.how, "resized_to": f"{size[0]}x{size[1]}, box"}
-    return Prepared(Page(np.asarray(image), 1 / shrink, params), notes)
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX, reducing_gap=2.0)), 1 / shrink
 
 
 def bgr(pixels: Pixels) -> Pixels:

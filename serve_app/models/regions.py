@@ -58,6 +58,10 @@ class Region:
     score: float
     box: Box
 
+    def scaled(self, factor: float) -> Region:
+        """In pixels of another size."""
+        return Region(self.label, self.score, pages.scaled(self.box, factor))
+
 
 class Finder(Protocol):
     """A loaded network. Used by one thread, the one that loaded it."""
@@ -87,6 +91,13 @@ def load_finder(settings: Settings, options: LayoutOptions) -> Finder:
     """Raises `ModelUnready` with what is missing."""
     threads = settings.inference_threads or processors()
     return Cdla(threads) if options.source == "cdla" else Checkpoint(options.over(settings), threads)
+
+
+def found_in(finder: Finder, pictures: Sequence[Pixels]) -> list[list[Region]]:
+    """The regions of pages of any size, as the model `layout` finds them."""
+    small = [pages.shrunk(picture, MOST_PIXELS) for picture in pictures]
+    found = finder.find([picture for picture, _ in small])
+    return [[one.scaled(scale) for one in some] for some, (_, scale) in zip(found, small, strict=True)]
 
 
 class Cdla:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from serve_app.contracts import Json, Output
 from serve_app.errors import ModelRejected
@@ -18,13 +18,17 @@ from serve_app.models.pages import Box, Page, PageParams, bgr
 from serve_app.models.reading import Reader, Word
 from serve_app.models.regions import LayoutOptions
 from serve_app.models.table_grid import Cell, Grid
-from serve_app.models.table_structure import structure
+from serve_app.models.table_structure import centre, holds, structure
 from serve_app.settings import Settings
 
 PACKAGES: Final = ("img2table", *reading.PACKAGES)
+SIDES: Final = {"l": "x1", "t": "y1", "r": "x2", "b": "y2"}
+"""Both names of each side of a given word."""
 WHOLE: Final = "tables.json"
 AROUND: Final = 12
 """Pixels around a table that are read with it."""
+MOST_COVERED: Final = 2
+"""Area of all table_bboxes together, in images: each box is read on its own, and tables do not lie upon each other."""
 LEAST_SCORE: Final = 0.4
 """Of a region that the layout calls a table."""
 
@@ -33,16 +37,35 @@ def parsed(value: Any) -> Any:
     """A field of a form carries JSON as text."""
     try:
         return json.loads(value) if isinstance(value, str) else value
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"is not JSON: {error}") from error
 
 
 def words_of(value: Any) -> Any:
-    """The list of words, which may be in `tokens` or `words` of an object."""
+    """The list of words: itself, or `tokens` or `words` of an object, or of the first page of docling's `pages`."""
     value = parsed(value)
+    if isinstance(value, dict) and isinstance(listed := value.get("pages"), list) and listed:
+        value = listed[0]
     if isinstance(value, dict):
         return value.get("tokens", value.get("words", value))
     return value
+
+
+def word_of(value: Any) -> Any:
+    """An object as [text, x1, y1, x2, y2]. Other keys of it are ignored: docling's tokens have some."""
+    if not isinstance(value, dict):
+        return value
+    sides = value.get("bbox", value)
+    if isinstance(sides, dict):
+        sides = [sides.get(letter, sides.get(name)) for letter, name in SIDES.items()]
+    return [value.get("text"), *sides] if isinstance(sides, list | tuple) else value
+
+
+def with_area(word: ShortWord) -> ShortWord:
+    """The word, if its box has an area."""
+    if not (word[1] < word[3] and word[2] < word[4]):
+        raise ValueError("a word needs x1 < x2 and y1 < y2")
+    return word
 
 
 class Sides(Schema):
@@ -54,36 +77,13 @@ class Sides(Schema):
     b: float
 
 
-class GivenWord(Schema):
-    """A word that the caller has read: with `bbox`, or with x1, y1, x2 and y2."""
-
-    text: str = Field(max_length=1000)
-    bbox: Sides | None = None
-    x1: float | None = None
-    y1: float | None = None
-    x2: float | None = None
-    y2: float | None = None
-    conf: float | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _sides(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(box := value.get("bbox"), list | tuple) and len(box) == 4:
-            return {**value, "bbox": dict(zip("ltrb", box, strict=True))}
-        return value
-
-    @property
-    def box(self) -> Box:
-        if self.bbox is not None:
-            return self.bbox.l, self.bbox.t, self.bbox.r, self.bbox.b
-        return self.x1 or 0.0, self.y1 or 0.0, self.x2 or 0.0, self.y2 or 0.0
-
-    @model_validator(mode="after")
-    def _has_a_box(self) -> GivenWord:
-        box = self.box
-        if not (box[0] < box[2] and box[1] < box[3]):
-            raise ValueError("a word needs bbox, or x1 < x2 and y1 < y2")
-        return self
+ShortWord = tuple[Annotated[str, Field(max_length=1000)], float, float, float, float]
+"""Text, x1, y1, x2, y2: as a job keeps it."""
+GivenWord = Annotated[
+    ShortWord,
+    BeforeValidator(word_of, json_schema_input_type=ShortWord | dict[str, Any]),
+    AfterValidator(with_area),
+]
 
 
 class TableParams(PageParams):
@@ -97,8 +97,9 @@ class TableParams(PageParams):
     )
     iocr_json: Annotated[tuple[GivenWord, ...] | None, BeforeValidator(words_of)] = Field(
         default=None,
-        max_length=5000,
-        description="The words of the page, where the caller has them: [{text, bbox: {l, t, r, b}}]. None is read then",
+        max_length=2000,
+        description="The words of the page, where the caller has them: [[text, x1, y1, x2, y2]], or "
+        "[{text, bbox: {l, t, r, b}}] as docling has them. None is read then; those outside table_bboxes are dropped",
     )
 
     @model_validator(mode="after")
@@ -107,6 +108,14 @@ class TableParams(PageParams):
             if not (left < right and top < bottom):
                 raise ValueError("table_bboxes: a box needs x1 < x2 and y1 < y2")
         return self
+
+    @field_validator("iocr_json")
+    @classmethod
+    def _in_the_tables(cls, words: tuple[ShortWord, ...] | None, known: ValidationInfo) -> tuple[ShortWord, ...] | None:
+        boxes = known.data.get("table_bboxes")
+        if not boxes or not words:
+            return words
+        return tuple(word for word in words if any(holds(box, centre(word[1:])) for box in boxes))
 
 
 class TableCell(Schema):
@@ -172,9 +181,13 @@ class Table(Model):
     def preprocess(data: bytes | None, params: TableParams, recipe: Settings) -> Prepared:
         prepared = pages.prepare(data, params, recipe, reading.MOST_PIXELS)
         height, width = prepared.notes["height"], prepared.notes["width"]
+        covered = 0.0
         for left, top, right, bottom in params.table_bboxes or ():
             if not (left < width and top < height and right > 0 and bottom > 0):
                 raise ModelRejected(f"table_bboxes: a box lies outside the image of {width} x {height} pixels.")
+            covered += (min(right, width) - max(left, 0)) * (min(bottom, height) - max(top, 0))
+        if covered > MOST_COVERED * width * height:
+            raise ModelRejected(f"table_bboxes: together the boxes are larger than {MOST_COVERED} times the image.")
         return prepared
 
     def forward(self, items: Sequence[Page]) -> list[Read]:
@@ -188,7 +201,7 @@ class Table(Model):
     def _boxes(self, items: Sequence[Page]) -> list[list[Box]]:
         """The tables of each page, in its own pixels."""
         unknown = [item for item in items if item.params.table_bboxes is None]
-        found = iter(self._finder.find([item.pixels for item in unknown]) if unknown else ())
+        found = iter(regions.found_in(self._finder, [item.pixels for item in unknown]) if unknown else ())
         boxes = []
         for item in items:
             if item.params.table_bboxes is not None:
@@ -218,7 +231,7 @@ class Table(Model):
             if item.params.iocr_json is None:
                 words.append([_shifted(*next(read)) for _ in found])
             else:
-                given = [Word(word.text, pages.scaled(word.box, 1 / item.scale)) for word in item.params.iocr_json]
+                given = [Word(text, pages.scaled(box, 1 / item.scale)) for text, *box in item.params.iocr_json]
                 words.append([given] * len(found))
         return words
 

@@ -30,7 +30,7 @@ CLOSE: Final = 0.75
 
 def structure(page: Pixels, box: Box, words: Sequence[Word]) -> Grid:
     """The table in a box of a page (BGR), with the words of the page."""
-    inside = [word for word in words if _holds(box, _centre(word.box))]
+    inside = [word for word in words if holds(box, centre(word.box))]
     by_words = _from_words(inside, box)
     by_lines = _from_lines(page, box)
     grid = by_lines if by_lines and _is_whole(by_lines, by_words) else by_words
@@ -49,11 +49,13 @@ def _spanned(grid: Grid) -> int:
     return grid.rows * grid.columns - len(grid.cells)
 
 
-def _centre(box: Box) -> tuple[float, float]:
+def centre(box: Box) -> tuple[float, float]:
+    """The middle of a box."""
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
-def _holds(box: Box, point: tuple[float, float]) -> bool:
+def holds(box: Box, point: tuple[float, float]) -> bool:
+    """Whether the point lies in the box."""
     return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
 
 
@@ -96,7 +98,7 @@ def _grid(content: list[Any], left: int, top: int) -> Grid:
 
 def _fill(grid: Grid, words: Sequence[Word]) -> None:
     for cell in grid.cells:
-        cell.text = text_of([word for word in words if _holds(cell.box, _centre(word.box))])
+        cell.text = text_of([word for word in words if holds(cell.box, centre(word.box))])
 
 
 def text_of(words: Sequence[Word]) -> str:

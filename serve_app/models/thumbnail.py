@@ -188,4 +188,5 @@ def _written(images: list[Image.Image], params: ThumbnailParams, durations: Sequ
         options |= {"save_all": True, "append_images": images[1:], "duration": list(durations), "loop": 0}
     file = io.BytesIO()
     images[0].save(file, params.format.upper(), **options)
-    return Made(file.getvalue(), images[0].width, images[0].height, len(images))
+    frames = getattr(Image.open(file), "n_frames", 1)  # equal ones are joined
+    return Made(file.getvalue(), images[0].width, images[0].height, frames)

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from serve_app.errors import ModelUnready
 from serve_app.models.contract import Answer, Model, Schema
 from serve_app.models.layout import Layout
-from serve_app.models.ocr import Ocr
+from serve_app.models.ocr import Ocr, OcrParams
+from serve_app.models.pages import LONGEST_SIDE
 from serve_app.settings import Settings
 from tests.checkpoints import save
 
@@ -56,8 +57,10 @@ def test_boxes_are_in_pixels_of_the_image(ocr: Ocr) -> None:
 
 
 def test_a_page_without_text_has_none(ocr: Ocr) -> None:
-    [result] = answers(ocr, [Image.new("L", (300, 200), 255)])
-    assert (result.text, result.confidence, result.boxes) == ("", 0, ())
+    strip = Image.new("L", (60_000, 1), 255)  # is padded to an eighth of its width: 1.3 GB if it kept its size
+    for result in answers(ocr, [Image.new("L", (300, 200), 255), strip]):
+        assert (result.text, result.confidence, result.boxes) == ("", 0, ())
+    assert max(ocr.preprocess(png(strip), OcrParams(), SETTINGS).item.pixels.shape) == LONGEST_SIDE
 
 
 def test_more_text_than_a_result_holds_is_in_a_file(ocr: Ocr, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,8 @@ def test_a_new_model_runs_as_it_was_written(tmp_path: Path, monkeypatch: pytest.
         ("x" * 64, "not a name of a model"),
         ("json", "already a Python module json"),
         ("taken", "taken.py exists"),
+        ("none", "None has another meaning there"),
+        ("schema", "Schema has another meaning there"),
     ],
 )
 def test_a_name_that_cannot_be_a_model_s_is_refused(
@@ -107,6 +109,7 @@ def test_a_command_on_a_broken_model_ends_with_1(tmp_path: Path, monkeypatch: py
         (("nowhere:Nothing",), "No module named 'nowhere'"),
         (("owl",), "there is no model owl"),
         (("dummy-detector", "--images", str(picture), "--params", '{"depth": 1}'), "the parameters do not fit"),
+        (("dummy-detector", "--images", __file__), "image 1: The file is of no type known here"),
         (("dummy-detector", "--settings", '{"depth": 1}'), "its settings are not valid: depth"),
         (("dummy-detector", "--params", "["), "--params is not JSON"),
     ):

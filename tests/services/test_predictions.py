@@ -37,6 +37,9 @@ from tests.pictures import encode, gradient
 DETECTOR: Final = card(
     ModelConfig(name="dummy-detector", implementation="serve_app.models.dummy_detector:DummyDetector", min_replicas=0)
 )
+THUMBNAIL: Final = card(
+    ModelConfig(name="thumbnail", implementation="serve_app.models.thumbnail:ThumbnailModel", min_replicas=0)
+)
 TABLE: Final = card(ModelConfig(name="table", implementation="serve_app.models.table:Table", min_replicas=0))
 CIRCLE: Final = {
     "object_id": "7f8d2c52-0c43-5b4a-9d0a-000000000000",
@@ -71,7 +74,7 @@ def answer(task: Task) -> Outcome:
 async def waiting(settings: Settings, authority: DevIssuerServer) -> AsyncIterator[Running]:
     changes = {"predict_model": "dummy-detector", "detector_model": "dummy-detector", "image_max_bytes": 2_000_000}
     plenty = {"rate_submits_per_s": 1000.0, "rate_house_submits_per_s": 1000.0}
-    cards = (IMAGE_MODEL, TEXT_MODEL, DETECTOR, TABLE)
+    cards = (IMAGE_MODEL, TEXT_MODEL, DETECTOR, TABLE, THUMBNAIL)
     async with running_gateway(settings, authority, cards=cards, **changes, **plenty) as gateway:
         gateway.model.answer = answer
         yield gateway
@@ -120,14 +123,22 @@ async def test_a_model_is_named_in_the_path_and_takes_its_parameters_either_way(
     path = "/api/v1/models/sem-classifier/predict"
     found = await send(waiting, path, files={"file": ("a.png", PICTURE)}, data={"threshold": "0.5"})
     assert (found.json()["text"], found.json()["confidence"], found.json()["boxes"]) == ("Tips", 0.9, [])
+    wrong = await send(waiting, path, files={"file": ("a.png", PICTURE)}, data={"threshold": "2"})
+    assert wrong.json()["detail"] == "The parameters of sem-classifier are not valid at /threshold."
     words = await send(waiting, "/api/v1/models/words/predict", files={"params": (None, '{"text": "a b"}')})
     assert words.json()["result"] == WORDS
-    boxes = {"table_bboxes": "[[10, 10, 40, 30]]", "iocr_json": "[]"}
+    thumbnail = "/api/v1/models/thumbnail/predict"
+    assert (await send(waiting, thumbnail, files={"file": ("Grün 1.png", PICTURE)}, data={"width": "9"})).is_success
+    boxes = {
+        "table_bboxes": "[[10, 10, 40, 30]]",
+        "iocr_json": json.dumps([["a", 9, 9, 50, 50], *[["b", 0, 0, 9, 9]] * 1000]),
+    }
     assert (await send(waiting, TABLES, files={"file": ("a.png", PICTURE)}, data=boxes)).status_code == 200
     assert [task.params for task in waiting.model.tasks] == [
         {"threshold": 0.5},
         {"text": "a b"},
-        {"table_bboxes": [[10.0, 10.0, 40.0, 30.0]], "iocr_json": []},
+        {"width": 9, "file_name": "Grun_1.png"},
+        {"table_bboxes": [[10.0, 10.0, 40.0, 30.0]], "iocr_json": [["a", 9.0, 9.0, 50.0, 50.0]]},
     ]
 
 
@@ -232,7 +243,7 @@ async def test_aiq_detector_answers_in_the_shape_of_the_source(waiting: Running)
         assert found.json() == {"predictions": predictions}
     assert (await waiting.get("/v1/models/aiq-detector")).json() == {"name": "aiq-detector", "ready": True}
     assert (await waiting.get("/v1/models")).json() == {
-        "models": ["sem-classifier", "words", "dummy-detector", "table"]
+        "models": ["sem-classifier", "words", "dummy-detector", "table", "thumbnail"]
     }
 
 
@@ -285,7 +296,8 @@ async def test_a_model_says_what_it_takes_and_whether_it_serves(waiting: Running
     asleep = (await waiting.get("/api/v1/models/dummy-detector")).json()
     assert (asleep["state"], asleep["reason"], asleep["labels"]) == ("asleep", None, None)
     assert asleep["params_schema"]["properties"]["label"]["default"] == "coin"
-    assert asleep["limits"]["image_bytes"] == 2_000_000
+    assert (asleep["limits"]["image_bytes"], asleep["limits"]["image_pixels"]) == (2_000_000, 100_000_000)
+    assert (await waiting.get("/api/v1/models/thumbnail")).json()["limits"]["image_pixels"] == 500_000_000
     assert (await waiting.get("/api/v1/models/sem-classifier")).json()["state"] == "starting"
     await waiting.beat("sem-classifier", labels=["Tips"], engine="torch", revision="4d00")
     served = (await waiting.get("/api/v1/models/sem-classifier")).json()
@@ -294,7 +306,8 @@ async def test_a_model_says_what_it_takes_and_whether_it_serves(waiting: Running
         *("torch", "4d00"),
     )
     states = {one["name"]: one["state"] for one in (await waiting.get("/api/v1/models")).json()["models"]}
-    assert states == {"sem-classifier": "serving", "words": "starting", "dummy-detector": "asleep", "table": "asleep"}
+    sleeping = dict.fromkeys(("dummy-detector", "table", "thumbnail"), "asleep")
+    assert states == {"sem-classifier": "serving", "words": "starting", **sleeping}
     assert (await waiting.get("/api/v1/models/no-such")).json()["type"] == "/problems/model-unknown"
 
 

@@ -91,13 +91,25 @@ def test_a_table_with_lines(model: Table) -> None:
 
 
 def test_given_words_are_used(model: Table) -> None:
-    given = [
-        {"text": text, "bbox": {"l": left, "t": top, "r": left + 40, "b": top + 20}}
-        for left, top, text in ((10, 10, "A"), (200, 10, "B"), (10, 60, "C"), (200, 60, "D"))
+    corners = ((10, 10, "A"), (200, 10, "B"), (10, 60, "C"), (200, 60, "D"), (10, 900, "E"))
+    listed = [{"text": text, "x1": x, "y1": y, "x2": x + 40, "y2": y + 20, "conf": 0.9} for x, y, text in corners]
+    tokens = [
+        {"text": text, "id": 7, "bbox": {"l": x, "t": y, "r": x + 40, "b": y + 20, "coord_origin": "TOPLEFT"}}
+        for x, y, text in corners
     ]
-    blank = Image.new("L", (300, 100), 255)
-    result = answer(model, blank, table_bboxes=[[0, 0, 300, 100]], iocr_json=json.dumps({"tokens": given}))
-    assert [cell.text for cell in result.tables[0].cells] == ["A", "B", "C", "D"]
+    given: tuple[Any, ...] = (
+        listed,
+        {"words": listed},
+        {"tokens": tokens},
+        {"pages": [{"tokens": tokens, "cells": []}]},
+    )
+    for words in given:
+        chosen = {"table_bboxes": [[0, 0, 300, 100]], "iocr_json": json.dumps(words)}
+        result = answer(model, Image.new("L", (300, 100), 255), **chosen)
+        assert [cell.text for cell in result.tables[0].cells] == ["A", "B", "C", "D"]
+        kept = TableParams.model_validate(chosen).model_dump(mode="json", exclude_unset=True)
+        assert kept["iocr_json"] == [[text, x, y, x + 40, y + 20] for x, y, text in corners[:4]]
+        assert TableParams.model_validate(kept) == TableParams.model_validate(chosen)
 
 
 def test_a_page_without_tables_has_none(model: Table) -> None:
@@ -113,7 +125,11 @@ def test_a_page_without_tables_has_none(model: Table) -> None:
         {"table_bboxes": [[1, 2, 3]]},
         {"table_bboxes": "[[NaN, 0, 1, 1]]"},
         {"table_bboxes": [[0, 0, 1, 1]] * 101},
+        {"table_bboxes": "[" * 8000},
         {"iocr_json": '[{"text": "a"}]'},
+        {"iocr_json": [["a", 1, 1, 2]]},
+        {"iocr_json": [{"text": "a", "bbox": 3}]},
+        {"iocr_json": '[["\\ud800", 1, 1, 2, 2]]'},
         {"iocr_json": '{"words": 3}'},
         {"iocr_json": [{"text": "a", "bbox": [3, 3, 1, 1]}]},
         {"page": 0},
@@ -125,9 +141,13 @@ def test_parameters_that_are_refused(wrong: Any) -> None:
         TableParams.model_validate(wrong)
 
 
-def test_a_box_outside_the_image_is_refused(model: Table) -> None:
-    with pytest.raises(ModelRejected, match="outside the image of 50 x 40"):
-        answer(model, Image.new("L", (50, 40)), table_bboxes=[[60, 0, 70, 10]])
+@pytest.mark.parametrize(
+    ("boxes", "reason"),
+    [([[60, 0, 70, 10]], "outside the image of 50 x 40"), ([[-9, 0, 1e9, 40]] * 3, "larger than 2 times the image")],
+)
+def test_boxes_that_do_not_fit_the_image_are_refused(boxes: Any, reason: str) -> None:
+    with pytest.raises(ModelRejected, match=reason):
+        Table.preprocess(png(Image.new("L", (50, 40))), TableParams(table_bboxes=boxes), SETTINGS)
 
 
 def test_tables_that_a_result_cannot_hold_are_in_a_file(model: Table, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +165,8 @@ def test_a_document() -> None:
     document.load(SETTINGS)
     drawn: DrawnTable = table(1, lined=True)
     page = Image.new("L", (1000, 1300), 255)
-    page.paste(lines(PARAGRAPH), (50, 60))
+    page.paste(lines(["Grain sizes"], size=48), (50, 0))
+    page.paste(lines(PARAGRAPH), (50, 110))
     page.paste(drawn.image.resize((drawn.image.width * 3 // 4, drawn.image.height * 3 // 4)), (50, 400))
     page.paste(lines(PARAGRAPH[:2]), (50, 1000))
     found = answer(document, page)
@@ -154,7 +175,7 @@ def test_a_document() -> None:
     assert labels == [box.text for box in found.result.boxes]
     assert found.result.tables == labels.count("table") == 1
     markdown = found.outputs["document.md"].data.decode()
-    assert markdown.startswith(" ".join(PARAGRAPH))
+    assert markdown.startswith(f"# Grain sizes\n\n{' '.join(PARAGRAPH)}\n\n")
     assert markdown.count("\n| --- |") == 1
     [region] = [region for region in whole["regions"] if region["label"] == "table"]
     assert region["table"]["num_cols"] == drawn.columns

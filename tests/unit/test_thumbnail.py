@@ -113,6 +113,9 @@ def test_an_animation_keeps_its_frames_and_durations_on_request() -> None:
             red = np.asarray(image.convert("RGB"))[:, :, 0].mean()
             assert abs(red - number * 60) < 12
         assert found == durations
+    still = encode(pictures[0], "WEBP", save_all=True, append_images=pictures[1:2] * 2, lossless=True)
+    result, image, _ = made(still, format="gif", animated=True)
+    assert (result.frames, image.n_frames) == (2, 2), "equal ones are joined"
     result, image, _ = made(data)
     assert (result.frames, getattr(image, "n_frames", 1)) == (1, 1)
     result, _, _ = made(encode(gradient(), "PNG"), format="gif", animated=True)

@@ -19,7 +19,7 @@ from serve_app.gateway.intake import Accepted, Intake, WantedJob, accept_all, re
 from serve_app.gateway.live import JobWatch, ended_within, take_wait
 from serve_app.gateway.schemas import jobs as job_schemas
 from serve_app.gateway.schemas import predictions as schemas
-from serve_app.gateway.submission import checked_params
+from serve_app.gateway.submission import checked_params, with_file_name
 from serve_app.settings import Settings
 
 FIELDS_MAX: Final = 64
@@ -113,8 +113,9 @@ async def _wanted(models: Models, card: ModelCard, form: Form) -> WantedJob:
         params = checked_params(models, card, _params(card, texts))
     except ParamsInvalid as error:  # fields of the form, so the form is wrong
         pointers = {name.removeprefix("/params"): fault for name, fault in error.pointers.items()}
-        raise BodyInvalid(error.detail, pointers=pointers) from error
-    return WantedJob(card.name, params, data)
+        raise BodyInvalid(error.detail.replace(" /params/", " /"), pointers=pointers) from error
+    name = file.filename if isinstance(file, UploadFile) else None
+    return WantedJob(card.name, with_file_name(models, card, params, name or ""), data)
 
 
 def _params(card: ModelCard, texts: Form) -> Json:

@@ -170,7 +170,7 @@ def model_detail(
         "limits": {
             "media_types": [] if card.input_layer == "none" else list(MEDIA_TYPES.values()),
             "image_bytes": settings.image_max_bytes,
-            "image_pixels": settings.image_max_pixels,
+            "image_pixels": settings.image_max_pixels_in_steps if card.reads_in_steps else settings.image_max_pixels,
             "image_frames": settings.image_max_frames,
             "params_bytes": PARAMS_MAX_BYTES,
             "result_bytes": RESULT_MAX_BYTES,
