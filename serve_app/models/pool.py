@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import threading
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from multiprocessing.context import SpawnContext
@@ -226,13 +227,15 @@ def _death(error: ProcessExpired) -> JobError:
 
 def _guarded(function: Callable[..., T], args: tuple[object, ...]) -> T:
     """Runs in the worker. Lets only picklable exceptions through: any other would break the whole pool."""
-    gc.collect()  # an earlier input may be held by the trace of its error
+    gc.collect()  # cycles may hold an earlier input
     try:
         return function(*args)
-    except (ServiceError, ModelOutage, MemoryError):
+    except (ServiceError, ModelOutage, MemoryError) as error:
+        _forget_input(error)
         raise
     except Exception as error:
         log.exception("an input could not be prepared")
+        _forget_input(error)
         raise ModelRejected(f"This input could not be prepared: {type(error).__name__}.") from None
 
 
@@ -250,6 +253,13 @@ def _prepare_worker(module: str, memory_bytes: int, prepare: Callable[[], object
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the core file of a crash would hold the user's input
     gc.freeze()  # what was imported stays: `_call` need not look through it
+
+
+def _forget_input(error: BaseException | None) -> None:
+    """Empty the frames of an error and of its causes: pebble keeps the error until the next call has ended."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _return_freed_memory() -> None:
