@@ -142,6 +142,7 @@ def _run(
             raise RuntimeError(f"{work.model} alone: {json.dumps(job)[:500]}")
         right[work] = _comparable(job["result"])
         print(f"# {work.model} alone: done", flush=True)
+    wait_until(lambda: _total(_submits(service)) == len(kinds), ASLEEP_S)  # rows come about a second late
     before = _submits(service)
     work_list = _plan(kinds, served, jobs, seed)
     begun = time.monotonic()
