@@ -31,11 +31,12 @@ def cold_starts(repetitions: int) -> dict[str, list[float]]:
         headers = {"Authorization": f"Bearer {service.token('bench')}"}
         with httpx2.Client(base_url=service.cluster.url, headers=headers, timeout=60, trust_env=False) as client:
             listed = {one["name"]: one for one in client.get("/api/v1/models").json()["models"]}
-            for name in [model["name"] for model in asleep] * repetitions:
+            names = [model["name"] for model in asleep]
+            for name in names * repetitions:
                 if listed[name].get("state") == "refused":
                     print(f"# {name} skipped: {listed[name].get('reason')}", flush=True)
                     continue
-                wait_until(lambda name=name: not service.replicas(name), ASLEEP_S)  # type: ignore[misc]
+                wait_until(lambda: not any(map(service.replicas, names)), ASLEEP_S)
                 seconds[f"cold_start_{name.replace('-', '_')}_s"].append(_first_job(client, name))
     return seconds
 
