@@ -21,10 +21,10 @@ DOCUMENTS = ("document", "layout", "ocr", "table")
 def cold_starts(repetitions: int) -> dict[str, list[float]]:
     """`cold_start_MODEL_s` of every sleeping model of `make run` that this machine can serve, one after the other.
 
-    The service is that of `make run`, with its proxy and its classifier, but models fall asleep after a second.
+    The service is that of `make run`, with its proxy and its classifier, but models fall asleep after ten seconds.
     """
     models = yaml.safe_load(LAPTOP.read_text())["applications"][0]["args"]["models"]
-    asleep = [{**model, "downscale_delay_s": 1} for model in models if model.get("min_replicas") == 0]
+    asleep = [{**model, "downscale_delay_s": 10} for model in models if model.get("min_replicas") == 0]
     awake = [model for model in models if model.get("min_replicas") != 0]
     seconds: dict[str, list[float]] = defaultdict(list)
     with temporary_folder() as folder, _service(folder, [*awake, *asleep]) as service:
