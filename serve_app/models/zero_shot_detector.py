@@ -243,8 +243,11 @@ class ZeroShotDetector(Model):
             raise output
         image_digest = notes["digest"]
         most = min(how_many_fit(label) for label in params.wanted)
-        boxes = [one for one in output if one.box[0] < one.box[2] and one.box[1] < one.box[3]][:most]
-        found = tuple(detection(image_digest, one.box, one.score, one.label) for one in boxes)
+        best: dict[Any, Found] = {}  # of equal boxes of one label, which would share their id, the best
+        for one in output:
+            if one.box[0] < one.box[2] and one.box[1] < one.box[3]:
+                best.setdefault((one.label, one.box), one)
+        found = tuple(detection(image_digest, one.box, one.score, one.label) for one in list(best.values())[:most])
         image = {name: value for name, value in notes.items() if name != "digest"}
         return Detections(count=len(found), detections=found, model=self._description, image=image)
 
