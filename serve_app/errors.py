@@ -176,8 +176,8 @@ class ModelUnready(ModelOutage):
 
 
 class TransientFailure(ModelOutage):
-    """A model failed for a reason that is not the input's and may pass: the job runs again after a pause, three times
-    at most. Then it is dead, with this reason."""
+    """A model failed for a reason that is not the input's and may pass: the job runs again after a pause, up to
+    its third delivery. Then it is dead, with this reason."""
 
     slug, title = "transient-failure", "The model failed for a reason that may pass"
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from serve_app.contracts import Json, Output
-from serve_app.errors import ModelRejected
+from serve_app.errors import ModelRejected, ModelUnready
 from serve_app.images.decode import read_pixels
 from serve_app.models.circle_features import SIDE
 from serve_app.models.circle_search import chosen, find, resized, without_bar
@@ -92,6 +92,9 @@ class Circles(Model):
     def load(self, settings: Settings) -> None:
         import cv2
 
+        if not hasattr(cv2, "ximgproc"):  # OpenCV's builds share a folder, and the last one installed wins
+            command = "pip install --force-reinstall --no-deps opencv-contrib-python-headless"
+            raise ModelUnready(f"This build of OpenCV lacks ximgproc. Get it with: {command}")
         cv2.setNumThreads(settings.inference_threads or processors())
         self.recipe = settings
 
