@@ -120,7 +120,7 @@ async def test_only_the_owner_gets_one_and_a_block_ends_it(gateway: Running) -> 
 
 async def test_downloads_count_towards_the_rate_of_the_owner(gateway: Running) -> None:
     url = await url_of(gateway, await gateway.completed_with_file("ada"))
-    slow = '{"reads_per_s": 0.5, "by": "root", "by_id": "r", "at": 1}'
+    slow = '{"reads_per_s": 0.01, "by": "root", "by_id": "r", "at": 1}'
     await gateway.redis.hset("limits:overrides", id_of(gateway, "ada"), slow)
     answers = [await gateway.client.get(url) for _ in range(3)]
     assert answers[-1].status_code == 429
