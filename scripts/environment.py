@@ -135,7 +135,7 @@ def steps(torch: Torch, *, dev: bool) -> List[Step]:
     wanted = [
         Step("venv", f"an empty environment with Python {version}", digest(*place), INSTALLATION.make),
         Step("torch", torch.says, digest(*build)),
-        locked("serve", "the locked packages (about 300 MB)"),
+        locked("serve", "the locked packages (1.6 GB on disk)"),
     ]
     if dev:
         wanted.append(locked("dev", "the locked tools for tests and checks (about 70 MB)"))

@@ -192,7 +192,7 @@ def install_packages(installation: Installation) -> None:
     print(choose_torch(chosen).says, flush=True)
     installation.make()
     installation.install_torch(chosen)
-    print("the locked packages (about 300 MB)", flush=True)
+    print("the locked packages (1.6 GB on disk)", flush=True)
     installation.install_lock(REQUIREMENTS / "serve.txt")
 
 
