@@ -8,9 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 import httpx2
-import yaml
 
-from loadtest.service import LAPTOP, LocalService, temporary_folder, wait_until
+from loadtest.service import LocalService, laptop_models, temporary_folder, wait_until
 from loadtest.source_rows import coins, page, png
 
 ASLEEP_S = 60.0
@@ -23,7 +22,7 @@ def cold_starts(repetitions: int) -> dict[str, list[float]]:
 
     The service is that of `make run`, with its proxy and its classifier, but models fall asleep after ten seconds.
     """
-    models = yaml.safe_load(LAPTOP.read_text())["applications"][0]["args"]["models"]
+    models = laptop_models()
     asleep = [{**model, "downscale_delay_s": 10} for model in models if model.get("min_replicas") == 0]
     awake = [model for model in models if model.get("min_replicas") != 0]
     seconds: dict[str, list[float]] = defaultdict(list)

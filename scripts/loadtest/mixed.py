@@ -26,10 +26,9 @@ from typing import Any, Final
 
 import httpx2
 import psutil
-import yaml
 
 from loadtest.results import report, results, write_record
-from loadtest.service import LAPTOP, LocalService, temporary_folder, wait_until
+from loadtest.service import LocalService, laptop_models, temporary_folder, wait_until
 from loadtest.source_rows import coins, page, png
 
 SHARES: Final = {"document": 3, "table": 4, "layout": 6, "ocr": 6}
@@ -97,8 +96,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the order of the jobs")
     options = parser.parse_args()
     started = time.time()
-    models = yaml.safe_load(LAPTOP.read_text())["applications"][0]["args"]["models"]
-    models = [{**model, "downscale_delay_s": 5} for model in models]
+    models = [{**model, "downscale_delay_s": 5} for model in laptop_models()]
     with (
         temporary_folder() as folder,
         LocalService(folder, models, {"MODEL_SOURCE": "demo"}, haproxy=False) as service,

@@ -49,6 +49,12 @@ RATES = {
 T = TypeVar("T")
 
 
+def laptop_models() -> list[Json]:
+    """The models of `make run`, as its Serve config describes them."""
+    models: list[Json] = yaml.safe_load(LAPTOP.read_text())["applications"][0]["args"]["models"]
+    return models
+
+
 class LocalService:
     """Servers, a Ray node and one application of its own, started as `semapi up` starts them. A context manager.
 

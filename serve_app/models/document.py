@@ -20,7 +20,7 @@ from serve_app.models.reading import Piece, Reader
 from serve_app.models.regions import LayoutOptions, Region
 from serve_app.models.table import LEAST_SCORE, PACKAGES, as_table, tables_in
 from serve_app.models.table_grid import Grid
-from serve_app.models.table_structure import structure
+from serve_app.models.table_structure import centre, holds, structure
 from serve_app.settings import Settings
 
 AS_JSON, AS_MARKDOWN = "document.json", "document.md"
@@ -114,7 +114,7 @@ def parts_of(page: pages.Pixels, found: Sequence[Region], read: Sequence[Piece])
     inside: dict[int, list[Piece]] = {place: [] for place in range(len(kept))}
     outside: list[Piece] = []
     for piece in pieces:
-        around = [place for place, region in enumerate(kept) if _holds(region.box, piece.box)]
+        around = [place for place, region in enumerate(kept) if holds(region.box, centre(piece.box))]
         smallest = min(around, key=lambda place: _area(kept[place].box), default=None)
         (outside if smallest is None else inside[smallest]).append(piece)
     for piece in outside:
@@ -131,11 +131,6 @@ def parts_of(page: pages.Pixels, found: Sequence[Region], read: Sequence[Piece])
 
 def _height(piece: Piece) -> float:
     return reading.sides(piece.corners)[1]
-
-
-def _holds(box: Box, inner: Box) -> bool:
-    x, y = (inner[0] + inner[2]) / 2, (inner[1] + inner[3]) / 2
-    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
 
 
 def _area(box: Box) -> float:

@@ -252,7 +252,7 @@ def _prepare_worker(module: str, memory_bytes: int, prepare: Callable[[], object
         limit = int(pages.read_text(encoding="ascii").split()[0]) * resource.getpagesize() + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the core file of a crash would hold the user's input
-    gc.freeze()  # what was imported stays: `_call` need not look through it
+    gc.freeze()  # what was imported stays: `_guarded` need not look through it
 
 
 def _forget_input(error: BaseException | None) -> None:

@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from collector import Collector, listening_collector
 from loadtest.bare import answers_one_at_a_time
-from loadtest.service import LAPTOP
+from loadtest.service import laptop_models
 from pictures import encode, texture
 from redis import Redis
 from running_service import BATCH, HELD, MODEL, PACED, WORDS, RunningService
@@ -84,12 +83,6 @@ def service(servers_folder: Path, picture_url: str, collector: Collector) -> Ite
         yield running
         with Redis.from_url(running.stack.environment["REDIS_URL"]) as redis:
             assert strays(redis) == []
-
-
-def laptop_models() -> list[Json]:
-    """The models of `make run`."""
-    models: list[Json] = yaml.safe_load(LAPTOP.read_text())["applications"][0]["args"]["models"]
-    return models
 
 
 @pytest.fixture
