@@ -219,9 +219,11 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 async def test_a_small_file_that_unpacks_to_much_or_claims_much_costs_little(name: str, fresh: DecodePool):
     data = BOMBS[name]()
     assert len(data) < 5_000_000
-    began = time.perf_counter()
+    async with fresh.slot():
+        before = await fresh.run(time.process_time)
     answer, peak = await taken(fresh, hostile.read_picture, data)
-    assert time.perf_counter() - began < 2
+    async with fresh.slot():
+        assert await fresh.run(time.process_time) - before < 2, "seconds of a processor"
     assert isinstance(answer, (tuple, ImageUndecodable)), answer
     assert peak < PEAK_MIB
 

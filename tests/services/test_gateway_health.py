@@ -129,9 +129,9 @@ async def test_many_probes_are_one_look_at_redis(gateway: Running) -> None:
     paths = ("/readyz", "/healthz", "/health", "/readyz?verbose") * 25
     began = asyncio.get_running_loop().time()
     answers = await asyncio.gather(*map(gateway.client.get, paths))
-    assert asyncio.get_running_loop().time() - began < FRESH_S
+    seconds = asyncio.get_running_loop().time() - began
     assert len(answers) == 100
-    assert await looks(gateway.redis) == 1
+    assert 1 <= await looks(gateway.redis) <= 1 + seconds // FRESH_S
 
 
 async def test_a_look_is_renewed_and_outlives_a_probe_that_gives_up(redis: Redis, settings: Settings) -> None:

@@ -189,7 +189,7 @@ async def test_redis_away_is_503_at_once_and_comes_back_without_a_restart(
             answer = await gateway.post("/api/v1/jobs", files={"image": ("a.png", PICTURE)})
             assert (answer.status_code, answer.json()["type"]) == (503, "/problems/tracker-unavailable")
             assert answer.headers["retry-after"]
-            assert time.monotonic() - began < (2 * COMMAND_TIMEOUT_S if hangs else 2)
+            assert time.monotonic() - began < 2 * COMMAND_TIMEOUT_S
             await _all_answer_503_at_once(gateway, kept)
             assert (await gateway.client.get("/livez")).status_code == 200
         finally:
@@ -215,7 +215,7 @@ async def _all_answer_503_at_once(gateway: Running, job_id: str) -> None:
         answer = await gateway.client.request(method, path, headers=gateway.bearer(), **body)
         assert (answer.status_code, answer.json()["type"]) == (503, "/problems/tracker-unavailable"), path
         assert answer.headers["retry-after"]
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < COMMAND_TIMEOUT_S, path
     health = await gateway.client.get("/health")
     assert (health.status_code, health.json()["status"], health.json()["redis_connected"]) == (503, "degraded", False)
     ready = await gateway.client.get("/readyz?verbose")

@@ -146,7 +146,7 @@ async def test_a_server_that_falls_silent_is_waited_for_once_and_used_again_when
         for large in (b"", b"x" * 200_000):
             with pytest.raises(RedisTimeoutError):
                 await client.set("other", large)
-        assert time.monotonic() - begun < COMMAND_TIMEOUT_S / 2
+        assert time.monotonic() - begun < COMMAND_TIMEOUT_S
         os.kill(own_valkey.pid, signal.SIGCONT)
         async with asyncio.timeout(10):
             while await asyncio.gather(client.get("kept"), return_exceptions=True) != [b"1"]:  # noqa: ASYNC110

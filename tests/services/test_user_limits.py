@@ -67,12 +67,14 @@ async def test_retry_after_is_right(gateway: Running) -> None:
     refused = await gateway.post("/api/v1/jobs", **words("two"))
     told = time.monotonic()
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "2")
+    asked = told
     while (answer := await gateway.post("/api/v1/jobs", **words("two"))).status_code == 429:
-        left = int(answer.headers["retry-after"])
-        assert 0 < left <= 2
+        assert asked < told + 2, "refused after the wait that was named"
+        assert 0 < int(answer.headers["retry-after"]) <= 2
         await asyncio.sleep(0.05)
+        asked = time.monotonic()
     assert answer.status_code == 202
-    assert 1 < time.monotonic() - told < 2.5
+    assert time.monotonic() - told > 1
 
 
 @pytest.mark.gateway(rate_house_reads_per_s=2.0, rate_house_submits_per_s=0.5)

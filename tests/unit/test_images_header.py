@@ -147,8 +147,8 @@ def test_a_tiff_whose_pages_run_in_a_circle_ends() -> None:
 
 
 def test_hostile_headers_cost_no_more_than_good_ones_may() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     for data in (*TOO_LARGE.values(), *UNREADABLE.values()):
         with pytest.raises(ServiceError):
             inspect(data, SETTINGS)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0

@@ -72,9 +72,9 @@ ODD_PNG = {
 
 @pytest.mark.parametrize("name", ODD_PNG)
 def test_a_png_is_read_whatever_stands_beside_its_pixels(name: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert np.array_equal(read_pixels(ODD_PNG[name], SETTINGS).array, GREY)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def idat() -> tuple[int, int]:

@@ -216,12 +216,12 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_the_look_at_a_hostile_chain_of_pages_is_bounded(name: str) -> None:
     data = HOSTILE[name]()
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         header = inspect(data, SETTINGS)
     except ServiceError:
         header = None
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
     assert header is None or header.frames <= 20_000
 
 
