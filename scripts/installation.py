@@ -183,7 +183,7 @@ class Installation:
                     try:
                         return process.wait(HEARTBEAT_S) == 0
                     except subprocess.TimeoutExpired:
-                        print(f"      still running after {time.monotonic() - began:.0f} s", flush=True)
+                        print(f"      still running after {time.monotonic() - began:.0f} s of this step", flush=True)
 
 
 def install_packages(installation: Installation) -> None:

@@ -87,7 +87,8 @@ def check(
         _show("", f"claims {', '.join(claims)}")
         rule = settings.issuer_rule(str(claims.get("iss")))
         _show("issuers", ", ".join(settings.oidc_issuers))
-        _show("wanted", f"{rule.audience_claim} with one of {', '.join(rule.audience) or 'anything'}; {rule.accept}")
+        audience = f"with one of {', '.join(rule.audience)}" if rule.audience else "of any value"
+        _show("wanted", f"{rule.audience_claim} {audience}; {rule.accept}")
         keys = KeyRing(settings)
         try:
             principal = await TokenVerifier(settings, keys).examine(token, _show)
@@ -95,7 +96,7 @@ def check(
             await keys.close()
         _show("principal", f"{principal.id}, shown as {principal.name}, group {principal.group or 'none'}")
         roles = ", ".join(sorted(principal.roles)) or "none"
-        _show("roles", f"{roles} ({'an admin' if principal.is_admin else 'no admin'})")
+        _show("roles", f"{roles} ({'an admin' if principal.is_admin else 'no admin'}; scopes count as roles)")
 
     try:
         asyncio.run(examine())

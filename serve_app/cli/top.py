@@ -19,6 +19,8 @@ from serve_app.errors import CapacityError
 
 INTERVAL_MIN_S: Final = 0.5
 ENDS: Final = ("completed", "failed", "cancelled", "dead")
+HEADINGS: Final = ("model", "repl", "wait", "oldest", "run", "per s", "done", "fail", "canc", "dead")
+"""Short, so that the table fits a terminal of 80 columns."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def top(
     interval: Annotated[float, typer.Option(min=INTERVAL_MIN_S, help="Seconds between two looks.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
 ) -> None:
-    """Show queue, replicas and outcomes of every model, live.
+    """Show replicas, waiting and running jobs, ended jobs per second, and all outcomes of every model, live.
 
     SEMAPI_TOKEN is an admin's token or METRICS_TOKEN; without it the development issuer makes an admin's token.
     """
@@ -76,21 +78,22 @@ def scrape(client: ServiceClient) -> Scrape:
 def table(before: Scrape, now: Scrape) -> Table:
     """One row per model; rates are measured between the two scrapes."""
     seconds = max(now.at - before.at, 1e-9)
-    shown = Table(title="jobs", caption=_outbox(now))
-    for heading in ("model", "stopped", "replicas", "waiting", "oldest", "running", "done/s", *ENDS):
-        shown.add_column(heading, justify="left" if heading in ("model", "stopped") else "right", no_wrap=True)
+    shown = Table(title="jobs", caption=_outbox(now), box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in HEADINGS:
+        shown.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
     for model in now.models:
         done = sum(now.of("semapi_jobs_total", model, end) - before.of("semapi_jobs_total", model, end) for end in ENDS)
         shown.add_row(
             model,
-            ", ".join(what for what in ("intake", "work") if now.of(f"semapi_{what}_stopped", model)) or "-",
             f"{now.of('semapi_model_replicas', model):.0f}",
             f"{now.of('semapi_jobs_waiting', model):.0f}",
-            f"{now.of('semapi_oldest_wait_seconds', model):.1f} s",
+            f"{now.of('semapi_oldest_wait_seconds', model):.0f} s",
             f"{now.of('semapi_jobs_running', model):.0f}",
             f"{done / seconds:.1f}" if before is not now else "",
             *(f"{now.of('semapi_jobs_total', model, end):.0f}" for end in ENDS),
         )
+        if stopped := [what for what in ("intake", "work") if now.of(f"semapi_{what}_stopped", model)]:
+            shown.add_row(f"  {', '.join(stopped)} stopped")
     return shown
 
 

@@ -121,6 +121,7 @@ def _run_on(stack: LocalStack, once: bool, port: int, dashboard_port: int, confi
         if not once:
             _serve(cluster, stack, say)
     finally:
+        _finish_stopping()
         say("stopping")
         cluster.stop()
 
@@ -194,8 +195,7 @@ def _show_rows(database_url: str, job_id: str) -> None:
             while time.monotonic() < deadline:
                 outcomes, requests = connection.execute(counting, {"id": job_id}).fetchone() or (0, 0)
                 if outcomes and requests:
-                    noun = "request" if requests == 1 else "requests"
-                    output.print(f"    in PostgreSQL: {outcomes} outcome, {requests} {noun} of this job")
+                    output.print("    in PostgreSQL: the outcome and the first requests of this job")
                     return
                 time.sleep(0.1)
     except psycopg.Error as error:
@@ -207,7 +207,7 @@ def _serve(cluster: Cluster, stack: LocalStack, say: Callable[[str], None]) -> N
     """Print how to use the service, then supervise it until it is stopped."""
     stack.revive(say)
     output.print(
-        f"\n  API            {cluster.url}\n"
+        f"\n  API            {cluster.url}  (its routes: {cluster.url}/docs)\n"
         f"  Ray dashboard  {cluster.dashboard_url}  (asks for the token in {cluster.token_file})",
         markup=False,
     )
@@ -254,4 +254,15 @@ def _interrupted_by_signals() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
+    _finish_stopping()
     raise KeyboardInterrupt
+
+
+def _finish_stopping() -> None:
+    """From now on signals only say that the stop goes on: one that cut it short would leave Ray's processes behind."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _say_still_stopping)
+
+
+def _say_still_stopping(number: int, frame: object) -> None:
+    os.write(2, b"semapi: still stopping; this takes seconds, at most a minute and a half\n")

@@ -70,7 +70,10 @@ def show(
     dsn: Dsn = "",
     namespace: Annotated[str, typer.Option(help="Read by psql in this Kubernetes namespace's postgresql-0.")] = "",
 ) -> None:
-    """Who used the service, for what, and how it went."""
+    """Who used the service, for what, and how it went: everybody, read from PostgreSQL itself.
+
+    For operators; users read their own usage at GET /api/v1/usage.
+    """
     from serve_app.usage.report import statements  # psycopg belongs to the extra [serve]
     from serve_app.usage.report.compute import make_report
     from serve_app.usage.report.window import ReportError

@@ -88,10 +88,15 @@ def test_a_run_outlives_a_refused_sample_and_a_dead_valkey_and_leaves_its_logs(f
         read_to("Valkey ended by itself (killed by signal 9)")
         read_to("Valkey ready on port")
         until(answers)
-    finally:
+        family = psutil.Process(run.pid).children(recursive=True)
         run.send_signal(signal.SIGINT)
+        read_to("] stopping")
+    finally:
+        run.send_signal(signal.SIGINT)  # the second one, of somebody who does not want to wait, leaves nothing behind
         rest, _ = run.communicate(timeout=120)
     assert run.returncode == 0, rest
+    assert "still stopping" in rest
+    assert [one for one in family if one.is_running()] == []
     last = rest.splitlines()[-1]
     assert last.startswith(f"stopped; data stay in {state}, the logs of this run in ")
     logs = Path(last.rpartition(" ")[2])

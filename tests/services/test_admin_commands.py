@@ -71,7 +71,10 @@ async def test_intake_is_stopped_shown_and_started(gateway: Running) -> None:
     shown = await done("intake", "show")
     assert "by root: Maintenance until noon." in shown
     assert f"work:{MODEL}" in shown
-    assert "intake, work" in await done("top", "--once")
+    overview = await done("top", "--once")
+    assert "intake, work stopped" in overview
+    assert "…" not in overview
+    assert max(map(len, overview.splitlines())) <= 80
     await done("intake", "start")
     await done("intake", "resume", MODEL)
     assert (await gateway.ended(await gateway.submit()))["status"] == "COMPLETED"

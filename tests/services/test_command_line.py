@@ -212,7 +212,7 @@ def test_an_accepted_token_is_explained_check_by_check(
         assert lines["kind"] == "access token: header typ is at+jwt"
         assert lines["times"].startswith("expires in 3")
         assert lines["principal"].endswith(", shown as Ada Lovelace, group em")
-        assert lines["roles"] == "em, openid, sem-admin (an admin)"
+        assert lines["roles"] == "em, openid, sem-admin (an admin; scopes count as roles)"
         assert "accepted" in lines
 
 

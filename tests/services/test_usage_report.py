@@ -219,7 +219,10 @@ def test_outcomes_are_counted_for_user_group_and_model(tables: str) -> None:
 def test_two_people_of_one_name_are_two_and_the_rest_are_others(tables: str) -> None:
     requests = [{"principal_id": f"p{number}", "username": "ada"} for number in range(5) for _ in range(5 - number)]
     insert(tables, requests)
-    found = report(tables, most_names=3)["users"]
+    whole = report(tables, most_names=3)
+    newest = write_summary(whole).partition("Recent requests:\n")[2].partition("\n\n")[0]
+    assert len(newest.splitlines()) == len(whole["recent"]) == 15
+    found = whole["users"]
     assert [(row["name"], row["id"], row["requests"]) for row in found] == [
         *(("ada", "p0", 5), ("ada", "p1", 4), ("ada", "p2", 3)),
         ("<others>", None, 3),

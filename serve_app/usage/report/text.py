@@ -12,7 +12,6 @@ from serve_app.usage.report.statements import OTHERS
 BAR_WIDTH = 28
 SHOWN = 10
 BUCKETS_SHOWN = 12
-RECENT_SHOWN = 8
 NAME_WIDTH = 34
 LATENCIES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 COLUMNS: Final = (
@@ -82,7 +81,7 @@ def _recent(rows: Sequence[Json]) -> list[str]:
     return [
         f"  {row['timestamp']}  {one_line(row['username'])[:18]:18} {one_line(row['endpoint_type'])[:12]:12} "
         f"{'<null>' if row['status_code'] is None else row['status_code']} {one_line(row['url_path'])}"
-        for row in rows[:RECENT_SHOWN]
+        for row in rows
     ]
 
 
