@@ -121,7 +121,7 @@ def _run_on(stack: LocalStack, once: bool, port: int, dashboard_port: int, confi
         if not once:
             _serve(cluster, stack, say)
     finally:
-        _finish_stopping()
+        _ignore_further_signals()
         say("stopping")
         cluster.stop()
 
@@ -254,12 +254,12 @@ def _interrupted_by_signals() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
-    _finish_stopping()
+    _ignore_further_signals()
     raise KeyboardInterrupt
 
 
-def _finish_stopping() -> None:
-    """From now on signals only say that the stop goes on: one that cut it short would leave Ray's processes behind."""
+def _ignore_further_signals() -> None:
+    """Answer further signals with a line only: one that cut the stop short would leave Ray's processes behind."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _say_still_stopping)
 
