@@ -77,12 +77,12 @@ async def test_retry_after_is_right(gateway: Running) -> None:
     assert time.monotonic() - told > 1
 
 
-@pytest.mark.gateway(rate_house_reads_per_s=2.0, rate_house_submits_per_s=0.5)
-async def test_the_house_is_full_for_everybody_but_not_for_admins(gateway: Running) -> None:
-    for number in range(4):
-        assert (await gateway.get(UNKNOWN, f"user-{number}")).status_code == 404
-    refused = await gateway.get(UNKNOWN, "user-5")
-    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+@pytest.mark.gateway(rate_house_reads_per_s=0.05, rate_house_submits_per_s=0.05)
+async def test_the_limit_of_all_users_holds_for_everybody_but_not_for_admins(gateway: Running) -> None:
+    assert (await gateway.get(UNKNOWN, "user-1")).status_code == 404
+    refused = await gateway.get(UNKNOWN, "user-2")
+    assert refused.status_code == 429
+    assert 10 < int(refused.headers["retry-after"]) <= 20
     assert "All users together" in refused.json()["detail"]
     assert refused.headers["ratelimit"] == '"reads";r=200;t=0'  # it was not taken from the user's own
     admin = gateway.bearer("root", roles=["sem-admin"])
@@ -175,7 +175,7 @@ async def test_the_limiter_costs_no_round_trip_of_its_own(gateway: Running) -> N
     assert 2 * reads <= arrived < 2.5 * reads  # and what goes on beside
 
 
-@pytest.mark.gateway(rate_reads_per_s=0.5)
+@pytest.mark.gateway(rate_reads_per_s=0.01)
 async def test_reads_go_on_where_redis_takes_no_writes(gateway: Running) -> None:
     async with configured(gateway.redis, "min-replicas-to-write", 1):
         for _ in range(3):
